@@ -1,0 +1,52 @@
+"""Shared by all tests: shape checks of the package's annotations, and the real data beside the checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# The shapes in these modules' annotations are checked whenever a test calls their functions. (The metrics check the shapes
+# that they are given themselves, with messages that tests look at.) Must come before the modules are imported.
+install_import_hook(
+    [
+        "xaieval.data.preprocessing",
+        "xaieval.explainers.cam",
+        "xaieval.masking",
+        "xaieval.models.fpn",
+        "xaieval.targets",
+    ],
+    "shape_checks.checked",
+)
+
+import torch  # noqa: E402  # the hook has to be in place first
+
+SHARED = Path(os.environ.get("XAIEVAL_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    torch.manual_seed(0)
+
+
+def _shared(path: str) -> Path:
+    found = SHARED / path
+    if not found.exists():
+        if os.environ.get("XAIEVAL_REQUIRE_SHARED"):
+            pytest.fail(f"{found} is missing, but XAIEVAL_REQUIRE_SHARED is set")
+        pytest.skip(f"needs {path}, which is not part of the repository (XAIEVAL_SHARED names its folder)")
+    return found
+
+
+@pytest.fixture
+def ucmerced_folder() -> Path:
+    """The real UC Merced images."""
+    return _shared("data/UCMerced_LandUse")
+
+
+@pytest.fixture
+def imagenet_weights() -> Path:
+    """Real ImageNet weights of timm's mobilenetv2_100 with pad_type="same"."""
+    return _shared("weights/mobilenetv2_100_imagenet.safetensors")

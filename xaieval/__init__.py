@@ -1,0 +1,56 @@
+"""Measure how good the visual explanations of an image model are, layer by layer.
+
+Everything here is loaded when it is first used: `import xaieval` imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from xaieval import explainers, metrics, models
+    from xaieval.errors import XaievalError
+    from xaieval.probe import list_layers
+    from xaieval.protocol import Protocol
+    from xaieval.scores import Scores
+    from xaieval.scoring import explain, score
+
+_HOMES = {
+    "Protocol": "xaieval.protocol",
+    "Scores": "xaieval.scores",
+    "XaievalError": "xaieval.errors",
+    "explain": "xaieval.scoring",
+    "list_layers": "xaieval.probe",
+    "score": "xaieval.scoring",
+}
+_MODULES = ("explainers", "metrics", "models")
+
+__all__ = [
+    "Protocol",
+    "Scores",
+    "XaievalError",
+    "explain",
+    "explainers",
+    "list_layers",
+    "metrics",
+    "models",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"xaieval.{name}")
+    else:
+        raise AttributeError(f"module 'xaieval' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,248 @@
+"""The command `xaieval-bench`: the only module that prints and exits.
+
+torch is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+
+from xaieval import __version__
+from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, parse_literals, parse_target, plain
+from xaieval.errors import ConfigError, RunError, UsageError, XaievalError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from xaieval.data import Data
+    from xaieval.models import LoadedModel
+    from xaieval.scores import Scores
+
+__all__ = ["app", "main"]
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+PROGRAM = "xaieval-bench"
+RUNS = Path("xaieval-runs")
+FIGURE = "maps.png"
+PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
+
+# The options of three dataclasses stand side by side on the command line, under their own names.
+Flat = Parameter(name="*")
+Switch = Annotated[bool, Parameter(negative=())]
+
+
+def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
+    """Take what the command line does not say from the run file, if one is given."""
+    for argument in arguments:
+        if argument.field_info.name == "run_file" and argument.tokens:
+            path = Path(argument.tokens[0].value)
+            if not path.is_file():
+                raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options")
+            Toml(path, use_commands_as_keys=False)(app, commands, arguments)
+
+
+app = App(
+    name=PROGRAM,
+    help="Measure how good the visual explanations of an image model are, layer by layer.",
+    version=__version__,
+    config=_read_run_file,
+    help_format="plaintext",
+)
+
+
+@app.command
+def score(
+    run_file: Annotated[Path | None, Parameter(negative=())] = None,
+    /,
+    *,
+    options: Annotated[ScoreOptions | None, Flat] = None,
+    model_options: Annotated[ModelOptions | None, Flat] = None,
+    protocol_options: Annotated[ProtocolOptions | None, Flat] = None,
+    debug: Switch = False,
+) -> None:
+    """Score layers and methods by Average Drop and Increase in Confidence.
+
+    Without options: the built-in classifier with a feature pyramid on 200 generated images, without network. Writes
+    rows.parquet, summary.csv, manifest.json and maps.png.
+
+    Args:
+        run_file: TOML file with the same words as the options; the command line wins.
+        debug: Show the traceback of an error.
+    """
+    options, model_options = options or ScoreOptions(), model_options or ModelOptions()
+    protocol_options = protocol_options or ProtocolOptions()
+    settings = plain(options) | plain(model_options) | plain(protocol_options)
+    folder = Path(options.out) if options.out else _folder(settings)
+
+    from xaieval.data import load_data
+    from xaieval.scores import MANIFEST, ROWS, SUMMARY
+    from xaieval.scoring import score as run
+
+    loaded = _load(options.model, model_options)
+    data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images)
+    scores = run(
+        loaded.model,
+        data.loader,
+        layers=options.layers,
+        methods=options.methods,
+        metrics=options.metrics,
+        target=parse_target(options.target),
+        protocol=protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std),
+        device=options.device,
+        batch_size=options.batch_size,
+        max_images=options.max_images,
+        output_dir=folder,
+        progress=options.progress,
+        seed=options.seed,
+    )
+    scores.manifest["options"] = settings
+    scores.save(folder)
+    pictures = _save_maps(folder, loaded, data, options)
+    _print_summary(scores, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
+    if not scores.summary()["n_images"].any():
+        raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
+
+
+@app.command
+def layers(
+    model: str = "xaieval:fpn-scenes",
+    /,
+    *,
+    model_options: Annotated[ModelOptions | None, Flat] = None,
+    debug: Switch = False,
+) -> None:
+    """List every layer address of a model in order of execution.
+
+    Args:
+        model: timm:NAME, torchvision:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
+        debug: Show the traceback of an error.
+    """
+    loaded = _load(model, model_options or ModelOptions())
+
+    import pandas as pd
+    import torch
+    from rich.table import Table
+
+    from xaieval.probe import list_layers
+
+    size = loaded.preprocessing.image_size
+    listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))
+    table = Table("address", "type", "output shape", box=None, title=f"{model} at {size} x {size} pixels", title_justify="left")
+    table.add_column("stride", justify="right")
+    table.add_column("parameters", justify="right")
+    for row in listing.to_dict("records"):
+        stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
+        table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
+    _console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _stop(WRONG_USE, str(error), arguments)
+    except UsageError as error:
+        _stop(WRONG_USE, str(error), arguments)
+    except XaievalError as error:
+        _stop(FAILED, str(error), arguments)
+    except KeyboardInterrupt:
+        _stop(INTERRUPTED, "interrupted", arguments)
+    except Exception as error:
+        _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
+
+
+def _stop(status: int, message: str, arguments: list[str]) -> None:
+    if "--debug" in arguments:
+        raise
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _load(spec: str, options: ModelOptions) -> LoadedModel:
+    """The model, with the preprocessing that the options ask for."""
+    from xaieval.models import load_model
+
+    loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
+    preprocessing = loaded.preprocessing
+    if options.image_size is not None:
+        preprocessing = preprocessing.with_size(options.image_size)
+    given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(loaded, preprocessing=replace(preprocessing, **changes))
+
+
+def _folder(settings: dict[str, Any]) -> Path:
+    """A folder of the run's own: the same command always gets the same one, another command another."""
+    what = {name: value for name, value in settings.items() if name not in ("progress", "level")}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
+    return RUNS / "-".join([*names, digest])
+
+
+def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions) -> list[str]:
+    """The figure of a few images with their maps by the first method; the names of the files written."""
+    from xaieval.data.batches import read_batches
+    from xaieval.report import maps_figure
+    from xaieval.scoring import explain
+
+    batch = next(read_batches(data.preview, max_images=PREVIEW), None) if data.preview is not None else None
+    if batch is None or not len(batch):
+        return []
+    method = options.methods[0]
+    target = parse_target(options.target) if options.target != "label" else "predicted"
+    maps = explain(loaded.model, batch.images, options.layers, method, target, device=options.device, seed=options.seed)
+    shown = dict(list(maps.items())[:MOST_COLUMNS])
+    titles = (
+        [data.classes[label] for label in batch.labels.tolist()] if data.classes and batch.labels is not None else batch.ids
+    )
+    figure = maps_figure(
+        loaded.preprocessing.to_pixels(batch.images),
+        {k: v.cpu() for k, v in shown.items()},
+        titles,
+        f"{options.model}, {method}",
+    )
+    figure.savefig(folder / FIGURE, dpi=150)
+    return [FIGURE]
+
+
+def _print_summary(scores: Scores, level: float, files: list[str], folder: Path) -> None:
+    """The table of results, and what a reader has to know about it."""
+    from rich.table import Table
+
+    summary = scores.summary(level)
+    table = Table("layer", "method", box=None, header_style="bold")
+    for metric in scores.manifest["metrics"]:
+        arrow = "higher is better" if metric["higher_is_better"] else "lower is better"
+        table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
+    for heading in ("n", "failed"):
+        table.add_column(heading, justify="right")
+    for row in summary.reset_index().to_dict("records"):
+        cells = [
+            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+            for name in (metric["name"] for metric in scores.manifest["metrics"])
+        ]
+        table.add_row(row["layer"], row["method"], *cells, str(int(row["n_images"])), str(int(row["n_failed"])))
+    console = _console()
+    console.print(table)
+    counts = scores.rows["status"].value_counts()
+    if set(counts.index) != {"ok"}:
+        console.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
+    console.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def _console() -> Console:
+    """stdout; as wide as it takes where it is no terminal, so that nothing is cut off in a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(width=200, highlight=False, markup=False)

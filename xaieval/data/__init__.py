@@ -1,0 +1,85 @@
+"""Data: image folders with stable ids, UC Merced, generated scenes, and the loading of data by name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
+from xaieval.data.preprocessing import Preprocessing
+from xaieval.errors import DataError, UsageError
+
+__all__ = ["Data", "Pictures", "Preprocessing", "image_folder", "import_factory", "load_data", "scenes", "ucmerced"]
+
+DATA_FORMS = "'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"
+SCENES = 200  # images of the data set unless told
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set by name.
+
+    Attributes:
+        loader: batches for `xaieval.score`.
+        preview: batches of a few images for pictures; None where the loader can be read only once.
+        classes: names of the classes, if known.
+    """
+
+    loader: Iterable[Any]
+    preview: Iterable[Any] | None
+    classes: list[str] | None
+
+
+def load_data(
+    spec: str, preprocessing: Preprocessing, batch_size: int, max_images: int | None = None, preview: int = 5
+) -> Data:
+    """Images by name.
+
+    Args:
+        spec: "scenes", "folder:DIR", "ucmerced:DIR", or "package.module:factory", a function without arguments that returns a
+            loader. Only the last form imports user code.
+        preprocessing: from a picture to the model's input; a factory does its own.
+        batch_size: images a batch.
+        max_images: at most so many, spread evenly over the classes; "scenes" has 200 unless told.
+        preview: number of images of the preview.
+
+    Raises:
+        DataError: nothing has that name, or there are no images.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is at least 1, got {batch_size}")
+    kind, _, rest = spec.partition(":")
+    if spec == "scenes":
+        pictures = scenes(preprocessing, size=max_images or SCENES)
+    elif kind == "folder" and rest:
+        pictures = image_folder(rest, preprocessing)
+    elif kind == "ucmerced":
+        pictures = ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing)
+    elif rest:
+        loader = import_factory(spec, DataError, "data")()
+        return Data(loader, None if iter(loader) is loader else loader, None)
+    else:
+        raise DataError(f"no data {spec!r}; data is {DATA_FORMS}")
+    chosen = pictures.spread(max_images)
+    return Data(chosen.loader(batch_size), chosen.spread(preview).loader(preview), list(pictures.classes))
+
+
+def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
+    """The function that `package.module:factory` names; modules in the working directory are found too.
+
+    Raises:
+        UsageError: of the class given, if the module or the function does not exist.
+    """
+    module, _, name = spec.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as missing:
+        raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
+    except AttributeError as missing:
+        raise error(f"no {what} {spec!r}: module {module!r} has no {name!r}") from missing

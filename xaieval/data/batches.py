@@ -1,0 +1,134 @@
+"""Whatever a loader gives, as batches of one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaieval.errors import DataError, TargetError
+
+__all__ = ["Batch", "Failure", "check_images", "read_batches"]
+
+Failure = tuple[str, int | None, str]
+
+IMAGE_KEYS = ("image", "images", "pixel_values")
+LABEL_KEYS = ("label", "labels")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with what is known of them.
+
+    Attributes:
+        images: `[N, C, H, W]`; N is 0 if none of the batch could be read.
+        labels: true classes `[N]`, or None.
+        ids: N names.
+        failed: id, label and reason of each image that could not be read.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    ids: list[str]
+    failed: list[Failure]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None) -> Iterator[Batch]:
+    """Batches of at most `batch_size` images out of any loader.
+
+    Args:
+        loader: gives `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
+            optionally `label` / `labels` (`[N]` integers), `id` / `ids`, and `failed` (a list of `(id, label or None, reason)`
+            for images that could not be read).
+        batch_size: larger batches are split; as they come unless told.
+        max_images: stop after so many.
+
+    Raises:
+        DataError: a batch is of none of these forms, an id comes twice, or the loader is empty.
+        TargetError: labels are not one integer an image.
+    """
+    seen: set[str] = set()
+    count = 0
+    for item in loader:
+        batch = _read(item, count)
+        _check_new(seen, batch)
+        left = None if max_images is None else max_images - count
+        count += len(batch) + len(batch.failed)
+        yield from _split(batch, batch_size, left)
+        if max_images is not None and count >= max_images:
+            break
+    if count == 0:
+        raise DataError("the loader is empty: it gave no images; an iterator that was read before has to be made anew")
+
+
+def check_images(images: Any) -> Tensor:
+    """The images, if they can be a batch.
+
+    Raises:
+        DataError: with what came and what was expected.
+    """
+    came = type(images).__name__
+    if isinstance(images, Tensor):
+        if images.ndim == 4 and images.is_floating_point() and 0 not in images.shape[1:]:
+            return images
+        came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        if images.ndim == 3:
+            came += "; use images[None] for a single image"
+    raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
+
+
+def _read(item: Any, start: int) -> Batch:
+    labels, ids, failed = None, None, []
+    images: Any = item
+    if isinstance(item, Mapping):
+        images = _first(item, IMAGE_KEYS)
+        labels, ids, failed = _first(item, LABEL_KEYS), _first(item, ("id", "ids")), item.get("failed", [])
+        if images is None and failed:
+            images = torch.zeros(0, 3, 1, 1)
+        elif images is None:
+            raise DataError(f"a batch has the keys {', '.join(map(str, item))}; one of {', '.join(IMAGE_KEYS)} is expected")
+    elif isinstance(item, tuple | list) and len(item) in (1, 2):
+        images, labels = item[0], item[1] if len(item) == 2 else None
+    elif isinstance(item, tuple | list):
+        raise DataError(f"a batch is a {type(item).__name__} of {len(item)}; images, (images, labels) or a mapping is expected")
+    images = check_images(images)
+    ids = [str(start + i) for i in range(len(images))] if ids is None else [str(i) for i in ids]
+    if len(ids) != len(images):
+        raise DataError(f"a batch has {len(images)} images but {len(ids)} ids; one id an image is expected")
+    return Batch(images, _labels(labels, len(images)), ids, [(str(i), label, reason) for i, label, reason in failed])
+
+
+def _labels(labels: Any, count: int) -> Tensor | None:
+    if labels is None:
+        return None
+    labels = torch.as_tensor(labels)
+    if labels.shape != (count,) or labels.is_floating_point():
+        raise TargetError(f"labels are one integer an image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
+    return labels.long()
+
+
+def _first(item: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:
+    return next((item[key] for key in keys if key in item), None)
+
+
+def _check_new(seen: set[str], batch: Batch) -> None:
+    for image_id in [*batch.ids, *(failure[0] for failure in batch.failed)]:
+        if image_id in seen:
+            raise DataError(f"two images have the id {image_id!r}; rows are told apart by id, so each needs its own")
+        seen.add(image_id)
+
+
+def _split(batch: Batch, size: int | None, left: int | None) -> Iterator[Batch]:
+    failed = batch.failed[:left]
+    count = len(batch) if left is None else max(0, min(len(batch), left - len(failed)))
+    step = size or max(count, 1)
+    for start in range(0, max(count, 1), step):
+        part = slice(start, min(start + step, count))
+        labels = None if batch.labels is None else batch.labels[part]
+        yield Batch(batch.images[part], labels, batch.ids[part], failed if start == 0 else [])

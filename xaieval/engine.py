@@ -1,0 +1,181 @@
+"""A batch becomes what was measured on it.
+
+One forward pass and one partial backward pass serve all layers and methods; each map then costs one masked forward pass, and
+the masked images of several maps share a batch. Nothing leaves the device before the batch is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.data.batches import Batch
+from xaieval.errors import ExplainerError
+from xaieval.explainers import Context, Explainer
+from xaieval.masking import Finished, baseline, finish, mask, occlude
+from xaieval.probe import ProbeLayer, run
+from xaieval.protocol import Protocol
+from xaieval.rows import Measured
+from xaieval.targets import Output, choose_targets, confidences, logits_of, take
+
+__all__ = ["NO_LAYER", "Job", "Look", "in_groups", "look", "make_pairs", "maps_of", "measure"]
+
+NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of every batch.
+
+    Attributes:
+        layers: to probe.
+        pairs: explainer and layer (None for an explainer that needs none), in the order of the rows.
+        protocol: how maps become numbers.
+        output: where the logits are in the model's output.
+        seed: for explainers that draw random numbers.
+    """
+
+    layers: Sequence[ProbeLayer]
+    pairs: Sequence[tuple[Explainer, str | None]]
+    protocol: Protocol
+    output: Output = None
+    seed: int = 0
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """Layer and method of each pair, as in the rows."""
+        return [(layer or NO_LAYER, explainer.name) for explainer, layer in self.pairs]
+
+
+def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) -> list[tuple[Explainer, str | None]]:
+    """Layer by layer, method by method; then the methods that need no layer."""
+    pairs: list[tuple[Explainer, str | None]] = [(e, at.address) for at in layers for e in explainers if e.needs_layer]
+    return pairs + [(e, None) for e in explainers if not e.needs_layer]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass over the original images showed, on the device."""
+
+    model: nn.Module
+    images: Tensor
+    ids: Sequence[str]
+    logits: Tensor
+    targets: Tensor
+    activations: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    seed: int
+
+    def context(self, layer: str | None) -> Context:
+        """What an explainer is given at a layer."""
+        return Context(
+            model=self.model,
+            images=self.images,
+            targets=self.targets,
+            logits=self.logits,
+            ids=self.ids,
+            seed=self.seed,
+            layer=layer,
+            activation=self.activations[layer] if layer else None,
+            gradient=self.gradients.get(layer) if layer else None,
+        )
+
+
+def look(model: nn.Module, batch: Batch, job: Job, device: torch.device) -> Look:
+    """Run the original images once: logits, targets, and activations and gradients at all layers."""
+    images = batch.images.to(device)
+    labels = None if batch.labels is None else batch.labels.to(device)
+    differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
+    seen = run(model, images, job.layers, differentiable)
+    logits = logits_of(seen.output, job.output)
+    targets = choose_targets(job.protocol.target, logits.detach(), labels)
+    gradients = {}
+    if differentiable:
+        scores = logits if job.protocol.gradient == "logit" else confidences(logits, job.protocol.confidence)
+        gradients = seen.gradients(take(scores, targets))
+    return Look(model, images, batch.ids, logits.detach(), targets, seen.activations, gradients, job.seed)
+
+
+def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finished:
+    """The explanation maps of one explainer at one layer, `[N, H, W]` in [0, 1].
+
+    Raises:
+        ExplainerError: the explainer did not give one map an image.
+    """
+    with torch.inference_mode(False), torch.enable_grad():  # an explainer may differentiate the model
+        raw: Any = explainer(context)
+    images = context.images
+    if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
+        came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
+    size = (images.shape[2], images.shape[3])
+    return finish(raw.detach().to(images.device, torch.float32), size, protocol)
+
+
+def measure(model: nn.Module, batch: Batch, job: Job, device: torch.device, batch_size: int | None = None) -> Measured:
+    """Confidences on the original images and on the images masked by each map.
+
+    Args:
+        model: borrowed.
+        batch: of at least one image.
+        job: what is asked.
+        device: of the model.
+        batch_size: masked images in a forward pass; the batch's size unless told.
+    """
+    seen = look(model, batch, job, device)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def masked_images() -> Iterator[tuple[Tensor, Tensor]]:
+        replacement = baseline(seen.images, job.protocol)
+        for explainer, layer in job.pairs:
+            finished = maps_of(explainer, seen.context(layer), job.protocol)
+            masks = mask(finished.maps, job.protocol).to(seen.images.dtype)
+            found.append((masks.mean(dim=(1, 2)), finished.constant, finished.invalid))
+            yield occlude(seen.images, masks, replacement), seen.targets
+
+    def confidence(images: Tensor, targets: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return take(confidences(logits_of(model(images), job.output), job.protocol.confidence), targets)
+
+    masked = in_groups(masked_images(), confidence, batch_size or len(batch))
+    areas, constant, invalid = (torch.stack(column).cpu() for column in zip(*found, strict=True))
+    return Measured(
+        ids=batch.ids,
+        labels=None if batch.labels is None else batch.labels.cpu(),
+        predicted=seen.logits.argmax(dim=1).cpu(),
+        targets=seen.targets.cpu(),
+        confidence=take(confidences(seen.logits, job.protocol.confidence), seen.targets).cpu(),
+        masked=masked.view(len(job.pairs), -1).cpu(),
+        areas=areas,
+        constant=constant,
+        invalid=invalid,
+    )
+
+
+def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor, Tensor], Tensor], size: int) -> Tensor:
+    """Results of a forward function over blocks that are joined and cut to groups of `size`, in order.
+
+    Args:
+        blocks: images and their classes; less than `size` images and one block are held at a time.
+        forward: from images `[G, C, H, W]` and classes `[G]` to results `[G]`.
+        size: of a group, at least 1; the last one may be smaller.
+
+    Example:
+        >>> blocks = [(torch.ones(2, 3, 1, 1), torch.zeros(2))] * 5
+        >>> in_groups(blocks, lambda images, classes: torch.full_like(classes, len(images)), size=4)
+        tensor([4., 4., 4., 4., 4., 4., 4., 4., 2., 2.])
+    """
+    results: list[Tensor] = []
+    rest: list[tuple[Tensor, Tensor]] = []
+    for block in blocks:
+        images, classes = (torch.cat(parts) for parts in zip(*rest, block, strict=True)) if rest else block
+        whole = len(images) - len(images) % size
+        groups = (slice(start, start + size) for start in range(0, whole, size))
+        results += [forward(images[group], classes[group]) for group in groups]
+        rest = [(images[whole:], classes[whole:])] if whole < len(images) else []
+    results += [forward(*last) for last in rest]
+    return torch.cat(results)

@@ -1,0 +1,220 @@
+"""The class activation mapping family: maps from the activation A and the gradient G at one layer.
+
+Each method is a pure function of `[N, C, h, w]` tensors that returns raw maps `[N, h, w]`; k counts channels, (i, j) cells.
+No denominator carries an epsilon: where a formula is undefined the map is NaN, and its row gets a status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xaieval.errors import ExplainerError
+from xaieval.explainers.base import Context
+
+__all__ = [
+    "CAM",
+    "CAMS",
+    "ClassifierCAM",
+    "eigen_cam",
+    "eigen_grad_cam",
+    "element_wise_grad_cam",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "xgrad_cam",
+]
+
+Maps = Float[Tensor, "n c h w"]
+Map = Float[Tensor, "n h w"]
+
+
+@dataclass(frozen=True)
+class CAM:
+    """A method that needs only the activation of a layer, and the gradient there unless told otherwise."""
+
+    name: str
+    function: Callable[..., Tensor]
+    needs_gradient: bool = True
+    needs_layer: bool = True
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, h, w]`."""
+        if self.needs_gradient:
+            return self.function(context.activation, context.gradient)
+        return self.function(context.activation)
+
+
+def grad_cam(activation: Maps, gradient: Maps) -> Map:
+    """Grad-CAM: `relu(sum_k mean_ij(G_k) A_k)`.
+
+    Reference:
+        Selvaraju et al., "Grad-CAM", ICCV 2017 (arXiv 1610.02391), eq. 1 and 2.
+
+    Example:
+        >>> grad_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.5, 1.5]]]]))
+        tensor([[[1., 2.]]])
+    """
+    return _weighted(gradient.mean(dim=(2, 3)), activation)
+
+
+def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
+    """Grad-CAM++: Grad-CAM with channel weights `sum_ij alpha_kij relu(G_kij)`.
+
+    With the exponential score of the paper alpha is `G^2 / (2 G^2 + S G^3)`, S the sum of the channel's activations, which is
+    `1 / (2 + S G)` wherever G is not 0; elsewhere relu(G) is 0 and alpha does not matter.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), eq. 19, and eq. 5 for the map.
+    """
+    total = activation.sum(dim=(2, 3), keepdim=True)
+    positive = gradient.clamp(min=0)
+    share = torch.where(positive > 0, positive / (2 + total * positive), 0)
+    return _weighted(share.sum(dim=(2, 3)), activation)
+
+
+def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
+    """XGrad-CAM: Grad-CAM with channel weights `sum_ij G_kij A_kij / sum_ij A_kij`; silent channels weigh nothing.
+
+    Reference:
+        Fu et al., "Axiom-based Grad-CAM", BMVC 2020 (arXiv 2008.02312), eq. 8.
+    """
+    total = activation.sum(dim=(2, 3))
+    silent = (activation == 0).all(dim=3).all(dim=2)
+    weights = (gradient * activation).sum(dim=(2, 3)) / total
+    return _weighted(weights.masked_fill(silent, 0), activation)
+
+
+def hires_cam(activation: Maps, gradient: Maps) -> Map:
+    """HiResCAM: `relu(sum_k G_k * A_k)`, cell by cell.
+
+    Reference:
+        Draelos and Carin, "Use HiResCAM instead of Grad-CAM" (arXiv 2011.08891), eq. 5.
+    """
+    return (gradient * activation).sum(dim=1).clamp(min=0)
+
+
+def element_wise_grad_cam(activation: Maps, gradient: Maps) -> Map:
+    """Element-wise Grad-CAM: `sum_k relu(G_k * A_k)`.
+
+    Reference:
+        The method "GradCAMElementWise" of pytorch-grad-cam, which has no paper.
+    """
+    return (gradient * activation).clamp(min=0).sum(dim=1)
+
+
+def layer_cam(activation: Maps, gradient: Maps) -> Map:
+    """LayerCAM: `relu(sum_k relu(G_k) * A_k)`.
+
+    Reference:
+        Jiang et al., "LayerCAM", IEEE TIP 2021, eq. 7 and 8.
+    """
+    return (gradient.clamp(min=0) * activation).sum(dim=1).clamp(min=0)
+
+
+def eigen_cam(activation: Maps) -> Map:
+    """Eigen-CAM: the cells projected on the first principal component of the channels, positive part.
+
+    The activations are centred per channel, as in pytorch-grad-cam. The sign of a principal component is arbitrary; here it
+    is the one in which the map correlates with the cells' mean activation.
+
+    Reference:
+        Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020 (arXiv 2008.00299), eq. 3 and 4.
+    """
+    return _principal(activation, activation.mean(dim=1))
+
+
+def eigen_grad_cam(activation: Maps, gradient: Maps) -> Map:
+    """Eigen-Grad-CAM: Eigen-CAM of `G * A`, its sign chosen so that the map correlates with their sum over channels.
+
+    Reference:
+        The method "EigenGradCAM" of pytorch-grad-cam, which has no paper.
+    """
+    weighted = gradient * activation
+    return _principal(weighted, weighted.sum(dim=1))
+
+
+@dataclass(frozen=True)
+class ClassifierCAM:
+    """CAM, the original: the channels weighted by a linear classifier that follows global average pooling.
+
+    Whether a linear layer of the model is that classifier is found by computing the logits from the layer's activation; no
+    positive part is taken.
+
+    Raises:
+        ExplainerError: the layer does not feed global average pooling and a linear classifier.
+
+    Reference:
+        Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2.
+    """
+
+    name: str = "cam"
+    needs_layer: bool = True
+    needs_gradient: bool = False
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, h, w]`."""
+        activation: Any = context.activation
+        pooled = activation.mean(dim=(2, 3))
+        for linear in _linear_layers(context.model, pooled.shape[1], context.logits.shape[1]):
+            if torch.allclose(linear(pooled), context.logits, rtol=1e-3, atol=1e-3 * float(context.logits.std())):
+                weight = linear.weight[context.targets]
+                return torch.einsum("nc,nchw->nhw", weight, activation)
+        raise ExplainerError(
+            f"method 'cam' needs a layer that feeds global average pooling and then the linear classifier, and "
+            f"'{context.layer}' does not: take the last layer before the pooling, or method 'gradcam'"
+        )
+
+
+CAMS = (
+    CAM("gradcam", grad_cam),
+    CAM("gradcam++", grad_cam_plus_plus),
+    CAM("xgradcam", xgrad_cam),
+    CAM("hirescam", hires_cam),
+    CAM("layercam", layer_cam),
+    CAM("eigencam", eigen_cam, needs_gradient=False),
+    CAM("eigengradcam", eigen_grad_cam),
+    CAM("elementwise-gradcam", element_wise_grad_cam),
+    ClassifierCAM(),
+)
+
+
+def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
+    return torch.einsum("nc,nchw->nhw", weights, activation).clamp(min=0)
+
+
+def _principal(maps: Tensor, direction: Tensor) -> Tensor:
+    """Projection of the cells on their first principal component, signed like `direction`, positive part.
+
+    The component comes from the smaller of the two Gram matrices, in float64 because forming it squares the condition.
+    """
+    _, channels, height, width = maps.shape
+    cells = maps.flatten(2).transpose(1, 2).double()
+    finite = cells.isfinite().all(dim=2).all(dim=1)[:, None, None]
+    cells = cells.masked_fill(~finite, 0)
+    cells = cells - cells.mean(dim=1, keepdim=True)
+    if channels <= height * width:
+        first = torch.linalg.eigh(cells.transpose(1, 2) @ cells).eigenvectors[..., -1:]
+        projected = (cells @ first).squeeze(2)
+    else:
+        values, vectors = torch.linalg.eigh(cells @ cells.transpose(1, 2))
+        projected = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+    sign = (projected * direction.flatten(1)).sum(dim=1, keepdim=True)
+    projected = torch.where(sign < 0, -projected, projected).masked_fill(~finite.squeeze(2), torch.nan)
+    return projected.unflatten(1, (height, width)).clamp(min=0).to(maps.dtype)
+
+
+def _linear_layers(model: nn.Module, inputs: int, outputs: int) -> list[nn.Linear]:
+    """Linear layers of a shape, the last ones first."""
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and (module.in_features, module.out_features) == (inputs, outputs)
+    ]
+    return found[::-1]

@@ -1,0 +1,352 @@
+"""Layer addresses `path[key]#call`: parsing them, finding what they name in a model, listing them all.
+
+A module path alone cannot name every tensor: torchvision's FPN returns a mapping, and a detector's head runs once per level.
+So a model is traced: one forward pass with a hook on every module records each tensor that leaves a module, in order of
+execution, and addresses are matched against that record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.errors import AddressError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "trace"]
+
+Forward = Callable[[Tensor], Any]
+
+_ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d+|\*))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A tensor inside a model: the module, which part of its output, and which of its calls.
+
+    Attributes:
+        path: a name from `model.named_modules()`; may hold the wildcards `*` and `?`, which do not match a dot.
+        keys: the keys or indices into an output that is a mapping, tuple or list, outermost first; `*` is any.
+        call: number of the call from 0, "*" for all, None where the module runs once.
+    """
+
+    path: str
+    keys: tuple[str, ...] = ()
+    call: int | str | None = None
+
+    def __str__(self) -> str:
+        keys = "".join(f"[{key}]" for key in self.keys)
+        return f"{self.path}{keys}{'' if self.call is None else f'#{self.call}'}"
+
+
+def parse(text: str) -> Address:
+    """Read an address or a pattern of addresses.
+
+    Raises:
+        AddressError: the text is empty or not of the form `path[key]#call`.
+
+    Example:
+        >>> parse("backbone.fpn[pool]")
+        Address(path='backbone.fpn', keys=('pool',), call=None)
+        >>> parse("rpn.head.conv#2").call
+        2
+    """
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or not (match["path"] or match["keys"]):
+        raise AddressError(f"{text!r} is not a layer address; one looks like 'layer4', 'fpn[p2]' or 'rpn.head.conv#2'")
+    keys = tuple(re.findall(r"\[([^\[\]]+)\]", match["keys"]))
+    call = match["call"]
+    return Address(match["path"], keys, int(call) if call is not None and call != "*" else call)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the two spatial axes of a layer's output are.
+
+    Attributes:
+        kind: "channels_first" `[N, C, h, w]`, "channels_last" `[N, h, w, C]`, or "tokens" `[N, prefix + h * w, C]`.
+        height: h.
+        width: w.
+        prefix: tokens before the grid (class, distillation, registers), which are dropped.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+
+    def to_maps(self, tensor: Tensor) -> Tensor:
+        """The output as `[N, C, h, w]`."""
+        if self.kind == "channels_first":
+            return tensor
+        if self.kind == "channels_last":
+            return tensor.permute(0, 3, 1, 2)
+        grid = tensor[:, self.prefix :].unflatten(1, (self.height, self.width))
+        return grid.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One tensor that a forward pass makes inside a model.
+
+    Attributes:
+        address: its full address as text, with `#call` only where the module runs several times.
+        path: of the module.
+        keys: into the module's output.
+        call: number of the call, from 0.
+        module_type: class name of the module.
+        shape: of the tensor; the first number is the batch.
+        parameters: number of parameters of the module.
+    """
+
+    address: str
+    path: str
+    keys: tuple[str, ...]
+    call: int
+    module_type: str
+    shape: tuple[int, ...]
+    parameters: int
+
+    def __str__(self) -> str:
+        return f"{self.address} {_show(self.shape)}"
+
+
+@dataclass
+class Trace:
+    """What one forward pass made: every tensor in order of execution, and what did not run.
+
+    Attributes:
+        layers: in the order in which they were finished.
+        batch: number of images of the pass.
+        image_size: height and width of the images.
+        unused: paths of modules that the pass never ran.
+        aliases: further names of modules that the model holds twice, and the names under which they are recorded.
+    """
+
+    layers: list[Layer]
+    batch: int
+    image_size: tuple[int, int]
+    unused: list[str]
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> Trace:
+    """Run the model once and record every tensor that leaves one of its modules.
+
+    Args:
+        model: is run as it is: in its mode and on its device.
+        images: `[N, C, H, W]`, on the model's device; two are enough.
+        forward: how to run the model; `model(images)` unless told.
+    """
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+    made: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
+    calls: Counter[str] = Counter()
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        path = names[module]
+        made.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
+        calls[path] += 1
+
+    handles = [module.register_forward_hook(record) for module in names]
+    try:
+        with torch.inference_mode():
+            (forward or model)(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Trace(
+        layers=[
+            Layer(
+                address=str(Address(path, keys, call if calls[path] > 1 else None)),
+                path=path,
+                keys=keys,
+                call=call,
+                module_type=type(module).__name__,
+                shape=shape,
+                parameters=sum(p.numel() for p in module.parameters()),
+            )
+            for path, call, keys, module, shape in made
+            if path or keys
+        ],
+        batch=len(images),
+        image_size=(images.shape[-2], images.shape[-1]),
+        unused=[name for name in names.values() if name and not calls[name]],
+        aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
+    )
+
+
+def expand(patterns: Iterable[str], traced: Trace) -> list[Layer]:
+    """The layers that addresses and patterns name: in the order given, a pattern's in order of execution, each once.
+
+    Raises:
+        AddressError: a pattern names nothing, or a module that ran several times or returns several tensors without saying
+            which is meant; the message lists them.
+    """
+    found = {layer.address: layer for pattern in patterns for layer in _matches(pattern, traced)}
+    return list(found.values())
+
+
+def pick(output: Any, keys: Sequence[str]) -> Tensor:
+    """The tensor at `keys` of a module's output."""
+    for key in keys:
+        named = isinstance(output, Mapping) and key in output
+        output = output[key if named else int(key)]
+    return output
+
+
+def layout_of(
+    layer: Layer,
+    traced: Trace,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> Layout:
+    """Where the height and width of a layer's output are.
+
+    Args:
+        layer: of the trace.
+        traced: the pass that made it.
+        grid: height and width of the token grid, for outputs `[N, T, C]` where it cannot be inferred.
+        prefix_tokens: number of tokens before the grid, likewise.
+
+    Raises:
+        AddressError: the output has no map: it is a vector, its first axis is not the batch, or its tokens fit no grid.
+    """
+    layout = None
+    if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 4:
+        layout = _image_layout(layer.shape, traced.image_size)
+    elif layer.shape[:1] == (traced.batch,) and len(layer.shape) == 3:
+        layout = _token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
+        if layout is None:
+            raise AddressError(
+                f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a {traced.image_size[0]} x "
+                f"{traced.image_size[1]} image; give grid=(height, width) and prefix_tokens="
+            )
+    if layout is None:
+        raise AddressError(
+            f"layer '{layer.address}' has no map: its output is {_show(layer.shape)} for {traced.batch} images, and "
+            "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] were expected; 'xaieval-bench layers' lists all"
+        )
+    return layout
+
+
+def table(traced: Trace) -> pd.DataFrame:
+    """All layers: columns `address`, `module_type`, `output_shape`, `stride` (of maps; else missing), `parameters`."""
+    import pandas as pd  # half a second, which not every caller needs
+
+    def stride(layer: Layer) -> float | None:
+        try:
+            return traced.image_size[0] / layout_of(layer, traced).height
+        except AddressError:
+            return None
+
+    return pd.DataFrame(
+        {
+            "address": [layer.address for layer in traced.layers],
+            "module_type": [layer.module_type for layer in traced.layers],
+            "output_shape": [layer.shape for layer in traced.layers],
+            "stride": pd.array([stride(layer) for layer in traced.layers], dtype="Float64"),
+            "parameters": [layer.parameters for layer in traced.layers],
+        }
+    )
+
+
+def _tensors(output: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """All tensors inside a module's output, each with the keys that lead to it."""
+    if isinstance(output, Tensor):
+        yield keys, output
+    elif isinstance(output, Mapping):
+        for key, value in output.items():
+            yield from _tensors(value, (*keys, str(key)))
+    elif isinstance(output, tuple | list):
+        for index, value in enumerate(output):
+            yield from _tensors(value, (*keys, str(index)))
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(['N', *map(str, shape[1:])])}]"
+
+
+def _matches(pattern: str, traced: Trace) -> list[Layer]:
+    wanted = parse(pattern)
+    path = traced.aliases.get(wanted.path, wanted.path)
+    at_path = [layer for layer in traced.layers if _like(path, layer.path)]
+    found = [layer for layer in at_path if _keys_like(wanted.keys, layer.keys)]
+    if not found:
+        raise AddressError(_nothing_found(pattern, path, at_path, traced))
+    if wanted.call is None:
+        repeated = [layer for layer in found if "#" in layer.address]
+        if repeated:
+            raise AddressError(
+                f"layer '{repeated[0].path}' runs several times: {_some(repeated)}; "
+                f"pick one of them, or all with '{Address(wanted.path, wanted.keys, '*')}'"
+            )
+    elif wanted.call != "*":
+        chosen = [layer for layer in found if layer.call == wanted.call]
+        if not chosen:
+            raise AddressError(f"no call '{pattern}'; there are {_some(found)}")
+        return chosen
+    return found
+
+
+def _like(pattern: str, text: str) -> bool:
+    """Whether a text fits a pattern with `*` and `?`, which stand for anything but a dot."""
+    parts = {"*": r"[^.]*", "?": r"[^.]"}
+    return re.fullmatch("".join(parts.get(c, re.escape(c)) for c in pattern), text) is not None
+
+
+def _keys_like(patterns: tuple[str, ...], keys: tuple[str, ...]) -> bool:
+    return len(patterns) == len(keys) and all(_like(p, k) or p == "*" for p, k in zip(patterns, keys, strict=True))
+
+
+def _nothing_found(pattern: str, path: str, at_path: list[Layer], traced: Trace) -> str:
+    if path in traced.unused:
+        return f"layer '{path}' was not run by this forward pass, so it explains nothing of the output"
+    if at_path and not parse(pattern).keys:
+        everything = Address(path, ("*",) * len(at_path[0].keys))
+        return f"layer '{path}' returns several tensors: {_some(at_path)}; pick one of them, or all with '{everything}'"
+    near = [layer.address for layer in at_path]
+    near = near or difflib.get_close_matches(pattern, [layer.address for layer in traced.layers], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(name) for name in near[:3])}? " if near else ""
+    return f"no layer {pattern!r}; {hint}'xaieval-bench layers' lists all"
+
+
+def _some(layers: list[Layer], most: int = 12) -> str:
+    rest = f" and {len(layers) - most} more" if len(layers) > most else ""
+    return ", ".join(str(layer) for layer in layers[:most]) + rest
+
+
+def _image_layout(shape: tuple[int, ...], image_size: tuple[int, int]) -> Layout:
+    """Channels come last only if that fits the image's proportions and channels first does not."""
+    first, last = shape[2:4], shape[1:3]
+    if _proportional(last, image_size) and not _proportional(first, image_size):
+        return Layout("channels_last", *last)
+    return Layout("channels_first", *first)
+
+
+def _proportional(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Whether one stride explains both sides, with one cell of tolerance for padding."""
+    stride = image_size[0] / size[0]
+    return abs(image_size[1] / stride - size[1]) < 1
+
+
+def _token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int] | None, prefix: int | None) -> Layout | None:
+    """The grid with the fewest prefix tokens that has the image's proportions."""
+    if grid is not None:
+        rest = tokens - grid[0] * grid[1]
+        return Layout("tokens", *grid, rest) if rest >= 0 and prefix in (None, rest) else None
+    ratio = image_size[0] / image_size[1]
+    for count in range(tokens) if prefix is None else [prefix]:
+        height = round(((tokens - count) * ratio) ** 0.5)
+        width = round(((tokens - count) / ratio) ** 0.5)
+        if height * width == tokens - count > 0 and _proportional((height, width), image_size):
+            return Layout("tokens", height, width, count)
+    return None

@@ -1,0 +1,65 @@
+"""What a run was: versions, seed, fingerprints of model and data, and the choices that make two runs the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.metrics import Metric
+
+__all__ = ["digest", "fingerprint", "new_manifest", "tensor_bytes"]
+
+SCHEMA = 1
+PACKAGES = ("xaieval", "torch", "torchvision", "timm", "numpy", "pandas")
+
+
+def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The manifest of a run that begins."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "schema": SCHEMA,
+        "complete": False,
+        "versions": {"python": platform.python_version(), **versions},
+        "seed": seed,
+        "model": {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "fingerprint": fingerprint(model),
+        },
+        "metrics": [
+            {"name": m.name, "higher_is_better": m.higher_is_better, "interval": m.interval, "label": m.label or m.name}
+            for m in metrics
+        ],
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers with their names."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    return digest(_content(state.items()))
+
+
+def digest(content: Iterable[bytes]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
+    found = hashlib.sha256()
+    for part in content:
+        found.update(part)
+    return found.hexdigest()[:16]
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """A tensor's values as bytes, whatever its device and dtype."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _content(named: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
+    for name, tensor in named:
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        yield tensor_bytes(tensor)

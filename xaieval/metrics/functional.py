@@ -1,0 +1,124 @@
+"""Metrics as pure functions of confidences.
+
+With Y the confidence on the original image and O the confidence on the image masked by its own explanation map, both of the
+class that was fixed on the original image. The functions know neither models nor maps.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xaieval.errors import MetricError
+
+__all__ = ["average_drop", "drop", "increase", "increase_in_confidence"]
+
+
+def drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Drop of each image, `100 * max(0, Y - O) / Y`, in percent, 0 to 100 for O >= 0, lower is better.
+
+    NaN where Y is not positive (there is no epsilon to hide it) or a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1: the summand of Average Drop.
+
+    Example:
+        >>> drop(torch.tensor([0.8, 0.5, 0.0]), torch.tensor([0.6, 0.9, 0.1]))
+        tensor([25.0000,  0.0000,     nan], dtype=torch.float64)
+    """
+    y, o = _checked(confidence, masked_confidence)
+    return (100 * (y - o).clamp(min=0) / y).masked_fill(~_valid(y, o), torch.nan)
+
+
+def increase(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Increase of each image, 100 where `O > Y` (strictly: a tie is no increase) and 0 elsewhere, in percent, higher is better.
+
+    NaN where Y is not positive or a value is not finite, so that all metrics count the same images.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1: the summand of Increase in Confidence.
+
+    Example:
+        >>> increase(torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.4, 0.5, 0.6]))
+        tensor([  0.,   0., 100.], dtype=torch.float64)
+    """
+    y, o = _checked(confidence, masked_confidence)
+    return (100 * (o > y).to(y.dtype)).masked_fill(~_valid(y, o), torch.nan)
+
+
+def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Average Drop, in percent, lower is better: the mean of `drop` over all images.
+
+    NaN if one of the values cannot be used: leave such images out by name, not by accident.
+
+    Args:
+        confidence: Y, `[N]`, N at least 1.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length, or are empty.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
+
+    Example:
+        >>> average_drop(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
+        tensor(12.5000, dtype=torch.float64)
+    """
+    return _mean(drop(confidence, masked_confidence))
+
+
+def increase_in_confidence(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Increase in Confidence, in percent, higher is better: the share of images with `O > Y`.
+
+    NaN if one of the values cannot be used: leave such images out by name, not by accident.
+
+    Args:
+        confidence: Y, `[N]`, N at least 1.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length, or are empty.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
+
+    Example:
+        >>> increase_in_confidence(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
+        tensor(50., dtype=torch.float64)
+    """
+    return _mean(increase(confidence, masked_confidence))
+
+
+def _checked(confidence: Tensor, masked_confidence: Tensor) -> tuple[Tensor, Tensor]:
+    if confidence.ndim != 1 or confidence.shape != masked_confidence.shape:
+        raise MetricError(
+            "confidence and masked_confidence are vectors [N] of one length, "
+            f"got {list(confidence.shape)} and {list(masked_confidence.shape)}"
+        )
+    return confidence.double(), masked_confidence.double()
+
+
+def _valid(y: Tensor, o: Tensor) -> Tensor:
+    return (y > 0) & y.isfinite() & o.isfinite()
+
+
+def _mean(values: Tensor) -> Tensor:
+    if not len(values):
+        raise MetricError("a mean over no images was asked for; give at least one confidence")
+    return values.mean()

@@ -1,0 +1,196 @@
+"""Loading a model by name, with its preprocessing and weights."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xaieval.data import Preprocessing, import_factory
+from xaieval.data.scenes import SIDE
+from xaieval.errors import ModelError, WeightsError, choose_from
+from xaieval.models.builtin import fpn_scenes
+
+__all__ = ["LoadedModel", "load_model", "load_weights"]
+
+MODEL_FORMS = "'timm:NAME', 'torchvision:NAME', 'xaieval:NAME' or 'package.module:factory'"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and how its images are prepared."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+
+
+def load_model(
+    spec: str,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    model_args: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """A model by name, in eval mode.
+
+    Args:
+        spec: "timm:NAME", "torchvision:NAME", "xaieval:fpn-scenes", or "package.module:factory", a function that returns an
+            nn.Module. Only the last form imports user code.
+        weights: a file for the model: .safetensors, or .pth / .pt / .bin that holds tensors alone.
+        pretrained: the library's own weights (downloads them, if they are not cached).
+        model_args: further arguments of the model's constructor, such as `{"pad_type": "same"}`.
+
+    Raises:
+        ModelError: no model has that name, it does not take the arguments, or its weights cannot be downloaded.
+        WeightsError: the file cannot be read or does not fit.
+
+    Example:
+        >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
+        128
+    """
+    kind, _, name = spec.partition(":")
+    if not name:
+        raise ModelError(f"no model {spec!r}; a model is {MODEL_FORMS}")
+    loaders: dict[str, Callable[..., LoadedModel]] = {"timm": _timm, "torchvision": _torchvision, "xaieval": _builtin}
+    arguments = dict(model_args or {})
+    try:
+        loaded = loaders[kind](name, pretrained, arguments) if kind in loaders else _factory(spec, arguments)
+    except TypeError as error:
+        raise ModelError(f"{spec} cannot be built with {arguments}: {error}") from error
+    if weights is not None:
+        load_weights(loaded.model, weights, spec)
+    loaded.model.eval()
+    return loaded
+
+
+def load_weights(model: nn.Module, path: str | Path, name: str = "the model") -> None:
+    """Load a weights file into a model, exactly: every key must be there, none left over.
+
+    Args:
+        model: gets the weights.
+        path: .safetensors, or a file of `torch.save` that holds tensors alone (read with `weights_only=True`, so that no code
+            in it can run); a state dict inside it under "state_dict" or "model" is found.
+        name: of the model, for messages.
+
+    Raises:
+        WeightsError: the file is missing, cannot be read, or does not fit.
+    """
+    path = Path(path)
+    found = _read(path)
+    wanted = model.state_dict()
+    shapes = [k for k in wanted if k in found and wanted[k].shape != found[k].shape]
+    faults = [
+        _list_keys("missing", [k for k in wanted if k not in found]),
+        _list_keys("left over", [k for k in found if k not in wanted]),
+        _list_keys("of another shape", [f"{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}" for k in shapes]),
+    ]
+    if any(faults):
+        raise WeightsError(f"'{path.name}' does not fit {name}: " + "; ".join(fault for fault in faults if fault))
+    model.load_state_dict(found)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"no weights file '{path}'")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"cannot read '{path.name}': {reason} (.safetensors, or a .pth file of tensors alone, is expected)"
+        ) from error
+    for key in ("state_dict", "model"):
+        content = content.get(key, content) if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"'{path.name}' holds no state dict (a mapping from names to tensors)")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _list_keys(what: str, keys: list[str], most: int = 3) -> str:
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return f"{what}: {', '.join(keys[:most])}{rest}" if keys else ""
+
+
+def _timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+    if not timm.is_model(name.split(".")[0]):
+        raise _unknown("timm", name, timm.list_models())
+    model = _build(lambda given: timm.create_model(name, pretrained=given, **arguments), f"timm:{name}", pretrained)
+    config = timm.data.resolve_model_data_config(model)
+    size = config["input_size"][-1]
+    return LoadedModel(
+        model,
+        Preprocessing(
+            image_size=size,
+            resize=int(size / config["crop_pct"] + 1e-6),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config["interpolation"],
+        ),
+    )
+
+
+def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+    if name not in torchvision.models.list_models():
+        raise _unknown("torchvision", name, torchvision.models.list_models())
+    default = torchvision.models.get_model_weights(name).DEFAULT
+    if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
+        arguments.setdefault("weights_backbone", None)  # a detector without weights would download its backbone's
+
+    def create(given: bool) -> nn.Module:
+        model: nn.Module = torchvision.models.get_model(name, weights=default if given else None, **arguments)
+        return model
+
+    model = _build(create, f"torchvision:{name}", pretrained)
+    transforms = default.transforms()
+    if not hasattr(transforms, "crop_size"):  # detectors normalise inside
+        return LoadedModel(model, Preprocessing(224, 224, mean=(0, 0, 0), std=(1, 1, 1)))
+    return LoadedModel(
+        model,
+        Preprocessing(
+            image_size=transforms.crop_size[0],
+            resize=transforms.resize_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+        ),
+    )
+
+
+def _builtin(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+    if name != "fpn-scenes":
+        raise _unknown("xaieval", name, ["fpn-scenes"])
+    return LoadedModel(fpn_scenes(**arguments), Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def _factory(spec: str, arguments: dict[str, Any]) -> LoadedModel:
+    model = import_factory(spec, ModelError, "model")(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec} gave a {type(model).__name__}; a function that returns a torch.nn.Module is expected")
+    return LoadedModel(model, Preprocessing())
+
+
+def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> nn.Module:
+    if not pretrained:
+        return create(False)
+    try:
+        return create(True)
+    except Exception as error:  # whatever the library's downloader raises
+        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
+
+
+def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
+    message = choose_from(name, known)
+    if len(message) > 200:  # a library's whole list helps nobody
+        message = message.split("known:")[0] + f"see the list of models of {library}"
+    return ModelError(f"{library} has no model {name!r}; {message}")

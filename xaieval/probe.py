@@ -1,0 +1,288 @@
+"""Activations and gradients of many layers in one forward and one backward pass of a borrowed model."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.data.batches import check_images
+from xaieval.errors import AddressError
+from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, table, trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "run"]
+
+Score = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class ProbeLayer:
+    """A layer to probe, and where the spatial axes of its output are."""
+
+    layer: Layer
+    layout: Layout
+
+    @property
+    def address(self) -> str:
+        """Of the layer, as text."""
+        return self.layer.address
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What one pass gave.
+
+    Attributes:
+        output: the model's output, as it is.
+        activations: by address, `[N, C, h, w]`, detached.
+        gradients: of the score, by address, of the same shapes; empty if no score was given.
+    """
+
+    output: Any
+    activations: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+class Pass:
+    """One forward pass with the tensors that it left at the layers; gradients can be asked for once.
+
+    Attributes:
+        output: the model's output, as it is.
+        activations: by address, `[N, C, h, w]`, detached.
+    """
+
+    def __init__(self, output: Any, captured: dict[str, Tensor], layouts: dict[str, Layout]) -> None:
+        self.output = output
+        self.activations = {address: layout.to_maps(captured[address].detach()) for address, layout in layouts.items()}
+        self._captured = captured
+        self._layouts = layouts
+
+    def gradients(self, score: Tensor) -> dict[str, Tensor]:
+        """Gradients of `score` (`[N]`, one number an image) at every layer, `[N, C, h, w]` by address.
+
+        Raises:
+            AddressError: the score does not depend on one of the layers.
+        """
+        found: dict[str, Tensor | None] = dict.fromkeys(self._captured)
+        if self._captured and score.requires_grad:
+            tensors = list(self._captured.values())
+            found = dict(zip(found, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
+        missing = [address for address, gradient in found.items() if gradient is None]
+        if missing:
+            raise AddressError(
+                f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
+                "prediction passes through, or a method that needs no gradient"
+            )
+        return {a: self._layouts[a].to_maps(gradient) for a, gradient in found.items() if gradient is not None}
+
+
+@contextmanager
+def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
+    """Have the model in eval mode, on a device, without gradients of parameters; give it back as it was, come what may.
+
+    Args:
+        model: any module; nothing is copied.
+        device: where it works meanwhile; its own device unless told.
+
+    Yields:
+        The device that the model is on.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    tensors = [*model.parameters(), *model.buffers()]
+    home = tensors[0].device if tensors else torch.device("cpu")
+    there = torch.device(device) if device is not None else home
+    with ExitStack() as undo:
+        if there != home:
+            undo.callback(model.to, home)
+            model.to(there)
+        for module, mode in modes:
+            undo.callback(setattr, module, "training", mode)
+        for parameter, flag in wanted:
+            undo.callback(parameter.requires_grad_, flag)
+        model.eval()
+        model.requires_grad_(False)
+        yield there
+
+
+def locate(
+    model: nn.Module,
+    images: Tensor,
+    layers: Iterable[str],
+    *,
+    forward: Forward | None = None,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> list[ProbeLayer]:
+    """Find the layers that addresses name, by one pass over the first two images.
+
+    Raises:
+        AddressError: an address names nothing, several tensors, or a tensor without a map.
+    """
+    layers = list(layers)
+    if not layers:
+        return []
+    traced = trace(model, images[:2], forward)
+    return [ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens)) for layer in expand(layers, traced)]
+
+
+def run(
+    model: nn.Module,
+    images: Tensor,
+    layers: Sequence[ProbeLayer],
+    differentiable: bool = True,
+    forward: Forward | None = None,
+) -> Pass:
+    """One forward pass that can be differentiated down to the shallowest of the layers.
+
+    Args:
+        model: borrowed.
+        images: `[N, C, H, W]`, on the model's device.
+        layers: where to look.
+        differentiable: whether gradients will be asked for.
+        forward: how to run the model; `model(images)` unless told.
+
+    Raises:
+        AddressError: a layer did not run, or its output cannot have a gradient.
+    """
+    captured: dict[str, Tensor] = {}
+    with ExitStack() as undo:
+        for path, watched in _by_path(layers).items():
+            hook = _Hook(watched, captured, differentiable)
+            undo.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+        # A caller's inference_mode would make tensors that no gradient can pass.
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.set_grad_enabled(differentiable))
+        output = (forward or model)(images.clone() if images.is_inference() else images.detach())
+    missing = [item.address for item in layers if item.address not in captured]
+    if missing:
+        raise AddressError(f"{_quoted(missing)} ran on the first images of the data but not on these")
+    return Pass(output, captured, {item.address: item.layout for item in layers})
+
+
+def probe(
+    model: nn.Module,
+    images: Tensor,
+    layers: Iterable[str],
+    score: Score | None = None,
+    *,
+    device: torch.device | str | None = None,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> Probed:
+    """Activations of any layers of a model, and the gradients of a score there, all `[N, C, h, w]`.
+
+    The model is given back as it was: mode, hooks, gradients, device.
+
+    Args:
+        model: any module.
+        images: `[N, C, H, W]`, normalised as the model expects.
+        layers: addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2".
+        score: from the model's output to one number an image, `[N]`; without it there are no gradients.
+        device: where to work; the model's own unless told.
+        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred.
+        prefix_tokens: number of tokens before that grid, likewise.
+
+    Raises:
+        AddressError: an address names nothing, several tensors or one without a map, or the score does not depend on it.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18()
+        >>> seen = probe(model, torch.rand(2, 3, 64, 64), ["layer3", "layer4"], score=lambda logits: logits[:, 0])
+        >>> {address: tuple(gradient.shape) for address, gradient in seen.gradients.items()}
+        {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
+    """
+    check_images(images)
+    with borrow(model, device) as there:
+        images = images.to(there)
+        found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens)
+        seen = run(model, images, found, differentiable=score is not None)
+        gradients = seen.gradients(score(seen.output)) if score is not None else {}
+        return Probed(seen.output, seen.activations, gradients)
+
+
+def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Every address of a model in order of execution.
+
+    Args:
+        model: any module.
+        images: `[N, C, H, W]`; one or two are enough.
+
+    Returns:
+        Columns `address`, `module_type`, `output_shape` (for these images), `stride` (input pixels per cell of a map; missing
+        where the output is no map) and `parameters`.
+
+    Example:
+        >>> import torch, torchvision
+        >>> listing = list_layers(torchvision.models.resnet18(), torch.rand(1, 3, 64, 64))
+        >>> listing.set_index("address").loc["layer4", "output_shape"]
+        (1, 512, 2, 2)
+    """
+    check_images(images)
+    with borrow(model) as device:
+        return table(trace(model, images.to(device)))
+
+
+class _Hook:
+    """Keeps the wanted tensors of a module's calls, and hands the module's users clones of them.
+
+    What is kept starts the graph where nothing before it needs a gradient, so that the backward pass ends at the shallowest
+    layer. The clone is what later in-place operations work on.
+    """
+
+    def __init__(self, layers: list[Layer], captured: dict[str, Tensor], differentiable: bool) -> None:
+        self.layers = layers
+        self.captured = captured
+        self.differentiable = differentiable
+        self.calls = 0
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        call, self.calls = self.calls, self.calls + 1
+        for layer in self.layers:
+            if layer.call == call:
+                tensor = pick(output, layer.keys)
+                if self.differentiable and not tensor.requires_grad:
+                    if not tensor.is_floating_point():
+                        raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")
+                    tensor = tensor.detach().requires_grad_()
+                self.captured[layer.address] = tensor
+                output = _replace(output, layer.keys, tensor.clone())
+        return output
+
+
+def _by_path(layers: Iterable[ProbeLayer]) -> Mapping[str, list[Layer]]:
+    grouped: defaultdict[str, list[Layer]] = defaultdict(list)
+    for item in layers:
+        grouped[item.layer.path].append(item.layer)
+    return grouped
+
+
+def _replace(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
+    """A shallow copy of a module's output with another tensor at `keys`."""
+    if not keys:
+        return tensor
+    if isinstance(output, Mapping):
+        key = keys[0] if keys[0] in output else int(keys[0])
+        changed: Any = copy.copy(output)
+        changed[key] = _replace(output[key], keys[1:], tensor)
+        return changed
+    index = int(keys[0])
+    items = list(output)
+    items[index] = _replace(items[index], keys[1:], tensor)
+    if hasattr(output, "_fields"):
+        return type(output)(*items)
+    return type(output)(items)
+
+
+def _quoted(addresses: list[str]) -> str:
+    return f"layer{'s' if len(addresses) > 1 else ''} {', '.join(map(repr, addresses))}"

@@ -1,0 +1,144 @@
+"""From the confidences and flags of a batch to the rows of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from xaieval.data.batches import Failure
+from xaieval.errors import RunError, TargetError
+from xaieval.metrics import Metric
+from xaieval.protocol import Protocol
+
+__all__ = ["COUNTED", "EXCLUDED", "Measured", "failed_rows", "measured_rows"]
+
+COUNTED = ("ok", "constant_map")  # statuses of rows that take part in the means
+EXCLUDED = "excluded"  # by the protocol's choice of images, so no failure
+
+Pair = tuple[str, str]  # layer and method
+CLASS_COLUMNS = {"label": "Int64", "predicted": "Int64", "target": "Int64"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on N images with P pairs of layer and method, on the CPU.
+
+    Attributes:
+        ids: N names.
+        labels: `[N]`, or None.
+        predicted: `[N]` classes.
+        targets: `[N]` classes.
+        confidence: `[N]`, of the targets on the original images.
+        masked: `[P, N]`, of the targets on the masked images.
+        areas: `[P, N]`, means of the masks.
+        constant: `[P, N]`, maps that had nothing to normalise.
+        invalid: `[P, N]`, maps that held NaN or inf.
+    """
+
+    ids: Sequence[str]
+    labels: Tensor | None
+    predicted: Tensor
+    targets: Tensor
+    confidence: Tensor
+    masked: Tensor
+    areas: Tensor
+    constant: Tensor
+    invalid: Tensor
+
+
+def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:
+    """The rows of a batch: image by image, and for each image pair by pair.
+
+    Raises:
+        RunError: the protocol refuses a row.
+        TargetError: the protocol's choice of images needs labels.
+    """
+    y = measured.confidence.double()
+    o = measured.masked.double().masked_fill(measured.invalid, torch.nan)
+    status = _status(measured, y, o, protocol)
+    values = {metric.name: metric.per_image(y.repeat(len(pairs)), o.flatten()).view(o.shape) for metric in metrics}
+    counted = np.isin(status, COUNTED)
+    no_labels = pd.array([pd.NA] * len(measured.ids), dtype="Int64")
+    return _table(
+        pairs,
+        {
+            "image_id": measured.ids,
+            "label": no_labels if measured.labels is None else measured.labels,
+            "predicted": measured.predicted,
+            "target": measured.targets,
+            "confidence": y,
+            "masked_confidence": o,
+            "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
+            **{name: np.where(counted, column, np.nan) for name, column in values.items()},
+            "status": status,
+        },
+    )
+
+
+def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Rows of images that could not be read: one for each pair, as for any other image, so that no N differs."""
+    nothing = np.full(len(failures), np.nan)
+    unknown = pd.array([pd.NA] * len(failures), dtype="Int64")
+    return _table(
+        pairs,
+        {
+            "image_id": [name for name, _, _ in failures],
+            "label": pd.array([label for _, label, _ in failures], dtype="Int64"),
+            "predicted": unknown,
+            "target": unknown,
+            **dict.fromkeys(("confidence", "masked_confidence", "mask_area"), nothing),
+            **{metric.name: nothing for metric in metrics},
+            "status": ["unreadable"] * len(failures),
+        },
+    )
+
+
+def _table(pairs: Sequence[Pair], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns of values per image `[N]` or per pair and image `[P, N]` as rows; layer and method come second and third."""
+    count = len(columns["image_id"])
+    spread = {
+        name: np.repeat(np.asarray(values), len(pairs)) if np.ndim(values) == 1 else np.asarray(values).T.reshape(-1)
+        for name, values in columns.items()
+    }
+    named = {"image_id": spread.pop("image_id")} | {
+        "layer": [layer for layer, _ in pairs] * count,
+        "method": [method for _, method in pairs] * count,
+    }
+    return pd.DataFrame(named | spread).astype(CLASS_COLUMNS)
+
+
+def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:
+    """The status of each pair and image, `[P, N]`: the first that applies."""
+    invalid = {
+        "nan_confidence": ~y.isfinite().expand_as(o),
+        "zero_confidence": (y == 0).expand_as(o),
+        "negative_confidence": (y < 0).expand_as(o),
+        "nan_map": measured.invalid,
+        "nan_masked_confidence": ~o.isfinite(),
+    }
+    excluded = {EXCLUDED: _excluded(measured, y, protocol).expand_as(o)}
+    constant = "constant_map_left_out" if protocol.constant_map == "leave_out" else "constant_map"
+    cases = excluded | invalid | {constant: measured.constant}
+    status = np.select([case.numpy() for case in cases.values()], list(cases), default="ok")
+    refused = list(invalid) if protocol.invalid == "error" else []
+    refused += [constant] if protocol.constant_map == "error" else []
+    met = [name for name in refused if (status == name).any()]
+    if met:
+        image = measured.ids[int(np.argwhere(status == met[0])[0, 1])]
+        raise RunError(f"image '{image}' has the status {met[0]}, which the protocol refuses (invalid=, constant_map=)")
+    return status
+
+
+def _excluded(measured: Measured, y: Tensor, protocol: Protocol) -> Tensor:
+    excluded = y < protocol.minimum_confidence if protocol.minimum_confidence > 0 else torch.zeros_like(y, dtype=torch.bool)
+    if protocol.images == "correct":
+        if measured.labels is None:
+            raise TargetError("images='correct' needs labels, but the data has none")
+        excluded = excluded | (measured.predicted != measured.labels)
+    return excluded

@@ -1,0 +1,154 @@
+"""The result of a run: one row per (image, layer, method), and the manifest that says how the rows came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xaieval.errors import OutputError
+from xaieval.rows import COUNTED, EXCLUDED
+from xaieval.stats import bootstrap_interval, wilson_interval
+
+__all__ = ["MANIFEST", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
+
+ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
+
+
+@dataclass(frozen=True, repr=False)
+class Scores:
+    """Rows and manifest of a run; summaries are computed from them alone.
+
+    Attributes:
+        rows: columns `image_id`, `layer`, `method`, `label`, `predicted`, `target`, `confidence`, `masked_confidence`,
+            `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), `status`. A row counts if its status is
+            "ok" or "constant_map"; all other statuses have NaN in the metrics.
+        manifest: versions, protocol, seed, fingerprints of model and data.
+    """
+
+    rows: pd.DataFrame
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
+
+    def summary(self, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+        """The mean of each metric over the images, with its interval, per layer and method.
+
+        Args:
+            level: of the intervals, in (0, 1).
+            resamples: of the bootstrap.
+
+        Returns:
+            Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
+            for proportions, percentile bootstrap with the run's seed for means), then `n_images` (rows that count) and
+            `n_failed` (rows that do not, other than images that the protocol excludes).
+        """
+        interval = self._intervals(level, resamples)
+        records = []
+        for (layer, method), group in self.rows.groupby(["layer", "method"], sort=False):
+            counted = group[group["status"].isin(COUNTED)]
+            record: dict[str, Any] = {"layer": layer, "method": method}
+            for name, ends in interval.items():
+                values = counted[name].to_numpy(dtype=float)
+                low, high = ends(values)
+                mean = float(values.mean()) if len(values) else float("nan")
+                record |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+            failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
+            records.append(record | {"n_images": len(counted), "n_failed": failed})
+        return pd.DataFrame(records).set_index(["layer", "method"])
+
+    def status_counts(self) -> pd.DataFrame:
+        """How many rows of each layer and method have which status."""
+        return pd.crosstab([self.rows["layer"], self.rows["method"]], self.rows["status"])
+
+    def save(self, path: str | Path) -> None:
+        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = Path(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
+            _write(folder / SUMMARY, lambda file: self.summary().to_csv(file))
+            _write(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
+        except OSError as error:
+            raise OutputError(f"cannot write into '{path}': {error.strerror or error}; choose another folder") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Read what `save` wrote.
+
+        Raises:
+            OutputError: the folder holds no run.
+        """
+        folder = Path(path)
+        try:
+            return cls(pd.read_parquet(folder / ROWS), json.loads((folder / MANIFEST).read_text()))
+        except FileNotFoundError as error:
+            raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"the run in '{path}' cannot be read: {error}") from error
+
+    def _intervals(self, level: float, resamples: int) -> dict[str, Callable[[Any], tuple[float, float]]]:
+        """By metric, the function from its values to the ends of its interval."""
+        seed = int(self.manifest.get("seed", 0))
+
+        def bootstrap(values: Any) -> tuple[float, float]:
+            return bootstrap_interval(values, level, resamples, seed)
+
+        def wilson(values: Any) -> tuple[float, float]:
+            low, high = wilson_interval(int((values > 0).sum()), len(values), level)
+            return 100 * low, 100 * high
+
+        kinds = {"bootstrap": bootstrap, "wilson": wilson}
+        return {metric["name"]: kinds[metric["interval"]] for metric in self.manifest["metrics"]}
+
+
+def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
+    """Refuse an output folder that holds a run other than `run`, the part of the manifest that says what a run is.
+
+    Raises:
+        OutputError: with the first difference named.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"'{path}' is a file; choose another folder")
+    if not (folder / MANIFEST).exists():
+        return
+    try:
+        there = json.loads((folder / MANIFEST).read_text())["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"'{path}' holds a {MANIFEST} that cannot be read; choose another folder") from error
+    here = json.loads(json.dumps(run))
+    for key in [*here, *(there.keys() - here.keys())]:
+        if here.get(key) != there.get(key):
+            raise OutputError(
+                f"'{path}' holds another run: its {key} is {_short(there.get(key))}, this run's is {_short(here.get(key))}; "
+                "choose another folder, or remove that one"
+            )
+
+
+def is_complete(path: str | Path) -> bool:
+    """Whether a folder holds a finished run."""
+    try:
+        return bool(json.loads((Path(path) / MANIFEST).read_text())["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    write(part)
+    part.replace(path)
+
+
+def _short(value: Any, most: int = 120) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else text[:most] + "..."

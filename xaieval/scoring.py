@@ -1,0 +1,277 @@
+"""The whole job: a loop over a loader, from images to `Scores`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from xaieval.data.batches import Batch, Failure, read_batches
+from xaieval.engine import NO_LAYER, Job, look, make_pairs, maps_of, measure
+from xaieval.errors import ExplainerError, RunError, UsageError
+from xaieval.explainers import Explainer, Method, resolve_methods
+from xaieval.manifest import digest, new_manifest, tensor_bytes
+from xaieval.metrics import Metric, resolve_metrics
+from xaieval.probe import borrow, locate
+from xaieval.protocol import Protocol, resolve_protocol
+from xaieval.rows import Measured, failed_rows, measured_rows
+from xaieval.scores import Scores, check_folder, is_complete
+from xaieval.targets import Output, Target
+
+__all__ = ["explain", "score"]
+
+
+def score(
+    model: nn.Module,
+    loader: Iterable[Any],
+    layers: str | Iterable[str] = (),
+    methods: Method | Sequence[Method] = ("gradcam",),
+    metrics: str | Metric | Sequence[str | Metric] = ("average_drop", "increase_in_confidence"),
+    target: Target | None = None,
+    protocol: str | Protocol = "default",
+    *,
+    device: torch.device | str | None = None,
+    batch_size: int | None = None,
+    max_images: int | None = None,
+    output_dir: str | Path | None = None,
+    progress: bool = True,
+    seed: int = 0,
+    output: Output = None,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> Scores:
+    """Measure how good a model's explanations are, per layer and method: the whole job in one call.
+
+    The model is given back as it was: mode, hooks, gradients, device.
+
+    Args:
+        model: an image classifier: images `[N, C, H, W]` to logits `[N, K]` (or see `output`).
+        loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
+            `label` / `labels` and `id`; images are normalised as the model expects.
+        layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
+        methods: names (see `xaieval.explainers.METHODS`), `Explainer` objects, or functions `(model, images, targets) -> maps`.
+        metrics: names or `Metric` objects.
+        target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
+            which is "predicted" by default.
+        protocol: a name or a `Protocol`.
+        device: where to work; the model's own unless told.
+        batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
+            together, so that a loader's small batches make no small passes.
+        max_images: stop after so many images.
+        output_dir: where rows, summary and manifest are written; on an error what there is so far.
+        progress: show a progress bar, where stderr is a terminal.
+        seed: of random explainers and of the bootstrap.
+        output: where the logits are in the model's output: a key, an index or a function.
+        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
+        prefix_tokens: number of tokens before that grid, likewise.
+
+    Returns:
+        Rows and manifest; `summary()` gives the table.
+
+    Raises:
+        UsageError: one of its kinds, for what cannot work as given.
+        RunError: no image could be read, or the protocol asks for an error where a value is invalid.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> scores = score(model, [torch.rand(4, 3, 64, 64)], layers=["layer3", "layer4"], progress=False)
+        >>> list(scores.summary().index), len(scores.rows)
+        ([('layer3', 'gradcam'), ('layer4', 'gradcam')], 8)
+    """
+    protocol = _settle(protocol, target, model)
+    explainers, chosen = resolve_methods(methods), resolve_metrics(metrics)
+    addresses = _addresses(layers, explainers)
+    _check_sizes(batch_size=batch_size, max_images=max_images)
+    run = _Run(chosen, new_manifest(model, seed, chosen), output_dir)
+    with borrow(model, device) as there, _progress(progress, loader, max_images) as advance:
+        run.manifest["device"] = there.type
+        try:
+            for batch in read_batches(loader, batch_size, max_images):
+                run.failures += batch.failed
+                if len(batch):
+                    if run.job is None:
+                        found = locate(model, batch.images.to(there), addresses, grid=grid, prefix_tokens=prefix_tokens)
+                        run.begin(Job(found, make_pairs(explainers, found), protocol, output, seed), batch, max_images)
+                    run.add(measure(model, batch, run.started, there, batch_size))
+                advance(len(batch) + len(batch.failed))
+        except BaseException:
+            run.rescue()
+            raise
+    return run.finish()
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    layers: str | Iterable[str] = (),
+    method: Method = "gradcam",
+    target: Target | None = None,
+    *,
+    labels: Tensor | None = None,
+    protocol: str | Protocol = "default",
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    output: Output = None,
+    grid: tuple[int, int] | None = None,
+    prefix_tokens: int | None = None,
+) -> dict[str, Tensor]:
+    """Explanation maps of a batch, from several layers in one forward and one backward pass.
+
+    The model is given back as it was.
+
+    Args:
+        model: an image classifier.
+        images: `[N, C, H, W]`, normalised as the model expects.
+        layers: addresses or patterns; none for a method that needs no layer.
+        method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
+        target: "predicted", "label" (with `labels`), a class index, or a function; the protocol's choice unless told.
+        labels: true classes `[N]`.
+        protocol: says how maps are normalised, and what the gradient is taken of.
+        device: where to work; the model's own unless told.
+        seed: of random explainers.
+        output: where the logits are in the model's output.
+        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
+        prefix_tokens: number of tokens before that grid, likewise.
+
+    Returns:
+        By address (or "input" for a method without layer) maps `[N, H, W]` in [0, 1], of the images' size, on the device where
+        they were made. A map that is NaN or constant comes out as zeros.
+
+    Raises:
+        UsageError: one of its kinds, for what cannot work as given.
+
+    Example:
+        >>> import torch, torchvision
+        >>> maps = explain(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64), ["layer4"])
+        >>> maps["layer4"].shape
+        torch.Size([2, 64, 64])
+    """
+    protocol = _settle(protocol, target, model)
+    explainers = resolve_methods(method)
+    addresses = _addresses(layers, explainers)
+    batch = next(read_batches([{"image": images, "label": labels}]))
+    with borrow(model, device) as there:
+        found = locate(model, batch.images.to(there), addresses, grid=grid, prefix_tokens=prefix_tokens)
+        job = Job(found, make_pairs(explainers, found), protocol, output, seed)
+        seen = look(model, batch, job, there)
+        return {layer or NO_LAYER: maps_of(e, seen.context(layer), protocol).maps for e, layer in job.pairs}
+
+
+def _settle(protocol: str | Protocol, target: Target | None, model: nn.Module) -> Protocol:
+    """The protocol with the caller's target; a black fill gets the numbers that images are normalised with."""
+    settled = resolve_protocol(protocol)
+    if target is not None:
+        settled = replace(settled, target=target)
+    config = getattr(model, "pretrained_cfg", None)  # models of timm know them
+    if settled.fills_black and settled.mean is None and isinstance(config, Mapping):
+        settled = replace(settled, mean=tuple(config["mean"]), std=tuple(config["std"]))
+    return settled
+
+
+def _addresses(layers: str | Iterable[str], explainers: Sequence[Explainer]) -> list[str]:
+    """The layers to probe: none if no explainer needs one."""
+    needing = [explainer.name for explainer in explainers if explainer.needs_layer]
+    addresses = [layers] if isinstance(layers, str) else list(layers)
+    if needing and not addresses:
+        raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
+    return addresses if needing else []
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise UsageError(f"{name} is at least 1, got {size}")
+
+
+@dataclass
+class _Run:
+    """The rows and the manifest of a run under way."""
+
+    metrics: Sequence[Metric]
+    manifest: dict[str, Any]
+    output_dir: str | Path | None
+    job: Job | None = None
+    frames: list[pd.DataFrame] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def started(self) -> Job:
+        """What is asked of every batch; known once there were images."""
+        if self.job is None:
+            name, _, reason = self.failures[0]
+            raise RunError(f"none of the {len(self.failures)} images could be read; the first, '{name}': {reason}")
+        return self.job
+
+    def begin(self, job: Job, first: Batch, max_images: int | None) -> None:
+        """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
+        self.job = job
+        self.manifest["run"] = {
+            "model": self.manifest["model"]["fingerprint"],
+            "layers": [item.address for item in job.layers],
+            "methods": list(dict.fromkeys(explainer.name for explainer, _ in job.pairs)),
+            "metrics": [metric.name for metric in self.metrics],
+            **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
+            "seed": job.seed,
+            "max_images": max_images,
+            "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
+        }
+        if self.output_dir is not None:
+            check_folder(self.output_dir, self.manifest["run"])
+
+    def add(self, measured: Measured) -> None:
+        """The rows of one batch."""
+        self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
+
+    def gather(self, complete: bool) -> Scores:
+        """All rows so far, those of unreadable images last."""
+        unreadable = failed_rows(self.failures, self.started.names, self.metrics)
+        rows = pd.concat([*self.frames, unreadable] if self.failures else self.frames, ignore_index=True)
+        ids = rows["image_id"].unique()
+        found = {
+            "complete": complete,
+            "data": {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)},
+            "unreadable": [{"id": name, "reason": reason} for name, _, reason in self.failures],
+        }
+        return Scores(rows, self.manifest | found)
+
+    def rescue(self) -> None:
+        """Keep what there is of a run that breaks off, unless a finished one is there."""
+        if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
+            self.gather(complete=False).save(self.output_dir)
+
+    def finish(self) -> Scores:
+        """The whole run, written if a folder was given."""
+        scores = self.gather(complete=True)
+        if self.output_dir is not None:
+            scores.save(self.output_dir)
+        return scores
+
+
+@contextmanager
+def _progress(wanted: bool, loader: Any, max_images: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar of images on stderr, where that is a terminal; gives the function that moves it on."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    dataset: Any = getattr(loader, "dataset", None)
+    total = len(dataset) if hasattr(dataset, "__len__") else max_images
+    columns = (SpinnerColumn(), *Progress.get_default_columns()[:-1], TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as bar:
+        task = bar.add_task("scoring", total=min(total, max_images or total) if total else None, rate="")
+
+        def advance(count: int) -> None:
+            bar.advance(task, count)
+            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.1f} images/s")
+
+        yield advance

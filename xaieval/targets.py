@@ -1,0 +1,135 @@
+"""Which class is followed, and how a model's output becomes logits and confidences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xaieval.errors import ModelError, TargetError
+
+__all__ = ["check_labels", "choose_targets", "confidences", "logits_of", "take"]
+
+Output = str | int | Callable[[Any], Tensor] | None
+Target = str | int | Callable[..., Tensor]
+
+_CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=1),
+    "sigmoid": torch.sigmoid,
+    "identity": lambda logits: logits,
+}
+
+
+def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
+    """The logits in a model's output.
+
+    Args:
+        output: a tensor, an object with `.logits`, a mapping with "logits" or "out" or one entry, a tuple or list (its first).
+        where: overrides this: a key, an index, or a function from the output to logits.
+
+    Raises:
+        ModelError: there are no logits `[N, K]` to be found.
+
+    Example:
+        >>> logits_of({"logits": torch.zeros(2, 5), "features": torch.zeros(2, 8)}).shape
+        torch.Size([2, 5])
+    """
+    found = _find(output, where)
+    if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
+        came = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ModelError(
+            f"the model's output holds no logits [N, K]: got {came}; say where they are by output= (a key, an index, or a "
+            "function of the output)"
+        )
+    return found
+
+
+def confidences(logits: Float[Tensor, "n k"], kind: str | Callable[..., Any] = "softmax") -> Float[Tensor, "n k"]:
+    """Scores of all classes: "softmax" and "sigmoid" lie in [0, 1], "identity" is the logits, or a function of them.
+
+    Raises:
+        ModelError: the function changed the shape.
+    """
+    scores: Tensor = _CONFIDENCES[kind](logits) if isinstance(kind, str) else kind(logits)
+    if scores.shape != logits.shape:
+        raise ModelError(f"the confidence function gave {list(scores.shape)} for logits {list(logits.shape)}")
+    return scores
+
+
+def choose_targets(target: Target, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
+    """The class to follow for each image, fixed on the original image.
+
+    Args:
+        target: "predicted" (the class of the highest logit), "label", a class index, or a function
+            `(logits, labels) -> classes [N]`.
+        logits: of the original images.
+        labels: true classes; may be missing unless the target needs them.
+
+    Raises:
+        TargetError: labels are missing, or a class is outside `0..K-1`.
+
+    Example:
+        >>> choose_targets(0, torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
+        tensor([0, 0])
+    """
+    classes = logits.shape[1]
+    if callable(target):
+        chosen = torch.as_tensor(target(logits, labels), device=logits.device)
+        if chosen.shape != (len(logits),) or chosen.is_floating_point():
+            raise TargetError(f"a target function gives one class index an image, got {chosen.dtype} {list(chosen.shape)}")
+        return check_labels(chosen.long(), classes, "the target function gave class")
+    if target == "predicted":
+        return logits.argmax(dim=1)
+    if target == "label":
+        if labels is None:
+            raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
+        return check_labels(labels, classes, "the data has label")
+    if not isinstance(target, int) or isinstance(target, bool):
+        raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
+    if not 0 <= target < classes:
+        raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
+    return logits.new_full((len(logits),), target, dtype=torch.long)
+
+
+def check_labels(labels: Int[Tensor, " n"], classes: int, what: str) -> Int[Tensor, " n"]:
+    """The labels, if all of them are classes of the model.
+
+    Raises:
+        TargetError: one is not.
+    """
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise TargetError(f"{what} {int(outside[0])}, but the model has {classes} classes, 0 to {classes - 1}")
+    return labels
+
+
+def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Each image's score of its own target."""
+    return scores.gather(1, targets[:, None]).squeeze(1)
+
+
+def _find(output: Any, where: Output) -> Any:
+    if callable(where):
+        return where(output)
+    if where is not None:
+        try:
+            return output[where]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"the model's output has no {where!r}: it is {_describe(output)}") from error
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, Mapping):
+        only = next(iter(output.values())) if len(output) == 1 else None
+        return output.get("logits", output.get("out", only))
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Mapping):
+        return f"a mapping with {', '.join(map(repr, output))}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    return f"a {type(output).__name__}"
