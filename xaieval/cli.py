@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
 
 from xaieval import __version__
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, parse_literals, parse_target, plain
-from xaieval.errors import ConfigError, RunError, UsageError, XaievalError
+from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, parse_literals, plain, read_toml
+from xaieval.errors import RunError, UsageError, XaievalError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from xaieval.data import Data
     from xaieval.models import LoadedModel
+    from xaieval.protocol import Protocol
     from xaieval.scores import Scores
 
 __all__ = ["app", "main"]
@@ -43,10 +44,9 @@ def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
     """Take what the command line does not say from the run file, if one is given."""
     for argument in arguments:
         if argument.field_info.name == "run_file" and argument.tokens:
-            path = Path(argument.tokens[0].value)
-            if not path.is_file():
-                raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options")
-            Toml(path, use_commands_as_keys=False)(app, commands, arguments)
+            settings = read_toml(argument.tokens[0].value)
+            # Under the command's name, or a setting that is also the name of a command ("layers") would be passed over.
+            Dict({commands[0]: settings}, source=argument.tokens[0].value)(app, commands, arguments)
 
 
 app = App(
@@ -55,6 +55,7 @@ app = App(
     version=__version__,
     config=_read_run_file,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -88,14 +89,14 @@ def score(
 
     loaded = _load(options.model, model_options)
     data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images)
+    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
         data.loader,
         layers=options.layers,
         methods=options.methods,
         metrics=options.metrics,
-        target=parse_target(options.target),
-        protocol=protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std),
+        protocol=protocol,
         device=options.device,
         batch_size=options.batch_size,
         max_images=options.max_images,
@@ -105,7 +106,7 @@ def score(
     )
     scores.manifest["options"] = settings
     scores.save(folder)
-    pictures = _save_maps(folder, loaded, data, options)
+    pictures = _save_maps(folder, loaded, data, options, protocol)
     _print_summary(scores, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
     if not scores.summary()["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     except XaievalError as error:
         _stop(FAILED, str(error), arguments)
     except KeyboardInterrupt:
-        _stop(INTERRUPTED, "interrupted", arguments)
+        _stop(INTERRUPTED, "interrupted; the rows of finished batches were written", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
 
@@ -189,29 +190,31 @@ def _folder(settings: dict[str, Any]) -> Path:
     return RUNS / "-".join([*names, digest])
 
 
-def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions) -> list[str]:
+def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
     """The figure of a few images with their maps by the first method; the names of the files written."""
     from xaieval.data.batches import read_batches
     from xaieval.report import maps_figure
     from xaieval.scoring import explain
 
-    batch = next(read_batches(data.preview, max_images=PREVIEW), None) if data.preview is not None else None
+    batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
     if batch is None or not len(batch):
         return []
-    method = options.methods[0]
-    target = parse_target(options.target) if options.target != "label" else "predicted"
-    maps = explain(loaded.model, batch.images, options.layers, method, target, device=options.device, seed=options.seed)
-    shown = dict(list(maps.items())[:MOST_COLUMNS])
-    titles = (
-        [data.classes[label] for label in batch.labels.tolist()] if data.classes and batch.labels is not None else batch.ids
+    maps = explain(
+        loaded.model,
+        batch.images,
+        options.layers,
+        options.methods[0],
+        labels=batch.labels,
+        protocol=protocol,
+        device=options.device,
+        seed=options.seed,
     )
-    figure = maps_figure(
-        loaded.preprocessing.to_pixels(batch.images),
-        {k: v.cpu() for k, v in shown.items()},
-        titles,
-        f"{options.model}, {method}",
-    )
-    figure.savefig(folder / FIGURE, dpi=150)
+    titles = batch.ids
+    if data.classes is not None and batch.labels is not None:
+        titles = [data.classes[label] for label in batch.labels.tolist()]
+    shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
+    pixels = loaded.preprocessing.to_pixels(batch.images)
+    maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}").savefig(folder / FIGURE, dpi=120)
     return [FIGURE]
 
 

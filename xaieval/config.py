@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
@@ -13,7 +15,7 @@ from cyclopts import Parameter, Token
 from xaieval.errors import ConfigError
 from xaieval.protocol import Protocol, resolve_protocol
 
-__all__ = ["ModelOptions", "ProtocolOptions", "ScoreOptions", "parse_literals", "parse_target", "plain"]
+__all__ = ["ModelOptions", "ProtocolOptions", "ScoreOptions", "parse_literals", "plain", "read_toml"]
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -134,20 +136,17 @@ class ProtocolOptions:
     constant_map: str | None = None
     invalid: str | None = None
 
-    def resolve(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Protocol:
-        """The protocol, with the numbers that the images are normalised with where a fill needs them.
+    def resolve(self, mean: tuple[float, ...], std: tuple[float, ...], target: str | None = None) -> Protocol:
+        """The protocol with its target, and with the numbers that the images are normalised with where a fill needs them.
 
         Raises:
             ProtocolError: the name or a choice is unknown.
         """
         changes: dict[str, Any] = plain(self)
+        if target is not None:
+            changes["target"] = int(target) if target.lstrip("-").isdigit() else target
         protocol = dataclasses.replace(resolve_protocol(changes.pop("protocol")), **changes)
         return dataclasses.replace(protocol, mean=mean, std=std) if protocol.fills_black else protocol
-
-
-def parse_target(text: str | None) -> str | int | None:
-    """A target as the command line gives it: a class index if it is a number."""
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
@@ -165,6 +164,20 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
             return text
 
     return {name: parse(text) for name, text in arguments.items()}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a run file.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
 
 
 def plain(options: Any) -> dict[str, Any]:

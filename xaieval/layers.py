@@ -158,8 +158,9 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
-        with torch.inference_mode():
-            (forward or model)(images)
+        # Not inference_mode: what a model caches in its first pass has to be fit for gradients in the next.
+        with torch.inference_mode(False), torch.no_grad():
+            (forward or model)(images.clone() if images.is_inference() else images)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval import __version__
 from xaieval.metrics import Metric
 
 __all__ = ["digest", "fingerprint", "new_manifest", "tensor_bytes"]
 
 SCHEMA = 1
-PACKAGES = ("xaieval", "torch", "torchvision", "timm", "numpy", "pandas")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
 
 
 def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict
     return {
         "schema": SCHEMA,
         "complete": False,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"xaieval": __version__, "python": platform.python_version(), **versions},
         "seed": seed,
         "model": {
             "class": f"{type(model).__module__}.{type(model).__qualname__}",

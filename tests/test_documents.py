@@ -1,0 +1,68 @@
+"""README and examples say what the code does: commands, numbers, and scripts that run."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from xaieval.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CELL = re.compile(r"([\d.]+) \[([\d.]+), ([\d.]+)\]")
+
+
+def test_readme_has_the_commands_that_continuous_integration_runs():
+    script = (ROOT / ".ci/run").read_text()
+    assert "pip install . && xaieval-bench score" in README
+    assert "pip install --quiet . && xaieval-bench score" in script
+    assert 'pip install -e ".[dev]" && pytest' in README
+    assert 'pip install --quiet -e ".[dev]" && pytest' in script
+
+
+def test_readme_shows_what_the_first_run_gives(tmp_path):
+    main(["score", "--out", str(tmp_path), "--no-progress"])
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index("layer")
+    printed = {line.split()[0]: line for line in README.splitlines() if line.startswith(" fpn[")}
+    assert list(printed) == list(summary.index)
+    for layer, line in printed.items():
+        drop, increase = (float(mean) for mean, _, _ in CELL.findall(line))
+        # One image more or less than on the author's machine is rounding of the processor, more is another result.
+        assert summary.loc[layer, "average_drop"] == pytest.approx(drop, abs=0.6)
+        assert summary.loc[layer, "increase_in_confidence"] == pytest.approx(increase, abs=0.6)
+
+
+def test_readme_table_of_the_real_case_is_the_benchmark_result():
+    summary = pd.read_csv(ROOT / "benchmarks/ucmerced_mobilenetv2/summary.csv")
+    wanted = [
+        f"| `{row['layer']}` | {_cell(row, 'average_drop')} | {_cell(row, 'increase_in_confidence')} | {row['n_images']} |"
+        for row in summary[summary["method"] == "gradcam"].to_dict("records")
+    ]
+    assert [line for line in README.splitlines() if line.startswith("| `blocks.")] == wanted
+
+
+def test_benchmark_run_file_is_read_by_the_command(tmp_path, capsys):
+    settings = tomllib.loads((ROOT / "benchmarks/ucmerced_mobilenetv2.toml").read_text())
+    assert settings["max-images"] == 210
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", str(ROOT / "benchmarks/ucmerced_mobilenetv2.toml"), "--weights", str(tmp_path / "missing.safetensors")])
+    assert stopped.value.code == 2
+    assert "no weights file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "average_drop" in capsys.readouterr().out
+    assert list(tmp_path.glob("*.png"))
+
+
+def _cell(row: dict[str, float], metric: str) -> str:
+    return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
