@@ -17,6 +17,7 @@ from xaieval.report import maps_figure
 
 
 def main(folder: Path) -> None:
+    """Print the summary and draw the maps."""
     model = xaieval.models.fpn_scenes()
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     loader = scenes(prepare, size=60).loader(batch_size=20)

@@ -86,7 +86,9 @@ def score(
     from xaieval.data import load_data
     from xaieval.scores import MANIFEST, ROWS, SUMMARY
     from xaieval.scoring import score as run
+    from xaieval.stats import check_level
 
+    check_level(options.level)
     loaded = _load(options.model, model_options)
     data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
@@ -103,9 +105,10 @@ def score(
         output_dir=folder,
         progress=options.progress,
         seed=options.seed,
+        **options.where,
     )
     scores.manifest["options"] = settings
-    scores.save(folder)
+    scores.save(folder, options.level)
     pictures = _save_maps(folder, loaded, data, options, protocol)
     _print_summary(scores, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
     if not scores.summary()["n_images"].any():
@@ -208,6 +211,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         protocol=protocol,
         device=options.device,
         seed=options.seed,
+        **options.where,
     )
     titles = batch.ids
     if data.classes is not None and batch.labels is not None:

@@ -77,6 +77,9 @@ class ScoreOptions:
         max_images: At most so many images, spread evenly over the classes.
         seed: Of random explainers and of the bootstrap.
         level: Of the intervals.
+        output: Where the logits are in the model's output, by key; found by itself in most models.
+        grid: Height and width of the token grid, such as 14,14, where it cannot be inferred.
+        prefix_tokens: Number of tokens before the grid, likewise.
         out: Folder for rows, summary, manifest and figure; named after the run unless told.
         progress: Show a progress bar, where stderr is a terminal.
     """
@@ -92,8 +95,23 @@ class ScoreOptions:
     max_images: int | None = None
     seed: int = 0
     level: float = 0.95
+    output: str | None = None
+    grid: Numbers | None = None
+    prefix_tokens: int | None = None
     out: str | None = None
     progress: bool = True
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Where in the model the logits and the token grid are.
+
+        Raises:
+            ConfigError: the grid is not two whole numbers.
+        """
+        grid = None if self.grid is None else tuple(int(cells) for cells in self.grid)
+        if grid is not None and (len(grid) != 2 or grid != self.grid or min(grid) < 1):
+            raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {self.grid}")
+        return {"output": self.output, "grid": grid, "prefix_tokens": self.prefix_tokens}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +191,20 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
+    # "no-progress = true" is what the command line calls --no-progress.
+    return {
+        **{name: value for name, value in settings.items() if not _is_negative(name, value)},
+        **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
+    }
+
+
+def _is_negative(name: str, value: Any) -> bool:
+    return name.startswith(("no-", "no_")) and isinstance(value, bool)
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer
 from xaieval.masking import Finished, baseline, finish, mask, occlude
-from xaieval.probe import ProbeLayer, run
+from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
 from xaieval.rows import Measured
 from xaieval.targets import Output, choose_targets, confidences, logits_of, take
@@ -87,7 +87,7 @@ class Look:
 
 def look(model: nn.Module, batch: Batch, job: Job, device: torch.device) -> Look:
     """Run the original images once: logits, targets, and activations and gradients at all layers."""
-    images = batch.images.to(device)
+    images = to_device(batch.images, device)
     labels = None if batch.labels is None else batch.labels.to(device)
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
     seen = run(model, images, job.layers, differentiable)
@@ -106,8 +106,7 @@ def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finis
     Raises:
         ExplainerError: the explainer did not give one map an image.
     """
-    with torch.inference_mode(False), torch.enable_grad():  # an explainer may differentiate the model
-        raw: Any = explainer(context)
+    raw: Any = explainer(context)
     images = context.images
     if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
         came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__

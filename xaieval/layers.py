@@ -8,6 +8,7 @@ execution, and addresses are matched against that record.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "trace"]
 
 Forward = Callable[[Tensor], Any]
+
+MOST_PREFIX = 8  # class and distillation tokens, registers
 
 _ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d+|\*))?")
 
@@ -158,9 +161,8 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
-        # Not inference_mode: what a model caches in its first pass has to be fit for gradients in the next.
-        with torch.inference_mode(False), torch.no_grad():
-            (forward or model)(images.clone() if images.is_inference() else images)
+        with torch.no_grad():  # not inference_mode: what a model caches now has to be fit for gradients in the next pass
+            (forward or model)(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -233,7 +235,7 @@ def layout_of(
             )
     if layout is None:
         raise AddressError(
-            f"layer '{layer.address}' has no map: its output is {_show(layer.shape)} for {traced.batch} images, and "
+            f"layer '{layer.address}' has no map: its output is {list(layer.shape)} for {traced.batch} images, and "
             "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] were expected; 'xaieval-bench layers' lists all"
         )
     return layout
@@ -314,10 +316,15 @@ def _nothing_found(pattern: str, path: str, at_path: list[Layer], traced: Trace)
     if at_path and not parse(pattern).keys:
         everything = Address(path, ("*",) * len(at_path[0].keys))
         return f"layer '{path}' returns several tensors: {_some(at_path)}; pick one of them, or all with '{everything}'"
-    near = [layer.address for layer in at_path]
-    near = near or difflib.get_close_matches(pattern, [layer.address for layer in traced.layers], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(name) for name in near[:3])}? " if near else ""
+    near = _nearest(pattern, [layer.address for layer in at_path or traced.layers], cutoff=0.0 if at_path else 0.5)
+    hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return f"no layer {pattern!r}; {hint}'xaieval-bench layers' lists all"
+
+
+def _nearest(pattern: str, addresses: list[str], cutoff: float, most: int = 4) -> list[str]:
+    """The addresses most like a pattern; equally near ones in order of execution."""
+    likeness = {address: difflib.SequenceMatcher(None, pattern, address).ratio() for address in addresses}
+    return sorted((a for a in addresses if likeness[a] >= cutoff), key=lambda a: -likeness[a])[:most]
 
 
 def _some(layers: list[Layer], most: int = 12) -> str:
@@ -326,17 +333,29 @@ def _some(layers: list[Layer], most: int = 12) -> str:
 
 
 def _image_layout(shape: tuple[int, ...], image_size: tuple[int, int]) -> Layout:
-    """Channels come last only if that fits the image's proportions and channels first does not."""
+    """Channels come last only where that fits the image's proportions better than channels first."""
     first, last = shape[2:4], shape[1:3]
-    if _proportional(last, image_size) and not _proportional(first, image_size):
-        return Layout("channels_last", *last)
+    for fits in (_divides, _proportional):
+        if fits(first, image_size):
+            break
+        if fits(last, image_size):
+            return Layout("channels_last", *last)
     return Layout("channels_first", *first)
 
 
+def _divides(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Whether one whole stride explains both sides exactly."""
+    stride = image_size[0] // size[0]
+    return (size[0] * stride, size[1] * stride) == image_size
+
+
 def _proportional(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """Whether one stride explains both sides, with one cell of tolerance for padding."""
-    stride = image_size[0] / size[0]
-    return abs(image_size[1] / stride - size[1]) < 1
+    """Whether one stride explains both sides, either with both rounded down or with both rounded up."""
+    down = [(side / (cells + 1), side / cells) for side, cells in zip(image_size, size, strict=True)]
+    up = [(side / cells, side / (cells - 1) if cells > 1 else math.inf) for side, cells in zip(image_size, size, strict=True)]
+    meet_down = max(low for low, _ in down) < min(high for _, high in down)
+    meet_up = max(low for low, _ in up) < min(high for _, high in up)
+    return meet_down or meet_up
 
 
 def _token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int] | None, prefix: int | None) -> Layout | None:
@@ -344,10 +363,14 @@ def _token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int
     if grid is not None:
         rest = tokens - grid[0] * grid[1]
         return Layout("tokens", *grid, rest) if rest >= 0 and prefix in (None, rest) else None
-    ratio = image_size[0] / image_size[1]
-    for count in range(tokens) if prefix is None else [prefix]:
-        height = round(((tokens - count) * ratio) ** 0.5)
-        width = round(((tokens - count) / ratio) ** 0.5)
-        if height * width == tokens - count > 0 and _proportional((height, width), image_size):
-            return Layout("tokens", height, width, count)
+    counts = range(min(tokens, MOST_PREFIX + 1)) if prefix is None else [prefix]
+    for fits in (_divides, _proportional):
+        for count in counts:
+            for size in _rectangles(tokens - count):
+                if fits(size, image_size):
+                    return Layout("tokens", *size, count)
     return None
+
+
+def _rectangles(cells: int) -> list[tuple[int, int]]:
+    return [(height, cells // height) for height in range(1, cells + 1) if cells % height == 0]

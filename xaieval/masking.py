@@ -70,17 +70,17 @@ def normalise(maps: Float[Tensor, "n h w"], protocol: Protocol) -> tuple[Float[T
     """
     if protocol.normalisation == "none":
         return maps, torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
-    flat = maps.flatten(1)
+    flat = maps.flatten(1) / 2  # which is exact, and keeps the span of any float32 map a float32
+    largest = flat.abs().amax(dim=1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
-    largest = torch.maximum(low.abs(), high.abs())
     if protocol.normalisation == "percentile":
         low, high = (_percentile(flat, percent) for percent in protocol.percentiles)
     elif protocol.normalisation == "max":
         low = torch.zeros_like(high)
     span = high - low
     constant = span <= FLAT * largest
-    scaled = (maps - low[:, None, None]) / span.masked_fill(constant, 1)[:, None, None]
-    return scaled.masked_fill(constant[:, None, None], 0), constant
+    scaled = (flat - low[:, None]) / span.masked_fill(constant, 1)[:, None]
+    return scaled.masked_fill(constant[:, None], 0).view_as(maps), constant
 
 
 def mask(maps: Float[Tensor, "n h w"], protocol: Protocol) -> Float[Tensor, "n h w"]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import check_images
-from xaieval.errors import AddressError
+from xaieval.errors import AddressError, TargetError, UsageError
 from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, table, trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "run"]
+__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "run", "to_device"]
 
 Score = Callable[[Any], Tensor]
 
@@ -71,7 +71,10 @@ class Pass:
 
         Raises:
             AddressError: the score does not depend on one of the layers.
+            TargetError: the score is not one number an image.
         """
+        if score.ndim != 1:
+            raise TargetError(f"a score is one number an image, [N]; got {list(score.shape)}")
         found: dict[str, Tensor | None] = dict.fromkeys(self._captured)
         if self._captured and score.requires_grad:
             tensors = list(self._captured.values())
@@ -82,7 +85,7 @@ class Pass:
                 f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
                 "prediction passes through, or a method that needs no gradient"
             )
-        return {a: self._layouts[a].to_maps(gradient) for a, gradient in found.items() if gradient is not None}
+        return {a: layout.to_maps(gradient) for a, layout in self._layouts.items() if (gradient := found[a]) is not None}
 
 
 @contextmanager
@@ -95,13 +98,19 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
 
     Yields:
         The device that the model is on.
+
+    Raises:
+        UsageError: there is no such device.
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     tensors = [*model.parameters(), *model.buffers()]
     home = tensors[0].device if tensors else torch.device("cpu")
-    there = torch.device(device) if device is not None else home
+    there = home if device is None else _usable(device)
     with ExitStack() as undo:
+        # Gradients are taken whatever mode the caller is in.
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.enable_grad())
         if there != home:
             undo.callback(model.to, home)
             model.to(there)
@@ -112,6 +121,12 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         model.eval()
         model.requires_grad_(False)
         yield there
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """The images on a device, as a tensor that gradients can pass, also if they were made in inference mode."""
+    moved = images.to(device)
+    return moved.clone() if moved.is_inference() else moved.detach()
 
 
 def locate(
@@ -159,10 +174,8 @@ def run(
         for path, watched in _by_path(layers).items():
             hook = _Hook(watched, captured, differentiable)
             undo.callback(model.get_submodule(path).register_forward_hook(hook).remove)
-        # A caller's inference_mode would make tensors that no gradient can pass.
-        undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.set_grad_enabled(differentiable))
-        output = (forward or model)(images.clone() if images.is_inference() else images.detach())
+        output = (forward or model)(images)
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data but not on these")
@@ -204,7 +217,7 @@ def probe(
     """
     check_images(images)
     with borrow(model, device) as there:
-        images = images.to(there)
+        images = to_device(images, there)
         found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens)
         seen = run(model, images, found, differentiable=score is not None)
         gradients = seen.gradients(score(seen.output)) if score is not None else {}
@@ -230,7 +243,7 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
     """
     check_images(images)
     with borrow(model) as device:
-        return table(trace(model, images.to(device)))
+        return table(trace(model, to_device(images, device)))
 
 
 class _Hook:
@@ -251,6 +264,8 @@ class _Hook:
         for layer in self.layers:
             if layer.call == call:
                 tensor = pick(output, layer.keys)
+                if _shares_memory(tensor, inputs):
+                    tensor = tensor.clone()  # its user may change the input in place
                 if self.differentiable and not tensor.requires_grad:
                     if not tensor.is_floating_point():
                         raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")
@@ -258,6 +273,21 @@ class _Hook:
                 self.captured[layer.address] = tensor
                 output = _replace(output, layer.keys, tensor.clone())
         return output
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {str(device)!r} cannot be used: {reason}") from error
+
+
+def _shares_memory(tensor: Tensor, inputs: Sequence[Any]) -> bool:
+    return any(
+        isinstance(given, Tensor) and given.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+        for given in inputs
+    )
 
 
 def _by_path(layers: Iterable[ProbeLayer]) -> Mapping[str, list[Layer]]:

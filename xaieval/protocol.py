@@ -108,11 +108,12 @@ class Protocol:
             _check_choice("target", self.target, ("predicted", "label"))
         _check_range("keep_percent", self.keep_percent, 0, 100)
         _check_range("threshold", self.threshold, 0, 1)
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
+        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ProtocolError(f"percentiles are two rising numbers in [0, 100], got {self.percentiles}")
         if (self.mean is None) != (self.std is None):
             raise ProtocolError("give the input's mean and std together")
+        if self.std is not None and min(self.std) <= 0:
+            raise ProtocolError(f"the input's std is positive, got {self.std}")
 
     @property
     def fills_black(self) -> bool:

@@ -66,8 +66,12 @@ class Scores:
         """How many rows of each layer and method have which status."""
         return pd.crosstab([self.rows["layer"], self.rows["method"]], self.rows["status"])
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, level: float = 0.95) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
+
+        Args:
+            path: of the folder, made if need be.
+            level: of the intervals in the summary.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -76,7 +80,7 @@ class Scores:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            _write(folder / SUMMARY, lambda file: self.summary().to_csv(file))
+            _write(folder / SUMMARY, lambda file: self.summary(level).to_csv(file))
             _write(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
         except OSError as error:
             raise OutputError(f"cannot write into '{path}': {error.strerror or error}; choose another folder") from error

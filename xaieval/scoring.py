@@ -18,7 +18,7 @@ from xaieval.errors import ExplainerError, RunError, UsageError
 from xaieval.explainers import Explainer, Method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
-from xaieval.probe import borrow, locate
+from xaieval.probe import borrow, locate, to_device
 from xaieval.protocol import Protocol, resolve_protocol
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores, check_folder, is_complete
@@ -92,6 +92,8 @@ def score(
     explainers, chosen = resolve_methods(methods), resolve_metrics(metrics)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
+    if seed < 0:
+        raise UsageError(f"seed is at least 0, got {seed}")
     run = _Run(chosen, new_manifest(model, seed, chosen), output_dir)
     with borrow(model, device) as there, _progress(progress, loader, max_images) as advance:
         run.manifest["device"] = there.type
@@ -100,7 +102,7 @@ def score(
                 run.failures += batch.failed
                 if len(batch):
                     if run.job is None:
-                        found = locate(model, batch.images.to(there), addresses, grid=grid, prefix_tokens=prefix_tokens)
+                        found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
                         run.begin(Job(found, make_pairs(explainers, found), protocol, output, seed), batch, max_images)
                     run.add(measure(model, batch, run.started, there, batch_size))
                 advance(len(batch) + len(batch.failed))
@@ -161,7 +163,7 @@ def explain(
     addresses = _addresses(layers, explainers)
     batch = next(read_batches([{"image": images, "label": labels}]))
     with borrow(model, device) as there:
-        found = locate(model, batch.images.to(there), addresses, grid=grid, prefix_tokens=prefix_tokens)
+        found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
         job = Job(found, make_pairs(explainers, found), protocol, output, seed)
         seen = look(model, batch, job, there)
         return {layer or NO_LAYER: maps_of(e, seen.context(layer), protocol).maps for e, layer in job.pairs}

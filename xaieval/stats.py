@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from xaieval.errors import MetricError
 
-__all__ = ["bootstrap_interval", "wilson_interval"]
+__all__ = ["bootstrap_interval", "check_level", "wilson_interval"]
 
 _BLOCK = 4_000_000  # random indices drawn at a time, so that memory stays bounded
 
@@ -37,7 +37,7 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
         True
     """
     sample = np.asarray(values, dtype=float)
-    _check_level(level)
+    check_level(level)
     if not len(sample):
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
@@ -69,13 +69,18 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
         >>> [round(end, 3) for end in wilson_interval(0, 20)]
         [0.0, 0.161]
     """
-    _check_level(level)
+    check_level(level)
     if n == 0:
         return float("nan"), float("nan")
     interval = binomtest(successes, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Refuse what is no level of an interval.
+
+    Raises:
+        MetricError: it is not in (0, 1).
+    """
     if not 0 < level < 1:
         raise MetricError(f"the level of an interval is a probability in (0, 1), such as 0.95; got {level}")

@@ -61,6 +61,8 @@ def load_data(
         pictures = ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing)
     elif rest:
         loader = import_factory(spec, DataError, "data")()
+        if not hasattr(loader, "__iter__"):
+            raise DataError(f"{spec} gave a {type(loader).__name__}; a function that returns a loader is expected")
         return Data(loader, None if iter(loader) is loader else loader, None)
     else:
         raise DataError(f"no data {spec!r}; data is {DATA_FORMS}")
@@ -75,11 +77,14 @@ def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
         UsageError: of the class given, if the module or the function does not exist.
     """
     module, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise error(f"no {what} {spec!r}: {module!r} is no name of a module; 'package.module:factory' is expected")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
-    except AttributeError as missing:
-        raise error(f"no {what} {spec!r}: module {module!r} has no {name!r}") from missing
+    if not hasattr(found, name):
+        raise error(f"no {what} {spec!r}: module {module!r} has no {name!r}")
+    return getattr(found, name)

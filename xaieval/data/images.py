@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
@@ -119,7 +120,7 @@ def image_folder(root: str | Path, preprocessing: Preprocessing) -> Pictures:
 
     def read(index: int) -> Image.Image:
         with Image.open(paths[index]) as picture:
-            return picture.convert("RGB")
+            return _to_rgb(picture)
 
     return Pictures(
         ids=[name for name, _ in files],
@@ -128,6 +129,14 @@ def image_folder(root: str | Path, preprocessing: Preprocessing) -> Pictures:
         read=read,
         preprocessing=preprocessing,
     )
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # or Pillow warns about a palette's transparent colours
+    return picture.convert("RGB")
 
 
 def ucmerced(root: str | Path, preprocessing: Preprocessing) -> Pictures:

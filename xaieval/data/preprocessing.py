@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class Preprocessing:
         mean: subtracted, per channel, in [0, 1].
         std: divided by, per channel.
         interpolation: "bilinear", "bicubic" or "nearest", antialiased.
+        squash: resize both sides to `resize`, whatever the picture's proportions.
     """
 
     image_size: int = 224
@@ -35,6 +36,7 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -47,13 +49,15 @@ class Preprocessing:
     def with_size(self, image_size: int) -> Preprocessing:
         """The same with another crop, the share of the picture that the crop shows kept."""
         resize = round(image_size * self.resize / self.image_size)
-        return Preprocessing(image_size, resize, self.mean, self.std, self.interpolation)
+        return replace(self, image_size=image_size, resize=resize)
 
     def __call__(self, picture: Image.Image) -> Float[Tensor, "3 s s"]:
         """The normalised tensor of an RGB picture."""
         steps = v2.Compose(
             [
-                v2.Resize(self.resize, InterpolationMode(self.interpolation), antialias=True),
+                v2.Resize(
+                    [self.resize] * 2 if self.squash else self.resize, InterpolationMode(self.interpolation), antialias=True
+                ),
                 v2.CenterCrop(self.image_size),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),

@@ -75,7 +75,7 @@ def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
     """
     total = activation.sum(dim=(2, 3), keepdim=True)
     positive = gradient.clamp(min=0)
-    share = torch.where(positive > 0, positive / (2 + total * positive), 0)
+    share = torch.where(positive == 0, 0, positive / (2 + total * positive))
     return _weighted(share.sum(dim=(2, 3)), activation)
 
 
@@ -162,10 +162,11 @@ class ClassifierCAM:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
         pooled = activation.mean(dim=(2, 3))
-        for linear in _linear_layers(context.model, pooled.shape[1], context.logits.shape[1]):
-            if torch.allclose(linear(pooled), context.logits, rtol=1e-3, atol=1e-3 * float(context.logits.std())):
-                weight = linear.weight[context.targets]
-                return torch.einsum("nc,nchw->nhw", weight, activation)
+        finite = context.logits.isfinite().all(dim=1)
+        wanted = context.logits[finite]
+        for linear in _linear_layers(context.model, pooled.shape[1], wanted.shape[1]):
+            if (linear(pooled[finite]) - wanted).abs().le(1e-3 * wanted.abs().amax(dim=1, keepdim=True)).all():
+                return torch.einsum("nc,nchw->nhw", linear.weight[context.targets], activation)
         raise ExplainerError(
             f"method 'cam' needs a layer that feeds global average pooling and then the linear classifier, and "
             f"'{context.layer}' does not: take the last layer before the pooling, or method 'gradcam'"

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import timm
 import torch
 from jaxtyping import Float
+from timm.layers import Format
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -65,7 +66,10 @@ class FPNClassifier(nn.Module):
 
     def pyramid(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
         """The levels by name, finest first; level `p2` is `[N, channels, H / 4, W / 4]`."""
-        levels: dict[str, Tensor] = self.fpn(OrderedDict(zip(LEVELS, self.backbone(images), strict=True)))
+        features = self.backbone(images)
+        if getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC:
+            features = [maps.permute(0, 3, 1, 2) for maps in features]
+        levels: dict[str, Tensor] = self.fpn(OrderedDict(zip(LEVELS, features, strict=True)))
         return levels
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:

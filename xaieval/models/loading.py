@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
 
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.scenes import SIDE
@@ -58,7 +57,7 @@ def load_model(
         128
     """
     kind, _, name = spec.partition(":")
-    if not name:
+    if not kind or not name:
         raise ModelError(f"no model {spec!r}; a model is {MODEL_FORMS}")
     loaders: dict[str, Callable[..., LoadedModel]] = {"timm": _timm, "torchvision": _torchvision, "xaieval": _builtin}
     arguments = dict(model_args or {})
@@ -85,8 +84,9 @@ def load_weights(model: nn.Module, path: str | Path, name: str = "the model") ->
         WeightsError: the file is missing, cannot be read, or does not fit.
     """
     path = Path(path)
-    found = _read(path)
-    wanted = model.state_dict()
+    found, wanted = _read(path), model.state_dict()
+    if found and all(name.startswith("module.") for name in found) and not found.keys() & wanted.keys():
+        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}  # saved from DataParallel
     shapes = [k for k in wanted if k in found and wanted[k].shape != found[k].shape]
     faults = [
         _list_keys("missing", [k for k in wanted if k not in found]),
@@ -105,16 +105,18 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a broken file can raise anything
         raise WeightsError(
-            f"cannot read '{path.name}': {reason} (.safetensors, or a .pth file of tensors alone, is expected)"
+            f"cannot read '{path.name}': it is damaged, or holds more than tensors, which would take code to load; "
+            ".safetensors, or a .pth file of tensors alone, is expected"
         ) from error
     for key in ("state_dict", "model"):
-        content = content.get(key, content) if isinstance(content, Mapping) else content
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    named = isinstance(content, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    if not named:
         raise WeightsError(f"'{path.name}' holds no state dict (a mapping from names to tensors)")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
 
 
 def _list_keys(what: str, keys: list[str], most: int = 3) -> str:
@@ -133,6 +135,7 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel
         Preprocessing(
             image_size=size,
             resize=int(size / config["crop_pct"] + 1e-6),
+            squash=config["crop_mode"] == "squash",
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
             interpolation=config["interpolation"],
@@ -153,16 +156,15 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any]) -> Load
 
     model = _build(create, f"torchvision:{name}", pretrained)
     transforms = default.transforms()
-    if not hasattr(transforms, "crop_size"):  # detectors normalise inside
-        return LoadedModel(model, Preprocessing(224, 224, mean=(0, 0, 0), std=(1, 1, 1)))
+    resize = getattr(transforms, "resize_size", [224])[0]
     return LoadedModel(
         model,
         Preprocessing(
-            image_size=transforms.crop_size[0],
-            resize=transforms.resize_size[0],
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            interpolation=transforms.interpolation.value,
+            image_size=getattr(transforms, "crop_size", [resize])[0],
+            resize=resize,
+            mean=tuple(getattr(transforms, "mean", (0, 0, 0))),  # detectors normalise inside
+            std=tuple(getattr(transforms, "std", (1, 1, 1))),
+            interpolation=getattr(transforms, "interpolation", InterpolationMode.BILINEAR).value,
         ),
     )
 
@@ -182,7 +184,10 @@ def _factory(spec: str, arguments: dict[str, Any]) -> LoadedModel:
 
 def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> nn.Module:
     if not pretrained:
-        return create(False)
+        try:
+            return create(False)
+        except RuntimeError as error:
+            raise ModelError(f"{spec} cannot be built: {error}") from error
     try:
         return create(True)
     except Exception as error:  # whatever the library's downloader raises

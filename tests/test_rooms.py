@@ -1,0 +1,260 @@
+"""How the package is built: what may import what, what is public, and rules that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import xaieval
+
+ROOT = Path(xaieval.__file__).parent
+
+# A module imports only from its own row and the rows above it: data flows one way, from loader to report.
+ROWS = (
+    ("errors", "protocol", "config"),
+    ("layers", "targets", "masking", "metrics", "stats", "data"),
+    ("probe", "models"),
+    ("explainers",),
+    ("engine", "rows", "manifest", "scores", "scoring"),
+    ("distributed", "training", "report"),
+    ("cli",),
+)
+ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+
+PUBLIC = ["Protocol", "Scores", "XaievalError", "explain", "explainers", "list_layers", "metrics", "models", "score"]
+
+
+@cache
+def _modules() -> dict[str, ast.Module]:
+    """The source of every module as a tree, by its full name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+NAMES = sorted(_modules())
+
+
+def _room(module: str) -> str:
+    """The part of the package that a module belongs to: `xaieval.data.images` to `data`, `xaieval` itself to none."""
+    return module.removeprefix("xaieval").removeprefix(".").split(".")[0]
+
+
+def _type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything below a node, also inside functions, but nothing that only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if not _type_checking(child):
+            yield child
+            yield from _running(child)
+        else:
+            for other in child.orelse:
+                yield other
+                yield from _running(other)
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    """Full names of what a module imports; `from a import b` is `a.b` where that is a module, else `a`."""
+    names = set()
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in _modules() else str(node.module) for name in full - {"xaieval.__version__"}}
+    return names
+
+
+def _own_imports(name: str) -> set[str]:
+    return {other for other in _imports(_modules()[name]) if other == "xaieval" or other.startswith("xaieval.")}
+
+
+def test_the_reading_of_imports_sees_functions_and_skips_type_checking():
+    tree = ast.parse(
+        "import torch.nn\n"
+        "if TYPE_CHECKING:\n    import pandas\nelse:\n    import numpy\n"
+        "def late():\n    from xaieval.data import images, load_data\n"
+    )
+    assert _imports(tree) == {"torch.nn", "numpy", "xaieval.data.images", "xaieval.data"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_imports_only_from_its_own_row_and_the_rows_above(name):
+    room = _room(name)
+    if not room:
+        assert not _own_imports(name), "the package itself loads everything lazily"
+        return
+    assert room in ROW_OF, f"{name} has no row: say in the design and in ROWS where it belongs"
+    for other in sorted(_own_imports(name)):
+        assert _room(other), f"{name} imports from the package itself, which loads lazily from all rows"
+        assert ROW_OF[_room(other)] <= ROW_OF[room], f"{name} (row {ROW_OF[room]}) imports {other}, which is below it"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # Within a row the rule above allows it.
+    waiting = {name: _own_imports(name) - {name} for name in NAMES}
+    while waiting:
+        ready = [name for name, needs in waiting.items() if not needs & waiting.keys()]
+        assert ready, f"a circle among {sorted(waiting)}"
+        for name in ready:
+            del waiting[name]
+
+
+@pytest.mark.parametrize("room", ROWS[0])
+def test_the_first_row_does_without_torch_and_other_heavy_packages(room):
+    first = {other.split(".")[0] for other in _imports(_modules()[f"xaieval.{room}"])}
+    assert not first & {"torch", "torchvision", "timm", "numpy", "pandas", "scipy", "matplotlib"}
+
+
+def test_the_command_line_imports_heavy_packages_only_inside_its_commands():
+    top = [node for node in _modules()["xaieval.cli"].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = _imports(ast.Module(list(top), []))
+    assert {_room(name) for name in names if name.startswith("xaieval.")} <= set(ROWS[0])
+    assert not {name.split(".")[0] for name in names} & {"torch", "timm", "numpy", "pandas", "matplotlib", "rich"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) in ("metrics", "stats", "scores", "rows")])
+def test_metrics_stats_and_scores_never_see_a_model(name):
+    assert not {_room(other) for other in _own_imports(name)} & {"probe", "models", "explainers", "layers", "engine"}
+    seen = {node.id for node in ast.walk(_modules()[name]) if isinstance(node, ast.Name)}
+    assert "nn" not in seen
+
+
+# ---- what is public
+
+
+def test_the_public_names_are_the_documented_ones_in_order():
+    assert xaieval.__all__ == PUBLIC
+    assert xaieval.__all__ == sorted(xaieval.__all__)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_can_be_imported_and_is_listed(name):
+    value = getattr(xaieval, name)
+    assert name in dir(xaieval)
+    if hasattr(value, "__module__"):
+        assert value.__module__.startswith("xaieval.")
+        assert value.__doc__
+    else:
+        assert value is importlib.import_module(f"xaieval.{name}")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'xaieval' has no attribute 'nonsense'$"):
+        _ = xaieval.nonsense
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Names that a module defines or imports at its top."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)}
+    return names
+
+
+def _listed(tree: ast.Module) -> list[str]:
+    """What `__all__` lists."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def _section(name: str) -> int:
+    """Constants first, then classes, then functions, as ruff sorts them."""
+    return 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "xaieval"])
+def test_every_module_lists_its_public_names_in_order_and_has_them(name):
+    tree = _modules()[name]
+    listed = _listed(tree)
+    assert listed, "public means in __all__"
+    assert listed == sorted(listed, key=lambda word: (_section(word), word))
+    assert set(listed) <= _defined(tree)
+    assert not [word for word in listed if word.startswith("_")]
+
+
+# ---- rules
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_says_what_it_is(name):
+    assert ast.get_docstring(_modules()[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_package_neither_asserts_nor_prints_nor_exits_outside_the_command_line(name):
+    tree = _modules()[name]
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], "assert is for tests"
+    if name != "xaieval.cli":
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not called & {"print", "sys.exit", "exit", "quit", "os._exit"}
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Raise) and "SystemExit" in ast.unparse(node)]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+
+
+def test_no_module_is_called_helper_or_utils():
+    assert not [
+        name for name in NAMES if name.split(".")[-1].strip("_") in ("helper", "helpers", "util", "utils", "misc", "common")
+    ]
+
+
+def _exceptions() -> list[str]:
+    return [node.name for node in _modules()["xaieval.errors"].body if isinstance(node, ast.ClassDef)]
+
+
+def _raised() -> set[str]:
+    """The names in all `raise X` and `raise X(...)`, and in what functions return to be raised."""
+    names = set()
+    for tree in _modules().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                names.add(ast.unparse(raised))
+    return names
+
+
+@pytest.mark.parametrize("name", [name for name in _exceptions() if name != "XaievalError"])
+def test_every_exception_is_raised_somewhere(name):
+    assert name in _raised()
+
+
+def test_the_base_of_all_exceptions_is_never_raised_itself():
+    # It would not say whether the call was wrong or the run failed.
+    assert "XaievalError" not in _raised()
+
+
+def test_exceptions_tell_wrong_use_from_failed_runs():
+    errors = importlib.import_module("xaieval.errors")
+    kinds = {name: getattr(errors, name) for name in _exceptions()}
+    for name, kind in kinds.items():
+        assert issubclass(kind, errors.XaievalError)
+        assert kind.__doc__
+        assert name in errors.__all__
+        if name not in ("XaievalError", "RunError"):
+            assert issubclass(kind, errors.UsageError), name
+            assert issubclass(kind, ValueError), "what a caller expects of a wrong argument"
+    assert not issubclass(errors.RunError, errors.UsageError)

@@ -1,0 +1,199 @@
+"""Intervals: by closed formula, against SciPy, and by how often they hold what they promise to hold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xaieval import stats
+from xaieval.errors import MetricError
+from xaieval.stats import bootstrap_interval, wilson_interval
+
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+
+
+def _drops(count: int, seed: int = 0) -> np.ndarray:
+    """Something like drops: many zeros, and a long tail up to 100."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(count) < 0.4, 0.0, np.minimum(rng.gamma(1, 25, count), 100))
+
+
+# ---- Wilson
+
+
+def _wilson(successes: int, n: int, level: float) -> tuple[float, float]:
+    """Wilson 1927: the proportions p for which the observed one is z standard errors of p away."""
+    z = scipy.stats.norm.ppf((1 + level) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return centre - half, centre + half
+
+
+def test_wilson_of_one_in_four_is_as_worked_by_hand():
+    # For z = 1 (level 68.27 %) and 1 of 4: centre (1/4 + 1/8) / (5/4) = 0.3, half width 4/5 * sqrt(3/64 + 1/64) = 0.2.
+    level = math.erf(1 / math.sqrt(2))
+    assert wilson_interval(1, 4, level) == pytest.approx((0.1, 0.5), abs=1e-12)
+
+
+@PROPERTY
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.999))
+def test_wilson_is_its_closed_formula_inside_the_unit_interval(counts, level):
+    low, high = wilson_interval(*counts, level)
+    assert (low, high) == pytest.approx(_wilson(*counts, level), abs=1e-9)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (10, 20), (20, 20), (1, 1000)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilson_is_that_of_scipy(successes, n, level):
+    theirs = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    assert wilson_interval(successes, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_has_a_width_also_where_no_image_or_every_image_counts():
+    # The normal approximation would say that zero of twenty is certainly zero.
+    low, high = wilson_interval(0, 20)
+    assert low == 0
+    assert high == pytest.approx(0.1611, abs=5e-5)
+    assert wilson_interval(20, 20) == pytest.approx((1 - high, 1.0))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.8])
+def test_wilson_holds_the_true_share_about_as_often_as_it_says(share):
+    # 300 runs: the standard error of a coverage of 90 % is 1.7 percentage points, the bounds are about five of them.
+    counts = np.random.default_rng(1).binomial(40, share, size=300)
+    intervals = [wilson_interval(int(count), 40, level=0.9) for count in counts]
+    covered = np.mean([low <= share <= high for low, high in intervals])
+    assert 0.82 <= covered <= 0.98
+
+
+# ---- bootstrap
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+@pytest.mark.parametrize("count", [10, 200])
+def test_bootstrap_is_the_percentile_bootstrap_of_scipy(count, level):
+    # Two ends from 20,000 resamples each: 5 % of the interval's width is several times what chance leaves between them.
+    sample = _drops(count)
+    ours = bootstrap_interval(sample, level, resamples=20_000, seed=1)
+    theirs = scipy.stats.bootstrap(
+        (sample,), np.mean, method="percentile", confidence_level=level, n_resamples=20_000, rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.05 * (theirs.high - theirs.low))
+
+
+def test_bootstrap_is_the_slow_loop_over_resamples():
+    sample = _drops(30)
+    rng = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        total = 0.0
+        for _ in sample:
+            total += sample[rng.integers(len(sample))]
+        means.append(total / len(sample))
+    expected = np.percentile(means, [5, 95])
+    assert bootstrap_interval(sample, 0.9, resamples=20_000) == pytest.approx(expected, abs=0.07 * np.ptp(expected))
+
+
+def test_bootstrap_of_two_values_is_as_worked_by_hand():
+    # The mean of two draws from {0, 100} is 0, 50, 100 with probabilities 1/4, 1/2, 1/4.
+    assert bootstrap_interval([0.0, 100.0], level=0.95) == (0.0, 100.0)
+    assert bootstrap_interval([0.0, 100.0], level=0.4) == (50.0, 50.0)
+
+
+def test_bootstrap_narrows_with_the_root_of_the_number_of_images():
+    widths = [np.ptp(bootstrap_interval(np.tile(_drops(50), times))) for times in (1, 4, 16)]
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
+    assert widths[1] / widths[2] == pytest.approx(2, rel=0.15)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    sample = _drops(50)
+    assert bootstrap_interval(sample, seed=3) == bootstrap_interval(sample.copy(), seed=3)
+    assert bootstrap_interval(sample, seed=3) != bootstrap_interval(sample, seed=4)
+
+
+@pytest.mark.parametrize("block", [1, 601, 10_000])
+def test_drawing_in_blocks_gives_the_distribution_of_drawing_at_once(monkeypatch, block):
+    # The tolerance leaves room for a generator that does not go on exactly where a smaller draw ended.
+    sample = _drops(60)
+    at_once = bootstrap_interval(sample, 0.9, resamples=5000, seed=5)
+    monkeypatch.setattr(stats, "_BLOCK", block)
+    assert bootstrap_interval(sample, 0.9, resamples=5000, seed=5) == pytest.approx(at_once, abs=0.08 * np.ptp(at_once))
+
+
+def test_memory_stays_bounded_for_many_images(monkeypatch):
+    drawn = []
+    real = np.random.default_rng
+
+    class Watched:
+        def __init__(self, seed: int) -> None:
+            self.rng = real(seed)
+
+        def integers(self, high: int, size: tuple[int, int]) -> np.ndarray:
+            drawn.append(math.prod(size))
+            return self.rng.integers(high, size=size)
+
+    monkeypatch.setattr(stats, "_BLOCK", 10_000)
+    monkeypatch.setattr(np.random, "default_rng", Watched)
+    bootstrap_interval(np.zeros(3000), resamples=100)
+    assert max(drawn) <= 10_000
+    assert sum(drawn) == 3000 * 100
+
+
+@PROPERTY
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30), st.floats(0.01, 0.99), st.integers(0, 5))
+def test_a_bootstrap_interval_lies_within_the_values_and_is_in_order(values, level, seed):
+    low, high = bootstrap_interval(values, level, resamples=50, seed=seed)
+    rounding = 1e-9
+    assert min(values) - rounding <= low <= high <= max(values) + rounding
+
+
+def test_a_higher_level_gives_a_wider_interval():
+    ends = [bootstrap_interval(_drops(40), level) for level in (0.5, 0.8, 0.95, 0.99)]
+    assert all(wide[0] <= narrow[0] and narrow[1] <= wide[1] for narrow, wide in itertools.pairwise(ends))
+
+
+def test_one_value_and_equal_values_have_an_interval_without_width():
+    assert bootstrap_interval([7.0]) == (7.0, 7.0)
+    assert bootstrap_interval([7.0] * 20) == pytest.approx((7.0, 7.0))
+
+
+def test_bootstrap_holds_the_true_mean_about_as_often_as_it_says():
+    # 300 runs of 60 exponential values: the percentile bootstrap is a little short for skewed values, so 90 % may be 84 %.
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_interval(rng.exponential(20, 60), 0.9, resamples=300, seed=run) for run in range(300)]
+    covered = np.mean([low <= 20 <= high for low, high in intervals])
+    assert 0.80 <= covered <= 0.96
+
+
+# ---- nothing, and nonsense
+
+
+def test_without_values_both_intervals_are_nan():
+    for ends in (bootstrap_interval([]), wilson_interval(0, 0)):
+        assert all(math.isnan(end) for end in ends)
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, 1.5, 95, math.nan])
+@pytest.mark.parametrize(
+    "interval", [lambda level: bootstrap_interval([1.0], level), lambda level: wilson_interval(1, 2, level)]
+)
+def test_a_level_that_is_no_probability_is_refused_word_for_word(interval, level):
+    with pytest.raises(MetricError) as error:
+        interval(level)
+    assert str(error.value) == f"the level of an interval is a probability in (0, 1), such as 0.95; got {level}"
+
+
+def test_a_level_is_checked_also_where_there_are_no_values():
+    with pytest.raises(MetricError):
+        bootstrap_interval([], level=2)
+    with pytest.raises(MetricError):
+        wilson_interval(0, 0, level=2)
