@@ -643,7 +643,7 @@ def test_images_without_ids_are_numbered_through():
             IMAGES[0],
             DataError,
             "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got float32 [3, 2, 2]; "
-            "use images[None] for a single image",
+            "a loader gives batches: for one batch use [images], for a single image images[None]",
         ),
         (
             IMAGES.to(torch.uint8),

@@ -88,7 +88,7 @@ class Look:
 def look(model: nn.Module, batch: Batch, job: Job, device: torch.device) -> Look:
     """Run the original images once: logits, targets, and activations and gradients at all layers."""
     images = to_device(batch.images, device)
-    labels = None if batch.labels is None else batch.labels.to(device)
+    labels = None if batch.labels is None else to_device(batch.labels, device)
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
     seen = run(model, images, job.layers, differentiable)
     logits = logits_of(seen.output, job.output)

@@ -123,9 +123,9 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         yield there
 
 
-def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """The images on a device, as a tensor that gradients can pass, also if they were made in inference mode."""
-    moved = images.to(device)
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, fit for gradients also if it was made in inference mode."""
+    moved = tensor.to(device)
     return moved.clone() if moved.is_inference() else moved.detach()
 
 
@@ -185,7 +185,7 @@ def run(
 def probe(
     model: nn.Module,
     images: Tensor,
-    layers: Iterable[str],
+    layers: str | Iterable[str],
     score: Score | None = None,
     *,
     device: torch.device | str | None = None,
@@ -216,6 +216,7 @@ def probe(
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
     check_images(images)
+    layers = [layers] if isinstance(layers, str) else layers
     with borrow(model, device) as there:
         images = to_device(images, there)
         found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens)

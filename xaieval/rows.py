@@ -141,4 +141,4 @@ def _excluded(measured: Measured, y: Tensor, protocol: Protocol) -> Tensor:
         if measured.labels is None:
             raise TargetError("images='correct' needs labels, but the data has none")
         excluded = excluded | (measured.predicted != measured.labels)
-    return excluded
+    return excluded & y.isfinite()  # what a model predicts whose logits are NaN is nobody's choice

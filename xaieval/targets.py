@@ -50,10 +50,14 @@ def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
 def confidences(logits: Float[Tensor, "n k"], kind: str | Callable[..., Any] = "softmax") -> Float[Tensor, "n k"]:
     """Scores of all classes: "softmax" and "sigmoid" lie in [0, 1], "identity" is the logits, or a function of them.
 
+    In float64, where the device has it: float32 cannot tell two confidences near 1 from one another, and whether one of them is
+    an increase would be rounding noise.
+
     Raises:
         ModelError: the function changed the shape.
     """
-    scores: Tensor = _CONFIDENCES[kind](logits) if isinstance(kind, str) else kind(logits)
+    wide = logits if logits.device.type == "mps" else logits.double()
+    scores: Tensor = _CONFIDENCES[kind](wide) if isinstance(kind, str) else kind(wide)
     if scores.shape != logits.shape:
         raise ModelError(f"the confidence function gave {list(scores.shape)} for logits {list(logits.shape)}")
     return scores

@@ -79,7 +79,7 @@ def check_images(images: Any) -> Tensor:
             return images
         came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         if images.ndim == 3:
-            came += "; use images[None] for a single image"
+            came += "; a loader gives batches: for one batch use [images], for a single image images[None]"
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
 
 
@@ -107,7 +107,7 @@ def _read(item: Any, start: int) -> Batch:
 def _labels(labels: Any, count: int) -> Tensor | None:
     if labels is None:
         return None
-    labels = torch.as_tensor(labels)
+    labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
     if labels.shape != (count,) or labels.is_floating_point():
         raise TargetError(f"labels are one integer an image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
     return labels.long()

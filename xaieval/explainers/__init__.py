@@ -42,8 +42,8 @@ def _resolve(method: Method) -> Explainer:
         if method not in METHODS:
             raise ExplainerError(f"no method {method!r}; {choose_from(method, METHODS)}; or give a function")
         return METHODS[method]
-    if isinstance(method, Explainer):
+    if isinstance(method, Explainer) and not isinstance(method, type):
         return method
-    if callable(method):
+    if callable(method) and not isinstance(method, type):
         return FunctionExplainer(method, getattr(method, "__name__", type(method).__name__))
     raise ExplainerError(f"a method is a name, an Explainer or a function (model, images, targets), got {method!r}")

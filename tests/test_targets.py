@@ -1,0 +1,108 @@
+"""Where logits are found in a model's output, how they become confidences, and which class is followed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy.special import expit, softmax
+
+from xaieval.errors import ModelError, TargetError
+from xaieval.targets import choose_targets, confidences, logits_of, take
+
+LOGITS = torch.tensor([[0.0, 2.0, -1.0], [5.0, 4.0, 3.0]])
+OTHER = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        LOGITS,
+        SimpleNamespace(logits=LOGITS, hidden=OTHER),
+        {"features": OTHER, "logits": LOGITS},
+        OrderedDict(out=LOGITS, aux=OTHER),
+        {"scores": LOGITS},
+        (LOGITS, OTHER),
+        [LOGITS],
+    ],
+    ids=["tensor", "object", "mapping with logits", "mapping with out", "mapping of one", "tuple", "list"],
+)
+def test_logits_are_found_in_the_usual_outputs(output):
+    assert logits_of(output) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("output", "where"),
+    [({"a": OTHER, "b": LOGITS}, "b"), ((OTHER, LOGITS), 1), ((OTHER, [LOGITS]), lambda output: output[1][0])],
+    ids=["key", "index", "function"],
+)
+def test_output_says_where_the_logits_are(output, where):
+    assert logits_of(output, where) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("output", "where", "message"),
+    [
+        (
+            {"a": OTHER, "b": LOGITS},
+            None,
+            "the model's output holds no logits [N, K]: got NoneType; say where they are by output=",
+        ),
+        (torch.zeros(2, 3, 4), None, "the model's output holds no logits [N, K]: got torch.float32 [2, 3, 4]; say"),
+        (torch.zeros(2, 3, dtype=torch.long), None, "the model's output holds no logits [N, K]: got torch.int64 [2, 3]; say"),
+        ((), None, "the model's output holds no logits [N, K]: got tuple; say"),
+        ({"a": OTHER}, "b", "the model's output has no 'b': it is a mapping with 'a'"),
+        ((OTHER,), 1, "the model's output has no 1: it is a tuple of 1"),
+        (SimpleNamespace(a=OTHER), "a", "the model's output has no 'a': it is a SimpleNamespace"),
+    ],
+)
+def test_an_output_without_logits_is_refused_with_what_came(output, where, message):
+    with pytest.raises(ModelError) as caught:
+        logits_of(output, where)
+    assert message in str(caught.value)
+
+
+def test_confidences_equal_those_of_scipy():
+    torch.testing.assert_close(confidences(LOGITS), torch.from_numpy(softmax(LOGITS.double().numpy(), axis=1)))
+    torch.testing.assert_close(confidences(LOGITS, "sigmoid"), torch.from_numpy(expit(LOGITS.double().numpy())))
+    assert torch.equal(confidences(LOGITS, "identity"), LOGITS.double())
+    assert torch.equal(confidences(LOGITS, lambda logits: logits / 2), LOGITS.double() / 2)
+
+
+def test_confidences_near_one_are_told_apart():
+    # In float32 both are 1, and an increase from one to the other would be rounding noise.
+    lower, higher = confidences(torch.tensor([[18.0, 0.0], [20.0, 0.0]]))[:, 0]
+    assert higher > lower
+
+
+def test_a_confidence_function_keeps_the_shape():
+    with pytest.raises(ModelError, match=r"the confidence function gave \[2\] for logits \[2, 3\]"):
+        confidences(LOGITS, lambda logits: logits[:, 0])
+
+
+def test_targets_are_the_predicted_class_the_label_or_one_class():
+    labels = torch.tensor([2, 0])
+    assert choose_targets("predicted", LOGITS).tolist() == [1, 0]
+    assert choose_targets("label", LOGITS, labels).tolist() == [2, 0]
+    assert choose_targets(0, LOGITS).tolist() == [0, 0]
+    assert choose_targets(lambda logits, labels: logits.argmin(dim=1), LOGITS).tolist() == [2, 2]
+    assert take(LOGITS, labels).tolist() == [-1.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (3, "no class 3; the model has 3 classes, 0 to 2"),
+        (-1, "no class -1; the model has 3 classes, 0 to 2"),
+        (True, "target True is not 'predicted', 'label', a class index or a function"),
+        ("label", "target 'label' needs labels, but the data has none; use target='predicted' or a class index"),
+        (lambda logits, labels: logits[:, 0], "a target function gives one class index an image, got torch.float32 [2]"),
+        (lambda logits, labels: torch.tensor([0, 7]), "the target function gave class 7, but the model has 3 classes, 0 to 2"),
+    ],
+)
+def test_a_target_that_is_no_class_is_refused_word_for_word(target, message):
+    with pytest.raises(TargetError) as caught:
+        choose_targets(target, LOGITS)
+    assert str(caught.value) == message
