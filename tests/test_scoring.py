@@ -1287,3 +1287,15 @@ def test_a_missing_layer_is_no_run(tmp_path):
     with pytest.raises(ExplainerError, match="needs layers="):
         score(_fragile(), _batches(), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    # Permissions do not bind an administrator, so the answer of the operating system is given here.
+    monkeypatch.setattr("xaieval.scores.os.access", lambda path, mode: False)
+    case = _resnet_case()
+    calls = []
+    case.model.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(OutputError, match=r"cannot write into '.*'; choose another folder"):
+        score(case.model, [case.images[:2]], "layer3", output_dir=tmp_path / "run")
+    assert len(calls) == 1  # the pass that finds the layers
+    assert not (tmp_path / "run").exists()

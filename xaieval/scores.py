@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,14 +117,21 @@ class Scores:
 
 
 def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
-    """Refuse an output folder that holds a run other than `run`, the part of the manifest that says what a run is.
+    """Refuse an output folder that cannot be written, or holds a run other than `run`.
+
+    Args:
+        path: of the folder; it need not exist.
+        run: the part of the manifest that says what a run is.
 
     Raises:
         OutputError: with the first difference named.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"'{path}' is a file; choose another folder")
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise OutputError(f"'{nearest}' is a file; choose another folder")
+    if not os.access(nearest, os.W_OK):
+        raise OutputError(f"cannot write into '{nearest}'; choose another folder")
     if not (folder / MANIFEST).exists():
         return
     try:
