@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from documented import ROW_COLUMNS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -26,20 +27,6 @@ from xaieval.data import load_data
 from xaieval.errors import AddressError
 from xaieval.models import load_model
 
-ROW_COLUMNS = [
-    "image_id",
-    "layer",
-    "method",
-    "label",
-    "predicted",
-    "target",
-    "confidence",
-    "masked_confidence",
-    "mask_area",
-    "average_drop",
-    "increase_in_confidence",
-    "status",
-]
 SUMMARY_COLUMNS = [
     "layer",
     "method",

@@ -18,6 +18,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from documented import ROW_COLUMNS
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -29,21 +30,6 @@ from xaieval.explainers import Context
 from xaieval.models.builtin import fpn_scenes
 from xaieval.scores import Scores
 from xaieval.stats import bootstrap_interval
-
-COLUMNS = [
-    "image_id",
-    "layer",
-    "method",
-    "label",
-    "predicted",
-    "target",
-    "confidence",
-    "masked_confidence",
-    "mask_area",
-    "average_drop",
-    "increase_in_confidence",
-    "status",
-]
 
 
 def score(*arguments: object, **options: object) -> Scores:
@@ -165,7 +151,7 @@ def test_rows_and_numbers_equal_a_slow_loop_whatever_the_batches(name, sizes, ba
     case = CASES[name]()
     scores = score(case.model, case.images.split(sizes), list(case.layers), list(SLOW), batch_size=batch_size)
     rows, slow = scores.rows, _slow(name)
-    assert list(rows.columns) == COLUMNS
+    assert list(rows.columns) == ROW_COLUMNS
     assert [*zip(rows["image_id"], rows["layer"], rows["method"], strict=True)] == [row[:3] for row in slow]
     assert list(rows["predicted"]) == list(rows["target"]) == [row[3] for row in slow]
     assert rows["label"].isna().all()
@@ -679,8 +665,8 @@ def test_unreadable_images_keep_rows_for_every_layer_and_method():
     assert rows["label"].tolist()[:6] == [0, 0, 1, 1, 1, 1]
     assert rows["label"].tolist()[6:] == [pd.NA, pd.NA]
     lost = rows.iloc[4:]
-    assert lost[["predicted", "target", *COLUMNS[6:11]]].isna().all(axis=None)
-    assert list(rows.columns) == COLUMNS
+    assert lost[["predicted", "target", *ROW_COLUMNS[6:11]]].isna().all(axis=None)
+    assert list(rows.columns) == ROW_COLUMNS
     assert scores.summary()["n_images"].tolist() == [2, 2]
     assert scores.summary()["n_failed"].tolist() == [2, 2]
     assert scores.manifest["unreadable"] == [{"id": "b", "reason": "OSError: truncated"}, {"id": "c", "reason": "gone"}]
@@ -1277,7 +1263,7 @@ def test_intervals_of_a_method_without_a_valid_row_are_nan():
 def test_metrics_of_ones_own_get_a_column_and_an_interval():
     gain = xaieval.metrics.Metric("gain", lambda y, o: 100 * (o - y).clamp(min=0), higher_is_better=True)
     scores = score(Dial(), [dial(*VALUES)], methods=Keep(PIXELS), metrics=[gain, "average_drop"], protocol=EXACT)
-    assert list(scores.rows.columns) == [*COLUMNS[:9], "gain", "average_drop", "status"]
+    assert list(scores.rows.columns) == [*ROW_COLUMNS[:9], "gain", "average_drop", "status"]
     assert list(scores.rows["gain"]) == [0, 0, 12.5, 0]
     assert scores.summary()["gain"].tolist() == [3.125]
     assert scores.summary()["gain_high"].iloc[0] > 3.125

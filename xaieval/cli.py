@@ -20,6 +20,7 @@ from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, parse_li
 from xaieval.errors import RunError, UsageError, XaievalError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from xaieval.data import Data
@@ -110,8 +111,9 @@ def score(
     scores.manifest["options"] = settings
     scores.save(folder, options.level)
     pictures = _save_maps(folder, loaded, data, options, protocol)
-    _print_summary(scores, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
-    if not scores.summary()["n_images"].any():
+    summary = scores.summary(options.level)
+    _print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
+    if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
 
 
@@ -160,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
     except XaievalError as error:
         _stop(FAILED, str(error), arguments)
     except KeyboardInterrupt:
-        _stop(INTERRUPTED, "interrupted; the rows of finished batches were written", arguments)
+        _stop(INTERRUPTED, "interrupted; rows of finished batches, if there are any, are kept", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
 
@@ -222,11 +224,10 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
     return [FIGURE]
 
 
-def _print_summary(scores: Scores, level: float, files: list[str], folder: Path) -> None:
+def _print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: list[str], folder: Path) -> None:
     """The table of results, and what a reader has to know about it."""
     from rich.table import Table
 
-    summary = scores.summary(level)
     table = Table("layer", "method", box=None, header_style="bold")
     for metric in scores.manifest["metrics"]:
         arrow = "higher is better" if metric["higher_is_better"] else "lower is better"

@@ -71,8 +71,8 @@ def normalise(maps: Float[Tensor, "n h w"], protocol: Protocol) -> tuple[Float[T
     if protocol.normalisation == "none":
         return maps, torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
     flat = maps.flatten(1) / 2  # which is exact, and keeps the span of any float32 map a float32
-    largest = flat.abs().amax(dim=1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
+    largest = torch.maximum(low.abs(), high.abs())
     if protocol.normalisation == "percentile":
         low, high = (_percentile(flat, percent) for percent in protocol.percentiles)
     elif protocol.normalisation == "max":

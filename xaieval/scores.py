@@ -63,10 +63,6 @@ class Scores:
             records.append(record | {"n_images": len(counted), "n_failed": failed})
         return pd.DataFrame(records).set_index(["layer", "method"])
 
-    def status_counts(self) -> pd.DataFrame:
-        """How many rows of each layer and method have which status."""
-        return pd.crosstab([self.rows["layer"], self.rows["method"]], self.rows["status"])
-
     def save(self, path: str | Path, level: float = 0.95) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
 
