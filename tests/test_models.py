@@ -55,9 +55,9 @@ def test_logits_are_those_of_a_hand_computed_head(head):
         }
         for index in range(3):
             if head == "mean":
-                terms = [(model.classifiers[level], vector) for level, vector in pooled.items()]
+                terms = [(model.head.classifiers[level], vector) for level, vector in pooled.items()]
             else:
-                terms = [(model.classifier, [number for vector in pooled.values() for number in vector])]
+                terms = [(model.head.classifier, [number for vector in pooled.values() for number in vector])]
             votes = [
                 linear.bias[index].item() + sum(w * v for w, v in zip(linear.weight[index].tolist(), vector, strict=True))
                 for linear, vector in terms
@@ -155,7 +155,7 @@ def test_the_built_in_model_can_be_had_untrained():
     trained, fresh = (load_model("xaieval:fpn-scenes", model_args=options).model for options in ({}, {"trained": False}))
     assert trained.state_dict().keys() == fresh.state_dict().keys()
     assert not torch.equal(trained.fpn.layer_blocks[0][0].weight, fresh.fpn.layer_blocks[0][0].weight)
-    assert fpn_scenes().classifiers["p2"].out_features == len(CLASSES) == 10
+    assert fpn_scenes().head.classifiers["p2"].out_features == len(CLASSES) == 10
 
 
 # Loading by name

@@ -20,8 +20,8 @@ ROWS = (
     ("layers", "targets", "masking", "metrics", "stats", "data"),
     ("probe", "models"),
     ("explainers",),
-    ("engine", "rows", "manifest", "scores", "scoring"),
-    ("distributed", "training", "report"),
+    ("engine", "rows", "manifest", "selection", "scores", "scoring"),
+    ("distributed", "training", "report", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, parse_literals, plain, read_toml
+from xaieval.config import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain, read_toml
 from xaieval.errors import RunError, UsageError, XaievalError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 # The options of three dataclasses stand side by side on the command line, under their own names.
 Flat = Parameter(name="*")
-Switch = Annotated[bool, Parameter(negative=())]
 
 
 def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
@@ -91,7 +90,7 @@ def score(
 
     check_level(options.level)
     loaded = _load(options.model, model_options)
-    data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images)
+    data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images, download=options.download)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
@@ -115,6 +114,42 @@ def score(
     _print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
+
+
+@app.command
+def fal(
+    run_file: Annotated[Path | None, Parameter(negative=())] = None,
+    /,
+    *,
+    options: Annotated[FalOptions | None, Flat] = None,
+    debug: Switch = False,
+) -> None:
+    """Train an FPN, score its levels, put attention on those that need it, and compare with an FPN of the same training.
+
+    Without options: a small network on 1,000 generated images, without network. Writes report.md, tables and figures; the same
+    command goes on where it was killed. Needs the extra [fal].
+
+    Args:
+        run_file: TOML file with the same words as the options; the command line wins.
+        debug: Show the traceback of an error.
+    """
+    options = options or FalOptions()
+    folder = Path(options.out) if options.out else _folder(plain(options) | {"model": "fal"})
+    try:
+        import lightning  # noqa: F401  # the first to miss without the extra
+    except ModuleNotFoundError as error:
+        raise UsageError("the experiment trains by Lightning, which is missing: pip install 'xaieval[fal]'") from error
+
+    from xaieval.experiment import prepare, read_results, run_experiment, write_report
+    from xaieval.experiment.tables import comparison_table
+    from xaieval.stats import check_level
+
+    check_level(options.level)
+    setup = prepare(options)
+    run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
+    files = write_report(setup, folder, options.level)
+    _print_comparison(comparison_table(read_results(folder), level=options.level), options.level)
+    _console().print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
 @app.command
@@ -246,6 +281,28 @@ def _print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: l
     if set(counts.index) != {"ok"}:
         console.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     console.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def _print_comparison(comparison: pd.DataFrame, level: float) -> None:
+    """The models of the experiment beside the FPN control."""
+    import pandas as pd
+    from rich.table import Table
+
+    table = Table("arm", "model", box=None, header_style="bold")
+    names = {"accuracy": "accuracy %", "average_drop": "AD %", "increase_in_confidence": "IC %"}
+    for title in names.values():
+        table.add_column(f"{title}\nto control [{level:.0%} interval]", justify="right")
+    table.add_column("n", justify="right")
+    for row in comparison.reset_index().to_dict("records"):
+        cells = []
+        for name in names:
+            difference = row.get(f"{name}_difference")
+            ends = (
+                f"[{row[f'{name}_difference_low']:+.1f}, {row[f'{name}_difference_high']:+.1f}]" if pd.notna(difference) else ""
+            )
+            cells.append(f"{row[name]:.1f}" + (f"  {difference:+.1f} {ends}" if ends else ""))
+        table.add_row(row["arm"], row["model"], *cells, str(int(row["n_images"])))
+    _console().print(table)
 
 
 def _console() -> Console:

@@ -12,10 +12,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from xaieval.errors import ConfigError
+from xaieval.errors import ConfigError, choose_from
 from xaieval.protocol import Protocol, resolve_protocol
 
-__all__ = ["ModelOptions", "ProtocolOptions", "ScoreOptions", "parse_literals", "plain", "read_toml"]
+__all__ = [
+    "ARMS",
+    "FalOptions",
+    "ModelOptions",
+    "ProtocolOptions",
+    "ScoreOptions",
+    "Switch",
+    "parse_literals",
+    "plain",
+    "read_toml",
+]
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -34,8 +44,17 @@ def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
         raise ConfigError(f"{tokens[0].keyword or 'an option'} takes numbers separated by commas, got {words}") from error
 
 
+def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    words = _words(kind, tokens)
+    if not all(word.isdigit() for word in words):
+        raise ConfigError(f"{tokens[0].keyword or 'an option'} takes whole numbers separated by commas, got {words}")
+    return tuple(int(word) for word in words)
+
+
+Switch = Annotated[bool, Parameter(negative=())]
 Words = Annotated[tuple[str, ...], Parameter(converter=_words, n_tokens=1, accepts_keys=False, negative=())]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1, accepts_keys=False, negative=())]
+Integers = Annotated[tuple[int, ...], Parameter(converter=_integers, n_tokens=1, accepts_keys=False, negative=())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,7 @@ class ScoreOptions:
     Attributes:
         model: timm:NAME, torchvision:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
         data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
+        download: Fetch UC Merced (317 MB) into its folder, if it is not there.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4.
         methods: Explanation methods.
         metrics: Metrics.
@@ -86,6 +106,7 @@ class ScoreOptions:
 
     model: str = "xaieval:fpn-scenes"
     data: str = "scenes"
+    download: Switch = False
     layers: Words = ("fpn[*]",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
@@ -165,6 +186,88 @@ class ProtocolOptions:
             changes["target"] = int(target) if target.lstrip("-").isdigit() else target
         protocol = dataclasses.replace(resolve_protocol(changes.pop("protocol")), **changes)
         return dataclasses.replace(protocol, mean=mean, std=std) if protocol.fills_black else protocol
+
+
+ARMS = ("selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalOptions:
+    """The FAL experiment: train an FPN, score its levels, put attention on those that need it, compare.
+
+    Attributes:
+        data: scenes (built in), folder:DIR or ucmerced:DIR.
+        download: Fetch UC Merced (317 MB) into its folder, if it is not there.
+        backbone: timm model; mobilenetv2_100 unless told, for scenes the small one of xaieval:fpn-scenes with its weights.
+        weights: Weights file of the backbone: .safetensors, or .pth that holds tensors alone.
+        pretrained: Take timm's own weights, which downloads them.
+        backbone_args: Arguments of the timm model, such as --backbone-args.pad_type same.
+        channels: Of every pyramid level.
+        head: mean (of a classifier for each level) or concat (one classifier on all).
+        image_size: Side of the input in tests and scores, in pixels; shows the whole picture.
+        train_size: Side of the random crops that are trained on; the same unless told.
+        mean: Input normalisation, three numbers; the backbone's own unless told.
+        std: Input normalisation, three numbers; the backbone's own unless told.
+        interpolation: bilinear, bicubic or nearest; the backbone's own unless told.
+        max_images: At most so many images, spread evenly over the classes; 1000 scenes unless told.
+        folds: Folds of contiguous blocks of images, so that each image is tested once.
+        blocks: Runs of images that each class is cut into, a multiple of the folds.
+        run_folds: Run only these folds, such as 0,1; other processes may run others into the same folder.
+        epochs: Of the FPN whose levels are scored.
+        further_epochs: Of the FPN control and of every FAL, after those.
+        batch_size: Images per training step and per forward pass.
+        learning_rate: The highest of the cycle.
+        precision: float32, or bf16 where the processor has it.
+        arms: What is compared with the FPN control: attention on the levels selected by their scores, on random ones, on the
+            best ones, on all; abn; open-start (selected, with attention of one half at first); subsets (every set of levels);
+            random-split (accuracy of the FPN where folds are drawn image by image).
+        k: Number of levels that get attention; decided by tests unless told.
+        class_name: Also report this class alone.
+        methods: Explanation methods of Table 1; the first one selects levels and compares models.
+        device: cpu, gpu, ...; a GPU is used only when named.
+        seed: Of splits, weights, training and bootstrap; fold i trains with seed + i.
+        level: Of the intervals.
+        out: Folder for everything; named after the experiment unless told. The same command goes on where it was killed.
+    """
+
+    data: str = "scenes"
+    download: Switch = False
+    backbone: str | None = None
+    weights: str | None = None
+    pretrained: bool = False
+    backbone_args: dict[str, str] = field(default_factory=dict)
+    channels: int = 128
+    head: str = "mean"
+    image_size: int = 128
+    train_size: int | None = None
+    mean: Numbers | None = None
+    std: Numbers | None = None
+    interpolation: str | None = None
+    max_images: int | None = None
+    folds: int = 5
+    blocks: int = 10
+    run_folds: Integers | None = None
+    epochs: int = 3
+    further_epochs: int = 2
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    precision: str = "float32"
+    arms: Words = ("selected", "random", "best", "all", "abn")
+    k: int | None = None
+    class_name: Annotated[str | None, Parameter(name="--class")] = None
+    methods: Words = ("gradcam", "gradcam++", "layercam")
+    device: str = "cpu"
+    seed: int = 0
+    level: float = 0.95
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown:
+            raise ConfigError(f"no arm {unknown[0]!r} of the experiment; {choose_from(unknown[0], ARMS)}")
+        for name in ("epochs", "further_epochs", "batch_size", "channels", "image_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {getattr(self, name)}")
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from xaieval.errors import OutputError
 from xaieval.rows import COUNTED, EXCLUDED
+from xaieval.selection import Selection, select_layers
 from xaieval.stats import bootstrap_interval, wilson_interval
 
 __all__ = ["MANIFEST", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
@@ -62,6 +63,48 @@ class Scores:
             failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
             records.append(record | {"n_images": len(counted), "n_failed": failed})
         return pd.DataFrame(records).set_index(["layer", "method"])
+
+    def select_layers(
+        self,
+        k: int | None = None,
+        by: Sequence[str] = ("increase_in_confidence", "average_drop"),
+        *,
+        method: str | None = None,
+        level: float = 0.95,
+    ) -> Selection:
+        """The layers that need attention, worst first.
+
+        A layer needs attention if in a metric it is worse than the metric's best layer beyond chance, and not better than
+        that layer beyond chance in another metric. The tests are paired by image and one-sided (exact McNemar for yes or no,
+        random signs for means) and corrected by Holm for being several. Layers are put in order by their mean rank over the
+        metrics, then by the metrics one after the other, then in order of execution; of layers that are equally good in a
+        metric, the first in order of execution counts as its best.
+
+        Args:
+            k: take the k worst instead, whatever the tests say.
+            by: metrics of the run, at least one.
+            method: whose rows decide; needed where the run has several methods with layers.
+            level: 1 minus the probability of a false verdict among all tests, in (0, 1).
+
+        Returns:
+            A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons. Only images
+            whose rows count at every layer take part.
+
+        Raises:
+            MetricError: a metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
+                layers.
+
+        Example:
+            >>> import pandas as pd
+            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+            >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> Scores(rows, {"metrics": [drop]}).select_layers(by=["average_drop"])
+            needs attention, worst first: p2
+              p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.002)
+            paired by image, n = 9, method gradcam, p corrected by Holm over 1 tests, level 0.95
+        """
+        return select_layers(self.rows, self.manifest.get("metrics", []), k, by, method, level, self.manifest.get("seed", 0))
 
     def save(self, path: str | Path, level: float = 0.95) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.

@@ -1,14 +1,14 @@
-"""Intervals of the numbers in a summary."""
+"""Intervals of the numbers in a summary, and tests of paired differences."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
 from xaieval.errors import MetricError
 
-__all__ = ["bootstrap_interval", "check_level", "wilson_interval"]
+__all__ = ["bootstrap_interval", "check_level", "holm", "paired_p_value", "wilson_interval"]
 
 _BLOCK = 4_000_000  # random indices drawn at a time, so that memory stays bounded
 
@@ -74,6 +74,71 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
         return float("nan"), float("nan")
     interval = binomtest(successes, n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_p_value(larger: ArrayLike, smaller: ArrayLike, resamples: int = 9999, seed: int = 0) -> float:
+    """One-sided p-value of "the mean of `larger` is the larger one" for values that belong together in pairs.
+
+    Under the null hypothesis the sign of each difference is a toss of a coin. For differences of one size (yes or no for each
+    image) that gives McNemar's exact test; for others the signs are drawn at random, or enumerated where there are few.
+
+    Args:
+        larger: one number an image, `[N]`, all finite.
+        smaller: of the same images in the same order.
+        resamples: draws of all signs, so the smallest p-value is 1 / (resamples + 1).
+        seed: of the draws.
+
+    Returns:
+        In (0, 1]; 1 where no difference is left to test.
+
+    Raises:
+        MetricError: the values are not pairs.
+
+    Reference:
+        Fisher, "The Design of Experiments", 1935, chapter 3; McNemar, Psychometrika 1947.
+
+    Example:
+        >>> paired_p_value([100, 100, 100, 0], [0, 0, 0, 0])  # three of three: one half, three times
+        0.125
+    """
+    pairs = [np.asarray(values, dtype=float) for values in (larger, smaller)]
+    if pairs[0].shape != pairs[1].shape or pairs[0].ndim != 1:
+        raise MetricError(f"pairs are two vectors of the same images; got shapes {pairs[0].shape} and {pairs[1].shape}")
+    differences = pairs[0] - pairs[1]
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    if np.ptp(np.abs(differences)) == 0:
+        return float(binomtest(int((differences > 0).sum()), len(differences), alternative="greater").pvalue)
+    found = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _BLOCK // len(differences)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """p-values corrected for being several, such that one false rejection among all is as improbable as among one.
+
+    Reference:
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    given = np.asarray(p_values, dtype=float)
+    order = np.argsort(given, kind="stable")
+    steps = given[order] * np.arange(len(given), 0, -1)
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [float(value) for value in corrected]
 
 
 def check_level(level: float) -> None:

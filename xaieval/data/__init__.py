@@ -11,9 +11,24 @@ from typing import Any
 
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.scenes import Split
+from xaieval.data.splits import Fold, block_folds, random_folds
 from xaieval.errors import DataError, UsageError
 
-__all__ = ["Data", "Pictures", "Preprocessing", "image_folder", "import_factory", "load_data", "scenes", "ucmerced"]
+__all__ = [
+    "Data",
+    "Fold",
+    "Pictures",
+    "Preprocessing",
+    "block_folds",
+    "image_folder",
+    "import_factory",
+    "load_data",
+    "load_pictures",
+    "random_folds",
+    "scenes",
+    "ucmerced",
+]
 
 DATA_FORMS = "'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"
 SCENES = 200  # images of the data set unless told
@@ -35,7 +50,12 @@ class Data:
 
 
 def load_data(
-    spec: str, preprocessing: Preprocessing, batch_size: int, max_images: int | None = None, preview: int = 5
+    spec: str,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    max_images: int | None = None,
+    preview: int = 5,
+    download: bool = False,
 ) -> Data:
     """Images by name.
 
@@ -46,28 +66,54 @@ def load_data(
         batch_size: images a batch.
         max_images: at most so many, spread evenly over the classes; "scenes" has 200 unless told.
         preview: number of images of the preview.
+        download: fetch UC Merced, if it is not there.
 
     Raises:
         DataError: nothing has that name, or there are no images.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is at least 1, got {batch_size}")
+    pictures = load_pictures(spec, preprocessing, max_images, download=download)
+    if pictures is not None:
+        return Data(pictures.loader(batch_size), pictures.spread(preview).loader(preview), list(pictures.classes))
+    loader = import_factory(spec, DataError, "data")()
+    if not hasattr(loader, "__iter__"):
+        raise DataError(f"{spec} gave a {type(loader).__name__}; a function that returns a loader is expected")
+    return Data(loader, None if iter(loader) is loader else loader, None)
+
+
+def load_pictures(
+    spec: str,
+    preprocessing: Preprocessing,
+    max_images: int | None = None,
+    *,
+    split: Split = "test",
+    seed: int = 0,
+    download: bool = False,
+) -> Pictures | None:
+    """A data set of pictures by name; None for a factory, which gives a loader.
+
+    Args:
+        spec: as in `load_data`.
+        preprocessing: from a picture to the model's input.
+        max_images: at most so many, spread evenly over the classes; "scenes" has 200 unless told.
+        split: of "scenes".
+        seed: of "scenes".
+        download: fetch UC Merced, if it is not there.
+
+    Raises:
+        DataError: nothing has that name, or there are no images.
+    """
     kind, _, rest = spec.partition(":")
     if spec == "scenes":
-        pictures = scenes(preprocessing, size=max_images or SCENES)
-    elif kind == "folder" and rest:
-        pictures = image_folder(rest, preprocessing)
-    elif kind == "ucmerced":
-        pictures = ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing)
-    elif rest:
-        loader = import_factory(spec, DataError, "data")()
-        if not hasattr(loader, "__iter__"):
-            raise DataError(f"{spec} gave a {type(loader).__name__}; a function that returns a loader is expected")
-        return Data(loader, None if iter(loader) is loader else loader, None)
-    else:
+        return scenes(preprocessing, size=max_images or SCENES, split=split, seed=seed).spread(max_images)
+    if kind == "folder" and rest:
+        return image_folder(rest, preprocessing).spread(max_images)
+    if kind == "ucmerced":
+        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
+    if not rest:
         raise DataError(f"no data {spec!r}; data is {DATA_FORMS}")
-    chosen = pictures.spread(max_images)
-    return Data(chosen.loader(batch_size), chosen.spread(preview).loader(preview), list(pictures.classes))
+    return None
 
 
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:

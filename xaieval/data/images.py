@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.utils import download_url, extract_archive
 
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import CLASSES, Split, make_scene
 from xaieval.errors import DataError
 
-__all__ = ["ENDINGS", "Pictures", "image_folder", "scenes", "ucmerced"]
+__all__ = ["ENDINGS", "Pictures", "download_ucmerced", "image_folder", "scenes", "ucmerced"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
+
+# As torchgeo and TensorFlow Datasets publish them.
+UCMERCED_URL = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
+UCMERCED_SHA256 = "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
+ARCHIVE = "UCMerced_LandUse"
 
 # What Pillow raises for a file that is no image, or only a part of one.
 UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -33,14 +41,14 @@ class Pictures(Dataset[dict[str, Any]]):
         labels: index of each picture's class.
         classes: names of the classes.
         read: from a picture's number to an RGB picture.
-        preprocessing: from the picture to the model's input.
+        preprocessing: from the picture to the model's input; `Preprocessing`, or a transform with augmentation.
     """
 
     ids: Sequence[str]
     labels: Sequence[int]
     classes: Sequence[str]
     read: Callable[[int], Image.Image]
-    preprocessing: Preprocessing
+    preprocessing: Callable[[Image.Image], Tensor]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,12 +81,22 @@ class Pictures(Dataset[dict[str, Any]]):
             for label in quota:
                 if quota[label] < len(members[label]) and sum(quota.values()) < most:
                     quota[label] += 1
-        kept = sorted(group[i * len(group) // quota[label]] for label, group in members.items() for i in range(quota[label]))
+        return self.subset(
+            sorted(group[i * len(group) // quota[label]] for label, group in members.items() for i in range(quota[label]))
+        )
+
+    def subset(self, numbers: Sequence[int]) -> Pictures:
+        """The pictures of these numbers, in this order.
+
+        Example:
+            >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
+            ['test/00007', 'test/00003']
+        """
         return replace(
             self,
-            ids=[self.ids[i] for i in kept],
-            labels=[self.labels[i] for i in kept],
-            read=lambda number: self.read(kept[number]),
+            ids=[self.ids[i] for i in numbers],
+            labels=[self.labels[i] for i in numbers],
+            read=lambda number: self.read(numbers[number]),
         )
 
     def loader(self, batch_size: int) -> DataLoader[dict[str, Any]]:
@@ -139,25 +157,53 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def ucmerced(root: str | Path, preprocessing: Preprocessing) -> Pictures:
+def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = False) -> Pictures:
     """The UC Merced Land Use data set: 21 classes x 100 aerial images, in .tif or .jpg files.
 
     Args:
         root: the unpacked archive (`UCMerced_LandUse`, with `Images/` in it) or its `Images` folder.
         preprocessing: from the picture to the model's input.
+        download: fetch the archive (317 MB) into the folder, if the images are not there.
 
     Raises:
-        DataError: the folder is missing or does not hold the 21 classes.
+        DataError: the folder is missing or does not hold the 21 classes; the download failed or is not the data set.
 
     Reference:
         Yang and Newsam, "Bag-of-visual-words and spatial extensions for land-use classification", ACM GIS 2010.
     """
     root = Path(root)
-    inner = root / "Images"
-    pictures = image_folder(inner if inner.is_dir() else root, preprocessing)
+    if download and _ucmerced_images(root) is None:
+        download_ucmerced(root)
+    if not root.is_dir():
+        raise DataError(f"no folder '{root}'; give the one that holds UC Merced, or have it downloaded by --download")
+    pictures = image_folder(_ucmerced_images(root) or root, preprocessing)
     if len(pictures.classes) != 21 or "airplane" not in pictures.classes:
         raise DataError(f"'{root}' has {len(pictures.classes)} classes, UC Merced has 21; for other images use 'folder:{root}'")
     return pictures
+
+
+def _ucmerced_images(root: Path) -> Path | None:
+    """The folder of the images, as the archive has it or one or two folders further in."""
+    return next((inner for inner in (root / "Images", root / ARCHIVE / "Images") if inner.is_dir()), None)
+
+
+def download_ucmerced(root: str | Path) -> None:
+    """Fetch the archive of UC Merced into a folder, check it, and unpack it there.
+
+    Raises:
+        DataError: it cannot be fetched, or its checksum is not the published one.
+    """
+    archive = Path(root) / f"{ARCHIVE}.zip"
+    try:
+        download_url(UCMERCED_URL, str(root), archive.name)
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"cannot download UC Merced from {UCMERCED_URL}: {error}; give a folder that has it") from error
+    if found != UCMERCED_SHA256:
+        archive.unlink()
+        raise DataError(f"what came from {UCMERCED_URL} is not the published archive (SHA-256 {found[:16]}...); it was removed")
+    extract_archive(str(archive), str(root), remove_finished=True)
 
 
 def scenes(preprocessing: Preprocessing, size: int = 200, split: Split = "test", seed: int = 0) -> Pictures:

@@ -8,12 +8,13 @@ from xaieval.errors import ExplainerError, choose_from
 from xaieval.explainers.base import Context, Explainer, FunctionExplainer, MapFunction
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.intrinsic import INTRINSIC
 
 __all__ = ["METHODS", "Context", "Explainer", "FunctionExplainer", "Method", "resolve_methods"]
 
 Method = str | Explainer | MapFunction
 
-METHODS: dict[str, Explainer] = {explainer.name: explainer for explainer in (*CAMS, *CONTROLS)}
+METHODS: dict[str, Explainer] = {explainer.name: explainer for explainer in (*CAMS, *INTRINSIC, *CONTROLS)}
 
 
 def resolve_methods(methods: Method | Sequence[Method]) -> list[Explainer]:

@@ -9,16 +9,19 @@ from typing import Literal
 from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.classes import AverageDrop, IncreaseInConfidence
-from xaieval.metrics.functional import average_drop, drop, increase, increase_in_confidence
+from xaieval.metrics.classes import AverageDrop, AverageGain, IncreaseInConfidence
+from xaieval.metrics.functional import average_drop, average_gain, drop, gain, increase, increase_in_confidence
 
 __all__ = [
     "METRICS",
     "AverageDrop",
+    "AverageGain",
     "IncreaseInConfidence",
     "Metric",
     "average_drop",
+    "average_gain",
     "drop",
+    "gain",
     "increase",
     "increase_in_confidence",
     "resolve_metrics",
@@ -56,6 +59,7 @@ METRICS = {
     for metric in (
         Metric("average_drop", drop, higher_is_better=False, label="AD %"),
         Metric("increase_in_confidence", increase, higher_is_better=True, interval="wilson", label="IC %"),
+        Metric("average_gain", gain, higher_is_better=True, label="AG %"),
     )
 }
 

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
-from xaieval.metrics.functional import drop, increase
+from xaieval.metrics.functional import drop, gain, increase
 
-__all__ = ["AverageDrop", "IncreaseInConfidence"]
+__all__ = ["AverageDrop", "AverageGain", "IncreaseInConfidence"]
 
 
 class _Mean(TorchMetric):
@@ -66,6 +66,30 @@ class AverageDrop(_Mean):
     def update(self, confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> None:
         """Add a batch of confidences on the original and on the masked images."""
         self._add(drop(confidence, masked_confidence))
+
+
+class AverageGain(_Mean):
+    """Average Gain, in percent, higher is better; adds up over batches and, under torch.distributed, over processes.
+
+    Images whose confidences are no positive probabilities, or with a value that is not finite, are left out and counted in
+    `gain_failed`; without any valid image the result is NaN.
+
+    Reference:
+        Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2.
+
+    Example:
+        >>> metric = AverageGain()
+        >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.4]))
+        >>> metric.compute()
+        tensor(10.0000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+    prefix = "gain"
+
+    def update(self, confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> None:
+        """Add a batch of confidences on the original and on the masked images."""
+        self._add(gain(confidence, masked_confidence))
 
 
 class IncreaseInConfidence(_Mean):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xaieval.errors import MetricError
 
-__all__ = ["average_drop", "drop", "increase", "increase_in_confidence"]
+__all__ = ["average_drop", "average_gain", "drop", "gain", "increase", "increase_in_confidence"]
 
 
 def drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -61,6 +61,31 @@ def increase(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, "
     return (100 * (o > y).to(y.dtype)).masked_fill(~_valid(y, o), torch.nan)
 
 
+def gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Gain of each image, `100 * max(0, O - Y) / (1 - Y)`, in percent, 0 to 100, higher is better.
+
+    0 where Y is 1, since there is nothing to gain. NaN where Y is not positive, where one of the two is above 1 (they are
+    no probabilities then), or a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2: the summand of Average Gain.
+
+    Example:
+        >>> gain(torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0.6, 0.4, 1.0]))
+        tensor([20.0000,  0.0000,  0.0000], dtype=torch.float64)
+    """
+    y, o = _checked(confidence, masked_confidence)
+    share = torch.where(y < 1, (o - y).clamp(min=0) / (1 - y), torch.zeros_like(y))
+    return (100 * share).masked_fill(~_valid(y, o) | (y > 1) | (o > 1), torch.nan)
+
+
 def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Average Drop, in percent, lower is better: the mean of `drop` over all images.
 
@@ -103,6 +128,28 @@ def increase_in_confidence(confidence: Float[Tensor, " n"], masked_confidence: F
         tensor(50., dtype=torch.float64)
     """
     return _mean(increase(confidence, masked_confidence))
+
+
+def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Average Gain, in percent, higher is better: the mean of `gain` over all images, the counterpart of Average Drop.
+
+    NaN if one of the values cannot be used: leave such images out by name, not by accident.
+
+    Args:
+        confidence: Y, `[N]`, N at least 1.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length, or are empty.
+
+    Reference:
+        Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2.
+
+    Example:
+        >>> average_gain(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.4]))
+        tensor(10.0000, dtype=torch.float64)
+    """
+    return _mean(gain(confidence, masked_confidence))
 
 
 def _checked(confidence: Tensor, masked_confidence: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from xaieval.models.abn import ABNClassifier
+from xaieval.models.attention import AttentionBranch, AttentionOutput, attend, attention_loss
 from xaieval.models.builtin import fpn_scenes
-from xaieval.models.fpn import FPNClassifier
-from xaieval.models.loading import LoadedModel, load_model, load_weights
+from xaieval.models.fal import FAL, levels_of
+from xaieval.models.fpn import LEVELS, FPNClassifier
+from xaieval.models.loading import LoadedModel, load_model
+from xaieval.models.overhead import Overhead, overhead
+from xaieval.models.weights import load_weights, read_weights
 
-__all__ = ["FPNClassifier", "LoadedModel", "fpn_scenes", "load_model", "load_weights"]
+__all__ = [
+    "FAL",
+    "LEVELS",
+    "ABNClassifier",
+    "AttentionBranch",
+    "AttentionOutput",
+    "FPNClassifier",
+    "LoadedModel",
+    "Overhead",
+    "attend",
+    "attention_loss",
+    "fpn_scenes",
+    "levels_of",
+    "load_model",
+    "load_weights",
+    "overhead",
+    "read_weights",
+]

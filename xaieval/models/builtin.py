@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from xaieval.data.scenes import CLASSES
 from xaieval.models.fpn import FPNClassifier
 
-__all__ = ["FPN_SCENES", "FPN_SCENES_WEIGHTS", "fpn_scenes"]
+__all__ = ["FPN_SCENES", "FPN_SCENES_WEIGHTS", "fpn_scenes", "scenes_backbone"]
 
 FPN_SCENES: dict[str, Any] = {
     "backbone": "test_resnet",
@@ -34,3 +35,9 @@ def fpn_scenes(*, trained: bool = True) -> FPNClassifier:
     if trained:
         model.load_state_dict(load_file(FPN_SCENES_WEIGHTS))
     return model
+
+
+def scenes_backbone() -> dict[str, Tensor]:
+    """The weights of the backbone of `fpn_scenes` alone, in the names of timm's model."""
+    weights = load_file(FPN_SCENES_WEIGHTS)
+    return {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import timm
@@ -13,10 +15,12 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import ModelError, choose_from
+from xaieval.models.weights import check_fit, read_weights
 
-__all__ = ["LEVELS", "FPNClassifier"]
+__all__ = ["LEVELS", "FPNClassifier", "Head", "LevelHead", "Pretrained", "create_backbone", "pyramid_backbone", "stages"]
 
 Head = Literal["mean", "concat"]
+Pretrained = bool | str | Path | Mapping[str, Tensor]
 
 LEVELS = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # pyramid level -> reduction of the image's side
 
@@ -25,7 +29,7 @@ class FPNClassifier(nn.Module):
     """An image classifier that pools every level of a feature pyramid network.
 
     The levels `p2`..`p5`, finest first, are the outputs of the submodule `fpn`; their layer addresses are `fpn[p2]` to
-    `fpn[p5]`.
+    `fpn[p5]`, or `levels[p2]` to `levels[p5]`, as the head gets them (the same here; in `FAL` after the attention).
     Every level takes part in the prediction, so that each has a gradient.
 
     Args:
@@ -34,10 +38,13 @@ class FPNClassifier(nn.Module):
         channels: channels of every pyramid level.
         head: "mean": each level is averaged over space and classified by a linear layer of its own, and the logits are
             averaged; "concat": the averaged levels are concatenated and classified by one linear layer.
-        pretrained: take the backbone's weights from timm (this downloads).
+        pretrained: weights of the backbone: True takes timm's own (this downloads), a path a file of timm's plain model, a
+            mapping its tensors. The head then starts at zero: random weights in it would damage the backbone.
+        backbone_args: further arguments of the timm model, such as `{"pad_type": "same"}`.
 
     Raises:
         ModelError: the backbone is unknown or lacks one of the reductions; the head is unknown.
+        WeightsError: the file cannot be read or is of another backbone.
 
     Reference:
         Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3.
@@ -51,41 +58,91 @@ class FPNClassifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: str, num_classes: int, channels: int = 128, head: Head = "mean", pretrained: bool = False
+        self,
+        backbone: str,
+        num_classes: int,
+        channels: int = 128,
+        head: Head = "mean",
+        pretrained: Pretrained = False,
+        backbone_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if head not in get_args(Head):
-            raise ModelError(f"no head {head!r} of an FPNClassifier; {choose_from(head, get_args(Head))}")
-        self.backbone, widths = _pyramid_backbone(backbone, pretrained)
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "num_classes": num_classes,
+            "channels": channels,
+            "head": head,
+            "backbone_args": dict(backbone_args or {}),
+        }
+        self.backbone, widths = pyramid_backbone(backbone, pretrained, backbone_args)
         self.fpn = FeaturePyramidNetwork(widths, channels)
-        if head == "mean":
-            self.classifiers = nn.ModuleDict({level: nn.Linear(channels, num_classes) for level in LEVELS})
-        else:
-            self.classifier = nn.Linear(channels * len(LEVELS), num_classes)
-        self.head = head
+        self.levels = nn.Identity()  # gives the levels that the head sees their addresses
+        self.head = LevelHead(head, channels, num_classes, start_at_zero=pretrained is not False)
 
     def pyramid(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
         """The levels by name, finest first; level `p2` is `[N, channels, H / 4, W / 4]`."""
-        features = self.backbone(images)
-        if getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC:
-            features = [maps.permute(0, 3, 1, 2) for maps in features]
-        levels: dict[str, Tensor] = self.fpn(OrderedDict(zip(LEVELS, features, strict=True)))
+        levels: dict[str, Tensor] = self.fpn(stages(self.backbone, images))
         return levels
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
         """Logits of a batch of normalised images."""
-        pooled = {level: maps.mean(dim=(2, 3)) for level, maps in self.pyramid(images).items()}
-        if self.head == "concat":
+        logits: Tensor = self.head(self.levels(self.pyramid(images)))
+        return logits
+
+
+class LevelHead(nn.Module):
+    """Logits from all levels of a pyramid, each averaged over space.
+
+    Args:
+        kind: "mean" of a linear classifier for each level, or one on the "concat" of all.
+        channels: of each level.
+        num_classes: number of classes K.
+        start_at_zero: zero weights, for a head on a trained backbone.
+
+    Raises:
+        ModelError: no head is of that kind.
+    """
+
+    def __init__(self, kind: Head, channels: int, num_classes: int, start_at_zero: bool = False) -> None:
+        super().__init__()
+        if kind not in get_args(Head):
+            raise ModelError(f"no head {kind!r} of an FPNClassifier; {choose_from(kind, get_args(Head))}")
+        if kind == "mean":
+            self.classifiers = nn.ModuleDict({level: nn.Linear(channels, num_classes) for level in LEVELS})
+        else:
+            self.classifier = nn.Linear(channels * len(LEVELS), num_classes)
+        self.kind = kind
+        if start_at_zero:
+            for parameter in self.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, levels: Mapping[str, Tensor]) -> Float[Tensor, "n k"]:
+        """Logits of the levels `[N, channels, h, w]`."""
+        pooled = {level: maps.mean(dim=(2, 3)) for level, maps in levels.items()}
+        if self.kind == "concat":
             logits: Tensor = self.classifier(torch.cat(list(pooled.values()), dim=1))
             return logits
         return torch.stack([self.classifiers[level](vector) for level, vector in pooled.items()]).mean(dim=0)
 
 
-def _pyramid_backbone(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
-    """A timm feature extractor for the reductions of `LEVELS`, and the channels of its outputs."""
-    if not timm.is_model(name):
-        raise ModelError(f"timm has no backbone {name!r}; see timm.list_models()")
-    features: Any = timm.create_model(name, features_only=True)
+def stages(backbone: nn.Module, images: Float[Tensor, "n 3 h w"]) -> OrderedDict[str, Tensor]:
+    """What a pyramid's backbone gives, `[N, C, h, w]`, by the name of the level that it goes to."""
+    features = backbone(images)
+    if getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC:
+        features = [maps.permute(0, 3, 1, 2) for maps in features]
+    return OrderedDict(zip(LEVELS, features, strict=True))
+
+
+def pyramid_backbone(
+    name: str, pretrained: Pretrained = False, arguments: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, list[int]]:
+    """A timm feature extractor for the reductions of `LEVELS`, and the channels of its outputs.
+
+    Raises:
+        ModelError: timm has no such model, or it lacks one of the reductions.
+        WeightsError: the weights are of another model.
+    """
+    features: Any = create_backbone(name, False, arguments, features_only=True)
     reductions = features.feature_info.reduction()
     missing = [r for r in LEVELS.values() if r not in reductions]
     if missing:
@@ -94,5 +151,39 @@ def _pyramid_backbone(name: str, pretrained: bool) -> tuple[nn.Module, list[int]
             "take a backbone with four stages, such as 'resnet18' or 'mobilenetv2_100'"
         )
     indices = [len(reductions) - 1 - reductions[::-1].index(r) for r in LEVELS.values()]
-    backbone: Any = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices)
+    backbone: Any = create_backbone(name, pretrained, arguments, features_only=True, out_indices=indices)
     return backbone, backbone.feature_info.channels()
+
+
+def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    """A timm model, its weights as `pretrained` says (see `FPNClassifier`).
+
+    Raises:
+        ModelError: timm has no such model, or it does not take the arguments.
+        WeightsError: the weights are of another model.
+    """
+    if not timm.is_model(name):
+        raise ModelError(f"timm has no backbone {name!r}; see timm.list_models()")
+    given = dict(arguments or {})
+    try:
+        if isinstance(pretrained, bool):
+            return timm.create_model(name, pretrained=pretrained, **given, **more)
+        plain: Any = timm.create_model(name, **given)
+        model: Any = timm.create_model(name, **given, **more)
+    except (TypeError, RuntimeError) as error:
+        raise ModelError(f"backbone {name!r} cannot be built with {given}: {error}") from error
+    tensors = dict(pretrained) if isinstance(pretrained, Mapping) else read_weights(pretrained)
+    source = "the mapping" if isinstance(pretrained, Mapping) else f"'{Path(pretrained).name}'"
+    # Not what begins alike, such as fc_norm beside fc.
+    classifier = f"{plain.pretrained_cfg.get('classifier')}."
+    body = {key: tensor for key, tensor in tensors.items() if not key.startswith(classifier)}
+    wanted = {key: tensor for key, tensor in plain.state_dict().items() if not key.startswith(classifier)}
+    check_fit(body, wanted, source, f"backbone {name!r}")
+    plain.load_state_dict(body, strict=False)
+    weights = plain.state_dict()
+    if model.state_dict().keys() <= weights.keys():
+        model.load_state_dict({key: weights[key] for key in model.state_dict()})
+        return model
+    # Some feature extractors have names of their own; timm translates them if it gets the weights of the plain model.
+    overlay = {"state_dict": weights, "num_classes": plain.num_classes}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **given, **more)

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 import torchvision
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.scenes import SIDE
-from xaieval.errors import ModelError, WeightsError, choose_from
+from xaieval.errors import ModelError, choose_from
 from xaieval.models.builtin import fpn_scenes
+from xaieval.models.weights import load_weights
 
-__all__ = ["LoadedModel", "load_model", "load_weights"]
+__all__ = ["LoadedModel", "load_model"]
 
 MODEL_FORMS = "'timm:NAME', 'torchvision:NAME', 'xaieval:NAME' or 'package.module:factory'"
 
@@ -69,59 +68,6 @@ def load_model(
         load_weights(loaded.model, weights, spec)
     loaded.model.eval()
     return loaded
-
-
-def load_weights(model: nn.Module, path: str | Path, name: str = "the model") -> None:
-    """Load a weights file into a model, exactly: every key must be there, none left over.
-
-    Args:
-        model: gets the weights.
-        path: .safetensors, or a file of `torch.save` that holds tensors alone (read with `weights_only=True`, so that no code
-            in it can run); a state dict inside it under "state_dict" or "model" is found.
-        name: of the model, for messages.
-
-    Raises:
-        WeightsError: the file is missing, cannot be read, or does not fit.
-    """
-    path = Path(path)
-    found, wanted = _read(path), model.state_dict()
-    if found and all(name.startswith("module.") for name in found) and not found.keys() & wanted.keys():
-        found = {name.removeprefix("module."): tensor for name, tensor in found.items()}  # saved from DataParallel
-    shapes = [k for k in wanted if k in found and wanted[k].shape != found[k].shape]
-    faults = [
-        _list_keys("missing", [k for k in wanted if k not in found]),
-        _list_keys("left over", [k for k in found if k not in wanted]),
-        _list_keys("of another shape", [f"{k} {list(found[k].shape)} instead of {list(wanted[k].shape)}" for k in shapes]),
-    ]
-    if any(faults):
-        raise WeightsError(f"'{path.name}' does not fit {name}: " + "; ".join(fault for fault in faults if fault))
-    model.load_state_dict(found)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"no weights file '{path}'")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can raise anything
-        raise WeightsError(
-            f"cannot read '{path.name}': it is damaged, or holds more than tensors, which would take code to load; "
-            ".safetensors, or a .pth file of tensors alone, is expected"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    named = isinstance(content, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    if not named:
-        raise WeightsError(f"'{path.name}' holds no state dict (a mapping from names to tensors)")
-    return dict(content)
-
-
-def _list_keys(what: str, keys: list[str], most: int = 3) -> str:
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return f"{what}: {', '.join(keys[:most])}{rest}" if keys else ""
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:

@@ -1,0 +1,10 @@
+"""The FAL experiment: train an FPN, score its levels, put attention on those that need it, compare."""
+
+from __future__ import annotations
+
+from xaieval.experiment.report import write_report
+from xaieval.experiment.results import Results, read_results
+from xaieval.experiment.run import run_experiment
+from xaieval.experiment.setup import Setup, prepare
+
+__all__ = ["Results", "Setup", "prepare", "read_results", "run_experiment", "write_report"]

@@ -1,0 +1,267 @@
+"""The steps of the experiment. Each leaves its result in a file, and is skipped where that is there already."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from xaieval.config import plain
+from xaieval.data import Fold, Pictures
+from xaieval.errors import OutputError
+from xaieval.experiment.setup import Setup
+from xaieval.manifest import digest
+from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
+from xaieval.scores import MANIFEST, Scores, check_folder, is_complete
+from xaieval.scoring import score
+from xaieval.selection import Selection
+from xaieval.training import fit, training_loader
+
+__all__ = ["BASE", "CHOICE", "CONTROL", "COSTS", "FoldRun", "arms_of", "layers_of", "rebuild", "run_experiment"]
+
+METRICS = ("average_drop", "increase_in_confidence", "average_gain")
+CHOICE = "arms.json"
+COSTS = "costs.json"
+WEIGHTS = "model.safetensors"
+BASE, CONTROL = "fpn", "fpn-control"
+
+# Options that change what is computed or where, but no number.
+IDLE = ("out", "level", "device", "run_folds", "arms", "download")
+
+Say = Callable[[str], None]
+
+
+def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> None:
+    """Train, score and compare, fold by fold, into a folder; a run that broke off goes on.
+
+    Args:
+        setup: what was prepared from the options.
+        folder: gets `foldN/MODEL/` with weights, log and scores, `foldN/arms.json` with the selection and its reasons, and
+            `costs.json`.
+        say: is told what begins.
+
+    Raises:
+        OutputError: the folder holds another experiment, or cannot be written.
+    """
+    options = setup.options
+    run = {name: value for name, value in plain(options).items() if name not in IDLE}
+    run["images"] = digest(f"{name}\n".encode() for name in setup.pictures.ids)
+    check_folder(folder, run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / MANIFEST, {"run": run, "classes": list(setup.pictures.classes)})
+    except OSError as error:
+        raise OutputError(f"cannot write into '{folder}': {error.strerror or error}; choose another folder") from error
+    for number in options.run_folds or range(options.folds):
+        fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", options.seed + number, say)
+        fold.run(setup.random_folds[number])
+    if not (folder / COSTS).exists():
+        say("costs of the models")
+        _write(folder / COSTS, _costs(setup))
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """One fold of the experiment.
+
+    Attributes:
+        setup: common to all folds.
+        fold: its images.
+        folder: its results.
+        seed: of its weights and training.
+        say: is told what begins.
+    """
+
+    setup: Setup
+    fold: Fold
+    folder: Path
+    seed: int
+    say: Say
+
+    def run(self, random_fold: Fold) -> None:
+        """All arms of the fold."""
+        options = self.setup.options
+        base = self.train(BASE, self.setup.fpn, options.epochs)
+        self.score(BASE, base, "test", methods=options.methods)
+        selection = self.score(BASE, base, "selection").select_layers(options.k, method=options.methods[0], level=options.level)
+        arms = arms_of(selection, options.arms, np.random.default_rng(self.seed))
+        _write(self.folder / CHOICE, {"arms": arms, "selection": selection.to_dict()})
+        for name in dict.fromkeys(arms.values()):
+            self.compare(name, base)
+        if "random-split" in options.arms:
+            other = FoldRun(self.setup, random_fold, self.folder / "random-split", self.seed, self.say)
+            other.score(BASE, other.train(BASE, self.setup.fpn, options.epochs), "test")
+
+    def compare(self, name: str, base: FPNClassifier) -> None:
+        """Train one of the models that are compared, and score it on the test images."""
+        options = self.setup.options
+        epochs = options.further_epochs + (options.epochs if name == "abn" else 0)
+        model = self.train(name, lambda: _build(name, self.setup, base), epochs)
+        self.score(name, model, "test")
+        if isinstance(model, FAL | ABNClassifier):
+            maps = ["attention[map]"] if isinstance(model, ABNClassifier) else ["attention.*[map]"]
+            self.score(name, model, "test", methods=("attention",), layers=maps, into="attention")
+
+    def train(self, name: str, build: Callable[[], Any], epochs: int) -> Any:
+        """A trained model: read, if it was trained before."""
+        options, place = self.setup.options, self.folder / name
+        torch.manual_seed(self.seed)
+        model = build()
+        if not (place / WEIGHTS).exists():
+            self.say(f"{self.folder.name}: train {name}, {epochs} epochs on {len(self.fold.train)} images")
+            fit(
+                model.to(memory_format=torch.channels_last),  # a quarter faster on a CPU
+                training_loader(self.setup.augmented(self.fold.train), options.batch_size, shuffle=True),
+                training_loader(self.setup.pictures.subset(self.fold.selection), options.batch_size, shuffle=False),
+                num_classes=self.setup.num_classes,
+                epochs=epochs,
+                seed=self.seed,
+                learning_rate=options.learning_rate,
+                precision=options.precision,  # type: ignore[arg-type]  # fit checks it
+                log_dir=place / "log",
+                checkpoint_dir=place / "checkpoint",
+                device=options.device,
+                progress=False,
+            )
+            _save(model, place / WEIGHTS)
+            shutil.rmtree(place / "checkpoint", ignore_errors=True)
+        load_weights(model, place / WEIGHTS, name)
+        return model.eval()
+
+    def score(
+        self,
+        name: str,
+        model: nn.Module,
+        part: str,
+        *,
+        methods: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        into: str | None = None,
+    ) -> Scores:
+        """Scores of a model on a part of the fold: read, if they were measured before."""
+        options, place = self.setup.options, self.folder / name / (into or part)
+        if is_complete(place):
+            return Scores.load(place)
+        self.say(f"{self.folder.name}: score {name} on the {part} images{', by its attention maps' if into else ''}")
+        pictures: Pictures = self.setup.pictures.subset(getattr(self.fold, part))
+        return score(
+            model,
+            pictures.loader(options.batch_size),
+            layers=layers or layers_of(model),
+            methods=methods or options.methods[:1],
+            metrics=METRICS,
+            device="cuda" if options.device in ("gpu", "cuda") else options.device,
+            output_dir=place,
+            progress=False,
+            seed=options.seed,
+        )
+
+
+def arms_of(selection: Selection, wanted: Sequence[str], rng: np.random.Generator) -> dict[str, str]:
+    """Which model stands for each arm of the comparison.
+
+    Args:
+        selection: of the levels of a trained FPN.
+        wanted: names of arms.
+        rng: draws the levels of the arm "random".
+
+    Returns:
+        Model by arm, the FPN control first: "fal-p2-p3" is FAL with attention on these levels. Where no level needs
+        attention, the control stands for the arms that depend on the selection. "random" are other levels than the selected
+        ones, as many, unless all are selected.
+
+    Example:
+        >>> import pandas as pd
+        >>> ranking = pd.DataFrame(index=["fpn[p2]", "fpn[p3]", "fpn[p5]", "fpn[p4]"])  # worst first
+        >>> selection = Selection(["fpn[p2]", "fpn[p3]"], ranking, pd.DataFrame(), 2, 10, "gradcam", 0.95)
+        >>> arms_of(selection, ["selected", "best"], np.random.default_rng(0))
+        {'fpn-control': 'fpn-control', 'selected': 'fal-p2-p3', 'best': 'fal-p4-p5'}
+    """
+    ranked = levels_of(selection.ranking.index)
+    count = len(selection)
+    chosen = set(levels_of(selection))
+    others = [set(levels) for levels in itertools.combinations(LEVELS, count) if set(levels) != chosen] or [chosen]
+    sets: dict[str, set[str]] = {
+        "selected": chosen,
+        "random": others[int(rng.integers(len(others)))],
+        "best": set(ranked[len(ranked) - count :]),
+        "all": set(LEVELS),
+    }
+    compared = [arm for arm in wanted if arm != "random-split"]
+    arms = ({CONTROL: CONTROL} if compared else {}) | {arm: _name(sets[arm]) for arm in wanted if arm in sets}
+    if "abn" in wanted:
+        arms["abn"] = "abn"
+    if "open-start" in wanted:
+        arms["open-start"] = _name(chosen) + "-open" if chosen else CONTROL
+    if "subsets" in wanted:
+        every = [set(levels) for size in range(1, len(LEVELS) + 1) for levels in itertools.combinations(LEVELS, size)]
+        arms |= {f"subset {' '.join(sorted(levels))}": _name(levels) for levels in every}
+    return arms
+
+
+def layers_of(model: nn.Module) -> list[str]:
+    """The layers of a model that stand for the levels p2 to p5, finest first."""
+    if isinstance(model, ABNClassifier):
+        last = {stage["reduction"]: stage["module"] for stage in model.backbone.feature_info}
+        return [f"backbone.{last[reduction]}" for reduction in LEVELS.values() if reduction in last]
+    return [f"levels[{level}]" for level in LEVELS]
+
+
+def _name(levels: set[str]) -> str:
+    return "-".join(["fal", *sorted(levels)]) if levels else CONTROL
+
+
+def _build(name: str, setup: Setup, base: FPNClassifier) -> nn.Module:
+    """The model of a name, before its further training."""
+    if name == "abn":
+        return setup.abn()
+    if name == CONTROL:
+        control = FPNClassifier(**base.config)
+        control.load_state_dict(base.state_dict())
+        return control
+    levels = [level for level in LEVELS if level in name]
+    return FAL.from_fpn(base, levels, near_identity=not name.endswith("-open"))
+
+
+def rebuild(fold: FoldRun, name: str) -> Any:
+    """A model of a finished fold, from its weights."""
+    base = fold.setup.fpn()
+    model = base if name == BASE else _build(name, fold.setup, base)
+    load_weights(model, fold.folder / name / WEIGHTS, name)
+    return model.eval()
+
+
+def _costs(setup: Setup, images: int = 16) -> dict[str, Any]:
+    """Parameters, multiply-adds, time and memory of FAL on one to four levels and of ABN, beside the FPN."""
+    side = setup.options.image_size
+    batch = torch.rand(images, 3, side, side)
+    fpn = setup.fpn().to(memory_format=torch.channels_last)
+    costs = {CONTROL: overhead(fpn, fpn, batch).to_dict()}
+    for size in range(1, len(LEVELS) + 1):
+        for levels in itertools.combinations(LEVELS, size):
+            model = FAL.from_fpn(fpn, levels).to(memory_format=torch.channels_last)
+            costs[_name(set(levels))] = overhead(model, fpn, batch).to_dict()
+    costs["abn"] = overhead(setup.abn().to(memory_format=torch.channels_last), fpn, batch).to_dict()
+    return costs
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
+    part.replace(path)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)

@@ -1,0 +1,119 @@
+"""What the experiment's settings mean: images, splits, models to start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import timm
+
+from xaieval.config import FalOptions, parse_literals
+from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds
+from xaieval.errors import DataError, ModelError, choose_from
+from xaieval.models import ABNClassifier, FPNClassifier
+from xaieval.models.builtin import FPN_SCENES, scenes_backbone
+from xaieval.models.fpn import Pretrained
+from xaieval.training import augmentation
+
+__all__ = ["Setup", "prepare"]
+
+BACKBONE = "mobilenetv2_100"
+SCENES_SEED = 1  # other images than those that the built-in weights were trained on
+SCENES = 1000
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that the folds have in common.
+
+    Attributes:
+        options: as given.
+        pictures: with the preprocessing of tests and scores.
+        preprocessing: that one.
+        folds: contiguous blocks of images together.
+        random_folds: of the same sizes, drawn image by image.
+        backbone: timm's name.
+        pretrained: its weights.
+    """
+
+    options: FalOptions
+    pictures: Pictures
+    preprocessing: Preprocessing
+    folds: list[Fold]
+    random_folds: list[Fold]
+    backbone: str
+    pretrained: Pretrained
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.pictures.classes)
+
+    def fpn(self) -> FPNClassifier:
+        """A new FPN on the backbone's weights."""
+        return FPNClassifier(
+            self.backbone,
+            self.num_classes,
+            channels=self.options.channels,
+            head=self.options.head,  # type: ignore[arg-type]  # FPNClassifier checks it
+            pretrained=self.pretrained,
+            backbone_args=parse_literals(self.options.backbone_args),
+        )
+
+    def abn(self) -> ABNClassifier:
+        """A new ABN on them."""
+        return ABNClassifier(
+            self.backbone,
+            self.num_classes,
+            pretrained=self.pretrained,
+            backbone_args=parse_literals(self.options.backbone_args),
+            near_identity=self.pretrained is not False,
+        )
+
+    def augmented(self, numbers: list[int]) -> Pictures:
+        """Pictures to train on."""
+        size = self.options.train_size or self.options.image_size
+        return replace(self.pictures.subset(numbers), preprocessing=augmentation(self.preprocessing.with_size(size)))
+
+
+def prepare(options: FalOptions) -> Setup:
+    """Look at everything that can be wrong before the first training.
+
+    Raises:
+        DataError: the data cannot be split, or does not have the class.
+        ModelError: the backbone cannot carry a pyramid.
+        WeightsError: its weights cannot be read or do not fit.
+    """
+    scenes = options.data == "scenes"
+    backbone = options.backbone or (FPN_SCENES["backbone"] if scenes else BACKBONE)
+    preprocessing = _preprocessing(backbone, options)
+    most = options.max_images or (SCENES if scenes else None)
+    pictures = load_pictures(options.data, preprocessing, most, split="train", seed=SCENES_SEED, download=options.download)
+    if pictures is None:
+        raise DataError(
+            f"the experiment splits its images itself: data is 'scenes', 'folder:DIR' or 'ucmerced:DIR', got {options.data!r}"
+        )
+    if options.class_name is not None and options.class_name not in pictures.classes:
+        raise DataError(f"the data has no class {options.class_name!r}; {choose_from(options.class_name, pictures.classes)}")
+    pretrained: Pretrained = options.weights or options.pretrained
+    if scenes and options.backbone is None and not pretrained:
+        pretrained = scenes_backbone()
+    splits = [
+        split(pictures.labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)
+    ]
+    if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
+        raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
+    setup = Setup(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)
+    setup.fpn()
+    return setup
+
+
+def _preprocessing(backbone: str, options: FalOptions) -> Preprocessing:
+    if not timm.is_model(backbone):
+        raise ModelError(f"timm has no backbone {backbone!r}; see timm.list_models()")
+    config = timm.data.resolve_model_data_config(timm.create_model(backbone))
+    found: dict[str, Any] = {name: config[name] for name in ("mean", "std", "interpolation")}
+    if options.data == "scenes" and options.backbone is None:
+        found |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what the built-in weights were trained with
+    given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
+    return Preprocessing(options.image_size, options.image_size, **found | {n: v for n, v in given.items() if v is not None})

@@ -1,0 +1,138 @@
+"""The attention branch: class evidence inside a network that becomes an attention map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["AttentionBranch", "AttentionOutput", "attend", "attention_loss"]
+
+CLOSED = -4.0  # where an attention near zero starts before the sigmoid: the map's median is 0.02
+
+
+class AttentionBranch(nn.Module):
+    """An attention branch: features to a map of where the classes' evidence lies, and to logits that teach it.
+
+    3x3 convolutions (the original has a whole stage of the network here; the default of one is lighter), batch norm, a 1x1
+    convolution to K class maps, batch norm and ReLU; from there a 1x1 convolution K to K and the average over space give the
+    attention logits, and a 3x3 convolution K to 1, batch norm and a sigmoid the attention map. See `attend` for its use.
+
+    Args:
+        channels: of the features.
+        num_classes: number of classes K.
+        blocks: 3x3 convolutions with batch norm and ReLU at the beginning, at stride 1.
+        residual: add each block's input to its output before the ReLU.
+        near_identity: start with attention near zero, so that a branch put on a trained network hardly changes it at first;
+            else the first maps are around 0.5, as in the original.
+
+    Returns:
+        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1], whose
+        address is `BRANCH[map]`. Nothing is kept on the module.
+
+    Reference:
+        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section 3.
+
+    Example:
+        >>> import torch
+        >>> branch = AttentionBranch(channels=16, num_classes=10)
+        >>> found = branch(torch.rand(2, 16, 8, 8))
+        >>> found["logits"].shape, found["map"].shape
+        (torch.Size([2, 10]), torch.Size([2, 1, 8, 8]))
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, blocks: int = 1, residual: bool = True, near_identity: bool = False
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(_Block(channels, residual) for _ in range(blocks)))
+        self.norm = nn.BatchNorm2d(channels)
+        self.classes = nn.Sequential(
+            nn.Conv2d(channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
+        )
+        self.classifier = nn.Conv2d(num_classes, num_classes, 1)
+        norm = nn.BatchNorm2d(1)
+        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), norm, nn.Sigmoid())
+        if near_identity:
+            nn.init.constant_(norm.bias, CLOSED)
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
+        """Attention logits and map of a batch of features."""
+        classes = self.classes(self.norm(self.blocks(features)))
+        return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, residual: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.residual = residual
+
+    def forward(self, features: Tensor) -> Tensor:
+        found = self.norm(self.convolution(features))
+        return functional.relu(found + features if self.residual else found)
+
+
+@dataclass(frozen=True)
+class AttentionOutput:
+    """What a model with attention branches gives on request.
+
+    Attributes:
+        logits: of the prediction, `[N, K]`.
+        attention_logits: of each branch, `[N, K]`, by the branch's name.
+        attention_maps: of each branch, `[N, h, w]` in [0, 1].
+    """
+
+    logits: Tensor
+    attention_logits: dict[str, Tensor] = field(default_factory=dict)
+    attention_maps: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def gather(cls, logits: Tensor, found: Mapping[str, Mapping[str, Tensor]]) -> AttentionOutput:
+        """From the logits and what each branch gave."""
+        return cls(
+            logits,
+            {name: branch["logits"] for name, branch in found.items()},
+            {name: branch["map"].squeeze(1) for name, branch in found.items()},
+        )
+
+
+def attend(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c h w"]:
+    """Features strengthened where the attention is, `(1 + M) * g`: no attention leaves them as they are.
+
+    Reference:
+        Fukui et al., CVPR 2019, equation 2.
+
+    Example:
+        >>> import torch
+        >>> attend(torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[0.5, 0.0]]]]))
+        tensor([[[[3., 4.]]]])
+    """
+    return (1 + attention) * features
+
+
+def attention_loss(
+    output: AttentionOutput, labels: Int[Tensor, " n"], weight: float = 1.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross entropy of the prediction, and `weight` times the mean cross entropy of the branches' own logits.
+
+    Args:
+        output: of a model with attention branches.
+        labels: true classes `[N]`.
+        weight: of the branches; 1 in the original.
+        label_smoothing: in [0, 1).
+
+    Reference:
+        Fukui et al., CVPR 2019, equation 3.
+    """
+
+    def entropy(logits: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    auxiliary = torch.stack([entropy(logits) for logits in output.attention_logits.values()])
+    return entropy(output.logits) + weight * auxiliary.mean()

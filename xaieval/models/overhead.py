@@ -1,0 +1,142 @@
+"""What a model costs beside another: parameters, multiply-adds, time and memory of a forward pass."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from xaieval.errors import ModelError
+
+__all__ = ["Overhead", "overhead"]
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The costs of a model, and each as a ratio to those of a reference on the same images.
+
+    Attributes:
+        parameters: number of parameters.
+        multiply_adds: of a forward pass, per image (convolutions and matrix products, counted by torch).
+        parameters_ratio: to the reference.
+        multiply_adds_ratio: to the reference.
+        latency_ratio: median of the ratios of alternating forward passes.
+        latency_low: smallest of those ratios.
+        latency_high: largest of them.
+        memory_ratio: of the peak memory of a forward pass: its tensors alive at a time, images and weights not counted.
+    """
+
+    parameters: int
+    multiply_adds: int
+    parameters_ratio: float
+    multiply_adds_ratio: float
+    latency_ratio: float
+    latency_low: float
+    latency_high: float
+    memory_ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers by name."""
+        return asdict(self)
+
+
+def overhead(model: nn.Module, reference: nn.Module, images: Tensor, repeats: int = 9) -> Overhead:
+    """The costs of a model in eval mode beside a reference, measured side by side.
+
+    Args:
+        model: images to logits.
+        reference: likewise, on the same device.
+        images: `[N, C, H, W]`, on that device.
+        repeats: forward passes of each, in turns, after one that does not count.
+
+    Raises:
+        ModelError: there are no repeats.
+
+    Example:
+        >>> from xaieval.models import FAL, FPNClassifier
+        >>> fpn = FPNClassifier("test_resnet", num_classes=10, channels=32)
+        >>> cost = overhead(FAL.from_fpn(fpn, ["p2"]), fpn, torch.rand(2, 3, 64, 64), repeats=1)
+        >>> cost.parameters_ratio > 1, cost.multiply_adds_ratio > 1
+        (True, True)
+    """
+    if repeats < 1:
+        raise ModelError(f"costs are measured in at least one repeat, got {repeats}")
+    modes = [(module, module.training) for whole in (model, reference) for module in whole.modules()]
+    model.eval(), reference.eval()
+    try:
+        with torch.inference_mode():
+            ours, theirs = (_multiply_adds(each, images) for each in (model, reference))
+            memory = _peak(model, images) / _peak(reference, images)
+            ratios = [_seconds(model, images) / _seconds(reference, images) for _ in range(repeats + 1)][1:]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, reference)]
+    return Overhead(
+        parameters=sizes[0],
+        multiply_adds=ours,
+        parameters_ratio=sizes[0] / sizes[1],
+        multiply_adds_ratio=ours / theirs,
+        latency_ratio=median(ratios),
+        latency_low=min(ratios),
+        latency_high=max(ratios),
+        memory_ratio=memory,
+    )
+
+
+def _multiply_adds(model: nn.Module, images: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    return int(counter.get_total_flops() // 2 // len(images))
+
+
+def _seconds(model: nn.Module, images: Tensor) -> float:
+    wait: Callable[[], Any] = torch.cuda.synchronize if images.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    model(images)
+    wait()
+    return time.perf_counter() - start
+
+
+def _peak(model: nn.Module, images: Tensor) -> int:
+    """Bytes of the tensors alive at the peak of a forward pass, beyond those from before it."""
+    with _Alive() as alive:
+        model(images)
+    return alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Follows the storages that operations make, on any device, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (storage := _storage(leaf)) not in given and storage not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def _storage(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()

@@ -1,0 +1,195 @@
+"""Which layers need attention, from the rows of a run, with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import pandas as pd
+
+from xaieval.errors import MetricError, choose_from
+from xaieval.rows import COUNTED
+from xaieval.stats import check_level, holm, paired_p_value
+
+__all__ = ["Selection", "select_layers"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Selection(Sequence[str]):
+    """Addresses of layers, worst first, and why they were chosen.
+
+    Attributes:
+        layers: the addresses.
+        ranking: all layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
+        comparisons: one row a test: `layer`, `best` (the layer that is best in `best_in`), `metric` that the two are compared
+            in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` and `p_holm`.
+        k: what the caller asked for, None if the tests decided.
+        n_images: that took part.
+        method: whose rows decided.
+        level: of the tests.
+    """
+
+    layers: list[str]
+    ranking: pd.DataFrame
+    comparisons: pd.DataFrame
+    k: int | None
+    n_images: int
+    method: str
+    level: float
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and not isinstance(other, str) and self.layers == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # like a list
+
+    def __repr__(self) -> str:
+        if self.k is not None:
+            first = f"the {self.k} worst by mean rank, worst first: {', '.join(self.layers)}"
+        elif self.layers:
+            first = f"needs attention, worst first: {', '.join(self.layers)}"
+        else:
+            first = "no layer is worse than the best beyond chance"
+        tests = self.comparisons
+        significant = tests[tests["p_holm"] < 1 - self.level]
+        shown = significant if len(significant) else tests[tests["verdict"] == "worse"]
+        lines = [
+            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_called(row, self.level)} the best"
+            f"{'' if row['metric'] == row['best_in'] else ' in ' + row['best_in']}, {row['best_value']:.1f} at {row['best']} "
+            f"(p = {row['p_holm']:.2g})"
+            for row in shown.to_dict("records")
+        ]
+        last = (
+            f"paired by image, n = {self.n_images}, method {self.method}, p corrected by Holm over {len(tests)} tests, "
+            f"level {self.level:g}"
+        )
+        return "\n".join([first, *lines, last])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "layers": self.layers,
+            "k": self.k,
+            "n_images": self.n_images,
+            "method": self.method,
+            "level": self.level,
+            "ranking": self.ranking.reset_index().to_dict("records"),
+            "comparisons": self.comparisons.to_dict("records"),
+            "reasons": repr(self),
+        }
+
+
+def select_layers(
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    k: int | None,
+    by: Sequence[str],
+    method: str | None,
+    level: float,
+    seed: int = 0,
+) -> Selection:
+    """See `xaieval.Scores.select_layers`, which gives its own rows and metrics.
+
+    Raises:
+        MetricError: see there.
+    """
+    check_level(level)
+    higher_is_better = _resolve(by, metrics)
+    method = _one_method(rows, method)
+    tables = _paired(rows[rows["method"] == method], list(higher_is_better))
+    layers = list(next(iter(tables.values())).columns)
+    if k is not None and not 1 <= k <= len(layers):
+        raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
+    goodness = {name: table if higher_is_better[name] else -table for name, table in tables.items()}
+    comparisons = _compare(goodness, tables, seed)
+    ranking = _rank(tables, goodness)
+    ordered = list(ranking.index)
+    chosen = ordered[:k] if k is not None else [layer for layer in ordered if _needs(layer, comparisons, 1 - level)]
+    return Selection(chosen, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
+
+
+def _resolve(by: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether higher is better, by metric."""
+    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics}
+    names = [by] if isinstance(by, str) else list(by)
+    if not names:
+        raise MetricError(f"layers are selected by at least one metric; {choose_from('', known)}")
+    for name in names:
+        if name not in known:
+            raise MetricError(f"the run has no metric {name!r} to select layers by; {choose_from(name, known)}")
+    return {name: known[name] for name in names}
+
+
+def _one_method(rows: pd.DataFrame, method: str | None) -> str:
+    """The method that was asked for, or the only one that has several layers."""
+    counts = rows.groupby("method", sort=False)["layer"].nunique()
+    usable = [str(name) for name in counts[counts > 1].index]
+    if method is None and len(usable) == 1:
+        return usable[0]
+    if method in usable:
+        return str(method)
+    what = "say whose rows decide by method=" if method is None else f"no method {method!r} with at least two layers"
+    raise MetricError(f"{what}; methods with several layers: {', '.join(usable) or 'none'}")
+
+
+def _paired(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """By metric a table images x layers, of the images whose rows count at every layer."""
+    counted = rows[rows["status"].isin(COUNTED)]
+    layers = list(rows["layer"].unique())
+    tables = {
+        name: counted.pivot_table(index="image_id", columns="layer", values=name).reindex(columns=layers) for name in metrics
+    }
+    complete = pd.concat(tables.values(), axis=1).notna().all(axis=1)
+    if not complete.any():
+        raise MetricError("no image has rows that count at every layer, so no layers can be compared")
+    return {name: table[complete].astype(float) for name, table in tables.items()}
+
+
+def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], seed: int) -> pd.DataFrame:
+    """Every layer against the best of each metric: worse in that metric, and better in each other one."""
+    records: list[dict[str, Any]] = []
+    for best_in, good in goodness.items():
+        best = str(good.mean().idxmax())
+        for layer in [name for name in good.columns if name != best]:
+            for metric, values in goodness.items():
+                worse = metric == best_in
+                first, second = (best, layer) if worse else (layer, best)
+                record: dict[str, Any] = {"layer": layer, "best": best, "best_in": best_in, "metric": metric}
+                record |= {"value": tables[metric][layer].mean(), "best_value": tables[metric][best].mean()}
+                p = paired_p_value(values[first], values[second], seed=seed)
+                records.append(record | {"verdict": "worse" if worse else "better", "p_value": p})
+    table = pd.DataFrame(records)
+    return table.assign(p_holm=holm(table["p_value"]))
+
+
+def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means and mean rank of every layer, worst first."""
+    good = pd.DataFrame({name: table.mean() for name, table in goodness.items()})
+    ranking = pd.DataFrame({name: table.mean() for name, table in tables.items()})
+    ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
+    keys = good.assign(mean_rank=-ranking["mean_rank"])
+    order = keys.sort_values(["mean_rank", *good.columns], kind="stable").index
+    return ranking.loc[order].rename_axis("layer")
+
+
+def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
+    for _, tests in comparisons[comparisons["layer"] == layer].groupby("best_in", sort=False):
+        significant = set(tests.loc[tests["p_holm"] < alpha, "verdict"])
+        if significant == {"worse"}:
+            return True
+    return False
+
+
+def _called(row: Mapping[Any, Any], level: float) -> str:
+    word = str(row["verdict"])
+    return f"{word} than" if row["p_holm"] < 1 - level else f"not {word} than"
