@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
@@ -237,7 +237,7 @@ class FalOptions:
     pretrained: bool = False
     backbone_args: dict[str, str] = field(default_factory=dict)
     channels: int = 128
-    head: str = "mean"
+    head: Literal["mean", "concat"] = "mean"
     image_size: int = 128
     train_size: int | None = None
     mean: Numbers | None = None
@@ -251,7 +251,7 @@ class FalOptions:
     further_epochs: int = 2
     batch_size: int = 32
     learning_rate: float = 1e-3
-    precision: str = "float32"
+    precision: Literal["float32", "bf16"] = "float32"
     arms: Words = ("selected", "random", "best", "all", "abn")
     k: int | None = None
     class_name: Annotated[str | None, Parameter(name="--class")] = None

@@ -159,6 +159,7 @@ def fit(
     if checkpoint_dir is not None:
         callbacks.append(ModelCheckpoint(checkpoint_dir, filename="last", save_top_k=1, enable_version_counter=False))
         last = _checkpoint(Path(checkpoint_dir) / CHECKPOINT, learner)
+    model.train()
     lightning.seed_everything(seed, workers=True, verbose=False)
     with _quiet():
         trainer = lightning.Trainer(
@@ -184,13 +185,18 @@ def fit(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on hardware that is not used, on loaders without workers, and on its own dependencies."""
+    """Without Lightning's remarks on unused hardware, loaders without workers, checkpoints that are there, and its own parts."""
     log = logging.getLogger("lightning.pytorch")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*litlogger.*"):
+            for message in (
+                ".*does not have many workers.*",
+                ".*isinstance.treespec, LeafSpec.*",
+                ".*litlogger.*",
+                ".*exists and is not empty.*",
+            ):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

@@ -64,9 +64,7 @@ def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> 
     for number in options.run_folds or range(options.folds):
         fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", options.seed + number, say)
         fold.run(setup.random_folds[number])
-    if not (folder / COSTS).exists():
-        say("costs of the models")
-        _write(folder / COSTS, _costs(setup))
+    _measure_costs(setup, folder, say)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class FoldRun:
                 epochs=epochs,
                 seed=self.seed,
                 learning_rate=options.learning_rate,
-                precision=options.precision,  # type: ignore[arg-type]  # fit checks it
+                precision=options.precision,
                 log_dir=place / "log",
                 checkpoint_dir=place / "checkpoint",
                 device=options.device,
@@ -240,18 +238,21 @@ def rebuild(fold: FoldRun, name: str) -> Any:
     return model.eval()
 
 
-def _costs(setup: Setup, images: int = 16) -> dict[str, Any]:
-    """Parameters, multiply-adds, time and memory of FAL on one to four levels and of ABN, beside the FPN."""
+def _measure_costs(setup: Setup, folder: Path, say: Say, images: int = 16) -> None:
+    """What the compared models cost beside the FPN, for those that were not measured yet."""
+    known = json.loads((folder / COSTS).read_text()) if (folder / COSTS).exists() else {}
+    models = [name for path in sorted(folder.glob(f"fold*/{CHOICE}")) for name in json.loads(path.read_text())["arms"].values()]
+    missing = [name for name in dict.fromkeys(models) if name not in known]
+    if not missing:
+        return
+    say("costs of the models")
     side = setup.options.image_size
     batch = torch.rand(images, 3, side, side)
     fpn = setup.fpn().to(memory_format=torch.channels_last)
-    costs = {CONTROL: overhead(fpn, fpn, batch).to_dict()}
-    for size in range(1, len(LEVELS) + 1):
-        for levels in itertools.combinations(LEVELS, size):
-            model = FAL.from_fpn(fpn, levels).to(memory_format=torch.channels_last)
-            costs[_name(set(levels))] = overhead(model, fpn, batch).to_dict()
-    costs["abn"] = overhead(setup.abn().to(memory_format=torch.channels_last), fpn, batch).to_dict()
-    return costs
+    for name in missing:
+        model = _build(name, setup, fpn).to(memory_format=torch.channels_last)
+        known[name] = overhead(model, fpn, batch).to_dict()
+    _write(folder / COSTS, known)
 
 
 def _save(model: nn.Module, path: Path) -> None:

@@ -55,7 +55,7 @@ class Setup:
             self.backbone,
             self.num_classes,
             channels=self.options.channels,
-            head=self.options.head,  # type: ignore[arg-type]  # FPNClassifier checks it
+            head=self.options.head,
             pretrained=self.pretrained,
             backbone_args=parse_literals(self.options.backbone_args),
         )
