@@ -185,7 +185,7 @@ def fit(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on unused hardware, loaders without workers, checkpoints that are there, and its own parts."""
+    """Without Lightning's remarks on unused hardware, loaders without workers, checkpoints that are there and its own parts."""
     log = logging.getLogger("lightning.pytorch")
     before = log.level
     log.setLevel(logging.ERROR)
