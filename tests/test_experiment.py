@@ -175,7 +175,7 @@ def test_arms_follow_from_the_selection(count, selected, best):
 def test_all_subsets_are_sixteen_with_the_control():
     arms = arms_of(_selection(1), ["subsets"], np.random.default_rng(0))
     assert len(set(arms.values())) == 16
-    assert arms_of(_selection(1), [], np.random.default_rng(0)) == {}
+    assert arms_of(_selection(1), ["none", "random-split"], np.random.default_rng(0)) == {}
 
 
 def test_macro_f1_by_hand():

@@ -188,7 +188,7 @@ class ProtocolOptions:
         return dataclasses.replace(protocol, mean=mean, std=std) if protocol.fills_black else protocol
 
 
-ARMS = ("selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split")
+ARMS = ("selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class FalOptions:
         precision: float32, or bf16 where the processor has it.
         arms: What is compared with the FPN control: attention on the levels selected by their scores, on random ones, on the
             best ones, on all; abn; open-start (selected, with attention of one half at first); subsets (every set of levels);
-            random-split (accuracy of the FPN where folds are drawn image by image).
+            random-split (accuracy of the FPN where folds are drawn image by image); none (Table 1 alone).
         k: Number of levels that get attention; decided by tests unless told.
         class_name: Also report this class alone.
         methods: Explanation methods of Table 1; the first one selects levels and compares models.

@@ -76,8 +76,8 @@ class Scores:
 
         A layer needs attention if in a metric it is worse than the metric's best layer beyond chance, and not better than
         that layer beyond chance in another metric. The tests are paired by image and one-sided (exact McNemar for yes or no,
-        random signs for means) and corrected by Holm for being several. Layers are put in order by their mean rank over the
-        metrics, then by the metrics one after the other, then in order of execution; of layers that are equally good in a
+        random signs for means) and corrected by Holm for all pairs of layers. Layers are put in order by their mean rank over
+        the metrics, then by the metrics one after the other, then in order of execution; of layers that are equally good in a
         metric, the first in order of execution counts as its best.
 
         Args:
@@ -101,8 +101,8 @@ class Scores:
             >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
             >>> Scores(rows, {"metrics": [drop]}).select_layers(by=["average_drop"])
             needs attention, worst first: p2
-              p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.002)
-            paired by image, n = 9, method gradcam, p corrected by Holm over 1 tests, level 0.95
+              p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.0039)
+            paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
         """
         return select_layers(self.rows, self.manifest.get("metrics", []), k, by, method, level, self.manifest.get("seed", 0))
 

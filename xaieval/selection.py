@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -54,14 +55,16 @@ class Selection(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # like a list
 
     def __repr__(self) -> str:
+        tests = self.comparisons
+        significant = tests[tests["p_holm"] < 1 - self.level]
         if self.k is not None:
             first = f"the {self.k} worst by mean rank, worst first: {', '.join(self.layers)}"
         elif self.layers:
             first = f"needs attention, worst first: {', '.join(self.layers)}"
+        elif (significant["verdict"] == "worse").any():
+            first = "no layer needs attention: each that is worse in one metric is better in another"
         else:
             first = "no layer is worse than the best beyond chance"
-        tests = self.comparisons
-        significant = tests[tests["p_holm"] < 1 - self.level]
         shown = significant if len(significant) else tests[tests["verdict"] == "worse"]
         lines = [
             f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_called(row, self.level)} the best"
@@ -70,7 +73,7 @@ class Selection(Sequence[str]):
             for row in shown.to_dict("records")
         ]
         last = (
-            f"paired by image, n = {self.n_images}, method {self.method}, p corrected by Holm over {len(tests)} tests, "
+            f"paired by image, n = {self.n_images}, method {self.method}, p corrected by Holm for all pairs of layers, "
             f"level {self.level:g}"
         )
         return "\n".join([first, *lines, last])
@@ -111,7 +114,7 @@ def select_layers(
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
     goodness = {name: table if higher_is_better[name] else -table for name, table in tables.items()}
-    comparisons = _compare(goodness, tables, seed)
+    comparisons = _compare(goodness, tables, 1 - level, seed)
     ranking = _rank(tables, goodness)
     ordered = list(ranking.index)
     chosen = ordered[:k] if k is not None else [layer for layer in ordered if _needs(layer, comparisons, 1 - level)]
@@ -155,31 +158,42 @@ def _paired(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFram
     return {name: table[complete].astype(float) for name, table in tables.items()}
 
 
-def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], seed: int) -> pd.DataFrame:
-    """Every layer against the best of each metric: worse in that metric, and better in each other one."""
+def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:
+    """Every layer against the best of each metric: worse in that metric, and better in each other one.
+
+    Which layer is the best is in the data too, so the correction counts the tests between all pairs of layers, both ways.
+    """
     records: list[dict[str, Any]] = []
+    count = len(next(iter(goodness.values())).columns)
+    family = count * (count - 1) * len(goodness)
+    resamples = max(9999, int(10 * family / alpha))  # or the smallest p-value possible would not be small enough
     for best_in, good in goodness.items():
-        best = str(good.mean().idxmax())
+        best = str(_means(good).idxmax())
         for layer in [name for name in good.columns if name != best]:
             for metric, values in goodness.items():
                 worse = metric == best_in
                 first, second = (best, layer) if worse else (layer, best)
                 record: dict[str, Any] = {"layer": layer, "best": best, "best_in": best_in, "metric": metric}
                 record |= {"value": tables[metric][layer].mean(), "best_value": tables[metric][best].mean()}
-                p = paired_p_value(values[first], values[second], seed=seed)
+                p = paired_p_value(values[first], values[second], resamples, seed)
                 records.append(record | {"verdict": "worse" if worse else "better", "p_value": p})
     table = pd.DataFrame(records)
-    return table.assign(p_holm=holm(table["p_value"]))
+    return table.assign(p_holm=holm(table["p_value"], family))
 
 
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Means and mean rank of every layer, worst first."""
-    good = pd.DataFrame({name: table.mean() for name, table in goodness.items()})
-    ranking = pd.DataFrame({name: table.mean() for name, table in tables.items()})
+    good = pd.DataFrame({name: _means(table) for name, table in goodness.items()})
+    ranking = pd.DataFrame({name: _means(table) for name, table in tables.items()})
     ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
     keys = good.assign(mean_rank=-ranking["mean_rank"])
     order = keys.sort_values(["mean_rank", *good.columns], kind="stable").index
     return ranking.loc[order].rename_axis("layer")
+
+
+def _means(table: pd.DataFrame) -> pd.Series[float]:
+    """Of each layer, the same in whatever order the images come, so that ties are ties."""
+    return table.apply(lambda values: math.fsum(values) / len(values))
 
 
 def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:

@@ -109,7 +109,8 @@ def paired_p_value(larger: ArrayLike, smaller: ArrayLike, resamples: int = 9999,
     if not len(differences):
         return 1.0
     if np.ptp(np.abs(differences)) == 0:
-        return float(binomtest(int((differences > 0).sum()), len(differences), alternative="greater").pvalue)
+        exact = binomtest(int((differences > 0).sum()), len(differences), alternative="greater").pvalue
+        return max(float(exact), np.finfo(float).tiny)
     found = permutation_test(
         (differences,),
         np.mean,
@@ -123,8 +124,13 @@ def paired_p_value(larger: ArrayLike, smaller: ArrayLike, resamples: int = 9999,
     return float(found.pvalue)
 
 
-def holm(p_values: ArrayLike) -> list[float]:
+def holm(p_values: ArrayLike, family: int | None = None) -> list[float]:
     """p-values corrected for being several, such that one false rejection among all is as improbable as among one.
+
+    Args:
+        p_values: of the tests that were made.
+        family: number of tests that could have been made, where the data decided which ones were; as many as were made unless
+            told.
 
     Reference:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
@@ -135,7 +141,7 @@ def holm(p_values: ArrayLike) -> list[float]:
     """
     given = np.asarray(p_values, dtype=float)
     order = np.argsort(given, kind="stable")
-    steps = given[order] * np.arange(len(given), 0, -1)
+    steps = given[order] * np.arange(family or len(given), (family or len(given)) - len(given), -1)
     corrected = np.empty_like(given)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return [float(value) for value in corrected]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,17 @@ class Pictures(Dataset[dict[str, Any]]):
             >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
             ['test/00007', 'test/00003']
         """
+        numbers = list(numbers)  # the caller's may change
         return replace(
             self,
             ids=[self.ids[i] for i in numbers],
             labels=[self.labels[i] for i in numbers],
             read=lambda number: self.read(numbers[number]),
         )
+
+    def kept_in_memory(self) -> Pictures:
+        """The same pictures, each read once: for those that take longer to make than to keep."""
+        return replace(self, read=cache(self.read))
 
     def loader(self, batch_size: int) -> DataLoader[dict[str, Any]]:
         """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, and `failed` for what could not be read."""

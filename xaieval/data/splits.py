@@ -65,9 +65,9 @@ def _folds(
     seed: int,
     arrange: Callable[[np.ndarray, np.random.Generator], np.ndarray],
 ) -> list[Fold]:
-    if folds < 3 or blocks % folds:
+    if folds < 3 or blocks < 1 or blocks % folds:
         raise DataError(f"folds are at least 3 and divide the number of blocks, {blocks}; got {folds}")
-    rng = np.random.default_rng(seed)
+    rng, shuffling = np.random.default_rng(seed), np.random.default_rng([seed, 1])  # so that all folds have the same sizes
     parts: list[Fold] = [Fold([], [], []) for _ in range(folds)]
     for label in sorted(set(labels)):
         members = np.flatnonzero(np.asarray(labels) == label)
@@ -76,8 +76,8 @@ def _folds(
                 f"class {label} has {len(members)} images, too few for {blocks} blocks; "
                 "give more images of it, or fewer folds and blocks"
             )
-        pieces = np.array_split(arrange(members, rng), blocks)
         fold_of = rng.permutation(np.arange(blocks) % folds)
+        pieces = np.array_split(arrange(members, shuffling), blocks)
         for number, part in enumerate(parts):
             # The selection is the first block of the next fold, so that over all folds each image selects at most once.
             selecting = int(np.flatnonzero(fold_of == (number + 1) % folds)[0])

@@ -194,7 +194,7 @@ def arms_of(selection: Selection, wanted: Sequence[str], rng: np.random.Generato
         "best": set(ranked[len(ranked) - count :]),
         "all": set(LEVELS),
     }
-    compared = [arm for arm in wanted if arm != "random-split"]
+    compared = set(wanted) - {"random-split", "none"}
     arms = ({CONTROL: CONTROL} if compared else {}) | {arm: _name(sets[arm]) for arm in wanted if arm in sets}
     if "abn" in wanted:
         arms["abn"] = "abn"

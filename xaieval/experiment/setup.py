@@ -93,6 +93,8 @@ def prepare(options: FalOptions) -> Setup:
         raise DataError(
             f"the experiment splits its images itself: data is 'scenes', 'folder:DIR' or 'ucmerced:DIR', got {options.data!r}"
         )
+    if scenes:
+        pictures = pictures.kept_in_memory()
     if options.class_name is not None and options.class_name not in pictures.classes:
         raise DataError(f"the data has no class {options.class_name!r}; {choose_from(options.class_name, pictures.classes)}")
     pretrained: Pretrained = options.weights or options.pretrained

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
+import torch
 from jaxtyping import Float
-from timm.layers import Format
 from torch import Tensor, nn
 
 from xaieval.errors import ModelError
 from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
-from xaieval.models.fpn import Pretrained, create_backbone
+from xaieval.models.fpn import Pretrained, classifier_names, create_backbone
 
 __all__ = ["ABNClassifier"]
 
@@ -62,15 +62,35 @@ class ABNClassifier(nn.Module):
         self.backbone: Any = create_backbone(backbone, pretrained, arguments)
         stages = getattr(self.backbone, "feature_info", None) or []
         before = [stage for stage in stages if stage["reduction"] < stages[-1]["reduction"]]
-        if not before or getattr(self.backbone, "output_fmt", Format.NCHW) == Format.NHWC:
+        if not before:
             raise ModelError(f"backbone {backbone!r} has no stages of maps [N, C, H, W] to put attention between")
         self.stage: str = before[-1]["module"]
         self.attention = AttentionBranch(
             before[-1]["num_chs"], num_classes, blocks=blocks, residual=residual, near_identity=near_identity
         )
         if pretrained is not False:
-            for parameter in self.backbone.get_classifier().parameters():
-                nn.init.zeros_(parameter)
+            for name in classifier_names(self.backbone):
+                for parameter in self.backbone.get_submodule(name).parameters():
+                    nn.init.zeros_(parameter)
+        self._try(backbone, before[-1]["num_chs"])
+
+    def _try(self, name: str, channels: int) -> None:
+        """Look at what the stage gives: timm's table of stages does not say whether they are maps, or run as modules at all."""
+        seen: list[Any] = []
+        modules = dict(self.backbone.named_modules())
+        size = self.backbone.pretrained_cfg["input_size"]
+        self.backbone.eval()
+        if self.stage in modules:
+            watch = modules[self.stage].register_forward_hook(lambda module, inputs, output: seen.append(output))
+            with watch, torch.no_grad():
+                self.backbone(torch.zeros(1, *size))
+        self.backbone.train()
+        shapes = [output.shape[1:2] if isinstance(output, Tensor) and output.ndim == 4 else None for output in seen]
+        if shapes != [(channels,)]:
+            raise ModelError(
+                f"backbone {name!r} has no stages of maps [N, C, H, W] to put attention between: '{self.stage}' does not give "
+                f"{channels} channels, once"
+            )
 
     @overload
     def forward(self, images: Tensor, details: Literal[False] = False) -> Tensor: ...

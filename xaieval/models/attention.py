@@ -134,5 +134,5 @@ def attention_loss(
     def entropy(logits: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
-    auxiliary = torch.stack([entropy(logits) for logits in output.attention_logits.values()])
-    return entropy(output.logits) + weight * auxiliary.mean()
+    auxiliary = [entropy(logits) for logits in output.attention_logits.values()]
+    return entropy(output.logits) + (weight * torch.stack(auxiliary).mean() if auxiliary else 0)

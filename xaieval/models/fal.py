@@ -114,23 +114,32 @@ class FAL(nn.Module):
 
     @classmethod
     def from_fpn(
-        cls, fpn: FPNClassifier, attention_levels: Iterable[str], *, near_identity: bool = True, **options: Any
+        cls,
+        fpn: FPNClassifier,
+        attention_levels: Iterable[str],
+        *,
+        place: Place = "after",
+        blocks: int = 1,
+        residual: bool = True,
+        near_identity: bool = True,
     ) -> FAL:
         """FAL with the weights of a trained FPN; the branches are new, and start near the identity unless told.
 
         Args:
-            fpn: copied from, left as it is.
+            fpn: copied from, left as it is; its device, type and mode are taken over.
             attention_levels: of p2, p3, p4, p5.
+            place: "after" or "before" the merge.
+            blocks: convolutions at the beginning of each branch.
+            residual: whether they are residual.
             near_identity: start with attention near zero.
-            **options: `place`, `blocks`, `residual`.
 
         Raises:
             ModelError: no or an unknown level.
         """
-        fal = cls(attention_levels=attention_levels, near_identity=near_identity, **fpn.config, **options)
-        weights = fpn.state_dict()
-        fal.load_state_dict({**fal.state_dict(), **weights})
-        return fal.to(next(iter(weights.values())).device)
+        branches: dict[str, Any] = {"place": place, "blocks": blocks, "residual": residual, "near_identity": near_identity}
+        fal = cls(attention_levels=attention_levels, **branches, **fpn.config)
+        fal.load_state_dict(fal.state_dict() | fpn.state_dict())
+        return fal.to(next(fpn.parameters())).train(fpn.training)
 
     @classmethod
     def from_scores(
@@ -168,7 +177,7 @@ def levels_of(addresses: Iterable[str]) -> list[str]:
     """The pyramid levels that addresses name.
 
     Raises:
-        AddressError: an address names no level.
+        AddressError: an address names no level, or two name one.
 
     Example:
         >>> levels_of(["fpn[p3]", "levels[p2]"])
@@ -179,6 +188,10 @@ def levels_of(addresses: Iterable[str]) -> list[str]:
         keys = parse(address).keys
         if not keys or keys[-1] not in LEVELS:
             raise AddressError(f"layer {address!r} is no pyramid level; 'fpn[p2]' to 'fpn[p5]' are expected")
+        if keys[-1] in levels:
+            raise AddressError(
+                f"level {keys[-1]} comes twice, as layer {address!r} too; score 'fpn[*]' or 'levels[*]', not both"
+            )
         levels.append(keys[-1])
     return levels
 

@@ -17,7 +17,17 @@ from torchvision.ops import FeaturePyramidNetwork
 from xaieval.errors import ModelError, choose_from
 from xaieval.models.weights import check_fit, read_weights
 
-__all__ = ["LEVELS", "FPNClassifier", "Head", "LevelHead", "Pretrained", "create_backbone", "pyramid_backbone", "stages"]
+__all__ = [
+    "LEVELS",
+    "FPNClassifier",
+    "Head",
+    "LevelHead",
+    "Pretrained",
+    "classifier_names",
+    "create_backbone",
+    "pyramid_backbone",
+    "stages",
+]
 
 Head = Literal["mean", "concat"]
 Pretrained = bool | str | Path | Mapping[str, Tensor]
@@ -155,6 +165,12 @@ def pyramid_backbone(
     return backbone, backbone.feature_info.channels()
 
 
+def classifier_names(model: Any) -> list[str]:
+    """The names of the classifier's modules in a timm model: one, or two where there is a second head for distillation."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return [names] if isinstance(names, str) else list(names)
+
+
 def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """A timm model, its weights as `pretrained` says (see `FPNClassifier`).
 
@@ -174,8 +190,7 @@ def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, A
         raise ModelError(f"backbone {name!r} cannot be built with {given}: {error}") from error
     tensors = dict(pretrained) if isinstance(pretrained, Mapping) else read_weights(pretrained)
     source = "the mapping" if isinstance(pretrained, Mapping) else f"'{Path(pretrained).name}'"
-    # Not what begins alike, such as fc_norm beside fc.
-    classifier = f"{plain.pretrained_cfg.get('classifier')}."
+    classifier = tuple(f"{name}." for name in classifier_names(plain))  # not what begins alike, such as fc_norm beside fc
     body = {key: tensor for key, tensor in tensors.items() if not key.startswith(classifier)}
     wanted = {key: tensor for key, tensor in plain.state_dict().items() if not key.startswith(classifier)}
     check_fit(body, wanted, source, f"backbone {name!r}")

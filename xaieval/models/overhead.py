@@ -68,8 +68,8 @@ def overhead(model: nn.Module, reference: nn.Module, images: Tensor, repeats: in
         >>> cost.parameters_ratio > 1, cost.multiply_adds_ratio > 1
         (True, True)
     """
-    if repeats < 1:
-        raise ModelError(f"costs are measured in at least one repeat, got {repeats}")
+    if repeats < 1 or not len(images):
+        raise ModelError(f"costs are measured on at least one image in at least one repeat, got {len(images)} and {repeats}")
     modes = [(module, module.training) for whole in (model, reference) for module in whole.modules()]
     model.eval(), reference.eval()
     try:
@@ -80,6 +80,8 @@ def overhead(model: nn.Module, reference: nn.Module, images: Tensor, repeats: in
     finally:
         for module, mode in modes:
             module.training = mode
+    if not theirs:
+        raise ModelError("the reference has no multiply-adds to compare with")
     sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, reference)]
     return Overhead(
         parameters=sizes[0],
