@@ -55,6 +55,26 @@ def test_benchmark_run_file_is_read_by_the_command(tmp_path, capsys):
     assert "no weights file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("run_file", sorted((ROOT / "benchmarks/fal").glob("*.toml")), ids=lambda path: path.stem)
+def test_run_files_of_the_experiment_are_read_by_the_command(run_file, tmp_path, capsys):
+    words = ["--weights", str(tmp_path / "missing.safetensors"), "--data", "scenes", "--class", "cross", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fal", str(run_file), *words])
+    assert stopped.value.code == 2
+    assert "no weights file" in capsys.readouterr().err
+
+
+def test_tables_of_the_experiment_are_those_of_its_reports():
+    page = (ROOT / "docs/fal.md").read_text()
+    parts = re.split(r"<!-- from (benchmarks/fal/\w+/report\.md) -->\n", page)
+    assert len(parts) > 4
+    for report, text in zip(parts[1::2], parts[2::2], strict=True):
+        known = (ROOT / report).read_text().splitlines()
+        table = text.split("\n\n")[0].splitlines()
+        assert len(table) > 2
+        assert [line for line in table if line not in known] == []
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])

@@ -124,7 +124,14 @@ def test_the_report_says_it_all(finished):
         files
     )
     assert all((folder / name).stat().st_size for name in files)
-    for said in ("by mean rank, worst first", "random images", "Costs of a forward pass", "class cross alone", "1 of 5 folds"):
+    for said in (
+        "by mean rank, worst first",
+        "random images",
+        "Costs of a forward pass",
+        "class cross alone",
+        "1 of 5 folds",
+        "Versions: xaieval",
+    ):
         assert said in page
     table = pd.read_csv(folder / "table2.csv").set_index("arm")
     assert f"{table.loc['selected', 'accuracy']:.1f} [" in page

@@ -228,6 +228,7 @@ class FalOptions:
         seed: Of splits, weights, training and bootstrap; fold i trains with seed + i.
         level: Of the intervals.
         out: Folder for everything; named after the experiment unless told. The same command goes on where it was killed.
+        progress: Show a progress bar of each training, where stderr is a terminal.
     """
 
     data: str = "scenes"
@@ -260,6 +261,7 @@ class FalOptions:
     seed: int = 0
     level: float = 0.95
     out: str | None = None
+    progress: bool = True
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in self.arms if arm not in ARMS]

@@ -87,6 +87,7 @@ def _figures(setup: Setup, results: Results, folder: Path, label: int | None) ->
     if not len(batch):
         return []
     pixels = setup.preprocessing.to_pixels(batch.images)
+    names = [Path(image_id).stem for image_id in batch.ids]
     base = rebuild(fold, BASE)
 
     def maps(model: nn.Module) -> dict[str, Any]:
@@ -94,14 +95,14 @@ def _figures(setup: Setup, results: Results, folder: Path, label: int | None) ->
         return dict(zip(LEVELS, found.values(), strict=True))
 
     method = setup.options.methods[0]
-    maps_figure(pixels, maps(base), batch.ids, f"FPN, {method}").savefig(folder / "figure4.png", dpi=120)
+    maps_figure(pixels, maps(base), names, f"FPN, {method}").savefig(folder / "figure4.png", dpi=120)
     arms = results.choices[number]["arms"]
     if arms.get("selected", CONTROL) == CONTROL:
         return ["figure4.png"]
     before, after = maps(rebuild(fold, CONTROL)), maps(rebuild(fold, arms["selected"]))
     columns = {f"{level} {name}": found[level] for level in LEVELS for name, found in (("FPN", before), ("FAL", after))}
     subtitle = f"FPN control beside {arms['selected']}, {method}"
-    maps_figure(pixels, columns, batch.ids, subtitle).savefig(folder / "figure5.png", dpi=120)
+    maps_figure(pixels, columns, names, subtitle).savefig(folder / "figure5.png", dpi=120)
     return ["figure4.png", "figure5.png"]
 
 
@@ -115,6 +116,7 @@ def _page(setup: Setup, results: Results, tables: dict[str, pd.DataFrame], figur
         f"{options.folds} folds of contiguous blocks, {len(tested)} test images, {options.epochs} epochs and "
         f"{options.further_epochs} further ones, seed {options.seed}. Intervals are at {level:.0%}. No test image took part in "
         "training or in the choice of levels.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + ".",
         "## Which levels need attention",
         *(f"Fold {fold}:\n\n```\n{choice['selection']['reasons']}\n```" for fold, choice in results.choices.items()),
     ]
@@ -122,6 +124,8 @@ def _page(setup: Setup, results: Results, tables: dict[str, pd.DataFrame], figur
         kind, _, group = name.partition("_")
         title = f"{FILES[kind][0].upper()}{FILES[kind][1:]}{f', class {group} alone' if group else ''}"
         parts += [f"## {title}", _markdown(SHOWN[kind](table))]
+        if kind == "table2":
+            parts += ["At each level, with the difference to the control:", _markdown(_at_levels(table))]
     if results.costs:
         used = dict.fromkeys(model for choice in results.choices.values() for model in choice["arms"].values())
         costs = pd.DataFrame({name: results.costs[name] for name in used if name in results.costs}).T
@@ -163,6 +167,19 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
                 known = difference in row and pd.notna(row[difference])
                 record[f"to control, {title.removesuffix(' %')}"] = _cell(row, difference) if known else ""
         records.append(record | {"n": int(row["n_images"])})
+    return pd.DataFrame(records)
+
+
+def _at_levels(table: pd.DataFrame) -> pd.DataFrame:
+    records = []
+    for row in table.reset_index().to_dict("records"):
+        cells = {}
+        for metric, title in ((DROP, "AD"), (INCREASE, "IC")):
+            for level in LEVELS:
+                name = f"{metric}_{level}"
+                difference = f" ({_cell(row, f'{name}_difference')})" if pd.notna(row.get(f"{name}_difference")) else ""
+                cells[f"{title} {level}"] = f"{row[name]:.1f}{difference}" if name in row else ""
+        records.append({"arm": row["arm"]} | cells)
     return pd.DataFrame(records)
 
 

@@ -26,6 +26,7 @@ class Results:
         run: the settings.
         classes: names of the classes.
         metrics: as in a manifest.
+        versions: of the packages that made them, likewise.
         seed: of the bootstrap.
         base: of the FPN whose levels were scored, all methods.
         compared: of the models that are compared, by the column `arm`; the first method.
@@ -38,6 +39,7 @@ class Results:
     run: dict[str, Any]
     classes: list[str]
     metrics: list[dict[str, Any]]
+    versions: dict[str, str]
     seed: int
     base: pd.DataFrame
     compared: pd.DataFrame
@@ -69,7 +71,7 @@ def read_results(folder: str | Path) -> Results:
     choices = {fold: choice for fold, choice in choices.items() if _finished(folder / f"fold{fold}", choice["arms"].values())}
     if not choices:
         raise OutputError(f"no fold of the experiment in '{folder}' is finished; run the same command again to go on")
-    metrics = Scores.load(folder / f"fold{min(choices)}" / BASE / "test").manifest["metrics"]
+    first = Scores.load(folder / f"fold{min(choices)}" / BASE / "test").manifest
 
     def gather(part: str, arm: str | None = None) -> pd.DataFrame:
         """Rows of a part of all folds, by an arm or of the FPN."""
@@ -84,7 +86,8 @@ def read_results(folder: str | Path) -> Results:
     return Results(
         run=run,
         classes=classes,
-        metrics=metrics,
+        metrics=first["metrics"],
+        versions=first["versions"],
         seed=int(run["seed"]),
         base=gather("test"),
         compared=_joined([gather("test", arm) for arm in arms]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ WEIGHTS = "model.safetensors"
 BASE, CONTROL = "fpn", "fpn-control"
 
 # Options that change what is computed or where, but no number.
-IDLE = ("out", "level", "device", "run_folds", "arms", "download")
+IDLE = ("out", "level", "device", "run_folds", "arms", "download", "progress")
 
 Say = Callable[[str], None]
 
@@ -54,6 +55,7 @@ def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> 
     """
     options = setup.options
     run = {name: value for name, value in plain(options).items() if name not in IDLE}
+    run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
     run["images"] = digest(f"{name}\n".encode() for name in setup.pictures.ids)
     check_folder(folder, run)
     try:
@@ -128,7 +130,7 @@ class FoldRun:
                 log_dir=place / "log",
                 checkpoint_dir=place / "checkpoint",
                 device=options.device,
-                progress=False,
+                progress=options.progress and sys.stderr.isatty(),
             )
             _save(model, place / WEIGHTS)
             shutil.rmtree(place / "checkpoint", ignore_errors=True)

@@ -48,20 +48,21 @@ def comparison_table(results: Results, label: int | None = None, level: float = 
 
     Returns:
         Index arm; `model` (which stands for it, fold by fold), `n_images`, `accuracy`, `macro_f1` (all classes only), AD and IC
-        as means over the levels and at each level, all in percent; for `accuracy`, `macro_f1` and the means also `_low` and
-        `_high`, and `<name>_difference` to the control with its own `_low` and `_high`: percentage points, bootstrap over the
-        images that both have.
+        as means over the levels and at each level (`average_drop_p2`), all in percent; for `accuracy`, `macro_f1` and the means
+        also `_low` and `_high`; for all `<name>_difference` to the control with its own `_low` and `_high`: percentage points,
+        bootstrap over the images that both have. The levels of ABN are the stages of its backbone with the same reductions.
     """
     if results.compared.empty:
         return pd.DataFrame()
     rows = _of_class(results.compared, label)
-    control = _per_image(rows[rows["arm"] == CONTROL])
+    control_rows = rows[rows["arm"] == CONTROL]
+    control = _per_image(control_rows)
     records = []
     for arm, group in rows.groupby("arm", sort=False):
         images = _per_image(group)
         models = [choice["arms"].get(arm) for choice in results.choices.values()]
         record: dict[str, Any] = {"arm": arm, "model": " ".join(str(name) for name in dict.fromkeys(models) if name)}
-        record |= _scores(images, level, results.seed) | _levels(group)
+        record |= _scores(images, level, results.seed) | _levels(group, control_rows, level, results.seed)
         if label is None:
             record |= _f1(images, control, len(results.classes), level, results.seed)
         if arm != CONTROL:
@@ -143,7 +144,7 @@ def _summary(results: Results, rows: pd.DataFrame, level: float) -> pd.DataFrame
     counted = named[named["status"].isin(COUNTED)]
     table["mask_area"] = counted.groupby(["layer", "method"])["mask_area"].mean()
     table = table.swaplevel().rename_axis(["method", "level"])
-    return pd.concat([table.loc[[method]] for method in named["method"].unique()])
+    return pd.concat([table.loc[[method]].sort_index() for method in named["method"].unique()])
 
 
 def _per_image(rows: pd.DataFrame) -> pd.DataFrame:
@@ -167,13 +168,17 @@ def _mean(name: str, values: Any, level: float, seed: int) -> dict[str, float]:
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
-def _levels(rows: pd.DataFrame) -> dict[str, float]:
-    counted = rows[rows["status"].isin(COUNTED)]
-    return {
-        f"{metric}_{level}": float(group[metric].mean())
-        for metric in (DROP, INCREASE)
-        for level, group in counted.groupby("level")
-    }
+def _levels(rows: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
+    """AD and IC at each level, and their differences to the control's."""
+    keys, record = ["fold", "image_id"], dict[str, float]()
+    for name, group in rows.groupby("level"):
+        ours, theirs = (some.set_index(keys)[[DROP, INCREASE]] for some in (group, control[control["level"] == name]))
+        for metric in (DROP, INCREASE):
+            record[f"{metric}_{name}"] = float(ours[metric].mean())
+            if group["arm"].iloc[0] != CONTROL:
+                differences = (ours[metric] - theirs[metric]).dropna().to_numpy()
+                record |= _mean(f"{metric}_{name}_difference", differences, level, seed)
+    return record
 
 
 def _differences(images: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
