@@ -126,7 +126,7 @@ def fal(
 ) -> None:
     """Train an FPN, score its levels, put attention on those that need it, and compare with an FPN of the same training.
 
-    Without options: a small network on 1,000 generated images, without network. Writes report.md, tables and figures; the same
+    Without options: a small network on 600 generated images, without network. Writes report.md, tables and figures; the same
     command goes on where it was killed. Needs the extra [fal].
 
     Args:

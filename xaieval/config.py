@@ -202,14 +202,14 @@ class FalOptions:
         weights: Weights file of the backbone: .safetensors, or .pth that holds tensors alone.
         pretrained: Take timm's own weights, which downloads them.
         backbone_args: Arguments of the timm model, such as --backbone-args.pad_type same.
-        channels: Of every pyramid level.
+        channels: Of every pyramid level; 128 unless told, 64 for scenes.
         head: mean (of a classifier for each level) or concat (one classifier on all).
         image_size: Side of the input in tests and scores, in pixels; shows the whole picture.
         train_size: Side of the random crops that are trained on; the same unless told.
         mean: Input normalisation, three numbers; the backbone's own unless told.
         std: Input normalisation, three numbers; the backbone's own unless told.
         interpolation: bilinear, bicubic or nearest; the backbone's own unless told.
-        max_images: At most so many images, spread evenly over the classes; 1000 scenes unless told.
+        max_images: At most so many images, spread evenly over the classes; 600 scenes unless told.
         folds: Folds of contiguous blocks of images, so that each image is tested once.
         blocks: Runs of images that each class is cut into, a multiple of the folds.
         run_folds: Run only these folds, such as 0,1; other processes may run others into the same folder.
@@ -237,7 +237,7 @@ class FalOptions:
     weights: str | None = None
     pretrained: bool = False
     backbone_args: dict[str, str] = field(default_factory=dict)
-    channels: int = 128
+    channels: int | None = None
     head: Literal["mean", "concat"] = "mean"
     image_size: int = 128
     train_size: int | None = None
@@ -267,9 +267,10 @@ class FalOptions:
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise ConfigError(f"no arm {unknown[0]!r} of the experiment; {choose_from(unknown[0], ARMS)}")
-        for name in ("epochs", "further_epochs", "batch_size", "channels", "image_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "further_epochs", "batch_size", "channels", "image_size", "train_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ __all__ = ["Setup", "prepare"]
 
 BACKBONE = "mobilenetv2_100"
 SCENES_SEED = 1  # other images than those that the built-in weights were trained on
-SCENES = 1000
+SCENES = 600
+CHANNELS = 128
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Setup:
         return FPNClassifier(
             self.backbone,
             self.num_classes,
-            channels=self.options.channels,
+            channels=self.options.channels or (CHANNELS if self.options.data != "scenes" else FPN_SCENES["channels"]),
             head=self.options.head,
             pretrained=self.pretrained,
             backbone_args=parse_literals(self.options.backbone_args),
