@@ -148,7 +148,9 @@ def fal(
     setup = prepare(options)
     run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
     files = write_report(setup, folder, options.level)
-    _print_comparison(comparison_table(read_results(folder), level=options.level), options.level)
+    comparison = comparison_table(read_results(folder), level=options.level)
+    if len(comparison):
+        _print_comparison(comparison, options.level)
     _console().print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
