@@ -212,7 +212,7 @@ class FalOptions:
         max_images: At most so many images, spread evenly over the classes; 600 scenes unless told.
         folds: Folds of contiguous blocks of images, so that each image is tested once.
         blocks: Runs of images that each class is cut into, a multiple of the folds.
-        run_folds: Run only these folds, such as 0,1; other processes may run others into the same folder.
+        run_folds: Run only these folds, such as 0,1; all unless told, two for scenes. Processes may share the folder.
         epochs: Of the FPN whose levels are scored.
         further_epochs: Of the FPN control and of every FAL, after those.
         batch_size: Images per training step and per forward pass.

@@ -63,7 +63,7 @@ def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> 
         _write(folder / MANIFEST, {"run": run, "classes": list(setup.pictures.classes)})
     except OSError as error:
         raise OutputError(f"cannot write into '{folder}': {error.strerror or error}; choose another folder") from error
-    for number in options.run_folds or range(options.folds):
+    for number in setup.run_folds:
         fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", options.seed + number, say)
         fold.run(setup.random_folds[number])
     _measure_costs(setup, folder, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +45,11 @@ class Setup:
     random_folds: list[Fold]
     backbone: str
     pretrained: Pretrained
+
+    @property
+    def run_folds(self) -> Sequence[int]:
+        """The folds to run: all unless told, and the first two of scenes, which are there to show the loop in minutes."""
+        return self.options.run_folds or range(2 if self.options.data == "scenes" else self.options.folds)
 
     @property
     def num_classes(self) -> int:
