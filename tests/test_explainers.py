@@ -16,7 +16,7 @@ from xaieval.explainers import METHODS, Context, Explainer, FunctionExplainer, r
 from xaieval.explainers.controls import center, edges, random, uniform
 
 ALL = (
-    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, "
+    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, attention, "
     "random, uniform, center, edges"
 )
 

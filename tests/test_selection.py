@@ -94,12 +94,13 @@ def test_the_reasons_are_as_written_here(paper):
     lines = repr(_scores(paper).select_layers()).split("\n")
     assert lines[0] == "needs attention, worst first: fpn[p2], fpn[p3]"
     assert lines[-1] == "paired by image, n = 40, method gradcam, p corrected by Holm for all pairs of layers, level 0.95"
-    # The drops differ by one amount at each level, so all 40 signs are alike; 12 * 2 ** -40 and 10 * 2 ** -12.
+    # The drops differ by one amount at each level, so all 40 signs are alike. In 2 metrics 4 layers make 24 pairs:
+    # 24 * 2 ** -40 and 22 * 2 ** -12.
     assert lines[1:-1] == [
-        "  fpn[p2], increase_in_confidence: 0.0, worse than the best, 30.0 at fpn[p4] (p = 0.0024)",
-        "  fpn[p3], increase_in_confidence: 0.0, worse than the best, 30.0 at fpn[p4] (p = 0.0024)",
-        "  fpn[p2], average_drop: 72.9, worse than the best, 12.9 at fpn[p4] (p = 1.1e-11)",
-        "  fpn[p3], average_drop: 62.9, worse than the best, 12.9 at fpn[p4] (p = 1.1e-11)",
+        "  fpn[p2], increase_in_confidence: 0.0, worse than the best, 30.0 at fpn[p4] (p = 0.0054)",
+        "  fpn[p3], increase_in_confidence: 0.0, worse than the best, 30.0 at fpn[p4] (p = 0.0054)",
+        "  fpn[p2], average_drop: 72.9, worse than the best, 12.9 at fpn[p4] (p = 2.2e-11)",
+        "  fpn[p3], average_drop: 62.9, worse than the best, 12.9 at fpn[p4] (p = 2.2e-11)",
     ]
 
 
