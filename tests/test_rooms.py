@@ -18,7 +18,7 @@ ROOT = Path(xaieval.__file__).parent
 ROWS = (
     ("errors", "protocol", "config"),
     ("layers", "targets", "masking", "metrics", "stats", "data"),
-    ("probe", "models"),
+    ("probe", "models", "folding", "speedup"),
     ("explainers",),
     ("engine", "rows", "manifest", "selection", "scores", "scoring"),
     ("distributed", "training", "report", "experiment"),

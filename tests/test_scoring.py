@@ -732,7 +732,7 @@ def test_a_protocol_can_refuse_a_status(choices, keep, status):
 def test_explain_gives_the_maps_that_score_uses(method):
     case = _resnet_case()
     batch = {"image": case.images[:4], "id": ["0", "1", "2", "3"]}
-    rows = score(case.model, [batch], "layer3", method, seed=3).rows
+    rows = score(case.model, [batch], "layer3", method, seed=3, fast=False).rows
     (mask,) = xaieval.explain(case.model, case.images[:4], "layer3", method, seed=3).values()
     assert mask.shape == (4, 64, 64)
     assert mask.min() == 0
@@ -770,7 +770,7 @@ def test_score_and_explain_work_under_any_outer_mode(outer):
         rows = score(case.model, [case.images[:2]], "layer3").rows
         maps = xaieval.explain(case.model, case.images[:2], "layer3")["layer3"]
     np.testing.assert_allclose(rows["masked_confidence"], expected["masked_confidence"], rtol=1e-6)
-    np.testing.assert_allclose(maps.mean(dim=(1, 2)), expected["mask_area"], rtol=1e-6)
+    np.testing.assert_allclose(maps.mean(dim=(1, 2)), expected["mask_area"], rtol=1e-5)  # score folds BatchNorms
 
 
 @pytest.mark.parametrize("target", ["label", lambda logits, labels: labels], ids=["label", "callable"])
@@ -995,11 +995,14 @@ def _state(model: nn.Module) -> dict[str, object]:
         "gradients": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
         "tensors": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
         "leaves": [parameter.is_leaf for parameter in model.parameters()],
+        "layouts": [tensor.stride() for tensor in model.state_dict().values()],
+        "attributes": [sorted(vars(module)) for module in model.modules()],
     }
 
 
-# Call 1 finds the layers, call 2 is the look at the originals, call 3 the first masked pass, call 5 the next batch's.
-@pytest.mark.parametrize("raises_at", [None, 1, 2, 3, 5])
+# Call 1 finds the layers, call 2 what can be folded, 3 and 4 compare; call 5 is the look at the originals, call 6 the first masked
+# pass, call 8 the next batch's.
+@pytest.mark.parametrize("raises_at", [None, 1, 2, 3, 4, 5, 6, 8])
 def test_score_gives_the_model_back_unchanged(raises_at):
     model = _fragile(raises_at)
     before = deepcopy(_state(model))
@@ -1091,9 +1094,9 @@ def _batches(count: int = 3) -> list[Tensor]:
 
 
 def test_rows_so_far_are_saved_when_a_run_breaks_off(tmp_path):
-    # Calls: 1 to find the layer, then two a batch; the sixth is the look at the third batch.
+    # Calls: four before the first batch, then two a batch; the ninth is the look at the third batch.
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(6), _batches(), "body", output_dir=tmp_path)
+        score(_fragile(9), _batches(), "body", output_dir=tmp_path)
     part = Scores.load(tmp_path)
     assert part.manifest["complete"] is False
     assert list(part.rows["image_id"]) == ["0", "1", "2", "3"]
@@ -1119,7 +1122,7 @@ def test_rows_so_far_are_saved_when_the_user_interrupts(tmp_path):
 
 def test_nothing_is_written_by_a_run_that_breaks_before_its_first_rows(tmp_path):
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(3), _batches(), "body", output_dir=tmp_path / "run")
+        score(_fragile(6), _batches(), "body", output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -1128,7 +1131,7 @@ def test_a_complete_run_is_not_overwritten_by_a_broken_one(tmp_path):
     before = _bytes(tmp_path)
     assert set(before) == {"manifest.json", "rows.parquet", "summary.csv"}
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(6), _batches(), "body", output_dir=tmp_path)
+        score(_fragile(9), _batches(), "body", output_dir=tmp_path)
     assert _bytes(tmp_path) == before
 
 

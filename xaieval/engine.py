@@ -20,6 +20,7 @@ from xaieval.masking import Finished, baseline, finish, mask, occlude
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
 from xaieval.rows import Measured
+from xaieval.speedup import Runner
 from xaieval.targets import Output, choose_targets, confidences, logits_of, take
 
 __all__ = ["NO_LAYER", "Job", "Look", "in_groups", "look", "make_pairs", "maps_of", "measure"]
@@ -59,7 +60,7 @@ def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) ->
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over the original images showed, on the device."""
+    """What one pass over the original images showed, on the device, maps in the images' type."""
 
     model: nn.Module
     images: Tensor
@@ -85,19 +86,25 @@ class Look:
         )
 
 
-def look(model: nn.Module, batch: Batch, job: Job, device: torch.device) -> Look:
+def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     """Run the original images once: logits, targets, and activations and gradients at all layers."""
-    images = to_device(batch.images, device)
+    images = runner.lay_out(to_device(batch.images, device))
     labels = None if batch.labels is None else to_device(batch.labels, device)
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
-    seen = run(model, images, job.layers, differentiable)
+    with runner.computing(images):
+        seen = run(runner.model, images, job.layers, differentiable)
     logits = logits_of(seen.output, job.output)
     targets = choose_targets(job.protocol.target, logits.detach(), labels)
     gradients = {}
     if differentiable:
         scores = logits if job.protocol.gradient == "logit" else confidences(logits, job.protocol.confidence)
-        gradients = seen.gradients(take(scores, targets))
-    return Look(model, images, batch.ids, logits.detach(), targets, seen.activations, gradients, job.seed)
+        gradients = _widened(seen.gradients(take(scores, targets)))
+    return Look(runner.model, images, batch.ids, logits.detach(), targets, _widened(seen.activations), gradients, job.seed)
+
+
+def _widened(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What autocast made in half precision, in float32, as explainers expect."""
+    return {address: tensor.float() if tensor.itemsize < 4 else tensor for address, tensor in maps.items()}
 
 
 def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finished:
@@ -115,20 +122,21 @@ def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finis
     return finish(raw.detach().to(images.device, torch.float32), size, protocol)
 
 
-def measure(model: nn.Module, batch: Batch, job: Job, device: torch.device, batch_size: int | None = None) -> Measured:
-    """Confidences on the original images and on the images masked by each map.
+def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
+    """Confidences on the original images and on the images masked by each map; on the device, which may still be at it.
 
     Args:
-        model: borrowed.
+        runner: how passes are made; masked images of all maps share passes of `runner.size`.
         batch: of at least one image.
         job: what is asked.
         device: of the model.
-        batch_size: masked images in a forward pass; the batch's size unless told.
     """
-    seen = look(model, batch, job, device)
+    seen = look(runner, batch, job, device)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def masked_images() -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        if runner.compiled:  # whose rounding is its own: what is compared has to come from the same arithmetic
+            yield seen.images, seen.targets
         replacement = baseline(seen.images, job.protocol)
         for explainer, layer in job.pairs:
             finished = maps_of(explainer, seen.context(layer), job.protocol)
@@ -137,18 +145,19 @@ def measure(model: nn.Module, batch: Batch, job: Job, device: torch.device, batc
             yield occlude(seen.images, masks, replacement), seen.targets
 
     def confidence(images: Tensor, targets: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return take(confidences(logits_of(model(images), job.output), job.protocol.confidence), targets)
+        logits = logits_of(runner.output(images), job.output)[: len(images)]
+        return take(confidences(logits, job.protocol.confidence), targets)
 
-    masked = in_groups(masked_images(), confidence, batch_size or len(batch))
-    areas, constant, invalid = (torch.stack(column).cpu() for column in zip(*found, strict=True))
+    confidences_found = in_groups(blocks(), confidence, runner.size).view(-1, len(batch))
+    first = take(confidences(seen.logits, job.protocol.confidence), seen.targets)
+    areas, constant, invalid = (torch.stack(column) for column in zip(*found, strict=True))
     return Measured(
         ids=batch.ids,
-        labels=None if batch.labels is None else batch.labels.cpu(),
-        predicted=seen.logits.argmax(dim=1).cpu(),
-        targets=seen.targets.cpu(),
-        confidence=take(confidences(seen.logits, job.protocol.confidence), seen.targets).cpu(),
-        masked=masked.view(len(job.pairs), -1).cpu(),
+        labels=batch.labels,
+        predicted=seen.logits.argmax(dim=1),
+        targets=seen.targets,
+        confidence=confidences_found[0] if runner.compiled else first,
+        masked=confidences_found[-len(job.pairs) :],
         areas=areas,
         constant=constant,
         invalid=invalid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ CLASS_COLUMNS = {"label": "Int64", "predicted": "Int64", "target": "Int64"}
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on N images with P pairs of layer and method, on the CPU.
+    """What was measured on N images with P pairs of layer and method.
 
     Attributes:
         ids: N names.
@@ -51,6 +51,11 @@ class Measured:
     constant: Tensor
     invalid: Tensor
 
+    def cpu(self) -> Measured:
+        """The same on the CPU, once the device is done with it."""
+        tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
 
 def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:
     """The rows of a batch: image by image, and for each image pair by pair.
@@ -59,6 +64,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
         RunError: the protocol refuses a row.
         TargetError: the protocol's choice of images needs labels.
     """
+    measured = measured.cpu()
     y = measured.confidence.double()
     o = measured.masked.double().masked_fill(measured.invalid, torch.nan)
     status = _status(measured, y, o, protocol)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.engine import NO_LAYER, Job, look, make_pairs, maps_of, measure
-from xaieval.errors import ExplainerError, RunError, UsageError
+from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
 from xaieval.explainers import Explainer, Method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
@@ -22,6 +22,7 @@ from xaieval.probe import borrow, locate, to_device
 from xaieval.protocol import Protocol, resolve_protocol
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores, check_folder, is_complete
+from xaieval.speedup import Runner, check_precision, sped_up
 from xaieval.targets import Output, Target
 
 __all__ = ["explain", "score"]
@@ -37,6 +38,9 @@ def score(
     protocol: str | Protocol = "default",
     *,
     device: torch.device | str | None = None,
+    precision: str = "float32",
+    compile: bool = False,
+    fast: bool = True,
     batch_size: int | None = None,
     max_images: int | None = None,
     output_dir: str | Path | None = None,
@@ -61,6 +65,10 @@ def score(
             which is "predicted" by default.
         protocol: a name or a `Protocol`.
         device: where to work; the model's own unless told.
+        precision: "float32" (the model's own type), or "bf16" by autocast, for processors that have it.
+        compile: run masked images through torch.compile, which takes a while at first and pays with many images.
+        fast: fold BatchNorms into convolutions and lay memory out with channels last while the model is borrowed, which changes
+            results by rounding alone; False runs the model's modules as they are.
         batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
             together, so that a loader's small batches make no small passes.
         max_images: stop after so many images.
@@ -92,19 +100,31 @@ def score(
     explainers, chosen = resolve_methods(methods), resolve_metrics(metrics)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
+    check_precision(precision)
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
     run = _Run(chosen, new_manifest(model, seed, chosen), output_dir)
-    with borrow(model, device) as there, _progress(progress, loader, max_images) as advance:
+    with borrow(model, device) as there, ExitStack() as undo, _progress(progress, loader, max_images) as advance:
         run.manifest["device"] = there.type
+
+        def begin(batch: Batch) -> Runner:
+            """The first images settle where the layers are, and how passes are made."""
+            images = to_device(batch.images, there)
+            found = locate(model, images, addresses, grid=grid, prefix_tokens=prefix_tokens)
+            job = Job(found, make_pairs(explainers, found), protocol, output, seed)
+            run.begin(job, batch, max_images=max_images, precision=precision)
+            paths = {item.layer.path for item in found}
+            size = batch_size or len(batch)
+            how = sped_up(model, images, paths, size, fast=fast, precision=precision, compile=compile, output=output)
+            return run.made_by(undo.enter_context(how))
+
+        runner = None
         try:
             for batch in read_batches(loader, batch_size, max_images):
                 run.failures += batch.failed
                 if len(batch):
-                    if run.job is None:
-                        found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
-                        run.begin(Job(found, make_pairs(explainers, found), protocol, output, seed), batch, max_images)
-                    run.add(measure(model, batch, run.started, there, batch_size))
+                    runner = runner or begin(batch)
+                    run.add(measure(runner, batch, run.started, there))
                 advance(len(batch) + len(batch.failed))
         except BaseException:
             run.rescue()
@@ -165,7 +185,7 @@ def explain(
     with borrow(model, device) as there:
         found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
         job = Job(found, make_pairs(explainers, found), protocol, output, seed)
-        seen = look(model, batch, job, there)
+        seen = look(Runner(model, model, len(batch)), batch, job, there)
         return {layer or NO_LAYER: maps_of(e, seen.context(layer), protocol).maps for e, layer in job.pairs}
 
 
@@ -205,6 +225,7 @@ class _Run:
     job: Job | None = None
     frames: list[pd.DataFrame] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    pending: Measured | None = None
 
     @property
     def started(self) -> Job:
@@ -214,7 +235,7 @@ class _Run:
             raise RunError(f"none of the {len(self.failures)} images could be read; the first, '{name}': {reason}")
         return self.job
 
-    def begin(self, job: Job, first: Batch, max_images: int | None) -> None:
+    def begin(self, job: Job, first: Batch, **settings: Any) -> None:
         """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
         self.job = job
         self.manifest["run"] = {
@@ -224,15 +245,27 @@ class _Run:
             "metrics": [metric.name for metric in self.metrics],
             **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
             "seed": job.seed,
-            "max_images": max_images,
+            **settings,
             "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
         }
         if self.output_dir is not None:
             check_folder(self.output_dir, self.manifest["run"])
 
+    def made_by(self, runner: Runner) -> Runner:
+        """Note how passes are made."""
+        self.manifest["speed"] = runner.to_dict()
+        return runner
+
     def add(self, measured: Measured) -> None:
-        """The rows of one batch."""
-        self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
+        """Take one batch; its rows are made when the next one is under way, so that a GPU need not wait for them."""
+        self.flush()
+        self.pending = measured
+
+    def flush(self) -> None:
+        """Make the rows of the batch that waits for it."""
+        measured, self.pending = self.pending, None
+        if measured is not None:
+            self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
 
     def gather(self, complete: bool) -> Scores:
         """All rows so far, those of unreadable images last."""
@@ -248,11 +281,14 @@ class _Run:
 
     def rescue(self) -> None:
         """Keep what there is of a run that breaks off, unless a finished one is there."""
+        with suppress(XaievalError):  # the error that is under way is the one to hear of
+            self.flush()
         if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
             self.gather(complete=False).save(self.output_dir)
 
     def finish(self) -> Scores:
         """The whole run, written if a folder was given."""
+        self.flush()
         scores = self.gather(complete=True)
         if self.output_dir is not None:
             scores.save(self.output_dir)

@@ -1,0 +1,176 @@
+"""How the passes of a run are made: a borrowed model made faster while it is ours, with the same results to rounding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.errors import UsageError, choose_from
+from xaieval.folding import find_pairs, folded
+from xaieval.targets import Output, logits_of
+
+__all__ = ["PRECISIONS", "Runner", "check_precision", "sped_up"]
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+FOLDED = 1e-4  # share of the largest logit by which folding may change a logit; more means that it was not the same model
+COMPILED = {None: 1e-3, torch.bfloat16: 5e-2}  # likewise for a compiled model, whose sums run in another order
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How the forward passes of a run are made.
+
+    Attributes:
+        model: with whatever was done to it; for passes that look inside.
+        forward: the same function of images, for passes that only want the output.
+        size: images in a pass of masked images.
+        layout: of the images in memory.
+        autocast: the type that passes compute in where that is safe; None for the model's own.
+        folded: number of BatchNorms that are folded into convolutions.
+    """
+
+    model: nn.Module
+    forward: Callable[[Tensor], Any]
+    size: int
+    layout: torch.memory_format = torch.contiguous_format
+    autocast: torch.dtype | None = None
+    folded: int = 0
+
+    @property
+    def compiled(self) -> bool:
+        """Whether passes that only want the output run compiled."""
+        return self.forward is not self.model
+
+    def lay_out(self, images: Tensor) -> Tensor:
+        """The images as the model takes them fastest."""
+        return images.contiguous(memory_format=self.layout)
+
+    def computing(self, images: Tensor) -> AbstractContextManager[Any]:
+        """The context in which passes run."""
+        return nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast)
+
+    def output(self, images: Tensor) -> Any:
+        """The model's output, without gradients. A compiled model always sees full batches, or it would be compiled again."""
+        missing = self.size - len(images) if self.compiled else 0
+        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
+        with torch.inference_mode(), self.computing(images):
+            return self.forward(self.lay_out(filled))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "batch_size": self.size,
+            "folded_batch_norms": self.folded,
+            "channels_last": self.layout == torch.channels_last,
+            "compiled": self.compiled,
+            "autocast": str(self.autocast).removeprefix("torch.") if self.autocast else None,
+        }
+
+
+@contextmanager
+def sped_up(
+    model: nn.Module,
+    images: Tensor,
+    probed: Iterable[str],
+    size: int,
+    *,
+    fast: bool = True,
+    precision: str = "float32",
+    compile: bool = False,
+    output: Output = None,
+) -> Iterator[Runner]:
+    """Have a borrowed model run as fast as it can with the same results; it is put back as it was, come what may.
+
+    BatchNorms are folded into convolutions, where a comparison of logits confirms it, and images and weights of convolutions
+    are laid out with channels last where that is faster: on CPUs, and on GPUs in half precision.
+
+    Args:
+        model: in eval mode, on its device.
+        images: of the first batch, on that device.
+        probed: paths of modules whose outputs are wanted as they are.
+        size: images in a pass of masked images.
+        fast: False leaves the model's modules and memory as they are.
+        precision: "float32" for the model's own type, or "bf16".
+        compile: whether passes of masked images run through torch.compile.
+        output: where the logits are in the model's output.
+    """
+    with ExitStack() as undo:
+        count = _fold(undo, model, images[:2], probed, output) if fast else 0
+        autocast = PRECISIONS[precision]
+        layout = torch.contiguous_format
+        if fast and _likes_channels_last(model, images, autocast):
+            undo.enter_context(_channels_last(model))
+            layout = torch.channels_last
+        runner = Runner(model, model, size, layout, autocast, count)
+        yield _compiled(runner, images, output) if compile else runner
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that there is not.
+
+    Raises:
+        UsageError: with the ones there are.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision {precision!r}; {choose_from(precision, PRECISIONS)}")
+
+
+def _fold(undo: ExitStack, model: nn.Module, images: Tensor, probed: Iterable[str], output: Output) -> int:
+    """Fold what can be folded, if the logits say that it is the same model; how many pairs that were."""
+    pairs = find_pairs(model, images, probed)
+    if not pairs:
+        return 0
+    with torch.no_grad():
+        before = logits_of(model(images), output)
+        with ExitStack() as trial:
+            trial.enter_context(folded(pairs))
+            if not _same(logits_of(model(images), output), before, FOLDED):
+                return 0
+            undo.push(trial.pop_all())
+    return len(pairs)
+
+
+def _likes_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> bool:
+    """A rule and no trial of speed, so that the same run gives the same bits."""
+    convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    return convolutions and (images.device.type == "cpu" or autocast is not None)
+
+
+@contextmanager
+def _channels_last(model: nn.Module) -> Iterator[None]:
+    own = [(parameter, parameter.data) for parameter in model.parameters() if parameter.ndim == 4]
+    try:
+        for parameter, data in own:
+            parameter.data = data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for parameter, data in own:
+            parameter.data = data
+
+
+def _compiled(runner: Runner, images: Tensor, output: Output) -> Runner:
+    """The runner with a compiled model, or as it is, with a warning, if that model does not compile or differs."""
+    compiled = replace(runner, forward=torch.compile(runner.model))
+    try:
+        found = logits_of(compiled.output(images), output)
+        expected = logits_of(runner.output(images), output)
+        same = _same(found[: len(images)], expected, COMPILED[runner.autocast])
+        reason = "" if same else "its logits are others"
+    except Exception as error:  # whatever a compiler can raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    if reason:
+        warnings.warn(f"the model runs without torch.compile, which failed: {reason}", RuntimeWarning, stacklevel=2)
+        return runner
+    return compiled
+
+
+def _same(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether the logits agree to a share of the largest one; what is NaN in both agrees."""
+    scale = expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1e-30)
+    return torch.allclose(logits.float(), expected.float(), rtol=0, atol=float(tolerance * scale), equal_nan=True)
