@@ -16,17 +16,17 @@ ROOT = Path(xaieval.__file__).parent
 
 # A module imports only from its own row and the rows above it: data flows one way, from loader to report.
 ROWS = (
-    ("errors", "protocol", "config"),
-    ("layers", "targets", "masking", "metrics", "stats", "data"),
+    ("errors", "protocol", "config", "ranks"),
+    ("layers", "targets", "masking", "metrics", "stats", "sequential", "data"),
     ("probe", "models", "folding", "speedup"),
     ("explainers",),
-    ("engine", "rows", "manifest", "selection", "scores", "scoring"),
-    ("distributed", "training", "report", "experiment"),
+    ("engine", "rows", "manifest", "selection", "stopping", "scores", "merging", "scoring"),
+    ("distributed", "launcher", "training", "report", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
-PUBLIC = ["Protocol", "Scores", "XaievalError", "explain", "explainers", "list_layers", "metrics", "models", "score"]
+PUBLIC = ["Protocol", "Scores", "Stop", "XaievalError", "explain", "explainers", "list_layers", "metrics", "models", "score"]
 
 
 @cache

@@ -197,3 +197,12 @@ def test_a_level_is_checked_also_where_there_are_no_values():
         bootstrap_interval([], level=2)
     with pytest.raises(MetricError):
         wilson_interval(0, 0, level=2)
+
+
+def test_many_values_get_the_normal_interval_which_the_bootstrap_agrees_with(monkeypatch):
+    values = np.random.default_rng(0).beta(0.3, 2, 100_001) * 100
+    quick = bootstrap_interval(values)
+    half = 1.959963984540054 * values.std() / math.sqrt(len(values))
+    assert quick == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-12)
+    monkeypatch.setattr("xaieval.stats._MANY", len(values))
+    assert quick == pytest.approx(bootstrap_interval(values), abs=0.1 * half)

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from xaieval.protocol import Protocol
     from xaieval.scores import Scores
     from xaieval.scoring import explain, score
+    from xaieval.stopping import Stop
 
 _HOMES = {
     "Protocol": "xaieval.protocol",
     "Scores": "xaieval.scores",
+    "Stop": "xaieval.stopping",
     "XaievalError": "xaieval.errors",
     "explain": "xaieval.scoring",
     "list_layers": "xaieval.probe",
@@ -31,6 +33,7 @@ _MODULES = ("explainers", "metrics", "models")
 __all__ = [
     "Protocol",
     "Scores",
+    "Stop",
     "XaievalError",
     "explain",
     "explainers",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +19,8 @@ from cyclopts.config import Dict
 
 from xaieval import __version__
 from xaieval.config import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain, read_toml
-from xaieval.errors import RunError, UsageError, XaievalError
+from xaieval.errors import RunError, UsageError, XaievalError, choose_from
+from xaieval.ranks import Rank, is_rank, is_spoken_for, report_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from xaieval.models import LoadedModel
     from xaieval.protocol import Protocol
     from xaieval.scores import Scores
+    from xaieval.stopping import Stop
 
 __all__ = ["app", "main"]
 
@@ -35,6 +39,9 @@ PROGRAM = "xaieval-bench"
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
+
+# What the command line said, for the processes that say it again.
+_given: ContextVar[list[str]] = ContextVar("given")
 
 # The options of three dataclasses stand side by side on the command line, under their own names.
 Flat = Parameter(name="*")
@@ -80,17 +87,30 @@ def score(
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
     protocol_options = protocol_options or ProtocolOptions()
+    if options.nproc > 1 and not is_rank():
+        from xaieval.launcher import launch
+
+        launch(_given.get(), options.nproc)
+        return
     settings = plain(options) | plain(model_options) | plain(protocol_options)
     folder = Path(options.out) if options.out else _folder(settings)
 
     from xaieval.data import load_data
+    from xaieval.distributed import score as run
     from xaieval.scores import MANIFEST, ROWS, SUMMARY
-    from xaieval.scoring import score as run
     from xaieval.stats import check_level
 
     check_level(options.level)
     loaded = _load(options.model, model_options)
-    data = load_data(options.data, loaded.preprocessing, options.batch_size, options.max_images, download=options.download)
+    data = load_data(
+        options.data,
+        loaded.preprocessing,
+        options.batch_size,
+        options.max_images,
+        download=options.download,
+        workers=options.workers,
+        pin_memory=(options.device or "").startswith("cuda"),
+    )
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
@@ -99,14 +119,21 @@ def score(
         methods=options.methods,
         metrics=options.metrics,
         protocol=protocol,
+        stop=_stop_rule(options),
         device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+        fast=options.fast,
         batch_size=options.batch_size,
         max_images=options.max_images,
         output_dir=folder,
+        already_split=options.already_split,
         progress=options.progress,
         seed=options.seed,
         **options.where,
     )
+    if not Rank.from_environment().is_first:
+        return
     scores.manifest["options"] = settings
     scores.save(folder, options.level)
     pictures = _save_maps(folder, loaded, data, options, protocol)
@@ -190,6 +217,7 @@ def layers(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use) or 130 (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _given.set(arguments)
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -205,9 +233,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _stop(status: int, message: str, arguments: list[str]) -> None:
+    line = " ".join(message.split())
+    if status != INTERRUPTED:
+        report_failure(line)
     if "--debug" in arguments:
         raise
-    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr)
+    if not is_spoken_for():
+        rank = f"rank {os.environ['RANK']}: " if is_rank() else ""
+        print(f"{PROGRAM}: {rank}{line}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -224,9 +257,27 @@ def _load(spec: str, options: ModelOptions) -> LoadedModel:
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
+def _stop_rule(options: ScoreOptions) -> Stop | None:
+    """When to stop early, if that is asked for."""
+    if options.stop is None:
+        if options.stop_args:
+            raise UsageError("--stop-args say more about --stop, which is not given; add --stop ranking, best or worst")
+        return None
+
+    from xaieval.stopping import Stop, resolve_stop
+
+    resolve_stop(options.stop)
+    arguments = parse_literals(options.stop_args)
+    unknown = next((name for name in arguments if name not in Stop.__dataclass_fields__ or name == "rule"), None)
+    if unknown is not None:
+        names = [name for name in Stop.__dataclass_fields__ if name != "rule"]
+        raise UsageError(f"no --stop-args.{unknown}; {choose_from(unknown, names)}")
+    return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # a rule, as was just looked up
+
+
 def _folder(settings: dict[str, Any]) -> Path:
     """A folder of the run's own: the same command always gets the same one, another command another."""
-    what = {name: value for name, value in settings.items() if name not in ("progress", "level")}
+    what = {name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers")}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
     return RUNS / "-".join([*names, digest])
@@ -282,6 +333,8 @@ def _print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: l
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
         console.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
+    if "stop" in scores.manifest:
+        console.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
     console.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
@@ -313,3 +366,7 @@ def _console() -> Console:
 
     console = Console(highlight=False, markup=False)
     return console if console.is_terminal else Console(width=200, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    main()

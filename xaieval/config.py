@@ -92,14 +92,22 @@ class ScoreOptions:
         methods: Explanation methods.
         metrics: Metrics.
         target: predicted, label, or a class index.
+        stop: ranking, best or worst: stop when the order of the layers, or which is the best or the worst, is certain.
+        stop_args: More of this, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         device: cpu, cuda, cuda:1, ...; a GPU is used only when named.
+        precision: float32 (the model's own type), or bf16 where the processor has it.
+        compile: Run masked images through torch.compile; pays with many images.
+        fast: Fold BatchNorms and use the faster memory layout; --no-fast runs the model's modules as they are.
         batch_size: Images in a forward pass.
+        workers: Processes that read images ahead.
         max_images: At most so many images, spread evenly over the classes.
         seed: Of random explainers and of the bootstrap.
         level: Of the intervals.
         output: Where the logits are in the model's output, by key; found by itself in most models.
         grid: Height and width of the token grid, such as 14,14, where it cannot be inferred.
         prefix_tokens: Number of tokens before the grid, likewise.
+        nproc: Processes on this machine that share the images; torchrun starts them on several machines.
+        already_split: The data gives another part in each process, as streams that split themselves do.
         out: Folder for rows, summary, manifest and figure; named after the run unless told.
         progress: Show a progress bar, where stderr is a terminal.
     """
@@ -111,16 +119,28 @@ class ScoreOptions:
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
+    stop: str | None = None
+    stop_args: dict[str, str] = field(default_factory=dict)
     device: str | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: Switch = False
+    fast: bool = True
     batch_size: int = 32
+    workers: int = 0
     max_images: int | None = None
     seed: int = 0
     level: float = 0.95
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
+    nproc: int = 1
+    already_split: Switch = False
     out: str | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.nproc < 1:
+            raise ConfigError(f"nproc is at least 1, got {self.nproc}")
 
     @property
     def where(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) ->
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over the original images showed, on the device, maps in the images' type."""
+    """What one pass over the original images showed, on the device."""
 
     model: nn.Module
     images: Tensor
@@ -91,20 +91,14 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     images = runner.lay_out(to_device(batch.images, device))
     labels = None if batch.labels is None else to_device(batch.labels, device)
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
-    with runner.computing(images):
-        seen = run(runner.model, images, job.layers, differentiable)
+    seen = run(runner.model, images, job.layers, differentiable)
     logits = logits_of(seen.output, job.output)
     targets = choose_targets(job.protocol.target, logits.detach(), labels)
     gradients = {}
     if differentiable:
         scores = logits if job.protocol.gradient == "logit" else confidences(logits, job.protocol.confidence)
-        gradients = _widened(seen.gradients(take(scores, targets)))
-    return Look(runner.model, images, batch.ids, logits.detach(), targets, _widened(seen.activations), gradients, job.seed)
-
-
-def _widened(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What autocast made in half precision, in float32, as explainers expect."""
-    return {address: tensor.float() if tensor.itemsize < 4 else tensor for address, tensor in maps.items()}
+        gradients = seen.gradients(take(scores, targets))
+    return Look(runner.model, images, batch.ids, logits.detach(), targets, seen.activations, gradients, job.seed)
 
 
 def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finished:
@@ -135,7 +129,7 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        if runner.compiled:  # whose rounding is its own: what is compared has to come from the same arithmetic
+        if runner.rounds_otherwise:  # what is compared has to come from the same arithmetic
             yield seen.images, seen.targets
         replacement = baseline(seen.images, job.protocol)
         for explainer, layer in job.pairs:
@@ -148,7 +142,7 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
         logits = logits_of(runner.output(images), job.output)[: len(images)]
         return take(confidences(logits, job.protocol.confidence), targets)
 
-    confidences_found = in_groups(blocks(), confidence, runner.size).view(-1, len(batch))
+    found_there = in_groups(blocks(), confidence, runner.size).view(-1, len(batch))
     first = take(confidences(seen.logits, job.protocol.confidence), seen.targets)
     areas, constant, invalid = (torch.stack(column) for column in zip(*found, strict=True))
     return Measured(
@@ -156,8 +150,8 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
         labels=batch.labels,
         predicted=seen.logits.argmax(dim=1),
         targets=seen.targets,
-        confidence=confidences_found[0] if runner.compiled else first,
-        masked=confidences_found[-len(job.pairs) :],
+        confidence=found_there[0] if runner.rounds_otherwise else first,
+        masked=found_there[-len(job.pairs) :],
         areas=areas,
         constant=constant,
         invalid=invalid,

@@ -125,7 +125,7 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, fit for gradients also if it was made in inference mode."""
-    moved = tensor.to(device)
+    moved = tensor.to(device, non_blocking=True)  # which makes a difference for pinned memory alone
     return moved.clone() if moved.is_inference() else moved.detach()
 
 

@@ -16,9 +16,10 @@ from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
 from xaieval.stats import bootstrap_interval, wilson_interval
 
-__all__ = ["MANIFEST", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
+__all__ = ["MANIFEST", "RANKS", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
 
 ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
+RANKS = "ranks"  # folder in that of a run of several processes: a run of each
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,6 +172,8 @@ def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
         raise OutputError(f"'{nearest}' is a file; choose another folder")
     if not os.access(nearest, os.W_OK):
         raise OutputError(f"cannot write into '{nearest}'; choose another folder")
+    if folder.parent.name == RANKS and folder.name.startswith("0000-"):  # the process that sees the run's first image
+        check_folder(folder.parent.parent, run)
     if not (folder / MANIFEST).exists():
         return
     try:

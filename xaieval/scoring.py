@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import Batch, Failure, read_batches
+from xaieval.data.order import Shuffled
 from xaieval.engine import NO_LAYER, Job, look, make_pairs, maps_of, measure
 from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
 from xaieval.explainers import Explainer, Method, resolve_methods
@@ -23,6 +24,7 @@ from xaieval.protocol import Protocol, resolve_protocol
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores, check_folder, is_complete
 from xaieval.speedup import Runner, check_precision, sped_up
+from xaieval.stopping import Stop, Stopping, resolve_stop
 from xaieval.targets import Output, Target
 
 __all__ = ["explain", "score"]
@@ -38,6 +40,7 @@ def score(
     protocol: str | Protocol = "default",
     *,
     device: torch.device | str | None = None,
+    stop: str | Stop | None = None,
     precision: str = "float32",
     compile: bool = False,
     fast: bool = True,
@@ -64,8 +67,12 @@ def score(
         target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
             which is "predicted" by default.
         protocol: a name or a `Protocol`.
+        stop: "ranking", "best", "worst" or a `Stop`: take the images in a random order by the seed, and stop when the order of
+            the layers, or which is the best or the worst, is certain to be that of all images. Needs a `DataLoader` over a data
+            set with a length.
         device: where to work; the model's own unless told.
-        precision: "float32" (the model's own type), or "bf16" by autocast, for processors that have it.
+        precision: "float32" (the model's own type), or "bf16" for the passes that confidences come from, by autocast, on
+            processors that have it; maps are made in the model's own type.
         compile: run masked images through torch.compile, which takes a while at first and pays with many images.
         fast: fold BatchNorms into convolutions and lay memory out with channels last while the model is borrowed, which changes
             results by rounding alone; False runs the model's modules as they are.
@@ -103,8 +110,10 @@ def score(
     check_precision(precision)
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
+    rule = resolve_stop(stop)
+    shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     run = _Run(chosen, new_manifest(model, seed, chosen), output_dir)
-    with borrow(model, device) as there, ExitStack() as undo, _progress(progress, loader, max_images) as advance:
+    with borrow(model, device) as there, ExitStack() as undo, _progress(progress, shuffled or loader, max_images) as advance:
         run.manifest["device"] = there.type
 
         def begin(batch: Batch) -> Runner:
@@ -112,23 +121,23 @@ def score(
             images = to_device(batch.images, there)
             found = locate(model, images, addresses, grid=grid, prefix_tokens=prefix_tokens)
             job = Job(found, make_pairs(explainers, found), protocol, output, seed)
-            run.begin(job, batch, max_images=max_images, precision=precision)
+            run.begin(job, batch, max_images=max_images, precision=precision, stop=rule and asdict(rule))
+            run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
-            size = batch_size or len(batch)
+            size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
             how = sped_up(model, images, paths, size, fast=fast, precision=precision, compile=compile, output=output)
             return run.made_by(undo.enter_context(how))
 
         runner = None
-        try:
-            for batch in read_batches(loader, batch_size, max_images):
+        with run.kept_if_it_breaks():
+            for batch in read_batches(shuffled or loader, batch_size, max_images):
                 run.failures += batch.failed
                 if len(batch):
                     runner = runner or begin(batch)
                     run.add(measure(runner, batch, run.started, there))
                 advance(len(batch) + len(batch.failed))
-        except BaseException:
-            run.rescue()
-            raise
+                if run.is_settled():
+                    break
     return run.finish()
 
 
@@ -226,6 +235,8 @@ class _Run:
     frames: list[pd.DataFrame] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     pending: Measured | None = None
+    stopping: Stopping | None = None
+    watched: tuple[int, int] = (0, 0)  # how many of the frames and of the failures it has seen
 
     @property
     def started(self) -> Job:
@@ -267,6 +278,24 @@ class _Run:
         if measured is not None:
             self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
 
+    def watch(self, rule: Stop | None, images: Shuffled | None) -> None:
+        """Have the rows looked at, to stop when the rule's question is answered."""
+        if rule is not None and images is not None:
+            directions = {metric.name: metric.higher_is_better for metric in self.metrics}
+            self.stopping = Stopping(rule, len(images), self.started.names, directions)
+
+    def is_settled(self) -> bool:
+        """Whether what `stop` asks for is certain from the rows so far."""
+        if self.stopping is None:
+            return False
+        self.flush()
+        frames, failures = self.watched
+        new = [*self.frames[frames:], failed_rows(self.failures[failures:], self.started.names, self.metrics)]
+        self.watched = len(self.frames), len(self.failures)
+        self.stopping.add(pd.concat([frame for frame in new if len(frame)]))
+        self.manifest["stop"] = self.stopping.to_dict()
+        return self.stopping.finished
+
     def gather(self, complete: bool) -> Scores:
         """All rows so far, those of unreadable images last."""
         unreadable = failed_rows(self.failures, self.started.names, self.metrics)
@@ -279,12 +308,17 @@ class _Run:
         }
         return Scores(rows, self.manifest | found)
 
-    def rescue(self) -> None:
+    @contextmanager
+    def kept_if_it_breaks(self) -> Iterator[None]:
         """Keep what there is of a run that breaks off, unless a finished one is there."""
-        with suppress(XaievalError):  # the error that is under way is the one to hear of
-            self.flush()
-        if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
-            self.gather(complete=False).save(self.output_dir)
+        try:
+            yield
+        except BaseException:
+            with suppress(XaievalError):  # the error that is under way is the one to hear of
+                self.flush()
+            if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
+                self.gather(complete=False).save(self.output_dir)
+            raise
 
     def finish(self) -> Scores:
         """The whole run, written if a folder was given."""

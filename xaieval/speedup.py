@@ -27,11 +27,12 @@ class Runner:
     """How the forward passes of a run are made.
 
     Attributes:
-        model: with whatever was done to it; for passes that look inside.
+        model: with whatever was done to it; for the pass that looks inside.
         forward: the same function of images, for passes that only want the output.
         size: images in a pass of masked images.
         layout: of the images in memory.
-        autocast: the type that passes compute in where that is safe; None for the model's own.
+        autocast: the type that the latter compute in where that is safe; None for the model's own. The pass that looks inside
+            always takes the model's own, or the class that is explained would be another one for some images.
         folded: number of BatchNorms that are folded into convolutions.
     """
 
@@ -46,6 +47,11 @@ class Runner:
     def compiled(self) -> bool:
         """Whether passes that only want the output run compiled."""
         return self.forward is not self.model
+
+    @property
+    def rounds_otherwise(self) -> bool:
+        """Whether outputs differ, by rounding, from those of the pass that looks inside."""
+        return self.compiled or self.autocast is not None
 
     def lay_out(self, images: Tensor) -> Tensor:
         """The images as the model takes them fastest."""

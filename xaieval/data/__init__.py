@@ -56,6 +56,8 @@ def load_data(
     max_images: int | None = None,
     preview: int = 5,
     download: bool = False,
+    workers: int = 0,
+    pin_memory: bool = False,
 ) -> Data:
     """Images by name.
 
@@ -67,19 +69,24 @@ def load_data(
         max_images: at most so many, spread evenly over the classes; "scenes" has 200 unless told.
         preview: number of images of the preview.
         download: fetch UC Merced, if it is not there.
+        workers: processes that read pictures ahead.
+        pin_memory: as a GPU takes it fastest.
 
     Raises:
         DataError: nothing has that name, or there are no images.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is at least 1, got {batch_size}")
+    if workers < 0:
+        raise DataError(f"workers are at least 0, got {workers}")
     pictures = load_pictures(spec, preprocessing, max_images, download=download)
     if pictures is not None:
-        return Data(pictures.loader(batch_size), pictures.spread(preview).loader(preview), list(pictures.classes))
-    loader = import_factory(spec, DataError, "data")()
-    if not hasattr(loader, "__iter__"):
-        raise DataError(f"{spec} gave a {type(loader).__name__}; a function that returns a loader is expected")
-    return Data(loader, None if iter(loader) is loader else loader, None)
+        loader = pictures.loader(batch_size, workers, pin_memory)
+        return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes))
+    made = import_factory(spec, DataError, "data")()
+    if not hasattr(made, "__iter__"):
+        raise DataError(f"{spec} gave a {type(made).__name__}; a function that returns a loader is expected")
+    return Data(made, None if iter(made) is made else made, None)
 
 
 def load_pictures(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaieval.errors import DataError, TargetError
 
-__all__ = ["Batch", "Failure", "check_images", "read_batches"]
+__all__ = ["Batch", "Failure", "check_images", "read_batch", "read_batches", "split_batch"]
 
 Failure = tuple[str, int | None, str]
 
@@ -56,11 +56,11 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
     seen: set[str] = set()
     count = 0
     for item in loader:
-        batch = _read(item, count)
+        batch = read_batch(item, count)
         _check_new(seen, batch)
         left = None if max_images is None else max_images - count
         count += len(batch) + len(batch.failed)
-        yield from _split(batch, batch_size, left)
+        yield from split_batch(batch, batch_size, left)
         if max_images is not None and count >= max_images:
             break
     if count == 0:
@@ -83,7 +83,22 @@ def check_images(images: Any) -> Tensor:
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
 
 
-def _read(item: Any, start: int) -> Batch:
+def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
+    """One batch of a loader.
+
+    Args:
+        item: what the loader gave, in one of the forms that `read_batches` takes.
+        start: how many images came before: images without ids get their position in the data.
+        prefix: of those ids.
+
+    Raises:
+        DataError: the batch is of none of the forms.
+        TargetError: labels are not one integer an image.
+
+    Example:
+        >>> read_batch(torch.zeros(2, 3, 8, 8), start=6).ids
+        ['6', '7']
+    """
     labels, ids, failed = None, None, []
     images: Any = item
     if isinstance(item, Mapping):
@@ -98,7 +113,7 @@ def _read(item: Any, start: int) -> Batch:
     elif isinstance(item, tuple | list):
         raise DataError(f"a batch is a {type(item).__name__} of {len(item)}; images, (images, labels) or a mapping is expected")
     images = check_images(images)
-    ids = [str(start + i) for i in range(len(images))] if ids is None else [str(i) for i in ids]
+    ids = [f"{prefix}{start + i}" for i in range(len(images))] if ids is None else [str(i) for i in ids]
     if len(ids) != len(images):
         raise DataError(f"a batch has {len(images)} images but {len(ids)} ids; one id an image is expected")
     return Batch(images, _labels(labels, len(images)), ids, [(str(i), label, reason) for i, label, reason in failed])
@@ -124,7 +139,8 @@ def _check_new(seen: set[str], batch: Batch) -> None:
         seen.add(image_id)
 
 
-def _split(batch: Batch, size: int | None, left: int | None) -> Iterator[Batch]:
+def split_batch(batch: Batch, size: int | None, left: int | None) -> Iterator[Batch]:
+    """A batch in parts of at most `size` images, cut off after `left` in all; unreadable ones count first."""
     failed = batch.failed[:left]
     count = len(batch) if left is None else max(0, min(len(batch), left - len(failed)))
     step = size or max(count, 1)

@@ -105,9 +105,15 @@ class Pictures(Dataset[dict[str, Any]]):
         """The same pictures, each read once: for those that take longer to make than to keep."""
         return replace(self, read=cache(self.read))
 
-    def loader(self, batch_size: int) -> DataLoader[dict[str, Any]]:
-        """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, and `failed` for what could not be read."""
-        return DataLoader(self, batch_size=batch_size, collate_fn=collate)
+    def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
+        """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, and `failed` for what could not be read.
+
+        Args:
+            batch_size: pictures a batch.
+            workers: processes that read ahead; 0 reads in this one.
+            pin_memory: as a GPU takes it fastest.
+        """
+        return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""The order in which a DataLoader gives its images, and the same images in another order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from xaieval.data.batches import read_batch
+from xaieval.errors import DataError
+
+__all__ = ["Shuffled", "draw_order", "has_indices", "loader_of"]
+
+
+class Shuffled:
+    """The images of a loader in a random order, in batches of the loader's size; each keeps the id it had.
+
+    Args:
+        loader: a torch `DataLoader` over a data set with indices.
+        seed: of the order.
+        max_images: take the first so many of the loader, and shuffle them.
+
+    Raises:
+        DataError: the loader can only be read from the start.
+
+    Example:
+        >>> loader = DataLoader(torch.zeros(5, 3, 8, 8), batch_size=2)
+        >>> [batch["ids"] for batch in Shuffled(loader, seed=0)]
+        [['2', '4'], ['3', '0'], ['1']]
+    """
+
+    def __init__(self, loader: Iterable[Any], seed: int, max_images: int | None = None) -> None:
+        if not isinstance(loader, DataLoader) or not has_indices(loader):
+            raise DataError(
+                f"stop= needs images in random order, which a {type(loader).__name__} cannot give; give a DataLoader over a "
+                "data set with a length and indices"
+            )
+        plan = draw_order(loader, seed, max_images)
+        indices = [index for batch in plan for index in batch][:max_images]
+        self.batch_size = max((len(batch) for batch in plan), default=1)
+        self.order = np.random.default_rng(seed).permutation(len(indices)).tolist()
+        self.dataset = range(len(indices))  # its length, for progress bars
+        self._loader, self._indices = loader, indices
+
+    def __len__(self) -> int:
+        """Number of images, readable or not."""
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        starts = range(0, len(self.order), self.batch_size)
+        places = [self.order[start : start + self.batch_size] for start in starts]
+        items = loader_of(self._loader, [[self._indices[place] for place in batch] for batch in places]) if places else ()
+        for batch_places, item in zip(places, items, strict=True):
+            yield _named(item, batch_places)
+
+
+def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
+    """The batch as a mapping, with the ids that its images have in the loader's own order."""
+    batch = read_batch(item, 0)
+    named = isinstance(item, Mapping) and any(item.get(key) is not None for key in ("id", "ids"))
+    if len(batch) + len(batch.failed) != len(places) or (batch.failed and not named):
+        raise DataError(
+            f"a batch has {len(batch)} images where the loader's sampler asked for {len(places)}, and stop= has to know which "
+            "and how many there are; give 'id', and 'failed' for images that cannot be read"
+        )
+    ids = batch.ids if named else [str(place) for place in places]
+    return {"images": batch.images, "labels": batch.labels, "ids": ids, "failed": batch.failed}
+
+
+def has_indices(loader: DataLoader[Any]) -> bool:
+    """Whether batches can be loaded by their indices alone, as the loader itself would load them."""
+    as_usual = type(loader).__iter__ is DataLoader.__iter__
+    return as_usual and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
+
+
+def draw_order(loader: DataLoader[Any], seed: int, max_images: int | None) -> list[list[Any]]:
+    """The indices of each batch, the same in every process; no random numbers but the loader's own next ones are used."""
+    plan: list[list[Any]] = []
+    count = 0
+    with _repeatable(loader, seed):
+        # The loader draws the seed of its workers first, and from the same generator.
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+        for indices in loader.batch_sampler or ():
+            plan.append(list(indices))
+            count += len(plan[-1])
+            if max_images is not None and count >= max_images:
+                break
+    return plan
+
+
+@contextmanager
+def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
+    """Random numbers from the seed, or from a sampler's generator; afterwards all generators are as they were."""
+    places = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = [getattr(place, "generator", None) for place in places]
+    generators = [torch.default_generator, *(generator for generator in found if isinstance(generator, torch.Generator))]
+    states = [generator.get_state() for generator in generators]
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  # samplers of others may use them
+    try:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+def loader_of(loader: DataLoader[Any], batches: Sequence[list[Any]]) -> DataLoader[Any]:
+    """The same loader for these batches alone."""
+    options = {
+        name: getattr(loader, name)
+        for name in (
+            "num_workers",
+            "collate_fn",
+            "pin_memory",
+            "timeout",
+            "worker_init_fn",
+            "multiprocessing_context",
+            "prefetch_factor",
+        )
+    }
+    return DataLoader(loader.dataset, batch_sampler=batches, **options)

@@ -1,0 +1,203 @@
+"""Exact shares of any loader for several processes: no image twice, none left out, no padding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from torch.utils.data import DataLoader, DistributedSampler
+
+from xaieval.data.batches import Batch, Failure, read_batch, split_batch
+from xaieval.data.order import draw_order, has_indices, loader_of
+from xaieval.errors import DataError, UsageError
+
+__all__ = ["Shard", "shard"]
+
+Numbered = tuple[int, Batch]  # a batch with its number in the order of a single process
+FAR = 32  # bits for the number of a batch within the part of a process
+
+
+@dataclass
+class Shard:
+    """The batches of one process, as mappings that `xaieval.score` takes; can be read as often as the loader.
+
+    Attributes:
+        read: gives the batches.
+        dataset: as large as the share, where that is known before reading; for progress bars.
+        batch_size: what a single process takes from the loader, or from its first batch.
+        order: hash of the order of the whole data, so that processes can find out whether they agree; of a loader that has to
+            be read for it, known after the reading.
+        batches: what the last reading gave: the number of each batch in the order of a single process, how many images
+            could be read, and how many could not.
+        failures: images that could not be read, of the last reading.
+        finished: whether the last reading came to the end.
+        under_way: the last reading.
+    """
+
+    read: Callable[[Shard], Iterator[Numbered]]
+    dataset: Sized | None = None
+    batch_size: int | None = None
+    order: str = ""
+    batches: list[tuple[int, int, int]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    finished: bool = False
+    under_way: Iterator[dict[str, Any]] = field(default_factory=lambda: iter(()))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.under_way = self._reading()
+        return self.under_way
+
+    def finish(self) -> None:
+        """Come to the end of a reading that was left before it, as one is that stops at `max_images`."""
+        for _ in self.under_way:
+            pass
+
+    def _reading(self) -> Iterator[dict[str, Any]]:
+        self.batches, self.failures, self.finished = [], [], False
+        for number, batch in self.read(self):
+            self.batches.append((number, len(batch), len(batch.failed)))
+            self.failures += batch.failed
+            yield {"images": batch.images, "labels": batch.labels, "ids": batch.ids, "failed": batch.failed}
+        self.finished = True
+
+    @property
+    def readable(self) -> int:
+        """How many images of the last reading could be read."""
+        return sum(count for _, count, _ in self.batches)
+
+
+def shard(
+    loader: Iterable[Any],
+    rank: int,
+    world: int,
+    *,
+    max_images: int | None = None,
+    seed: int = 0,
+    already_split: bool = False,
+) -> Shard:
+    """The share of one process in a loader, in whole batches of that loader.
+
+    The shares of all processes together are what a single process reads: each image once, in the same batches and under the
+    same id, so that results can be equal to the last bit. Of a torch `DataLoader` over a data set with indices each process
+    loads its share alone, a run of neighbouring batches. Any other loader is read by every process, which keeps each
+    `world`-th batch.
+
+    Args:
+        loader: as for `xaieval.score`.
+        rank: which process, from 0.
+        world: how many there are; some may get no batch.
+        max_images: stop after so many images of all processes together.
+        seed: decides the order of a `DataLoader` that shuffles without a generator, as `torch.manual_seed` would.
+        already_split: the loader gives another part of the data in each process, and all of it is kept. Images without ids are
+            then called by rank and position, such as "r1-0", and `max_images` is divided among the processes.
+
+    Raises:
+        DataError: the loader has a sampler that pads; while reading, a batch is not understood, or its images cannot be told
+            by position.
+        UsageError: the rank is not below `world`.
+
+    Example:
+        >>> import torch
+        >>> loader = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8)]
+        >>> [[batch["ids"] for batch in shard(loader, rank, 2)] for rank in range(2)]
+        [[['0', '1'], ['4']], [['2', '3']]]
+        >>> from torch.utils.data import DataLoader
+        >>> loader = DataLoader(torch.zeros(5, 3, 8, 8), batch_size=2)
+        >>> [[batch["ids"] for batch in shard(loader, rank, 2)] for rank in range(2)]
+        [[['0', '1']], [['2', '3'], ['4']]]
+    """
+    if not 0 <= rank < world:
+        raise UsageError(f"a rank is at least 0 and below the number of processes; got rank {rank} of {world}")
+    _refuse_padding(loader)
+    if already_split:
+        return _own_part(loader, rank, world, max_images)
+    if isinstance(loader, DataLoader) and has_indices(loader):
+        return _neighbours(loader, rank, world, max_images, seed)
+    return _every_nth(loader, rank, world, max_images)
+
+
+def _refuse_padding(loader: Any) -> None:
+    samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    if any(isinstance(sampler, DistributedSampler) for sampler in samplers):
+        raise DataError(
+            "the loader has a DistributedSampler, which pads with images that it repeats; give the loader without it, "
+            "the images are divided here"
+        )
+
+
+def _neighbours(loader: DataLoader[Any], rank: int, world: int, max_images: int | None, seed: int) -> Shard:
+    """A run of neighbouring batches, which alone are loaded."""
+    plan = draw_order(loader, seed, max_images)
+    starts = [0, *accumulate(len(indices) for indices in plan)]
+    low, high = len(plan) * rank // world, len(plan) * (rank + 1) // world
+
+    def read(_: Shard) -> Iterator[Numbered]:
+        items = loader_of(loader, plan[low:high]) if low < high else ()
+        for number, item in zip(range(low, high), items, strict=True):
+            batch = read_batch(item, starts[number])
+            _check_size(item, batch, len(plan[number]), max_images)
+            yield number, _cut(batch, starts[number], max_images)
+
+    share = min(starts[high], max_images or starts[high]) - starts[low]
+    size = loader.batch_size or next((len(indices) for indices in plan), None)
+    return Shard(read, range(share), size, hashlib.sha256(repr(plan).encode()).hexdigest())
+
+
+def _every_nth(loader: Iterable[Any], rank: int, world: int, max_images: int | None) -> Shard:
+    """Each `world`-th batch of a loader that has to be read from the start."""
+
+    def read(share: Shard) -> Iterator[Numbered]:
+        start, seen = 0, hashlib.sha256()
+        for number, item in enumerate(loader):
+            batch = read_batch(item, start)
+            share.batch_size = share.batch_size or len(batch)
+            labels = None if batch.labels is None else batch.labels.tolist()
+            seen.update(repr((batch.ids, labels, batch.failed)).encode())
+            if number % world == rank:
+                yield number, _cut(batch, start, max_images)
+            start += len(batch) + len(batch.failed)
+            if max_images is not None and start >= max_images:
+                break
+        share.order = seen.hexdigest()
+
+    dataset = None if max_images is None else range(_divide(max_images, rank, world))
+    return Shard(read, dataset, getattr(loader, "batch_size", None))
+
+
+def _own_part(loader: Iterable[Any], rank: int, world: int, max_images: int | None) -> Shard:
+    """All that the loader of this process gives."""
+    share = None if max_images is None else _divide(max_images, rank, world)
+
+    def read(_: Shard) -> Iterator[Numbered]:
+        start = 0
+        for number, item in enumerate(loader if share != 0 else ()):
+            batch = read_batch(item, start, prefix=f"r{rank}-")
+            yield (rank << FAR) + number, _cut(batch, start, share)
+            start += len(batch) + len(batch.failed)
+            if share is not None and start >= share:
+                break
+
+    return Shard(read, None if share is None else range(share), getattr(loader, "batch_size", None))
+
+
+def _divide(count: int, rank: int, world: int) -> int:
+    return count // world + (rank < count % world)
+
+
+def _cut(batch: Batch, start: int, max_images: int | None) -> Batch:
+    """The batch as a single process takes it: cut off where `max_images` is reached."""
+    return next(split_batch(batch, None, None if max_images is None else max_images - start))
+
+
+def _check_size(item: Any, batch: Batch, expected: int, max_images: int | None) -> None:
+    """Refuse a batch that makes the positions of all later images unknown, if a position matters."""
+    came = len(batch) + len(batch.failed)
+    named = isinstance(item, Mapping) and any(item.get(key) is not None for key in ("id", "ids"))
+    if came != expected and not (named and max_images is None):
+        raise DataError(
+            f"a batch has {came} images where the loader's sampler asked for {expected}, so that the positions of later images "
+            "are unknown to other processes; give 'failed' for images that cannot be read, or 'id' and no max_images"
+        )

@@ -1,0 +1,230 @@
+"""One run in several processes, on one machine or many: shares, ranks, and the merging of their rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from xaieval import scoring
+from xaieval.data.shards import Shard, shard
+from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
+from xaieval.manifest import fingerprint
+from xaieval.merging import Share, merge, rank_folder
+from xaieval.ranks import Rank, describe
+from xaieval.scores import Scores
+
+__all__ = ["Rank", "score"]
+
+# Ranks that are done wait for the others, whose shares may take hours longer; a rank that dies is noticed at once all the same.
+PATIENCE = timedelta(days=365)
+GRACE = 3.0  # seconds for the launcher to see the rank that failed, before another one ends because of it
+
+_meetings = count()  # of this process; each has its own names in the store that torchrun keeps
+
+
+def score(
+    model: nn.Module, loader: Iterable[Any], *args: Any, output_dir: str | Path, already_split: bool = False, **options: Any
+) -> Scores:
+    """`xaieval.score` in each of several processes that torchrun started: each takes its share, the first one merges.
+
+    The rows are those of a single process, in its order: see `xaieval.data.shards.shard`. Each process writes its own into
+    `output_dir/ranks/`, so that they are kept if another one fails. A single process scores as `xaieval.score` does.
+
+    Args:
+        model: the same in every process.
+        loader: the same in every process, of all images; or see `already_split`.
+        *args: of `xaieval.score`.
+        output_dir: a folder that all processes see, also those on other machines.
+        already_split: the loader gives another part of the data in each process.
+        **options: of `xaieval.score`; "cuda" as a device is the GPU of this process.
+
+    Returns:
+        All rows in the first process, its own ones in each other.
+
+    Raises:
+        UsageError: one of its kinds, for what cannot work as given.
+        RunError: another process failed, or the processes did not measure the same run.
+
+    Example:
+        >>> import tempfile
+        >>> batches = [torch.rand(4, 3, 64, 64)]
+        >>> scores = score(nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), batches, ["0"],
+        ...                output_dir=tempfile.mkdtemp(), progress=False)
+        >>> len(scores.rows)  # as one process: torchrun did not start this one
+        4
+    """
+    rank = Rank(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Rank.from_environment()
+    if rank.alone:
+        return scoring.score(model, loader, *args, output_dir=output_dir, **options)
+    if options.get("stop") is not None:
+        raise UsageError("stop= works in one process only, which sees all images so far; score without it, or without torchrun")
+    options["device"] = _device(options.get("device"))
+    options["progress"] = options.get("progress", True) and rank.is_first
+    with _meet(rank) as others:
+        part = shard(
+            loader,
+            rank.rank,
+            rank.world,
+            max_images=options.get("max_images"),
+            seed=options.get("seed", 0),
+            already_split=already_split,
+        )
+        _check_same(others, part.order, fingerprint(model))
+        own = _score_share(model, part, args, rank_folder(output_dir, rank), options)
+        shares = others.gather(Share.of(part, written=own is not None))
+        _check_same(others, part.order)
+        if not any(share.written for share in shares):
+            return _score_nothing(model, shares, args, options)
+        if rank.is_first:
+            own = merge(output_dir, shares)
+        others.gather("merged")
+    return Scores(pd.DataFrame()) if own is None else own
+
+
+# ---- one process
+
+
+def _device(device: torch.device | str | None) -> torch.device | str | None:
+    """The GPU of this process, where any is asked for."""
+    if device is None or str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
+
+
+def _score_share(model: nn.Module, part: Shard, args: Sequence[Any], folder: Path, options: Mapping[str, Any]) -> Scores | None:
+    """The rows of this process, written into its folder; None if it got no image that could be read."""
+    try:
+        with _sigterm_raises(part):
+            own = scoring.score(model, part, *args, output_dir=folder, **options)
+        part.finish()
+        return own
+    except XaievalError:
+        # A share without images is an error in a run of one process alone.
+        if part.finished and not part.readable:
+            return None
+        raise
+
+
+@contextmanager
+def _sigterm_raises(part: Shard) -> Iterator[None]:
+    """Let the launcher's SIGTERM, which comes when another process died, end this one with its rows kept.
+
+    Elsewhere it ends the process at once: it may be waiting for others, where Python cannot act.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: what is being written now is written to its end
+        if not part.finished:
+            raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _score_nothing(model: nn.Module, shares: Sequence[Share], args: Sequence[Any], options: Mapping[str, Any]) -> Scores:
+    """Raise what a single process raises that can read no image."""
+    failures = [failure for share in shares for failure in share.failures]
+    return scoring.score(model, [{"failed": failures}] if failures else [], *args, **options)
+
+
+# ---- meeting the others
+
+
+@dataclass(frozen=True)
+class _Others:
+    """The processes of a run."""
+
+    rank: Rank
+    group: Any
+    store: Any  # None where the process group is the caller's
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What each process has, in the order of the ranks.
+
+        Raises:
+            RunError: one of them is no more.
+        """
+        found = [None] * self.rank.world
+        try:
+            dist.all_gather_object(found, mine, group=self.group)
+        except RuntimeError as error:
+            time.sleep(GRACE)
+            raise RunError(self.last_words() or "another rank ended early; its own message says why") from error
+        return found
+
+    def last_words(self) -> str | None:
+        """What the first process that failed said, if that is known."""
+        if self.store is not None:
+            with suppress(RuntimeError):  # the store is no more
+                if self.store.check(["failed"]):
+                    return self.store.get("failed").decode()
+        return None
+
+    def say(self, error: BaseException) -> None:
+        """Tell the others why this process fails."""
+        if self.store is not None:
+            with suppress(RuntimeError):
+                self.store.compare_set("failed", "", f"rank {self.rank.rank} failed: {describe(error)}")
+
+
+@contextmanager
+def _meet(rank: Rank) -> Iterator[_Others]:
+    """Connect the processes by gloo, through a process group of their own; those that are there already stay."""
+    made, store = not dist.is_initialized(), None
+    if made:
+        try:
+            plain, _, _ = next(rendezvous("env://", rank.rank, rank.world))
+        except (ValueError, RuntimeError) as error:
+            raise RunError(f"rank {rank.rank} cannot reach the others: {error}; start them by torchrun") from error
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-{next(_meetings)}"
+        store = PrefixStore(f"xaieval-{attempt}", plain)
+        dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    others = _Others(rank, group, store)
+    try:
+        yield others
+    except Exception as error:
+        others.say(error)
+        raise
+    finally:
+        dist.destroy_process_group(None if made else group)
+
+
+def _check_same(others: _Others, order: str | None = None, model: str | None = None) -> None:
+    """Refuse processes that would measure different runs."""
+    for what, kind, mend, mine in (
+        (
+            "orders of the images",
+            DataError,
+            "give a loader that does not shuffle, or does so by a generator with a seed; if the loader gives each process "
+            "another part of the data, say already_split",
+            order,
+        ),
+        ("models", ModelError, "load the same weights in each, or build the model after torch.manual_seed", model),
+    ):
+        values = [] if mine is None else others.gather(mine)
+        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+        if odd is not None:
+            raise kind(f"ranks 0 and {odd} have different {what}; {mend}")

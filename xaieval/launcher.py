@@ -1,0 +1,110 @@
+"""Several processes of a command on this machine, and one message where they fail."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from xaieval.errors import RunError, UsageError
+from xaieval.ranks import LAUNCHED
+
+__all__ = ["launch"]
+
+THREADS = "OMP_NUM_THREADS"
+WRONG_USE = 2  # exit status
+OUT_OF_MEMORY = "; out of memory, perhaps"
+
+
+def launch(arguments: Sequence[str], processes: int) -> None:
+    """Run `python -m xaieval.cli` in several processes on this machine, as torchrun does, and wait for them.
+
+    Args:
+        arguments: of the command line.
+        processes: how many.
+
+    Raises:
+        KeyboardInterrupt: this process was interrupted; the others have ended.
+        RunError: a process failed; with its rank and what it said.
+        UsageError: the processes found that the command cannot work as given.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=LAUNCHED,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port
+        local_addr="localhost",  # or the machine's name is looked up, which not every machine knows
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(),
+    )
+    with _quiet(), _threads(processes):
+        try:
+            elastic_launch(config, sys.executable)("-m", "xaieval.cli", *arguments)
+        except ChildFailedError as error:
+            raise _failure(error) from error
+        except SignalException as error:
+            raise KeyboardInterrupt(error.sigval.name) from error
+
+
+def _failure(error: ChildFailedError) -> RunError | UsageError:
+    """The failure that made the others fail: a killed process, then a wrong command, then the first to say something."""
+    rank, failure = min(error.failures.items(), key=lambda item: (_urgency(item[1]), item[1].timestamp, item[0]))
+    if failure.exitcode < 0:
+        hint = OUT_OF_MEMORY if -failure.exitcode == signal.SIGKILL else ""
+        return RunError(
+            f"rank {rank} died by signal {-failure.exitcode} ({failure.signal_name()}){hint}; "
+            "rows that other ranks finished are kept in 'ranks' in the output folder"
+        )
+    message = _message(failure)
+    if failure.exitcode == WRONG_USE:
+        return UsageError(message)
+    return RunError(message if message.startswith("rank ") else f"rank {rank} failed: {message}")
+
+
+def _urgency(failure: Any) -> int:
+    if failure.exitcode < 0:
+        return 0 if -failure.exitcode != signal.SIGTERM else 4  # SIGTERM is what the launcher itself sends to the others
+    if failure.exitcode == WRONG_USE:
+        return 1
+    return 2 if failure.exitcode == 1 else 3
+
+
+def _message(failure: Any) -> str:
+    data = failure.error_file_data["message"]
+    text = data["message"] if isinstance(data, dict) else data
+    return f"it ended with status {failure.exitcode} and said nothing" if text == "<NONE>" else str(text)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the launcher's own warnings: what they say is said by the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _threads(processes: int) -> Iterator[None]:
+    """Divide the processors among the processes, unless the user has."""
+    if THREADS in os.environ:
+        yield
+        return
+    os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // processes))
+    try:
+        yield
+    finally:
+        del os.environ[THREADS]

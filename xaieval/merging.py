@@ -1,0 +1,168 @@
+"""The runs of several processes become the run of one: its rows, in its order, with its manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaieval.data.batches import Failure
+from xaieval.data.shards import Shard
+from xaieval.errors import DataError, OutputError, RunError
+from xaieval.manifest import digest
+from xaieval.ranks import Rank
+from xaieval.rows import failed_rows
+from xaieval.scores import RANKS, Scores, check_folder
+
+__all__ = ["Share", "merge", "rank_folder"]
+
+FIRST_IMAGE = "first image"  # of each process; what else says which run it is has to be the same in all
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process tells of its share: see `Shard`.
+
+    Attributes:
+        written: whether its folder holds rows.
+        batches: `[B, 3]`: number of each batch, images that could be read, images that could not.
+        failures: the latter, where there are no rows that name them.
+    """
+
+    written: bool
+    batches: Any
+    failures: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, part: Shard, written: bool) -> Share:
+        """What there is to tell of a share that was read to its end."""
+        return cls(written, np.array(part.batches, dtype=np.int64).reshape(-1, 3), [] if written else part.failures)
+
+    @property
+    def images(self) -> int:
+        """Number of images, also of those that could not be read."""
+        return int(self.batches[:, 1:].sum())
+
+    @property
+    def numbers(self) -> Any:
+        """For each image the number of its batch: first those that could be read, then the others, as in the rows."""
+        number, readable, failed = self.batches.T
+        return np.concatenate([np.repeat(number, readable), np.repeat(number, failed)])
+
+    @property
+    def unreadable(self) -> Any:
+        """For each image whether it could not be read, likewise."""
+        return np.repeat([False, True], self.batches[:, 1:].sum(axis=0))
+
+
+def rank_folder(output_dir: str | Path, rank: Rank) -> Path:
+    """Where a process writes its own rows.
+
+    Example:
+        >>> rank_folder("run", Rank(1, 4)).as_posix()
+        'run/ranks/0001-of-0004'
+    """
+    return Path(output_dir) / RANKS / f"{rank.rank:04d}-of-{rank.world:04d}"
+
+
+def merge(output_dir: str | Path, shares: Sequence[Share]) -> Scores:
+    """Write the run of all processes, which have written theirs; remove what an earlier run left in `ranks/`.
+
+    Args:
+        output_dir: of the run.
+        shares: of each process; at least one has rows.
+
+    Raises:
+        DataError: an image is in two shares.
+        OutputError: the folder holds another run, or cannot be written.
+        RunError: the folder of a process is missing, or holds another run than the others.
+    """
+    parts = {rank: _load(output_dir, Rank(rank, len(shares))) for rank, share in enumerate(shares) if share.written}
+    runs = {rank: part.manifest["run"] for rank, part in parts.items()}
+    _check_same_run(runs)
+    first = min(parts, key=lambda rank: shares[rank].numbers[0])  # its first image is the first of all
+    check_folder(output_dir, runs[first])
+    rows = _in_order(shares, {rank: part.rows for rank, part in parts.items()})
+    scores = Scores(rows, parts[first].manifest | _found(rows, shares, parts))
+    scores.save(output_dir)
+    _remove_others(Path(output_dir) / RANKS, {rank_folder(output_dir, Rank(rank, len(shares))).name for rank in parts})
+    return scores
+
+
+def _load(output_dir: str | Path, rank: Rank) -> Scores:
+    folder = rank_folder(output_dir, rank)
+    try:
+        return Scores.load(folder)
+    except OutputError as error:
+        raise RunError(
+            f"rank {rank.rank} wrote its rows, but rank 0 does not find them: {error}; with several machines the output folder "
+            "has to be on storage that all of them share"
+        ) from error
+
+
+def _check_same_run(runs: Mapping[int, Mapping[str, Any]]) -> None:
+    """Refuse to put together what does not belong together."""
+    (one, expected), *others = runs.items()
+    for rank, run in others:
+        differing = [key for key in {**expected, **run} if key != FIRST_IMAGE and expected.get(key) != run.get(key)]
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"ranks {one} and {rank} measured different runs: their {key} is {expected.get(key)!r} and {run.get(key)!r}; "
+                "all processes have to be started with the same options"
+            )
+
+
+def _in_order(shares: Sequence[Share], tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """All rows as a single process puts them: batch by batch, those of unreadable images last."""
+    known = next(iter(tables.values()))
+    pairs = list(known[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    frames = []
+    for rank, share in enumerate(shares):
+        rows = tables[rank] if rank in tables else failed_rows(share.failures, pairs, []).reindex(columns=known.columns)
+        if len(rows) != share.images * len(pairs):
+            raise RunError(f"rank {rank} has {len(rows)} rows of {share.images} images and {len(pairs)} maps of each")
+        if len(rows):
+            frames.append(rows)
+    _check_new(frames)
+    numbers = np.concatenate([share.numbers for share in shares]).repeat(len(pairs))
+    unreadable = np.concatenate([share.unreadable for share in shares]).repeat(len(pairs))
+    return pd.concat(frames, ignore_index=True).iloc[np.lexsort((numbers, unreadable))].reset_index(drop=True)
+
+
+def _check_new(frames: Sequence[pd.DataFrame]) -> None:
+    ids = pd.concat([frame["image_id"].drop_duplicates() for frame in frames])
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"two processes have an image with the id {twice.iloc[0]!r}; rows are told apart by id, so each needs its own, and "
+            "loaders that give each process another part must not pad"
+        )
+
+
+def _found(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scores]) -> dict[str, Any]:
+    """What the manifest of the whole run says in place of that of one process."""
+    ids = rows["image_id"].unique()
+    entries: list[dict[str, str]] = []
+    numbers: list[int] = []
+    for rank, share in enumerate(shares):
+        own = [{"id": name, "reason": reason} for name, _, reason in share.failures]
+        entries += parts[rank].manifest["unreadable"] if rank in parts else own
+        numbers += share.numbers[share.unreadable].tolist()
+    return {
+        "data": {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)},
+        "unreadable": [entries[index] for index in np.argsort(numbers, kind="stable")],
+        "ranks": {"world": len(shares), "images": [share.images for share in shares]},
+    }
+
+
+def _remove_others(folder: Path, ours: set[str]) -> None:
+    """Remove what earlier runs of other numbers of processes left, now that the whole run is written."""
+    for other in folder.glob("[0-9]*-of-[0-9]*"):
+        if other.is_dir() and other.name not in ours:
+            shutil.rmtree(other, ignore_errors=True)
