@@ -1000,8 +1000,8 @@ def _state(model: nn.Module) -> dict[str, object]:
     }
 
 
-# Call 1 finds the layers, call 2 what can be folded, 3 and 4 compare; call 5 is the look at the originals, call 6 the first masked
-# pass, call 8 the next batch's.
+# Call 1 finds the layers, call 2 what can be folded, 3 and 4 compare; call 5 is the look at the originals, call 6 the first
+# masked pass, call 8 the next batch's.
 @pytest.mark.parametrize("raises_at", [None, 1, 2, 3, 4, 5, 6, 8])
 def test_score_gives_the_model_back_unchanged(raises_at):
     model = _fragile(raises_at)

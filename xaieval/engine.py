@@ -88,17 +88,19 @@ class Look:
 
 def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     """Run the original images once: logits, targets, and activations and gradients at all layers."""
-    images = runner.lay_out(to_device(batch.images, device))
+    images = to_device(batch.images, device).contiguous()
     labels = None if batch.labels is None else to_device(batch.labels, device)
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
-    seen = run(runner.model, images, job.layers, differentiable)
+    seen = run(runner.model, runner.lay_out(images), job.layers, differentiable)
     logits = logits_of(seen.output, job.output)
     targets = choose_targets(job.protocol.target, logits.detach(), labels)
     gradients = {}
     if differentiable:
         scores = logits if job.protocol.gradient == "logit" else confidences(logits, job.protocol.confidence)
         gradients = seen.gradients(take(scores, targets))
-    return Look(runner.model, images, batch.ids, logits.detach(), targets, seen.activations, gradients, job.seed)
+    activations = {address: tensor.contiguous() for address, tensor in seen.activations.items()}
+    gradients = {address: tensor.contiguous() for address, tensor in gradients.items()}
+    return Look(runner.model, images, batch.ids, logits.detach(), targets, activations, gradients, job.seed)
 
 
 def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finished:
@@ -133,7 +135,8 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
             yield seen.images, seen.targets
         replacement = baseline(seen.images, job.protocol)
         for explainer, layer in job.pairs:
-            finished = maps_of(explainer, seen.context(layer), job.protocol)
+            with runner.lent():
+                finished = maps_of(explainer, seen.context(layer), job.protocol)
             masks = mask(finished.maps, job.protocol).to(seen.images.dtype)
             found.append((masks.mean(dim=(1, 2)), finished.constant, finished.invalid))
             yield occlude(seen.images, masks, replacement), seen.targets

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Pair", "find_pairs", "folded"]
+__all__ = ["Folding", "Pair", "find_pairs", "folded"]
 
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
 
@@ -61,8 +61,7 @@ def find_pairs(model: nn.Module, images: Tensor, probed: Iterable[str] = ()) -> 
     by_mean = {id(m.running_mean): m for m in model.modules() if type(m) in REMAINDERS and "forward" not in vars(m)}
     if not by_weight or not by_mean:
         return []
-    with torch.no_grad(), _Watch() as watch:
-        model(images)
+    watch = _watched(model, images, left_alone)
     found = []
     for mean, (source, count) in watch.normalised().items():
         convolution, norm = by_weight.get(source), by_mean.get(mean)
@@ -71,27 +70,74 @@ def find_pairs(model: nn.Module, images: Tensor, probed: Iterable[str] = ()) -> 
     return found
 
 
-@contextmanager
-def folded(pairs: Iterable[Pair]) -> Iterator[None]:
-    """Fold these pairs; the modules get their own weights and their own forward back, come what may."""
-    pairs = list(pairs)
-    own = [(pair, pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in pairs]
-    try:
-        for pair in pairs:
-            weight, bias = _fused(pair)
-            pair.convolution.weight.data = weight
-            pair.convolution._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
+def _watched(model: nn.Module, images: Tensor, probed: Iterable[str]) -> _Watch:
+    """What a forward pass does; outputs of the model itself and of probed modules are looked at by somebody."""
+    watch = _Watch()
+    with ExitStack() as undo:
+        for module in (model, *(model.get_submodule(path) for path in probed)):
+            hook = module.register_forward_hook(lambda module, inputs, output: watch.look_at(output))
+            undo.callback(hook.remove)
+        undo.enter_context(torch.no_grad())
+        undo.enter_context(watch)
+        model(images)
+    return watch
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Pairs that are folded for a while.
+
+    Attributes:
+        own: of each convolution its weight, as data, and its bias, as the parameter or None.
+        fused: likewise, with the normalisation's arithmetic in them.
+    """
+
+    pairs: list[Pair]
+    own: list[tuple[Tensor, Any]]
+    fused: list[tuple[Tensor, Any]]
+
+    def _fold(self) -> None:
+        for pair, tensors in zip(self.pairs, self.fused, strict=True):
+            _give(pair.convolution, *tensors)
             # A bound method, which torch.compile recognises when the same model is compiled again.
             pair.norm.forward = MethodType(REMAINDERS[type(pair.norm)], pair.norm)
-        yield
-    finally:
-        for pair, weight, parameter in own:
-            pair.convolution.weight.data = weight
-            pair.convolution._parameters["bias"] = parameter
+
+    def _unfold(self) -> None:
+        for pair, tensors in zip(self.pairs, self.own, strict=True):
+            _give(pair.convolution, *tensors)
             vars(pair.norm).pop("forward", None)
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Have the modules as they are by themselves, for somebody who looks inside."""
+        # What else was done to the weights since, such as another layout in memory, is to stay.
+        self.fused[:] = [(pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in self.pairs]
+        self._unfold()
+        try:
+            yield
+        finally:
+            self._fold()
 
-def _fused(pair: Pair) -> tuple[Tensor, Tensor]:
+
+@contextmanager
+def folded(pairs: Iterable[Pair]) -> Iterator[Folding]:
+    """Fold these pairs; the modules get their own weights and their own forward back, come what may."""
+    pairs = list(pairs)
+    own = [(pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in pairs]
+    folding = Folding(pairs, own, [_fused(pair) for pair in pairs])
+    try:
+        folding._fold()
+        yield folding
+    finally:
+        folding._unfold()
+
+
+def _give(convolution: Any, weight: Tensor, bias: Any) -> None:
+    convolution.weight.data = weight
+    convolution._parameters["bias"] = bias
+
+
+def _fused(pair: Pair) -> tuple[Tensor, nn.Parameter]:
     """Weight and bias of both together, computed in float64 where the device has it."""
     convolution, norm = pair.convolution, pair.norm
     weight = convolution.weight.data
@@ -104,7 +150,7 @@ def _fused(pair: Pair) -> tuple[Tensor, Tensor]:
     fused = fuse_conv_bn_weights(
         widened(weight), widened(convolution.bias), *statistics, widened(norm.weight), widened(norm.bias)
     )
-    return fused[0].detach().to(weight.dtype), fused[1].detach().to(weight.dtype)
+    return fused[0].detach().to(weight.dtype), nn.Parameter(fused[1].detach().to(weight.dtype), requires_grad=False)
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -131,8 +177,8 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if isinstance(result, Tensor | tuple | list):  # and not a size or a flag
-            self.uses.update({id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.outputs})
+        if not isinstance(result, int | float | torch.Size | torch.dtype | torch.device):
+            self.look_at((args, kwargs))
         if function in CONVOLUTIONS:
             weight = id(args[1] if len(args) > 1 else kwargs["weight"])
             self.runs[weight] += 1
@@ -140,6 +186,10 @@ class _Watch(TorchFunctionMode):
         elif function is functional.batch_norm:
             self._note(args, kwargs)
         return result
+
+    def look_at(self, values: Any) -> None:
+        """Count a use of each output of a convolution among these."""
+        self.uses.update({id(leaf) for leaf in tree_leaves(values) if id(leaf) in self.outputs})
 
     def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False)) | kwargs

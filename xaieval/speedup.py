@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from xaieval.errors import UsageError, choose_from
-from xaieval.folding import find_pairs, folded
+from xaieval.folding import Folding, find_pairs, folded
 from xaieval.targets import Output, logits_of
 
 __all__ = ["PRECISIONS", "Runner", "check_precision", "sped_up"]
@@ -33,7 +34,7 @@ class Runner:
         layout: of the images in memory.
         autocast: the type that the latter compute in where that is safe; None for the model's own. The pass that looks inside
             always takes the model's own, or the class that is explained would be another one for some images.
-        folded: number of BatchNorms that are folded into convolutions.
+        folding: of BatchNorms into convolutions, if there is any.
     """
 
     model: nn.Module
@@ -41,12 +42,17 @@ class Runner:
     size: int
     layout: torch.memory_format = torch.contiguous_format
     autocast: torch.dtype | None = None
-    folded: int = 0
+    folding: Folding | None = None
 
     @property
     def compiled(self) -> bool:
         """Whether passes that only want the output run compiled."""
         return self.forward is not self.model
+
+    @property
+    def folded(self) -> int:
+        """Number of BatchNorms that are folded into convolutions."""
+        return len(self.folding.pairs) if self.folding else 0
 
     @property
     def rounds_otherwise(self) -> bool:
@@ -61,12 +67,17 @@ class Runner:
         """The context in which passes run."""
         return nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast)
 
+    def lent(self) -> AbstractContextManager[Any]:
+        """The context in which somebody may look inside the model, and finds its own weights."""
+        return nullcontext() if self.folding is None else self.folding.lifted()
+
     def output(self, images: Tensor) -> Any:
         """The model's output, without gradients. A compiled model always sees full batches, or it would be compiled again."""
         missing = self.size - len(images) if self.compiled else 0
         filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
+        laid_out = self.lay_out(filled)  # not in inference mode: a compiled model would tell the two kinds of tensor apart
         with torch.inference_mode(), self.computing(images):
-            return self.forward(self.lay_out(filled))
+            return self.forward(laid_out)
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -106,14 +117,18 @@ def sped_up(
         compile: whether passes of masked images run through torch.compile.
         output: where the logits are in the model's output.
     """
+    autocast, layout, folding = PRECISIONS[precision], torch.contiguous_format, None
     with ExitStack() as undo:
-        count = _fold(undo, model, images[:2], probed, output) if fast else 0
-        autocast = PRECISIONS[precision]
-        layout = torch.contiguous_format
-        if fast and _likes_channels_last(model, images, autocast):
-            undo.enter_context(_channels_last(model))
-            layout = torch.channels_last
-        runner = Runner(model, model, size, layout, autocast, count)
+        before = _logits(model, images[:1], output) if fast else None
+        if before is not None:
+            check = partial(_unchanged, model, output=output, before=before)
+            pairs = find_pairs(model, images[:1], probed)
+            folding = _adopt(undo, folded(pairs), partial(check, images[:1])) if pairs else None
+            if _likes_channels_last(model, images, autocast):
+                one = images[:1].contiguous(memory_format=torch.channels_last)
+                if _adopt(undo, _channels_last(model), partial(check, one)):
+                    layout = torch.channels_last
+        runner = Runner(model, model, size, layout, autocast, folding)
         yield _compiled(runner, images, output) if compile else runner
 
 
@@ -127,19 +142,32 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"no precision {precision!r}; {choose_from(precision, PRECISIONS)}")
 
 
-def _fold(undo: ExitStack, model: nn.Module, images: Tensor, probed: Iterable[str], output: Output) -> int:
-    """Fold what can be folded, if the logits say that it is the same model; how many pairs that were."""
-    pairs = find_pairs(model, images, probed)
-    if not pairs:
-        return 0
-    with torch.no_grad():
-        before = logits_of(model(images), output)
-        with ExitStack() as trial:
-            trial.enter_context(folded(pairs))
-            if not _same(logits_of(model(images), output), before, FOLDED):
-                return 0
-            undo.push(trial.pop_all())
-    return len(pairs)
+Change = TypeVar("Change")
+
+
+def _adopt(undo: ExitStack, change: AbstractContextManager[Change], is_right: Callable[[], bool]) -> Change | None:
+    """Make a change that is undone in the end, or at once if the model is not the same with it."""
+    with ExitStack() as trial:
+        made = trial.enter_context(change)
+        if not is_right():
+            return None
+        undo.push(trial.pop_all())
+        return made
+
+
+def _unchanged(model: nn.Module, images: Tensor, output: Output, before: Tensor) -> bool:
+    """Whether the model still runs on the images, and gives the same logits."""
+    after = _logits(model, images, output)
+    return after is not None and _same(after, before, FOLDED)
+
+
+def _logits(model: nn.Module, images: Tensor, output: Output) -> Tensor | None:
+    """The logits, or None if the model does not take these images: a single one, or in this layout."""
+    try:
+        with torch.no_grad():
+            return logits_of(model(images), output)
+    except Exception:  # whatever a model can raise; what is wrong with the model itself shows when it is run as it is
+        return None
 
 
 def _likes_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> bool:
@@ -149,12 +177,12 @@ def _likes_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype
 
 
 @contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    own = [(parameter, parameter.data) for parameter in model.parameters() if parameter.ndim == 4]
+def _channels_last(model: nn.Module) -> Iterator[bool]:
+    own = [(module.weight, module.weight.data) for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
         for parameter, data in own:
             parameter.data = data.contiguous(memory_format=torch.channels_last)
-        yield
+        yield True
     finally:
         for parameter, data in own:
             parameter.data = data
@@ -162,14 +190,18 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
 
 def _compiled(runner: Runner, images: Tensor, output: Output) -> Runner:
     """The runner with a compiled model, or as it is, with a warning, if that model does not compile or differs."""
+    own = set(vars(runner.model))
     compiled = replace(runner, forward=torch.compile(runner.model))
+    for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
+        del vars(runner.model)[mark]
+    expected = logits_of(runner.output(images), output)
     try:
         found = logits_of(compiled.output(images), output)
-        expected = logits_of(runner.output(images), output)
         same = _same(found[: len(images)], expected, COMPILED[runner.autocast])
         reason = "" if same else "its logits are others"
     except Exception as error:  # whatever a compiler can raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        lines = f"{type(error).__name__}: {error}".split("\n\n")[0].split("\n")
+        reason = " ".join(line.strip() for line in lines if line.strip())
     if reason:
         warnings.warn(f"the model runs without torch.compile, which failed: {reason}", RuntimeWarning, stacklevel=2)
         return runner
