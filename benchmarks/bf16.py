@@ -2,10 +2,10 @@
 
     python benchmarks/bf16.py --weights FILE --data ucmerced:DIR
 
-scores MobileNetV2 with ImageNet weights on 1,000 images twice, and writes `benchmarks/bf16.csv` (seven layers, Grad-CAM; about
-half an hour on one core). Where the processor has no bf16 instructions, the arithmetic of those that have them is carried out in
-float32: a convolution or a product of matrices takes numbers rounded to bf16, adds up in float32, and rounds the result to bf16.
-`--native` leaves that to torch, which takes ten times as long; on eight images both can be compared.
+scores MobileNetV2 with ImageNet weights on 1,000 images twice, and writes `benchmarks/bf16.csv` (seven layers, Grad-CAM; ten
+minutes on one core). Where the processor has no bf16 instructions, the arithmetic of those that have them is carried out in
+float32: a convolution or a product of matrices takes numbers rounded to bf16, adds up in float32, and rounds the result to
+bf16. `--native` leaves that to torch, which takes ten times as long; on a few images both can be compared.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def main(weights: str, data: str, images: int = 1000, native: bool = False, out:
         Runner.computing = _emulated  # type: ignore[method-assign]
     loaded = load_model("timm:mobilenetv2_100", weights, False, {"pad_type": "same"})
     half = (0.5, 0.5, 0.5)
-    preprocessing = type(loaded.preprocessing)(
-        image_size=224, resize=256, mean=half, std=half, interpolation="bilinear"
-    )
+    preprocessing = type(loaded.preprocessing)(image_size=224, resize=256, mean=half, std=half, interpolation="bilinear")
     loader = load_data(data, preprocessing, batch_size=25, max_images=images).loader
     runs = {p: xaieval.score(loaded.model, loader, "blocks.*", precision=p) for p in ("float32", "bf16")}
     table = compared(runs["float32"], runs["bf16"])

@@ -130,9 +130,14 @@ def _in_order(shares: Sequence[Share], tables: Mapping[int, pd.DataFrame]) -> pd
         if len(rows):
             frames.append(rows)
     _check_new(frames)
-    numbers = np.concatenate([share.numbers for share in shares]).repeat(len(pairs))
-    unreadable = np.concatenate([share.unreadable for share in shares]).repeat(len(pairs))
-    return pd.concat(frames, ignore_index=True).iloc[np.lexsort((numbers, unreadable))].reset_index(drop=True)
+    numbers = np.concatenate([share.numbers for share in shares])
+    unreadable = np.concatenate([share.unreadable for share in shares])
+    order = np.lexsort((numbers, unreadable))
+    joined = pd.concat(frames, ignore_index=True)
+    if (np.diff(order) == 1).all():  # as for neighbouring batches; a large table is not copied then
+        return joined
+    places = order[:, None] * len(pairs) + np.arange(len(pairs))
+    return joined.iloc[places.reshape(-1)].reset_index(drop=True)
 
 
 def _check_new(frames: Sequence[pd.DataFrame]) -> None:

@@ -1,0 +1,232 @@
+"""Speed beside other libraries: the same numbers from the same model on the same images in one process, taken in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from agreement import agreement, without_counterpart
+from networks import METHODS, Batches, Network, Scale
+from peers import PEERS, Peer, available_variants, ours
+from record import read, replace_rows
+from timing import alternate, spread, stopwatch
+
+__all__ = ["Plan", "Setting", "compare", "parse_settings", "plan_of", "summarise"]
+
+OURS = "xaieval"
+Run = Callable[..., object]
+SIZES = (1, 8, 32)
+CONFIGURATION = ("model", "layers", "methods")
+CONTESTANT = ("tool", "variant", "batch_size")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Number of layers and of methods."""
+
+    layers: int
+    methods: int
+
+    @property
+    def maps(self) -> int:
+        """Maps an image."""
+        return self.layers * self.methods
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a setting is timed: what is asked, and how often every contestant runs."""
+
+    setting: Setting
+    rounds: int
+
+    @property
+    def images(self) -> int:
+        """Of the peers: as few as make a run of a second or two, for some take seconds an image."""
+        return 16 if self.setting.maps == 1 else 8
+
+    @property
+    def our_images(self) -> int:
+        """More, because a call has costs of its own that few images would make look large."""
+        return 2 * self.images if self.setting.maps <= 4 else self.images
+
+
+def parse_settings(text: str) -> list[Setting]:
+    """Settings from "4x1,8x4": layers x methods."""
+    return [Setting(*(int(number) for number in part.split("x"))) for part in text.split(",")]
+
+
+def plan_of(name: str, settings: str | None, rounds: int | None) -> list[Plan]:
+    """The settings of a network: the headline ones five times, one map an image three times; the others where asked for."""
+    headline = {"resnet50": "4x1,8x4"}.get(name, "4x1")
+    asked = parse_settings(settings or f"1x1,{headline}")
+    first = parse_settings(headline)
+    return [Plan(setting, rounds or (5 if setting in first else 3)) for setting in asked]
+
+
+def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) -> None:
+    """Check the numbers, find each peer's best batch size, time the settings; write `*.csv`."""
+    checked = agreement(network, 2 if scale.quick else 4)
+    replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
+    best = _best_sizes(network, scale, out)
+    for plan in plans:
+        rows = _time(network, plan, best, scale)
+        replace_rows(out / "rounds.csv", rows, CONFIGURATION)
+        print(
+            summarise(rows)[[*CONFIGURATION, *CONTESTANT, "images_per_second", "ours_is_faster"]].to_string(index=False),
+            flush=True,
+        )
+    replace_rows(out / "peers.csv", summarise(read(out / "rounds.csv")), CONFIGURATION)
+
+
+# ---- batch sizes
+
+
+def _sizes(scale: Scale) -> Sequence[int]:
+    return (1, 4) if scale.quick else SIZES
+
+
+def _best_sizes(network: Network, scale: Scale, out: Path) -> dict[str, int]:
+    """By peer the batch size at which it scores most images a second, at the deepest layer by the first method."""
+    rows = []
+    for peer in PEERS:
+        if peer.serves(network, METHODS[:1]):
+            rows += [_trial(network, peer, size) for size in _sizes(scale)]
+    if not rows:
+        return {}
+    frame = pd.DataFrame(rows)
+    frame["best"] = frame.groupby("tool")["images_per_second"].transform("max") == frame["images_per_second"]
+    replace_rows(out / "batch_trials.csv", frame, ("model",))
+    return {row.tool: row.batch_size for row in frame[frame["best"]].itertuples()}
+
+
+def _trial(network: Network, peer: Peer, size: int) -> dict[str, Any]:
+    count = min(max(2 * size, 8), 32)
+    work = _work(peer.run, network, network.batches(count, size), Setting(1, 1))
+    _work(peer.run, network, network.batches(size, size), Setting(1, 1))()  # the first call of a shape is slower
+    seconds = min(stopwatch(work) for _ in range(2))
+    return {
+        "model": network.name,
+        "tool": peer.name,
+        "batch_size": size,
+        "n_images": count,
+        "images_per_second": count / seconds,
+    }
+
+
+# ---- times
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant with its images."""
+
+    tool: str
+    variant: str
+    size: int
+    images: int
+    work: Callable[[], object]
+
+
+def _time(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> list[dict[str, Any]]:
+    """Seconds of every contestant in every round, one row each."""
+    entries = [*_ours(network, plan, scale), *_peers(network, plan, best, scale)]
+    by_name = {f"{entry.tool}, {entry.variant}, {entry.size}": entry for entry in entries}
+    for entry in entries:
+        _warm(network, entry, plan.setting)
+    seconds = alternate({name: entry.work for name, entry in by_name.items()}, plan.rounds)
+    return [
+        {
+            "model": network.name,
+            "layers": plan.setting.layers,
+            "methods": plan.setting.methods,
+            "tool": entry.tool,
+            "variant": entry.variant,
+            "batch_size": entry.size,
+            "n_images": entry.images,
+            "round": number,
+            "seconds": taken,
+        }
+        for name, entry in by_name.items()
+        for number, taken in enumerate(seconds[name])
+    ]
+
+
+def _ours(network: Network, plan: Plan, scale: Scale) -> list[Entry]:
+    """Every batch size and variant; compiling has its own measurement, because it takes many images to pay.
+
+    With many maps an image, small batches of images already make full batches of masked images: one batch size stands for
+    all; and one for the variants.
+    """
+    sizes = _sizes(scale) if plan.setting.maps < 16 or scale.quick else (8,)
+    images = 4 if scale.quick else plan.our_images
+    return [
+        _entry(OURS, variant, size, max(images, size), network, plan, ours, **given)
+        for variant, given in available_variants().items()
+        if variant != "compile"
+        for size in (sizes if variant == "eager" else sizes[-2:-1] or sizes)
+    ]
+
+
+def _peers(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> list[Entry]:
+    """Each at its best batch size; where an image has many maps a batch is as large as the few images allow."""
+    entries = []
+    for peer in PEERS:
+        if peer.serves(network, METHODS[: plan.setting.methods]):
+            size = best[peer.name]
+            count = 4 if scale.quick else max(plan.images, size) if plan.setting.maps <= 4 else plan.images
+            entries.append(_entry(peer.name, "", min(size, count), count, network, plan, peer.run))
+    return entries
+
+
+def _entry(tool: str, variant: str, size: int, count: int, network: Network, plan: Plan, run: Run, **given: Any) -> Entry:
+    return Entry(tool, variant, size, count, _work(run, network, network.batches(count, size), plan.setting, **given))
+
+
+def _work(run: Run, network: Network, batches: Batches, setting: Setting, **given: Any) -> Callable[[], object]:
+    return partial(run, network, batches, network.layers(setting.layers), METHODS[: setting.methods], **given)
+
+
+def _warm(network: Network, entry: Entry, setting: Setting) -> None:
+    """The first pass of a shape is slower. Peers were warmed by the trial; ours has shapes of its own in each setting."""
+    if entry.tool == OURS:
+        _work(ours, network, network.batches(entry.size, entry.size), setting, **available_variants()[entry.variant])()
+
+
+# ---- tables
+
+
+def summarise(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
+    """A row a contestant: its rate, and how much faster xaieval's best eager batch size is.
+
+    Ratios are taken round by round and their median is reported, so that what slows the machine for a while slows both sides
+    of a ratio.
+    """
+    return pd.concat(
+        [_of_configuration(part) for _, part in pd.DataFrame(rows).groupby(list(CONFIGURATION))], ignore_index=True
+    )
+
+
+def _of_configuration(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows.assign(variant=rows["variant"].fillna(""), rate=rows["n_images"] / rows["seconds"])
+    rates = rows.pivot_table("rate", "round", list(CONTESTANT), sort=False)
+    mine = rates.loc[:, (OURS, "eager")]
+    reference = mine[mine.median().idxmax()]
+    first = rows.groupby(list(CONTESTANT), sort=False).first()
+    table = []
+    for contestant, rate in rates.items():
+        known = {**dict(zip(CONTESTANT, contestant, strict=True)), **first.loc[contestant, [*CONFIGURATION, "n_images"]]}
+        table.append(
+            {
+                **{name: known[name] for name in (*CONFIGURATION, *CONTESTANT, "n_images")},
+                "rounds": int(rate.count()),
+                **spread(rate.dropna(), "images_per_second"),
+                "relative_to_first": float((rate / rates.iloc[:, 0]).median()),
+                **spread((reference / rate).dropna(), "ours_is_faster"),
+            }
+        )
+    return pd.DataFrame(table)

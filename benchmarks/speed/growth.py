@@ -1,0 +1,220 @@
+"""How time and memory grow with images, layers, methods, batch size and processes; each point in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from networks import LAYERS, Network, Scale, build
+from peers import ours
+from record import replace_rows
+from safetensors.torch import save_file
+
+__all__ = ["PARTS", "Point", "grow", "measure_point"]
+
+METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise-gradcam")
+MIB = 2**20
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one process is asked.
+
+    Attributes:
+        model: name of a network.
+        images: N.
+        layers: L, 1, 4 or 8.
+        methods: M.
+        batch_size: images a batch.
+        which: "all" of the layers, or the "shallowest" or the "deepest" of them alone.
+    """
+
+    model: str
+    images: int = 32
+    layers: int = 4
+    methods: int = 1
+    batch_size: int = 8
+    which: str = "all"
+
+
+AXES = {
+    "images": (8, 16, 32, 64),
+    "layers": (1, 4, 8),
+    "methods": (1, 2, 4, 6),
+    "batch_size": (1, 2, 4, 8, 16, 32),
+}
+
+
+PARTS = ("axes", "maps", "processes")
+
+
+def grow(name: str, scale: Scale, out: Path, parts: Sequence[str] = PARTS) -> None:
+    """Every axis from the same base, then the headline about memory, then processes; or only some of these."""
+    if "axes" in parts:
+        base = Point(name, images=4, batch_size=2) if scale.quick else Point(name)
+        for axis, values in AXES.items():
+            for value in values[:2] if scale.quick else values:
+                _record(out, scale, axis, replace(base, **{axis: value}))
+    if "maps" in parts:
+        _headline(name, scale, out)
+    if "processes" in parts:
+        _processes(name, scale, out)
+
+
+def _headline(name: str, scale: Scale, out: Path) -> None:
+    """32 maps an image against one map, with a backward pass that ends at the same layer and with one that ends at the last."""
+    size = 2 if scale.quick else 8
+    point = Point(name, images=2 * size, layers=8, methods=4, batch_size=size)
+    _record(out, scale, "maps", point)
+    _record(out, scale, "maps", replace(point, methods=1, which="shallowest"))
+    _record(out, scale, "maps", replace(point, methods=1, which="deepest"))
+
+
+def _record(out: Path, scale: Scale, axis: str, point: Point) -> None:
+    repeats = 1 if scale.quick else REPEATS
+    found = [_in_a_process(point, scale) for _ in range(repeats)]
+    columns = ("seconds", "added_mib", "peak_mib")
+    row = {"axis": axis, **asdict(point), "repeats": repeats}
+    for column in columns:
+        values = [each[column] for each in found]
+        row |= {column: float(np.median(values)), f"{column}_low": min(values), f"{column}_high": max(values)}
+    replace_rows(out / "growth.csv", [row], ("axis", *asdict(point)))
+    print(f"{axis}: {point}: {row['seconds']:.2f} s, {row['added_mib']:.0f} MiB more", flush=True)
+
+
+def _in_a_process(point: Point, scale: Scale) -> dict[str, float]:
+    """Ask a fresh interpreter, with one thread: a peak of memory is a peak of the whole life of a process."""
+    command = [sys.executable, str(Path(__file__).parent), "point", json.dumps(asdict(point)), json.dumps(asdict(scale))]
+    done = subprocess.run(command, env=_single_threaded(), capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(f"{point} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _single_threaded() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def measure_point(point: Point, scale: Scale) -> dict[str, float]:
+    """Seconds and memory of one call; runs in the process that was started for it."""
+    network = build(point.model, replace(scale, pool=max(scale.pool, point.images)), None, None, seed=0)
+    with torch.inference_mode():
+        network.model(network.images[: point.batch_size])
+    before = _resident()
+    with _peak() as peak:
+        start = time.perf_counter()
+        ours(network, network.batches(point.images, point.batch_size), _layers(network, point), METHODS[: point.methods])
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "added_mib": (peak[0] - before) / MIB, "peak_mib": peak[0] / MIB}
+
+
+def _layers(network: Network, point: Point) -> tuple[str, ...]:
+    layers = network.layers(point.layers)
+    return {"all": layers, "shallowest": layers[:1], "deepest": layers[-1:]}[point.which]
+
+
+@contextlib.contextmanager
+def _peak() -> Iterator[list[int]]:
+    """Filled with the most memory that was resident meanwhile, in bytes.
+
+    The kernel's high-water mark is set back first, where it can be: building the model has a peak too.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    found: list[int] = []
+    yield found
+    found.append(_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def _resident() -> int:
+    return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status(field: str) -> int:
+    """A field of the process's memory in bytes, 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+# ---- processes
+
+
+def _processes(name: str, scale: Scale, out: Path) -> None:
+    """Images a second of one and of two processes with one thread each, through the command line."""
+    if "--nproc" not in _command("score", "--help"):
+        print("processes: skipped, 'xaieval-bench score' has no --nproc")
+        return
+    few, many = (8, 24) if scale.quick else (16, 80)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        _save_weights(name, scale, Path(folder) / WEIGHTS)
+        for _ in range(1 if scale.quick else REPEATS):
+            for processes, found in rates.items():
+                slow, quick = (_score_seconds(name, scale, folder, images, processes) for images in (many, few))
+                work = slow - quick  # since start-up is in both
+                found.append((many - few) / work if work > 0 else float("nan"))  # less than start-up varies: no number
+    rows = [
+        {
+            "model": name,
+            "processes": processes,
+            "n_images": many - few,
+            "images_per_second": float(np.median(found)),
+            "images_per_second_low": min(found),
+            "images_per_second_high": max(found),
+            "relative_to_one": float(np.median(np.divide(found, rates[1]))),
+        }
+        for processes, found in rates.items()
+    ]
+    replace_rows(out / "processes.csv", rows, ("model",))
+
+
+COMMAND_MODELS = {
+    "resnet50": "torchvision:resnet50",
+    "mobilenetv2": "timm:mobilenetv2_100",
+    "vit_small": "timm:vit_small_patch16_224",
+}
+
+
+WEIGHTS = "weights.safetensors"
+
+
+def _save_weights(name: str, scale: Scale, path: Path) -> None:
+    """Every process has to load the same model."""
+    model = build(name, scale, None, None, seed=0).model
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+
+
+def _score_seconds(name: str, scale: Scale, folder: str, images: int, processes: int) -> float:
+    size = ["--image-size", str(scale.side)] if name != "vit_small" else []
+    pad = ["--model-args.pad_type", "same"] if name == "mobilenetv2" else []
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        start = time.perf_counter()
+        _command(
+            *("score", "--model", COMMAND_MODELS[name], "--weights", f"{folder}/{WEIGHTS}", *pad, *size),
+            *("--data", "scenes", "--layers", ",".join(LAYERS[name][4]), "--max-images", str(images), "--batch-size", "8"),
+            *("--no-progress", "--nproc", str(processes), "--out", f"{out}/run"),
+        )
+        return time.perf_counter() - start
+
+
+def _command(*arguments: str) -> str:
+    program = str(Path(sys.executable).with_name("xaieval-bench"))
+    done = subprocess.run([program, *arguments], env=_single_threaded(), capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
