@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -85,3 +87,30 @@ def test_examples_run(script, tmp_path, monkeypatch, capsys):
 
 def _cell(row: dict[str, float], metric: str) -> str:
     return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
+
+
+def test_tables_of_the_page_on_speed_are_the_benchmark_results(tmp_path):
+    for results in (ROOT / "benchmarks/speed/results").glob("*.csv"):
+        shutil.copy(results, tmp_path)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/speed"), "tables", "--out", str(tmp_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs/speed.md").read_text()
+    tables = re.findall(r"^<!-- from (\w+\.csv) -->\n((?:\|.*\n)+)", printed, re.MULTILINE)
+    assert {name for name, _ in tables} >= TABLES
+    for _, table in tables:
+        assert table in page
+
+
+def test_the_table_of_bf16_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/bf16.csv").to_dict("records")
+    wanted = [f"| `{row['layer']}` | {row['n']} | {_change(row, 'average_drop')} | {_change(row, METRIC)} |" for row in rows]
+    assert [line for line in (ROOT / "docs/speed.md").read_text().splitlines() if line.startswith("| `blocks.")] == wanted
+
+
+TABLES = {f"{name}.csv" for name in ("peers", "agreement", "batch_trials", "calls", "startup")}
+METRIC = "increase_in_confidence"
+
+
+def _change(row: dict[str, float], metric: str) -> str:
+    change = f"{row[f'{metric}_difference']:+.2f} [{row[f'{metric}_low']:+.2f}, {row[f'{metric}_high']:+.2f}]"
+    return f"{row[f'{metric}_float32']:.1f} | {change}"

@@ -43,7 +43,7 @@ def _peers(rows: pd.DataFrame) -> Figure:
         "how many times as fast xaieval is, each at its best batch size (median and range of rounds)", fontsize="small"
     )
     handles, labels = _legend(panels)
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize="small")
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize="small")
     return figure
 
 
