@@ -232,7 +232,7 @@ def main(
     manifest = out / "manifest.json"
     known = json.loads(manifest.read_text()) if manifest.exists() else {}
     known[name] = {
-        "command": "python benchmarks/stopping.py" + (f" --rows {rows}" if rows else ""),
+        "command": "python benchmarks/stopping.py" + (f" --rows {rows.name}" if rows else ""),
         "seed": seed,
         "runs": runs,
         "error": STOP.error,

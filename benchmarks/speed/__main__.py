@@ -90,11 +90,16 @@ def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
 
 
 @app.command(name="limit")
-def limit_(*, options: Options = DEFAULT) -> None:
-    """How near `score` comes to the forward and backward passes that it cannot do without."""
+def limit_(settings: str = "1x1,4x1,4x4,8x4", *, options: Options = DEFAULT) -> None:
+    """How near `score` comes to the forward and backward passes that it cannot do without.
+
+    Args:
+        settings: layers x methods, some of these.
+        options: see there.
+    """
     for network in options.networks():
-        limit.efficiency(network, options.scale, options.rounds, options.out)
-    options.record("limit")
+        limit.efficiency(network, options.scale, options.rounds, options.out, compare.parse_settings(settings))
+    options.record("limit", settings=settings)
     figures.draw(options.out)
 
 

@@ -41,11 +41,14 @@ def prepared(model: nn.Module, images: Tensor, layers: Sequence[str], fast: bool
         yield runner
 
 
-def efficiency(network: Network, scale: Scale, rounds: int | None, out: Path) -> None:
+def efficiency(
+    network: Network, scale: Scale, rounds: int | None, out: Path, only: Sequence[Setting] = tuple(SETTINGS)
+) -> None:
     """Time of the bare passes over the time of `score`, in turn, for either baseline."""
     rounds = rounds or (3 if scale.quick else 7)
     size = 2 if scale.quick else SIZE
-    for setting, images in SETTINGS.items():
+    for setting in only:
+        images = SETTINGS[setting]
         count = 4 if scale.quick else min(images * FASTER[network.name], len(network.images))
         rows = _measure(network, network.batches(count, size), setting, rounds)
         replace_rows(out / "limit.csv", rows, KEYS)
