@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import UsageError, choose_from
-from xaieval.folding import Folding, find_pairs, folded
+from xaieval.folding import Folding, Pair, find_pairs, folded
 from xaieval.targets import Output, logits_of
 
 __all__ = ["PRECISIONS", "Runner", "check_precision", "sped_up"]
@@ -119,10 +119,10 @@ def sped_up(
     """
     autocast, layout, folding = PRECISIONS[precision], torch.contiguous_format, None
     with ExitStack() as undo:
-        before = _logits(model, images[:1], output) if fast else None
+        before = _logits(model, images[:1], output) if fast and _has_convolutions(model) else None
         if before is not None:
             check = partial(_unchanged, model, output=output, before=before)
-            pairs = find_pairs(model, images[:1], probed)
+            pairs = _pairs(model, images[:1], probed)
             folding = _adopt(undo, folded(pairs), partial(check, images[:1])) if pairs else None
             if _likes_channels_last(model, images, autocast):
                 one = images[:1].contiguous(memory_format=torch.channels_last)
@@ -168,6 +168,18 @@ def _logits(model: nn.Module, images: Tensor, output: Output) -> Tensor | None:
             return logits_of(model(images), output)
     except Exception:  # whatever a model can raise; what is wrong with the model itself shows when it is run as it is
         return None
+
+
+def _pairs(model: nn.Module, images: Tensor, probed: Iterable[str]) -> list[Pair]:
+    """What can be folded; nothing in a model that cannot be watched."""
+    try:
+        return find_pairs(model, images, probed)
+    except Exception:  # whatever a model can raise whose functions are watched
+        return []
+
+
+def _has_convolutions(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in model.modules())
 
 
 def _likes_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> bool:
