@@ -11,12 +11,13 @@ from torch import Tensor
 
 from xaieval.errors import DataError, TargetError
 
-__all__ = ["Batch", "Failure", "check_images", "read_batch", "read_batches", "split_batch"]
+__all__ = ["Batch", "Failure", "check_images", "has_ids", "read_batch", "read_batches", "split_batch"]
 
 Failure = tuple[str, int | None, str]
 
 IMAGE_KEYS = ("image", "images", "pixel_values")
 LABEL_KEYS = ("label", "labels")
+ID_KEYS = ("id", "ids")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ def check_images(images: Any) -> Tensor:
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
 
 
+def has_ids(item: Any) -> bool:
+    """Whether a batch names its images itself, rather than by their position."""
+    return isinstance(item, Mapping) and _first(item, ID_KEYS) is not None
+
+
 def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     """One batch of a loader.
 
@@ -103,7 +109,7 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     images: Any = item
     if isinstance(item, Mapping):
         images = _first(item, IMAGE_KEYS)
-        labels, ids, failed = _first(item, LABEL_KEYS), _first(item, ("id", "ids")), item.get("failed", [])
+        labels, ids, failed = _first(item, LABEL_KEYS), _first(item, ID_KEYS), item.get("failed", [])
         if images is None and failed:
             images = torch.zeros(0, 3, 1, 1)
         elif images is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from xaieval.data.batches import read_batch
+from xaieval.data.batches import has_ids, read_batch
 from xaieval.errors import DataError
 
 __all__ = ["Shuffled", "draw_order", "has_indices", "loader_of"]
@@ -62,7 +62,7 @@ class Shuffled:
 def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
     """The batch as a mapping, with the ids that its images have in the loader's own order."""
     batch = read_batch(item, 0)
-    named = isinstance(item, Mapping) and any(item.get(key) is not None for key in ("id", "ids"))
+    named = has_ids(item)
     if len(batch) + len(batch.failed) != len(places) or (batch.failed and not named):
         raise DataError(
             f"a batch has {len(batch)} images where the loader's sampler asked for {len(places)}, and stop= has to know which "

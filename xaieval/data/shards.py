@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
-from xaieval.data.batches import Batch, Failure, read_batch, split_batch
+from xaieval.data.batches import Batch, Failure, has_ids, read_batch, split_batch
 from xaieval.data.order import draw_order, has_indices, loader_of
 from xaieval.errors import DataError, UsageError
 
@@ -195,8 +195,7 @@ def _cut(batch: Batch, start: int, max_images: int | None) -> Batch:
 def _check_size(item: Any, batch: Batch, expected: int, max_images: int | None) -> None:
     """Refuse a batch that makes the positions of all later images unknown, if a position matters."""
     came = len(batch) + len(batch.failed)
-    named = isinstance(item, Mapping) and any(item.get(key) is not None for key in ("id", "ids"))
-    if came != expected and not (named and max_images is None):
+    if came != expected and not (has_ids(item) and max_images is None):
         raise DataError(
             f"a batch has {came} images where the loader's sampler asked for {expected}, so that the positions of later images "
             "are unknown to other processes; give 'failed' for images that cannot be read, or 'id' and no max_images"
