@@ -1,13 +1,15 @@
 """A batch becomes what was measured on it.
 
-One forward pass and one partial backward pass serve all layers and methods; each map then costs one masked forward pass, and
-the masked images of several maps share a batch. Nothing leaves the device before the batch is done.
+One forward pass and one partial backward pass serve all layers and methods. Raw maps, which are small, are made first, so that
+what the layers left is not held any longer; each map then costs one masked forward pass, and the masked images of several maps
+share a batch. Nothing leaves the device before the batch is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
-from xaieval.explainers import Context, Explainer
+from xaieval.explainers import Context, Explainer, needs_model
 from xaieval.masking import Finished, baseline, finish, mask, occlude
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
@@ -23,7 +25,7 @@ from xaieval.rows import Measured
 from xaieval.speedup import Runner
 from xaieval.targets import Output, choose_targets, confidences, logits_of, take
 
-__all__ = ["NO_LAYER", "Job", "Look", "in_groups", "look", "make_pairs", "maps_of", "measure"]
+__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "in_groups", "look", "make_pairs", "measure", "raw_maps"]
 
 NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
 
@@ -103,19 +105,28 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     return Look(runner.model, images, batch.ids, logits.detach(), targets, activations, gradients, job.seed)
 
 
-def maps_of(explainer: Explainer, context: Context, protocol: Protocol) -> Finished:
-    """The explanation maps of one explainer at one layer, `[N, H, W]` in [0, 1].
+def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
+    """What the explainers give, a tensor `[N, h, w]` for each pair.
 
     Raises:
-        ExplainerError: the explainer did not give one map an image.
+        ExplainerError: an explainer did not give one map an image.
     """
-    raw: Any = explainer(context)
-    images = context.images
-    if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
-        came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-        raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
-    size = (images.shape[2], images.shape[3])
-    return finish(raw.detach().to(images.device, torch.float32), size, protocol)
+    found = []
+    for explainer, layer in job.pairs:
+        with runner.lent() if needs_model(explainer) else nullcontext():
+            raw: Any = explainer(seen.context(layer))
+        if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(seen.images):
+            came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+            raise ExplainerError(
+                f"method '{explainer.name}' gave {came} for {len(seen.images)} images; maps [N, h, w] are expected"
+            )
+        found.append(raw.detach().to(seen.images.device, torch.float32))
+    return found
+
+
+def finished_maps(raw: Tensor, images: Tensor, protocol: Protocol) -> Finished:
+    """The explanation maps `[N, H, W]` in [0, 1] of images `[N, C, H, W]`."""
+    return finish(raw, (images.shape[2], images.shape[3]), protocol)
 
 
 def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
@@ -128,15 +139,16 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
         device: of the model.
     """
     seen = look(runner, batch, job, device)
+    explanations = raw_maps(runner, seen, job)
+    seen = replace(seen, activations={}, gradients={})
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         if runner.rounds_otherwise:  # what is compared has to come from the same arithmetic
             yield seen.images, seen.targets
         replacement = baseline(seen.images, job.protocol)
-        for explainer, layer in job.pairs:
-            with runner.lent():
-                finished = maps_of(explainer, seen.context(layer), job.protocol)
+        for raw in explanations:
+            finished = finished_maps(raw, seen.images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(seen.images.dtype)
             found.append((masks.mean(dim=(1, 2)), finished.constant, finished.invalid))
             yield occlude(seen.images, masks, replacement), seen.targets

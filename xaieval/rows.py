@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.extensions import ExtensionArray
 from torch import Tensor
 
 from xaieval.data.batches import Failure
@@ -22,7 +23,6 @@ COUNTED = ("ok", "constant_map")  # statuses of rows that take part in the means
 EXCLUDED = "excluded"  # by the protocol's choice of images, so no failure
 
 Pair = tuple[str, str]  # layer and method
-CLASS_COLUMNS = {"label": "Int64", "predicted": "Int64", "target": "Int64"}
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,13 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     status = _status(measured, y, o, protocol)
     values = {metric.name: metric.per_image(y.repeat(len(pairs)), o.flatten()).view(o.shape) for metric in metrics}
     counted = np.isin(status, COUNTED)
-    no_labels = pd.array([pd.NA] * len(measured.ids), dtype="Int64")
     return _table(
         pairs,
         {
             "image_id": measured.ids,
-            "label": no_labels if measured.labels is None else measured.labels,
-            "predicted": measured.predicted,
-            "target": measured.targets,
+            "label": _classes(measured.labels, len(measured.ids)),
+            "predicted": _classes(measured.predicted),
+            "target": _classes(measured.targets),
             "confidence": y,
             "masked_confidence": o,
             "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
@@ -90,7 +89,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
 def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Sequence[Metric]) -> pd.DataFrame:
     """Rows of images that could not be read: one for each pair, as for any other image, so that no N differs."""
     nothing = np.full(len(failures), np.nan)
-    unknown = pd.array([pd.NA] * len(failures), dtype="Int64")
+    unknown = _classes(None, len(failures))
     return _table(
         pairs,
         {
@@ -108,15 +107,25 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
 def _table(pairs: Sequence[Pair], columns: Mapping[str, Any]) -> pd.DataFrame:
     """Columns of values per image `[N]` or per pair and image `[P, N]` as rows; layer and method come second and third."""
     count = len(columns["image_id"])
-    spread = {
-        name: np.repeat(np.asarray(values), len(pairs)) if np.ndim(values) == 1 else np.asarray(values).T.reshape(-1)
-        for name, values in columns.items()
-    }
+    spread = {name: _by_image(values, len(pairs)) for name, values in columns.items()}
     named = {"image_id": spread.pop("image_id")} | {
         "layer": [layer for layer, _ in pairs] * count,
         "method": [method for _, method in pairs] * count,
     }
-    return pd.DataFrame(named | spread).astype(CLASS_COLUMNS)
+    return pd.DataFrame(named | spread)
+
+
+def _by_image(values: Any, pairs: int) -> Any:
+    """Values as a column, image by image."""
+    if isinstance(values, ExtensionArray):
+        return values.repeat(pairs)
+    values = np.asarray(values)
+    return np.repeat(values, pairs) if values.ndim == 1 else values.T.reshape(-1)
+
+
+def _classes(values: Tensor | None, count: int = 0) -> ExtensionArray:
+    """Classes as integers that may be missing."""
+    return pd.array([pd.NA] * count if values is None else values.numpy(), dtype="Int64")
 
 
 def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:

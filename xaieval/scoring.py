@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.data.order import Shuffled
-from xaieval.engine import NO_LAYER, Job, look, make_pairs, maps_of, measure
+from xaieval.engine import Job, finished_maps, look, make_pairs, measure, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
 from xaieval.explainers import Explainer, Method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
@@ -194,8 +194,10 @@ def explain(
     with borrow(model, device) as there:
         found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
         job = Job(found, make_pairs(explainers, found), protocol, output, seed)
-        seen = look(Runner(model, model, len(batch)), batch, job, there)
-        return {layer or NO_LAYER: maps_of(e, seen.context(layer), protocol).maps for e, layer in job.pairs}
+        runner = Runner(model, model, len(batch))
+        seen = look(runner, batch, job, there)
+        maps = [finished_maps(raw, seen.images, protocol).maps for raw in raw_maps(runner, seen, job)]
+        return dict(zip((layer for layer, _ in job.names), maps, strict=True))
 
 
 def _settle(protocol: str | Protocol, target: Target | None, model: nn.Module) -> Protocol:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xaieval.errors import ExplainerError, choose_from
-from xaieval.explainers.base import Context, Explainer, FunctionExplainer, MapFunction
+from xaieval.explainers.base import Context, Explainer, FunctionExplainer, MapFunction, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
 from xaieval.explainers.intrinsic import INTRINSIC
 
-__all__ = ["METHODS", "Context", "Explainer", "FunctionExplainer", "Method", "resolve_methods"]
+__all__ = ["METHODS", "Context", "Explainer", "FunctionExplainer", "Method", "needs_model", "resolve_methods"]
 
 Method = str | Explainer | MapFunction
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction"]
+__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "needs_model"]
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -49,6 +49,9 @@ class Explainer(Protocol):
         needs_layer: it is asked once for each layer, and gets the layer's activation; else it is asked once.
         needs_gradient: it gets the gradient at the layer too.
 
+    A further attribute is optional: `needs_model = False` says that the explainer works from what the context holds beside the
+    model (maps of a layer, logits, images), so that nothing has to be done to the model for somebody to look inside it.
+
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range: upsampling and normalisation follow by
     the protocol. A map with NaN marks an image that could not be explained.
 
@@ -78,6 +81,11 @@ class Explainer(Protocol):
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
+
+
+def needs_model(explainer: Explainer) -> bool:
+    """Whether an explainer runs the model itself, or looks inside it; so it is unless it says that it does not."""
+    return bool(getattr(explainer, "needs_model", True))
 
 
 @dataclass(frozen=True)

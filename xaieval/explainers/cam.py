@@ -43,6 +43,7 @@ class CAM:
     function: Callable[..., Tensor]
     needs_gradient: bool = True
     needs_layer: bool = True
+    needs_model: bool = False
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""

@@ -23,6 +23,7 @@ class Control:
     function: Callable[[Context], Tensor]
     needs_layer: bool = False
     needs_gradient: bool = False
+    needs_model: bool = False
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`."""

@@ -23,6 +23,7 @@ class Attention:
     name: str = "attention"
     needs_layer: bool = True
     needs_gradient: bool = False
+    needs_model: bool = False
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, h, w]`.
