@@ -183,7 +183,7 @@ def test_a_model_without_convolutions_is_left_as_it_is():
     before = _state(model)
     with sped_up(model, images, [], 2) as runner:
         assert _state(model) == before
-        assert runner == Runner(model, model, 2)
+        assert runner == Runner(model, model, model, 2)
 
 
 def test_a_folding_that_changes_the_logits_is_taken_back():

@@ -103,7 +103,8 @@ class ScoreOptions:
         max_images: At most so many images, spread evenly over the classes.
         seed: Of random explainers and of the bootstrap.
         level: Of the intervals.
-        output: Where the logits are in the model's output, by key; found by itself in most models.
+        task: What the model does: classification, detection or segmentation.
+        output: Where the logits or detections are in the model's output, by key; found by itself in most models.
         grid: Height and width of the token grid, such as 14,14, where it cannot be inferred.
         prefix_tokens: Number of tokens before the grid, likewise.
         nproc: Processes on this machine that share the images; torchrun starts them on several machines.
@@ -130,6 +131,7 @@ class ScoreOptions:
     max_images: int | None = None
     seed: int = 0
     level: float = 0.95
+    task: Literal["classification", "detection", "segmentation"] = "classification"
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
@@ -144,7 +146,7 @@ class ScoreOptions:
 
     @property
     def where(self) -> dict[str, Any]:
-        """Where in the model the logits and the token grid are.
+        """What the model does, and where in it the logits and the token grid are.
 
         Raises:
             ConfigError: the grid is not two whole numbers.
@@ -152,7 +154,7 @@ class ScoreOptions:
         grid = None if self.grid is None else tuple(int(cells) for cells in self.grid)
         if grid is not None and (len(grid) != 2 or grid != self.grid or min(grid) < 1):
             raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {self.grid}")
-        return {"output": self.output, "grid": grid, "prefix_tokens": self.prefix_tokens}
+        return {"task": self.task, "output": self.output, "grid": grid, "prefix_tokens": self.prefix_tokens}
 
 
 @dataclass(frozen=True, kw_only=True)

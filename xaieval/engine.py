@@ -7,13 +7,13 @@ share a batch. Nothing leaves the device before the batch is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
@@ -23,9 +23,9 @@ from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
 from xaieval.rows import Measured
 from xaieval.speedup import Runner
-from xaieval.targets import Output, choose_targets, confidences, logits_of, take
+from xaieval.tasks import Classification, Task
 
-__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "in_groups", "look", "make_pairs", "measure", "raw_maps"]
+__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "measure", "raw_maps"]
 
 NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
 
@@ -38,14 +38,14 @@ class Job:
         layers: to probe.
         pairs: explainer and layer (None for an explainer that needs none), in the order of the rows.
         protocol: how maps become numbers.
-        output: where the logits are in the model's output.
+        task: how the model's output is read, and what is followed.
         seed: for explainers that draw random numbers.
     """
 
     layers: Sequence[ProbeLayer]
     pairs: Sequence[tuple[Explainer, str | None]]
     protocol: Protocol
-    output: Output = None
+    task: Task = field(default_factory=Classification)
     seed: int = 0
 
     @property
@@ -62,47 +62,75 @@ def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) ->
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over the original images showed, on the device."""
+    """What one pass over the original images showed, on the device.
 
-    model: nn.Module
-    images: Tensor
-    ids: Sequence[str]
-    logits: Tensor
-    targets: Tensor
+    Attributes:
+        context: what all explainers are given.
+        predicted: classes `[N]`.
+        found: `[N]`, whether there is anything to explain on an image.
+        confidence: of what is followed, `[N]`.
+        activations: by layer.
+        gradients: by layer.
+    """
+
+    context: Context
+    predicted: Tensor
+    found: Tensor
+    confidence: Tensor
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
-    seed: int
 
-    def context(self, layer: str | None) -> Context:
-        """What an explainer is given at a layer."""
-        return Context(
-            model=self.model,
-            images=self.images,
-            targets=self.targets,
-            logits=self.logits,
-            ids=self.ids,
-            seed=self.seed,
-            layer=layer,
-            activation=self.activations[layer] if layer else None,
-            gradient=self.gradients.get(layer) if layer else None,
-        )
+    def at(self, layer: str | None, laid_out: bool = True) -> Context:
+        """What an explainer is given at a layer.
+
+        Args:
+            layer: address; None for an explainer that needs none.
+            laid_out: whether tensors have to be contiguous, as somebody who views them expects; else in what order the model
+                left them, which saves copies.
+        """
+        if layer is None:
+            return self.context
+        activation, gradient = self.activations[layer], self.gradients.get(layer)
+        if laid_out:
+            activation, gradient = activation.contiguous(), None if gradient is None else gradient.contiguous()
+        return replace(self.context, layer=layer, activation=activation, gradient=gradient)
 
 
 def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
-    """Run the original images once: logits, targets, and activations and gradients at all layers."""
+    """Run the original images once: what is predicted and followed, and activations and gradients at all layers."""
     images = to_device(batch.images, device).contiguous()
     labels = None if batch.labels is None else to_device(batch.labels, device)
+    task, protocol = job.task, job.protocol
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
-    seen = run(runner.model, runner.lay_out(images), job.layers, differentiable)
-    logits = logits_of(seen.output, job.output)
-    targets = choose_targets(job.protocol.target, logits.detach(), labels)
-    gradients = {}
-    if differentiable:
-        scores = logits if job.protocol.gradient == "logit" else confidences(logits, job.protocol.confidence)
-        gradients = seen.gradients(take(scores, targets))
-    activations = {address: tensor.contiguous() for address, tensor in seen.activations.items()}
-    gradients = {address: tensor.contiguous() for address, tensor in gradients.items()}
-    return Look(runner.model, images, batch.ids, logits.detach(), targets, activations, gradients, job.seed)
+    seen = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
+    read = task.read(seen.output)
+    followed = task.follow(read, protocol.target, labels)
+    confidence = task.confidence(read, followed, protocol.confidence)
+    gradients = (
+        seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence) if differentiable else {}
+    )
+    context = Context(
+        model=runner.model,
+        images=images,
+        targets=followed.classes,
+        logits=read.detach() if isinstance(task, Classification) else None,
+        ids=batch.ids,
+        seed=job.seed,
+        task=task,
+        protocol=protocol,
+        followed=followed,
+        call=runner.inside,
+        output=runner.output,
+        size=runner.size,
+    )
+    return Look(
+        context,
+        task.predicted(read),
+        followed.found,
+        confidence.detach(),
+        seen.activations,
+        gradients,
+    )
 
 
 def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
@@ -111,16 +139,15 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
     Raises:
         ExplainerError: an explainer did not give one map an image.
     """
-    found = []
+    images, found = seen.context.images, []
     for explainer, layer in job.pairs:
-        with runner.lent() if needs_model(explainer) else nullcontext():
-            raw: Any = explainer(seen.context(layer))
-        if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(seen.images):
+        inside = needs_model(explainer)
+        with runner.lent() if inside else nullcontext():
+            raw: Any = explainer(seen.at(layer, laid_out=inside))
+        if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
             came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            raise ExplainerError(
-                f"method '{explainer.name}' gave {came} for {len(seen.images)} images; maps [N, h, w] are expected"
-            )
-        found.append(raw.detach().to(seen.images.device, torch.float32))
+            raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
+        found.append(raw.detach().to(images.device, torch.float32))
     return found
 
 
@@ -140,59 +167,32 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
     """
     seen = look(runner, batch, job, device)
     explanations = raw_maps(runner, seen, job)
+    context, images = seen.context, seen.context.images
     seen = replace(seen, activations={}, gradients={})
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        everywhere = context.everywhere
         if runner.rounds_otherwise:  # what is compared has to come from the same arithmetic
-            yield seen.images, seen.targets
-        replacement = baseline(seen.images, job.protocol)
+            yield images, everywhere
+        replacement = baseline(images, job.protocol)
         for raw in explanations:
-            finished = finished_maps(raw, seen.images, job.protocol)
-            masks = mask(finished.maps, job.protocol).to(seen.images.dtype)
+            finished = finished_maps(raw, images, job.protocol)
+            masks = mask(finished.maps, job.protocol).to(images.dtype)
             found.append((masks.mean(dim=(1, 2)), finished.constant, finished.invalid))
-            yield occlude(seen.images, masks, replacement), seen.targets
+            yield occlude(images, masks, replacement), everywhere
 
-    def confidence(images: Tensor, targets: Tensor) -> Tensor:
-        logits = logits_of(runner.output(images), job.output)[: len(images)]
-        return take(confidences(logits, job.protocol.confidence), targets)
-
-    found_there = in_groups(blocks(), confidence, runner.size).view(-1, len(batch))
-    first = take(confidences(seen.logits, job.protocol.confidence), seen.targets)
+    confidences = context.ask(blocks(), "confidence").view(-1, len(batch))
     areas, constant, invalid = (torch.stack(column) for column in zip(*found, strict=True))
     return Measured(
         ids=batch.ids,
         labels=batch.labels,
-        predicted=seen.logits.argmax(dim=1),
-        targets=seen.targets,
-        confidence=found_there[0] if runner.rounds_otherwise else first,
-        masked=found_there[-len(job.pairs) :],
+        predicted=seen.predicted,
+        targets=context.targets,
+        found=seen.found,
+        confidence=confidences[0] if runner.rounds_otherwise else seen.confidence,
+        masked=confidences[-len(job.pairs) :],
         areas=areas,
         constant=constant,
         invalid=invalid,
     )
-
-
-def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor, Tensor], Tensor], size: int) -> Tensor:
-    """Results of a forward function over blocks that are joined and cut to groups of `size`, in order.
-
-    Args:
-        blocks: images and their classes; less than `size` images and one block are held at a time.
-        forward: from images `[G, C, H, W]` and classes `[G]` to results `[G]`.
-        size: of a group, at least 1; the last one may be smaller.
-
-    Example:
-        >>> blocks = [(torch.ones(2, 3, 1, 1), torch.zeros(2))] * 5
-        >>> in_groups(blocks, lambda images, classes: torch.full_like(classes, len(images)), size=4)
-        tensor([4., 4., 4., 4., 4., 4., 4., 4., 2., 2.])
-    """
-    results: list[Tensor] = []
-    rest: list[tuple[Tensor, Tensor]] = []
-    for block in blocks:
-        images, classes = (torch.cat(parts) for parts in zip(*rest, block, strict=True)) if rest else block
-        whole = len(images) - len(images) % size
-        groups = (slice(start, start + size) for start in range(0, whole, size))
-        results += [forward(images[group], classes[group]) for group in groups]
-        rest = [(images[whole:], classes[whole:])] if whole < len(images) else []
-    results += [forward(*last) for last in rest]
-    return torch.cat(results)

@@ -43,13 +43,16 @@ class Pair:
     norm: Any
 
 
-def find_pairs(model: nn.Module, images: Tensor, probed: Iterable[str] = ()) -> list[Pair]:
+def find_pairs(
+    model: nn.Module, images: Tensor, probed: Iterable[str] = (), call: Callable[[Tensor], Any] | None = None
+) -> list[Pair]:
     """The pairs of a model in eval mode that can be folded, found in one forward pass.
 
     Args:
         model: borrowed.
         images: `[N, C, H, W]`; one is enough.
         probed: paths of modules whose outputs somebody looks at; those convolutions are left alone.
+        call: runs the model on images; `model(images)` unless told.
 
     Example:
         >>> import torchvision
@@ -61,7 +64,7 @@ def find_pairs(model: nn.Module, images: Tensor, probed: Iterable[str] = ()) -> 
     by_mean = {id(m.running_mean): m for m in model.modules() if type(m) in REMAINDERS and "forward" not in vars(m)}
     if not by_weight or not by_mean:
         return []
-    watch = _watched(model, images, left_alone)
+    watch = _watched(model, images, left_alone, model if call is None else call)
     found = []
     for mean, (source, count) in watch.normalised().items():
         convolution, norm = by_weight.get(source), by_mean.get(mean)
@@ -70,7 +73,7 @@ def find_pairs(model: nn.Module, images: Tensor, probed: Iterable[str] = ()) -> 
     return found
 
 
-def _watched(model: nn.Module, images: Tensor, probed: Iterable[str]) -> _Watch:
+def _watched(model: nn.Module, images: Tensor, probed: Iterable[str], call: Callable[[Tensor], Any]) -> _Watch:
     """What a forward pass does; outputs of the model itself and of probed modules are looked at by somebody."""
     watch = _Watch()
     with ExitStack() as undo:
@@ -79,7 +82,7 @@ def _watched(model: nn.Module, images: Tensor, probed: Iterable[str]) -> _Watch:
             undo.callback(hook.remove)
         undo.enter_context(torch.no_grad())
         undo.enter_context(watch)
-        model(images)
+        watch.look_at(call(images))
     return watch
 
 

@@ -162,7 +162,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
     handles = [module.register_forward_hook(record) for module in names]
     try:
         with torch.no_grad():  # not inference_mode: what a model caches now has to be fit for gradients in the next pass
-            (forward or model)(images)
+            (model if forward is None else forward)(images)
     finally:
         for handle in handles:
             handle.remove()

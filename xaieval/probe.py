@@ -175,7 +175,7 @@ def run(
             hook = _Hook(watched, captured, differentiable)
             undo.callback(model.get_submodule(path).register_forward_hook(hook).remove)
         undo.enter_context(torch.set_grad_enabled(differentiable))
-        output = (forward or model)(images)
+        output = (model if forward is None else forward)(images)
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data but not on these")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from xaieval.errors import ProtocolError, choose_from
 
-__all__ = ["PROTOCOLS", "Protocol", "resolve_protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "plain", "resolve_protocol"]
 
 Gradient = Literal["logit", "confidence"]
 Normalisation = Literal["minmax", "max", "percentile", "none"]
@@ -122,7 +122,7 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """The choices as plain values for a manifest; functions by their import path."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def resolve_protocol(protocol: str | Protocol) -> Protocol:
@@ -148,7 +148,8 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ProtocolError(f"{name} lies in [{low}, {high}], got {value}")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as a manifest can hold it: functions by their import path."""
     if callable(value):
         return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
     return list(value) if isinstance(value, tuple) else value

@@ -33,7 +33,8 @@ class Measured:
         ids: N names.
         labels: `[N]`, or None.
         predicted: `[N]` classes.
-        targets: `[N]` classes.
+        targets: `[N]` classes; -1 where there is nothing to follow.
+        found: `[N]`, whether there is anything to follow.
         confidence: `[N]`, of the targets on the original images.
         masked: `[P, N]`, of the targets on the masked images.
         areas: `[P, N]`, means of the masks.
@@ -45,6 +46,7 @@ class Measured:
     labels: Tensor | None
     predicted: Tensor
     targets: Tensor
+    found: Tensor
     confidence: Tensor
     masked: Tensor
     areas: Tensor
@@ -124,13 +126,17 @@ def _by_image(values: Any, pairs: int) -> Any:
 
 
 def _classes(values: Tensor | None, count: int = 0) -> ExtensionArray:
-    """Classes as integers that may be missing."""
-    return pd.array([pd.NA] * count if values is None else values.numpy(), dtype="Int64")
+    """Classes as integers that may be missing; -1 is none."""
+    if values is None:
+        return pd.array([pd.NA] * count, dtype="Int64")
+    classes = values.numpy().astype("int64")
+    return pd.arrays.IntegerArray(classes, classes < 0)
 
 
 def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:
     """The status of each pair and image, `[P, N]`: the first that applies."""
     invalid = {
+        "no_target": ~measured.found.expand_as(o),
         "nan_confidence": ~y.isfinite().expand_as(o),
         "zero_confidence": (y == 0).expand_as(o),
         "negative_confidence": (y < 0).expand_as(o),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from xaieval.explainers import Explainer, Method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.probe import borrow, locate, to_device
-from xaieval.protocol import Protocol, resolve_protocol
+from xaieval.protocol import Protocol, plain, resolve_protocol
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores, check_folder, is_complete
-from xaieval.speedup import Runner, check_precision, sped_up
+from xaieval.speedup import Forward, Runner, called, check_precision, sped_up
 from xaieval.stopping import Stop, Stopping, resolve_stop
 from xaieval.targets import Output, Target
+from xaieval.tasks import Task, describe, resolve_task
 
 __all__ = ["explain", "score"]
 
@@ -49,7 +51,9 @@ def score(
     output_dir: str | Path | None = None,
     progress: bool = True,
     seed: int = 0,
+    task: str | Task = "classification",
     output: Output = None,
+    forward: Forward | None = None,
     grid: tuple[int, int] | None = None,
     prefix_tokens: int | None = None,
 ) -> Scores:
@@ -82,7 +86,9 @@ def score(
         output_dir: where rows, summary and manifest are written; on an error what there is so far.
         progress: show a progress bar, where stderr is a terminal.
         seed: of random explainers and of the bootstrap.
-        output: where the logits are in the model's output: a key, an index or a function.
+        task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`, which has more choices.
+        output: where the logits or detections are in the model's output: a key, an index or a function.
+        forward: how to run a model that takes more than images: a function `(model, images) -> output`.
         grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
         prefix_tokens: number of tokens before that grid, likewise.
 
@@ -105,6 +111,7 @@ def score(
     """
     protocol = _settle(protocol, target, model)
     explainers, chosen = resolve_methods(methods), resolve_metrics(metrics)
+    asked = resolve_task(task, output)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
     check_precision(precision)
@@ -119,14 +126,16 @@ def score(
         def begin(batch: Batch) -> Runner:
             """The first images settle where the layers are, and how passes are made."""
             images = to_device(batch.images, there)
-            found = locate(model, images, addresses, grid=grid, prefix_tokens=prefix_tokens)
-            job = Job(found, make_pairs(explainers, found), protocol, output, seed)
-            run.begin(job, batch, max_images=max_images, precision=precision, stop=rule and asdict(rule))
+            call = called(model, forward)
+            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
+            job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
+            settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
+            run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
             run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
             size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
-            how = sped_up(model, images, paths, size, fast=fast, precision=precision, compile=compile, output=output)
-            return run.made_by(undo.enter_context(how))
+            how = partial(sped_up, fast=fast, precision=precision, compile=compile, task=asked, forward=forward)
+            return run.made_by(undo.enter_context(how(model, images, paths, size)))
 
         runner = None
         with run.kept_if_it_breaks():
@@ -152,7 +161,9 @@ def explain(
     protocol: str | Protocol = "default",
     device: torch.device | str | None = None,
     seed: int = 0,
+    task: str | Task = "classification",
     output: Output = None,
+    forward: Forward | None = None,
     grid: tuple[int, int] | None = None,
     prefix_tokens: int | None = None,
 ) -> dict[str, Tensor]:
@@ -170,7 +181,9 @@ def explain(
         protocol: says how maps are normalised, and what the gradient is taken of.
         device: where to work; the model's own unless told.
         seed: of random explainers.
-        output: where the logits are in the model's output.
+        task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`.
+        output: where the logits or detections are in the model's output.
+        forward: how to run a model that takes more than images: a function `(model, images) -> output`.
         grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
         prefix_tokens: number of tokens before that grid, likewise.
 
@@ -192,11 +205,12 @@ def explain(
     addresses = _addresses(layers, explainers)
     batch = next(read_batches([{"image": images, "label": labels}]))
     with borrow(model, device) as there:
-        found = locate(model, to_device(batch.images, there), addresses, grid=grid, prefix_tokens=prefix_tokens)
-        job = Job(found, make_pairs(explainers, found), protocol, output, seed)
-        runner = Runner(model, model, len(batch))
+        call = called(model, forward)
+        found = locate(model, to_device(batch.images, there), addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
+        job = Job(found, make_pairs(explainers, found), protocol, resolve_task(task, output), seed)
+        runner = Runner(model, call, call, len(batch))
         seen = look(runner, batch, job, there)
-        maps = [finished_maps(raw, seen.images, protocol).maps for raw in raw_maps(runner, seen, job)]
+        maps = [finished_maps(raw, batch.images, protocol).maps for raw in raw_maps(runner, seen, job)]
         return dict(zip((layer for layer, _ in job.names), maps, strict=True))
 
 
@@ -258,6 +272,7 @@ class _Run:
             "metrics": [metric.name for metric in self.metrics],
             **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
             "seed": job.seed,
+            "task": describe(job.task),
             **settings,
             "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
         }

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError, choose_from
 from xaieval.folding import Folding, Pair, find_pairs, folded
-from xaieval.targets import Output, logits_of
+from xaieval.tasks import Classification, Task
 
-__all__ = ["PRECISIONS", "Runner", "check_precision", "sped_up"]
+__all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
+
+Forward = Callable[[nn.Module, Tensor], Any]
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 FOLDED = 1e-4  # share of the largest logit by which folding may change a logit; more means that it was not the same model
@@ -28,7 +31,8 @@ class Runner:
     """How the forward passes of a run are made.
 
     Attributes:
-        model: with whatever was done to it; for the pass that looks inside.
+        model: with whatever was done to it.
+        inside: runs it on images, for the pass that looks inside.
         forward: the same function of images, for passes that only want the output.
         size: images in a pass of masked images.
         layout: of the images in memory.
@@ -38,6 +42,7 @@ class Runner:
     """
 
     model: nn.Module
+    inside: Callable[[Tensor], Any]
     forward: Callable[[Tensor], Any]
     size: int
     layout: torch.memory_format = torch.contiguous_format
@@ -47,7 +52,7 @@ class Runner:
     @property
     def compiled(self) -> bool:
         """Whether passes that only want the output run compiled."""
-        return self.forward is not self.model
+        return self.forward is not self.inside
 
     @property
     def folded(self) -> int:
@@ -72,7 +77,10 @@ class Runner:
         return nullcontext() if self.folding is None else self.folding.lifted()
 
     def output(self, images: Tensor) -> Any:
-        """The model's output, without gradients. A compiled model always sees full batches, or it would be compiled again."""
+        """The model's output, without gradients; as long as the images or longer.
+
+        A compiled model always sees full batches, or it would be compiled again.
+        """
         missing = self.size - len(images) if self.compiled else 0
         filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
         laid_out = self.lay_out(filled)  # not in inference mode: a compiled model would tell the two kinds of tensor apart
@@ -100,7 +108,8 @@ def sped_up(
     fast: bool = True,
     precision: str = "float32",
     compile: bool = False,
-    output: Output = None,
+    task: Task | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[Runner]:
     """Have a borrowed model run as fast as it can with the same results; it is put back as it was, come what may.
 
@@ -115,21 +124,54 @@ def sped_up(
         fast: False leaves the model's modules and memory as they are.
         precision: "float32" for the model's own type, or "bf16".
         compile: whether passes of masked images run through torch.compile.
-        output: where the logits are in the model's output.
+        task: says what matters of the model's output.
+        forward: how to run the model; `model(images)` unless told.
     """
     autocast, layout, folding = PRECISIONS[precision], torch.contiguous_format, None
+    call = called(model, forward)
+    look = partial(_look, call, task or Classification())
     with ExitStack() as undo:
-        before = _logits(model, images[:1], output) if fast and _has_convolutions(model) else None
+        before = look(images[:1]) if fast and _has_convolutions(model) else None
         if before is not None:
-            check = partial(_unchanged, model, output=output, before=before)
-            pairs = _pairs(model, images[:1], probed)
+            check = partial(_unchanged, look, before)
+            pairs = _pairs(model, call, images[:1], probed)
             folding = _adopt(undo, folded(pairs), partial(check, images[:1])) if pairs else None
             if _likes_channels_last(model, images, autocast):
                 one = images[:1].contiguous(memory_format=torch.channels_last)
                 if _adopt(undo, _channels_last(model), partial(check, one)):
                     layout = torch.channels_last
-        runner = Runner(model, model, size, layout, autocast, folding)
-        yield _compiled(runner, images, output) if compile else runner
+        runner = Runner(model, call, call, size, layout, autocast, folding)
+        yield _compiled(runner, images, task or Classification()) if compile else runner
+
+
+def called(model: nn.Module, forward: Forward | None) -> Callable[[Tensor], Any]:
+    """The model as a function of images."""
+    return model if forward is None else partial(forward, model)
+
+
+def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor, Tensor], Tensor], size: int) -> Tensor:
+    """Results of a forward function over blocks that are joined and cut to groups of `size`, in order.
+
+    Args:
+        blocks: images, and a number that goes with each; less than `size` images and one block are held at a time.
+        forward: from images `[G, C, H, W]` and their numbers `[G]` to results `[G]`.
+        size: of a group, at least 1; the last one may be smaller.
+
+    Example:
+        >>> blocks = [(torch.ones(2, 3, 1, 1), torch.zeros(2))] * 5
+        >>> in_groups(blocks, lambda images, numbers: torch.full_like(numbers, len(images)), size=4)
+        tensor([4., 4., 4., 4., 4., 4., 4., 4., 2., 2.])
+    """
+    results: list[Tensor] = []
+    rest: list[tuple[Tensor, Tensor]] = []
+    for block in blocks:
+        images, numbers = (torch.cat(parts) for parts in zip(*rest, block, strict=True)) if rest else block
+        whole = len(images) - len(images) % size
+        groups = (slice(start, start + size) for start in range(0, whole, size))
+        results += [forward(images[group], numbers[group]) for group in groups]
+        rest = [(images[whole:], numbers[whole:])] if whole < len(images) else []
+    results += [forward(*last) for last in rest]
+    return torch.cat(results)
 
 
 def check_precision(precision: str) -> None:
@@ -155,25 +197,32 @@ def _adopt(undo: ExitStack, change: AbstractContextManager[Change], is_right: Ca
         return made
 
 
-def _unchanged(model: nn.Module, images: Tensor, output: Output, before: Tensor) -> bool:
-    """Whether the model still runs on the images, and gives the same logits."""
-    after = _logits(model, images, output)
+Seen = list[Tensor]  # what matters of a model's output
+
+
+def _unchanged(look: Callable[[Tensor], Seen | None], before: Seen, images: Tensor) -> bool:
+    """Whether the model still runs on the images, and gives the same."""
+    after = look(images)
     return after is not None and _same(after, before, FOLDED)
 
 
-def _logits(model: nn.Module, images: Tensor, output: Output) -> Tensor | None:
-    """The logits, or None if the model does not take these images: a single one, or in this layout."""
+def _look(call: Callable[[Tensor], Any], task: Task, images: Tensor) -> Seen | None:
+    """What the model gives, or None if it does not take these images: a single one, or in this layout."""
     try:
         with torch.no_grad():
-            return logits_of(model(images), output)
+            return _tensors(task.read(call(images)))
     except Exception:  # whatever a model can raise; what is wrong with the model itself shows when it is run as it is
         return None
 
 
-def _pairs(model: nn.Module, images: Tensor, probed: Iterable[str]) -> list[Pair]:
+def _tensors(read: Any) -> Seen:
+    return [leaf for leaf in tree_leaves(read) if isinstance(leaf, Tensor)]
+
+
+def _pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor, probed: Iterable[str]) -> list[Pair]:
     """What can be folded; nothing in a model that cannot be watched."""
     try:
-        return find_pairs(model, images, probed)
+        return find_pairs(model, images, probed, call)
     except Exception:  # whatever a model can raise whose functions are watched
         return []
 
@@ -200,16 +249,16 @@ def _channels_last(model: nn.Module) -> Iterator[bool]:
             parameter.data = data
 
 
-def _compiled(runner: Runner, images: Tensor, output: Output) -> Runner:
+def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
     """The runner with a compiled model, or as it is, with a warning, if that model does not compile or differs."""
     own = set(vars(runner.model))
-    compiled = replace(runner, forward=torch.compile(runner.model))
+    compiled = replace(runner, forward=torch.compile(runner.inside))
     for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
         del vars(runner.model)[mark]
-    expected = logits_of(runner.output(images), output)
+    expected = _tensors(task.read(runner.output(images)))
     try:
-        found = logits_of(compiled.output(images), output)
-        same = _same(found[: len(images)], expected, COMPILED[runner.autocast])
+        found = _tensors(task.read(compiled.output(images))[: len(images)])
+        same = _same(found, expected, COMPILED[runner.autocast])
         reason = "" if same else "its logits are others"
     except Exception as error:  # whatever a compiler can raise
         lines = f"{type(error).__name__}: {error}".split("\n\n")[0].split("\n")
@@ -220,7 +269,13 @@ def _compiled(runner: Runner, images: Tensor, output: Output) -> Runner:
     return compiled
 
 
-def _same(logits: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether the logits agree to a share of the largest one; what is NaN in both agrees."""
-    scale = expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1e-30)
-    return torch.allclose(logits.float(), expected.float(), rtol=0, atol=float(tolerance * scale), equal_nan=True)
+def _same(found: Seen, expected: Seen, tolerance: float) -> bool:
+    """Whether tensors agree, each to a share of its largest value; what is NaN in both agrees."""
+    return len(found) == len(expected) and all(_close(*pair, tolerance) for pair in zip(found, expected, strict=True))
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    if found.shape != expected.shape:
+        return False
+    scale = expected.abs().float().nan_to_num(0, 0, 0).amax().clamp(min=1e-30) if expected.numel() else 0
+    return torch.allclose(found.float(), expected.float(), rtol=0, atol=float(tolerance * scale), equal_nan=True)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from xaieval.errors import ModelError, TargetError
 
-__all__ = ["check_labels", "choose_targets", "confidences", "logits_of", "take"]
+__all__ = ["Confidence", "Output", "Target", "check_labels", "choose_targets", "confidences", "find", "logits_of", "take"]
 
 Output = str | int | Callable[[Any], Tensor] | None
 Target = str | int | Callable[..., Tensor]
+Confidence = str | Callable[..., Any]
 
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=1),
@@ -37,7 +38,7 @@ def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
         >>> logits_of({"logits": torch.zeros(2, 5), "features": torch.zeros(2, 8)}).shape
         torch.Size([2, 5])
     """
-    found = _find(output, where)
+    found = find(output, where)
     if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
         came = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ModelError(
@@ -47,7 +48,7 @@ def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
     return found
 
 
-def confidences(logits: Float[Tensor, "n k"], kind: str | Callable[..., Any] = "softmax") -> Float[Tensor, "n k"]:
+def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> Float[Tensor, "n k"]:
     """Scores of all classes: "softmax" and "sigmoid" lie in [0, 1], "identity" is the logits, or a function of them.
 
     In float64, where the device has it: float32 cannot tell two confidences near 1 from one another, and whether one of them is
@@ -115,7 +116,8 @@ def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tens
     return scores.gather(1, targets[:, None]).squeeze(1)
 
 
-def _find(output: Any, where: Output) -> Any:
+def find(output: Any, where: Output = None) -> Any:
+    """What an output holds at a key, an index or by a function; else where models have their logits."""
     if callable(where):
         return where(output)
     if where is not None:

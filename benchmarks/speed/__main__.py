@@ -147,5 +147,11 @@ def point(point: str, scale: str) -> None:
     print(json.dumps(growth.measure_point(growth.Point(**json.loads(point)), Scale(**json.loads(scale)))))
 
 
+@app.command(show=False)
+def forwards(name: str, scale: str) -> None:
+    """Forward passes of one process beside others, asked for by `growth`."""
+    growth.forwards(name, Scale(**json.loads(scale)))
+
+
 if __name__ == "__main__":
     app()

@@ -21,7 +21,10 @@ from peers import ours
 from record import replace_rows
 from safetensors.torch import save_file
 
-__all__ = ["PARTS", "Point", "grow", "measure_point"]
+from xaieval.probe import borrow
+from xaieval.speedup import sped_up
+
+__all__ = ["PARTS", "Point", "forwards", "grow", "measure_point"]
 
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise-gradcam")
 MIB = 2**20
@@ -155,22 +158,25 @@ def _status(field: str) -> int:
 
 
 def _processes(name: str, scale: Scale, out: Path) -> None:
-    """Images a second of one and of two processes with one thread each, through the command line."""
-    if "--nproc" not in _command("score", "--help"):
-        print("processes: skipped, 'xaieval-bench score' has no --nproc")
-        return
-    few, many = (8, 24) if scale.quick else (16, 80)
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    """Images a second of one and of two processes with one thread each, through the command line.
+
+    And forward passes a second of one and of two processes that have nothing to do with one another: what the machine gives.
+    """
+    few, many = (8, 24) if scale.quick else IMAGES_OF_PROCESSES[name]
+    score: dict[int, list[float]] = {1: [], 2: []}
+    bare: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         _save_weights(name, scale, Path(folder) / WEIGHTS)
         for _ in range(1 if scale.quick else REPEATS):
-            for processes, found in rates.items():
+            for processes in score:
                 slow, quick = (_score_seconds(name, scale, folder, images, processes) for images in (many, few))
                 work = slow - quick  # since start-up is in both
-                found.append((many - few) / work if work > 0 else float("nan"))  # less than start-up varies: no number
+                score[processes].append((many - few) / work if work > 0 else float("nan"))  # less than start-up varies
+                bare[processes].append(_bare_rate(name, scale, processes))
     rows = [
         {
             "model": name,
+            "what": what,
             "processes": processes,
             "n_images": many - few,
             "images_per_second": float(np.median(found)),
@@ -178,9 +184,53 @@ def _processes(name: str, scale: Scale, out: Path) -> None:
             "images_per_second_high": max(found),
             "relative_to_one": float(np.median(np.divide(found, rates[1]))),
         }
+        for what, rates in (("score", score), ("bare forward passes", bare))
         for processes, found in rates.items()
     ]
     replace_rows(out / "processes.csv", rows, ("model",))
+
+
+IMAGES_OF_PROCESSES = {"resnet50": (8, 56), "mobilenetv2": (32, 192), "vit_small": (8, 72)}
+
+
+def _bare_rate(name: str, scale: Scale, processes: int) -> float:
+    """Images a second that so many processes pass forward at the same time, all together."""
+    command = [sys.executable, str(Path(__file__).parent), "forwards", name, json.dumps(asdict(scale))]
+    running = [
+        subprocess.Popen(command, env=_single_threaded(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        for _ in range(processes)
+    ]
+    for process in running:
+        _line(process)  # it is ready
+    return sum(float(answer.splitlines()[-1]) for answer in _all_at_once(running))
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    return process.stdout.readline() if process.stdout else ""
+
+
+def _all_at_once(running: Sequence[subprocess.Popen[str]]) -> list[str]:
+    """Have waiting processes go on, and collect what they print."""
+    for process in running:
+        if process.stdin:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    return [process.communicate()[0] for process in running]
+
+
+def forwards(name: str, scale: Scale) -> None:
+    """Say that one is ready, wait for a line, and print how many images a second were passed forward for some seconds."""
+    network = build(name, replace(scale, pool=8), None, None, seed=0)
+    images = network.images[: 2 if scale.quick else 8]
+    with borrow(network.model), sped_up(network.model, images, (), len(images)) as runner:
+        runner.output(images)
+        print("ready", flush=True)
+        input()
+        start, count = time.perf_counter(), 0
+        while (seconds := time.perf_counter() - start) < (0.2 if scale.quick else 6):
+            runner.output(images)
+            count += len(images)
+        print(count / seconds)
 
 
 COMMAND_MODELS = {

@@ -142,6 +142,7 @@ def _processes(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model": rows["model"],
+            "what": rows["what"],
             "processes": rows["processes"],
             "images/s": _range(rows, "images_per_second", ".2f"),
             "against one": rows["relative_to_one"].map("{:.2f}".format),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, runtime_checkable
+from typing import Protocol as Interface
 
+import torch
 from torch import Tensor, nn
+
+from xaieval.protocol import Protocol
+from xaieval.speedup import in_groups
+from xaieval.tasks import Classification, Followed, Task
 
 __all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "needs_model"]
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Blocks = Iterable[tuple[Tensor, Tensor]]
+Wanted = Literal["score", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -21,27 +29,94 @@ class Context:
         model: in eval mode, its parameters without gradients.
         images: `[N, C, H, W]`, normalised as the model expects.
         targets: the class to explain, `[N]`.
-        logits: on the original images, `[N, K]`, detached.
+        logits: on the original images, `[N, K]`, detached; None of a model that is no classifier.
         ids: of the images, stable over runs.
         seed: of the run.
         layer: address, for explainers that need one.
         activation: of the layer, `[N, C, h, w]`, if the explainer needs a layer.
         gradient: of the target's score there, of the same shape, if the explainer needs gradients.
+        task: how the model's output is read.
+        protocol: of the run.
+        followed: what is explained, of which `targets` are the classes.
+        call: runs the model on images; `model(images)` unless told.
+        output: likewise without gradients, as fast as the run knows how.
+        size: images in such a pass; the batch's number unless told.
     """
 
     model: nn.Module
     images: Tensor
     targets: Tensor
-    logits: Tensor
+    logits: Tensor | None
     ids: Sequence[str]
     seed: int = 0
     layer: str | None = None
     activation: Tensor | None = None
     gradient: Tensor | None = None
+    task: Task = field(default_factory=Classification)
+    protocol: Protocol = field(default_factory=Protocol)
+    followed: Followed | None = None
+    call: Callable[[Tensor], Any] | None = None
+    output: Callable[[Tensor], Any] | None = None
+    size: int | None = None
+
+    @property
+    def everywhere(self) -> Tensor:
+        """Numbers of the batch's images in order, `[N]`."""
+        return torch.arange(len(self.images), device=self.images.device)
+
+    def score(self, images: Tensor, of: Tensor | None = None) -> Tensor:
+        """Scores `[G]` of the targets on any images `[G, C, H, W]`, differentiable: what the protocol takes gradients of.
+
+        Args:
+            images: whatever was made of the batch's images.
+            of: for each of them the number of the batch's image whose target is meant, `[G]`; in order unless told.
+        """
+        read = self.task.read(self._run(images))
+        wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
+        return self._scored(read, self.everywhere if of is None else of, wanted)
+
+    def ask(self, blocks: Blocks, wanted: Wanted = "score") -> Tensor:
+        """Scores of the targets on any number of images, without gradients, in passes of the run's size.
+
+        Args:
+            blocks: images `[G, C, H, W]`, and for each the number of the batch's image whose target is meant, `[G]`. What a
+                generator gives is held one block at a time.
+            wanted: "score" (the logit) or "confidence" (as the protocol has it, in float64).
+
+        Returns:
+            A number for each image of all blocks, in order.
+
+        Example:
+            Four images of noise, asked for the class that was predicted on the first image of the batch:
+
+            >>> model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.rand(2, 3, 2, 2)
+            >>> context = Context(model, images, torch.tensor([4, 0]), None, ["a", "b"])
+            >>> context.ask([(torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))]).shape
+            torch.Size([4])
+        """
+
+        def forward(images: Tensor, of: Tensor) -> Tensor:
+            if self.output is not None:
+                read = self.task.read(self.output(images))
+            else:
+                with torch.no_grad():
+                    read = self.task.read(self._run(images))
+            return self._scored(read[: len(images)], of, wanted)
+
+        return in_groups(blocks, forward, self.size or len(self.images))
+
+    def _run(self, images: Tensor) -> Any:
+        return self.model(images) if self.call is None else self.call(images)
+
+    def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
+        followed = (self.followed or Followed.all(self.targets)).of(of)
+        if wanted == "score":
+            return self.task.score(read, followed)
+        return self.task.confidence(read, followed, self.protocol.confidence)
 
 
 @runtime_checkable
-class Explainer(Protocol):
+class Explainer(Interface):
     """Makes one saliency map an image.
 
     Attributes:
@@ -50,7 +125,8 @@ class Explainer(Protocol):
         needs_gradient: it gets the gradient at the layer too.
 
     A further attribute is optional: `needs_model = False` says that the explainer works from what the context holds beside the
-    model (maps of a layer, logits, images), so that nothing has to be done to the model for somebody to look inside it.
+    model (maps of a layer, logits, images, `ask`), whatever the tensors' order in memory, so that nothing has to be done to the
+    model, and nothing copied, for somebody to look inside.
 
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range: upsampling and normalisation follow by
     the protocol. A map with NaN marks an image that could not be explained.

@@ -163,6 +163,8 @@ class ClassifierCAM:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
         pooled = activation.mean(dim=(2, 3))
+        if context.logits is None:
+            raise ExplainerError("method 'cam' explains classifiers alone; method 'gradcam' explains any model")
         finite = context.logits.isfinite().all(dim=1)
         wanted = context.logits[finite]
         for linear in _linear_layers(context.model, pooled.shape[1], wanted.shape[1]):
