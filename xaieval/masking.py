@@ -79,8 +79,8 @@ def normalise(maps: Float[Tensor, "n h w"], protocol: Protocol) -> tuple[Float[T
         low = torch.zeros_like(high)
     span = high - low
     constant = span <= FLAT * largest
-    scaled = (flat - low[:, None]) / span.masked_fill(constant, 1)[:, None]
-    return scaled.masked_fill(constant[:, None], 0).view_as(maps), constant
+    span = span.masked_fill(constant, torch.inf)  # so that nothing to normalise becomes zeros
+    return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 
 
 def mask(maps: Float[Tensor, "n h w"], protocol: Protocol) -> Float[Tensor, "n h w"]:
@@ -142,7 +142,7 @@ def occlude(
     Where the mask is exactly 1 the image's own values come out, to the last bit.
     """
     masks = masks[:, None]
-    return images * masks + replacement * (1 - masks)
+    return (images * masks).addcmul_(replacement, 1 - masks)
 
 
 def otsu_threshold(maps: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
