@@ -135,9 +135,16 @@ def all_(*, options: Options = DEFAULT) -> None:
 
 
 @app.command(name="tables")
-def tables_(*, options: Options = DEFAULT) -> None:
-    """Print the tables of docs/speed.md, and draw the figures anew."""
+def tables_(page: Path | None = None, *, options: Options = DEFAULT) -> None:
+    """Print the tables of docs/speed.md, and draw the figures anew.
+
+    Args:
+        page: write the tables into this page as well, in the places that it has for them.
+        options: see there.
+    """
     print(tables.markdown(options.out))
+    if page is not None:
+        tables.write_into(page, options.out)
     figures.draw(options.out)
 
 

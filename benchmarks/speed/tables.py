@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 from compare import OURS
 from record import read
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "write_into"]
 
 NAMES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "vit_small": "ViT-S/16"}
 
@@ -32,6 +33,15 @@ def markdown(out: Path) -> str:
         if not rows.empty:
             parts.append(f"<!-- from {name}.csv -->\n{_table(make(_named(rows)))}\n")
     return "\n".join(parts)
+
+
+TABLE = re.compile(r"<!-- from (\w+)\.csv -->\n(?:\|.*\n)*")
+
+
+def write_into(page: Path, out: Path) -> None:
+    """Put the tables in the places that a page has for them, each below its comment."""
+    made = {match[1]: match[0] for match in TABLE.finditer(markdown(out))}
+    page.write_text(TABLE.sub(lambda match: made.get(match[1], match[0]), page.read_text()))
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
