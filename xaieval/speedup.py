@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,21 +128,18 @@ def sped_up(
         task: says what matters of the model's output.
         forward: how to run the model; `model(images)` unless told.
     """
-    autocast, layout, folding = PRECISIONS[precision], torch.contiguous_format, None
+    autocast, task = PRECISIONS[precision], task or Classification()
     call = called(model, forward)
-    look = partial(_look, call, task or Classification())
+    folding, layout = None, torch.contiguous_format
     with ExitStack() as undo:
-        before = look(images[:1]) if fast and _has_convolutions(model) else None
-        if before is not None:
-            check = partial(_unchanged, look, before)
-            pairs = _pairs(model, call, images[:1], probed)
-            folding = _adopt(undo, folded(pairs), partial(check, images[:1])) if pairs else None
-            if _likes_channels_last(model, images, autocast):
-                one = images[:1].contiguous(memory_format=torch.channels_last)
-                if _adopt(undo, _channels_last(model), partial(check, one)):
-                    layout = torch.channels_last
+        if fast and _has_convolutions(model):
+            look = partial(_look, call, task)
+            before, pairs = _first_look(model, look, images[:1], probed)
+            layouts = (torch.channels_last, layout) if _likes_channels_last(model, images, autocast) else (layout,)
+            if before is not None:
+                folding, layout = _adopt(undo, model, pairs, layouts, partial(_unchanged, look, before, images[:1]))
         runner = Runner(model, call, call, size, layout, autocast, folding)
-        yield _compiled(runner, images, task or Classification()) if compile else runner
+        yield _compiled(runner, images, task) if compile else runner
 
 
 def called(model: nn.Module, forward: Forward | None) -> Callable[[Tensor], Any]:
@@ -184,25 +182,40 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"no precision {precision!r}; {choose_from(precision, PRECISIONS)}")
 
 
-Change = TypeVar("Change")
-
-
-def _adopt(undo: ExitStack, change: AbstractContextManager[Change], is_right: Callable[[], bool]) -> Change | None:
-    """Make a change that is undone in the end, or at once if the model is not the same with it."""
-    with ExitStack() as trial:
-        made = trial.enter_context(change)
-        if not is_right():
-            return None
-        undo.push(trial.pop_all())
-        return made
-
-
 Seen = list[Tensor]  # what matters of a model's output
+Change = tuple[Folding | None, torch.memory_format]
 
 
-def _unchanged(look: Callable[[Tensor], Seen | None], before: Seen, images: Tensor) -> bool:
+@contextmanager
+def _changed(model: nn.Module, pairs: list[Pair], layout: torch.memory_format) -> Iterator[Change]:
+    """These pairs folded, and weights laid out like the images."""
+    with ExitStack() as undo:
+        folding = undo.enter_context(folded(pairs)) if pairs else None
+        if layout == torch.channels_last:
+            undo.enter_context(_channels_last(model))
+        yield folding, layout
+
+
+def _adopt(
+    undo: ExitStack,
+    model: nn.Module,
+    pairs: list[Pair],
+    layouts: Iterable[torch.memory_format],
+    is_right: Callable[[torch.memory_format], bool],
+) -> Change:
+    """Make the most changes that leave the model the same; they are undone in the end, others at once."""
+    for some, layout in product((pairs, []), layouts):
+        with ExitStack() as trial:
+            change = trial.enter_context(_changed(model, some, layout))
+            if is_right(layout):
+                undo.push(trial.pop_all())
+                return change
+    return None, torch.contiguous_format
+
+
+def _unchanged(look: Callable[[Tensor], Seen | None], before: Seen, images: Tensor, layout: torch.memory_format) -> bool:
     """Whether the model still runs on the images, and gives the same."""
-    after = look(images)
+    after = look(images.contiguous(memory_format=layout))
     return after is not None and _same(after, before, FOLDED)
 
 
@@ -215,16 +228,27 @@ def _look(call: Callable[[Tensor], Any], task: Task, images: Tensor) -> Seen | N
         return None
 
 
+def _first_look(
+    model: nn.Module, look: Callable[[Tensor], Seen | None], images: Tensor, probed: Iterable[str]
+) -> tuple[Seen | None, list[Pair]]:
+    """What the model gives as it is, and what can be folded, both from one pass; nothing in a model that cannot be watched."""
+    seen: list[Seen | None] = []
+
+    def watched(images: Tensor) -> Seen | None:
+        seen.append(look(images))
+        return seen[0]
+
+    try:
+        pairs = find_pairs(model, images, probed, watched)
+    except Exception:  # whatever a model can raise whose functions are watched
+        pairs = []
+    if seen and seen[0] is not None:
+        return seen[0], pairs
+    return look(images), []
+
+
 def _tensors(read: Any) -> Seen:
     return [leaf for leaf in tree_leaves(read) if isinstance(leaf, Tensor)]
-
-
-def _pairs(model: nn.Module, call: Callable[[Tensor], Any], images: Tensor, probed: Iterable[str]) -> list[Pair]:
-    """What can be folded; nothing in a model that cannot be watched."""
-    try:
-        return find_pairs(model, images, probed, call)
-    except Exception:  # whatever a model can raise whose functions are watched
-        return []
 
 
 def _has_convolutions(model: nn.Module) -> bool:
