@@ -648,7 +648,8 @@ def test_images_without_ids_are_numbered_through():
         (
             IMAGES.to(torch.uint8),
             DataError,
-            "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got uint8 [3, 3, 2, 2]",
+            "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got uint8 [3, 3, 2, 2]; "
+            "scale and normalise the bytes, as in (images / 255 - mean) / std",
         ),
         (
             "photo.jpg",

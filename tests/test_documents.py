@@ -77,6 +77,8 @@ def test_tables_of_the_experiment_are_those_of_its_reports():
         assert [line for line in table if line not in known] == []
 
 
+# Remarks of Lightning's on its own old parts, and on a logger that nobody asked for.
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec", "ignore:.*litlogger")
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])

@@ -20,13 +20,25 @@ ROWS = (
     ("layers", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
     ("probe", "models", "folding", "speedup"),
     ("explainers",),
-    ("engine", "rows", "manifest", "selection", "stopping", "scores", "merging", "scoring"),
-    ("distributed", "launcher", "training", "report", "experiment"),
+    ("engine", "rows", "manifest", "selection", "stopping", "scores", "merging", "scoring", "testing"),
+    ("distributed", "launcher", "training", "callbacks", "report", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
-PUBLIC = ["Protocol", "Scores", "Stop", "XaievalError", "explain", "explainers", "list_layers", "metrics", "models", "score"]
+PUBLIC = [
+    "Protocol",
+    "Scores",
+    "Stop",
+    "XaievalError",
+    "explain",
+    "explainers",
+    "list_layers",
+    "metrics",
+    "models",
+    "score",
+    "testing",
+]
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from xaieval import explainers, metrics, models
+    from xaieval import explainers, metrics, models, testing
     from xaieval.errors import XaievalError
     from xaieval.probe import list_layers
     from xaieval.protocol import Protocol
@@ -28,7 +28,7 @@ _HOMES = {
     "list_layers": "xaieval.probe",
     "score": "xaieval.scoring",
 }
-_MODULES = ("explainers", "metrics", "models")
+_MODULES = ("explainers", "metrics", "models", "testing")
 
 __all__ = [
     "Protocol",
@@ -41,6 +41,7 @@ __all__ = [
     "metrics",
     "models",
     "score",
+    "testing",
 ]
 
 

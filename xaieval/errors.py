@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "AddressError",
     "ConfigError",
+    "ConformanceError",
     "DataError",
     "ExplainerError",
     "MetricError",
@@ -45,6 +46,10 @@ class AddressError(UsageError):
 
 class ConfigError(UsageError):
     """A run file or option that cannot be understood."""
+
+
+class ConformanceError(UsageError):
+    """An explainer that does not keep what all explainers promise."""
 
 
 class DataError(UsageError):

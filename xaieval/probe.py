@@ -215,7 +215,7 @@ def probe(
         >>> {address: tuple(gradient.shape) for address, gradient in seen.gradients.items()}
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
-    check_images(images)
+    images = check_images(images)
     layers = [layers] if isinstance(layers, str) else layers
     with borrow(model, device) as there:
         images = to_device(images, there)
@@ -242,7 +242,7 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
         >>> listing.set_index("address").loc["layer4", "output_shape"]
         (1, 512, 2, 2)
     """
-    check_images(images)
+    images = check_images(images)
     with borrow(model) as device:
         return table(trace(model, to_device(images, device)))
 

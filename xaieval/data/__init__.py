@@ -1,4 +1,4 @@
-"""Data: image folders with stable ids, UC Merced, generated scenes, and the loading of data by name."""
+"""Data: image folders with stable ids, UC Merced, generated scenes, data sets of others, and the loading of data by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import Split
+from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, random_folds
 from xaieval.errors import DataError, UsageError
 
@@ -20,11 +21,14 @@ __all__ = [
     "Fold",
     "Pictures",
     "Preprocessing",
+    "arrays",
     "block_folds",
+    "huggingface",
     "image_folder",
     "import_factory",
     "load_data",
     "load_pictures",
+    "pairs",
     "random_folds",
     "scenes",
     "ucmerced",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from xaieval.data.truth import read_boxes, read_masks
 from xaieval.errors import DataError, TargetError
 
 __all__ = ["Batch", "Failure", "check_images", "has_ids", "read_batch", "read_batches", "split_batch"]
@@ -17,7 +19,12 @@ Failure = tuple[str, int | None, str]
 
 IMAGE_KEYS = ("image", "images", "pixel_values")
 LABEL_KEYS = ("label", "labels")
-ID_KEYS = ("id", "ids")
+ID_KEYS = ("id", "ids", "__key__")  # the last one is webdataset's
+MASK_KEYS = ("mask", "masks")
+BOX_KEYS = ("boxes",)
+
+MOST_COLOURS = 4  # channels of a picture, by which an array with channels last is recognised
+LEAST_SIDE = 16  # pixels; what is smaller may be anything
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,37 @@ class Batch:
         labels: true classes `[N]`, or None.
         ids: N names.
         failed: id, label and reason of each image that could not be read.
+        masks: where the object is on each image, `[N, H, W]` of bool, or None.
+        boxes: around the objects of each image, N times `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image, or None.
     """
 
     images: Tensor
     labels: Tensor | None
     ids: list[str]
     failed: list[Failure]
+    masks: Tensor | None = None
+    boxes: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, start: int, stop: int, failed: list[Failure]) -> Batch:
+        """The images from one number to another, with the failures given."""
+        own = slice(start, stop)
+        labels, masks = (None if given is None else given[own] for given in (self.labels, self.masks))
+        boxes = None if self.boxes is None else self.boxes[own]
+        return Batch(self.images[own], labels, self.ids[own], failed, masks, boxes)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As a loader gives it, ids included."""
+        return {
+            "images": self.images,
+            "labels": self.labels,
+            "ids": self.ids,
+            "failed": self.failed,
+            "masks": self.masks,
+            "boxes": self.boxes,
+        }
 
 
 def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None) -> Iterator[Batch]:
@@ -45,8 +74,9 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
 
     Args:
         loader: gives `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
-            optionally `label` / `labels` (`[N]` integers), `id` / `ids`, and `failed` (a list of `(id, label or None, reason)`
-            for images that could not be read).
+            optionally `label` / `labels` (`[N]` integers), `id` / `ids` / `__key__`, `mask` / `masks` (`[N, H, W]` of bool),
+            `boxes` (N times `[k, 4]`, or `[N, 4]`), and `failed` (a list of `(id, label or None, reason)` for images that
+            could not be read). Tensors may be NumPy arrays.
         batch_size: larger batches are split; as they come unless told.
         max_images: stop after so many.
 
@@ -54,6 +84,7 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
         DataError: a batch is of none of these forms, an id comes twice, or the loader is empty.
         TargetError: labels are not one integer an image.
     """
+    _refuse_arrays(loader)
     seen: set[str] = set()
     count = 0
     for item in loader:
@@ -68,20 +99,76 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
         raise DataError("the loader is empty: it gave no images; an iterator that was read before has to be made anew")
 
 
+def _refuse_arrays(loader: Any) -> None:
+    """A pair of arrays would be read as two batches, the second of which is strange."""
+    pair = isinstance(loader, tuple | list) and len(loader) == 2 and all(isinstance(one, np.ndarray | Tensor) for one in loader)
+    if pair and loader[0].ndim == 4 and loader[1].ndim < 3:
+        raise DataError(
+            "images and labels as two whole arrays are no loader; xaieval.data.arrays(images, labels) makes one, and "
+            "[(images, labels)] is a loader of one batch"
+        )
+
+
 def check_images(images: Any) -> Tensor:
-    """The images, if they can be a batch.
+    """The images as a tensor, if they can be a batch; arrays in float64, which is NumPy's default, become float32.
+
+    Args:
+        images: a tensor or a NumPy array `[N, C, H, W]`, or a sequence of `[C, H, W]` of one size.
 
     Raises:
         DataError: with what came and what was expected.
     """
+    if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.dtype == object):
+        images = _stacked(images)
     came = type(images).__name__
-    if isinstance(images, Tensor):
-        if images.ndim == 4 and images.is_floating_point() and 0 not in images.shape[1:]:
-            return images
-        came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
-        if images.ndim == 3:
-            came += "; a loader gives batches: for one batch use [images], for a single image images[None]"
+    if isinstance(images, Tensor | np.ndarray):
+        channels_last = _channels_last(images.shape)
+        given = images if isinstance(images, Tensor) else _from_numpy(images)
+        if given.ndim == 4 and given.is_floating_point() and 0 not in given.shape[1:] and not channels_last:
+            return given
+        came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}{_mend(given, channels_last)}"
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
+
+
+def _from_numpy(images: np.ndarray[Any, Any]) -> Tensor:
+    """The array's own memory where a tensor can have it."""
+    if images.dtype == np.float64:
+        images = images.astype(np.float32)
+    usable = images.flags.writeable and images.dtype.isnative and all(stride >= 0 for stride in images.strides)
+    native = images.dtype.newbyteorder("=")
+    return torch.from_numpy(images if usable else np.array(images, dtype=native, order="C"))
+
+
+def _stacked(images: Sequence[Any]) -> Any:
+    """Images `[C, H, W]` of one size as one batch; anything else as it is."""
+    if not len(images) or not all(_is_image(image) for image in images):
+        return images
+    shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
+    if len(shapes) > 1:
+        several = " and ".join(str(list(shape)) for shape in shapes[:2])
+        raise DataError(
+            f"a batch has images of several sizes, such as {several}; have the loader's collate function bring them to one "
+            "size (resize or pad), or make batches of one image"
+        )
+    return torch.stack(list(images)) if isinstance(images[0], Tensor) else np.stack(list(images))
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim == 3
+
+
+def _channels_last(shape: Sequence[int]) -> bool:
+    """Whether a batch is as pictures lie in memory: colours last, and where channels are expected a side of a picture."""
+    return len(shape) == 4 and 1 <= shape[3] <= MOST_COLOURS and min(shape[1:3]) >= LEAST_SIDE
+
+
+def _mend(images: Tensor, channels_last: bool) -> str:
+    if images.ndim == 3:
+        return "; a loader gives batches: for one batch use [images], for a single image images[None]"
+    mends = ["move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"] if channels_last else []
+    if images.dtype == torch.uint8:
+        mends.append("scale and normalise the bytes, as in (images / 255 - mean) / std")
+    return "".join(f"; {mend}" for mend in mends)
 
 
 def has_ids(item: Any) -> bool:
@@ -105,30 +192,42 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
         >>> read_batch(torch.zeros(2, 3, 8, 8), start=6).ids
         ['6', '7']
     """
-    labels, ids, failed = None, None, []
-    images: Any = item
-    if isinstance(item, Mapping):
-        images = _first(item, IMAGE_KEYS)
-        labels, ids, failed = _first(item, LABEL_KEYS), _first(item, ID_KEYS), item.get("failed", [])
-        if images is None and failed:
-            images = torch.zeros(0, 3, 1, 1)
-        elif images is None:
-            raise DataError(f"a batch has the keys {', '.join(map(str, item))}; one of {', '.join(IMAGE_KEYS)} is expected")
-    elif isinstance(item, tuple | list) and len(item) in (1, 2):
-        images, labels = item[0], item[1] if len(item) == 2 else None
-    elif isinstance(item, tuple | list):
-        raise DataError(f"a batch is a {type(item).__name__} of {len(item)}; images, (images, labels) or a mapping is expected")
+    given = _named(item)
+    failed = [(str(name), label, reason) for name, label, reason in given.get("failed") or ()]
+    images = _first(given, IMAGE_KEYS)
+    if images is None and failed:
+        images = torch.zeros(0, 3, 1, 1)
     images = check_images(images)
-    ids = [f"{prefix}{start + i}" for i in range(len(images))] if ids is None else [str(i) for i in ids]
-    if len(ids) != len(images):
-        raise DataError(f"a batch has {len(images)} images but {len(ids)} ids; one id an image is expected")
-    return Batch(images, _labels(labels, len(images)), ids, [(str(i), label, reason) for i, label, reason in failed])
+    count, size = len(images), (images.shape[2], images.shape[3])
+    ids = _first(given, ID_KEYS)
+    ids = [f"{prefix}{start + i}" for i in range(count)] if ids is None else [str(name) for name in ids]
+    if len(ids) != count:
+        raise DataError(f"a batch has {count} images but {len(ids)} ids; one id an image is expected")
+    masks, boxes = read_masks(_first(given, MASK_KEYS), count, size), read_boxes(_first(given, BOX_KEYS), count)
+    return Batch(images, _labels(_first(given, LABEL_KEYS), count), ids, failed, masks, boxes)
+
+
+def _named(item: Any) -> Mapping[Any, Any]:
+    """A batch of any form as a mapping."""
+    if isinstance(item, Mapping):
+        if not any(key in item for key in IMAGE_KEYS) and not item.get("failed"):
+            raise DataError(f"a batch has the keys {', '.join(map(str, item))}; one of {', '.join(IMAGE_KEYS)} is expected")
+        return item
+    if not isinstance(item, tuple | list) or (len(item) and all(_is_image(one) for one in item)):
+        return {"images": item}
+    if len(item) not in (1, 2):
+        raise DataError(f"a batch is a {type(item).__name__} of {len(item)}; images, (images, labels) or a mapping is expected")
+    return {"images": item[0], "labels": item[1] if len(item) == 2 else None}
 
 
 def _labels(labels: Any, count: int) -> Tensor | None:
     if labels is None:
         return None
-    labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
+    try:
+        labels = np.array(labels) if isinstance(labels, np.ndarray) else labels  # one's own, which may be written to
+        labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TargetError(f"labels are one integer an image, [{count}] here; got {labels!r}") from error
     if labels.shape != (count,) or labels.is_floating_point():
         raise TargetError(f"labels are one integer an image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
     return labels.long()
@@ -151,6 +250,4 @@ def split_batch(batch: Batch, size: int | None, left: int | None) -> Iterator[Ba
     count = len(batch) if left is None else max(0, min(len(batch), left - len(failed)))
     step = size or max(count, 1)
     for start in range(0, max(count, 1), step):
-        part = slice(start, min(start + step, count))
-        labels = None if batch.labels is None else batch.labels[part]
-        yield Batch(batch.images[part], labels, batch.ids[part], failed if start == 0 else [])
+        yield batch.part(start, min(start + step, count), failed if start == 0 else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.utils import download_url, extract_archive
 
+from xaieval.data.batches import check_images
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import CLASSES, Split, make_scene
-from xaieval.errors import DataError
+from xaieval.data.truth import coco_boxes, mask_files
+from xaieval.errors import DataError, UsageError
 
-__all__ = ["ENDINGS", "Pictures", "download_ucmerced", "image_folder", "scenes", "ucmerced"]
+__all__ = ["ENDINGS", "Pictures", "collate", "download_ucmerced", "image_folder", "sample_of", "scenes", "to_rgb", "ucmerced"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
@@ -42,7 +44,10 @@ class Pictures(Dataset[dict[str, Any]]):
         labels: index of each picture's class.
         classes: names of the classes.
         read: from a picture's number to an RGB picture.
-        preprocessing: from the picture to the model's input; `Preprocessing`, or a transform with augmentation.
+        preprocessing: from the picture to the model's input; `Preprocessing`, or a transform with augmentation, which leaves
+            masks and boxes out since it does not say where it moves them.
+        mask: from a picture's number to the mask of its object, of the picture's size, white on black; None if unknown.
+        boxes: around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
     """
 
     ids: Sequence[str]
@@ -50,17 +55,29 @@ class Pictures(Dataset[dict[str, Any]]):
     classes: Sequence[str]
     read: Callable[[int], Image.Image]
     preprocessing: Callable[[Image.Image], Tensor]
+    mask: Callable[[int], Image.Image] | None = None
+    boxes: Sequence[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        sample: dict[str, Any] = {"id": self.ids[index], "label": self.labels[index]}
-        try:
-            sample["image"] = self.preprocessing(self.read(index))
-        except UNREADABLE as error:
-            sample["failed"] = f"{type(error).__name__}: {error}"
-        return sample
+        return sample_of(self.ids[index], self.labels[index], lambda: self._prepared(index))
+
+    def _prepared(self, index: int) -> dict[str, Any]:
+        """The image, and where its objects are."""
+        picture = self.read(index)
+        found: dict[str, Any] = {"image": self.preprocessing(picture)}
+        if not isinstance(self.preprocessing, Preprocessing):
+            return found
+        if self.mask is not None:
+            mask = self.mask(index)
+            if mask.size != picture.size:  # an unreadable picture rather than a wrong call, so that one does not end a run
+                raise ValueError(f"its mask has {mask.size} pixels, the picture {picture.size}")
+            found["mask"] = self.preprocessing.mask(mask)
+        if self.boxes is not None:
+            found["boxes"] = self.preprocessing.boxes(self.boxes[index], picture.size)
+        return found
 
     def spread(self, most: int | None) -> Pictures:
         """At most so many pictures: as evenly over the classes as can be, evenly spaced within each, in the same order.
@@ -99,14 +116,17 @@ class Pictures(Dataset[dict[str, Any]]):
             ids=[self.ids[i] for i in numbers],
             labels=[self.labels[i] for i in numbers],
             read=lambda number: self.read(numbers[number]),
+            mask=None if (mask := self.mask) is None else lambda number: mask(numbers[number]),
+            boxes=None if self.boxes is None else [self.boxes[i] for i in numbers],
         )
 
     def kept_in_memory(self) -> Pictures:
         """The same pictures, each read once: for those that take longer to make than to keep."""
-        return replace(self, read=cache(self.read))
+        return replace(self, read=cache(self.read), mask=None if self.mask is None else cache(self.mask))
 
     def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
-        """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, and `failed` for what could not be read.
+        """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, `mask` and `boxes` where they are known, and
+        `failed` for what could not be read.
 
         Args:
             batch_size: pictures a batch.
@@ -116,24 +136,60 @@ class Pictures(Dataset[dict[str, Any]]):
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 
+def sample_of(image_id: str, label: int | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One sample: an id, a label, and what `prepare` gives of the image, or why it cannot be read."""
+    sample = {"id": image_id, "label": label}
+    try:
+        return sample | prepare()
+    except UsageError:  # wrong for every picture
+        raise
+    except UNREADABLE as error:
+        return sample | {"failed": f"{type(error).__name__}: {error}"}
+
+
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch; those without an image go to `failed`, a list of `(id, label, reason)`."""
+    """Join samples to a batch; those without an image go to `failed`, a list of `(id, label, reason)`.
+
+    Raises:
+        DataError: some have a label and others have none, or the images are of several sizes.
+    """
     good = [sample for sample in samples if "image" in sample]
+    labels = [sample["label"] for sample in good]
     batch: dict[str, Any] = {
         "failed": [(sample["id"], sample["label"], sample["failed"]) for sample in samples if "failed" in sample],
         "id": [sample["id"] for sample in good],
-        "label": torch.tensor([sample["label"] for sample in good], dtype=torch.long),
     }
+    if None not in labels:
+        batch["label"] = torch.tensor(labels, dtype=torch.long)
+    elif any(label is not None for label in labels):
+        raise DataError(f"some images have labels and others, such as '{good[labels.index(None)]['id']}', have none")
     if good:
-        batch["image"] = torch.stack([sample["image"] for sample in good])
+        batch["image"] = check_images([sample["image"] for sample in good])
+        truth = {key: [sample[key] for sample in good] for key in ("mask", "boxes") if key in good[0]}
+        batch |= truth | ({"mask": torch.stack(truth["mask"])} if "mask" in truth else {})
     return batch
 
 
-def image_folder(root: str | Path, preprocessing: Preprocessing) -> Pictures:
+def image_folder(
+    root: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
+) -> Pictures:
     """Images in one sub-folder a class; classes and files in alphabetical order, ids are paths below the folder.
 
+    Masks and boxes go through the same resizing and cropping as the images.
+
+    Args:
+        root: the folder.
+        preprocessing: from the picture to the model's input.
+        masks: a folder with the mask of each image, a PNG file under the same path (`masks/cat/1.png` for `cat/1.jpg`) of the
+            same size; whatever is not 0 in it belongs to the object. A mask that cannot be read makes its image unreadable.
+        boxes: a JSON file in the format of COCO, whose `file_name` are paths below `root`, or file names that are unique.
+
     Raises:
-        DataError: the folder is missing, or has no sub-folders with images.
+        DataError: the folder is missing, or has no sub-folders with images; masks or boxes are missing or of other images.
     """
     root = Path(root)
     if not root.is_dir():
@@ -150,18 +206,22 @@ def image_folder(root: str | Path, preprocessing: Preprocessing) -> Pictures:
 
     def read(index: int) -> Image.Image:
         with Image.open(paths[index]) as picture:
-            return _to_rgb(picture)
+            return to_rgb(picture)
 
+    names = [name for name, _ in files]
     return Pictures(
-        ids=[name for name, _ in files],
-        labels=[classes.index(name.split("/")[0]) for name, _ in files],
+        ids=names,
+        labels=[classes.index(name.split("/")[0]) for name in names],
         classes=classes,
         read=read,
         preprocessing=preprocessing,
+        mask=None if masks is None else mask_files(masks, names),
+        boxes=None if boxes is None else coco_boxes(boxes, names),
     )
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Any picture of Pillow in 8 bits a colour."""
     if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
         return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
     if "transparency" in picture.info:
@@ -218,11 +278,23 @@ def download_ucmerced(root: str | Path) -> None:
     extract_archive(str(archive), str(root), remove_finished=True)
 
 
-def scenes(preprocessing: Preprocessing, size: int = 200, split: Split = "test", seed: int = 0) -> Pictures:
-    """Generated images with one object each, told apart by shape: see `xaieval.data.scenes`."""
+def scenes(
+    preprocessing: Preprocessing, size: int = 200, split: Split = "test", seed: int = 0, *, masks: bool = False
+) -> Pictures:
+    """Generated images with one object each, told apart by shape, with the object's mask if wanted: see `xaieval.data.scenes`.
+
+    Example:
+        >>> batch = next(iter(scenes(Preprocessing(128, 128), size=4, masks=True).loader(batch_size=4)))
+        >>> batch["mask"].shape, batch["mask"].dtype
+        (torch.Size([4, 128, 128]), torch.bool)
+    """
+    draw = lru_cache(maxsize=1)(make_scene)  # its picture and its mask are asked for one after the other
 
     def read(index: int) -> Image.Image:
-        return Image.fromarray(make_scene(index, split, seed).image)
+        return Image.fromarray(draw(index, split, seed).image)
+
+    def mask(index: int) -> Image.Image:
+        return Image.fromarray(draw(index, split, seed).mask.astype(np.uint8) * 255)
 
     return Pictures(
         ids=[f"{split}/{index:05d}" for index in range(size)],
@@ -230,4 +302,5 @@ def scenes(preprocessing: Preprocessing, size: int = 200, split: Split = "test",
         classes=CLASSES,
         read=read,
         preprocessing=preprocessing,
+        mask=mask if masks else None,
     )

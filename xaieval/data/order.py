@@ -69,7 +69,7 @@ def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
             "and how many there are; give 'id', and 'failed' for images that cannot be read"
         )
     ids = batch.ids if named else [str(place) for place in places]
-    return {"images": batch.images, "labels": batch.labels, "ids": ids, "failed": batch.failed}
+    return batch.to_mapping() | {"ids": ids}
 
 
 def has_indices(loader: DataLoader[Any]) -> bool:

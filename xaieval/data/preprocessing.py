@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from xaieval.errors import DataError, choose_from
@@ -55,10 +56,7 @@ class Preprocessing:
         """The normalised tensor of an RGB picture."""
         steps = v2.Compose(
             [
-                v2.Resize(
-                    [self.resize] * 2 if self.squash else self.resize, InterpolationMode(self.interpolation), antialias=True
-                ),
-                v2.CenterCrop(self.image_size),
+                *self._placing(InterpolationMode(self.interpolation)),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(list(self.mean), list(self.std)),
@@ -66,6 +64,32 @@ class Preprocessing:
         )
         tensor: Tensor = steps(picture)
         return tensor
+
+    def mask(self, mask: Image.Image) -> Bool[Tensor, "s s"]:
+        """Where the object is on the tensor: pixels of which it covers at least half.
+
+        Args:
+            mask: of the picture's size, white on black, mode "L".
+        """
+        steps = v2.Compose([*self._placing(InterpolationMode.BILINEAR), v2.PILToTensor()])
+        placed: Tensor = steps(mask)[0] >= 128
+        return placed
+
+    def boxes(self, boxes: Float[Tensor, "k 4"], size: tuple[int, int]) -> Float[Tensor, "j 4"]:
+        """Boxes on the tensor, cut off at its border; those that lie outside are left out.
+
+        Args:
+            boxes: `(x1, y1, x2, y2)` in pixels of the picture.
+            size: width and height of the picture.
+        """
+        given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))  # type: ignore[call-overload]
+        placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(given).as_subclass(Tensor).clamp(0, self.image_size)
+        return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
+
+    def _placing(self, interpolation: InterpolationMode) -> list[v2.Transform]:
+        """The steps that say where each part of the picture goes."""
+        size = [self.resize] * 2 if self.squash else self.resize
+        return [v2.Resize(size, interpolation, antialias=True), v2.CenterCrop(self.image_size)]
 
     def to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """Normalised images as pixels in [0, 1]."""

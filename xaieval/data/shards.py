@@ -60,7 +60,7 @@ class Shard:
         for number, batch in self.read(self):
             self.batches.append((number, len(batch), len(batch.failed)))
             self.failures += batch.failed
-            yield {"images": batch.images, "labels": batch.labels, "ids": batch.ids, "failed": batch.failed}
+            yield batch.to_mapping()
         self.finished = True
 
     @property

@@ -1,0 +1,62 @@
+"""Train a small network on generated scenes, and watch how faithful its explanations get, epoch by epoch.
+
+    python examples/lightning_callback.py [FOLDER]
+
+runs without network in under a minute. Lightning writes its log into the folder (the working directory unless told), with a
+column for each metric, layer and method, and `lightning_callback.png` shows them. It needs `pip install 'xaieval[fal]'`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import lightning
+import pandas as pd
+from lightning.pytorch.loggers import CSVLogger
+from matplotlib.figure import Figure
+
+from xaieval.callbacks import ScoreLayers
+from xaieval.data import Preprocessing, scenes
+from xaieval.models import FPNClassifier
+from xaieval.training import Classifier, training_loader
+
+LAYERS = ["fpn[p2]", "fpn[p5]"]
+
+
+def main(folder: Path) -> None:
+    """Train, print what was logged, draw it."""
+    lightning.seed_everything(0, verbose=False)
+    prepare = Preprocessing(image_size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    train = training_loader(scenes(prepare, size=120, split="train").kept_in_memory(), 20, shuffle=True)
+    validation = training_loader(scenes(prepare, size=40, split="validation").kept_in_memory(), 20, shuffle=False)
+
+    learner = Classifier(FPNClassifier("test_resnet", num_classes=10, channels=32), num_classes=10)
+    watch = ScoreLayers(LAYERS, every=2, max_images=40, model=lambda module: module.model)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # four small batches need none
+    trainer = lightning.Trainer(
+        max_epochs=6,
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="lightning_callback"),
+        callbacks=[watch],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(learner, train, validation)
+
+    names = [f"{metric}/{layer}/gradcam" for metric in ("average_drop", "increase_in_confidence") for layer in LAYERS]
+    logged = pd.read_csv(Path(trainer.logger.log_dir) / "metrics.csv").dropna(subset=names).set_index("epoch")[names]
+    print(logged.round(1).to_string())
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    logged.plot(ax=axes, marker="o")
+    axes.set(xlabel="epoch", ylabel="percent", ylim=(0, 100))
+    figure.savefig(folder / "lightning_callback.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())

@@ -1,0 +1,345 @@
+"""Masks and boxes go along with their images: through loaders, splitting, shuffling, shares, resizing and cropping."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from xaieval.data import Preprocessing, image_folder, scenes
+from xaieval.data.batches import Batch, read_batch, read_batches, split_batch
+from xaieval.data.order import Shuffled
+from xaieval.data.scenes import make_scene
+from xaieval.data.shards import shard
+from xaieval.data.truth import silhouette
+from xaieval.errors import DataError
+from xaieval.training import augmentation
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)
+
+IMAGES = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 6, 8)
+MASKS = torch.stack([torch.zeros(6, 8, dtype=torch.bool).index_fill(0, torch.tensor([number]), True) for number in range(4)])
+BOXES = [torch.tensor([[0.0, number, 8.0, number + 1.0]] * number).view(-1, 4) for number in range(4)]
+
+
+def _consistent(batch: Batch) -> bool:
+    """Whether masks and boxes are those that were made for the images' numbers."""
+    numbers = batch.images[:, 0, 0, 0].long().tolist()
+    return torch.equal(batch.masks, MASKS[numbers]) and all(
+        torch.equal(boxes, BOXES[number]) for boxes, number in zip(batch.boxes, numbers, strict=True)
+    )
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        {"mask": MASKS, "boxes": BOXES},
+        {"masks": MASKS[:, None], "boxes": [boxes.tolist() for boxes in BOXES]},
+        {"masks": MASKS.numpy(), "boxes": [boxes.double().numpy() for boxes in BOXES]},
+        {"masks": list(MASKS.numpy()), "boxes": BOXES},
+    ],
+)
+def test_masks_and_boxes_of_a_mapping_are_kept(truth):
+    (batch,) = read_batches([{"image": IMAGES} | truth])
+    assert batch.masks.dtype == torch.bool
+    assert batch.masks.shape == (4, 6, 8)
+    assert [boxes.shape for boxes in batch.boxes] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert all(boxes.dtype == torch.float32 for boxes in batch.boxes)
+    assert _consistent(batch)
+
+
+def test_one_box_an_image_is_a_row():
+    (batch,) = read_batches(
+        [{"image": IMAGES, "boxes": torch.tensor([[0, 1, 2, 3], [1, 1, 1, 1], [0, 0, 8, 6], [2, 2, 4, 4]])}]
+    )
+    assert [boxes.tolist() for boxes in batch.boxes] == [[[0, 1, 2, 3]], [[1, 1, 1, 1]], [[0, 0, 8, 6]], [[2, 2, 4, 4]]]
+
+
+@pytest.mark.parametrize("item", [IMAGES, (IMAGES, torch.arange(4)), {"image": IMAGES}, {"image": IMAGES, "masks": None}])
+def test_batches_without_ground_truth_have_none(item):
+    (batch,) = read_batches([item])
+    assert batch.masks is None
+    assert batch.boxes is None
+
+
+@PROPERTY
+@given(size=st.none() | st.integers(1, 5), left=st.none() | st.integers(0, 6), failures=st.integers(0, 2))
+def test_splitting_keeps_ground_truth_beside_its_image(size, left, failures):
+    batch = read_batch(
+        {"image": IMAGES, "mask": MASKS, "boxes": BOXES, "failed": [(f"f{i}", None, "x") for i in range(failures)]}, 0
+    )
+    parts = list(split_batch(batch, size, left))
+    assert all(_consistent(part) for part in parts)
+    assert sum(len(part) for part in parts) == (4 if left is None else max(0, min(4, left - failures)))
+
+
+def test_a_batch_of_unreadable_images_has_room_for_ground_truth():
+    batch = read_batch({"mask": [], "boxes": [], "failed": [("a", 0, "broken")]}, 0)
+    assert batch.masks.shape == (0, 1, 1)
+    assert batch.boxes == []
+
+
+def test_shuffling_and_sharing_keep_ground_truth_beside_its_image():
+    samples = [{"image": IMAGES[i], "mask": MASKS[i], "boxes": BOXES[i]} for i in range(4)]
+
+    def join(some: list[dict[str, Any]]) -> dict[str, Any]:
+        stacked = {key: torch.stack([sample[key] for sample in some]) for key in ("image", "mask")}
+        return stacked | {"boxes": [sample["boxes"] for sample in some]}
+
+    loader = DataLoader(samples, batch_size=2, collate_fn=join)
+    for other in (Shuffled(loader, seed=1), shard(loader, 0, 1), shard(loader, 1, 2), shard([join(samples)], 0, 1)):
+        batches = list(read_batches(other))
+        assert batches
+        assert all(_consistent(batch) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ({"mask": MASKS[:3]}, "masks are bool of the images' size, [4, 6, 8] here; got bool [3, 6, 8]"),
+        ({"mask": MASKS.transpose(1, 2)}, "masks are bool of the images' size, [4, 6, 8] here; got bool [4, 8, 6]"),
+        (
+            {"mask": MASKS.long()},
+            "masks are bool of the images' size, [4, 6, 8] here; got int64 [4, 6, 8]; of a label map make one by masks == "
+            "label",
+        ),
+        ({"boxes": BOXES[:3]}, "a batch has 4 images but boxes of 3; boxes [k, 4] of each image are expected"),
+        ({"boxes": torch.zeros(4, 2, 5)}, "boxes of an image are [k, 4], (x1, y1, x2, y2) in its pixels; got [2, 5]"),
+        (
+            {"boxes": torch.tensor([[5.0, 5, 2, 2]] * 4)},
+            "boxes are (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, which these are not; others are converted by "
+            "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')",
+        ),
+    ],
+)
+def test_ground_truth_that_does_not_fit_is_refused_word_for_word(truth, message):
+    with pytest.raises(DataError) as caught:
+        list(read_batches([{"image": IMAGES} | truth]))
+    assert str(caught.value) == message
+
+
+# ---- geometry
+
+
+def _planted(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """A white rectangle on black; size is width and height."""
+    canvas = np.zeros((size[1], size[0]), np.uint8)
+    canvas[box[1] : box[3], box[0] : box[2]] = 255
+    return Image.fromarray(canvas)
+
+
+def _around(mask: Tensor) -> list[int]:
+    """The box around a mask."""
+    rows, columns = mask.any(dim=1).nonzero()[:, 0], mask.any(dim=0).nonzero()[:, 0]
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def test_a_planted_rectangle_is_resized_and_cropped_as_worked_by_hand():
+    # 60 x 40 pixels become 30 x 20, of which the 20 x 20 in the middle start 5 from the left.
+    prepare = Preprocessing(image_size=20, resize=20, **PLAIN)
+    placed = prepare.boxes(torch.tensor([[20.0, 10.0, 36.0, 30.0]]), (60, 40))
+    assert placed.tolist() == [[5, 5, 13, 15]]
+    mask = prepare.mask(_planted((60, 40), (20, 10, 36, 30)))
+    assert mask.dtype == torch.bool
+    assert _around(mask) == [5, 5, 13, 15]
+    assert mask.sum() == 8 * 10
+
+
+def test_boxes_are_cut_off_at_the_border_and_left_out_beyond_it():
+    prepare = Preprocessing(image_size=20, resize=20, **PLAIN)
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 40.0], [0.0, 0.0, 10.0, 40.0], [50.0, 0.0, 60.0, 9.0], [40.0, 20.0, 60.0, 40.0]])
+    assert prepare.boxes(boxes, (60, 40)).tolist() == [[0, 0, 5, 20], [15, 10, 20, 20]]
+    assert prepare.boxes(torch.zeros(0, 4), (60, 40)).shape == (0, 4)
+
+
+@PROPERTY
+@given(
+    width=st.integers(24, 90),
+    height=st.integers(24, 90),
+    crop=st.integers(8, 40),
+    more=st.integers(0, 12),
+    squash=st.booleans(),
+    corner=st.tuples(st.floats(0, 0.6), st.floats(0, 0.6)),
+    extent=st.tuples(st.floats(0.3, 1), st.floats(0.3, 1)),
+)
+def test_image_mask_and_box_stay_one_on_the_other(width, height, crop, more, squash, corner, extent):
+    left, top = (int(share * side) for share, side in zip(corner, (width, height), strict=True))
+    right = min(width, left + max(6, int(extent[0] * width)))
+    bottom = min(height, top + max(6, int(extent[1] * height)))
+    picture = _planted((width, height), (left, top, right, bottom))
+    prepare = Preprocessing(image_size=crop, resize=crop + more, squash=squash, **PLAIN)
+    image, mask = prepare(picture.convert("RGB")), prepare.mask(picture)
+    # The image is resized like the mask, so that it is bright exactly where the mask is.
+    assert torch.equal(image[0] * 255 > 127.5, mask)
+    boxes = prepare.boxes(torch.tensor([[left, top, right, bottom]], dtype=torch.float32), (width, height))
+    if mask.any():
+        # A mask's border lies where the box's border is rounded to.
+        assert torch.tensor(_around(mask)).sub(boxes[0]).abs().max() <= 1
+    else:
+        assert len(boxes) == 0 or (boxes[0, 2:] - boxes[0, :2]).min() < 1
+
+
+# ---- folders
+
+
+def _folder(root: Path) -> tuple[Path, Path]:
+    """Three pictures with a planted rectangle each, and the masks in a folder beside."""
+    for number, name in enumerate(("cat/1.jpg", "cat/2.png", "dog/1.png")):
+        picture = _planted((60, 40), (20 + number, 10, 36 + number, 30))
+        for path, content in ((root / "images" / name, picture.convert("RGB")), (root / "masks" / name, picture)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content.save(path.with_suffix(".png") if "masks" in path.parts else path)
+    return root / "images", root / "masks"
+
+
+def _coco(root: Path, names: list[str], **changes: Any) -> Path:
+    content = {
+        "images": [{"id": 7 + number, "file_name": name, "width": 60, "height": 40} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 1, "bbox": [20, 10, 16, 20]},
+            {"id": 2, "image_id": 9, "category_id": 1, "bbox": [22, 10, 16, 20]},
+            {"id": 3, "image_id": 9, "category_id": 2, "bbox": [0, 0, 20, 40]},
+            {"id": 4, "image_id": 9, "category_id": 2, "bbox": [0, 0, 60, 40], "iscrowd": 1},
+        ],
+    }
+    (root / "boxes.json").write_text(json.dumps(content | changes))
+    return root / "boxes.json"
+
+
+PREPARE = Preprocessing(image_size=20, resize=20, **PLAIN)
+
+
+def test_masks_of_a_folder_follow_the_pictures(tmp_path):
+    images, masks = _folder(tmp_path)
+    pictures = image_folder(images, PREPARE, masks=masks)
+    (batch,) = read_batches(pictures.loader(8))
+    assert batch.masks.shape == (3, 20, 20)
+    assert torch.equal(batch.images[:, 0] > 0.5, batch.masks)
+    assert _around(batch.masks[0]) == [5, 5, 13, 15]
+    assert batch.boxes is None
+    (part,) = read_batches(pictures.subset([2, 0]).kept_in_memory().loader(8))
+    assert torch.equal(part.masks, batch.masks[[2, 0]])
+
+
+@pytest.mark.parametrize("names", [["cat/1.jpg", "cat/2.png", "dog/1.png"], ["1.jpg", "2.png", "1.png"]])
+def test_boxes_of_a_folder_follow_the_pictures(tmp_path, names):
+    images, masks = _folder(tmp_path)
+    pictures = image_folder(images, PREPARE, masks=masks, boxes=_coco(tmp_path, names))
+    (batch,) = read_batches(pictures.loader(8))
+    assert [boxes.tolist() for boxes in batch.boxes] == [[[5, 5, 13, 15]], [], [[6, 5, 14, 15], [0, 0, 5, 20]]]
+    assert batch.masks is not None
+    (part,) = read_batches(pictures.subset([2]).loader(8))
+    assert torch.equal(part.boxes[0], batch.boxes[2])
+
+
+def test_names_that_several_pictures_share_are_nobodys(tmp_path):
+    images, _ = _folder(tmp_path)
+    (images / "dog/1.png").rename(images / "dog/2.png")
+    pictures = image_folder(images, PREPARE, boxes=_coco(tmp_path, ["1.jpg", "no.png", "2.png"]))
+    assert [len(boxes) for boxes in pictures.boxes] == [1, 0, 0]
+
+
+def test_a_broken_or_foreign_mask_makes_its_picture_unreadable(tmp_path):
+    images, masks = _folder(tmp_path)
+    (masks / "cat/2.png").write_bytes(b"no picture")
+    _planted((40, 60), (1, 1, 5, 5)).save(masks / "dog/1.png")
+    (batch,) = read_batches(image_folder(images, PREPARE, masks=masks).loader(8))
+    assert batch.ids == ["cat/1.jpg"]
+    assert [failure[0] for failure in batch.failed] == ["cat/2.png", "dog/1.png"]
+    assert batch.failed[1][2] == "ValueError: its mask has (40, 60) pixels, the picture (60, 40)"
+
+
+def test_a_transform_that_moves_things_leaves_ground_truth_out(tmp_path):
+    images, masks = _folder(tmp_path)
+    pictures = image_folder(images, augmentation(PREPARE), masks=masks, boxes=_coco(tmp_path, ["cat/1.jpg"] * 3))
+    assert set(pictures[0]) == {"id", "label", "image"}
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_all_modes_are_what_is_not_zero(mode):
+    values = np.zeros((4, 6), np.uint8)
+    values[1:3, 2:5] = 1  # as class numbers in a palette image
+    picture = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values)
+    if mode == "P":
+        picture.putpalette([0, 0, 0, 9, 9, 9])
+    elif mode not in ("L", "I;16"):
+        picture = picture.point(lambda value: 255 * value).convert(mode)
+    assert picture.mode == mode
+    assert np.array_equal(np.asarray(silhouette(picture)), values * 255)
+
+
+def test_masks_that_are_missing_are_refused_word_for_word(tmp_path):
+    images, masks = _folder(tmp_path)
+    (masks / "dog/1.png").unlink()
+    with pytest.raises(DataError) as caught:
+        image_folder(images, PREPARE, masks=masks)
+    assert str(caught.value) == f"no mask for 1 of 3 images; the first, 'dog/1.png', needs '{masks / 'dog/1.png'}'"
+    with pytest.raises(DataError) as caught:
+        image_folder(images, PREPARE, masks=tmp_path / "nowhere")
+    assert str(caught.value) == (
+        f"no folder '{tmp_path / 'nowhere'}'; give one that has a PNG file for each image, under the image's own path"
+    )
+
+
+MEND = "a file as COCO has it is expected, with 'images' (id, file_name) and 'annotations' (image_id, bbox)"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[]", "TypeError: list indices must be integers or slices, not str"),
+        ('{"images": []}', "KeyError: 'annotations'"),
+        ("no json", "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_files_without_boxes_are_refused_word_for_word(tmp_path, content, reason):
+    images, _ = _folder(tmp_path)
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(DataError) as caught:
+        image_folder(images, PREPARE, boxes=tmp_path / "boxes.json")
+    assert str(caught.value) == f"cannot read boxes from '{tmp_path / 'boxes.json'}': {reason}; {MEND}"
+
+
+def test_boxes_of_other_images_are_refused_word_for_word(tmp_path):
+    images, _ = _folder(tmp_path)
+    file = _coco(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    with pytest.raises(DataError) as caught:
+        image_folder(images, PREPARE, boxes=file)
+    assert str(caught.value) == f"'{file}' is about other images: the first is 'a.jpg', the folder has 'cat/1.jpg'"
+
+
+# ---- scenes
+
+
+def test_scenes_bring_their_masks_if_asked():
+    prepare = Preprocessing(image_size=128, resize=128, **PLAIN)
+    pictures = scenes(prepare, size=6, masks=True)
+    (batch,) = read_batches(pictures.loader(6))
+    for index in range(6):
+        assert np.array_equal(batch.masks[index].numpy(), make_scene(index).mask)
+    assert torch.equal(batch.images, next(read_batches(scenes(prepare, size=6).loader(6))).images)
+    assert next(read_batches(scenes(prepare, size=6).loader(6))).masks is None
+    (part,) = read_batches(pictures.spread(2).loader(2))
+    assert torch.equal(part.masks, batch.masks[:2])
+
+
+def test_smaller_scenes_have_smaller_masks():
+    (batch,) = read_batches(scenes(Preprocessing(32, 32, **PLAIN), size=4, masks=True).loader(4))
+    for index in range(4):
+        shares = make_scene(index).mask.reshape(32, 4, 32, 4).mean(axis=(1, 3))
+        found = batch.masks[index].numpy()
+        assert found[shares == 1].mean() > 0.9
+        assert not found[shares == 0].mean() > 0.02
