@@ -16,8 +16,8 @@ from xaieval.explainers import METHODS, Context, Explainer, FunctionExplainer, r
 from xaieval.explainers.controls import center, edges, random, uniform
 
 ALL = (
-    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, attention, "
-    "random, uniform, center, edges"
+    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, score-cam, rise, "
+    "occlusion, ablation-cam, attention-rollout, raw-attention, attention, random, uniform, center, edges"
 )
 
 

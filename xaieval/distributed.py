@@ -26,6 +26,7 @@ from xaieval.data.shards import Shard, shard
 from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
 from xaieval.manifest import fingerprint
 from xaieval.merging import Share, merge, rank_folder
+from xaieval.models.blackbox import as_module
 from xaieval.ranks import Rank, describe
 from xaieval.scores import Scores
 
@@ -74,6 +75,7 @@ def score(
         return scoring.score(model, loader, *args, output_dir=output_dir, **options)
     if options.get("stop") is not None:
         raise UsageError("stop= works in one process only, which sees all images so far; score without it, or without torchrun")
+    model = as_module(model)
     options["device"] = _device(options.get("device"))
     options["progress"] = options.get("progress", True) and rank.is_first
     with _meet(rank) as others:

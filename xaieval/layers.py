@@ -23,7 +23,7 @@ from xaieval.errors import AddressError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "trace"]
+__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "token_layout", "trace"]
 
 Forward = Callable[[Tensor], Any]
 
@@ -227,7 +227,7 @@ def layout_of(
     if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 4:
         layout = _image_layout(layer.shape, traced.image_size)
     elif layer.shape[:1] == (traced.batch,) and len(layer.shape) == 3:
-        layout = _token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
+        layout = token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
         if layout is None:
             raise AddressError(
                 f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a {traced.image_size[0]} x "
@@ -239,6 +239,20 @@ def layout_of(
             "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] were expected; 'xaieval-bench layers' lists all"
         )
     return layout
+
+
+def token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int] | None, prefix: int | None) -> Layout | None:
+    """The grid of tokens with the fewest prefix tokens that has the image's proportions; None if there is none."""
+    if grid is not None:
+        rest = tokens - grid[0] * grid[1]
+        return Layout("tokens", *grid, rest) if rest >= 0 and prefix in (None, rest) else None
+    counts = range(min(tokens, MOST_PREFIX + 1)) if prefix is None else [prefix]
+    for fits in (_divides, _proportional):
+        for count in counts:
+            for size in _rectangles(tokens - count):
+                if fits(size, image_size):
+                    return Layout("tokens", *size, count)
+    return None
 
 
 def table(traced: Trace) -> pd.DataFrame:
@@ -356,20 +370,6 @@ def _proportional(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
     meet_down = max(low for low, _ in down) < min(high for _, high in down)
     meet_up = max(low for low, _ in up) < min(high for _, high in up)
     return meet_down or meet_up
-
-
-def _token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int] | None, prefix: int | None) -> Layout | None:
-    """The grid with the fewest prefix tokens that has the image's proportions."""
-    if grid is not None:
-        rest = tokens - grid[0] * grid[1]
-        return Layout("tokens", *grid, rest) if rest >= 0 and prefix in (None, rest) else None
-    counts = range(min(tokens, MOST_PREFIX + 1)) if prefix is None else [prefix]
-    for fits in (_divides, _proportional):
-        for count in counts:
-            for size in _rectangles(tokens - count):
-                if fits(size, image_size):
-                    return Layout("tokens", *size, count)
-    return None
 
 
 def _rectangles(cells: int) -> list[tuple[int, int]]:

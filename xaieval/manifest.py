@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xaieval import __version__
 from xaieval.metrics import Metric
+from xaieval.models.blackbox import BlackBox
 
 __all__ = ["digest", "fingerprint", "new_manifest", "tensor_bytes"]
 
@@ -28,15 +29,23 @@ def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict
         "complete": False,
         "versions": {"xaieval": __version__, "python": platform.python_version(), **versions},
         "seed": seed,
-        "model": {
-            "class": f"{type(model).__module__}.{type(model).__qualname__}",
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "fingerprint": fingerprint(model),
-        },
+        "model": _model(model),
         "metrics": [
             {"name": m.name, "higher_is_better": m.higher_is_better, "interval": m.interval, "label": m.label or m.name}
             for m in metrics
         ],
+    }
+
+
+def _model(model: nn.Module) -> dict[str, Any]:
+    """Which model it is; of a function there is only the name to know."""
+    entry = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    if isinstance(model, BlackBox):
+        return {**entry, "function": model.function_name, "parameters": None, "fingerprint": None}
+    return {
+        **entry,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "fingerprint": fingerprint(model),
     }
 
 

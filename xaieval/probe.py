@@ -19,7 +19,7 @@ from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, tabl
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "run", "to_device"]
+__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "put", "run", "to_device"]
 
 Score = Callable[[Any], Tensor]
 
@@ -247,6 +247,23 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
         return table(trace(model, to_device(images, device)))
 
 
+def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
+    """A shallow copy of a module's output with another tensor at `keys`."""
+    if not keys:
+        return tensor
+    if isinstance(output, Mapping):
+        key = keys[0] if keys[0] in output else int(keys[0])
+        changed: Any = copy.copy(output)
+        changed[key] = put(output[key], keys[1:], tensor)
+        return changed
+    index = int(keys[0])
+    items = list(output)
+    items[index] = put(items[index], keys[1:], tensor)
+    if hasattr(output, "_fields"):
+        return type(output)(*items)
+    return type(output)(items)
+
+
 class _Hook:
     """Keeps the wanted tensors of a module's calls, and hands the module's users clones of them.
 
@@ -272,7 +289,7 @@ class _Hook:
                         raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")
                     tensor = tensor.detach().requires_grad_()
                 self.captured[layer.address] = tensor
-                output = _replace(output, layer.keys, tensor.clone())
+                output = put(output, layer.keys, tensor.clone())
         return output
 
 
@@ -296,23 +313,6 @@ def _by_path(layers: Iterable[ProbeLayer]) -> Mapping[str, list[Layer]]:
     for item in layers:
         grouped[item.layer.path].append(item.layer)
     return grouped
-
-
-def _replace(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
-    """A shallow copy of a module's output with another tensor at `keys`."""
-    if not keys:
-        return tensor
-    if isinstance(output, Mapping):
-        key = keys[0] if keys[0] in output else int(keys[0])
-        changed: Any = copy.copy(output)
-        changed[key] = _replace(output[key], keys[1:], tensor)
-        return changed
-    index = int(keys[0])
-    items = list(output)
-    items[index] = _replace(items[index], keys[1:], tensor)
-    if hasattr(output, "_fields"):
-        return type(output)(*items)
-    return type(output)(items)
 
 
 def _quoted(addresses: list[str]) -> str:

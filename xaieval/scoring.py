@@ -17,9 +17,10 @@ from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job, finished_maps, look, make_pairs, measure, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
-from xaieval.explainers import Explainer, Method, resolve_methods
+from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
+from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
 from xaieval.protocol import Protocol, plain, resolve_protocol
 from xaieval.rows import Measured, failed_rows, measured_rows
@@ -31,9 +32,11 @@ from xaieval.tasks import Task, describe, resolve_task
 
 __all__ = ["explain", "score"]
 
+FULL_PASS = 16  # images in a pass where a method makes many of few
+
 
 def score(
-    model: nn.Module,
+    model: nn.Module | Function,
     loader: Iterable[Any],
     layers: str | Iterable[str] = (),
     methods: Method | Sequence[Method] = ("gradcam",),
@@ -62,7 +65,8 @@ def score(
     The model is given back as it was: mode, hooks, gradients, device.
 
     Args:
-        model: an image classifier: images `[N, C, H, W]` to logits `[N, K]` (or see `output`).
+        model: an image classifier: images `[N, C, H, W]` to logits `[N, K]` (or see `output`); or a mere function, which
+            becomes a `xaieval.models.BlackBox`.
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` and `id`; images are normalised as the model expects.
         layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
@@ -109,8 +113,9 @@ def score(
         >>> list(scores.summary().index), len(scores.rows)
         ([('layer3', 'gradcam'), ('layer4', 'gradcam')], 8)
     """
+    model = as_module(model)
     protocol = _settle(protocol, target, model)
-    explainers, chosen = resolve_methods(methods), resolve_metrics(metrics)
+    explainers, chosen = _methods(methods, model), resolve_metrics(metrics)
     asked = resolve_task(task, output)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
@@ -151,7 +156,7 @@ def score(
 
 
 def explain(
-    model: nn.Module,
+    model: nn.Module | Function,
     images: Tensor,
     layers: str | Iterable[str] = (),
     method: Method = "gradcam",
@@ -172,7 +177,7 @@ def explain(
     The model is given back as it was.
 
     Args:
-        model: an image classifier.
+        model: an image classifier, or a function.
         images: `[N, C, H, W]`, normalised as the model expects.
         layers: addresses or patterns; none for a method that needs no layer.
         method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
@@ -200,15 +205,16 @@ def explain(
         >>> maps["layer4"].shape
         torch.Size([2, 64, 64])
     """
+    model = as_module(model)
     protocol = _settle(protocol, target, model)
-    explainers = resolve_methods(method)
+    explainers = _methods(method, model)
     addresses = _addresses(layers, explainers)
     batch = next(read_batches([{"image": images, "label": labels}]))
     with borrow(model, device) as there:
         call = called(model, forward)
         found = locate(model, to_device(batch.images, there), addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
         job = Job(found, make_pairs(explainers, found), protocol, resolve_task(task, output), seed)
-        runner = Runner(model, call, call, len(batch))
+        runner = Runner(model, call, call, max(len(batch), FULL_PASS))
         seen = look(runner, batch, job, there)
         maps = [finished_maps(raw, batch.images, protocol).maps for raw in raw_maps(runner, seen, job)]
         return dict(zip((layer for layer, _ in job.names), maps, strict=True))
@@ -223,6 +229,13 @@ def _settle(protocol: str | Protocol, target: Target | None, model: nn.Module) -
     if settled.fills_black and settled.mean is None and isinstance(config, Mapping):
         settled = replace(settled, mean=tuple(config["mean"]), std=tuple(config["std"]))
     return settled
+
+
+def _methods(methods: Method | Sequence[Method], model: nn.Module) -> list[Explainer]:
+    explainers = resolve_methods(methods)
+    if isinstance(model, BlackBox):
+        check_black_box(explainers)
+    return explainers
 
 
 def _addresses(layers: str | Iterable[str], explainers: Sequence[Explainer]) -> list[str]:
@@ -266,7 +279,7 @@ class _Run:
         """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
         self.job = job
         self.manifest["run"] = {
-            "model": self.manifest["model"]["fingerprint"],
+            "model": self.manifest["model"]["fingerprint"] or self.manifest["model"]["function"],
             "layers": [item.address for item in job.layers],
             "methods": list(dict.fromkeys(explainer.name for explainer, _ in job.pairs)),
             "metrics": [metric.name for metric in self.metrics],

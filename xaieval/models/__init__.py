@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xaieval.models.abn import ABNClassifier
 from xaieval.models.attention import AttentionBranch, AttentionOutput, attend, attention_loss
+from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import fpn_scenes
 from xaieval.models.fal import FAL, levels_of
 from xaieval.models.fpn import LEVELS, FPNClassifier
@@ -17,9 +18,11 @@ __all__ = [
     "ABNClassifier",
     "AttentionBranch",
     "AttentionOutput",
+    "BlackBox",
     "FPNClassifier",
     "LoadedModel",
     "Overhead",
+    "as_module",
     "attend",
     "attention_loss",
     "fpn_scenes",

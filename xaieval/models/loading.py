@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.scenes import SIDE
 from xaieval.errors import ModelError, choose_from
+from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import fpn_scenes
 from xaieval.models.weights import load_weights
 
@@ -123,9 +124,9 @@ def _builtin(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedMo
 
 def _factory(spec: str, arguments: dict[str, Any]) -> LoadedModel:
     model = import_factory(spec, ModelError, "model")(**arguments)
-    if not isinstance(model, nn.Module):
+    if not callable(model) or isinstance(model, type):
         raise ModelError(f"{spec} gave a {type(model).__name__}; a function that returns a torch.nn.Module is expected")
-    return LoadedModel(model, Preprocessing())
+    return LoadedModel(as_module(model), Preprocessing())
 
 
 def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> nn.Module:

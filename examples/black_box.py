@@ -1,0 +1,53 @@
+"""Explain a model that is a function and nothing else, and measure how good the explanations are.
+
+    python examples/black_box.py [FOLDER]
+
+runs without network in under a minute, and writes `black_box.png` into the folder (the working directory unless told). The
+function here hides the built-in classifier; it may as well call an ONNX session, a pipeline of scikit-learn or a service.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import xaieval
+from xaieval.data import Preprocessing, scenes
+from xaieval.explainers.perturbation import RISE, Occlusion
+from xaieval.models import BlackBox, fpn_scenes
+from xaieval.report import maps_figure
+
+hidden = fpn_scenes().eval()
+
+
+def probabilities(images: np.ndarray) -> np.ndarray:
+    """All that is known of the model: images `[N, 3, 128, 128]` go in, probabilities of ten classes come out."""
+    with torch.inference_mode():
+        return hidden(torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def main(folder: Path) -> None:
+    """Print the summary and draw the maps."""
+    model = BlackBox(probabilities, numpy=True)
+    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    loader = scenes(prepare, size=20).loader(batch_size=10)
+
+    # The function's scores are probabilities already, so no softmax is taken of them.
+    protocol = xaieval.Protocol(confidence="identity")
+    methods = [RISE(n_masks=400), Occlusion(window=24, stride=12), "random"]
+    scores = xaieval.score(model, loader, methods=methods, protocol=protocol, batch_size=64)
+    print(scores.summary().round(1).to_string())
+
+    images = next(iter(loader))["image"][:4]
+    columns = {
+        name: xaieval.explain(model, images, method=method, protocol=protocol)["input"]
+        for name, method in zip(["rise", "occlusion", "random"], methods, strict=True)
+    }
+    maps_figure(prepare.to_pixels(images), columns, subtitle="a black box").savefig(folder / "black_box.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())

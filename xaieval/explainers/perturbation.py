@@ -1,0 +1,302 @@
+"""Maps from what a model says of altered images: Score-CAM, RISE, occlusion.
+
+Nothing here looks inside the model or takes a gradient: what is altered, of all images of a batch together, goes to
+`Context.ask`, which makes full passes of it, whatever the task. It is made block by block, so that memory does not grow with
+the number of masks. No denominator carries an epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from xaieval.errors import ExplainerError
+from xaieval.explainers.base import Context, Wanted
+
+__all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM"]
+
+Size = tuple[int, int]
+At = Literal["image", "layer"]
+
+TOGETHER = 64  # masks that are held at a time when they are added up
+
+
+@dataclass(frozen=True)
+class ScoreCAM:
+    """Score-CAM: `relu(sum_k w_k A_k)`, w the softmax over channels of the scores of the image under each channel as a mask.
+
+    A channel becomes a mask by bilinear upsampling to the image's size and min-max normalisation. A channel that is constant
+    masks all of the image, as a channel of zeros does in other tools; the image that is left is the same for all of them, so
+    it is asked for once. The score of a baseline that the paper subtracts falls out of the softmax.
+
+    Args:
+        align_corners: of the upsampling; True is what pytorch-grad-cam does.
+        normalise_at: "image" (after upsampling, as in the paper) or "layer" (before it, as torch-cam does).
+        wanted: the "score" (logit) that both libraries take, or the "confidence".
+
+    Raises:
+        ExplainerError: a choice is unknown.
+
+    Reference:
+        Wang et al., "Score-CAM", CVPR Workshops 2020 (arXiv 1910.01279), eq. 1 to 3 and algorithm 1.
+
+    Example:
+        >>> import xaieval
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> xaieval.explain(model, torch.rand(2, 3, 8, 8), "0", ScoreCAM())["0"].shape
+        torch.Size([2, 8, 8])
+    """
+
+    align_corners: bool = False
+    normalise_at: At = "image"
+    wanted: Wanted = "score"
+    name: str = "score-cam"
+    needs_layer: bool = True
+    needs_gradient: bool = False
+    needs_model: bool = False
+    passes: str = "one a channel that is not constant"
+    paper: str = "Wang et al. 2020, arXiv 1910.01279"
+
+    def __post_init__(self) -> None:
+        _check_choice("normalise_at", self.normalise_at, At)
+        _check_choice("wanted", self.wanted, Wanted)
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, h, w]`."""
+        activation: Any = context.activation
+        images = context.images
+        varied = activation.amax(dim=(2, 3)) > activation.amin(dim=(2, 3))
+
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            for pairs in varied.nonzero().split(context.size or len(images)):
+                of, channel = pairs.unbind(dim=1)
+                yield images[of] * self._masks(activation[of, channel], context)[:, None], of
+            yield torch.zeros_like(images), context.everywhere  # what a constant channel leaves of an image
+
+        found = context.ask(blocks(), self.wanted).to(activation.dtype)
+        scores = found[-len(images) :, None].repeat(1, activation.shape[1])
+        scores[varied] = found[: -len(images)]
+        return torch.einsum("nc,nchw->nhw", scores.softmax(dim=1), activation).clamp(min=0)
+
+    def _masks(self, channels: Tensor, context: Context) -> Tensor:
+        """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`."""
+        small = _unit(channels) if self.normalise_at == "layer" else channels
+        large = _upsampled(small, (context.images.shape[2], context.images.shape[3]), self.align_corners)
+        return (_unit(large) if self.normalise_at == "image" else large).to(context.images.dtype)
+
+
+@dataclass(frozen=True)
+class RISE:
+    """RISE: the mean of random masks, each weighted by the model's confidence in the image under it.
+
+    `1 / (p n) sum_i f(x * M_i) M_i`: the masks M are grids of zeros and ones, bilinearly upsampled to a little more than the
+    image's size and cropped at a random place. They depend on the seed of the run alone, so that all images, in whatever batch,
+    see the same ones.
+
+    Args:
+        n_masks: n; the maps' noise falls with its square root.
+        grid: cells along each side.
+        probability: p, that a cell is left visible, in (0, 1).
+        wanted: the "confidence" (as in the paper, by the protocol's choice), or the "score" (logit).
+
+    Raises:
+        ExplainerError: a number is out of range.
+
+    Reference:
+        Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), eq. 6, and section 3.2 for the masks. With a detector it is D-RISE
+        (Petsiuk et al., CVPR 2021, arXiv 2006.03204) as `xaieval.tasks.Detection` matches objects.
+
+    Example:
+        >>> import xaieval
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 5))
+        >>> xaieval.explain(model, torch.rand(2, 3, 16, 16), method=RISE(n_masks=50))["input"].shape
+        torch.Size([2, 16, 16])
+    """
+
+    n_masks: int = 4000
+    grid: int = 7
+    probability: float = 0.5
+    wanted: Wanted = "confidence"
+    name: str = "rise"
+    needs_layer: bool = False
+    needs_gradient: bool = False
+    needs_model: bool = False
+    paper: str = "Petsiuk et al. 2018, arXiv 1806.07421"
+
+    def __post_init__(self) -> None:
+        if self.n_masks < 1 or self.grid < 1 or not 0 < self.probability < 1:
+            raise ExplainerError(
+                "method 'rise' takes n_masks and grid of at least 1 and a probability in (0, 1), got "
+                f"n_masks={self.n_masks}, grid={self.grid}, probability={self.probability}"
+            )
+        _check_choice("wanted", self.wanted, Wanted)
+
+    @property
+    def passes(self) -> str:
+        """Forward passes an image."""
+        return f"{self.n_masks}, one a mask"
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, H, W]`."""
+        images = context.images
+        n, (height, width) = len(images), images.shape[2:]
+        masks = RandomMasks.draw(self, context.seed, (height, width), images.device)
+
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            size = context.size or n
+            for start in range(0, self.n_masks * n, size):  # all images under the first mask, then under the next one
+                stop, first = min(start + size, self.n_masks * n), start // n
+                pairs = torch.arange(start, stop, device=images.device)
+                some = masks.make(first, (stop - 1) // n + 1).to(images.dtype)
+                yield images[pairs % n] * some[pairs // n - first, None], pairs % n
+
+        scores = context.ask(blocks(), self.wanted).view(self.n_masks, n).float()
+        total = torch.zeros(n, height * width, device=images.device)
+        for start in range(0, self.n_masks, TOGETHER):
+            some = masks.make(start, min(start + TOGETHER, self.n_masks))
+            total += scores[start : start + len(some)].T @ some.flatten(1)
+        return (total / (self.probability * self.n_masks)).view(n, height, width)
+
+
+@dataclass(frozen=True)
+class RandomMasks:
+    """The random masks of RISE, made when they are needed: the grids `[n, s, s]` take little memory, the masks much.
+
+    Attributes:
+        grids: zeros and ones.
+        corners: where each mask is cropped, as a share of a cell, `[n, 2]`.
+        size: height and width of the images.
+    """
+
+    grids: Tensor
+    corners: list[tuple[float, float]]
+    size: Size
+
+    @classmethod
+    def draw(cls, rise: RISE, seed: int, size: Size, device: torch.device) -> RandomMasks:
+        """The masks of a seed, the same on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        grids = torch.rand(rise.n_masks, rise.grid, rise.grid, generator=generator) < rise.probability
+        corners = torch.rand(rise.n_masks, 2, generator=generator).tolist()
+        return cls(grids.to(device, torch.float32), [(y, x) for y, x in corners], size)
+
+    def make(self, start: int, stop: int) -> Tensor:
+        """The masks from one number to another, `[stop - start, H, W]`."""
+        cells = self.grids.shape[1]
+        cell = [math.ceil(side / cells) for side in self.size]
+        large = _upsampled(self.grids[start:stop], ((cells + 1) * cell[0], (cells + 1) * cell[1]))
+        corners = [(int(y * cell[0]), int(x * cell[1])) for y, x in self.corners[start:stop]]
+        height, width = self.size
+        return torch.stack([mask[y : y + height, x : x + width] for mask, (y, x) in zip(large, corners, strict=True)])
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """Occlusion: how much the score falls when a window of the image is covered, averaged over the windows that cover a pixel.
+
+    Windows start at the upper left corner and go on by the stride until the image is covered; the last ones are cut off at the
+    edge.
+
+    Args:
+        window: side in pixels; a seventh of the image's shorter side, rounded up, unless told.
+        stride: in pixels, at most the window; half of the window, rounded up, unless told.
+        fill: what covers, in the model's input space; 0 is the mean colour of normalised images.
+        wanted: the "score" (logit) or the "confidence".
+
+    Raises:
+        ExplainerError: window or stride is out of range.
+
+    Reference:
+        Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014 (arXiv 1311.2901), section 4.2; the
+        average over windows is captum's.
+
+    Example:
+        The upper half of the image alone counts:
+
+        >>> import xaieval
+        >>> upper = lambda images: torch.stack([images[:, 0, :2].sum(dim=(1, 2)), images.sum(dim=(1, 2, 3))], dim=1)
+        >>> xaieval.explain(upper, torch.ones(1, 1, 4, 4), method=Occlusion(window=2, stride=2), target=0)["input"][0]
+        tensor([[1., 1., 1., 1.],
+                [1., 1., 1., 1.],
+                [0., 0., 0., 0.],
+                [0., 0., 0., 0.]])
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    fill: float = 0.0
+    wanted: Wanted = "score"
+    name: str = "occlusion"
+    needs_layer: bool = False
+    needs_gradient: bool = False
+    needs_model: bool = False
+    passes: str = "one a window, about 150 unless told"
+    paper: str = "Zeiler and Fergus 2014, arXiv 1311.2901"
+
+    def __post_init__(self) -> None:
+        given = [number for number in (self.window, self.stride) if number is not None]
+        if min(given, default=1) < 1 or (len(given) == 2 and given[1] > given[0]):
+            raise ExplainerError(
+                "method 'occlusion' takes a window and a stride of at least 1 pixel, the stride at most the window, got "
+                f"window={self.window}, stride={self.stride}"
+            )
+        _check_choice("wanted", self.wanted, Wanted)
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, H, W]`; negative where covering raises the score."""
+        images = context.images
+        n, (height, width) = len(images), images.shape[2:]
+        window, corners = self._windows((height, width))
+        y, x = (torch.arange(side, device=images.device) for side in (height, width))
+
+        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+            for pairs in torch.arange(len(corners) * n, device=images.device).split(context.size or n):
+                top, left = corners.to(images.device)[pairs // n].T[:, :, None]
+                rows, columns = (y >= top) & (y < top + window), (x >= left) & (x < left + window)
+                covered = (rows[:, :, None] & columns[:, None, :])[:, None]
+                yield images[pairs % n].masked_fill(covered, self.fill), pairs % n
+            yield images, context.everywhere
+
+        scores = context.ask(blocks(), self.wanted).view(-1, n)
+        drops = (scores[-1] - scores[:-1]).to(torch.float32)
+        total, count = torch.zeros(n, height, width, device=images.device), torch.zeros(height, width, device=images.device)
+        for (top, left), drop in zip(corners.tolist(), drops, strict=True):
+            total[:, top : top + window, left : left + window] += drop[:, None, None]
+            count[top : top + window, left : left + window] += 1
+        return total / count
+
+    def _windows(self, size: Size) -> tuple[int, Tensor]:
+        """Side of the windows, and their upper left corners `[K, 2]`."""
+        window = math.ceil(min(size) / 7) if self.window is None else self.window
+        stride = math.ceil(window / 2) if self.stride is None else self.stride
+        if window > min(size) or stride > window:
+            raise ExplainerError(
+                f"method 'occlusion' has windows of {window} pixels with a stride of {stride}, which do not fit an image of "
+                f"{size[0]} x {size[1]} pixels; give a smaller window= or stride="
+            )
+        starts = [torch.arange(math.ceil((side - window) / stride) + 1) * stride for side in size]
+        return window, torch.cartesian_prod(*starts)
+
+
+def _check_choice(name: str, given: object, choices: Any) -> None:
+    if given not in get_args(choices):
+        raise ExplainerError(f"{name} is one of {', '.join(get_args(choices))}, got {given!r}")
+
+
+def _upsampled(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=align_corners)[:, 0]
+
+
+def _unit(maps: Tensor) -> Tensor:
+    """Each map `[G, h, w]` from 0 to 1; zeros where it is constant."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)
+
+
+PERTURBATIONS = (ScoreCAM(), RISE(), Occlusion())

@@ -1,0 +1,144 @@
+"""Maps that were made elsewhere, by any tool, read from files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from xaieval.errors import DataError
+from xaieval.explainers.base import Context
+
+__all__ = ["PREFIX", "Precomputed", "precomputed"]
+
+PREFIX = "precomputed:"  # of the method's name on the command line, before the folder
+SUFFIXES = (".npy", ".png")
+FULL = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}  # white, by Pillow's mode of a grey picture
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Maps from a folder, one file an image: `ID.npy` with a two-dimensional array, or `ID.png` in grey.
+
+    The file of the image `airplane/airplane00.jpg` is `airplane/airplane00.jpg.npy`, `airplane/airplane00.npy`, or the same
+    with `.png`; the first that there is. Arrays have any size and range; pictures of 8 or 16 bits become numbers in [0, 1]. An
+    image without a file gets a map of NaN, so that its row is counted as failed. Maps of several sizes are first brought to
+    the size of the images.
+
+    Args:
+        folder: that holds the files.
+        name: in tables and rows.
+
+    Raises:
+        DataError: there is no such folder.
+
+    Example:
+        >>> import tempfile, xaieval
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "0.npy", np.eye(4))
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+        >>> xaieval.explain(model, torch.rand(1, 3, 4, 4), method=Precomputed(folder))["input"].sum()
+        tensor(4.)
+    """
+
+    folder: str | Path
+    name: str = "precomputed"
+    needs_layer: bool = False
+    needs_gradient: bool = False
+    needs_model: bool = False
+    passes: str = "none"
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        if not Path(self.folder).is_dir():
+            raise DataError(f"no folder '{self.folder}' with maps")
+
+    def __call__(self, context: Context) -> Tensor:
+        """Raw maps `[N, h, w]`.
+
+        Raises:
+            DataError: no image of the batch has a file, an id leads out of the folder, or a file holds no map.
+        """
+        found = [self._read(image_id) for image_id in context.ids]
+        sizes = {one.shape for one in found if one is not None}
+        if not sizes and (len(found) > 1 or self._is_empty()):  # a single image may just be one without a map
+            raise DataError(
+                f"none of {len(found)} images has a map in '{self.folder}'; the first file looked for was "
+                f"'{_candidates(Path(self.folder), context.ids[0])[0]}'"
+            )
+        size = torch.Size(context.images.shape[2:]) if len(sizes) != 1 else next(iter(sizes))
+        missing = torch.full(size, torch.nan)
+        return torch.stack([missing if one is None else _sized(one, size) for one in found]).to(context.images.device)
+
+    def _read(self, image_id: str) -> Tensor | None:
+        path = next((path for path in _candidates(Path(self.folder), image_id) if path.is_file()), None)
+        if path is None:
+            return None
+        values = _array(path) if path.suffix == ".npy" else _picture(path)
+        if values.ndim != 2 or not values.size or values.dtype.kind not in "fiub":
+            raise DataError(f"'{path}' holds {values.dtype} {list(values.shape)}; a map is two-dimensional, real numbers")
+        return torch.from_numpy(values.astype(np.float32))
+
+    def _is_empty(self) -> bool:
+        return not any(path.suffix in SUFFIXES for path in Path(self.folder).rglob("*"))
+
+
+def precomputed(spec: str) -> Precomputed:
+    """The method `precomputed:DIR` of the command line, named after the folder.
+
+    Raises:
+        DataError: there is no such folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp()) / "ours"
+        >>> folder.mkdir()
+        >>> precomputed(f"precomputed:{folder}").name
+        'precomputed:ours'
+    """
+    folder = Path(spec.removeprefix(PREFIX))
+    return Precomputed(folder, f"{PREFIX}{folder.resolve().name}")
+
+
+def _candidates(folder: Path, image_id: str) -> list[Path]:
+    """Files that may hold the map of an image, in the order in which they are looked for.
+
+    Raises:
+        DataError: the id leads out of the folder.
+    """
+    parts = PurePosixPath(image_id.replace("\\", "/")).parts
+    if not parts or ".." in parts or Path(image_id).is_absolute() or parts[0] == "/" or ":" in parts[0]:
+        raise DataError(f"image id {image_id!r} leads out of the folder of the maps; an id is a relative path without '..'")
+    path = folder.joinpath(*parts)
+    names = dict.fromkeys(path.with_name(stem + suffix) for suffix in SUFFIXES for stem in (path.name, path.stem))
+    return list(names)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"'{path}' cannot be read as an array: {error}") from error
+
+
+def _picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in FULL:
+                raise DataError(f"'{path}' is a picture of mode {picture.mode}; a map is grey, of 8 or 16 bits")
+            return np.asarray(picture, dtype=np.float32) / FULL[picture.mode]
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"'{path}' cannot be read as a picture: {error}") from error
+
+
+def _sized(values: Tensor, size: torch.Size) -> Tensor:
+    if values.shape == size:
+        return values
+    return functional.interpolate(values[None, None], tuple(size), mode="bilinear")[0, 0]
