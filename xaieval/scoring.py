@@ -17,7 +17,7 @@ from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job, finished_maps, look, make_pairs, measure, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
-from xaieval.explainers import Explainer, Method, resolve_methods
+from xaieval.explainers import Explainer, Method, describe_method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.probe import borrow, locate, to_device
@@ -265,10 +265,13 @@ class _Run:
     def begin(self, job: Job, first: Batch, **settings: Any) -> None:
         """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
         self.job = job
+        described = {explainer.name: describe_method(explainer) for explainer, _ in job.pairs}
+        chosen = {name: values for name, values in described.items() if values}
         self.manifest["run"] = {
             "model": self.manifest["model"]["fingerprint"],
             "layers": [item.address for item in job.layers],
-            "methods": list(dict.fromkeys(explainer.name for explainer, _ in job.pairs)),
+            "methods": list(described),
+            **({"method settings": chosen} if chosen else {}),
             "metrics": [metric.name for metric in self.metrics],
             **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
             "seed": job.seed,
