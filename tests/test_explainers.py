@@ -175,7 +175,7 @@ def brightness(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     [
         (
             "gradcm",
-            f"no method 'gradcm'; 'captum:LayerGradCam' is there; did you mean 'gradcam' or 'xgradcam' or 'gradcam++'? {KNOWN}",
+            f"no method 'gradcm'; did you mean 'gradcam' or 'xgradcam' or 'gradcam++'? {KNOWN}",
         ),
         (["gradcam", "zzz"], f"no method 'zzz'; {KNOWN}"),
         ([], "methods are one or more, each name once; got []"),

@@ -111,7 +111,9 @@ def _named(name: str) -> Explainer:
 
 
 def _elsewhere(name: str) -> str:
-    """A hint at what other libraries have under nearly that name."""
+    """A hint at what other libraries have under nearly that name, if we have nothing like it."""
+    if difflib.get_close_matches(name, METHODS):
+        return ""
     lower = {other.rpartition(":")[2].lower(): other for other in reversed(LIBRARY_METHODS)}
     near = difflib.get_close_matches(name.rpartition(":")[2].lower(), lower, n=2, cutoff=0.8)
     return f"{' or '.join(repr(lower[word]) for word in near)} is there; " if near else ""

@@ -32,6 +32,8 @@ __all__ = ["CAPTUM", "REDUCTIONS", "Captum", "CaptumObject"]
 MEND = "captum names the reason; take another method, or a model that this one can read (docs/methods.md)"
 TILES = 8  # a side, for methods that leave parts of the image out
 NOISE = 0.15  # standard deviation as a share of an image's range; its paper takes 0.1 to 0.2
+# On hooks that it removes again, and on passes that it makes larger because it has to.
+NOTES = ("Setting backward hooks on ReLU", r"\s*Setting forward, backward hooks", "This method computes finite differences")
 NOISES = ("smoothgrad", "smoothgrad_sq", "vargrad")
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -280,11 +282,11 @@ class _Scored(nn.Module):
 
 @contextmanager
 def _working(context: Context, name: str) -> Iterator[None]:
-    """The model guarded, captum's complaints as ours, and none of its notes on hooks that it removes again."""
+    """The model guarded, captum's complaints as ours, and none of its notes."""
     with ExitStack() as stack:
         stack.enter_context(guarded(context.model))
         stack.enter_context(warnings.catch_warnings())
-        for note in ("Setting backward hooks on ReLU", r"\s*Setting forward, backward hooks"):
+        for note in NOTES:
             warnings.filterwarnings("ignore", message=note)
         stack.enter_context(refused(name, MEND))
         yield

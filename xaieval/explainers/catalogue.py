@@ -14,7 +14,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: for `methods=`.
-        needs: what it has to be given: a layer, a model that gradients can be taken of, or the model itself to run or look into.
+        needs: what it has to be given: a layer, gradients, or the model itself to run or to look into.
         passes: forward passes an image; "shared" where all such methods and layers share one.
         paper: where the method is from.
     """

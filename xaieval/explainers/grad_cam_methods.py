@@ -150,7 +150,7 @@ class PytorchGradCam:
             try:
                 return _maps(cam, context, self.name, KINDS[self.method], self.smooth)
             finally:
-                getattr(cam, "base_cam", cam).activations_and_grads.release()
+                _release(_inner(cam))
 
     def _arguments(self, context: Context) -> dict[str, Any]:
         """Of the constructor."""
@@ -206,8 +206,25 @@ class GradCamObject:
         one = _inner(self.cam)
         check_model(one.model, context, self.name)
         kind = KINDS.get(type(self.cam).__name__, _Kind(alone=True))
-        with _working(context, self.name, self._layers):
+        with _working(context, self.name, self._layers), _differentiating_images(one):
             return _maps(self.cam, context, self.name, kind, {})
+
+
+def _release(cam: Any) -> None:
+    """Take the hooks of a CAM away, which it would fail to do where it has kept a view."""
+    cam.activations_and_grads.activations = []
+    cam.activations_and_grads.gradients = []
+    cam.activations_and_grads.release()
+
+
+@contextmanager
+def _differentiating_images(cam: Any) -> Iterator[None]:
+    """Have a CAM start the graph at the images, since the parameters take no gradients; SESS cuts what we start."""
+    own, cam.compute_input_gradient = cam.compute_input_gradient, True
+    try:
+        yield
+    finally:
+        cam.compute_input_gradient = own
 
 
 def _inner(cam: Any) -> Any:
