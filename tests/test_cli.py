@@ -641,3 +641,26 @@ def test_layers_of_the_built_in_model_are_listed_by_default_with_the_levels_of_i
 
 def test_layers_follow_the_image_size(bench):
     assert "[1, 64, 16, 16]" in bench("layers", "--image-size", "64").out.split("fpn[p2]")[1].splitlines()[0]
+
+
+# ---- the methods that there are
+
+
+def test_methods_lists_every_name_with_what_it_needs(bench):
+    result = bench("methods")
+    assert result.status == 0
+    rows = {line.split()[0]: line for line in result.out.splitlines()[1:]}
+    assert list(rows) == [*xaieval.explainers.METHODS, *xaieval.explainers.LIBRARY_METHODS]
+    assert len(rows) > 50
+    assert re.search(r"gradcam +layer, gradients +1, shared +Selvaraju", rows["gradcam"])
+    assert re.search(r"captum:IntegratedGradients +gradients, model +50 +Sundararajan", rows["captum:IntegratedGradients"])
+    assert re.search(r"pytorch-grad-cam:ScoreCAM +layer, model +channels \+ 1 +Wang", rows["pytorch-grad-cam:ScoreCAM"])
+    assert re.search(r"random +nothing +0 +a control", rows["random"])
+
+
+def test_methods_of_other_libraries_are_scored_by_name(bench):
+    result = bench("score", *QUICK, "--methods", "captum:Saliency,gradcam", "--no-progress")
+    assert result.status == 0, result.err
+    assert list(pd.read_csv("run/summary.csv")["method"]) == ["gradcam", "captum:Saliency"]
+    run = json.loads(Path("run/manifest.json").read_text())["run"]
+    assert run["method settings"]["captum:Saliency"]["reduce"] == "abs_max"

@@ -20,6 +20,8 @@ ALL = (
     "occlusion, ablation-cam, attention-rollout, raw-attention, attention, random, uniform, center, edges"
 )
 
+KNOWN = f"known: {ALL}; 'xaieval-bench methods' lists those of other libraries too; or give a function"
+
 
 def small_model() -> nn.Module:
     return nn.Sequential(
@@ -173,9 +175,9 @@ def brightness(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     [
         (
             "gradcm",
-            f"no method 'gradcm'; did you mean 'gradcam' or 'xgradcam' or 'gradcam++'? known: {ALL}; or give a function",
+            f"no method 'gradcm'; did you mean 'gradcam' or 'xgradcam' or 'gradcam++'? {KNOWN}",
         ),
-        (["gradcam", "zzz"], f"no method 'zzz'; known: {ALL}; or give a function"),
+        (["gradcam", "zzz"], f"no method 'zzz'; {KNOWN}"),
         ([], "methods are one or more, each name once; got []"),
         (["gradcam", "gradcam"], "methods are one or more, each name once; got ['gradcam', 'gradcam']"),
         ([brightness, brightness], "methods are one or more, each name once; got ['brightness', 'brightness']"),

@@ -214,6 +214,23 @@ def layers(
     _console().print(table)
 
 
+@app.command
+def methods(*, debug: Switch = False) -> None:
+    """List every explanation method by name: our own, and those of captum, pytorch-grad-cam and torch-cam.
+
+    Args:
+        debug: Show the traceback of an error.
+    """
+    from rich.table import Table
+
+    from xaieval.explainers.catalogue import catalogue
+
+    table = Table("method", "needs", "forward passes an image", "paper", box=None, header_style="bold")
+    for entry in catalogue():
+        table.add_row(*entry)
+    _console().print(table)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use) or 130 (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments

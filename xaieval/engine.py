@@ -18,6 +18,7 @@ from torch import Tensor
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
+from xaieval.layers import Layout
 from xaieval.masking import Finished, baseline, finish, mask, occlude
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
@@ -71,6 +72,7 @@ class Look:
         confidence: of what is followed, `[N]`.
         activations: by layer.
         gradients: by layer.
+        layouts: by layer.
     """
 
     context: Context
@@ -79,6 +81,7 @@ class Look:
     confidence: Tensor
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    layouts: dict[str, Layout]
 
     def at(self, layer: str | None, laid_out: bool = True) -> Context:
         """What an explainer is given at a layer.
@@ -93,7 +96,7 @@ class Look:
         activation, gradient = self.activations[layer], self.gradients.get(layer)
         if laid_out:
             activation, gradient = activation.contiguous(), None if gradient is None else gradient.contiguous()
-        return replace(self.context, layer=layer, activation=activation, gradient=gradient)
+        return replace(self.context, layer=layer, activation=activation, gradient=gradient, layout=self.layouts[layer])
 
 
 def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
@@ -130,6 +133,7 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
         confidence.detach(),
         seen.activations,
         gradients,
+        {item.address: item.layout for item in job.layers},
     )
 
 

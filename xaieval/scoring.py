@@ -17,7 +17,7 @@ from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job, finished_maps, look, make_pairs, measure, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
-from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.explainers import Explainer, Method, check_black_box, describe_method, resolve_methods
 from xaieval.manifest import digest, new_manifest, tensor_bytes
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
@@ -70,7 +70,8 @@ def score(
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` and `id`; images are normalised as the model expects.
         layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
-        methods: names (see `xaieval.explainers.METHODS`), `Explainer` objects, or functions `(model, images, targets) -> maps`.
+        methods: names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
+            torch-cam, or functions `(model, images, targets) -> maps`.
         metrics: names or `Metric` objects.
         target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
             which is "predicted" by default.
@@ -278,10 +279,13 @@ class _Run:
     def begin(self, job: Job, first: Batch, **settings: Any) -> None:
         """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
         self.job = job
+        described = {explainer.name: describe_method(explainer) for explainer, _ in job.pairs}
+        chosen = {name: values for name, values in described.items() if values}
         self.manifest["run"] = {
             "model": self.manifest["model"]["fingerprint"] or self.manifest["model"]["function"],
             "layers": [item.address for item in job.layers],
-            "methods": list(dict.fromkeys(explainer.name for explainer, _ in job.pairs)),
+            "methods": list(described),
+            **({"method settings": chosen} if chosen else {}),
             "metrics": [metric.name for metric in self.metrics],
             **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
             "seed": job.seed,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, runtime_checkable
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor, nn
 
-from xaieval.protocol import Protocol
+from xaieval.layers import Layout
+from xaieval.protocol import Protocol, plain
 from xaieval.speedup import in_groups
 from xaieval.tasks import Classification, Followed, Task
 
-__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "needs_model"]
+__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model"]
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
@@ -35,6 +37,7 @@ class Context:
         layer: address, for explainers that need one.
         activation: of the layer, `[N, C, h, w]`, if the explainer needs a layer.
         gradient: of the target's score there, of the same shape, if the explainer needs gradients.
+        layout: where the model itself has height and width in the layer's output; the activation is laid out already.
         task: how the model's output is read.
         protocol: of the run.
         followed: what is explained, of which `targets` are the classes.
@@ -52,6 +55,7 @@ class Context:
     layer: str | None = None
     activation: Tensor | None = None
     gradient: Tensor | None = None
+    layout: Layout | None = None
     task: Task = field(default_factory=Classification)
     protocol: Protocol = field(default_factory=Protocol)
     followed: Followed | None = None
@@ -71,9 +75,16 @@ class Context:
             images: whatever was made of the batch's images.
             of: for each of them the number of the batch's image whose target is meant, `[G]`; in order unless told.
         """
-        read = self.task.read(self._run(images))
+        return self.score_of(self.read(images), self.everywhere if of is None else of)
+
+    def read(self, images: Tensor) -> Any:
+        """What matters of the model's output on any images, by the task; differentiable, one item an image."""
+        return self.task.read(self.model(images) if self.call is None else self.call(images))
+
+    def score_of(self, read: Any, of: Tensor) -> Tensor:
+        """Likewise `score`, from what was read of the output on images `[G]`."""
         wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
-        return self._scored(read, self.everywhere if of is None else of, wanted)
+        return self._scored(read, of, wanted)
 
     def ask(self, blocks: Blocks, wanted: Wanted = "score") -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size.
@@ -100,13 +111,10 @@ class Context:
                 read = self.task.read(self.output(images))
             else:
                 with torch.no_grad():
-                    read = self.task.read(self._run(images))
+                    read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
         return in_groups(blocks, forward, self.size or len(self.images))
-
-    def _run(self, images: Tensor) -> Any:
-        return self.model(images) if self.call is None else self.call(images)
 
     def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
@@ -124,9 +132,10 @@ class Explainer(Interface):
         needs_layer: it is asked once for each layer, and gets the layer's activation; else it is asked once.
         needs_gradient: it gets the gradient at the layer too.
 
-    A further attribute is optional: `needs_model = False` says that the explainer works from what the context holds beside the
-    model (maps of a layer, logits, images, `ask`), whatever the tensors' order in memory, so that nothing has to be done to the
-    model, and nothing copied, for somebody to look inside.
+    Further attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes an
+    image, and where the method is from. `needs_model = False` says that the explainer works from what the context holds beside
+    the model (maps of a layer, logits, images, `ask`), whatever the tensors' order in memory, so that nothing has to be done to
+    the model, and nothing copied, for somebody to look inside.
 
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range: upsampling and normalisation follow by
     the protocol. A map with NaN marks an image that could not be explained.
@@ -162,6 +171,48 @@ class Explainer(Interface):
 def needs_model(explainer: Explainer) -> bool:
     """Whether an explainer runs the model itself, or looks inside it; so it is unless it says that it does not."""
     return bool(getattr(explainer, "needs_model", True))
+
+
+OF_THE_PROTOCOL = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}
+
+
+def describe_method(explainer: Explainer) -> dict[str, Any]:
+    """An explainer's settings as plain values for a manifest; empty if it has none.
+
+    They are the fields of a dataclass, beyond those that every explainer has; an explainer that knows better has `to_dict`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Blurred:
+        ...     name: str = "blurred"
+        ...     needs_layer: bool = False
+        ...     needs_gradient: bool = False
+        ...     radius: float = 3.0
+        >>> describe_method(Blurred())
+        {'radius': 3.0}
+    """
+    own: Any = getattr(explainer, "to_dict", None)
+    if callable(own):
+        return {str(name): _plain(value) for name, value in own().items()}
+    if not is_dataclass(explainer):
+        return {}
+    return {f.name: _plain(getattr(explainer, f.name)) for f in fields(explainer) if f.name not in OF_THE_PROTOCOL}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; tensors by what tells them apart."""
+    if isinstance(value, Tensor):
+        content = hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} {content.hexdigest()[:12]}"
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
+    return plain(value) if callable(value) else f"{type(value).__module__}:{type(value).__qualname__}"
 
 
 @dataclass(frozen=True)

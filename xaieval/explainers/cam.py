@@ -44,6 +44,8 @@ class CAM:
     needs_gradient: bool = True
     needs_layer: bool = True
     needs_model: bool = False
+    paper: str = ""
+    passes: str = "1, shared"
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
@@ -158,6 +160,8 @@ class ClassifierCAM:
     name: str = "cam"
     needs_layer: bool = True
     needs_gradient: bool = False
+    paper: str = "Zhou et al. 2016, CVPR"
+    passes: str = "1, shared"
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
@@ -177,14 +181,14 @@ class ClassifierCAM:
 
 
 CAMS = (
-    CAM("gradcam", grad_cam),
-    CAM("gradcam++", grad_cam_plus_plus),
-    CAM("xgradcam", xgrad_cam),
-    CAM("hirescam", hires_cam),
-    CAM("layercam", layer_cam),
-    CAM("eigencam", eigen_cam, needs_gradient=False),
-    CAM("eigengradcam", eigen_grad_cam),
-    CAM("elementwise-gradcam", element_wise_grad_cam),
+    CAM("gradcam", grad_cam, paper="Selvaraju et al. 2017, arXiv 1610.02391"),
+    CAM("gradcam++", grad_cam_plus_plus, paper="Chattopadhay et al. 2018, arXiv 1710.11063"),
+    CAM("xgradcam", xgrad_cam, paper="Fu et al. 2020, arXiv 2008.02312"),
+    CAM("hirescam", hires_cam, paper="Draelos and Carin 2020, arXiv 2011.08891"),
+    CAM("layercam", layer_cam, paper="Jiang et al. 2021, IEEE TIP 30"),
+    CAM("eigencam", eigen_cam, needs_gradient=False, paper="Muhammad and Yeasin 2020, arXiv 2008.00299"),
+    CAM("eigengradcam", eigen_grad_cam, paper="none (pytorch-grad-cam)"),
+    CAM("elementwise-gradcam", element_wise_grad_cam, paper="none (pytorch-grad-cam)"),
     ClassifierCAM(),
 )
 

@@ -24,6 +24,8 @@ class Control:
     needs_layer: bool = False
     needs_gradient: bool = False
     needs_model: bool = False
+    paper: str = "a control"
+    passes: str = "0"
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`."""

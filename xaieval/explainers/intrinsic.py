@@ -24,6 +24,8 @@ class Attention:
     needs_layer: bool = True
     needs_gradient: bool = False
     needs_model: bool = False
+    paper: str = "Fukui et al. 2019, CVPR"
+    passes: str = "1, shared"
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, h, w]`.
