@@ -25,8 +25,8 @@ class Batch:
     """Images with what is known of them.
 
     Attributes:
-        images: `[N, C, H, W]`; N is 0 if none of the batch could be read.
-        labels: true classes `[N]`, or None.
+        images: `[N, C, H, W]`, or volumes `[N, C, D, H, W]`; N is 0 if none of the batch could be read.
+        labels: true classes `[N]`, or which of K classes are true, `[N, K]` zeros and ones; or None.
         ids: N names.
         failed: id, label and reason of each image that could not be read.
     """
@@ -45,14 +45,14 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
 
     Args:
         loader: gives `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
-            optionally `label` / `labels` (`[N]` integers), `id` / `ids`, and `failed` (a list of `(id, label or None, reason)`
-            for images that could not be read).
+            optionally `label` / `labels` (`[N]` integers, or `[N, K]` zeros and ones where several classes can be true),
+            `id` / `ids`, and `failed` (a list of `(id, label or None, reason)` for images that could not be read).
         batch_size: larger batches are split; as they come unless told.
         max_images: stop after so many.
 
     Raises:
         DataError: a batch is of none of these forms, an id comes twice, or the loader is empty.
-        TargetError: labels are not one integer an image.
+        TargetError: labels are neither one integer an image nor zeros and ones of each class.
     """
     seen: set[str] = set()
     count = 0
@@ -76,11 +76,13 @@ def check_images(images: Any) -> Tensor:
     """
     came = type(images).__name__
     if isinstance(images, Tensor):
-        if images.ndim == 4 and images.is_floating_point() and 0 not in images.shape[1:]:
+        if images.ndim in (4, 5) and images.is_floating_point() and 0 not in images.shape[1:]:
             return images
         came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         if images.ndim == 3:
             came += "; a loader gives batches: for one batch use [images], for a single image images[None]"
+        elif images.ndim > 4:
+            came += "; volumes are [N, C, D, H, W]"
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
 
 
@@ -99,7 +101,7 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
 
     Raises:
         DataError: the batch is of none of the forms.
-        TargetError: labels are not one integer an image.
+        TargetError: labels are neither one integer an image nor zeros and ones of each class.
 
     Example:
         >>> read_batch(torch.zeros(2, 3, 8, 8), start=6).ids
@@ -122,16 +124,23 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     ids = [f"{prefix}{start + i}" for i in range(len(images))] if ids is None else [str(i) for i in ids]
     if len(ids) != len(images):
         raise DataError(f"a batch has {len(images)} images but {len(ids)} ids; one id an image is expected")
-    return Batch(images, _labels(labels, len(images)), ids, [(str(i), label, reason) for i, label, reason in failed])
+    return Batch(images, _labels(labels, len(images)), ids, [(str(i), _class(label), reason) for i, label, reason in failed])
 
 
 def _labels(labels: Any, count: int) -> Tensor | None:
     if labels is None:
         return None
     labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
+    if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        return labels.long()
     if labels.shape != (count,) or labels.is_floating_point():
         raise TargetError(f"labels are one integer an image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
     return labels.long()
+
+
+def _class(label: Any) -> int | None:
+    """The label of an image that could not be read, if it is one class."""
+    return None if label is None or torch.as_tensor(label).ndim else int(label)
 
 
 def _first(item: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:
