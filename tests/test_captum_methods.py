@@ -93,7 +93,7 @@ PLAIN = sorted(set(CAPTUM) - {"captum:SmoothGrad", "captum:VarGrad", "captum:Gra
 
 def context(model: nn.Module, name: str, **options: object):
     found = context_of(model, IMAGES, TARGETS, **options)
-    return replace(found, layer="4", layout=Layout("channels_first", 6, 6)) if CAPTUM[name].needs_layer else found
+    return replace(found, layer="4", layout=Layout("channels_first", (6, 6))) if CAPTUM[name].needs_layer else found
 
 
 @pytest.mark.parametrize("name", [*PLAIN, "captum:LRP"])
@@ -122,7 +122,7 @@ def test_maps_of_a_residual_network_are_captums(name):
         method = getattr(captum.attr, name)(theirs, *layers)
         attribution = method.attribute(images.clone().requires_grad_(), target=torch.tensor([1, 3]))
     expected = REDUCTIONS[REDUCED.get(name, "sum")](attribution).detach()
-    found = replace(context_of(model, images, [1, 3]), layer="layer4", layout=Layout("channels_first", 2, 2))
+    found = replace(context_of(model, images, [1, 3]), layer="layer4", layout=Layout("channels_first", (2, 2)))
     scale = expected.abs().amax()
     torch.testing.assert_close(CAPTUM[f"captum:{name}"](found) / scale, expected / scale, atol=1e-4, rtol=0)
 

@@ -44,7 +44,7 @@ def small(inplace: bool = True) -> nn.Module:
 
 
 def context(model: nn.Module, **options: object):
-    return replace(context_of(model, IMAGES, TARGETS, **options), layer=LAYER, layout=Layout("channels_first", 16, 16))
+    return replace(context_of(model, IMAGES, TARGETS, **options), layer=LAYER, layout=Layout("channels_first", (16, 16)))
 
 
 def directly(name: str, model: nn.Module, images: Tensor, targets: list[int], layer: str = LAYER, reshape=None) -> Tensor:

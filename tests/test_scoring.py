@@ -939,9 +939,9 @@ def test_an_iterator_that_was_read_before_is_refused():
     [
         ([0], "torch.int64 [1]"),
         (torch.tensor([0.0, 1.0]), "torch.float32 [2]"),
-        (torch.eye(2), "torch.float32 [2, 2]"),
+        (torch.eye(2) / 2, "torch.float32 [2, 2]"),
     ],
-    ids=["too few", "floats", "one-hot"],
+    ids=["too few", "floats", "soft"],
 )
 def test_wrong_labels_are_refused_word_for_word(labels, came):
     with pytest.raises(TargetError) as caught:

@@ -41,7 +41,7 @@ def small(inplace: bool = True) -> nn.Module:
 
 
 def context(model: nn.Module, **options: object):
-    return replace(context_of(model, IMAGES, TARGETS, **options), layer="3", layout=Layout("channels_first", 16, 16))
+    return replace(context_of(model, IMAGES, TARGETS, **options), layer="3", layout=Layout("channels_first", (16, 16)))
 
 
 def directly(name: str, images: Tensor, targets: list[int], model: nn.Module) -> Tensor:

@@ -192,7 +192,7 @@ def layers(
     """List every layer address of a model in order of execution.
 
     Args:
-        model: timm:NAME, torchvision:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
         debug: Show the traceback of an error.
     """
     loaded = _load(model, model_options or ModelOptions())
@@ -307,7 +307,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
     from xaieval.scoring import explain
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
-    if batch is None or not len(batch):
+    if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure shows images, no volumes
         return []
     maps = explain(
         loaded.model,
@@ -321,7 +321,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         **options.where,
     )
     titles = batch.ids
-    if data.classes is not None and batch.labels is not None:
+    if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
         titles = [data.classes[label] for label in batch.labels.tolist()]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images)

@@ -64,7 +64,7 @@ class ModelOptions:
     Attributes:
         weights: Weights file of the model: .safetensors, or .pth that holds tensors alone.
         pretrained: Take the library's own weights, which downloads them.
-        model_args: Arguments of the model's constructor, such as --model-args.pad_type same.
+        model_args: Arguments of the model's constructor, such as --model-args.pad_type same; settings of an hf:NAME.
         image_size: Side of the square input in pixels; the model's own unless told.
         mean: Input normalisation, three numbers; the model's own unless told.
         std: Input normalisation, three numbers; the model's own unless told.
@@ -85,7 +85,7 @@ class ScoreOptions:
     """What is scored, and how the work is done: the parameters of `xaieval.score`.
 
     Attributes:
-        model: timm:NAME, torchvision:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
         data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4.
@@ -149,10 +149,10 @@ class ScoreOptions:
         """What the model does, and where in it the logits and the token grid are.
 
         Raises:
-            ConfigError: the grid is not two whole numbers.
+            ConfigError: the grid is not two whole numbers, or three of volumes.
         """
         grid = None if self.grid is None else tuple(int(cells) for cells in self.grid)
-        if grid is not None and (len(grid) != 2 or grid != self.grid or min(grid) < 1):
+        if grid is not None and (len(grid) not in (2, 3) or grid != self.grid or min(grid) < 1):
             raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {self.grid}")
         return {"task": self.task, "output": self.output, "grid": grid, "prefix_tokens": self.prefix_tokens}
 

@@ -138,7 +138,7 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
 
 
 def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
-    """What the explainers give, a tensor `[N, h, w]` for each pair.
+    """What the explainers give, a tensor `[N, h, w]` for each pair, of volumes `[N, d, h, w]`.
 
     Raises:
         ExplainerError: an explainer did not give one map an image.
@@ -148,16 +148,19 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
         inside = needs_model(explainer)
         with runner.lent() if inside else nullcontext():
             raw: Any = explainer(seen.at(layer, laid_out=inside))
-        if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
+        if not isinstance(raw, Tensor) or raw.ndim != images.ndim - 1 or len(raw) != len(images):
             came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
+            wanted = ", ".join(("N", *"dhw"[-(images.ndim - 2) :]))
+            raise ExplainerError(
+                f"method '{explainer.name}' gave {came} for {len(images)} images; maps [{wanted}] are expected"
+            )
         found.append(raw.detach().to(images.device, torch.float32))
     return found
 
 
 def finished_maps(raw: Tensor, images: Tensor, protocol: Protocol) -> Finished:
-    """The explanation maps `[N, H, W]` in [0, 1] of images `[N, C, H, W]`."""
-    return finish(raw, (images.shape[2], images.shape[3]), protocol)
+    """The explanation maps `[N, H, W]` in [0, 1] of images `[N, C, H, W]`; of volumes `[N, D, H, W]`."""
+    return finish(raw, images.shape[2:], protocol)
 
 
 def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
@@ -183,7 +186,7 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
         for raw in explanations:
             finished = finished_maps(raw, images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(images.dtype)
-            found.append((masks.mean(dim=(1, 2)), finished.constant, finished.invalid))
+            found.append((masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid))
             yield occlude(images, masks, replacement), everywhere
 
     confidences = context.ask(blocks(), "confidence").view(-1, len(batch))

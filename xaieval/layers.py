@@ -27,6 +27,7 @@ __all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse"
 
 Forward = Callable[[Tensor], Any]
 
+SIDES = ("depth", "height", "width")
 MOST_PREFIX = 8  # class and distillation tokens, registers
 
 _ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d+|\*))?")
@@ -73,28 +74,26 @@ def parse(text: str) -> Address:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the two spatial axes of a layer's output are.
+    """Where the spatial axes of a layer's output are: two of images, three of volumes.
 
     Attributes:
-        kind: "channels_first" `[N, C, h, w]`, "channels_last" `[N, h, w, C]`, or "tokens" `[N, prefix + h * w, C]`.
-        height: h.
-        width: w.
-        prefix: tokens before the grid (class, distillation, registers), which are dropped.
+        kind: "channels_first" `[N, C, h, w]`, "channels_last" `[N, h, w, C]`, or "tokens" `[N, T, C]`.
+        size: of the map, `(h, w)` or `(d, h, w)`.
+        prefix: tokens before the grid (class, distillation, registers), which are dropped, as are tokens after it.
     """
 
     kind: str
-    height: int
-    width: int
+    size: tuple[int, ...]
     prefix: int = 0
 
     def to_maps(self, tensor: Tensor) -> Tensor:
-        """The output as `[N, C, h, w]`."""
+        """The output as `[N, C, h, w]`, of volumes `[N, C, d, h, w]`."""
         if self.kind == "channels_first":
             return tensor
-        if self.kind == "channels_last":
-            return tensor.permute(0, 3, 1, 2)
-        grid = tensor[:, self.prefix :].unflatten(1, (self.height, self.width))
-        return grid.permute(0, 3, 1, 2)
+        if self.kind == "tokens":
+            grid = tensor[:, self.prefix : self.prefix + math.prod(self.size)]
+            tensor = grid.unflatten(1, self.size)
+        return tensor.movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,14 @@ class Trace:
     Attributes:
         layers: in the order in which they were finished.
         batch: number of images of the pass.
-        image_size: height and width of the images.
+        image_size: height and width of the images; of volumes depth, height and width.
         unused: paths of modules that the pass never ran.
         aliases: further names of modules that the model holds twice, and the names under which they are recorded.
     """
 
     layers: list[Layer]
     batch: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     unused: list[str]
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -147,7 +146,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
 
     Args:
         model: is run as it is: in its mode and on its device.
-        images: `[N, C, H, W]`, on the model's device; two are enough.
+        images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, on the model's device; two are enough.
         forward: how to run the model; `model(images)` unless told.
     """
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
@@ -181,7 +180,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
             if path or keys
         ],
         batch=len(images),
-        image_size=(images.shape[-2], images.shape[-1]),
+        image_size=tuple(images.shape[2:]),
         unused=[name for name in names.values() if name and not calls[name]],
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
     )
@@ -209,29 +208,29 @@ def pick(output: Any, keys: Sequence[str]) -> Tensor:
 def layout_of(
     layer: Layer,
     traced: Trace,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> Layout:
-    """Where the height and width of a layer's output are.
+    """Where the height and width of a layer's output are, and the depth of volumes.
 
     Args:
         layer: of the trace.
         traced: the pass that made it.
-        grid: height and width of the token grid, for outputs `[N, T, C]` where it cannot be inferred.
-        prefix_tokens: number of tokens before the grid, likewise.
+        grid: height and width of the token grid, for outputs `[N, T, C]` where it cannot be inferred; three numbers of volumes.
+        prefix_tokens: number of tokens before the grid, likewise; with both, tokens that are left over come after the grid.
 
     Raises:
         AddressError: the output has no map: it is a vector, its first axis is not the batch, or its tokens fit no grid.
     """
-    layout = None
-    if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 4:
+    layout, axes = None, len(traced.image_size)
+    if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 2 + axes:
         layout = _image_layout(layer.shape, traced.image_size)
     elif layer.shape[:1] == (traced.batch,) and len(layer.shape) == 3:
         layout = token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
         if layout is None:
             raise AddressError(
-                f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a {traced.image_size[0]} x "
-                f"{traced.image_size[1]} image; give grid=(height, width) and prefix_tokens="
+                f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a "
+                f"{' x '.join(map(str, traced.image_size))} image; give grid=({', '.join(SIDES[-axes:])}) and prefix_tokens="
             )
     if layout is None:
         raise AddressError(
@@ -241,17 +240,21 @@ def layout_of(
     return layout
 
 
-def token_layout(tokens: int, image_size: tuple[int, int], grid: tuple[int, int] | None, prefix: int | None) -> Layout | None:
-    """The grid of tokens with the fewest prefix tokens that has the image's proportions; None if there is none."""
+def token_layout(tokens: int, image_size: tuple[int, ...], grid: tuple[int, ...] | None, prefix: int | None) -> Layout | None:
+    """The grid of tokens with the fewest prefix tokens that has the image's proportions; None if there is none.
+
+    That of a volume has to be given: too many grids fit, since its three strides need not be the same.
+    """
     if grid is not None:
-        rest = tokens - grid[0] * grid[1]
-        return Layout("tokens", *grid, rest) if rest >= 0 and prefix in (None, rest) else None
+        rest = tokens - math.prod(grid)
+        before = rest if prefix is None else prefix
+        return Layout("tokens", tuple(grid), before) if len(grid) == len(image_size) and 0 <= before <= rest else None
     counts = range(min(tokens, MOST_PREFIX + 1)) if prefix is None else [prefix]
-    for fits in (_divides, _proportional):
+    for fits in (_divides, _proportional) if len(image_size) == 2 else ():
         for count in counts:
             for size in _rectangles(tokens - count):
                 if fits(size, image_size):
-                    return Layout("tokens", *size, count)
+                    return Layout("tokens", size, count)
     return None
 
 
@@ -261,7 +264,7 @@ def table(traced: Trace) -> pd.DataFrame:
 
     def stride(layer: Layer) -> float | None:
         try:
-            return traced.image_size[0] / layout_of(layer, traced).height
+            return traced.image_size[-2] / layout_of(layer, traced).size[-2]
         except AddressError:
             return None
 
@@ -346,30 +349,33 @@ def _some(layers: list[Layer], most: int = 12) -> str:
     return ", ".join(str(layer) for layer in layers[:most]) + rest
 
 
-def _image_layout(shape: tuple[int, ...], image_size: tuple[int, int]) -> Layout:
+def _image_layout(shape: tuple[int, ...], image_size: tuple[int, ...]) -> Layout:
     """Channels come last only where that fits the image's proportions better than channels first."""
-    first, last = shape[2:4], shape[1:3]
-    for fits in (_divides, _proportional):
+    first, last = shape[2:], shape[1:-1]
+    for fits in (_divides, _proportional, _divides_each):
         if fits(first, image_size):
             break
         if fits(last, image_size):
-            return Layout("channels_last", *last)
-    return Layout("channels_first", *first)
+            return Layout("channels_last", last)
+    return Layout("channels_first", first)
 
 
-def _divides(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """Whether one whole stride explains both sides exactly."""
+def _divides(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
+    """Whether one whole stride explains all sides exactly."""
     stride = image_size[0] // size[0]
-    return (size[0] * stride, size[1] * stride) == image_size
+    return tuple(cells * stride for cells in size) == image_size
 
 
-def _proportional(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
-    """Whether one stride explains both sides, either with both rounded down or with both rounded up."""
+def _divides_each(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
+    """Whether each side has a whole stride of its own, as in networks for video, whose frames are not pooled as pixels are."""
+    return all(side % cells == 0 for side, cells in zip(image_size, size, strict=True))
+
+
+def _proportional(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
+    """Whether one stride explains all sides, either with all rounded down or with all rounded up."""
     down = [(side / (cells + 1), side / cells) for side, cells in zip(image_size, size, strict=True)]
     up = [(side / cells, side / (cells - 1) if cells > 1 else math.inf) for side, cells in zip(image_size, size, strict=True)]
-    meet_down = max(low for low, _ in down) < min(high for _, high in down)
-    meet_up = max(low for low, _ in up) < min(high for _, high in up)
-    return meet_down or meet_up
+    return any(max(low for low, _ in strides) < min(high for _, high in strides) for strides in (down, up))
 
 
 def _rectangles(cells: int) -> list[tuple[int, int]]:

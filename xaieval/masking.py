@@ -1,17 +1,18 @@
 """From a raw map to an explanation map in [0, 1], from that to a mask, and from an image and a mask to an occluded image.
 
-Each step is a function of whole batches; `Protocol` names the choices.
+Each step is a function of whole batches; `Protocol` names the choices. Images are `[N, C, H, W]` or volumes
+`[N, C, D, H, W]`: space is whatever follows the channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.functional import gaussian_blur
 
 from xaieval.errors import ProtocolError
 from xaieval.protocol import Protocol
@@ -22,6 +23,8 @@ __all__ = ["Finished", "baseline", "finish", "mask", "normalise", "occlude", "ot
 # this share of its largest value is constant.
 FLAT = 1e-6
 
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # interpolation over so many axes
+
 
 class Finished(NamedTuple):
     """Explanation maps `[N, H, W]` in [0, 1], and which of them had nothing to normalise or held NaN or inf (`[N]`)."""
@@ -31,18 +34,18 @@ class Finished(NamedTuple):
     invalid: Tensor
 
 
-def finish(maps: Float[Tensor, "n h w"], size: tuple[int, int], protocol: Protocol) -> Finished:
+def finish(maps: Float[Tensor, " n *space"], size: Sequence[int], protocol: Protocol) -> Finished:
     """Bring raw maps to the image's size and to [0, 1], as the protocol says.
 
     A map with NaN or inf, or with nothing to normalise, comes out as zeros and is flagged.
 
     Args:
         maps: as an explainer gives them, at any resolution.
-        size: height and width of the images.
+        size: height and width of the images; of volumes depth, height and width.
         protocol: `normalisation`, `normalise_at`, `absolute`, `percentiles`.
     """
     invalid = ~maps.isfinite().flatten(1).all(dim=1)
-    maps = maps.masked_fill(invalid[:, None, None], 0)
+    maps = maps.masked_fill(_spread(invalid, maps), 0)
     maps = maps.abs() if protocol.absolute else maps
     if protocol.normalise_at == "layer":
         maps, constant = normalise(maps, protocol)
@@ -52,14 +55,15 @@ def finish(maps: Float[Tensor, "n h w"], size: tuple[int, int], protocol: Protoc
     return Finished(maps.clamp(0, 1), constant & ~invalid, invalid)
 
 
-def upsample(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n H W"]:
-    """Bilinear interpolation with half-pixel centres (`align_corners=False`) to `size`."""
+def upsample(maps: Float[Tensor, " n *small"], size: Sequence[int]) -> Float[Tensor, " n *large"]:
+    """Bilinear (of volumes trilinear) interpolation with half-pixel centres (`align_corners=False`) to `size`."""
+    size = tuple(size)
     if maps.shape[1:] == size:
         return maps
-    return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    return functional.interpolate(maps[:, None], size, mode=LINEAR[len(size)], align_corners=False)[:, 0]
 
 
-def normalise(maps: Float[Tensor, "n h w"], protocol: Protocol) -> tuple[Float[Tensor, "n h w"], Bool[Tensor, " n"]]:
+def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Float[Tensor, " n *space"], Bool[Tensor, " n"]]:
     """Each map by itself to [0, 1], and which maps had nothing to normalise (those become zeros).
 
     Example:
@@ -83,7 +87,7 @@ def normalise(maps: Float[Tensor, "n h w"], protocol: Protocol) -> tuple[Float[T
     return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 
 
-def mask(maps: Float[Tensor, "n h w"], protocol: Protocol) -> Float[Tensor, "n h w"]:
+def mask(maps: Float[Tensor, " n *space"], protocol: Protocol) -> Float[Tensor, " n *space"]:
     """What stays of each pixel, in [0, 1].
 
     Args:
@@ -99,12 +103,12 @@ def mask(maps: Float[Tensor, "n h w"], protocol: Protocol) -> Float[Tensor, "n h
         "top": lambda: maps * _largest(maps, protocol.keep_percent),
         "top_binary": lambda: _largest(maps, protocol.keep_percent).to(maps.dtype),
         "threshold": lambda: (maps >= protocol.threshold).to(maps.dtype),
-        "otsu": lambda: (maps > otsu_threshold(maps)[:, None, None]).to(maps.dtype),
+        "otsu": lambda: (maps > _spread(otsu_threshold(maps), maps)).to(maps.dtype),
     }[protocol.masking]()
     return 1 - kept if protocol.inverse else kept
 
 
-def baseline(images: Float[Tensor, "n c h w"], protocol: Protocol) -> Float[Tensor, "#n c #h #w"]:
+def baseline(images: Float[Tensor, "n c *space"], protocol: Protocol) -> Float[Tensor, "#n c *#space"]:
     """What replaces the masked part of each image, in the model's input space, broadcastable to the images.
 
     Args:
@@ -114,7 +118,7 @@ def baseline(images: Float[Tensor, "n c h w"], protocol: Protocol) -> Float[Tens
     Raises:
         ProtocolError: black is asked for and the protocol lacks the input's mean and std.
     """
-    channels = images.shape[1]
+    channels, space = images.shape[1], range(2, images.ndim)
     if protocol.fills_black:
         if protocol.mean is None or protocol.std is None:
             raise ProtocolError(
@@ -124,19 +128,17 @@ def baseline(images: Float[Tensor, "n c h w"], protocol: Protocol) -> Float[Tens
         if not len(protocol.mean) == len(protocol.std) == channels:
             raise ProtocolError(f"mean and std need one number for each of the images' {channels} channels")
         mean, std = images.new_tensor(protocol.mean), images.new_tensor(protocol.std)
-        return (-mean / std)[None, :, None, None]
+        return _spread(-mean / std, images[0])[None]
     if protocol.fill == "mean":
-        return images.mean(dim=(2, 3), keepdim=True)
+        return images.mean(dim=tuple(space), keepdim=True)
     if protocol.fill == "blur":
-        sigma = 0.1 * min(images.shape[2:])
-        radius = max(1, round(2.5 * sigma))
-        return gaussian_blur(images, [2 * radius + 1] * 2, [max(sigma, 0.1)] * 2)
-    return images.new_zeros(1, channels, 1, 1)
+        return _blurred(images)
+    return images.new_zeros(1, channels, *(1 for _ in space))
 
 
 def occlude(
-    images: Float[Tensor, "n c h w"], masks: Float[Tensor, "n h w"], replacement: Float[Tensor, "#n c #h #w"]
-) -> Float[Tensor, "n c h w"]:
+    images: Float[Tensor, "n c *space"], masks: Float[Tensor, " n *space"], replacement: Float[Tensor, "#n c *#space"]
+) -> Float[Tensor, "n c *space"]:
     """The masked images: `images * mask + replacement * (1 - mask)`.
 
     Where the mask is exactly 1 the image's own values come out, to the last bit.
@@ -145,7 +147,7 @@ def occlude(
     return (images * masks).addcmul_(replacement, 1 - masks)
 
 
-def otsu_threshold(maps: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
+def otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
     """The threshold in [0, 1] that separates each map's values best into two classes.
 
     It maximises the variance between the classes over 256 levels (Otsu, "A threshold selection method from gray-level
@@ -160,6 +162,26 @@ def otsu_threshold(maps: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     spread = (moment[:, -1:] * below - moment) ** 2 / (below * (1 - below))
     best = spread.nan_to_num(nan=0.0, posinf=0.0).argmax(dim=1)
     return ((best + 0.5) / 255).to(maps.dtype)
+
+
+def _spread(values: Tensor, over: Tensor) -> Tensor:
+    """One value for each entry of a tensor's first axis, broadcastable to the tensor."""
+    return values.view(-1, *[1] * (over.ndim - 1))
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """A Gaussian along each axis in turn, sigma a tenth of the shortest side; axes of one cell have nothing to blur."""
+    axes = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]
+    sigma = max(0.1 * min((images.shape[axis] for axis in axes), default=1), 0.1)
+    radius = max(1, round(2.5 * sigma))
+    steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    for axis in axes:
+        lines = images.movedim(axis, -1)
+        padded = functional.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="reflect")
+        blurred = functional.conv1d(padded, (kernel / kernel.sum())[None, None])
+        images = blurred.view(lines.shape).movedim(-1, axis)
+    return images
 
 
 def _largest(maps: Tensor, percent: float) -> Tensor:

@@ -135,7 +135,7 @@ def locate(
     layers: Iterable[str],
     *,
     forward: Forward | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> list[ProbeLayer]:
     """Find the layers that addresses name, by one pass over the first two images.
@@ -173,7 +173,9 @@ def run(
     with ExitStack() as undo:
         for path, watched in _by_path(layers).items():
             hook = _Hook(watched, captured, differentiable)
-            undo.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+            # Before any other hook: what one of them keeps and a later module uses, as transformers does with hidden states,
+            # has to be on the way from here to the score.
+            undo.callback(model.get_submodule(path).register_forward_hook(hook, prepend=True).remove)
         undo.enter_context(torch.set_grad_enabled(differentiable))
         output = (model if forward is None else forward)(images)
     missing = [item.address for item in layers if item.address not in captured]
@@ -189,7 +191,7 @@ def probe(
     score: Score | None = None,
     *,
     device: torch.device | str | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> Probed:
     """Activations of any layers of a model, and the gradients of a score there, all `[N, C, h, w]`.
@@ -202,8 +204,9 @@ def probe(
         layers: addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2".
         score: from the model's output to one number an image, `[N]`; without it there are no gradients.
         device: where to work; the model's own unless told.
-        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred.
-        prefix_tokens: number of tokens before that grid, likewise.
+        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred; three numbers of
+            volumes.
+        prefix_tokens: number of tokens before that grid, likewise; with both, what is left over comes after the grid.
 
     Raises:
         AddressError: an address names nothing, several tensors or one without a map, or the score does not depend on it.

@@ -42,7 +42,8 @@ class Protocol:
         confidence: the model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
             not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`.
         target: the class that is followed: "predicted", "label", a class index (0 is a class), or a function
-            `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image.
+            `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. Where several labels can
+            be true of an image, labels are zeros and ones `[N, K]`, "label" is refused, and a function says which class it is.
         gradient: the score that gradients are taken of: the target's "logit" or its "confidence".
         normalisation: of the map to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
             `percentiles`), "none" (only clipped to [0, 1]).

@@ -31,7 +31,7 @@ class Measured:
 
     Attributes:
         ids: N names.
-        labels: `[N]`, or None.
+        labels: `[N]`, or `[N, K]` zeros and ones, which no row holds; or None.
         predicted: `[N]` classes.
         targets: `[N]` classes; -1 where there is nothing to follow.
         found: `[N]`, whether there is anything to follow.
@@ -126,8 +126,8 @@ def _by_image(values: Any, pairs: int) -> Any:
 
 
 def _classes(values: Tensor | None, count: int = 0) -> ExtensionArray:
-    """Classes as integers that may be missing; -1 is none."""
-    if values is None:
+    """Classes as integers that may be missing; -1 is none, and so are several an image."""
+    if values is None or values.ndim > 1:
         return pd.array([pd.NA] * count, dtype="Int64")
     classes = values.numpy().astype("int64")
     return pd.arrays.IntegerArray(classes, classes < 0)
@@ -161,5 +161,9 @@ def _excluded(measured: Measured, y: Tensor, protocol: Protocol) -> Tensor:
     if protocol.images == "correct":
         if measured.labels is None:
             raise TargetError("images='correct' needs labels, but the data has none")
+        if measured.labels.ndim > 1:
+            raise TargetError(
+                "images='correct' needs one class an image as label, but the data has zeros and ones of each class"
+            )
         excluded = excluded | (measured.predicted != measured.labels)
     return excluded & y.isfinite()  # what a model predicts whose logits are NaN is nobody's choice

@@ -57,7 +57,7 @@ def score(
     task: str | Task = "classification",
     output: Output = None,
     forward: Forward | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> Scores:
     """Measure how good a model's explanations are, per layer and method: the whole job in one call.
@@ -65,10 +65,11 @@ def score(
     The model is given back as it was: mode, hooks, gradients, device.
 
     Args:
-        model: an image classifier: images `[N, C, H, W]` to logits `[N, K]` (or see `output`); or a mere function, which
-            becomes a `xaieval.models.BlackBox`.
+        model: an image classifier: images `[N, C, H, W]`, or volumes `[N, C, D, H, W]`, to logits `[N, K]` (or see `output`);
+            or a mere function, which becomes a `xaieval.models.BlackBox`.
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
-            `label` / `labels` and `id`; images are normalised as the model expects.
+            `label` / `labels` (classes `[N]`, or zeros and ones `[N, K]` where several are true) and `id`; images are
+            normalised as the model expects.
         layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
         methods: names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
             torch-cam, or functions `(model, images, targets) -> maps`.
@@ -94,8 +95,9 @@ def score(
         task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`, which has more choices.
         output: where the logits or detections are in the model's output: a key, an index or a function.
         forward: how to run a model that takes more than images: a function `(model, images) -> output`.
-        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
-        prefix_tokens: number of tokens before that grid, likewise.
+        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers of
+            volumes.
+        prefix_tokens: number of tokens before that grid, likewise; with both, what is left over comes after the grid.
 
     Returns:
         Rows and manifest; `summary()` gives the table.
@@ -170,7 +172,7 @@ def explain(
     task: str | Task = "classification",
     output: Output = None,
     forward: Forward | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> dict[str, Tensor]:
     """Explanation maps of a batch, from several layers in one forward and one backward pass.
@@ -179,23 +181,24 @@ def explain(
 
     Args:
         model: an image classifier, or a function.
-        images: `[N, C, H, W]`, normalised as the model expects.
+        images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, normalised as the model expects.
         layers: addresses or patterns; none for a method that needs no layer.
         method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
         target: "predicted", "label" (with `labels`), a class index, or a function; the protocol's choice unless told.
-        labels: true classes `[N]`.
+        labels: true classes `[N]`, or zeros and ones `[N, K]`.
         protocol: says how maps are normalised, and what the gradient is taken of.
         device: where to work; the model's own unless told.
         seed: of random explainers.
         task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`.
         output: where the logits or detections are in the model's output.
         forward: how to run a model that takes more than images: a function `(model, images) -> output`.
-        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred.
-        prefix_tokens: number of tokens before that grid, likewise.
+        grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers of
+            volumes.
+        prefix_tokens: number of tokens before that grid, likewise; with both, what is left over comes after the grid.
 
     Returns:
-        By address (or "input" for a method without layer) maps `[N, H, W]` in [0, 1], of the images' size, on the device where
-        they were made. A map that is NaN or constant comes out as zeros.
+        By address (or "input" for a method without layer) maps `[N, H, W]`, of volumes `[N, D, H, W]`, in [0, 1], of the
+        images' size, on the device where they were made. A map that is NaN or constant comes out as zeros.
 
     Raises:
         UsageError: one of its kinds, for what cannot work as given.

@@ -257,7 +257,7 @@ def _has_convolutions(model: nn.Module) -> bool:
 
 def _likes_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> bool:
     """A rule and no trial of speed, so that the same run gives the same bits."""
-    convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutions = images.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
     return convolutions and (images.device.type == "cpu" or autocast is not None)
 
 

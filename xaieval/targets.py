@@ -11,7 +11,18 @@ from torch import Tensor
 
 from xaieval.errors import ModelError, TargetError
 
-__all__ = ["Confidence", "Output", "Target", "check_labels", "choose_targets", "confidences", "find", "logits_of", "take"]
+__all__ = [
+    "Confidence",
+    "Output",
+    "Target",
+    "check_labels",
+    "choose_targets",
+    "confidences",
+    "find",
+    "logits_of",
+    "one_label_each",
+    "take",
+]
 
 Output = str | int | Callable[[Any], Tensor] | None
 Target = str | int | Callable[..., Tensor]
@@ -64,17 +75,20 @@ def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> F
     return scores
 
 
-def choose_targets(target: Target, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"] | None = None) -> Int[Tensor, " n"]:
+def choose_targets(
+    target: Target, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n *classes"] | None = None
+) -> Int[Tensor, " n"]:
     """The class to follow for each image, fixed on the original image.
 
     Args:
         target: "predicted" (the class of the highest logit), "label", a class index, or a function
             `(logits, labels) -> classes [N]`.
         logits: of the original images.
-        labels: true classes; may be missing unless the target needs them.
+        labels: true classes `[N]`, or zeros and ones of all classes `[N, K]`, of which "label" names none; may be missing
+            unless the target needs them.
 
     Raises:
-        TargetError: labels are missing, or a class is outside `0..K-1`.
+        TargetError: labels are missing or not one class an image, or a class is outside `0..K-1`.
 
     Example:
         >>> choose_targets(0, torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
@@ -89,14 +103,32 @@ def choose_targets(target: Target, logits: Float[Tensor, "n k"], labels: Int[Ten
     if target == "predicted":
         return logits.argmax(dim=1)
     if target == "label":
-        if labels is None:
-            raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
-        return check_labels(labels, classes, "the data has label")
+        return check_labels(one_label_each(labels), classes, "the data has label")
     if not isinstance(target, int) or isinstance(target, bool):
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
     if not 0 <= target < classes:
         raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
     return logits.new_full((len(logits),), target, dtype=torch.long)
+
+
+def one_label_each(labels: Tensor | None) -> Tensor:
+    """The labels `[N]`, if there is one class an image.
+
+    Raises:
+        TargetError: there are none, or several classes can be true of an image.
+
+    Example:
+        >>> one_label_each(torch.tensor([2, 0]))
+        tensor([2, 0])
+    """
+    if labels is None:
+        raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
+    if labels.ndim > 1:
+        raise TargetError(
+            f"target 'label' needs one class an image, but the data has zeros and ones of each class, {list(labels.shape)}; "
+            "give target= as a class index, or as a function of logits and labels"
+        )
+    return labels
 
 
 def check_labels(labels: Int[Tensor, " n"], classes: int, what: str) -> Int[Tensor, " n"]:

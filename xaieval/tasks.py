@@ -13,7 +13,18 @@ from torchvision.ops import box_iou
 
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
 from xaieval.protocol import plain
-from xaieval.targets import Confidence, Output, Target, check_labels, choose_targets, confidences, find, logits_of, take
+from xaieval.targets import (
+    Confidence,
+    Output,
+    Target,
+    check_labels,
+    choose_targets,
+    confidences,
+    find,
+    logits_of,
+    one_label_each,
+    take,
+)
 
 __all__ = ["TASKS", "Classification", "Detection", "Followed", "Segmentation", "Task", "describe", "resolve_task"]
 
@@ -205,7 +216,7 @@ Region = Literal["predicted", "all"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Logits `[N, K, h, w]`, of which one class is followed in a region.
+    """Logits `[N, K, h, w]` (of volumes `[N, K, d, h, w]`), of which one class is followed in a region.
 
     The score is the mean of the class's logits over the region, the confidence the mean of its probabilities there.
 
@@ -239,14 +250,14 @@ class Segmentation:
     def read(self, output: Any) -> Tensor:
         """The logits `[N, K, h, w]`."""
         found = find(output, self.output)
-        if isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point():
+        if isinstance(found, Tensor) and found.ndim in (4, 5) and found.is_floating_point():
             return found
         raise ModelError(
             f"the model's output holds no logits [N, K, h, w]: got {_kind(found)}; say where they are by output= (a key, an "
             "index, or a function of the output)"
         )
 
-    def predicted(self, read: Float[Tensor, "n k h w"]) -> Tensor:
+    def predicted(self, read: Float[Tensor, "n k *space"]) -> Tensor:
         """The class of most pixels, other than the background if there is any."""
         areas = torch.stack([labels.bincount(minlength=read.shape[1]) for labels in read.argmax(dim=1).flatten(1)])
         if self.background is not None:
@@ -254,20 +265,21 @@ class Segmentation:
         classes = areas.argmax(dim=1)
         return classes.masked_fill(areas.amax(dim=1) == 0, -1)
 
-    def follow(self, read: Float[Tensor, "n k h w"], target: Target, labels: Tensor | None) -> Followed:
+    def follow(self, read: Float[Tensor, "n k *space"], target: Target, labels: Tensor | None) -> Followed:
         """A class and its region."""
         wanted = _wanted_classes(target, read, labels, len(read))
         classes = self.predicted(read) if wanted is None else check_labels(wanted, read.shape[1], "the target is class")
-        regions = read.argmax(dim=1) == classes[:, None, None]
+        at = classes.view(-1, *[1] * (read.ndim - 2))
+        regions = read.argmax(dim=1) == at
         if self.region == "all":
-            regions = (classes >= 0)[:, None, None].expand_as(regions)
+            regions = (at >= 0).expand_as(regions)
         return Followed(classes, regions.flatten(1).any(dim=1), (regions,))
 
-    def score(self, read: Float[Tensor, "n k h w"], followed: Followed) -> Tensor:
+    def score(self, read: Float[Tensor, "n k *space"], followed: Followed) -> Tensor:
         """The mean of the class's logits over the region."""
         return _mean_over(followed.details[0], read, followed.classes)
 
-    def confidence(self, read: Float[Tensor, "n k h w"], followed: Followed, kind: Confidence) -> Tensor:
+    def confidence(self, read: Float[Tensor, "n k *space"], followed: Followed, kind: Confidence) -> Tensor:
         """The mean of the class's confidences over the region."""
         classes = read.shape[1]
         pixels = confidences(read.movedim(1, -1).reshape(-1, classes), kind)
@@ -317,9 +329,7 @@ def _wanted_classes(target: Target, read: Any, labels: Tensor | None, count: int
     if target == "predicted":
         return None
     if target == "label":
-        if labels is None:
-            raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
-        return labels
+        return one_label_each(labels)
     if not isinstance(target, int) or isinstance(target, bool) or target < 0:
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
     return torch.full((count,), target, device=device)
@@ -335,9 +345,10 @@ def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
 
 
 def _mean_over(regions: Tensor, values: Tensor, classes: Tensor) -> Tensor:
-    """Means of a class's values `[N, K, h, w]` over regions `[N, h, w]`; 0 for empty ones."""
+    """Means of a class's values `[N, K, ...]` over regions `[N, ...]`; 0 for empty ones."""
     own = values[torch.arange(len(values), device=values.device), classes.clamp(min=0)]
-    return (own * regions).sum(dim=(1, 2)) / regions.sum(dim=(1, 2)).clamp(min=1)
+    cells = tuple(range(1, own.ndim))
+    return (own * regions).sum(dim=cells) / regions.sum(dim=cells).clamp(min=1)
 
 
 def _kind(value: Any) -> str:

@@ -32,8 +32,8 @@ class Batch:
     """Images with what is known of them.
 
     Attributes:
-        images: `[N, C, H, W]`; N is 0 if none of the batch could be read.
-        labels: true classes `[N]`, or None.
+        images: `[N, C, H, W]`, or volumes `[N, C, D, H, W]`; N is 0 if none of the batch could be read.
+        labels: true classes `[N]`, or which of K classes are true, `[N, K]` zeros and ones; or None.
         ids: N names.
         failed: id, label and reason of each image that could not be read.
         masks: where the object is on each image, `[N, H, W]` of bool, or None.
@@ -74,15 +74,15 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
 
     Args:
         loader: gives `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
-            optionally `label` / `labels` (`[N]` integers), `id` / `ids` / `__key__`, `mask` / `masks` (`[N, H, W]` of bool),
-            `boxes` (N times `[k, 4]`, or `[N, 4]`), and `failed` (a list of `(id, label or None, reason)` for images that
-            could not be read). Tensors may be NumPy arrays.
+            optionally `label` / `labels` (`[N]` integers, or `[N, K]` zeros and ones where several classes can be true),
+            `id` / `ids` / `__key__`, `mask` / `masks` (`[N, H, W]` of bool), `boxes` (N times `[k, 4]`, or `[N, 4]`), and
+            `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors may be NumPy arrays.
         batch_size: larger batches are split; as they come unless told.
         max_images: stop after so many.
 
     Raises:
         DataError: a batch is of none of these forms, an id comes twice, or the loader is empty.
-        TargetError: labels are not one integer an image.
+        TargetError: labels are neither one integer an image nor zeros and ones of each class.
     """
     _refuse_arrays(loader)
     seen: set[str] = set()
@@ -124,7 +124,7 @@ def check_images(images: Any) -> Tensor:
     if isinstance(images, Tensor | np.ndarray):
         channels_last = _channels_last(images.shape)
         given = images if isinstance(images, Tensor) else _from_numpy(images)
-        if given.ndim == 4 and given.is_floating_point() and 0 not in given.shape[1:] and not channels_last:
+        if given.ndim in (4, 5) and given.is_floating_point() and 0 not in given.shape[1:] and not channels_last:
             return given
         came = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}{_mend(given, channels_last)}"
     raise DataError(f"images are a floating-point tensor [N, C, H, W], normalised as the model expects; got {came}")
@@ -165,6 +165,8 @@ def _channels_last(shape: Sequence[int]) -> bool:
 def _mend(images: Tensor, channels_last: bool) -> str:
     if images.ndim == 3:
         return "; a loader gives batches: for one batch use [images], for a single image images[None]"
+    if images.ndim > 4:
+        return "; volumes are [N, C, D, H, W]"
     mends = ["move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"] if channels_last else []
     if images.dtype == torch.uint8:
         mends.append("scale and normalise the bytes, as in (images / 255 - mean) / std")
@@ -186,19 +188,19 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
 
     Raises:
         DataError: the batch is of none of the forms.
-        TargetError: labels are not one integer an image.
+        TargetError: labels are neither one integer an image nor zeros and ones of each class.
 
     Example:
         >>> read_batch(torch.zeros(2, 3, 8, 8), start=6).ids
         ['6', '7']
     """
     given = _named(item)
-    failed = [(str(name), label, reason) for name, label, reason in given.get("failed") or ()]
+    failed = [(str(name), _class(label), reason) for name, label, reason in given.get("failed") or ()]
     images = _first(given, IMAGE_KEYS)
     if images is None and failed:
         images = torch.zeros(0, 3, 1, 1)
     images = check_images(images)
-    count, size = len(images), (images.shape[2], images.shape[3])
+    count, size = len(images), tuple(images.shape[2:])
     ids = _first(given, ID_KEYS)
     ids = [f"{prefix}{start + i}" for i in range(count)] if ids is None else [str(name) for name in ids]
     if len(ids) != count:
@@ -228,9 +230,16 @@ def _labels(labels: Any, count: int) -> Tensor | None:
         labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TargetError(f"labels are one integer an image, [{count}] here; got {labels!r}") from error
+    if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        return labels.long()
     if labels.shape != (count,) or labels.is_floating_point():
         raise TargetError(f"labels are one integer an image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
     return labels.long()
+
+
+def _class(label: Any) -> int | None:
+    """The label of an image that could not be read, if it is one class."""
+    return None if label is None or torch.as_tensor(label).ndim else int(label)
 
 
 def _first(item: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:

@@ -18,13 +18,13 @@ from xaieval.errors import DataError
 __all__ = ["coco_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
 
-def read_masks(given: Any, count: int, size: tuple[int, int]) -> Tensor | None:
-    """The masks of a batch, `[N, H, W]` of bool.
+def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
+    """The masks of a batch, `[N, H, W]` of bool, or `[N, D, H, W]` of volumes.
 
     Args:
-        given: what the batch has: None, or `[N, H, W]` or `[N, 1, H, W]` of bool.
+        given: what the batch has: None, or bools of that form, with or without an axis of one channel.
         count: images of the batch, N.
-        size: their height and width.
+        size: of the images: their height and width.
 
     Raises:
         DataError: they are no masks of these images.
@@ -34,7 +34,7 @@ def read_masks(given: Any, count: int, size: tuple[int, int]) -> Tensor | None:
     if count == 0:
         return torch.zeros(0, *size, dtype=torch.bool)
     masks = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
-    if masks.ndim == 4 and masks.shape[1] == 1:
+    if masks.ndim == len(size) + 2 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
         came = f"{str(masks.dtype).removeprefix('torch.')} {list(masks.shape)}"

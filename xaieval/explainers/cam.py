@@ -1,6 +1,7 @@
 """The class activation mapping family: maps from the activation A and the gradient G at one layer.
 
-Each method is a pure function of `[N, C, h, w]` tensors that returns raw maps `[N, h, w]`; k counts channels, (i, j) cells.
+Each method is a pure function of `[N, C, h, w]` tensors that returns raw maps `[N, h, w]`; k counts channels, (i, j) cells. Of
+volumes the tensors are `[N, C, d, h, w]` and the maps `[N, d, h, w]`: whatever follows the channels counts cells.
 No denominator carries an epsilon: where a formula is undefined the map is NaN, and its row gets a status.
 """
 
@@ -31,8 +32,8 @@ __all__ = [
     "xgrad_cam",
 ]
 
-Maps = Float[Tensor, "n c h w"]
-Map = Float[Tensor, "n h w"]
+Maps = Float[Tensor, "n c *space"]
+Map = Float[Tensor, " n *space"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def grad_cam(activation: Maps, gradient: Maps) -> Map:
         >>> grad_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.5, 1.5]]]]))
         tensor([[[1., 2.]]])
     """
-    return _weighted(gradient.mean(dim=(2, 3)), activation)
+    return _weighted(gradient.mean(dim=_cells(gradient)), activation)
 
 
 def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
@@ -76,10 +77,10 @@ def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), eq. 19, and eq. 5 for the map.
     """
-    total = activation.sum(dim=(2, 3), keepdim=True)
+    total = activation.sum(dim=_cells(activation), keepdim=True)
     positive = gradient.clamp(min=0)
     share = torch.where(positive == 0, 0, positive / (2 + total * positive))
-    return _weighted(share.sum(dim=(2, 3)), activation)
+    return _weighted(share.sum(dim=_cells(share)), activation)
 
 
 def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
@@ -88,9 +89,9 @@ def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
     Reference:
         Fu et al., "Axiom-based Grad-CAM", BMVC 2020 (arXiv 2008.02312), eq. 8.
     """
-    total = activation.sum(dim=(2, 3))
-    silent = (activation == 0).all(dim=3).all(dim=2)
-    weights = (gradient * activation).sum(dim=(2, 3)) / total
+    total = activation.sum(dim=_cells(activation))
+    silent = (activation == 0).flatten(2).all(dim=2)
+    weights = (gradient * activation).sum(dim=_cells(activation)) / total
     return _weighted(weights.masked_fill(silent, 0), activation)
 
 
@@ -166,14 +167,14 @@ class ClassifierCAM:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
-        pooled = activation.mean(dim=(2, 3))
+        pooled = activation.mean(dim=_cells(activation))
         if context.logits is None:
             raise ExplainerError("method 'cam' explains classifiers alone; method 'gradcam' explains any model")
         finite = context.logits.isfinite().all(dim=1)
         wanted = context.logits[finite]
         for linear in _linear_layers(context.model, pooled.shape[1], wanted.shape[1]):
             if (linear(pooled[finite]) - wanted).abs().le(1e-3 * wanted.abs().amax(dim=1, keepdim=True)).all():
-                return torch.einsum("nc,nchw->nhw", linear.weight[context.targets], activation)
+                return torch.einsum("nc,nc...->n...", linear.weight[context.targets], activation)
         raise ExplainerError(
             f"method 'cam' needs a layer that feeds global average pooling and then the linear classifier, and "
             f"'{context.layer}' does not: take the last layer before the pooling, or method 'gradcam'"
@@ -193,8 +194,13 @@ CAMS = (
 )
 
 
+def _cells(maps: Tensor) -> tuple[int, ...]:
+    """The axes that count cells: all after the channels."""
+    return tuple(range(2, maps.ndim))
+
+
 def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
-    return torch.einsum("nc,nchw->nhw", weights, activation).clamp(min=0)
+    return torch.einsum("nc,nc...->n...", weights, activation).clamp(min=0)
 
 
 def _principal(maps: Tensor, direction: Tensor) -> Tensor:
@@ -202,12 +208,11 @@ def _principal(maps: Tensor, direction: Tensor) -> Tensor:
 
     The component comes from the smaller of the two Gram matrices, in float64 because forming it squares the condition.
     """
-    _, channels, height, width = maps.shape
     cells = maps.flatten(2).transpose(1, 2).double()
     finite = cells.isfinite().all(dim=2).all(dim=1)[:, None, None]
     cells = cells.masked_fill(~finite, 0)
     cells = cells - cells.mean(dim=1, keepdim=True)
-    if channels <= height * width:
+    if cells.shape[2] <= cells.shape[1]:
         first = torch.linalg.eigh(cells.transpose(1, 2) @ cells).eigenvectors[..., -1:]
         projected = (cells @ first).squeeze(2)
     else:
@@ -215,7 +220,7 @@ def _principal(maps: Tensor, direction: Tensor) -> Tensor:
         projected = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
     sign = (projected * direction.flatten(1)).sum(dim=1, keepdim=True)
     projected = torch.where(sign < 0, -projected, projected).masked_fill(~finite.squeeze(2), torch.nan)
-    return projected.unflatten(1, (height, width)).clamp(min=0).to(maps.dtype)
+    return projected.unflatten(1, maps.shape[2:]).clamp(min=0).to(maps.dtype)
 
 
 def _linear_layers(model: nn.Module, inputs: int, outputs: int) -> list[nn.Linear]:

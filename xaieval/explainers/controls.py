@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class Control:
     passes: str = "0"
 
     def __call__(self, context: Context) -> Tensor:
-        """Maps `[N, H, W]`."""
+        """Maps `[N, H, W]`, of volumes `[N, D, H, W]`."""
         return self.function(context)
 
 
@@ -50,17 +51,24 @@ def uniform(context: Context) -> Tensor:
 
 def center(context: Context) -> Tensor:
     """A Gaussian in the middle of the image, its standard deviation a quarter of each side."""
-    n, _, height, width = context.images.shape
-    y, x = (torch.linspace(-2, 2, side, device=context.images.device) for side in (height, width))
-    return torch.exp(-0.5 * (y[:, None] ** 2 + x**2)).expand(n, height, width)
+    sides = context.images.shape[2:]
+    places = torch.meshgrid(*(torch.linspace(-2, 2, side, device=context.images.device) for side in sides), indexing="ij")
+    return torch.exp(-0.5 * sum(place**2 for place in places)).expand(len(context.images), *sides)
 
 
 def edges(context: Context) -> Tensor:
     """Strength of the image's edges: the magnitude of the Sobel gradient of its mean over channels."""
-    grey = functional.pad(context.images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    sobel = grey.new_tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
-    slopes = functional.conv2d(grey, torch.stack([sobel, sobel.T])[:, None])
-    return slopes.norm(dim=1)
+    axes = context.images.ndim - 2
+    grey = functional.pad(context.images.mean(dim=1, keepdim=True), (1, 1) * axes, mode="replicate")
+    slope, smooth = grey.new_tensor([1, 0, -1]), grey.new_tensor([1, 2, 1])
+    # Sobel's kernel of an axis is the slope along it, smoothed along the others.
+    kernels = [reduce(_outer, [slope if axis == other else smooth for other in range(axes)]) for axis in range(axes)]
+    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[axes]
+    return convolve(grey, torch.stack(kernels)[:, None]).norm(dim=1)
+
+
+def _outer(first: Tensor, second: Tensor) -> Tensor:
+    return first[..., None] * second
 
 
 CONTROLS = (

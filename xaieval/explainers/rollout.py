@@ -98,7 +98,7 @@ class AttentionMap:
         layout = self._layout(blocks[0].shape[-1], context)
         weights = self.function(blocks)
         row = weights[:, 0] if weights.shape[1] == 1 else self._row(weights, layout.prefix, context.model)
-        return row[:, layout.prefix :].unflatten(1, (layout.height, layout.width))
+        return row[:, layout.prefix :].unflatten(1, layout.size)
 
     def _watch(self, context: Context) -> list[Tensor]:
         watch = _Watch(len(context.images), self.name)

@@ -141,7 +141,7 @@ class TorchCam:
         layout, found = context.layout, {}
         if self.method == "LeGrad":
             if layout is not None and layout.kind == "tokens":
-                found = {"prefix_tokens": layout.prefix, "grid_shape": (layout.height, layout.width)}
+                found = {"prefix_tokens": layout.prefix, "grid_shape": layout.size}
             return {**found, **self.settings}
         if KINDS[self.method].batches:
             found["batch_size"] = context.size or len(context.images)

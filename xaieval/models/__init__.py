@@ -11,6 +11,7 @@ from xaieval.models.fpn import LEVELS, FPNClassifier
 from xaieval.models.loading import LoadedModel, load_model
 from xaieval.models.overhead import Overhead, overhead
 from xaieval.models.weights import load_weights, read_weights
+from xaieval.models.zeroshot import ZeroShot
 
 __all__ = [
     "FAL",
@@ -22,6 +23,7 @@ __all__ = [
     "FPNClassifier",
     "LoadedModel",
     "Overhead",
+    "ZeroShot",
     "as_module",
     "attend",
     "attention_loss",

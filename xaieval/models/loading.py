@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from xaieval.data.scenes import SIDE
 from xaieval.errors import ModelError, choose_from
 from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import fpn_scenes
+from xaieval.models.huggingface import huggingface
 from xaieval.models.weights import load_weights
 
 __all__ = ["LoadedModel", "load_model"]
 
-MODEL_FORMS = "'timm:NAME', 'torchvision:NAME', 'xaieval:NAME' or 'package.module:factory'"
+MODEL_FORMS = "'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,18 @@ def load_model(
     """A model by name, in eval mode.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "xaieval:fpn-scenes", or "package.module:factory", a function that returns an
-            nn.Module. Only the last form imports user code.
+        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder that `save_pretrained`
+            wrote, whose weights are loaded if it has any), "xaieval:fpn-scenes", or "package.module:factory", a function that
+            returns an nn.Module. Only the last form imports user code.
         weights: a file for the model: .safetensors, or .pth / .pt / .bin that holds tensors alone.
         pretrained: the library's own weights (downloads them, if they are not cached).
-        model_args: further arguments of the model's constructor, such as `{"pad_type": "same"}`.
+        model_args: further arguments of the model's constructor, such as `{"pad_type": "same"}`; of "hf:NAME" settings of the
+            configuration, such as `{"num_labels": 5}`.
 
     Raises:
         ModelError: no model has that name, it does not take the arguments, or its weights cannot be downloaded.
         WeightsError: the file cannot be read or does not fit.
+        UsageError: "hf:NAME" without the extra [hf].
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
@@ -59,13 +64,18 @@ def load_model(
     kind, _, name = spec.partition(":")
     if not kind or not name:
         raise ModelError(f"no model {spec!r}; a model is {MODEL_FORMS}")
-    loaders: dict[str, Callable[..., LoadedModel]] = {"timm": _timm, "torchvision": _torchvision, "xaieval": _builtin}
+    loaders: dict[str, Callable[..., LoadedModel]] = {
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "hf": partial(_huggingface, weights=weights),
+        "xaieval": _builtin,
+    }
     arguments = dict(model_args or {})
     try:
         loaded = loaders[kind](name, pretrained, arguments) if kind in loaders else _factory(spec, arguments)
     except TypeError as error:
         raise ModelError(f"{spec} cannot be built with {arguments}: {error}") from error
-    if weights is not None:
+    if weights is not None and kind != "hf":  # which knows the other names that its files give to weights
         load_weights(loaded.model, weights, spec)
     loaded.model.eval()
     return loaded
@@ -114,6 +124,10 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any]) -> Load
             interpolation=getattr(transforms, "interpolation", InterpolationMode.BILINEAR).value,
         ),
     )
+
+
+def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
+    return LoadedModel(*huggingface(name, pretrained, arguments, weights))
 
 
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:

@@ -1,0 +1,220 @@
+"""Models of Hugging Face's transformers by name: from the Hub or from a folder, with the numbers of their preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL.Image import Resampling
+from torch import nn
+
+from xaieval.data import Preprocessing
+from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
+from xaieval.models.weights import read_weights
+
+__all__ = ["huggingface", "preprocessing_of"]
+
+SQUASHED = 384  # from this size on, processors with a crop_pct resize both sides and crop nothing
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def huggingface(
+    name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None
+) -> tuple[nn.Module, Preprocessing]:
+    """A model for images, in float32, and how its images are prepared.
+
+    What it does (classification, semantic segmentation, object detection) is what its configuration says; classification
+    unless told. No code of a repository is run, and its weights are read from safetensors alone.
+
+    Args:
+        name: of a model on the Hub, or a folder with config.json. A folder's weights are loaded if it has any, a Hub model's if
+            `pretrained`; else they are random.
+        pretrained: the weights have to be there.
+        arguments: settings of the configuration to change, such as `{"num_labels": 5}`.
+        weights: a file to take them from instead.
+
+    Raises:
+        ModelError: there is no such model, it cannot be reached, or the configuration has no such setting.
+        WeightsError: the weights are missing, or are not those of the whole model.
+        UsageError: the extra [hf] is not installed.
+    """
+    transformers = _transformers()
+    folder = Path(name)
+    local = folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        raise ModelError(f"hf:{name} is a folder without config.json; one written by a model's save_pretrained is expected")
+    if not local and _looks_like_a_path(name):
+        raise ModelError(f"hf:{name} is no folder; a folder with config.json is expected, or a model of the Hub as OWNER/NAME")
+    where = {"local_files_only": local, "trust_remote_code": False}
+    with _reported(name, "configuration", local):
+        config = transformers.AutoConfig.from_pretrained(name, **where)
+    _change(config, arguments, name)
+    kind = _auto_class(transformers, config)
+    if weights is not None or pretrained or (local and _has_weights(folder)):
+        model = _loaded(transformers, kind, config, name, where, weights)
+    else:
+        with _reported(name, "model", local):
+            model = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    return model, _preprocessing(transformers, name, config, where)
+
+
+def _loaded(
+    transformers: Any, kind: Any, config: Any, name: str, where: Mapping[str, Any], weights: str | Path | None
+) -> nn.Module:
+    """The model with the weights of its folder, of the Hub, or of a file, in float32 in which images come."""
+    given: dict[str, Any] = {"config": config, "dtype": torch.float32, "use_safetensors": True, **where}
+    found = None if weights is None else read_weights(weights)
+    with _reported(name, "weights", where["local_files_only"]), _quiet(transformers.utils.logging, where["local_files_only"]):
+        model, report = kind.from_pretrained(
+            name if found is None else None,
+            state_dict=found,
+            ignore_mismatched_sizes=True,  # which are reported, and refused below in one line
+            output_loading_info=True,
+            **given,
+        )
+    _check_complete(report, name)
+    return cast(nn.Module, model)
+
+
+def preprocessing_of(processor: Any) -> Preprocessing:
+    """The numbers of a transformers image processor, for pictures that become square.
+
+    Args:
+        processor: with the attributes that such processors have: `size`, `resample`, `image_mean` and so on.
+
+    Raises:
+        ModelError: it makes no square images.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> clip = {"size": {"shortest_edge": 240}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
+        >>> found = preprocessing_of(SimpleNamespace(**clip, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3))
+        >>> found.image_size, found.resize, found.interpolation
+        (224, 240, 'bicubic')
+    """
+
+    def given(name: str, default: Any) -> Any:
+        value = getattr(processor, name, None)
+        return default if value is None else value
+
+    size = dict(given("size", {}))
+    shortest = size.get("shortest_edge") or _side(size)
+    squash, crop = "shortest_edge" not in size, shortest
+    if given("do_center_crop", False):
+        crop = _side(dict(given("crop_size", size)))
+    elif "shortest_edge" in size and hasattr(processor, "crop_pct"):
+        squash = shortest >= SQUASHED
+        shortest = shortest if squash else int(shortest / processor.crop_pct)
+    # Preprocessing scales to [0, 1] by itself, so what a processor does otherwise goes into mean and std.
+    scale = 255 * given("rescale_factor", 1 / 255) if given("do_rescale", True) else 255
+    normalised = given("do_normalize", True)
+    mean, std = (given(f"image_{which}", [default] * 3) for which, default in (("mean", 0.0), ("std", 1.0)))
+    return Preprocessing(
+        image_size=crop,
+        resize=max(shortest, crop),
+        squash=squash,
+        mean=tuple(float(m) / scale for m in mean) if normalised else (0.0,) * 3,
+        std=tuple(float(s) / scale for s in std) if normalised else (1 / scale,) * 3,
+        interpolation=Resampling(int(given("resample", Resampling.BILINEAR))).name.lower(),
+    )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise UsageError("models hf:NAME need transformers, which is missing: pip install 'xaieval[hf]'") from error
+    return transformers
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+
+
+@contextmanager
+def _reported(name: str, what: str, local: bool) -> Iterator[None]:
+    """Whatever transformers raises, as one line that says what to do."""
+    try:
+        yield
+    except Exception as error:  # of many libraries: files, network, configurations
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        where = "" if local else " from the Hugging Face Hub; without network give a folder that save_pretrained wrote"
+        kind = WeightsError if what == "weights" else ModelError
+        raise kind(f"cannot get the {what} of hf:{name}{where} ({reason[:300]})") from error
+
+
+@contextmanager
+def _quiet(logging: Any, local: bool) -> Iterator[None]:
+    """No table of weights that do not fit, which is an error here, and no progress bar for what is read from a folder."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with ExitStack() as undo:
+        undo.callback(logging.set_verbosity, level)
+        logging.set_verbosity_error()
+        if local and bars:
+            undo.callback(logging.enable_progress_bar)
+            logging.disable_progress_bar()
+        yield
+
+
+def _change(config: Any, arguments: Mapping[str, Any], name: str) -> None:
+    known = {*config.to_dict(), "num_labels"}
+    for key, value in arguments.items():
+        if key not in known:
+            hint = choose_from(key, sorted(known)).split("known:")[0]  # which are too many for a message
+            raise ModelError(f"the configuration of hf:{name} has no {key!r}; {hint}its config.json lists all")
+        setattr(config, key, value)
+
+
+def _auto_class(transformers: Any, config: Any) -> Any:
+    """The class that makes a model with the head that the configuration names."""
+    heads = {
+        "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
+        "ForObjectDetection": transformers.AutoModelForObjectDetection,
+    }
+    architecture = (config.architectures or [""])[0]
+    return next(
+        (kind for head, kind in heads.items() if architecture.endswith(head)), transformers.AutoModelForImageClassification
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    if any(folder.glob("*.safetensors")):
+        return True
+    pickled = [file for file in PICKLED if (folder / file).is_file()]
+    if pickled:
+        raise WeightsError(
+            f"hf:{folder} has its weights in {pickled[0]}, which can hold code; save them as safetensors, or give the file by "
+            "--weights"
+        )
+    return False
+
+
+def _check_complete(report: Mapping[str, Any], name: str) -> None:
+    """Refuse a model of which a part would stay random, such as a classifier on a backbone that was never trained with one."""
+    wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+    if wrong:
+        rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise WeightsError(
+            f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
+            "was trained for its task is expected (of CLIP and SigLIP, xaieval.models.ZeroShot makes a classifier)"
+        )
+
+
+def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str, Any]) -> Preprocessing:
+    """From the model's image processor; without one the usual numbers at the configuration's size."""
+    if where["local_files_only"] and not (Path(name) / "preprocessor_config.json").is_file():
+        size = getattr(config, "image_size", 224)
+        side = size if isinstance(size, int) else min(size)
+        return Preprocessing(image_size=side, resize=side)
+    with _reported(name, "preprocessing", where["local_files_only"]):
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **where)
+    return preprocessing_of(processor)
+
+
+def _side(size: Mapping[str, Any]) -> int:
+    if size.get("height") is None or size.get("height") != size.get("width"):
+        raise ModelError(f"the image processor makes images of {size or 'no fixed size'}; square ones are expected")
+    return int(size["height"])

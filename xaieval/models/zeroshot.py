@@ -1,0 +1,109 @@
+"""CLIP and its kin as classifiers over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xaieval.errors import ModelError, TargetError, choose_from
+from xaieval.probe import borrow
+
+__all__ = ["ZeroShot"]
+
+Tokens = Int[Tensor, "k t"] | Mapping[str, Tensor] | Callable[..., Mapping[str, Tensor]]
+
+
+class ZeroShot(nn.Module):
+    """A model of images and texts as a classifier whose classes are prompts.
+
+    The texts' features are computed once, and kept as a buffer; a pass costs what the images cost. Layers are found under
+    `model`, such as `model.vision_model.encoder.layers.11`.
+
+    Args:
+        model: a CLIPModel or SiglipModel of transformers, or anything with their `get_text_features`, `get_image_features`,
+            `logit_scale` and, if it has one, `logit_bias`. It is kept, not copied.
+        prompts: a text for each class, each once.
+        tokens: of the prompts: a tokenizer of transformers; or what one gave (`input_ids` and perhaps `attention_mask`); or
+            token ids `[K, T]`.
+
+    Raises:
+        ModelError: the model lacks one of these methods, or tokens and prompts differ in number.
+        TargetError: there are no prompts, or one comes twice.
+
+    Reference:
+        Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 3.1;
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343), for SigLIP, whose confidence is
+        `Protocol(confidence="sigmoid")`.
+
+    Example:
+        >>> class Tiny(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.words, self.pixels = nn.Embedding(9, 4), nn.Linear(12, 4)
+        ...         self.logit_scale = nn.Parameter(torch.tensor(1.0))
+        ...     def get_text_features(self, input_ids):
+        ...         return self.words(input_ids).mean(dim=1)
+        ...     def get_image_features(self, pixel_values):
+        ...         return self.pixels(pixel_values.flatten(1))
+        >>> classifier = ZeroShot(Tiny(), ["a cat", "a dog"], torch.tensor([[1, 2], [1, 3]]))
+        >>> classifier(torch.rand(5, 3, 2, 2)).shape, classifier.index("a dog")
+        (torch.Size([5, 2]), 1)
+    """
+
+    text_features: Tensor
+
+    def __init__(self, model: nn.Module, prompts: Sequence[str], tokens: Tokens) -> None:
+        super().__init__()
+        missing = [name for name in ("get_text_features", "get_image_features", "logit_scale") if not hasattr(model, name)]
+        if missing:
+            raise ModelError(f"a {type(model).__name__} has no {missing[0]}; a CLIPModel or SiglipModel is expected")
+        self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not self.prompts or len(set(self.prompts)) < len(self.prompts):
+            raise TargetError(f"prompts are one or more, each once; got {self.prompts}")
+        self.model = model
+        with borrow(model) as device, torch.no_grad():
+            inputs = {key: value.to(device) for key, value in _inputs(model, self.prompts, tokens).items()}
+            features = _pooled(model.get_text_features(**inputs))
+        if len(features) != len(self.prompts):
+            raise ModelError(f"{len(self.prompts)} prompts come with the tokens of {len(features)}; one row each is expected")
+        self.register_buffer("text_features", functional.normalize(features, dim=1))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of the prompts, as the model's `logits_per_image`."""
+        model: Any = self.model
+        features = functional.normalize(_pooled(model.get_image_features(pixel_values=images)), dim=1)
+        logits = features @ self.text_features.T * model.logit_scale.exp()
+        bias = getattr(model, "logit_bias", None)
+        return logits if bias is None else logits + bias
+
+    def index(self, prompt: str) -> int:
+        """The class of a prompt, to be given as target.
+
+        Raises:
+            TargetError: there is no such prompt.
+        """
+        if prompt not in self.prompts:
+            raise TargetError(f"no prompt {prompt!r}; {choose_from(prompt, self.prompts)}")
+        return self.prompts.index(prompt)
+
+
+def _inputs(model: Any, prompts: list[str], tokens: Tokens) -> dict[str, Tensor]:
+    """What the model takes for texts."""
+    if isinstance(tokens, Tensor):
+        return {"input_ids": tokens}
+    if not isinstance(tokens, Mapping):
+        # Always the full length: SigLIP was trained so, and to CLIP what follows a text's end makes no difference.
+        longest = model.config.text_config.max_position_embeddings
+        tokens = tokens(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
+    return {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
+
+
+def _pooled(output: Any) -> Tensor:
+    """Features `[N, D]`, which some models return as they are and others in an object."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
