@@ -417,3 +417,22 @@ def test_the_command_scores_volumes_and_draws_no_figure(tmp_path, monkeypatch, c
     assert "gradcam" in capsys.readouterr().out
     assert (tmp_path / "run" / "rows.parquet").is_file()
     assert not (tmp_path / "run" / "maps.png").exists()
+
+
+@pytest.mark.parametrize("name", ["score-cam", "ablation-cam", "captum:Saliency", "captum:FeatureAblation", "captum:Occlusion"])
+def test_other_methods_of_volumes_with_one_slice_are_those_of_images(name):
+    torch.manual_seed(1)
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    deep = nn.Sequential(nn.Conv3d(1, 4, (1, 3, 3)), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    state = {name: value.unsqueeze(2) if value.ndim == 4 else value for name, value in flat.state_dict().items()}
+    deep.load_state_dict(state)
+    images = torch.rand(2, 1, 12, 14)
+    wanted, found = (explain(model, x, "1", name) for model, x in ((flat, images), (deep, images[:, :, None])))
+    for at, maps in wanted.items():
+        torch.testing.assert_close(found[at][:, 0], maps, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rise", "occlusion", "attention-rollout"])
+def test_methods_that_are_made_for_images_say_so(name):
+    with pytest.raises(ExplainerError, match=r"explains images \[N, C, H, W\], got \[3, 1, 6, 8, 10\]"):
+        explain(_net(), _volumes(), method=name)

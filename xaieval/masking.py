@@ -17,7 +17,7 @@ from torch.nn import functional
 from xaieval.errors import ProtocolError
 from xaieval.protocol import Protocol
 
-__all__ = ["Finished", "baseline", "finish", "mask", "normalise", "occlude", "otsu_threshold", "upsample"]
+__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "otsu_threshold", "upsample"]
 
 # Bilinear upsampling of a constant map leaves differences of a few units in the last place; a map that varies less than
 # this share of its largest value is constant.

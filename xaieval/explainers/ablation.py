@@ -66,7 +66,7 @@ class AblationCAM:
                 ]
             ).to(activation.dtype)
         whole, without = scores[:, -1:], scores[:, :-1]
-        return torch.einsum("nc,nchw->nhw", (whole - without) / whole, activation).clamp(min=0)
+        return torch.einsum("nc,nc...->n...", (whole - without) / whole, activation).clamp(min=0)
 
 
 ABLATION = (AblationCAM(),)
@@ -86,7 +86,7 @@ def _most(context: Context) -> int:
 def _can_expand(context: Context) -> bool:
     """Whether the model gives the same scores when the layer's output alone is many."""
     activation: Any = context.activation
-    strongest = activation[0].abs().mean(dim=(1, 2)).topk(min(2, activation.shape[1])).indices
+    strongest = activation[0].abs().flatten(1).mean(dim=1).topk(min(2, activation.shape[1])).indices
     few = torch.cat([strongest, strongest.new_tensor([activation.shape[1]])])
     with torch.no_grad():
         expected = _ablated(context, 0, few, False)
@@ -113,7 +113,7 @@ def _ablated(context: Context, image: int, channels: Tensor, expand: bool) -> Te
 
     with _Changed(context, silenced):
         images = context.images[image : image + 1]
-        return context.score(images if expand else images.repeat(len(channels), 1, 1, 1), image * ones)
+        return context.score(images if expand else torch.cat([images] * len(channels)), image * ones)
 
 
 def _channel_axis(output: Tensor, activation: Tensor) -> int:
@@ -123,7 +123,7 @@ def _channel_axis(output: Tensor, activation: Tensor) -> int:
     if len(set(output.shape)) > 1:
         return 1
     as_first, as_last = (output - activation).abs().sum(), (output.movedim(-1, 0) - activation).abs().sum()
-    return 3 if as_last < as_first else 1
+    return output.ndim if as_last < as_first else 1
 
 
 class _Changed:

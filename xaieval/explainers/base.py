@@ -11,12 +11,13 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
+from xaieval.errors import ExplainerError
 from xaieval.layers import Layout
 from xaieval.protocol import Protocol, plain
 from xaieval.speedup import in_groups
 from xaieval.tasks import Classification, Followed, Task
 
-__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model"]
+__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model", "size_of_images"]
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
@@ -171,6 +172,20 @@ class Explainer(Interface):
 def needs_model(explainer: Explainer) -> bool:
     """Whether an explainer runs the model itself, or looks inside it; so it is unless it says that it does not."""
     return bool(getattr(explainer, "needs_model", True))
+
+
+def size_of_images(context: Context, name: str) -> tuple[int, int]:
+    """Height and width, for a method that is made for images.
+
+    Raises:
+        ExplainerError: the context has volumes.
+    """
+    if context.images.ndim != 4:
+        raise ExplainerError(
+            f"method '{name}' explains images [N, C, H, W], got {list(context.images.shape)}; volumes are explained by gradcam "
+            "and its family, score-cam, ablation-cam, methods of captum, and controls"
+        )
+    return context.images.shape[2], context.images.shape[3]
 
 
 OF_THE_PROTOCOL = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -340,9 +341,10 @@ def _defaults(takes: Mapping[str, inspect.Parameter], images: Tensor, size: int)
 
 
 def _tiles(images: Tensor) -> Tensor:
-    """Numbers of tiles, `[1, 1, H, W]`."""
-    rows, columns = (torch.arange(side, device=images.device) * TILES // side for side in images.shape[2:])
-    return (rows[:, None] * TILES + columns)[None, None].unique(return_inverse=True)[1]
+    """Numbers of tiles, `[1, 1, H, W]`, of volumes `[1, 1, D, H, W]`."""
+    sides = [torch.arange(side, device=images.device) * TILES // side for side in images.shape[2:]]
+    numbers = functools.reduce(lambda number, along: number * TILES + along, torch.meshgrid(*sides, indexing="ij"))
+    return numbers[None, None].unique(return_inverse=True)[1]
 
 
 def _reduced(attribution: Tensor, kind: _Kind, reduce: str, context: Context) -> Tensor:

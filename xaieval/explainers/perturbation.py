@@ -8,7 +8,7 @@ the number of masks. No denominator carries an epsilon.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.base import Context, Wanted
+from xaieval.explainers.base import Context, Wanted, size_of_images
+from xaieval.masking import LINEAR
 
 __all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM"]
 
@@ -71,7 +72,7 @@ class ScoreCAM:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
         images = context.images
-        varied = activation.amax(dim=(2, 3)) > activation.amin(dim=(2, 3))
+        varied = activation.flatten(2).amax(dim=2) > activation.flatten(2).amin(dim=2)
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
             for pairs in varied.nonzero().split(context.size or len(images)):
@@ -82,12 +83,12 @@ class ScoreCAM:
         found = context.ask(blocks(), self.wanted).to(activation.dtype)
         scores = found[-len(images) :, None].repeat(1, activation.shape[1])
         scores[varied] = found[: -len(images)]
-        return torch.einsum("nc,nchw->nhw", scores.softmax(dim=1), activation).clamp(min=0)
+        return torch.einsum("nc,nc...->n...", scores.softmax(dim=1), activation).clamp(min=0)
 
     def _masks(self, channels: Tensor, context: Context) -> Tensor:
-        """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`."""
+        """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`; of volumes with one axis more."""
         small = _unit(channels) if self.normalise_at == "layer" else channels
-        large = _upsampled(small, (context.images.shape[2], context.images.shape[3]), self.align_corners)
+        large = _upsampled(small, context.images.shape[2:], self.align_corners)
         return (_unit(large) if self.normalise_at == "image" else large).to(context.images.dtype)
 
 
@@ -145,7 +146,7 @@ class RISE:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`."""
         images = context.images
-        n, (height, width) = len(images), images.shape[2:]
+        n, (height, width) = len(images), size_of_images(context, self.name)
         masks = RandomMasks.draw(self, context.seed, (height, width), images.device)
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
@@ -251,7 +252,7 @@ class Occlusion:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`; negative where covering raises the score."""
         images = context.images
-        n, (height, width) = len(images), images.shape[2:]
+        n, (height, width) = len(images), size_of_images(context, self.name)
         window, corners = self._windows((height, width))
         y, x = (torch.arange(side, device=images.device) for side in (height, width))
 
@@ -289,13 +290,14 @@ def _check_choice(name: str, given: object, choices: Any) -> None:
         raise ExplainerError(f"{name} is one of {', '.join(get_args(choices))}, got {given!r}")
 
 
-def _upsampled(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
-    return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=align_corners)[:, 0]
+def _upsampled(maps: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    return functional.interpolate(maps[:, None], tuple(size), mode=LINEAR[len(size)], align_corners=align_corners)[:, 0]
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """Each map `[G, h, w]` from 0 to 1; zeros where it is constant."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    """Each map from 0 to 1; zeros where it is constant."""
+    cells = tuple(range(1, maps.ndim))
+    low, high = maps.amin(dim=cells, keepdim=True), maps.amax(dim=cells, keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), 0)
 
 

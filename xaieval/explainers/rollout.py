@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, size_of_images
 from xaieval.layers import Layout, token_layout
 
 __all__ = ["ROLLOUT", "AttentionMap", "last_block", "rollout"]
@@ -92,10 +92,11 @@ class AttentionMap:
         Raises:
             ExplainerError: the model has no attention of all tokens to all tokens.
         """
+        size = size_of_images(context, self.name)
         blocks = self._watch(context)
         if self.rows != "auto":
             blocks = [block for block in blocks if block.shape[1] > 1]
-        layout = self._layout(blocks[0].shape[-1], context)
+        layout = self._layout(blocks[0].shape[-1], size)
         weights = self.function(blocks)
         row = weights[:, 0] if weights.shape[1] == 1 else self._row(weights, layout.prefix, context.model)
         return row[:, layout.prefix :].unflatten(1, layout.size)
@@ -111,13 +112,12 @@ class AttentionMap:
             )
         return watch.blocks
 
-    def _layout(self, tokens: int, context: Context) -> Layout:
-        """Where the grid is among the tokens."""
-        height, width = context.images.shape[2:]
-        layout = token_layout(tokens, (height, width), self.grid, self.prefix_tokens)
+    def _layout(self, tokens: int, size: tuple[int, int]) -> Layout:
+        """Where the grid is among the tokens of an image of a size."""
+        layout = token_layout(tokens, size, self.grid, self.prefix_tokens)
         if layout is None:
             raise ExplainerError(
-                f"method '{self.name}' saw attention over {tokens} tokens, which fit no grid of a {height} x {width} image; "
+                f"method '{self.name}' saw attention over {tokens} tokens, which fit no grid of a {size[0]} x {size[1]} image; "
                 "give grid=(height, width) and prefix_tokens= to the explainer"
             )
         return layout
