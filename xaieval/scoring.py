@@ -66,8 +66,8 @@ def score(
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` and `id`; images are normalised as the model expects.
         layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
-        methods: names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and torch-cam, or
-            functions `(model, images, targets) -> maps`.
+        methods: names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
+            torch-cam, or functions `(model, images, targets) -> maps`.
         metrics: names or `Metric` objects.
         target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
             which is "predicted" by default.
