@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
     for axes in (first, *others):
         axes.set(xticks=[], yticks=[])
     figure.supxlabel(f"AD (lower is better) and IC (higher is better) in percent, over {IMAGES} images", fontsize="small")
-    figure.savefig(folder / "compare_methods.png", dpi=90)
+    figure.savefig(folder / "compare_methods.png", dpi=72)
 
 
 def caption(method: str, table: pd.DataFrame) -> str:
