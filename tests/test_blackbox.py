@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.errors import ExplainerError, ModelError
-from xaieval.explainers import METHODS, resolve_methods
+from xaieval.explainers import METHODS
 from xaieval.explainers.perturbation import RISE, Occlusion
 from xaieval.models import BlackBox, as_module, fpn_scenes, load_model
 
@@ -39,7 +39,7 @@ def test_a_function_is_scored_by_what_needs_nothing_inside():
 
 def test_a_function_around_a_network_scores_as_the_network():
     model, images = fpn_scenes().eval(), torch.rand(2, 3, 64, 64)
-    methods = [RISE(n_masks=32), Occlusion()]
+    methods = [RISE(n_masks=32), Occlusion(32, 32)]
 
     def session(pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -201,7 +201,3 @@ def test_an_onnx_session_is_explained():
     box = BlackBox(lambda pixels: session.run(None, {"x": pixels})[0], numpy=True)
     expected = xaieval.explain(model, images, method=Occlusion())["input"]
     torch.testing.assert_close(xaieval.explain(box, images, method=Occlusion())["input"], expected, rtol=0, atol=1e-3)
-
-
-def test_names_of_methods_are_resolved_as_before():
-    assert [method.name for method in resolve_methods(["rise", "occlusion"])] == ["rise", "occlusion"]

@@ -315,6 +315,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         options.layers,
         options.methods[0],
         labels=batch.labels,
+        ids=batch.ids,
         protocol=protocol,
         device=options.device,
         seed=options.seed,

@@ -166,6 +166,7 @@ def explain(
     target: Target | None = None,
     *,
     labels: Tensor | None = None,
+    ids: Sequence[str] | None = None,
     protocol: str | Protocol = "default",
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -186,6 +187,7 @@ def explain(
         method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
         target: "predicted", "label" (with `labels`), a class index, or a function; the protocol's choice unless told.
         labels: true classes `[N]`, or zeros and ones `[N, K]`.
+        ids: of the images, for methods that read files or draw random numbers by them; "0", "1", ... unless told.
         protocol: says how maps are normalised, and what the gradient is taken of.
         device: where to work; the model's own unless told.
         seed: of random explainers.
@@ -213,7 +215,7 @@ def explain(
     protocol = _settle(protocol, target, model)
     explainers = _methods(method, model)
     addresses = _addresses(layers, explainers)
-    batch = next(read_batches([{"image": images, "label": labels}]))
+    batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     with borrow(model, device) as there:
         call = called(model, forward)
         found = locate(model, to_device(batch.images, there), addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)

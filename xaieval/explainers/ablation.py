@@ -105,7 +105,8 @@ def _ablated(context: Context, image: int, channels: Tensor, expand: bool) -> Te
     ones = torch.ones_like(channels)
 
     def silenced(output: Tensor) -> Tensor:
-        axis = _channel_axis(output[0], activation[image])
+        # Tokens, and maps with channels last, are turned around to become an activation `[N, C, h, w]`.
+        axis = 1 if output.shape[1:] == activation.shape[1:] else -1
         many = torch.cat([output] * len(channels)) if len(output) < len(channels) else output.clone()
         rows = (channels < activation.shape[1]).nonzero()[:, 0]
         many.movedim(axis, 1)[rows, channels[rows]] = 0
@@ -114,16 +115,6 @@ def _ablated(context: Context, image: int, channels: Tensor, expand: bool) -> Te
     with _Changed(context, silenced):
         images = context.images[image : image + 1]
         return context.score(images if expand else torch.cat([images] * len(channels)), image * ones)
-
-
-def _channel_axis(output: Tensor, activation: Tensor) -> int:
-    """Which axis of a layer's output holds the channels, from one image of it and its maps `[C, h, w]`; the batch is axis 0."""
-    if output.shape != activation.shape:
-        return output.ndim
-    if len(set(output.shape)) > 1:
-        return 1
-    as_first, as_last = (output - activation).abs().sum(), (output.movedim(-1, 0) - activation).abs().sum()
-    return output.ndim if as_last < as_first else 1
 
 
 class _Changed:

@@ -69,7 +69,7 @@ class Precomputed:
         sizes = {one.shape for one in found if one is not None}
         if not sizes and (len(found) > 1 or self._is_empty()):  # a single image may just be one without a map
             raise DataError(
-                f"none of {len(found)} images has a map in '{self.folder}'; the first file looked for was "
+                f"no map in '{self.folder}' for any of {len(found)} images; the first file looked for was "
                 f"'{_candidates(Path(self.folder), context.ids[0])[0]}'"
             )
         size = torch.Size(context.images.shape[2:]) if len(sizes) != 1 else next(iter(sizes))
@@ -114,7 +114,7 @@ def _candidates(folder: Path, image_id: str) -> list[Path]:
         DataError: the id leads out of the folder.
     """
     parts = PurePosixPath(image_id.replace("\\", "/")).parts
-    if not parts or ".." in parts or Path(image_id).is_absolute() or parts[0] == "/" or ":" in parts[0]:
+    if not parts or ".." in parts or parts[0] == "/" or Path(image_id).is_absolute() or Path(image_id).drive:
         raise DataError(f"image id {image_id!r} leads out of the folder of the maps; an id is a relative path without '..'")
     path = folder.joinpath(*parts)
     names = dict.fromkeys(path.with_name(stem + suffix) for suffix in SUFFIXES for stem in (path.name, path.stem))
