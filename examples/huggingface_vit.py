@@ -2,9 +2,8 @@
 
     python examples/huggingface_vit.py [FOLDER] [MODEL]
 
-MODEL is a folder that `save_pretrained` wrote, or a name on the Hub, and its own weights are used. Without it a small
-transformer with random weights stands in: that runs without network, and shows the calls, while its numbers say nothing of any
-real model.
+MODEL is a folder that `save_pretrained` wrote, or a name on the Hub, whose weights are used. Without it a small transformer
+with random weights stands in: that runs without network, and shows the calls, but its numbers say nothing of any real model.
 The script writes `maps.png` into FOLDER (the working directory unless told). It needs `pip install 'xaieval[hf]'`.
 """
 
@@ -41,13 +40,13 @@ def main(folder: Path, name: str | None) -> None:
     loaded = random_vit() if name is None else load_model(f"hf:{name}", pretrained=True)
     loader = scenes(loaded.preprocessing, size=24).loader(batch_size=8)
 
-    # What goes into the last block's attention, and what comes out of blocks: tokens, which become maps by themselves.
-    layers = ["vit.layers.*", "vit.layernorm"]
+    # What goes into each block's attention: tokens, which become maps by themselves.
+    layers = ["vit.layers.*.layernorm_before"]
     scores = xaieval.score(loaded.model, loader, layers=layers, methods=["gradcam", "random"], progress=False)
     print(scores.summary().round(1).to_string())
 
     images = next(iter(loader))["image"][:4]
-    maps = xaieval.explain(loaded.model, images, ["vit.layers.*"])
+    maps = xaieval.explain(loaded.model, images, layers)
     maps_figure(loaded.preprocessing.to_pixels(images), maps).savefig(folder / "maps.png", dpi=80)
 
 

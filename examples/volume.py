@@ -3,8 +3,8 @@
     python examples/volume.py [FOLDER]
 
 The volumes are noise with one bright ball each, and the network is set by hand to detect brightness, so that it is known where
-a faithful map has to peak. The script runs without network in seconds, prints where the maps peak and the scores, and writes
-the middle slice of a volume with its map to `volume.png` in FOLDER (the working directory unless told).
+a faithful map has to peak. It runs without network in seconds, prints where the maps peak and the scores, and writes the
+middle slice of a volume with its map to `volume.png` in FOLDER (the working directory unless told).
 """
 
 from __future__ import annotations

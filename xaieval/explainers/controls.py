@@ -53,7 +53,7 @@ def center(context: Context) -> Tensor:
     """A Gaussian in the middle of the image, its standard deviation a quarter of each side."""
     sides = context.images.shape[2:]
     places = torch.meshgrid(*(torch.linspace(-2, 2, side, device=context.images.device) for side in sides), indexing="ij")
-    return torch.exp(-0.5 * sum(place**2 for place in places)).expand(len(context.images), *sides)
+    return torch.exp(-0.5 * torch.stack(places).square().sum(dim=0)).expand(len(context.images), *sides)
 
 
 def edges(context: Context) -> Tensor:

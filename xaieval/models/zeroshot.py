@@ -57,7 +57,7 @@ class ZeroShot(nn.Module):
 
     text_features: Tensor
 
-    def __init__(self, model: nn.Module, prompts: Sequence[str], tokens: Tokens) -> None:
+    def __init__(self, model: Any, prompts: Sequence[str], tokens: Tokens) -> None:
         super().__init__()
         missing = [name for name in ("get_text_features", "get_image_features", "logit_scale") if not hasattr(model, name)]
         if missing:
