@@ -106,9 +106,11 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     read = task.read(seen.output)
     followed = task.follow(read, protocol.target, labels)
     confidence = task.confidence(read, followed, protocol.confidence)
-    gradients = (
-        seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence) if differentiable else {}
-    )
+    gradients: dict[str, Tensor] = {}
+    if differentiable and followed.found.any():
+        gradients = seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence)
+    elif differentiable:  # nothing is followed on any image, so that nothing has a gradient
+        gradients = {address: torch.full_like(activation, torch.nan) for address, activation in seen.activations.items()}
     context = Context(
         model=runner.model,
         images=images,

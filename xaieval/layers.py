@@ -23,7 +23,7 @@ from xaieval.errors import AddressError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "trace"]
+__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "fits_image", "layout_of", "parse", "pick", "table", "trace"]
 
 Forward = Callable[[Tensor], Any]
 
@@ -133,6 +133,8 @@ class Trace:
         image_size: height and width of the images.
         unused: paths of modules that the pass never ran.
         aliases: further names of modules that the model holds twice, and the names under which they are recorded.
+        channels: of the images.
+        returned: shapes of the tensors in the model's own output.
     """
 
     layers: list[Layer]
@@ -140,6 +142,8 @@ class Trace:
     image_size: tuple[int, int]
     unused: list[str]
     aliases: dict[str, str] = field(default_factory=dict)
+    channels: int = 3
+    returned: list[tuple[int, ...]] = field(default_factory=list)
 
 
 def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> Trace:
@@ -162,7 +166,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
     handles = [module.register_forward_hook(record) for module in names]
     try:
         with torch.no_grad():  # not inference_mode: what a model caches now has to be fit for gradients in the next pass
-            (model if forward is None else forward)(images)
+            output = (model if forward is None else forward)(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -184,6 +188,8 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
         image_size=(images.shape[-2], images.shape[-1]),
         unused=[name for name in names.values() if name and not calls[name]],
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
+        channels=images.shape[1],
+        returned=[tuple(tensor.shape) for _, tensor in _tensors(output)],
     )
 
 
@@ -239,6 +245,12 @@ def layout_of(
             "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] were expected; 'xaieval-bench layers' lists all"
         )
     return layout
+
+
+def fits_image(layout: Layout, image_size: tuple[int, int]) -> bool:
+    """Whether a map has the proportions of the image, to rounding."""
+    size = (layout.height, layout.width)
+    return _divides(size, image_size) or _proportional(size, image_size)
 
 
 def table(traced: Trace) -> pd.DataFrame:

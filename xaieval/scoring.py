@@ -27,7 +27,7 @@ from xaieval.scores import Scores, check_folder, is_complete
 from xaieval.speedup import Forward, Runner, called, check_precision, sped_up
 from xaieval.stopping import Stop, Stopping, resolve_stop
 from xaieval.targets import Output, Target
-from xaieval.tasks import Task, describe, resolve_task
+from xaieval.tasks import Task, describe, predicted_score, resolve_task
 
 __all__ = ["explain", "score"]
 
@@ -65,7 +65,7 @@ def score(
         model: an image classifier: images `[N, C, H, W]` to logits `[N, K]` (or see `output`).
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` and `id`; images are normalised as the model expects.
-        layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
+        layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*"; or "auto", a choice of the model's stages.
         methods: names (see `xaieval.explainers.METHODS`), `Explainer` objects, or functions `(model, images, targets) -> maps`.
         metrics: names or `Metric` objects.
         target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
@@ -127,7 +127,8 @@ def score(
             """The first images settle where the layers are, and how passes are made."""
             images = to_device(batch.images, there)
             call = called(model, forward)
-            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
+            told = partial(predicted_score, asked)
+            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
@@ -174,7 +175,7 @@ def explain(
     Args:
         model: an image classifier.
         images: `[N, C, H, W]`, normalised as the model expects.
-        layers: addresses or patterns; none for a method that needs no layer.
+        layers: addresses or patterns, or "auto"; none for a method that needs no layer.
         method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
         target: "predicted", "label" (with `labels`), a class index, or a function; the protocol's choice unless told.
         labels: true classes `[N]`.
@@ -206,8 +207,10 @@ def explain(
     batch = next(read_batches([{"image": images, "label": labels}]))
     with borrow(model, device) as there:
         call = called(model, forward)
-        found = locate(model, to_device(batch.images, there), addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
-        job = Job(found, make_pairs(explainers, found), protocol, resolve_task(task, output), seed)
+        asked = resolve_task(task, output)
+        first, told = to_device(batch.images, there), partial(predicted_score, asked)
+        found = locate(model, first, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+        job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
         runner = Runner(model, call, call, len(batch))
         seen = look(runner, batch, job, there)
         maps = [finished_maps(raw, batch.images, protocol).maps for raw in raw_maps(runner, seen, job)]

@@ -15,7 +15,7 @@ from xaieval.errors import ModelError, TargetError, UsageError, choose_from
 from xaieval.protocol import plain
 from xaieval.targets import Confidence, Output, Target, check_labels, choose_targets, confidences, find, logits_of, take
 
-__all__ = ["TASKS", "Classification", "Detection", "Followed", "Segmentation", "Task", "describe", "resolve_task"]
+__all__ = ["TASKS", "Classification", "Detection", "Followed", "Segmentation", "Task", "describe", "predicted_score", "resolve_task"]
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,12 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
     if output is not None:
         raise UsageError("give output= to the task object, not beside it")
     return task
+
+
+def predicted_score(task: Task, output: Any) -> Tensor:
+    """The score of what is predicted on each image, `[N]`, differentiable."""
+    read = task.read(output)
+    return task.score(read, task.follow(read, "predicted", None))
 
 
 def describe(task: Task) -> dict[str, Any]:
