@@ -142,6 +142,7 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
         ExplainerError: an explainer did not give one map an image.
     """
     images, found = seen.context.images, []
+    frames = {at.address: at.frame for at in job.layers}
     for explainer, layer in job.pairs:
         inside = needs_model(explainer)
         with runner.lent() if inside else nullcontext():
@@ -149,7 +150,8 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
         if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
             came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
             raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
-        found.append(raw.detach().to(images.device, torch.float32))
+        raw, frame = raw.detach().to(images.device, torch.float32), frames.get(layer)
+        found.append(raw if frame is None else frame.cut(raw))
     return found
 
 

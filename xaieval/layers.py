@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError
+from xaieval.padding import Frame, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +136,7 @@ class Trace:
         aliases: further names of modules that the model holds twice, and the names under which they are recorded.
         channels: of the images.
         returned: shapes of the tensors in the model's own output.
+        frame: of the images in what the model works on, if it resizes and pads them itself.
     """
 
     layers: list[Layer]
@@ -144,6 +146,12 @@ class Trace:
     aliases: dict[str, str] = field(default_factory=dict)
     channels: int = 3
     returned: list[tuple[int, ...]] = field(default_factory=list)
+    frame: Frame | None = None
+
+    @property
+    def inner_size(self) -> tuple[int, int]:
+        """Height and width of the images that layers see."""
+        return self.image_size if self.frame is None else self.frame.outer
 
 
 def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> Trace:
@@ -157,11 +165,13 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     made: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
     calls: Counter[str] = Counter()
+    frames: list[Frame] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
         made.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
         calls[path] += 1
+        frames.extend(frame for frame in [frame_of(output)] if frame)
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
@@ -190,6 +200,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
         channels=images.shape[1],
         returned=[tuple(tensor.shape) for _, tensor in _tensors(output)],
+        frame=frames[0] if frames else None,
     )
 
 
@@ -231,9 +242,9 @@ def layout_of(
     """
     layout = None
     if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 4:
-        layout = _image_layout(layer.shape, traced.image_size)
+        layout = _image_layout(layer.shape, traced.inner_size)
     elif layer.shape[:1] == (traced.batch,) and len(layer.shape) == 3:
-        layout = _token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
+        layout = _token_layout(layer.shape[1], traced.inner_size, grid, prefix_tokens)
         if layout is None:
             raise AddressError(
                 f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a {traced.image_size[0]} x "
@@ -259,7 +270,7 @@ def table(traced: Trace) -> pd.DataFrame:
 
     def stride(layer: Layer) -> float | None:
         try:
-            return traced.image_size[0] / layout_of(layer, traced).height
+            return traced.inner_size[0] / layout_of(layer, traced).height
         except AddressError:
             return None
 

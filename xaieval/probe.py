@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError, UsageError
 from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, table, trace
+from xaieval.padding import Frame
 from xaieval.stages import AUTO, Shortlist, choose, shortlist
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ class ProbeLayer:
         layer: what to look at.
         layout: where the spatial axes of its output are.
         by_name: it was asked for by its address, not by a pattern that happens to fit.
+        frame: of the images in what the layer sees, if the model resizes and pads them itself.
     """
 
     layer: Layer
     layout: Layout
     by_name: bool = True
+    frame: Frame | None = None
 
     @property
     def address(self) -> str:
@@ -177,23 +180,23 @@ def locate(
     if not layers:
         return []
     traced = trace(model, images[:2], forward)
+    chosen: dict[str, None] = {}
     if AUTO in layers:
         found = shortlist(traced, grid, prefix_tokens)
-        chosen = [layer.address for layer in choose(found, _silent(model, images[:2], found, score, forward))]
+        silent = _silent(model, images[:2], found, score, forward)
+        chosen = dict.fromkeys(layer.address for layer in choose(found, silent))
         layers = [name for given in layers for name in (chosen if given == AUTO else [given])]
-    named = {given for given in layers if "*" not in given and "?" not in given}
+    named = {given for given in layers if "*" not in given and "?" not in given} - chosen.keys()
     return [
-        ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), by_name=layer.address in named)
+        ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), layer.address in named, traced.frame)
         for layer in expand(layers, traced)
     ]
 
 
-def _silent(
-    model: nn.Module, images: Tensor, found: Shortlist, score: Score | None, forward: Forward | None
-) -> set[str]:
+def _silent(model: nn.Module, images: Tensor, found: Shortlist, score: Score | None, forward: Forward | None) -> set[str]:
     """Addresses of the layers on whose cells the score does not depend; none where that cannot be told.
 
-    The cells of a map may have no gradient at all, or, in a transformer of which only the class token is read, one that is zero.
+    The cells of a map may have no gradient at all or, in a transformer of which only the class token is read, a gradient of zero.
     Other zeros are chance: a dead channel, a level of a pyramid in which a detector finds nothing on these images.
     """
     if score is None:
@@ -321,8 +324,10 @@ class _Hook:
         for layer in self.layers:
             if layer.call == call:
                 tensor = pick(output, layer.keys)
-                if _shares_memory(tensor, inputs):
-                    tensor = tensor.clone()  # its user may change the input in place
+                if _shares_memory(tensor, inputs) or (layer.keys and tensor.requires_grad):
+                    # Its user may change the input in place. One of several outputs may have been used inside the module too:
+                    # what is wanted is the gradient of this output alone, whichever other layers are looked at.
+                    tensor = tensor.clone()
                 if self.differentiable and not tensor.requires_grad:
                     if not tensor.is_floating_point():
                         raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")

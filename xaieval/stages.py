@@ -77,7 +77,8 @@ def shortlist(traced: Trace, grid: tuple[int, int] | None = None, prefix_tokens:
     for layer in traced.layers:
         if layer.address in layouts:
             by_path.setdefault(layer.path, []).append(layer)
-    pyramids = _pyramids(list(by_path.values()), layouts)
+    pyramids = [_with_cells(levels, layouts) for levels in _pyramids(list(by_path.values()), layouts)]
+    by_path = {path: several for path, layers in by_path.items() if (several := _with_cells(layers, layouts))}
     root = _tree(traced, {path: layers[0] for path, layers in by_path.items() if path})
     stages = [_with_blocks(node) for node in _stages(root, layouts, top=True)]
     wanted = {layer.address for group in [*pyramids, *stages] for layer in group}
@@ -103,7 +104,7 @@ def choose(found: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
     """
     for pyramid in reversed(found.pyramids):
         levels = [level for level in pyramid if level.address not in silent]
-        if len(_sizes(levels, found.layouts)) > 1:
+        if len(levels) > 1:
             return levels
     heard = [[layer for layer in stage if layer.address not in silent] for stage in found.stages]
     last = _sizes([stage[-1] for stage in heard if stage], found.layouts)
@@ -113,8 +114,8 @@ def choose(found: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
     row = [layer for layer in _longest_row(found.stages) if layer.address not in silent] or list(last.values())
     if not row:
         raise AddressError(
-            "layers='auto' found no layer in this model that gives maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] on which "
-            "the prediction depends; name layers: 'xaieval-bench layers' lists all"
+            "layers='auto' found no layer in this model that gives maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] on "
+            "which the prediction depends; name layers: 'xaieval-bench layers' lists all"
         )
     return evenly(row)
 
@@ -135,9 +136,13 @@ def _maps(traced: Trace, grid: tuple[int, int] | None, prefix: int | None) -> It
             continue
         channels = layer.shape[1] if layout.kind == "channels_first" else layer.shape[-1]
         is_image = (layout.height, layout.width) == traced.image_size and channels == traced.channels
-        several = layout.height * layout.width > 1 and "#" not in layer.address
-        if several and not is_image and channels not in predictions and fits_image(layout, traced.image_size):
+        if "#" not in layer.address and not is_image and channels not in predictions and fits_image(layout, traced.inner_size):
             yield layer.address, layout
+
+
+def _with_cells(layers: list[Layer], layouts: dict[str, Layout]) -> list[Layer]:
+    """Without maps of a single cell, which show nothing."""
+    return [layer for layer in layers if _size(layer, layouts) != (1, 1)]
 
 
 def _pyramids(modules: list[list[Layer]], layouts: dict[str, Layout]) -> list[list[Layer]]:

@@ -9,13 +9,24 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
 from xaieval.protocol import plain
 from xaieval.targets import Confidence, Output, Target, check_labels, choose_targets, confidences, find, logits_of, take
 
-__all__ = ["TASKS", "Classification", "Detection", "Followed", "Segmentation", "Task", "describe", "predicted_score", "resolve_task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Detection",
+    "Followed",
+    "Segmentation",
+    "Task",
+    "describe",
+    "predicted_score",
+    "resolve_task",
+]
 
 
 @dataclass(frozen=True)
@@ -301,9 +312,13 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
 
 
 def predicted_score(task: Task, output: Any) -> Tensor:
-    """The score of what is predicted on each image, `[N]`, differentiable."""
+    """The score of what is predicted on each image, `[N]`, differentiable; of all that is read, where nothing is predicted."""
     read = task.read(output)
-    return task.score(read, task.follow(read, "predicted", None))
+    followed = task.follow(read, "predicted", None)
+    if followed.found.any():
+        return task.score(read, followed)
+    everything = [leaf.sum() for leaf in tree_leaves(read) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return torch.stack(everything).sum()[None]
 
 
 def describe(task: Task) -> dict[str, Any]:
@@ -336,8 +351,9 @@ def _best(labels: Tensor, scores: Tensor) -> Tensor:
 
 
 def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
-    """Intersection over union of boxes `[D, 4]` with one box."""
-    return box_iou(boxes.detach(), box[None].to(boxes.dtype))[:, 0]
+    """Intersection over union of boxes `[D, 4]` with one box; 1 of equal boxes, also where they have no area."""
+    box = box.to(boxes.dtype)
+    return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
 
 
 def _mean_over(regions: Tensor, values: Tensor, classes: Tensor) -> Tensor:
