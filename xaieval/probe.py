@@ -196,7 +196,7 @@ def locate(
 def _silent(model: nn.Module, images: Tensor, found: Shortlist, score: Score | None, forward: Forward | None) -> set[str]:
     """Addresses of the layers on whose cells the score does not depend; none where that cannot be told.
 
-    The cells of a map may have no gradient at all or, in a transformer of which only the class token is read, a gradient of zero.
+    The cells of a map may have no gradient at all or, in a transformer of which only the class token is read, one that is zero.
     Other zeros are chance: a dead channel, a level of a pyramid in which a detector finds nothing on these images.
     """
     if score is None:
@@ -205,7 +205,8 @@ def _silent(model: nn.Module, images: Tensor, found: Shortlist, score: Score | N
     seen = run(model, images, layers, forward=forward)
     gradients = seen.reached(score(seen.output))
     silent = {address for address, gradient in gradients.items() if gradient is None}
-    silent |= {a for a, g in gradients.items() if g is not None and found.layouts[a].prefix and not g.any()}
+    if any(gradient is not None and gradient.any() for gradient in gradients.values()):
+        silent |= {a for a, g in gradients.items() if g is not None and found.layouts[a].prefix and not g.any()}
     return silent if len(silent) < len(layers) else set()
 
 

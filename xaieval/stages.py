@@ -4,8 +4,8 @@ The rule needs no list of architectures. It reads the record of one forward pass
 
 1. A module that returns several maps of different sizes (a feature pyramid, a backbone with `features_only`) is a pyramid. The
    last one whose levels the prediction depends on is taken, all such levels of it.
-2. Else the model is cut into stages. Beginning at the top, a module is one stage if the blocks in it all give maps of one size,
-   and is looked into if they do not. A block is a module with parameters below it; where there are none (a plain sequence of
+2. Else the model is cut into stages. Beginning at the top, a module is one stage if the blocks in it all give maps of one size
+   (or of two that take turns, which are branches of a block that shrinks the maps), and is looked into if they do not. A block is a module with parameters below it; where there are none (a plain sequence of
    convolutions), single layers take their place. At each size the last stage is taken, of the four coarsest sizes.
 3. Else everything has one size, as in a plain vision transformer: of the longest row of blocks at most four are taken, evenly
    spread, the last one among them.
@@ -179,8 +179,9 @@ def _stages(node: _Node, layouts: dict[str, Layout], top: bool = False) -> list[
     enough = 2  # sizes of blocks
     if not parts:
         parts, enough = list(_parts(node, blocks=False)), 3  # a single block may shrink the maps between two of its layers
-    sizes = {_size(part.layer, layouts) for part in parts if part.layer is not None}
-    if not parts or (not top and len(sizes) < enough):
+    areas = [math.prod(_size(part.layer, layouts)) for part in parts if part.layer is not None]
+    branches = len(set(areas)) == 2 and areas != sorted(areas, reverse=True)  # side by side in a block that shrinks the maps
+    if not parts or (not top and (len(set(areas)) < enough or branches)):
         return [node] if node.layer is not None else []
     return [stage for part in parts for stage in _stages(part, layouts)]
 
