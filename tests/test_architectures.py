@@ -36,14 +36,17 @@ def test_there_are_enough_of_them():
 @pytest.mark.filterwarnings("ignore:__floordiv__ is deprecated:UserWarning")
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name.replace(":", "-"))
 def test_layers_are_found_and_upright(case):
-    row = architectures.examine(case)
+    row = architectures.describe(case) | architectures.examine(case)
     assert row["listed"] > 10
     assert 2 <= len(row["auto"].split()) <= 5
-    assert row["upright"], row["reason"]
+    assert set(row["reason"].removeprefix("moves elsewhere: ").split()) <= MIXED.get(case.name, set())
     known = TABLE.set_index(["model", "options"]).loc[(row["model"], row["options"])]
     assert known["auto"] == row["auto"]
     assert known["layouts"] == row["layouts"]
 
+
+# Attention over 16 cells: with random weights each cell sees all of them alike.
+MIXED = {"timm:levit_128s": {"stages.2"}}
 
 TABLE = pd.read_csv(ROOT / "benchmarks/architectures.csv", keep_default_na=False)
 

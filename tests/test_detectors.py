@@ -39,8 +39,10 @@ def _detector(name, **changes):
     model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=4, **options).eval()
     with torch.no_grad():
         for path, module in model.named_modules():
-            if path.endswith("cls_score") or ("classification_head" in path and isinstance(module, nn.Conv2d)):
-                module.weight.normal_(0, 0.2 if path.endswith("cls_score") else 0.05)
+            if path.endswith("cls_score"):
+                module.weight.normal_(0, 0.2)
+            if "classification_head.module_list" in path and isinstance(module, nn.Conv2d):
+                module.weight.normal_(0, 0.05)
             if path.endswith("bbox_reg"):
                 module.bias.fill_(1.0)
     return model

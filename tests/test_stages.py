@@ -171,7 +171,7 @@ def test_the_prediction_of_a_segmentation_network_is_no_layer():
 
 
 def test_modules_that_run_several_times_are_passed_over():
-    model = Wires(lambda m, x: m.b(m.a(m.shared(m.shared(x)))).mean((2, 3)), shared=_block(), a=_block(), b=_block(3, 4, 2))
+    model = Wires(lambda m, x: m.b(m.a(m.shared(m.shared(x)))).mean((2, 3)), shared=_block(), a=_block(3, 4), b=_block(4, 4, 2))
     assert _chosen(model, (16, 16)) == ["a", "b"]
 
 

@@ -5,8 +5,9 @@ The rule needs no list of architectures. It reads the record of one forward pass
 1. A module that returns several maps of different sizes (a feature pyramid, a backbone with `features_only`) is a pyramid. The
    last one whose levels the prediction depends on is taken, all such levels of it.
 2. Else the model is cut into stages. Beginning at the top, a module is one stage if the blocks in it all give maps of one size
-   (or of two that take turns, which are branches of a block that shrinks the maps), and is looked into if they do not. A block is a module with parameters below it; where there are none (a plain sequence of
-   convolutions), single layers take their place. At each size the last stage is taken, of the four coarsest sizes.
+   (or of two that take turns: branches of a block that shrinks the maps), and is looked into if they do not. A block is a module
+   with parameters below it; where there are none (a plain sequence of convolutions), single layers take their place. At each
+   size the last stage is taken, of the four coarsest sizes.
 3. Else everything has one size, as in a plain vision transformer: of the longest row of blocks at most four are taken, evenly
    spread, the last one among them.
 
@@ -156,9 +157,10 @@ def _pyramids(modules: list[list[Layer]], layouts: dict[str, Layout]) -> list[li
 
 
 def _hands_on(levels: list[Layer], inner: list[Layer]) -> bool:
-    """Whether a module returns what a module inside it returned."""
+    """Whether a module returns what a module inside it returned, or one before it, if it has nothing to change it by."""
     below = f"{levels[0].path}." if levels[0].path else ""
-    return inner[0].path.startswith(below) and [one.shape for one in levels] == [one.shape for one in inner]
+    owned = levels[0].parameters == 0 or inner[0].path.startswith(below)
+    return owned and [one.shape for one in levels] == [one.shape for one in inner]
 
 
 def _tree(traced: Trace, outputs: dict[str, Layer]) -> _Node:
