@@ -160,7 +160,7 @@ CASES = [
     _case("torchvision:regnet_y_400mf"),
     _case("torchvision:densenet121"),
     _case("torchvision:convnext_tiny"),
-    _case("torchvision:shufflenet_v2_x0_5"),
+    _case("torchvision:shufflenet_v2_x0_5", LARGE),
     _quick("torchvision:squeezenet1_1"),
     _case("torchvision:mnasnet0_5", LARGE),
     _case("torchvision:googlenet", (128, 160), init_weights=False),

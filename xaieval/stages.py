@@ -5,7 +5,7 @@ The rule needs no list of architectures. It reads the record of one forward pass
 1. A module that returns several maps of different sizes (a feature pyramid, a backbone with `features_only`) is a pyramid. The
    last one whose levels the prediction depends on is taken, all such levels of it.
 2. Else the model is cut into stages. Beginning at the top, a module is one stage if the blocks in it all give maps of one size
-   (or of two that take turns: branches of a block that shrinks the maps), and is looked into if they do not. A block is a module
+   (or of two that take turns: branches of a block that shrinks them), and is looked into if they do not. A block is a module
    with parameters below it; where there are none (a plain sequence of convolutions), single layers take their place. At each
    size the last stage is taken, of the four coarsest sizes.
 3. Else everything has one size, as in a plain vision transformer: of the longest row of blocks at most four are taken, evenly
