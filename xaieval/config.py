@@ -88,7 +88,7 @@ class ScoreOptions:
         model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
         data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
-        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4.
+        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto for a choice of the model's stages.
         methods: Explanation methods.
         metrics: Metrics.
         target: predicted, label, or a class index.

@@ -109,9 +109,11 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
     read = task.read(seen.output)
     followed = task.follow(read, protocol.target, labels)
     confidence = task.confidence(read, followed, protocol.confidence)
-    gradients = (
-        seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence) if differentiable else {}
-    )
+    gradients: dict[str, Tensor] = {}
+    if differentiable and followed.found.any():
+        gradients = seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence)
+    elif differentiable:  # nothing is followed on any image, so that nothing has a gradient
+        gradients = {address: torch.full_like(activation, torch.nan) for address, activation in seen.activations.items()}
     context = Context(
         model=runner.model,
         images=images,
@@ -144,6 +146,7 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
         ExplainerError: an explainer did not give one map an image.
     """
     images, found = seen.context.images, []
+    frames = {at.address: at.frame for at in job.layers}
     for explainer, layer in job.pairs:
         inside = needs_model(explainer)
         with runner.lent() if inside else nullcontext():
@@ -154,7 +157,8 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
             raise ExplainerError(
                 f"method '{explainer.name}' gave {came} for {len(images)} images; maps [{wanted}] are expected"
             )
-        found.append(raw.detach().to(images.device, torch.float32))
+        raw, frame = raw.detach().to(images.device, torch.float32), frames.get(layer)
+        found.append(raw if frame is None else frame.cut(raw))
     return found
 
 

@@ -19,11 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError
+from xaieval.padding import Frame, frame_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Address", "Layer", "Layout", "Trace", "expand", "layout_of", "parse", "pick", "table", "token_layout", "trace"]
+__all__ = [
+    "Address",
+    "Layer",
+    "Layout",
+    "Trace",
+    "expand",
+    "fits_image",
+    "layout_of",
+    "parse",
+    "pick",
+    "table",
+    "token_layout",
+    "trace",
+]
 
 Forward = Callable[[Tensor], Any]
 
@@ -132,6 +146,9 @@ class Trace:
         image_size: height and width of the images; of volumes depth, height and width.
         unused: paths of modules that the pass never ran.
         aliases: further names of modules that the model holds twice, and the names under which they are recorded.
+        channels: of the images.
+        returned: shapes of the tensors in the model's own output.
+        frame: of the images in what the model works on, if it resizes and pads them itself.
     """
 
     layers: list[Layer]
@@ -139,6 +156,14 @@ class Trace:
     image_size: tuple[int, ...]
     unused: list[str]
     aliases: dict[str, str] = field(default_factory=dict)
+    channels: int = 3
+    returned: list[tuple[int, ...]] = field(default_factory=list)
+    frame: Frame | None = None
+
+    @property
+    def inner_size(self) -> tuple[int, ...]:
+        """Height and width of the images that layers see."""
+        return self.image_size if self.frame is None else self.frame.outer
 
 
 def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> Trace:
@@ -152,16 +177,18 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     made: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
     calls: Counter[str] = Counter()
+    frames: list[Frame] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
         made.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
         calls[path] += 1
+        frames.extend(frame for frame in [frame_of(output)] if frame)
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
         with torch.no_grad():  # not inference_mode: what a model caches now has to be fit for gradients in the next pass
-            (model if forward is None else forward)(images)
+            output = (model if forward is None else forward)(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -183,6 +210,9 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
         image_size=tuple(images.shape[2:]),
         unused=[name for name in names.values() if name and not calls[name]],
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
+        channels=images.shape[1],
+        returned=[tuple(tensor.shape) for _, tensor in _tensors(output)],
+        frame=frames[0] if frames else None,
     )
 
 
@@ -224,9 +254,9 @@ def layout_of(
     """
     layout, axes = None, len(traced.image_size)
     if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 2 + axes:
-        layout = _image_layout(layer.shape, traced.image_size)
+        layout = _image_layout(layer.shape, traced.inner_size)
     elif layer.shape[:1] == (traced.batch,) and len(layer.shape) == 3:
-        layout = token_layout(layer.shape[1], traced.image_size, grid, prefix_tokens)
+        layout = token_layout(layer.shape[1], traced.inner_size, grid, prefix_tokens)
         if layout is None:
             raise AddressError(
                 f"layer '{layer.address}' has {layer.shape[1]} tokens, which fit no grid of a "
@@ -258,13 +288,18 @@ def token_layout(tokens: int, image_size: tuple[int, ...], grid: tuple[int, ...]
     return None
 
 
+def fits_image(layout: Layout, image_size: tuple[int, ...]) -> bool:
+    """Whether a map has the proportions of the image, to rounding."""
+    return _divides(layout.size, image_size) or _proportional(layout.size, image_size)
+
+
 def table(traced: Trace) -> pd.DataFrame:
     """All layers: columns `address`, `module_type`, `output_shape`, `stride` (of maps; else missing), `parameters`."""
     import pandas as pd  # half a second, which not every caller needs
 
     def stride(layer: Layer) -> float | None:
         try:
-            return traced.image_size[-2] / layout_of(layer, traced).size[-2]
+            return traced.inner_size[-2] / layout_of(layer, traced).size[-2]
         except AddressError:
             return None
 

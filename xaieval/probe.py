@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError, UsageError
 from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, table, trace
+from xaieval.padding import Frame
+from xaieval.stages import AUTO, Shortlist, choose, shortlist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +28,19 @@ Score = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class ProbeLayer:
-    """A layer to probe, and where the spatial axes of its output are."""
+    """A layer to probe.
+
+    Attributes:
+        layer: what to look at.
+        layout: where the spatial axes of its output are.
+        by_name: it was asked for by its address, not by a pattern that happens to fit.
+        frame: of the images in what the layer sees, if the model resizes and pads them itself.
+    """
 
     layer: Layer
     layout: Layout
+    by_name: bool = True
+    frame: Frame | None = None
 
     @property
     def address(self) -> str:
@@ -60,17 +71,34 @@ class Pass:
         activations: by address, `[N, C, h, w]`, detached.
     """
 
-    def __init__(self, output: Any, captured: dict[str, Tensor], layouts: dict[str, Layout]) -> None:
+    def __init__(self, output: Any, captured: dict[str, Tensor], layers: Sequence[ProbeLayer]) -> None:
         self.output = output
-        self.activations = {address: layout.to_maps(captured[address].detach()) for address, layout in layouts.items()}
+        self.activations = {at.address: at.layout.to_maps(captured[at.address].detach()) for at in layers}
         self._captured = captured
-        self._layouts = layouts
+        self._layers = layers
 
     def gradients(self, score: Tensor) -> dict[str, Tensor]:
         """Gradients of `score` (`[N]`, one number an image) at every layer, `[N, C, h, w]` by address.
 
+        At a layer that a pattern happened to fit, and that the score does not depend on, they are NaN.
+
         Raises:
-            AddressError: the score does not depend on one of the layers.
+            AddressError: the score does not depend on one of the layers that were asked for by name, or on none at all.
+            TargetError: the score is not one number an image.
+        """
+        found = self.reached(score)
+        missing = [at.address for at in self._layers if found[at.address] is None]
+        if any(at.by_name and at.address in missing for at in self._layers) or (missing and len(missing) == len(found)):
+            raise AddressError(
+                f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
+                "prediction passes through, or a method that needs no gradient"
+            )
+        return {a: torch.full_like(self.activations[a], torch.nan) if g is None else g for a, g in found.items()}
+
+    def reached(self, score: Tensor) -> dict[str, Tensor | None]:
+        """The same, with None where the score does not depend on a layer.
+
+        Raises:
             TargetError: the score is not one number an image.
         """
         if score.ndim != 1:
@@ -79,13 +107,8 @@ class Pass:
         if self._captured and score.requires_grad:
             tensors = list(self._captured.values())
             found = dict(zip(found, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
-        missing = [address for address, gradient in found.items() if gradient is None]
-        if missing:
-            raise AddressError(
-                f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
-                "prediction passes through, or a method that needs no gradient"
-            )
-        return {a: layout.to_maps(gradient) for a, layout in self._layouts.items() if (gradient := found[a]) is not None}
+        layouts = {at.address: at.layout for at in self._layers}
+        return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in found.items()}
 
 
 @contextmanager
@@ -137,8 +160,18 @@ def locate(
     forward: Forward | None = None,
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
+    score: Score | None = None,
 ) -> list[ProbeLayer]:
     """Find the layers that addresses name, by one pass over the first two images.
+
+    Args:
+        model: borrowed.
+        images: `[N, C, H, W]`, on the model's device.
+        layers: addresses and patterns; "auto" stands for those that `xaieval.stages` chooses, by a second pass.
+        forward: how to run the model; `model(images)` unless told.
+        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred.
+        prefix_tokens: number of tokens before that grid, likewise.
+        score: from the model's output to one number an image: "auto" leaves out what it does not depend on.
 
     Raises:
         AddressError: an address names nothing, several tensors, or a tensor without a map.
@@ -147,7 +180,34 @@ def locate(
     if not layers:
         return []
     traced = trace(model, images[:2], forward)
-    return [ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens)) for layer in expand(layers, traced)]
+    chosen: dict[str, None] = {}
+    if AUTO in layers:
+        found = shortlist(traced, grid, prefix_tokens)
+        silent = _silent(model, images[:2], found, score, forward)
+        chosen = dict.fromkeys(layer.address for layer in choose(found, silent))
+        layers = [name for given in layers for name in (chosen if given == AUTO else [given])]
+    named = {given for given in layers if "*" not in given and "?" not in given} - chosen.keys()
+    return [
+        ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), layer.address in named, traced.frame)
+        for layer in expand(layers, traced)
+    ]
+
+
+def _silent(model: nn.Module, images: Tensor, found: Shortlist, score: Score | None, forward: Forward | None) -> set[str]:
+    """Addresses of the layers on whose cells the score does not depend; none where that cannot be told.
+
+    The cells of a map may have no gradient at all or, in a transformer of which only the class token is read, one that is zero.
+    Other zeros are chance: a dead channel, a level of a pyramid in which a detector finds nothing on these images.
+    """
+    if score is None:
+        return set()
+    layers = [ProbeLayer(layer, found.layouts[layer.address]) for layer in found.layers]
+    seen = run(model, images, layers, forward=forward)
+    gradients = seen.reached(score(seen.output))
+    silent = {address for address, gradient in gradients.items() if gradient is None}
+    if any(gradient is not None and gradient.any() for gradient in gradients.values()):
+        silent |= {a for a, g in gradients.items() if g is not None and found.layouts[a].prefix and not g.any()}
+    return silent if len(silent) < len(layers) else set()
 
 
 def run(
@@ -181,7 +241,7 @@ def run(
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data but not on these")
-    return Pass(output, captured, {item.address: item.layout for item in layers})
+    return Pass(output, captured, layers)
 
 
 def probe(
@@ -222,7 +282,7 @@ def probe(
     layers = [layers] if isinstance(layers, str) else layers
     with borrow(model, device) as there:
         images = to_device(images, there)
-        found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens)
+        found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens, score=score)
         seen = run(model, images, found, differentiable=score is not None)
         gradients = seen.gradients(score(seen.output)) if score is not None else {}
         return Probed(seen.output, seen.activations, gradients)
@@ -285,8 +345,10 @@ class _Hook:
         for layer in self.layers:
             if layer.call == call:
                 tensor = pick(output, layer.keys)
-                if _shares_memory(tensor, inputs):
-                    tensor = tensor.clone()  # its user may change the input in place
+                if _shares_memory(tensor, inputs) or (layer.keys and tensor.requires_grad):
+                    # Its user may change the input in place. One of several outputs may have been used inside the module too:
+                    # what is wanted is the gradient of this output alone, whichever other layers are looked at.
+                    tensor = tensor.clone()
                 if self.differentiable and not tensor.requires_grad:
                     if not tensor.is_floating_point():
                         raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")

@@ -28,7 +28,7 @@ from xaieval.scores import Scores, check_folder, is_complete
 from xaieval.speedup import Forward, Runner, called, check_precision, sped_up
 from xaieval.stopping import Stop, Stopping, resolve_stop
 from xaieval.targets import Output, Target
-from xaieval.tasks import Task, describe, resolve_task
+from xaieval.tasks import Task, describe, predicted_score, resolve_task
 
 __all__ = ["explain", "score"]
 
@@ -70,7 +70,7 @@ def score(
         loader: batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` (classes `[N]`, or zeros and ones `[N, K]` where several are true) and `id`; images are
             normalised as the model expects.
-        layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*".
+        layers: addresses or patterns: "layer4", "fpn[*]", "blocks.*"; or "auto", a choice of the model's stages.
         methods: names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
             torch-cam, or functions `(model, images, targets) -> maps`.
         metrics: names or `Metric` objects.
@@ -135,7 +135,8 @@ def score(
             """The first images settle where the layers are, and how passes are made."""
             images = to_device(batch.images, there)
             call = called(model, forward)
-            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
+            told = partial(predicted_score, asked)
+            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
@@ -183,7 +184,7 @@ def explain(
     Args:
         model: an image classifier, or a function.
         images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, normalised as the model expects.
-        layers: addresses or patterns; none for a method that needs no layer.
+        layers: addresses or patterns, or "auto"; none for a method that needs no layer.
         method: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
         target: "predicted", "label" (with `labels`), a class index, or a function; the protocol's choice unless told.
         labels: true classes `[N]`, or zeros and ones `[N, K]`.
@@ -218,8 +219,10 @@ def explain(
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     with borrow(model, device) as there:
         call = called(model, forward)
-        found = locate(model, to_device(batch.images, there), addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens)
-        job = Job(found, make_pairs(explainers, found), protocol, resolve_task(task, output), seed)
+        asked = resolve_task(task, output)
+        first, told = to_device(batch.images, there), partial(predicted_score, asked)
+        found = locate(model, first, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+        job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
         runner = Runner(model, call, call, max(len(batch), FULL_PASS))
         seen = look(runner, batch, job, there)
         maps = [finished_maps(raw, batch.images, protocol).maps for raw in raw_maps(runner, seen, job)]

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
@@ -26,7 +27,17 @@ from xaieval.targets import (
     take,
 )
 
-__all__ = ["TASKS", "Classification", "Detection", "Followed", "Segmentation", "Task", "describe", "resolve_task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Detection",
+    "Followed",
+    "Segmentation",
+    "Task",
+    "describe",
+    "predicted_score",
+    "resolve_task",
+]
 
 
 @dataclass(frozen=True)
@@ -312,6 +323,16 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
     return task
 
 
+def predicted_score(task: Task, output: Any) -> Tensor:
+    """The score of what is predicted on each image, `[N]`, differentiable; of all that is read, where nothing is predicted."""
+    read = task.read(output)
+    followed = task.follow(read, "predicted", None)
+    if followed.found.any():
+        return task.score(read, followed)
+    everything = [leaf.sum() for leaf in tree_leaves(read) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return torch.stack(everything).sum()[None]
+
+
 def describe(task: Task) -> dict[str, Any]:
     """A task as plain values for a manifest."""
     own: dict[str, Any] = {f.name: plain(getattr(task, f.name)) for f in fields(task)} if is_dataclass(task) else {}
@@ -340,8 +361,9 @@ def _best(labels: Tensor, scores: Tensor) -> Tensor:
 
 
 def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
-    """Intersection over union of boxes `[D, 4]` with one box."""
-    return box_iou(boxes.detach(), box[None].to(boxes.dtype))[:, 0]
+    """Intersection over union of boxes `[D, 4]` with one box; 1 of equal boxes, also where they have no area."""
+    box = box.to(boxes.dtype)
+    return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
 
 
 def _mean_over(regions: Tensor, values: Tensor, classes: Tensor) -> Tensor:

@@ -1,0 +1,299 @@
+"""Whether layers are found in, and lie the right way up for, the architectures of timm and torchvision.
+
+    python benchmarks/architectures.py [FILE]
+
+writes `benchmarks/architectures.csv` (or FILE): for each model, with random weights, how many layers `list_layers` lists, what
+`layers="auto"` chooses, how these outputs are laid out, and whether a bright square planted in each quarter of the image moves
+the layers' outputs there. The check needs no training and no gradient: a map that is flipped, turned or transposed shows the
+squares elsewhere. Some minutes on one core; models that the file has already are passed over.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xaieval import explain, list_layers
+from xaieval.probe import borrow, locate, run
+from xaieval.tasks import Classification, predicted_score
+
+SQUARE, WIDE, LARGE = (64, 64), (64, 96), (128, 192)
+QUARTERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to look at.
+
+    Attributes:
+        name: "timm:NAME", "torchvision:NAME" or "features:NAME", a backbone of timm that returns its stages, with a head.
+        size: of the images, height and width.
+        arguments: of its constructor.
+        quick: whether the tests look at it too.
+    """
+
+    name: str
+    size: tuple[int, int] = WIDE
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    quick: bool = False
+
+
+def _quick(name: str, size: tuple[int, int] = WIDE, **arguments: Any) -> Case:
+    return Case(name, size, arguments, quick=True)
+
+
+def _case(name: str, size: tuple[int, int] = WIDE, **arguments: Any) -> Case:
+    return Case(name, size, arguments)
+
+
+BIG = (224, 224)
+NARROW = {"embed_dim": 48, "num_heads": 3}
+
+CASES = [
+    # convolutional networks, any size
+    _quick("timm:resnet18"),
+    _case("timm:resnet26d"),
+    _case("timm:resnet50"),
+    _case("timm:resnetv2_50"),
+    _case("timm:resnest14d"),
+    _case("timm:seresnext26d_32x4d"),
+    _case("timm:res2net50_26w_4s"),
+    _case("timm:wide_resnet50_2"),
+    _quick("timm:mobilenetv2_050", LARGE),
+    _quick("timm:mobilenetv3_small_050", LARGE),
+    _case("timm:mobilenetv4_conv_small", LARGE),
+    _quick("timm:efficientnet_b0", LARGE),
+    _case("timm:tf_efficientnetv2_b0", LARGE),
+    _case("timm:tinynet_e", LARGE),
+    _case("timm:mnasnet_small", LARGE),
+    _case("timm:ghostnet_050", LARGE),
+    _case("timm:repvgg_a0", LARGE),
+    _quick("timm:regnetx_002"),
+    _case("timm:regnety_002"),
+    _quick("timm:densenet121"),
+    _quick("timm:convnext_atto"),
+    _case("timm:convnextv2_atto"),
+    _case("timm:inception_next_tiny"),
+    _case("timm:inception_v3", (128, 160)),
+    _case("timm:xception41", LARGE),
+    _case("timm:dla34"),
+    _quick("timm:hrnet_w18_small"),
+    _case("timm:cspresnet50"),
+    _case("timm:darknet53"),
+    _case("timm:nf_resnet26"),
+    _case("timm:lcnet_050", LARGE),
+    _case("timm:rexnet_100", LARGE),
+    _case("timm:edgenext_xx_small"),
+    _case("timm:mambaout_femto"),
+    # vision transformers
+    _quick("timm:vit_tiny_patch16_224", img_size=WIDE),
+    _quick("timm:vit_tiny_patch16_224", img_size=WIDE, global_pool="avg", class_token=False),
+    _quick("timm:deit_tiny_distilled_patch16_224", img_size=WIDE),
+    _case("timm:deit3_small_patch16_224", img_size=WIDE),
+    _case("timm:vit_small_patch14_reg4_dinov2", (112, 168), img_size=(112, 168)),
+    _case("timm:vit_relpos_small_patch16_224", SQUARE, img_size=64),
+    _quick("timm:beit_base_patch16_224", img_size=WIDE, **NARROW),
+    _quick("timm:eva02_tiny_patch14_224", (56, 84), img_size=(56, 84)),
+    _quick("timm:cait_xxs24_224", SQUARE, img_size=64),
+    _quick("timm:xcit_nano_12_p16_224", WIDE, img_size=WIDE),
+    _case("timm:crossvit_9_240", (240, 240)),
+    _case("timm:tnt_s_legacy_patch16_224", BIG),
+    _case("timm:volo_d1_224", BIG),
+    _case("timm:pit_ti_224", BIG),
+    _case("timm:convit_tiny", BIG),
+    _case("timm:samvit_base_patch16_224", BIG, depth=4, global_attn_indexes=(1, 3), **NARROW),
+    _quick("timm:vit_tiny_r_s16_p8_224", SQUARE, img_size=64),
+    # windows, pyramids, hybrids, mixers
+    _quick("timm:swin_tiny_patch4_window7_224", (64, 128), img_size=(64, 128), window_size=2),
+    _quick("timm:swinv2_tiny_window8_256", (64, 128), img_size=(64, 128), window_size=2),
+    _case("timm:swin_s3_tiny_224", BIG),
+    _quick("timm:pvt_v2_b0"),
+    _case("timm:twins_svt_small", (128, 128), img_size=128),
+    _quick("timm:coat_lite_tiny", SQUARE, img_size=64),
+    _case("timm:coat_tiny", SQUARE, img_size=64),
+    _quick("timm:levit_128s", BIG),
+    _quick("timm:mobilevit_xxs", (64, 128)),
+    _case("timm:mobilevitv2_050", LARGE),
+    _quick("timm:efficientformer_l1", BIG),
+    _case("timm:efficientformerv2_s0", BIG),
+    _case("timm:efficientvit_b0", LARGE),
+    _case("timm:efficientvit_m0", BIG),
+    _quick("timm:maxvit_rmlp_pico_rw_256", (128, 128), img_size=128),
+    _case("timm:coatnet_nano_rw_224", BIG),
+    _case("timm:poolformer_s12"),
+    _case("timm:caformer_s18"),
+    _case("timm:fastvit_t8"),
+    _case("timm:repvit_m1"),
+    _case("timm:mvitv2_tiny", BIG),
+    _case("timm:nest_tiny", BIG),
+    _case("timm:gcvit_xxtiny", BIG),
+    _case("timm:davit_tiny", (64, 128)),
+    _case("timm:hiera_tiny_224", BIG),
+    _case("timm:tiny_vit_5m_224", BIG),
+    _case("timm:focalnet_tiny_srf"),
+    _quick("timm:mixer_s32_224", (128, 128), img_size=128),
+    _case("timm:resmlp_12_224", BIG),
+    _case("timm:gmlp_ti16_224", BIG),
+    # backbones that return their stages
+    _quick("features:resnet18"),
+    _quick("features:convnext_atto"),
+    _case("features:swin_tiny_patch4_window7_224", (64, 128), img_size=(64, 128), window_size=2),
+    _case("features:vit_tiny_patch16_224", WIDE, img_size=WIDE),
+    # torchvision
+    _quick("torchvision:resnet18"),
+    _quick("torchvision:mobilenet_v2", LARGE),
+    _case("torchvision:mobilenet_v3_small", LARGE),
+    _case("torchvision:efficientnet_b0", LARGE),
+    _case("torchvision:regnet_y_400mf"),
+    _case("torchvision:densenet121"),
+    _case("torchvision:convnext_tiny"),
+    _case("torchvision:shufflenet_v2_x0_5", LARGE),
+    _quick("torchvision:squeezenet1_1"),
+    _case("torchvision:mnasnet0_5", LARGE),
+    _case("torchvision:googlenet", (128, 160), init_weights=False),
+    _case("torchvision:alexnet", (128, 160)),
+    _quick("torchvision:vgg11", init_weights=False),
+    _case("torchvision:vit_b_16", SQUARE, image_size=64),
+    _case("torchvision:swin_t", (64, 128)),
+    _case("torchvision:swin_v2_t", (64, 128)),
+    _case("torchvision:maxvit_t", BIG, input_size=(224, 224)),
+]
+
+
+class Headed(nn.Module):
+    """A backbone that returns a list of maps, and a classifier of the last one."""
+
+    def __init__(self, backbone: nn.Module, channels: int, channels_last: bool) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(channels, 10)
+        self.axes = (1, 2) if channels_last else (2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, 10]`."""
+        logits: Tensor = self.head(self.backbone(images)[-1].mean(dim=self.axes))
+        return logits
+
+
+def build(case: Case) -> nn.Module:
+    """The model with random weights, always the same."""
+    torch.manual_seed(0)
+    kind, name = case.name.split(":")
+    if kind == "torchvision":
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **case.arguments)
+    elif kind == "timm":
+        model = timm.create_model(name, **case.arguments)
+    else:
+        backbone = timm.create_model(name, features_only=True, **case.arguments)
+        model = Headed(backbone, backbone.feature_info.channels()[-1], "swin" in name)
+    return normalised(model.eval(), case.size)
+
+
+def normalised(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """The model with batch normalisation for its own activations, or those of deep layers would hardly depend on the image."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(planted(size))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+def planted(size: tuple[int, int]) -> Tensor:
+    """An image of faint noise, and the same with a square in the middle of each quarter, in two textures: `[9, 3, H, W]`."""
+    height, width = size
+    generator = torch.Generator().manual_seed(1)
+    images = 0.1 * torch.randn(1, 3, height, width, generator=generator).repeat(9, 1, 1, 1)
+    textures = 1 + 2 * torch.randn(2, 3, height // 4, width // 4, generator=generator)
+    for number, image in enumerate(images[1:]):
+        down, right = QUARTERS[number // 2]
+        top, left = height * (1 + 4 * down) // 8, width * (1 + 4 * right) // 8
+        image[:, top : top + height // 4, left : left + width // 4] += textures[number % 2]
+    return images
+
+
+def is_upright(activation: Tensor) -> bool:
+    """Whether a layer's output `[9, C, h, w]` for `planted` images moves in the quarters where the squares are.
+
+    How much each quarter moves with each square is compared with all 24 ways to put the quarters: none may fit better than the
+    one in which they are. Logarithms, so that it does not matter which quarter moves most whatever the square. The peak alone
+    would not do: deep layers see the whole image, and peak beside the square.
+    """
+    moved = (activation[1:] - activation[:1]).double().square().sum(dim=1).unflatten(0, (4, 2)).mean(dim=1)
+    shares = functional.adaptive_avg_pool2d(moved[:, None], 2).flatten(1).log()
+    fits = {order: sum(shares[i, at].item() for i, at in enumerate(order)) for order in permutations(range(4))}
+    return max(fits, key=lambda order: fits[order]) == (0, 1, 2, 3)
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table on the page on models."""
+    options = f" ({row['options']})" if row["options"] else ""
+    upright = "yes" if row["upright"] else row["reason"]
+    layers = ", ".join(f"`{layer}`" for layer in row["auto"].split())
+    kinds = ", ".join(dict.fromkeys(layout.split(":")[0].replace("_", " ") for layout in row["layouts"].split()))
+    return f"| `{row['model']}`{options} | {row['image']} | {row['listed']:g} | {layers} | {kinds} | {upright} |"
+
+
+def examine(case: Case) -> dict[str, Any]:
+    """The other columns of the table."""
+    model, images = build(case), planted(case.size)
+    listing = list_layers(model, images[:1])
+    with borrow(model):
+        found = locate(model, images, ["auto"], score=partial(predicted_score, Classification()))
+        with torch.no_grad():
+            seen = run(model, images, found, differentiable=False).activations
+    wrong = [address for address, activation in seen.items() if not is_upright(activation)]
+    maps = explain(model, images[:2], list(seen))
+    assert all(one.shape == (2, *case.size) and one.isfinite().all() for one in maps.values())
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "listed": len(listing),
+        "auto": " ".join(seen),
+        "layouts": " ".join(f"{at.layout.kind}:{at.layout.height}x{at.layout.width}+{at.layout.prefix}" for at in found),
+        "upright": not wrong,
+        "reason": f"moves elsewhere: {' '.join(wrong)}" if wrong else "",
+    }
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """The columns that say which case it is."""
+    options = " ".join(f"{name}={value}" for name, value in case.arguments.items())
+    return {"model": case.name, "options": options, "image": "x".join(map(str, case.size))}
+
+
+def main(file: Path) -> None:
+    """Look at all models that the file does not have yet; one that cannot be looked at says why."""
+    before = pd.read_csv(file, keep_default_na=False).to_dict("records") if file.exists() else []
+    rows = []
+    for case in CASES:
+        begin, told = time.perf_counter(), describe(case)
+        row = next((row for row in before if told.items() <= row.items()), None)
+        if row is None:
+            try:
+                row = told | examine(case)
+            except Exception as error:  # whatever a model can raise
+                row = told | {"upright": False, "reason": f"{type(error).__name__}: {str(error)[:200]!r}"}
+            print(f"{time.perf_counter() - begin:5.1f} s  {row['model']}: {row.get('auto', '')} {row['reason']}", flush=True)
+        rows.append(row)
+        pd.DataFrame(rows).to_csv(file, index=False)
+    print(f"{sum(row['upright'] for row in rows)} of {len(rows)} upright")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".csv"))

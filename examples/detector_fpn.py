@@ -1,0 +1,91 @@
+"""Which level of a feature pyramid explains a detector's boxes: an FCOS detector of the shapes in generated scenes.
+
+    python examples/detector_fpn.py [FOLDER]
+
+runs without network in about a minute, and writes `detector_fpn.png` into the folder (the working directory unless told). No
+detector's weights come with the package, so one is trained here: for eighty steps, on the pyramid of the built-in classifier,
+which has seen such scenes before. That is enough to find most of the shapes, not to be a good detector.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import masks_to_boxes
+
+import xaieval
+from xaieval.data.scenes import make_scene
+from xaieval.report import maps_figure
+
+STEPS, BATCH = 80, 8
+LEVELS = "backbone.fpn[*]"
+
+
+class Pyramid(nn.Module):
+    """The backbone and the pyramid of the built-in classifier, in the form in which torchvision's detectors take them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        classifier = xaieval.models.fpn_scenes()
+        self.body, self.fpn, self.out_channels = classifier.backbone, classifier.fpn, 64
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps at strides 4, 8, 16 and 32."""
+        return self.fpn(dict(zip(("p2", "p3", "p4", "p5"), self.body(images), strict=True)))
+
+
+def detector() -> FCOS:
+    """A detector of one class; level by level it looks for larger objects."""
+    anchors = AnchorGenerator(sizes=((2,), (3,), (6,), (10,)), aspect_ratios=((1.0,),) * 4)
+    half = [0.5, 0.5, 0.5]
+    return FCOS(Pyramid(), 2, min_size=128, max_size=128, image_mean=half, image_std=half, anchor_generator=anchors)
+
+
+def load(first: int, count: int, split: str) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Scenes in [0, 1] and the boxes of their objects."""
+    drawn = [make_scene(index, split) for index in range(first, first + count)]
+    images = [torch.from_numpy(scene.image).permute(2, 0, 1) / 255 for scene in drawn]
+    boxes = [masks_to_boxes(torch.from_numpy(scene.mask)[None]) for scene in drawn]
+    return images, [{"boxes": box, "labels": torch.ones(1, dtype=torch.long)} for box in boxes]
+
+
+def train(model: FCOS) -> None:
+    """Eighty steps."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS)
+    for step in range(STEPS):
+        loss = torch.stack([*model(*load(step * BATCH, BATCH, "train")).values()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def main(folder: Path) -> None:
+    """Print the scores of the levels, each on the boxes that are made there, and draw the maps."""
+    torch.manual_seed(0)
+    model = detector()
+    train(model)
+    images = torch.stack(load(0, 40, "test")[0])
+    protocol = xaieval.Protocol(constant_map="leave_out")
+    scores = xaieval.score(model, images.split(8), LEVELS, ["gradcam", "layercam"], task="detection", protocol=protocol)
+    print(scores.summary()[["average_drop", "increase_in_confidence", "n_images", "n_failed"]].round(1).to_string())
+
+    maps = xaieval.explain(model, images[:5], LEVELS, method="layercam", task="detection")
+    with torch.no_grad():
+        found = model(images[:5])
+    titles = [f"{one['scores'].max():.2f}" if len(one["scores"]) else "nothing" for one in found]
+    figure = maps_figure(images[:5], maps, titles, "score of the box at the left; LayerCAM at each level")
+    figure.savefig(folder / "detector_fpn.png", dpi=70)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
