@@ -65,7 +65,7 @@ class _Node:
     children: dict[str, _Node] = field(default_factory=dict)
 
 
-def shortlist(traced: Trace, grid: tuple[int, int] | None = None, prefix_tokens: int | None = None) -> Shortlist:
+def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens: int | None = None) -> Shortlist:
     """What there is to choose from in a model.
 
     Args:
@@ -127,7 +127,7 @@ def evenly(row: list[Layer], most: int = MOST) -> list[Layer]:
     return [row[math.ceil((i + 1) * len(row) / count) - 1] for i in range(count)]
 
 
-def _maps(traced: Trace, grid: tuple[int, int] | None, prefix: int | None) -> Iterator[tuple[str, Layout]]:
+def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> Iterator[tuple[str, Layout]]:
     """Addresses of all outputs that are maps of the image inside the model."""
     predictions = {shape[1] for shape in traced.returned if len(shape) > 2 and shape[2:] == traced.image_size}
     for layer in traced.layers:
