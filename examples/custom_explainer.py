@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     check_explainer(own)
     print(f"{own.name} keeps what all explainers promise")
 
-    model, layer = xaieval.models.fpn_scenes(), "fpn[p5]"
+    model, layer = xaieval.models.fpn_scenes(), "fpn[p3]"
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     loader = scenes(prepare, size=60).loader(batch_size=20)
     scores = xaieval.score(model, loader, layer, ["gradcam", own, "random"])

@@ -1,4 +1,4 @@
-"""Train a small network on generated scenes, and watch how faithful its explanations get, epoch by epoch.
+"""Fine-tune a small network on generated scenes, and watch how faithful its explanations stay, epoch by epoch.
 
     python examples/lightning_callback.py [FOLDER]
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from xaieval.callbacks import ScoreLayers
 from xaieval.data import Preprocessing, scenes
-from xaieval.models import FPNClassifier
+from xaieval.models import fpn_scenes
 from xaieval.training import Classifier, training_loader
 
 LAYERS = ["fpn[p2]", "fpn[p5]"]
@@ -28,11 +28,11 @@ LAYERS = ["fpn[p2]", "fpn[p5]"]
 def main(folder: Path) -> None:
     """Train, print what was logged, draw it."""
     lightning.seed_everything(0, verbose=False)
-    prepare = Preprocessing(image_size=64, resize=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    train = training_loader(scenes(prepare, size=120, split="train").kept_in_memory(), 20, shuffle=True)
+    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    train = training_loader(scenes(prepare, size=80, split="train").kept_in_memory(), 20, shuffle=True)
     validation = training_loader(scenes(prepare, size=40, split="validation").kept_in_memory(), 20, shuffle=False)
 
-    learner = Classifier(FPNClassifier("test_resnet", num_classes=10, channels=32), num_classes=10)
+    learner = Classifier(fpn_scenes(), num_classes=10, learning_rate=1e-3)
     watch = ScoreLayers(LAYERS, every=2, max_images=40, model=lambda module: module.model)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # four small batches need none
     trainer = lightning.Trainer(

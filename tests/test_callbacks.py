@@ -221,7 +221,8 @@ def test_batches_that_are_mappings_keep_their_ids():
     images, labels = _data().tensors
     batch = {"image": images, "label": labels, "id": [f"n{number}" for number in range(24)]}
     callback = ScoreLayers("net.4")
-    _trainer([callback], epochs=1).fit(Mapped(), [batch], [batch])
+    loader = DataLoader([batch], batch_size=None)
+    _trainer([callback], epochs=1).fit(Mapped(), loader, loader)
     assert list(callback.scores.rows["image_id"]) == batch["id"]
 
 

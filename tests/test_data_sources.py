@@ -174,7 +174,7 @@ def test_whole_arrays_are_cut_into_batches():
 def test_whole_arrays_can_be_shared_and_shuffled():
     loader = arrays(IMAGES, LABELS, batch_size=2)
     assert [[batch["ids"] for batch in shard(loader, rank, 2)] for rank in range(2)] == [[["0", "1"]], [["2", "3"], ["4"]]]
-    scores = xaieval.score(_model(), loader, ["0", "1"], stop=xaieval.Stop("best", min_images=5), progress=False)
+    scores = xaieval.score(_model(), loader, ["0", "1"], stop=xaieval.Stop(rule="best", min_images=5), progress=False)
     assert sorted(scores.rows["image_id"].unique()) == ["0", "1", "2", "3", "4"]
 
 
@@ -352,7 +352,7 @@ def test_a_data_set_with_and_without_labels_at_once_is_refused():
 
 
 def test_a_hugging_face_data_set_is_scored_in_random_order(in_memory):
-    stop = xaieval.Stop("best", min_images=5)
+    stop = xaieval.Stop(rule="best", min_images=5)
     scores = xaieval.score(_model(), huggingface(in_memory, PREPARE, batch_size=2), ["0", "1"], stop=stop, progress=False)
     assert dict(zip(scores.rows["image_id"], scores.rows["label"], strict=True)) == {str(n): 4 - n for n in range(5)}
 

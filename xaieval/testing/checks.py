@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from xaieval.errors import ConformanceError
-from xaieval.testing.state import dead, equal, model_state, put_back, random_states, same_random_numbers
+from xaieval.testing.state import dead, equal, model_state, put_back, random_states, same_random_numbers, seed_everything
 from xaieval.testing.subjects import Subject, looking, maps_of, takes
 
 __all__ = [
@@ -81,9 +79,7 @@ def check_deterministic(tried: Subject) -> None:
     maps = []
     with same_random_numbers():
         for seed in (1, 2):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  # explainers of others may use these
+            seed_everything(seed)
             maps.append(maps_of(tried))
     _expect_close(maps[1], maps[0], "the same maps from the same seed", REPEATED)
 
@@ -91,6 +87,7 @@ def check_deterministic(tried: Subject) -> None:
 def check_random_numbers(tried: Subject) -> None:
     """The global random numbers of torch, NumPy and Python go on as if nothing had been."""
     with same_random_numbers():
+        seed_everything(3)
         before = random_states()
         maps_of(tried)
         changed = [name for name, state in random_states().items() if not equal(state, before[name])]

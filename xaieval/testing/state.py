@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["dead", "equal", "model_state", "put_back", "random_states", "same_random_numbers"]
+__all__ = ["dead", "equal", "model_state", "put_back", "random_states", "same_random_numbers", "seed_everything"]
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -58,6 +58,14 @@ def random_states() -> dict[str, Any]:
     """The states of the global random numbers, by whose they are."""
     states = {"torch": torch.get_rng_state(), "NumPy": np.random.get_state(), "Python": random.getstate()}  # noqa: NPY002  # these are the ones to watch
     return states | ({"CUDA": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def seed_everything(seed: int) -> None:
+    """Start all global random numbers, a few of them drawn, so that seeding them again makes a difference."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # likewise
+    torch.rand(3), random.getrandbits(8), np.random.bytes(3)  # noqa: NPY002  # likewise
 
 
 @contextmanager
