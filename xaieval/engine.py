@@ -150,7 +150,7 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
         if not isinstance(raw, Tensor) or raw.ndim != 3 or len(raw) != len(images):
             came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
             raise ExplainerError(f"method '{explainer.name}' gave {came} for {len(images)} images; maps [N, h, w] are expected")
-        raw, frame = raw.detach().to(images.device, torch.float32), frames.get(layer)
+        raw, frame = raw.detach().to(images.device, torch.float32), frames[layer] if layer else None
         found.append(raw if frame is None else frame.cut(raw))
     return found
 
