@@ -191,6 +191,18 @@ def test_gradients_at_an_output_do_not_depend_on_what_else_is_looked_at():
     assert torch.allclose(beside["backbone.body[0]"], alone, atol=1e-6)
 
 
+def test_a_level_that_the_score_does_not_reach_is_an_error_by_name_and_a_failed_row_by_pattern():
+    model, images = _detector("fasterrcnn_mobilenet_v3_large_320_fpn"), _images(1)
+    with pytest.raises(AddressError, match=r"the target does not depend on layer 'backbone.fpn\[pool\]': it has no gradient"):
+        explain(model, images, "backbone.fpn[pool]", task="detection")
+    with pytest.raises(AddressError, match="does not depend on layer"):  # nor does a pattern help that fits nothing else
+        explain(model, images, "backbone.fpn[p*]", task="detection")
+    rows = score(model, [images], "backbone.fpn[*]", task="detection", progress=False).rows.set_index("layer")
+    assert rows.loc["backbone.fpn[pool]", "status"] == "nan_map"
+    free = score(model, [images], "backbone.fpn[pool]", "eigencam", task="detection", progress=False).rows
+    assert set(free["status"]) <= {"ok", "constant_map"}  # a method without gradients can look there
+
+
 # ---- images that are padded inside
 
 

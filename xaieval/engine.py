@@ -157,7 +157,7 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
             raise ExplainerError(
                 f"method '{explainer.name}' gave {came} for {len(images)} images; maps [{wanted}] are expected"
             )
-        raw, frame = raw.detach().to(images.device, torch.float32), frames.get(layer or NO_LAYER)
+        raw, frame = raw.detach().to(images.device, torch.float32), frames[layer] if layer else None
         found.append(raw if frame is None else frame.cut(raw))
     return found
 
