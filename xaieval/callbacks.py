@@ -137,6 +137,6 @@ class ScoreLayers(lightning.Callback):
             progress=False,
             **self.choices,
         )
-        table = self.scores.summary()
         names = [metric.name for metric in self.metrics]
-        return {f"{name}/{layer}/{method}": float(row[name]) for (layer, method), row in table.iterrows() for name in names}
+        rows = self.scores.summary().reset_index().to_dict("records")
+        return {f"{name}/{row['layer']}/{row['method']}": float(row[name]) for row in rows for name in names}

@@ -139,7 +139,7 @@ def _from_numpy(images: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(images if usable else np.array(images, dtype=native, order="C"))
 
 
-def _stacked(images: Sequence[Any]) -> Any:
+def _stacked(images: Any) -> Any:
     """Images `[C, H, W]` of one size as one batch; anything else as it is."""
     if not len(images) or not all(_is_image(image) for image in images):
         return images

@@ -73,7 +73,8 @@ def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, ba
     return DataLoader(Arrays(images, labels, ids), batch_size=batch_size, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: Sample) -> Sample:
+def _as_it_is(batch: Any) -> Sample:
+    """What `__getitems__` of the arrays gave, which is a batch and no list of samples."""
     return batch
 
 

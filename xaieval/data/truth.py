@@ -81,7 +81,7 @@ def _boxes_of_one(given: Any) -> Tensor:
 
 def silhouette(mask: Image.Image) -> Image.Image:
     """A mask of any kind as white on black: whatever is not 0 belongs to the object; transparency does not count."""
-    values = np.asarray(mask)
+    values: Any = np.asarray(mask)
     if values.ndim == 3:
         colours = values.shape[2] - (mask.mode in ("LA", "PA", "RGBA"))
         values = values[..., :colours].any(axis=2)
