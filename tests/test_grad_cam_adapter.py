@@ -157,6 +157,16 @@ def test_layers_of_tokens_are_maps_to_the_library(name, network, layer):
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
+def test_shapley_cam_reads_a_layer_behind_which_all_is_linear():
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18(num_classes=6).eval(), torch.rand(2, 3, 64, 64)
+    expected = directly("ShapleyCAM", model, images, [1, 3], "layer4")
+    given = replace(context_of(model, images, [1, 3]), layer="layer4", layout=Layout("channels_first", 2, 2))
+    with unchanged(model):
+        found = GRAD_CAM["pytorch-grad-cam:ShapleyCAM"](given)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_shapley_cam_cannot_read_tokens_and_says_so():
     model = timm.create_model("test_vit", num_classes=5).eval()
     images = torch.rand(1, 3, *model.patch_embed.img_size)

@@ -227,6 +227,19 @@ def _differentiating_images(cam: Any) -> Iterator[None]:
         cam.compute_input_gradient = own
 
 
+@contextmanager
+def _weights_in_the_graph(cam: Any, model: nn.Module) -> Iterator[None]:
+    """Parameters that take gradients, for a CAM of second derivatives, which else finds no graph behind the last layer."""
+    frozen = [] if cam.detach else [one for one in model.parameters() if not one.requires_grad and one.is_floating_point()]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_()
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
 def _inner(cam: Any) -> Any:
     """The CAM that a wrapping one asks."""
     inner = getattr(cam, "base_cam_per_layer", None) or [getattr(cam, "base_cam", cam)]
@@ -244,7 +257,8 @@ def _maps(cam: Any, context: Context, name: str, kind: _Kind, smooth: Mapping[st
             found = cam(leaf(images), targets=image_targets(context, of), **smooth)
         return torch.from_numpy(found).to(images.device)
 
-    return one_by_one(context, maps) if kind.alone else maps(context.images, context.everywhere)
+    with _weights_in_the_graph(_inner(cam), context.model):
+        return one_by_one(context, maps) if kind.alone else maps(context.images, context.everywhere)
 
 
 @contextmanager
