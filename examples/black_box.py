@@ -33,20 +33,20 @@ def main(folder: Path) -> None:
     """Print the summary and draw the maps."""
     model = BlackBox(probabilities, numpy=True)
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=20).loader(batch_size=10)
+    loader = scenes(prepare, size=10).loader(batch_size=10)
 
     # The function's scores are probabilities already, so no softmax is taken of them.
     protocol = xaieval.Protocol(confidence="identity")
-    methods = [RISE(n_masks=400), Occlusion(window=24, stride=12), "random"]
+    methods = [RISE(n_masks=200), Occlusion(window=24, stride=12), "random"]
     scores = xaieval.score(model, loader, methods=methods, protocol=protocol, batch_size=64)
     print(scores.summary().round(1).to_string())
 
-    images = next(iter(loader))["image"][:4]
+    images = next(iter(loader))["image"][:3]
     columns = {
         name: xaieval.explain(model, images, method=method, protocol=protocol)["input"]
         for name, method in zip(["rise", "occlusion", "random"], methods, strict=True)
     }
-    maps_figure(prepare.to_pixels(images), columns, subtitle="a black box").savefig(folder / "black_box.png", dpi=120)
+    maps_figure(prepare.to_pixels(images), columns, subtitle="a black box").savefig(folder / "black_box.png", dpi=80)
 
 
 if __name__ == "__main__":

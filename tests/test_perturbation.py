@@ -124,7 +124,7 @@ def test_score_cam_asks_once_for_all_constant_channels_of_an_image():
     assert seen == [4, 4, 1]  # seven channels that vary, and two blank images
 
 
-@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
 def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, capsys):
     model, images = _resnet18()
     context = _context(model, images, TARGETS, layer, size=32)
@@ -137,7 +137,7 @@ def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, 
     assert (ScoreCAM()(context) - torch.from_numpy(theirs)).abs().max() > 0
 
 
-@pytest.mark.parametrize("layer", ["layer2", "layer4"])
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
 def test_score_cam_normalised_at_the_layer_is_that_of_torch_cam(layer):
     model, images = _resnet18()
     with torchcam.methods.ScoreCAM(model, layer) as extractor:
@@ -210,7 +210,8 @@ def test_only_what_comes_after_the_layer_runs_on_many_images():
     model[0].register_forward_hook(lambda module, inputs, output: before.append(len(output)))
     model[4].register_forward_hook(lambda module, inputs, output: after.append(len(output)))
     context = _context(model, images, [0], "1", size=2)
-    before.clear()
+    before.clear()  # of the pass that the activation is from
+    after.clear()
     AblationCAM()(context)
     # Three ablations both ways to see that they agree; then five channels and the whole image in passes of two.
     assert before == [3, 1, 1, 1, 1]
@@ -460,14 +461,14 @@ def test_detectors_and_segmentation_networks_have_layers_too(method):
 
 def test_scores_are_the_same_in_batches_of_any_size():
     model, images = _resnet18()
-    images = torch.cat([images, images.flip(3)])
-    methods = ["score-cam", "ablation-cam", RISE(n_masks=40), Occlusion(32, 32)]
+    images = torch.cat([images, images[:1].flip(3)])
+    methods = ["score-cam", "ablation-cam", RISE(n_masks=20), Occlusion(32, 32)]
     rows = [
-        xaieval.score(model, images.split(size), "layer2", methods, batch_size=size, progress=False).rows for size in (1, 3, 4)
+        xaieval.score(model, images.split(size), "layer1", methods, batch_size=size, progress=False).rows for size in (1, 2, 3)
     ]
     for other in rows[1:]:
         both = rows[0].merge(other, on=["image_id", "layer", "method"])
-        assert len(both) == 16
+        assert len(both) == 12
         np.testing.assert_allclose(both["masked_confidence_x"], both["masked_confidence_y"], atol=1e-4)
         np.testing.assert_allclose(both["mask_area_x"], both["mask_area_y"], atol=2e-3)
 
@@ -475,7 +476,7 @@ def test_scores_are_the_same_in_batches_of_any_size():
 @pytest.mark.parametrize("method", ["score-cam", "ablation-cam", RISE(n_masks=20), Occlusion(32, 32)], ids=str)
 def test_an_image_of_nan_leaves_the_others_alone(method):
     model, images = _resnet18()
-    layers = "layer2" if isinstance(method, str) else ()
+    layers = "layer1" if isinstance(method, str) else ()
     broken = torch.cat([images, images[:1] * torch.nan])
     expected = xaieval.explain(model, images, layers, method, _target)
     found = xaieval.explain(model, broken, layers, method, lambda logits, labels: torch.tensor([*TARGETS, 0]))

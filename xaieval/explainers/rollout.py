@@ -193,8 +193,8 @@ class _Watch(TorchFunctionMode):
     def _whole(self, args: Any, kwargs: dict[str, Any]) -> Any:
         """Have `multi_head_attention_forward` give its weights, and hand on what was asked for."""
         given = _bound(WHOLE, args, kwargs)
-        weights: Any  # which are there, since they are asked for
-        output, weights = WHOLE(**given | {"need_weights": True, "average_attn_weights": False})
+        both: Any = WHOLE(**given | {"need_weights": True, "average_attn_weights": False})
+        output, weights = both
         self._keep(weights.mean(dim=-3))
         if not given["need_weights"]:
             return output, None
