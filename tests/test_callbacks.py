@@ -61,7 +61,7 @@ class Learner(lightning.LightningModule):
         return functional.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        self.log("loss", functional.cross_entropy(self(batch[0]), batch[1]))
+        self.log("loss", functional.cross_entropy(self(batch[0]), batch[1]), batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05)

@@ -82,7 +82,7 @@ class Preprocessing:
             boxes: `(x1, y1, x2, y2)` in pixels of the picture.
             size: width and height of the picture.
         """
-        given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))  # type: ignore[call-overload]
+        given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(given).as_subclass(Tensor).clamp(0, self.image_size)
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 

@@ -73,7 +73,7 @@ def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, ba
     return DataLoader(Arrays(images, labels, ids), batch_size=batch_size, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: Sample) -> Sample:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

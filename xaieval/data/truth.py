@@ -81,11 +81,11 @@ def _boxes_of_one(given: Any) -> Tensor:
 
 def silhouette(mask: Image.Image) -> Image.Image:
     """A mask of any kind as white on black: whatever is not 0 belongs to the object; transparency does not count."""
-    values = np.asarray(mask)
-    if values.ndim == 3:
-        colours = values.shape[2] - (mask.mode in ("LA", "PA", "RGBA"))
-        values = values[..., :colours].any(axis=2)
-    return Image.fromarray((values != 0).astype(np.uint8) * 255)
+    inside = np.asarray(mask) != 0
+    if inside.ndim == 3:
+        colours = inside.shape[2] - (mask.mode in ("LA", "PA", "RGBA"))
+        inside = np.asarray(inside[..., :colours].any(axis=2))
+    return Image.fromarray(inside.astype(np.uint8) * 255)
 
 
 def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Image.Image]:
