@@ -138,5 +138,8 @@ class ScoreLayers(lightning.Callback):
             **self.choices,
         )
         table = self.scores.summary()
-        names = [metric.name for metric in self.metrics]
-        return {f"{name}/{layer}/{method}": float(row[name]) for (layer, method), row in table.iterrows() for name in names}
+        return {
+            f"{metric.name}/{layer}/{method}": value
+            for metric in self.metrics
+            for (layer, method), value in zip(table.index.tolist(), table[metric.name].astype(float).tolist(), strict=True)
+        }
