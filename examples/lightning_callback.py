@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.subplots()
     logged.plot(ax=axes, marker="o")
-    axes.set(xlabel="epoch", ylabel="percent", ylim=(0, 100))
+    axes.set(xlabel="epoch", ylabel="percent", ylim=(0, 100), xticks=logged.index)
     figure.savefig(folder / "lightning_callback.png", dpi=100)
 
 

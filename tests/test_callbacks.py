@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import random
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Learner(lightning.LightningModule):
         return functional.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        self.log("loss", functional.cross_entropy(self(batch[0]), batch[1]))
+        self.log("loss", functional.cross_entropy(self(batch[0]), batch[1]), batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05)
@@ -266,12 +266,11 @@ def test_a_callback_can_be_copied_before_it_is_used():
     assert copy.deepcopy(ScoreLayers("net.4")).layers == ["net.4"]
 
 
-def test_without_lightning_the_message_says_what_to_install():
-    program = "import sys; sys.modules['lightning'] = None; import xaieval.callbacks"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .endswith("scoring during training is a callback of Lightning, which is missing: pip install 'xaieval[fal]'")
+def test_without_lightning_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "xaieval.callbacks")
+    with pytest.raises(UsageError) as caught:
+        importlib.import_module("xaieval.callbacks")
+    assert str(caught.value) == (
+        "scoring during training is a callback of Lightning, which is missing: pip install 'xaieval[fal]'"
     )

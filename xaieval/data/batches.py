@@ -119,7 +119,7 @@ def check_images(images: Any) -> Tensor:
         DataError: with what came and what was expected.
     """
     if isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.dtype == object):
-        images = _stacked(images)
+        images = _stacked(list(images))
     came = type(images).__name__
     if isinstance(images, Tensor | np.ndarray):
         channels_last = _channels_last(images.shape)
@@ -150,7 +150,7 @@ def _stacked(images: Any) -> Any:
             f"a batch has images of several sizes, such as {several}; have the loader's collate function bring them to one "
             "size (resize or pad), or make batches of one image"
         )
-    return torch.stack(list(images)) if isinstance(images[0], Tensor) else np.stack(list(images))
+    return torch.stack(images) if isinstance(images[0], Tensor) else np.stack(images)
 
 
 def _is_image(value: Any) -> bool:

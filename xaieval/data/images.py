@@ -110,14 +110,13 @@ class Pictures(Dataset[dict[str, Any]]):
             >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
             ['test/00007', 'test/00003']
         """
-        numbers = list(numbers)  # the caller's may change
-        mask: Any = self.mask
+        numbers, mask = list(numbers), self.mask  # the caller's numbers may change
         return replace(
             self,
             ids=[self.ids[i] for i in numbers],
             labels=[self.labels[i] for i in numbers],
             read=lambda number: self.read(numbers[number]),
-            mask=None if self.mask is None else lambda number: mask(numbers[number]),
+            mask=None if mask is None else lambda number: mask(numbers[number]),
             boxes=None if self.boxes is None else [self.boxes[i] for i in numbers],
         )
 
