@@ -53,27 +53,28 @@ def huggingface(
         config = transformers.AutoConfig.from_pretrained(name, **where)
     _change(config, arguments, name)
     kind = _auto_class(transformers, config)
-    if weights is not None or pretrained or (local and _has_weights(folder)):
-        model = _loaded(transformers, kind, config, name, where, weights)
+    if weights is None and (pretrained or (local and _has_weights(folder))):
+        source = {"pretrained_model_name_or_path": name, **where}
+        model = _loaded(transformers, kind, config, name, source, local)
     else:
         with _reported(name, "model", local):
             model = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    if weights is not None:  # by transformers too, whose files give weights other names than its models do
+        source = {"pretrained_model_name_or_path": None, "state_dict": read_weights(weights)}
+        model = _loaded(transformers, type(model), config, name, source, local)
     return model, _preprocessing(transformers, name, config, where)
 
 
-def _loaded(
-    transformers: Any, kind: Any, config: Any, name: str, where: Mapping[str, Any], weights: str | Path | None
-) -> nn.Module:
-    """The model with the weights of its folder, of the Hub, or of a file, in float32 in which images come."""
-    given: dict[str, Any] = {"config": config, "dtype": torch.float32, "use_safetensors": True, **where}
-    found = None if weights is None else read_weights(weights)
-    with _reported(name, "weights", where["local_files_only"]), _quiet(transformers.utils.logging, where["local_files_only"]):
+def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mapping[str, Any], local: bool) -> nn.Module:
+    """The model with weights, in float32 in which images come."""
+    with _reported(name, "weights", local), _quiet(transformers.utils.logging, local):
         model, report = kind.from_pretrained(
-            name if found is None else None,
-            state_dict=found,
+            **source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
             ignore_mismatched_sizes=True,  # which are reported, and refused below in one line
             output_loading_info=True,
-            **given,
         )
     _check_complete(report, name)
     return cast(nn.Module, model)
