@@ -3,7 +3,7 @@
     python examples/detector_fpn.py [FOLDER]
 
 runs without network in about a minute, and writes `detector_fpn.png` into the folder (the working directory unless told). No
-detector's weights come with the package, so one is trained here: for eighty steps, on the pyramid of the built-in classifier,
+detector's weights come with the package, so one is trained here: for sixty steps, on the pyramid of the built-in classifier,
 which has seen such scenes before. That is enough to find most of the shapes, not to be a good detector.
 """
 
@@ -22,7 +22,7 @@ import xaieval
 from xaieval.data.scenes import make_scene
 from xaieval.report import maps_figure
 
-STEPS, BATCH = 80, 8
+STEPS, BATCH = 60, 8
 LEVELS = "backbone.fpn[*]"
 
 
@@ -55,7 +55,7 @@ def load(first: int, count: int, split: str) -> tuple[list[Tensor], list[dict[st
 
 
 def train(model: FCOS) -> None:
-    """Eighty steps."""
+    """Sixty steps."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS)
@@ -74,7 +74,7 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     model = detector()
     train(model)
-    images = torch.stack(load(0, 40, "test")[0])
+    images = torch.stack(load(0, 24, "test")[0])
     protocol = xaieval.Protocol(constant_map="leave_out")
     scores = xaieval.score(model, images.split(8), LEVELS, ["gradcam", "layercam"], task="detection", protocol=protocol)
     print(scores.summary()[["average_drop", "increase_in_confidence", "n_images", "n_failed"]].round(1).to_string())

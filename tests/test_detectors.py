@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -32,6 +33,7 @@ DETECTORS = {
 }
 
 
+@cache  # every test gives it back as it was
 def _detector(name, **changes):
     """Small, with classes that are told apart and boxes that have an area, although nothing was learned."""
     torch.manual_seed(0)
@@ -244,7 +246,6 @@ def test_an_object_in_a_padded_image_is_where_it_is():
 
         def forward(self, images):
             batch, _ = self.transform(list(images))
-            # What pads is black, which in the normalised input is not zero but what the mean is not.
             return self.layer(batch.tensors).mean(dim=(2, 3))
 
     maps = explain(Planted(), images, "layer", method=Brightness())["layer"][0]

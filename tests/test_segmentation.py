@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ LAYERS = {
 }
 
 
+@cache  # every test gives it back as it was
 def _network(name):
     torch.manual_seed(0)
     model = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=5, **NETWORKS[name])
