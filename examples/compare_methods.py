@@ -43,13 +43,13 @@ def main(folder: Path) -> None:
     image = next(iter(loader))["image"][:1]
     figure = Figure(figsize=(6.6, 7.6), layout="constrained")
     first, *others = figure.subplots(3, 3).flat
-    pixels = prepare.to_pixels(image)[0].permute(1, 2, 0)
+    pixels = prepare.to_pixels(image)[0].permute(1, 2, 0).numpy()
     first.imshow(pixels)
     first.set_title("image", fontsize="small")
     for axes, method in zip(others, METHODS, strict=True):
         (saliency,) = xaieval.explain(model, image, [LAYER], method).values()
-        axes.imshow(pixels.mean(dim=2), cmap="gray", vmin=0, vmax=1)
-        axes.imshow(saliency[0], cmap="inferno", vmin=0, vmax=1, alpha=0.65)
+        axes.imshow(pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        axes.imshow(saliency[0].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.65)
         axes.set_title(caption(method, table), fontsize="small")
     for axes in (first, *others):
         axes.set(xticks=[], yticks=[])
