@@ -124,6 +124,13 @@ def test_score_cam_asks_once_for_all_constant_channels_of_an_image():
     assert seen == [4, 4, 1]  # seven channels that vary, and two blank images
 
 
+def test_a_layer_that_is_constant_everywhere_gives_a_constant_map():
+    model, images = _tiny(), _pictures(2)
+    context = _context(model, images, [0, 1], "1", size=4)
+    flat = ScoreCAM()(Context(**{**vars(context), "activation": torch.full_like(context.activation, 0.5)}))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.5))
+
+
 @pytest.mark.parametrize("layer", ["layer1", "layer2"])
 def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, capsys):
     model, images = _resnet18()
@@ -461,10 +468,10 @@ def test_detectors_and_segmentation_networks_have_layers_too(method):
 
 def test_scores_are_the_same_in_batches_of_any_size():
     model, images = _resnet18()
-    images = torch.cat([images, images[:1].flip(3)])
-    methods = ["score-cam", "ablation-cam", RISE(n_masks=20), Occlusion(32, 32)]
+    images = torch.cat([images, images[:1].flip(3)])[:, :, :32, :32]
+    methods = ["score-cam", "ablation-cam", RISE(n_masks=20), Occlusion(16, 16)]
     rows = [
-        xaieval.score(model, images.split(size), "layer1", methods, batch_size=size, progress=False).rows for size in (1, 2, 3)
+        xaieval.score(model, images.split(size), "layer1", methods, batch_size=size, progress=False).rows for size in (2, 3)
     ]
     for other in rows[1:]:
         both = rows[0].merge(other, on=["image_id", "layer", "method"])
