@@ -189,8 +189,14 @@ def test_a_detector_loads_without_downloading_a_backbone():
             "resnet18",
             "no model 'resnet18'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
         ),
-        ("timm:", "no model 'timm:'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"),
-        (":x", "no model ':x'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"),
+        (
+            "timm:",
+            "no model 'timm:'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
+        ),
+        (
+            ":x",
+            "no model ':x'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
+        ),
         ("xaieval:fpn_scenes", "xaieval has no model 'fpn_scenes'; did you mean 'fpn-scenes'? known: fpn-scenes"),
         ("torchvision:zzzzz", "torchvision has no model 'zzzzz'; see the list of models of torchvision"),
         ("timm:zzzzz", "timm has no model 'zzzzz'; see the list of models of timm"),

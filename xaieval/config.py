@@ -151,10 +151,10 @@ class ScoreOptions:
         Raises:
             ConfigError: the grid is not two whole numbers, or three of volumes.
         """
-        grid = None if self.grid is None else tuple(int(cells) for cells in self.grid)
-        if grid is not None and (not 2 <= len(grid) <= 3 or grid != self.grid or min(grid) < 1):
+        grid = tuple(int(cells) for cells in self.grid or ())
+        if self.grid is not None and (not 2 <= len(grid) <= 3 or grid != self.grid or min(grid) < 1):
             raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {self.grid}")
-        return {"task": self.task, "output": self.output, "grid": grid, "prefix_tokens": self.prefix_tokens}
+        return {"task": self.task, "output": self.output, "grid": grid or None, "prefix_tokens": self.prefix_tokens}
 
 
 @dataclass(frozen=True, kw_only=True)
