@@ -182,20 +182,23 @@ def test_a_detector_loads_without_downloading_a_backbone():
     assert isinstance(loaded.model, torchvision.models.detection.ssd.SSD)
 
 
+FORMS = "'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         (
             "resnet18",
-            "no model 'resnet18'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
+            "no model 'resnet18'; a model is " + FORMS,
         ),
         (
             "timm:",
-            "no model 'timm:'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
+            "no model 'timm:'; a model is " + FORMS,
         ),
         (
             ":x",
-            "no model ':x'; a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'",
+            "no model ':x'; a model is " + FORMS,
         ),
         ("xaieval:fpn_scenes", "xaieval has no model 'fpn_scenes'; did you mean 'fpn-scenes'? known: fpn-scenes"),
         ("torchvision:zzzzz", "torchvision has no model 'zzzzz'; see the list of models of torchvision"),
