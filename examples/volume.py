@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
     pictures = {"middle slice": volumes[0, 0], "Grad-CAM": maps[0], "ball": inside[0].float()}
     figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), layout="constrained")
     for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
-        axis.imshow(picture[middle], cmap="gray" if title != "Grad-CAM" else "magma", vmin=0, vmax=1)
+        axis.imshow(picture[middle].numpy(), cmap="gray" if title != "Grad-CAM" else "magma", vmin=0, vmax=1)
         axis.set_title(title)
         axis.set_axis_off()
     figure.savefig(folder / "volume.png", dpi=100)
