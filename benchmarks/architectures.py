@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xaieval import explain, list_layers
+from xaieval.layouts import Layout
 from xaieval.probe import borrow, locate, run
 from xaieval.tasks import Classification, predicted_score
 
@@ -265,10 +266,14 @@ def examine(case: Case) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "listed": len(listing),
         "auto": " ".join(seen),
-        "layouts": " ".join(f"{at.layout.kind}:{at.layout.height}x{at.layout.width}+{at.layout.prefix}" for at in found),
+        "layouts": " ".join(_described(at.layout) for at in found),
         "upright": not wrong,
         "reason": f"moves elsewhere: {' '.join(wrong)}" if wrong else "",
     }
+
+
+def _described(layout: Layout) -> str:
+    return f"{layout.kind}:{'x'.join(map(str, layout.size))}+{layout.prefix}"
 
 
 def describe(case: Case) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_methods
 from xaieval.explainers.captum_methods import CAPTUM, REDUCTIONS
 from xaieval.explainers.foreign import seeded, seeded_number
-from xaieval.layers import Layout
+from xaieval.layouts import Layout
 from xaieval.tasks import Detection, Segmentation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

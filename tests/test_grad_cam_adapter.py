@@ -20,7 +20,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import PytorchGradCam, resolve_methods
 from xaieval.explainers.foreign import seeded, seeded_number
 from xaieval.explainers.grad_cam_methods import GRAD_CAM, KINDS
-from xaieval.layers import Layout
+from xaieval.layouts import Layout
 from xaieval.tasks import Detection, Segmentation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

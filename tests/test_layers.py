@@ -15,7 +15,8 @@ from torchvision.models.resnet import Bottleneck
 
 from xaieval import list_layers
 from xaieval.errors import AddressError
-from xaieval.layers import Address, Layer, Layout, Trace, expand, layout_of, parse, pick, table, trace
+from xaieval.layers import Address, Layer, Trace, expand, layout_of, parse, pick, table, trace
+from xaieval.layouts import Layout
 
 Pair = namedtuple("Pair", ["left", "right"])
 

@@ -17,7 +17,7 @@ ROOT = Path(xaieval.__file__).parent
 # A module imports only from its own row and the rows above it: data flows one way, from loader to report.
 ROWS = (
     ("errors", "protocol", "config", "ranks"),
-    ("layers", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
+    ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
     ("probe", "models", "folding", "speedup"),
     ("explainers",),
     ("engine", "rows", "manifest", "selection", "stopping", "scores", "merging", "scoring", "testing"),

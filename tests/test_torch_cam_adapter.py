@@ -17,7 +17,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import TorchCam, resolve_methods
 from xaieval.explainers.foreign import seeded, seeded_number
 from xaieval.explainers.torch_cam_methods import KINDS, TORCH_CAM
-from xaieval.layers import Layout
+from xaieval.layouts import Layout
 from xaieval.tasks import Segmentation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

@@ -18,7 +18,7 @@ from torch import Tensor
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
-from xaieval.layers import Layout
+from xaieval.layouts import Layout
 from xaieval.masking import Finished, baseline, finish, mask, occlude
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError, UsageError
-from xaieval.layers import Forward, Layer, Layout, expand, layout_of, pick, table, trace
+from xaieval.layers import Forward, Layer, expand, layout_of, pick, table, trace
+from xaieval.layouts import Layout
 from xaieval.padding import Frame
 from xaieval.stages import AUTO, Shortlist, choose, shortlist
 

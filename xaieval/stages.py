@@ -23,7 +23,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from xaieval.errors import AddressError
-from xaieval.layers import Layer, Layout, Trace, fits_image, layout_of
+from xaieval.layers import Layer, Trace, layout_of
+from xaieval.layouts import Layout, fits_image
 
 __all__ = ["AUTO", "MOST", "Shortlist", "choose", "shortlist"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.layers import Layout
+from xaieval.layouts import Layout
 from xaieval.protocol import Protocol, plain
 from xaieval.speedup import in_groups
 from xaieval.tasks import Classification, Followed, Task

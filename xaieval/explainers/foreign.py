@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, XaievalError
 from xaieval.explainers.base import Context
-from xaieval.layers import Layout, parse
+from xaieval.layers import parse
+from xaieval.layouts import Layout
 from xaieval.tasks import Classification
 
 __all__ = [
