@@ -20,7 +20,7 @@ __all__ = ["Plan", "Setting", "compare", "parse_settings", "plan_of", "summarise
 OURS = "xaieval"
 Run = Callable[..., object]
 SIZES = (1, 8, 32)
-FASTER = {"resnet50": 1, "mobilenetv2": 4, "vit_small": 1}
+FASTER = {"resnet50": 1, "mobilenetv2": 2, "vit_small": 1}
 CONFIGURATION = ("model", "layers", "methods")
 CONTESTANT = ("tool", "variant", "batch_size")
 
