@@ -1003,9 +1003,9 @@ def _state(model: nn.Module) -> dict[str, object]:
     }
 
 
-# Call 1 finds the layers, calls 2 to 5 try what makes the model faster; call 6 is the look at the originals, call 7 the first
-# masked pass, call 9 the next batch's.
-@pytest.mark.parametrize("raises_at", [None, 1, 6, 7, 9])
+# Call 1 finds the layers, calls 2 and 3 try what makes the model faster; call 4 is the look at the originals, call 5 the first
+# masked pass, call 7 the next batch's.
+@pytest.mark.parametrize("raises_at", [None, 1, 4, 5, 7])
 def test_score_gives_the_model_back_unchanged(raises_at):
     model = _fragile(raises_at)
     before = deepcopy(_state(model))
@@ -1021,7 +1021,7 @@ def test_score_gives_the_model_back_unchanged(raises_at):
     assert _state(model) == before
 
 
-@pytest.mark.parametrize("raises_at", [2, 3, 4, 5])
+@pytest.mark.parametrize("raises_at", [2, 3])
 def test_a_model_that_cannot_be_made_faster_is_scored_as_it_is_and_given_back(raises_at):
     model, images = _fragile(raises_at), torch.rand(2, 1, 8, 8)
     before = deepcopy(_state(model))
@@ -1108,9 +1108,9 @@ def _batches(count: int = 3) -> list[Tensor]:
 
 
 def test_rows_so_far_are_saved_when_a_run_breaks_off(tmp_path):
-    # Calls: five before the first batch, then two a batch; the tenth is the look at the third batch.
+    # Calls: three before the first batch, then two a batch; the eighth is the look at the third batch.
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(10), _batches(), "body", output_dir=tmp_path)
+        score(_fragile(8), _batches(), "body", output_dir=tmp_path)
     part = Scores.load(tmp_path)
     assert part.manifest["complete"] is False
     assert list(part.rows["image_id"]) == ["0", "1", "2", "3"]
@@ -1136,7 +1136,7 @@ def test_rows_so_far_are_saved_when_the_user_interrupts(tmp_path):
 
 def test_nothing_is_written_by_a_run_that_breaks_before_its_first_rows(tmp_path):
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(6), _batches(), "body", output_dir=tmp_path / "run")
+        score(_fragile(4), _batches(), "body", output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -1145,7 +1145,7 @@ def test_a_complete_run_is_not_overwritten_by_a_broken_one(tmp_path):
     before = _bytes(tmp_path)
     assert set(before) == {"manifest.json", "rows.parquet", "summary.csv"}
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(10), _batches(), "body", output_dir=tmp_path)
+        score(_fragile(8), _batches(), "body", output_dir=tmp_path)
     assert _bytes(tmp_path) == before
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import xaieval
@@ -42,11 +43,31 @@ def _transformer() -> nn.Module:
     return timm.create_model("test_vit", img_size=64, num_classes=5)
 
 
+class _Flattened(nn.Module):
+    """A small network that flattens by a function, since captum has no rule of LRP for the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(4), nn.Linear(64, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pool(self.relu(self.conv(images))).flatten(1))
+
+
+def _torchvision_transformer() -> nn.Module:
+    model = torchvision.models.VisionTransformer(64, 16, 2, 2, 16, 32, num_classes=5)
+    nn.init.normal_(model.heads.head.weight)  # torchvision starts it with zeros
+    return model
+
+
 # Methods that explain models of a kind: the model, the side of its images, and a layer.
 SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "attention": (_attention_model, 24, "2"),
     "attention-rollout": (_transformer, 64, None),
     "raw-attention": (_transformer, 64, None),
+    "captum:LRP": (_Flattened, 24, None),
+    "torch-cam:LeGrad": (_torchvision_transformer, 64, "encoder.layers.encoder_layer_1"),
 }
 
 # Settings that say how much work a method does, where it has them.

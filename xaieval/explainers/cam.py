@@ -65,7 +65,7 @@ def grad_cam(activation: Maps, gradient: Maps) -> Map:
         >>> grad_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.5, 1.5]]]]))
         tensor([[[1., 2.]]])
     """
-    return _weighted(gradient.mean(dim=_cells(gradient)), activation)
+    return _weighted(_mean(gradient), activation)
 
 
 def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
@@ -77,10 +77,10 @@ def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), eq. 19, and eq. 5 for the map.
     """
-    total = activation.sum(dim=_cells(activation), keepdim=True)
+    total = _sum(activation, keepdim=True)
     positive = gradient.clamp(min=0)
     share = torch.where(positive == 0, 0, positive / (2 + total * positive))
-    return _weighted(share.sum(dim=_cells(share)), activation)
+    return _weighted(_sum(share), activation)
 
 
 def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
@@ -89,9 +89,9 @@ def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
     Reference:
         Fu et al., "Axiom-based Grad-CAM", BMVC 2020 (arXiv 2008.02312), eq. 8.
     """
-    total = activation.sum(dim=_cells(activation))
+    total = _sum(activation)
     silent = (activation == 0).flatten(2).all(dim=2)
-    weights = (gradient * activation).sum(dim=_cells(activation)) / total
+    weights = _sum(gradient * activation) / total
     return _weighted(weights.masked_fill(silent, 0), activation)
 
 
@@ -167,7 +167,7 @@ class ClassifierCAM:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
-        pooled = activation.mean(dim=_cells(activation))
+        pooled = _mean(activation)
         if context.logits is None:
             raise ExplainerError("method 'cam' explains classifiers alone; method 'gradcam' explains any model")
         finite = context.logits.isfinite().all(dim=1)
@@ -194,9 +194,14 @@ CAMS = (
 )
 
 
-def _cells(maps: Tensor) -> tuple[int, ...]:
-    """The axes that count cells: all after the channels."""
-    return tuple(range(2, maps.ndim))
+def _sum(maps: Tensor, keepdim: bool = False) -> Tensor:
+    """Over the cells: all axes after the channels."""
+    return maps.sum(dim=tuple(range(2, maps.ndim)), keepdim=keepdim)
+
+
+def _mean(maps: Tensor) -> Tensor:
+    """Likewise."""
+    return maps.mean(dim=tuple(range(2, maps.ndim)))
 
 
 def _weighted(weights: Tensor, activation: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class Captum:
                 attribution = attr.NoiseTunnel(attribution)
 
             def maps(images: Tensor, of: Tensor) -> Tensor:
-                noise = {"stdevs": NOISE * (images.max() - images.min()).item()} if self.noise else {}
+                noise = {"stdevs": NOISE * _range(images)} if self.noise else {}
                 raw = _explain(attribution, noise | self._settings, context, images, additional_forward_args=of)
                 return _reduced(raw, kind, self._reduce, context)
 
@@ -338,6 +338,11 @@ def _defaults(takes: Mapping[str, inspect.Parameter], images: Tensor, size: int)
     if baselines is not None and baselines.default is inspect.Parameter.empty:
         found["baselines"] = torch.zeros_like(images[:1])
     return {name: value for name, value in found.items() if name in takes}
+
+
+def _range(images: Tensor) -> float:
+    """From the lowest to the highest value; 0 of an image that has none, whose map is NaN with any noise."""
+    return (images.max() - images.min()).nan_to_num(0, 0, 0).item()
 
 
 def _tiles(images: Tensor) -> Tensor:

@@ -237,13 +237,14 @@ def leaf(images: Tensor) -> Tensor:
 
 @contextmanager
 def refused(name: str, mend: str) -> Iterator[None]:
-    """Say what a library complains about as an error of ours.
+    """Say what a library complains about as an error of ours; that it divides 0 by 0 the map itself says, which is NaN there.
 
     Raises:
         ExplainerError: with the library's reason, and what may mend it.
     """
     try:
-        yield
+        with np.errstate(divide="ignore", invalid="ignore"):
+            yield
     except (XaievalError, torch.OutOfMemoryError):
         raise
     except COMPLAINTS as error:
