@@ -109,6 +109,17 @@ def test_the_table_of_bf16_is_the_benchmark_result():
     assert [line for line in (ROOT / "docs/speed.md").read_text().splitlines() if line.startswith("| `blocks.")] == wanted
 
 
+def test_the_table_of_perturbation_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/perturbation.csv").to_dict("records")
+    wanted = [
+        f"| `{row['method']}` | {row['tool']} | {row['score_is_faster']:.1f} "
+        f"[{row['score_is_faster_low']:.1f}, {row['score_is_faster_high']:.1f}] |"
+        for row in rows
+        if not row["tool"].startswith("xaieval")
+    ]
+    assert set(wanted) <= set((ROOT / "docs/perturbation.md").read_text().splitlines())
+
+
 TABLES = {f"{name}.csv" for name in ("peers", "agreement", "batch_trials", "calls", "startup")}
 METRIC = "increase_in_confidence"
 
