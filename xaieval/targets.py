@@ -20,6 +20,7 @@ __all__ = [
     "confidences",
     "find",
     "logits_of",
+    "named_classes",
     "one_label_each",
     "take",
 ]
@@ -95,20 +96,34 @@ def choose_targets(
         tensor([0, 0])
     """
     classes = logits.shape[1]
-    if callable(target):
-        chosen = torch.as_tensor(target(logits, labels), device=logits.device)
-        if chosen.shape != (len(logits),) or chosen.is_floating_point():
-            raise TargetError(f"a target function gives one class index an image, got {chosen.dtype} {list(chosen.shape)}")
-        return check_labels(chosen.long(), classes, "the target function gave class")
-    if target == "predicted":
+    chosen = named_classes(target, logits, labels, len(logits), logits.device)
+    if chosen is None:
         return logits.argmax(dim=1)
+    if isinstance(target, int):
+        if not 0 <= target < classes:
+            raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
+        return chosen
+    return check_labels(chosen, classes, "the data has label" if target == "label" else "the target function gave class")
+
+
+def named_classes(target: Any, read: Any, labels: Tensor | None, count: int, device: torch.device) -> Tensor | None:
+    """The classes `[N]` that a target names, whether the model has them or not; None for what is predicted.
+
+    Raises:
+        TargetError: the target is of no known kind, labels are missing, or a function does not give one class an image.
+    """
+    if callable(target):
+        chosen = torch.as_tensor(target(read, labels), device=device)
+        if chosen.shape != (count,) or chosen.is_floating_point():
+            raise TargetError(f"a target function gives one class index an image, got {chosen.dtype} {list(chosen.shape)}")
+        return chosen.long()
+    if target == "predicted":
+        return None
     if target == "label":
-        return check_labels(one_label_each(labels), classes, "the data has label")
+        return one_label_each(labels)
     if not isinstance(target, int) or isinstance(target, bool):
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
-    if not 0 <= target < classes:
-        raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
-    return logits.new_full((len(logits),), target, dtype=torch.long)
+    return torch.full((count,), target, device=device)
 
 
 def one_label_each(labels: Tensor | None) -> Tensor:

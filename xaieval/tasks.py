@@ -23,7 +23,7 @@ from xaieval.targets import (
     confidences,
     find,
     logits_of,
-    one_label_each,
+    named_classes,
     take,
 )
 
@@ -341,19 +341,10 @@ def describe(task: Task) -> dict[str, Any]:
 
 def _wanted_classes(target: Target, read: Any, labels: Tensor | None, count: int) -> Tensor | None:
     """The classes `[N]` that a target names; None for what is predicted."""
-    device = read.device if isinstance(read, Tensor) else read[0]["labels"].device
-    if callable(target):
-        chosen = torch.as_tensor(target(read, labels), device=device)
-        if chosen.shape != (count,) or chosen.is_floating_point():
-            raise TargetError(f"a target function gives one class index an image, got {chosen.dtype} {list(chosen.shape)}")
-        return chosen.long()
-    if target == "predicted":
-        return None
-    if target == "label":
-        return one_label_each(labels)
-    if not isinstance(target, int) or isinstance(target, bool) or target < 0:
+    if isinstance(target, int) and target < 0:
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
-    return torch.full((count,), target, device=device)
+    device = read.device if isinstance(read, Tensor) else read[0]["labels"].device
+    return named_classes(target, read, labels, count, device)
 
 
 def _best(labels: Tensor, scores: Tensor) -> Tensor:
