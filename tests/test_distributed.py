@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -559,8 +561,12 @@ def test_the_command_in_two_processes_writes_and_prints_what_it_does_in_one(benc
     assert (status, errors) == (0, "")
     assert bench("score", *quick, "--out", "one") == (0, printed.replace("two", "one"), "")
     one, two = (Path(name) for name in ("one", "two"))
-    for name in ("rows.parquet", "summary.csv", "maps.png"):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    # The processes share the cores, and another number of threads sums in another order: equal up to rounding.
+    alone, merged = (Scores.load(folder) for folder in (one, two))
+    pd.testing.assert_frame_equal(merged.rows, alone.rows, check_exact=False, rtol=1e-5, atol=1e-5)
+    pd.testing.assert_frame_equal(merged.summary(), alone.summary(), check_exact=False, rtol=1e-5, atol=1e-5)
+    pictures = [plt.imread(folder / "maps.png") for folder in (one, two)]
+    np.testing.assert_allclose(pictures[0], pictures[1], atol=2 / 255)
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, two)]
     assert manifests[1].pop("ranks") == {"world": 2, "images": [2, 3]}
     for manifest, nproc in zip(manifests, (1, 2), strict=True):
