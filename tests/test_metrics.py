@@ -400,7 +400,7 @@ def test_torchcam_averages_over_fewer_images_where_a_map_is_nan(model, images):
     counted = AverageDrop()
     counted.update(y, o)
     assert float(counted.compute()) == pytest.approx(100 * theirs.summary()["avg_drop"], abs=1e-3)
-    assert int(counted.drop_failed) == 5, "the class leaves images out, and says how many"
+    assert int(counted.average_drop_failed) == 5, "the class leaves images out, and says how many"
 
 
 def test_the_drop_of_pytorch_grad_cam_is_not_divided_by_the_confidence(model, images):
@@ -427,7 +427,10 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
     return [(torch.rand(n, generator=generator) + 0.01, torch.rand(n, generator=generator)) for n in (5, 1, 8)]
 
 
-CLASSES = [(AverageDrop, average_drop, "drop"), (IncreaseInConfidence, increase_in_confidence, "increase")]
+CLASSES = [
+    (AverageDrop, average_drop, "average_drop"),
+    (IncreaseInConfidence, increase_in_confidence, "increase_in_confidence"),
+]
 
 
 @pytest.mark.parametrize(("kind", "function", "prefix"), CLASSES)

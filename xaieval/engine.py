@@ -1,13 +1,11 @@
-"""A batch becomes what was measured on it.
+"""One look at a batch, from which explainers make their raw maps.
 
-One forward pass and one partial backward pass serve all layers and methods. Raw maps, which are small, are made first, so that
-what the layers left is not held any longer; each map then costs one masked forward pass, and the masked images of several maps
-share a batch. Nothing leaves the device before the batch is done.
+One forward pass and one partial backward pass serve all layers and methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,14 +17,14 @@ from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
 from xaieval.layouts import Layout
-from xaieval.masking import Finished, baseline, finish, mask, occlude
+from xaieval.masking import Finished, finish
+from xaieval.metrics import Metric
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
-from xaieval.rows import Measured
 from xaieval.speedup import Runner
-from xaieval.tasks import Classification, Task
+from xaieval.tasks import Classification, Followed, Task
 
-__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "measure", "raw_maps"]
+__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
 
 NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
 
@@ -40,7 +38,8 @@ class Job:
         pairs: explainer and layer (None for an explainer that needs none), in the order of the rows.
         protocol: how maps become numbers.
         task: how the model's output is read, and what is followed.
-        seed: for explainers that draw random numbers.
+        seed: for explainers and metrics that draw random numbers.
+        metrics: of the maps.
     """
 
     layers: Sequence[ProbeLayer]
@@ -48,6 +47,7 @@ class Job:
     protocol: Protocol
     task: Task = field(default_factory=Classification)
     seed: int = 0
+    metrics: Sequence[Metric] = ()
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -99,15 +99,23 @@ class Look:
         return replace(self.context, layer=layer, activation=activation, gradient=gradient, layout=self.layouts[layer])
 
 
-def look(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Look:
-    """Run the original images once: what is predicted and followed, and activations and gradients at all layers."""
+def look(runner: Runner, batch: Batch, job: Job, device: torch.device, followed: Followed | None = None) -> Look:
+    """Run the images once: what is predicted and followed, and activations and gradients at all layers.
+
+    Args:
+        runner: how passes are made.
+        batch: of at least one image.
+        job: what is asked.
+        device: of the model.
+        followed: on altered images, what is followed on the original ones.
+    """
     images = to_device(batch.images, device).contiguous()
     labels = None if batch.labels is None else to_device(batch.labels, device)
     task, protocol = job.task, job.protocol
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
     seen = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
     read = task.read(seen.output)
-    followed = task.follow(read, protocol.target, labels)
+    followed = followed or task.follow(read, protocol.target, labels)
     confidence = task.confidence(read, followed, protocol.confidence)
     gradients: dict[str, Tensor] = {}
     if differentiable and followed.found.any():
@@ -165,45 +173,3 @@ def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
 def finished_maps(raw: Tensor, images: Tensor, protocol: Protocol) -> Finished:
     """The explanation maps `[N, H, W]` in [0, 1] of images `[N, C, H, W]`; of volumes `[N, D, H, W]`."""
     return finish(raw, images.shape[2:], protocol)
-
-
-def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
-    """Confidences on the original images and on the images masked by each map; on the device, which may still be at it.
-
-    Args:
-        runner: how passes are made; masked images of all maps share passes of `runner.size`.
-        batch: of at least one image.
-        job: what is asked.
-        device: of the model.
-    """
-    seen = look(runner, batch, job, device)
-    explanations = raw_maps(runner, seen, job)
-    context, images = seen.context, seen.context.images
-    seen = replace(seen, activations={}, gradients={})
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        everywhere = context.everywhere
-        if runner.rounds_otherwise:  # what is compared has to come from the same arithmetic
-            yield images, everywhere
-        replacement = baseline(images, job.protocol)
-        for raw in explanations:
-            finished = finished_maps(raw, images, job.protocol)
-            masks = mask(finished.maps, job.protocol).to(images.dtype)
-            found.append((masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid))
-            yield occlude(images, masks, replacement), everywhere
-
-    confidences = context.ask(blocks(), "confidence").view(-1, len(batch))
-    areas, constant, invalid = (torch.stack(column) for column in zip(*found, strict=True))
-    return Measured(
-        ids=batch.ids,
-        labels=batch.labels,
-        predicted=seen.predicted,
-        targets=context.targets,
-        found=seen.found,
-        confidence=confidences[0] if runner.rounds_otherwise else seen.confidence,
-        masked=confidences[-len(job.pairs) :],
-        areas=areas,
-        constant=constant,
-        invalid=invalid,
-    )

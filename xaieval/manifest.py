@@ -30,10 +30,7 @@ def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict
         "versions": {"xaieval": __version__, "python": platform.python_version(), **versions},
         "seed": seed,
         "model": _model(model),
-        "metrics": [
-            {"name": m.name, "higher_is_better": m.higher_is_better, "interval": m.interval, "label": m.label or m.name}
-            for m in metrics
-        ],
+        "metrics": [metric.to_dict() for metric in metrics],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,12 @@ class Measured:
         found: `[N]`, whether there is anything to follow.
         confidence: `[N]`, of the targets on the original images.
         masked: `[P, N]`, of the targets on the masked images.
+        inverse: `[P, N]`, of the targets on the images masked by what is left of 1, if a metric needs it.
         areas: `[P, N]`, means of the masks.
         constant: `[P, N]`, maps that had nothing to normalise.
         invalid: `[P, N]`, maps that held NaN or inf.
+        values: by metric `[P, N]`, of those that need more than confidences.
+        curves: by metric `[P, N, S]`, of those that keep them.
     """
 
     ids: Sequence[str]
@@ -52,10 +55,15 @@ class Measured:
     areas: Tensor
     constant: Tensor
     invalid: Tensor
+    inverse: Tensor | None = None
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    curves: Mapping[str, Tensor] = field(default_factory=dict)
 
     def cpu(self) -> Measured:
         """The same on the CPU, once the device is done with it."""
         tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        for name in ("values", "curves"):
+            tensors[name] = {metric: value.cpu() for metric, value in getattr(self, name).items()}
         return replace(self, **tensors)
 
 
@@ -70,7 +78,11 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     y = measured.confidence.double()
     o = measured.masked.double().masked_fill(measured.invalid, torch.nan)
     status = _status(measured, y, o, protocol)
-    values = {metric.name: metric.per_image(y.repeat(len(pairs)), o.flatten()).view(o.shape) for metric in metrics}
+    evidence = {"confidence": y.repeat(len(pairs)), "masked_confidence": o.flatten(), "protocol": protocol}
+    if measured.inverse is not None:
+        evidence["inverse_confidence"] = measured.inverse.double().flatten()
+    early = {metric.name: metric.judge(evidence)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
+    values = {metric.name: (early | dict(measured.values))[metric.name] for metric in metrics}
     counted = np.isin(status, COUNTED)
     return _table(
         pairs,
@@ -83,6 +95,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
             "masked_confidence": o,
             "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
             **{name: np.where(counted, column, np.nan) for name, column in values.items()},
+            **{f"{name}_curve": _listed(curves, counted) for name, curves in measured.curves.items()},
             "status": status,
         },
     )
@@ -123,6 +136,14 @@ def _by_image(values: Any, pairs: int) -> Any:
         return values.repeat(pairs)
     values = np.asarray(values)
     return np.repeat(values, pairs) if values.ndim == 1 else values.T.reshape(-1)
+
+
+def _listed(curves: Tensor, counted: Any) -> Any:
+    """Curves `[P, N, S]` as objects `[P, N]`; None where the row does not count."""
+    listed = np.full(counted.shape, None, dtype=object)
+    for place in np.argwhere(counted):
+        listed[tuple(place)] = curves[tuple(place)].double().numpy()
+    return listed
 
 
 def _classes(values: Tensor | None, count: int = 0) -> ExtensionArray:

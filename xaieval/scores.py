@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from xaieval.errors import OutputError
@@ -48,8 +49,9 @@ class Scores:
 
         Returns:
             Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
-            for proportions, percentile bootstrap with the run's seed for means), then `n_images` (rows that count) and
-            `n_failed` (rows that do not, other than images that the protocol excludes).
+            for proportions, percentile bootstrap with the run's seed for means); `<metric>_n` where a metric has no value for
+            some of the rows that count, such as images without an object; then `n_images` (rows that count) and `n_failed`
+            (rows that do not, other than images that the protocol excludes).
         """
         interval = self._intervals(level, resamples)
         records = []
@@ -58,12 +60,14 @@ class Scores:
             record: dict[str, Any] = {"layer": layer, "method": method}
             for name, ends in interval.items():
                 values = counted[name].to_numpy(dtype=float)
+                values = values[~np.isnan(values)]
                 low, high = ends(values)
                 mean = float(values.mean()) if len(values) else float("nan")
-                record |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+                record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
             failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
             records.append(record | {"n_images": len(counted), "n_failed": failed})
-        return pd.DataFrame(records).set_index(["layer", "method"])
+        table = pd.DataFrame(records).set_index(["layer", "method"])
+        return table.drop(columns=[f"{name}_n" for name in interval if (table[f"{name}_n"] == table["n_images"]).all()])
 
     def select_layers(
         self,

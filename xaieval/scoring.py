@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from xaieval.data.batches import Batch, Failure, read_batches
+from xaieval.data.batches import Batch, read_batches
 from xaieval.data.order import Shuffled
-from xaieval.engine import Job, finished_maps, look, make_pairs, measure, raw_maps
-from xaieval.errors import ExplainerError, RunError, UsageError, XaievalError
-from xaieval.explainers import Explainer, Method, check_black_box, describe_method, resolve_methods
-from xaieval.manifest import digest, new_manifest, tensor_bytes
+from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
+from xaieval.errors import ExplainerError, UsageError
+from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.manifest import new_manifest
+from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
 from xaieval.protocol import Protocol, plain, resolve_protocol
-from xaieval.rows import Measured, failed_rows, measured_rows
-from xaieval.scores import Scores, check_folder, is_complete
+from xaieval.running import Run, show_progress
+from xaieval.scores import Scores
 from xaieval.speedup import Forward, Runner, called, check_precision, sped_up
-from xaieval.stopping import Stop, Stopping, resolve_stop
+from xaieval.stopping import Stop, resolve_stop
 from xaieval.targets import Output, Target
-from xaieval.tasks import Task, describe, predicted_score, resolve_task
+from xaieval.tasks import Task, predicted_score, resolve_task
 
 __all__ = ["explain", "score"]
 
@@ -127,8 +127,12 @@ def score(
         raise UsageError(f"seed is at least 0, got {seed}")
     rule = resolve_stop(stop)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
-    run = _Run(chosen, new_manifest(model, seed, chosen), output_dir)
-    with borrow(model, device) as there, ExitStack() as undo, _progress(progress, shuffled or loader, max_images) as advance:
+    run = Run(chosen, new_manifest(model, seed, chosen), output_dir)
+    with (
+        borrow(model, device) as there,
+        ExitStack() as undo,
+        show_progress(progress, shuffled or loader, max_images) as advance,
+    ):
         run.manifest["device"] = there.type
 
         def begin(batch: Batch) -> Runner:
@@ -137,7 +141,7 @@ def score(
             call = called(model, forward)
             told = partial(predicted_score, asked)
             found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
-            job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
+            job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
             run.watch(rule, shuffled)
@@ -260,132 +264,3 @@ def _check_sizes(**sizes: int | None) -> None:
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise UsageError(f"{name} is at least 1, got {size}")
-
-
-@dataclass
-class _Run:
-    """The rows and the manifest of a run under way."""
-
-    metrics: Sequence[Metric]
-    manifest: dict[str, Any]
-    output_dir: str | Path | None
-    job: Job | None = None
-    frames: list[pd.DataFrame] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    pending: Measured | None = None
-    stopping: Stopping | None = None
-    watched: tuple[int, int] = (0, 0)  # how many of the frames and of the failures it has seen
-
-    @property
-    def started(self) -> Job:
-        """What is asked of every batch; known once there were images."""
-        if self.job is None:
-            name, _, reason = self.failures[0]
-            raise RunError(f"none of the {len(self.failures)} images could be read; the first, '{name}': {reason}")
-        return self.job
-
-    def begin(self, job: Job, first: Batch, **settings: Any) -> None:
-        """Settle what makes two runs the same run, in the order in which a difference is reported; look at the folder."""
-        self.job = job
-        described = {explainer.name: describe_method(explainer) for explainer, _ in job.pairs}
-        chosen = {name: values for name, values in described.items() if values}
-        self.manifest["run"] = {
-            "model": self.manifest["model"]["fingerprint"] or self.manifest["model"]["function"],
-            "layers": [item.address for item in job.layers],
-            "methods": list(described),
-            **({"method settings": chosen} if chosen else {}),
-            "metrics": [metric.name for metric in self.metrics],
-            **{f"protocol.{name}": value for name, value in job.protocol.to_dict().items()},
-            "seed": job.seed,
-            "task": describe(job.task),
-            **settings,
-            "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
-        }
-        if self.output_dir is not None:
-            check_folder(self.output_dir, self.manifest["run"])
-
-    def made_by(self, runner: Runner) -> Runner:
-        """Note how passes are made."""
-        self.manifest["speed"] = runner.to_dict()
-        return runner
-
-    def add(self, measured: Measured) -> None:
-        """Take one batch; its rows are made when the next one is under way, so that a GPU need not wait for them."""
-        self.flush()
-        self.pending = measured
-
-    def flush(self) -> None:
-        """Make the rows of the batch that waits for it."""
-        measured, self.pending = self.pending, None
-        if measured is not None:
-            self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
-
-    def watch(self, rule: Stop | None, images: Shuffled | None) -> None:
-        """Have the rows looked at, to stop when the rule's question is answered."""
-        if rule is not None and images is not None:
-            directions = {metric.name: metric.higher_is_better for metric in self.metrics}
-            self.stopping = Stopping(rule, len(images), self.started.names, directions)
-
-    def is_settled(self) -> bool:
-        """Whether what `stop` asks for is certain from the rows so far."""
-        if self.stopping is None:
-            return False
-        self.flush()
-        frames, failures = self.watched
-        new = [*self.frames[frames:], failed_rows(self.failures[failures:], self.started.names, self.metrics)]
-        self.watched = len(self.frames), len(self.failures)
-        self.stopping.add(pd.concat([frame for frame in new if len(frame)]))
-        self.manifest["stop"] = self.stopping.to_dict()
-        return self.stopping.finished
-
-    def gather(self, complete: bool) -> Scores:
-        """All rows so far, those of unreadable images last."""
-        unreadable = failed_rows(self.failures, self.started.names, self.metrics)
-        rows = pd.concat([*self.frames, unreadable] if self.failures else self.frames, ignore_index=True)
-        ids = rows["image_id"].unique()
-        found = {
-            "complete": complete,
-            "data": {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)},
-            "unreadable": [{"id": name, "reason": reason} for name, _, reason in self.failures],
-        }
-        return Scores(rows, self.manifest | found)
-
-    @contextmanager
-    def kept_if_it_breaks(self) -> Iterator[None]:
-        """Keep what there is of a run that breaks off, unless a finished one is there."""
-        try:
-            yield
-        except BaseException:
-            with suppress(XaievalError):  # the error that is under way is the one to hear of
-                self.flush()
-            if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
-                self.gather(complete=False).save(self.output_dir)
-            raise
-
-    def finish(self) -> Scores:
-        """The whole run, written if a folder was given."""
-        self.flush()
-        scores = self.gather(complete=True)
-        if self.output_dir is not None:
-            scores.save(self.output_dir)
-        return scores
-
-
-@contextmanager
-def _progress(wanted: bool, loader: Any, max_images: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar of images on stderr, where that is a terminal; gives the function that moves it on."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    dataset: Any = getattr(loader, "dataset", None)
-    total = len(dataset) if hasattr(dataset, "__len__") else max_images
-    columns = (SpinnerColumn(), *Progress.get_default_columns()[:-1], TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (wanted and console.is_terminal)) as bar:
-        task = bar.add_task("scoring", total=min(total, max_images or total) if total else None, rate="")
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.1f} images/s")
-
-        yield advance

@@ -123,7 +123,7 @@ def select_layers(
 
 def _resolve(by: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
     """Whether higher is better, by metric."""
-    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics}
+    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
     names = [by] if isinstance(by, str) else list(by)
     if not names:
         raise MetricError(f"layers are selected by at least one metric; {choose_from('', known)}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xaieval.data.truth import read_boxes, read_masks
+from xaieval.data.truth import inside_boxes, read_boxes, read_masks
 from xaieval.errors import DataError, TargetError
 
 __all__ = ["Batch", "Failure", "check_images", "has_ids", "read_batch", "read_batches", "split_batch"]
@@ -49,6 +49,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def objects(self) -> Tensor | None:
+        """Where the object is on each image, `[N, H, W]` of bool: by masks, else inside of boxes; None without either."""
+        if self.masks is not None or self.boxes is None:
+            return self.masks
+        return torch.stack([inside_boxes(boxes, self.images.shape[-2:]) for boxes in self.boxes])
 
     def part(self, start: int, stop: int, failed: list[Failure]) -> Batch:
         """The images from one number to another, with the failures given."""

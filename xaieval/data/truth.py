@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaieval.errors import DataError
 
-__all__ = ["coco_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
+__all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
 
 def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
@@ -77,6 +77,20 @@ def _boxes_of_one(given: Any) -> Tensor:
             "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
         )
     return boxes
+
+
+def inside_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """The pixels `[H, W]` whose centre is in one of the boxes `[k, 4]`, `(x1, y1, x2, y2)`.
+
+    Example:
+        >>> inside_boxes(torch.tensor([[1.0, 0.0, 3.0, 1.0]]), (2, 4)).int()
+        tensor([[0, 1, 1, 0],
+                [0, 0, 0, 0]], dtype=torch.int32)
+    """
+    y, x = (torch.arange(side, device=boxes.device) + 0.5 for side in size)
+    left, top, right, bottom = (column[:, None] for column in boxes.unbind(dim=1))
+    across, down = (left <= x) & (x < right), (top <= y) & (y < bottom)
+    return (down[:, :, None] & across[:, None, :]).any(dim=0)
 
 
 def silhouette(mask: Image.Image) -> Image.Image:

@@ -69,6 +69,18 @@ class Context:
         """Numbers of the batch's images in order, `[N]`."""
         return torch.arange(len(self.images), device=self.images.device)
 
+    def draw(self, shape: Sequence[int], name: str = "") -> Tensor:
+        """Random numbers `[N, *shape]`, uniform in [0, 1).
+
+        The seed, each image's id and the name decide them, so that they are the same in whatever batch an image is.
+        """
+        drawn = []
+        for image_id in self.ids:
+            digest = hashlib.sha256(f"{self.seed}:{image_id}{name and ':'}{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            drawn.append(torch.rand(tuple(shape), generator=generator))
+        return torch.stack(drawn).to(self.images.device)
+
     def score(self, images: Tensor, of: Tensor | None = None) -> Tensor:
         """Scores `[G]` of the targets on any images `[G, C, H, W]`, differentiable: what the protocol takes gradients of.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -35,13 +34,7 @@ class Control:
 
 def random(context: Context) -> Tensor:
     """Independent uniform noise in each pixel; the seed and the image's id decide it, whatever batch the image is in."""
-    size = context.images.shape[2:]
-    maps = []
-    for image_id in context.ids:
-        digest = hashlib.sha256(f"{context.seed}:{image_id}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        maps.append(torch.rand(size, generator=generator))
-    return torch.stack(maps).to(context.images.device)
+    return context.draw(context.images.shape[2:])
 
 
 def uniform(context: Context) -> Tensor:

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
-from xaieval.metrics.functional import drop, gain, increase
+from xaieval.metrics.functional import AVERAGE_DROP, AVERAGE_GAIN, INCREASE_IN_CONFIDENCE
+from xaieval.metrics.metric import Metric
 
-__all__ = ["AverageDrop", "AverageGain", "IncreaseInConfidence"]
+__all__ = ["AverageDrop", "AverageGain", "IncreaseInConfidence", "MeanOverImages"]
 
 
-class _Mean(TorchMetric):
-    """The mean of one number an image; NaN values are left out and counted.
+class MeanOverImages(TorchMetric):
+    """The mean of any metric over images; adds up over batches and, under torch.distributed, over processes.
 
-    The states carry the metric's name: torchmetrics' MetricCollection merges metrics whose states have equal names and
-    values after the first batch.
+    Images without a value (NaN) are left out and counted in `<name>_failed`; without any value the result is NaN. The states
+    carry the metric's name: torchmetrics' MetricCollection merges metrics whose states have equal names and values after the
+    first batch.
+
+    Args:
+        metric: which one; `update` takes what it needs, in the order of `metric.needs`.
+        **kwargs: for torchmetrics.
+
+    Example:
+        >>> bright = Metric("bright", lambda maps: (maps > 0.5).flatten(1).double().mean(1), None, needs=("maps",))
+        >>> metric = MeanOverImages(bright)
+        >>> metric.update(torch.tensor([[[0.0, 0.9]], [[0.8, 0.9]]]))
+        >>> metric.compute()
+        tensor(0.7500, dtype=torch.float64)
     """
 
     full_state_update = False
     is_differentiable = False
-    prefix: ClassVar[str]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, metric: Metric, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.set_dtype(torch.float64)
-        self.add_state(f"{self.prefix}_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(f"{self.prefix}_count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state(f"{self.prefix}_failed", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.metric = metric
+        self.add_state(f"{metric.name}_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(f"{metric.name}_count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state(f"{metric.name}_failed", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def compute(self) -> Float[Tensor, ""]:
-        """The mean over all images so far, in percent."""
-        mean: Tensor = getattr(self, f"{self.prefix}_total") / getattr(self, f"{self.prefix}_count")
-        return mean
-
-    def _add(self, values: Tensor) -> None:
+    def update(self, *evidence: Any) -> None:
+        """Add a batch of what the metric needs, such as confidences on the original and on the masked images."""
+        found = self.metric.per_image(*evidence)
+        values = found if isinstance(found, Tensor) else found[0]
         failed = values.isnan()
         for state, amount in (("total", values.nansum()), ("count", (~failed).sum()), ("failed", failed.sum())):
-            name = f"{self.prefix}_{state}"
+            name = f"{self.metric.name}_{state}"
             setattr(self, name, getattr(self, name) + amount)
 
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean over all images so far, in the metric's unit."""
+        mean: Tensor = getattr(self, f"{self.metric.name}_total") / getattr(self, f"{self.metric.name}_count")
+        return mean
 
-class AverageDrop(_Mean):
+
+class AverageDrop(MeanOverImages):
     """Average Drop, in percent, lower is better; adds up over batches and, under torch.distributed, over processes.
 
-    Images whose confidence is not positive, or with a value that is not finite, are left out and counted in `drop_failed`;
-    without any valid image the result is NaN.
+    Images whose confidence is not positive, or with a value that is not finite, are left out and counted in
+    `average_drop_failed`; without any valid image the result is NaN.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -61,18 +77,16 @@ class AverageDrop(_Mean):
     """
 
     higher_is_better = False
-    prefix = "drop"
 
-    def update(self, confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> None:
-        """Add a batch of confidences on the original and on the masked images."""
-        self._add(drop(confidence, masked_confidence))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(AVERAGE_DROP, **kwargs)
 
 
-class AverageGain(_Mean):
+class AverageGain(MeanOverImages):
     """Average Gain, in percent, higher is better; adds up over batches and, under torch.distributed, over processes.
 
     Images whose confidences are no positive probabilities, or with a value that is not finite, are left out and counted in
-    `gain_failed`; without any valid image the result is NaN.
+    `average_gain_failed`; without any valid image the result is NaN.
 
     Reference:
         Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2.
@@ -85,18 +99,16 @@ class AverageGain(_Mean):
     """
 
     higher_is_better = True
-    prefix = "gain"
 
-    def update(self, confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> None:
-        """Add a batch of confidences on the original and on the masked images."""
-        self._add(gain(confidence, masked_confidence))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(AVERAGE_GAIN, **kwargs)
 
 
-class IncreaseInConfidence(_Mean):
+class IncreaseInConfidence(MeanOverImages):
     """Increase in Confidence, in percent, higher is better; adds up over batches and, under torch.distributed, over processes.
 
     Images whose confidence is not positive, or with a value that is not finite, are left out and counted in
-    `increase_failed`; without any valid image the result is NaN.
+    `increase_in_confidence_failed`; without any valid image the result is NaN.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -109,8 +121,6 @@ class IncreaseInConfidence(_Mean):
     """
 
     higher_is_better = True
-    prefix = "increase"
 
-    def update(self, confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> None:
-        """Add a batch of confidences on the original and on the masked images."""
-        self._add(increase(confidence, masked_confidence))
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(INCREASE_IN_CONFIDENCE, **kwargs)

@@ -11,8 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xaieval.errors import MetricError
+from xaieval.metrics.metric import Metric
 
-__all__ = ["average_drop", "average_gain", "drop", "gain", "increase", "increase_in_confidence"]
+__all__ = [
+    "AVERAGE_DROP",
+    "AVERAGE_GAIN",
+    "CONFIDENCE_METRICS",
+    "INCREASE_IN_CONFIDENCE",
+    "average_drop",
+    "average_gain",
+    "drop",
+    "gain",
+    "increase",
+    "increase_in_confidence",
+]
 
 
 def drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -169,3 +181,15 @@ def _mean(values: Tensor) -> Tensor:
     if not len(values):
         raise MetricError("a mean over no images was asked for; give at least one confidence")
     return values.mean()
+
+
+GRAD_CAM_PP = "Chattopadhay et al. 2018, arXiv 1710.11063"
+OPTI_CAM = "Zhang et al. 2024, arXiv 2301.07002"
+
+AVERAGE_DROP = Metric("average_drop", drop, higher_is_better=False, label="AD %", paper=GRAD_CAM_PP)
+INCREASE_IN_CONFIDENCE = Metric(
+    "increase_in_confidence", increase, higher_is_better=True, interval="wilson", label="IC %", paper=GRAD_CAM_PP
+)
+AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM)
+
+CONFIDENCE_METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE, AVERAGE_GAIN)

@@ -1,0 +1,8 @@
+"""`python -m xaieval.cli`, which is how several processes are started."""
+
+from xaieval.cli import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The command that trains FAL and compares it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from xaieval.cli.printing import console, print_comparison
+from xaieval.cli.program import FLAT, app
+from xaieval.cli.scoring import own_folder
+from xaieval.config import FalOptions, Switch, plain
+from xaieval.errors import UsageError
+
+__all__ = ["fal"]
+
+
+@app.command
+def fal(
+    run_file: Annotated[Path | None, Parameter(negative=())] = None,
+    /,
+    *,
+    options: Annotated[FalOptions | None, FLAT] = None,
+    debug: Switch = False,
+) -> None:
+    """Train an FPN, score its levels, put attention on those that need it, and compare with an FPN of the same training.
+
+    Without options: a small network on 600 generated images, without network. Writes report.md, tables and figures; the same
+    command goes on where it was killed. Needs the extra [fal].
+
+    Args:
+        run_file: TOML file with the same words as the options; the command line wins.
+        debug: Show the traceback of an error.
+    """
+    options = options or FalOptions()
+    folder = Path(options.out) if options.out else own_folder(plain(options) | {"model": "fal"})
+    try:
+        import lightning  # noqa: F401  # the first to miss without the extra
+    except ModuleNotFoundError as error:
+        raise UsageError("the experiment trains by Lightning, which is missing: pip install 'xaieval[fal]'") from error
+
+    from xaieval.experiment import prepare, read_results, run_experiment, write_report
+    from xaieval.experiment.tables import comparison_table
+    from xaieval.stats import check_level
+
+    check_level(options.level)
+    setup = prepare(options)
+    run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
+    files = write_report(setup, folder, options.level)
+    comparison = comparison_table(read_results(folder), level=options.level)
+    if len(comparison):
+        print_comparison(comparison, options.level)
+    console().print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)

@@ -1,0 +1,62 @@
+"""Commands that list what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from xaieval.cli.loading import load
+from xaieval.cli.printing import console
+from xaieval.cli.program import FLAT, app
+from xaieval.config import ModelOptions, Switch
+
+__all__ = ["layers", "methods"]
+
+
+@app.command
+def layers(
+    model: str = "xaieval:fpn-scenes",
+    /,
+    *,
+    model_options: Annotated[ModelOptions | None, FLAT] = None,
+    debug: Switch = False,
+) -> None:
+    """List every layer address of a model in order of execution.
+
+    Args:
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
+        debug: Show the traceback of an error.
+    """
+    loaded = load(model, model_options or ModelOptions())
+
+    import pandas as pd
+    import torch
+    from rich.table import Table
+
+    from xaieval.probe import list_layers
+
+    size = loaded.preprocessing.image_size
+    listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))
+    table = Table("address", "type", "output shape", box=None, title=f"{model} at {size} x {size} pixels", title_justify="left")
+    table.add_column("stride", justify="right")
+    table.add_column("parameters", justify="right")
+    for row in listing.to_dict("records"):
+        stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
+        table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
+    console().print(table)
+
+
+@app.command
+def methods(*, debug: Switch = False) -> None:
+    """List every explanation method by name: our own, and those of captum, pytorch-grad-cam and torch-cam.
+
+    Args:
+        debug: Show the traceback of an error.
+    """
+    from rich.table import Table
+
+    from xaieval.explainers.catalogue import catalogue
+
+    table = Table("method", "needs", "forward passes an image", "paper", box=None, header_style="bold")
+    for entry in catalogue():
+        table.add_row(*entry)
+    console().print(table)

@@ -1,0 +1,70 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from xaieval.scores import Scores
+
+__all__ = ["console", "print_comparison", "print_summary"]
+
+
+def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: list[str], folder: Path) -> None:
+    """The table of results, and what a reader has to know about it."""
+    from rich.table import Table
+
+    table = Table("layer", "method", box=None, header_style="bold")
+    for metric in scores.manifest["metrics"]:
+        arrow = {True: "higher is better", False: "lower is better", None: ""}[metric["higher_is_better"]]
+        table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
+    for heading in ("n", "failed"):
+        table.add_column(heading, justify="right")
+    for row in summary.reset_index().to_dict("records"):
+        cells = [
+            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+            for name in (metric["name"] for metric in scores.manifest["metrics"])
+        ]
+        table.add_row(row["layer"], row["method"], *cells, str(int(row["n_images"])), str(int(row["n_failed"])))
+    out = console()
+    out.print(table)
+    counts = scores.rows["status"].value_counts()
+    if set(counts.index) != {"ok"}:
+        out.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
+    if "stop" in scores.manifest:
+        out.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
+    out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def print_comparison(comparison: pd.DataFrame, level: float) -> None:
+    """The models of the experiment beside the FPN control."""
+    import pandas as pd
+    from rich.table import Table
+
+    table = Table("arm", "model", box=None, header_style="bold")
+    names = {"accuracy": "accuracy %", "average_drop": "AD %", "increase_in_confidence": "IC %"}
+    for title in names.values():
+        table.add_column(f"{title}\nto control [{level:.0%} interval]", justify="right")
+    table.add_column("n", justify="right")
+    for row in comparison.reset_index().to_dict("records"):
+        cells = []
+        for name in names:
+            difference = row.get(f"{name}_difference")
+            ends = (
+                f"[{row[f'{name}_difference_low']:+.1f}, {row[f'{name}_difference_high']:+.1f}]" if pd.notna(difference) else ""
+            )
+            cells.append(f"{row[name]:.1f}" + (f"  {difference:+.1f} {ends}" if ends else ""))
+        table.add_row(row["arm"], row["model"], *cells, str(int(row["n_images"])))
+    console().print(table)
+
+
+def console() -> Console:
+    """stdout; as wide as it takes where it is no terminal, so that nothing is cut off in a file."""
+    from rich.console import Console
+
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(width=200, highlight=False, markup=False)

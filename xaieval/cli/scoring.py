@@ -1,0 +1,163 @@
+"""The command that scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from xaieval.cli.loading import load
+from xaieval.cli.printing import print_summary
+from xaieval.cli.program import FLAT, app, given
+from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
+from xaieval.errors import RunError, UsageError, choose_from
+from xaieval.ranks import Rank, is_rank
+
+if TYPE_CHECKING:
+    from xaieval.data import Data
+    from xaieval.models import LoadedModel
+    from xaieval.protocol import Protocol
+    from xaieval.stopping import Stop
+
+__all__ = ["own_folder", "score"]
+
+
+RUNS = Path("xaieval-runs")
+FIGURE = "maps.png"
+PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
+
+
+@app.command
+def score(
+    run_file: Annotated[Path | None, Parameter(negative=())] = None,
+    /,
+    *,
+    options: Annotated[ScoreOptions | None, FLAT] = None,
+    model_options: Annotated[ModelOptions | None, FLAT] = None,
+    protocol_options: Annotated[ProtocolOptions | None, FLAT] = None,
+    debug: Switch = False,
+) -> None:
+    """Score layers and methods by Average Drop and Increase in Confidence.
+
+    Without options: the built-in classifier with a feature pyramid on 200 generated images, without network. Writes
+    rows.parquet, summary.csv, manifest.json and maps.png.
+
+    Args:
+        run_file: TOML file with the same words as the options; the command line wins.
+        debug: Show the traceback of an error.
+    """
+    options, model_options = options or ScoreOptions(), model_options or ModelOptions()
+    protocol_options = protocol_options or ProtocolOptions()
+    if options.nproc > 1 and not is_rank():
+        from xaieval.launcher import launch
+
+        launch(given.get(), options.nproc)
+        return
+    settings = plain(options) | plain(model_options) | plain(protocol_options)
+    folder = Path(options.out) if options.out else own_folder(settings)
+
+    from xaieval.data import load_data
+    from xaieval.distributed import score as run
+    from xaieval.scores import MANIFEST, ROWS, SUMMARY
+    from xaieval.stats import check_level
+
+    check_level(options.level)
+    loaded = load(options.model, model_options)
+    data = load_data(
+        options.data,
+        loaded.preprocessing,
+        options.batch_size,
+        options.max_images,
+        download=options.download,
+        workers=options.workers,
+        pin_memory=(options.device or "").startswith("cuda"),
+    )
+    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
+    scores = run(
+        loaded.model,
+        data.loader,
+        layers=options.layers,
+        methods=options.methods,
+        metrics=options.metrics,
+        protocol=protocol,
+        stop=_stop_rule(options),
+        device=options.device,
+        precision=options.precision,
+        compile=options.compile,
+        fast=options.fast,
+        batch_size=options.batch_size,
+        max_images=options.max_images,
+        output_dir=folder,
+        already_split=options.already_split,
+        progress=options.progress,
+        seed=options.seed,
+        **options.where,
+    )
+    if not Rank.from_environment().is_first:
+        return
+    scores.manifest["options"] = settings
+    scores.save(folder, options.level)
+    pictures = _save_maps(folder, loaded, data, options, protocol)
+    summary = scores.summary(options.level)
+    print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
+    if not summary["n_images"].any():
+        raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
+
+
+def _stop_rule(options: ScoreOptions) -> Stop | None:
+    """When to stop early, if that is asked for."""
+    if options.stop is None:
+        if options.stop_args:
+            raise UsageError("--stop-args say more about --stop, which is not given; add --stop ranking, best or worst")
+        return None
+
+    from xaieval.stopping import Stop, resolve_stop
+
+    resolve_stop(options.stop)
+    arguments = parse_literals(options.stop_args)
+    unknown = next((name for name in arguments if name not in Stop.__dataclass_fields__ or name == "rule"), None)
+    if unknown is not None:
+        names = [name for name in Stop.__dataclass_fields__ if name != "rule"]
+        raise UsageError(f"no --stop-args.{unknown}; {choose_from(unknown, names)}")
+    return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # a rule, as was just looked up
+
+
+def own_folder(settings: dict[str, Any]) -> Path:
+    """A folder of the run's own: the same command always gets the same one, another command another."""
+    what = {name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers")}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
+    return RUNS / "-".join([*names, digest])
+
+
+def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
+    """The figure of a few images with their maps by the first method; the names of the files written."""
+    from xaieval.data.batches import read_batches
+    from xaieval.report import maps_figure
+    from xaieval.scoring import explain
+
+    batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
+    if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure shows images, no volumes
+        return []
+    maps = explain(
+        loaded.model,
+        batch.images,
+        options.layers,
+        options.methods[0],
+        labels=batch.labels,
+        ids=batch.ids,
+        protocol=protocol,
+        device=options.device,
+        seed=options.seed,
+        **options.where,
+    )
+    titles = batch.ids
+    if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
+        titles = [data.classes[label] for label in batch.labels.tolist()]
+    shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
+    pixels = loaded.preprocessing.to_pixels(batch.images)
+    maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}").savefig(folder / FIGURE, dpi=120)
+    return [FIGURE]
