@@ -518,7 +518,7 @@ def _rank(rank: int, folder: str, y: Tensor, o: Tensor) -> None:
         for start in range(0, len(y[mine]), 3):
             collection.update(y[mine][start : start + 3], o[mine][start : start + 3])
         values = collection.compute()
-        local = int(collection["AverageDrop"].drop_count)
+        local = int(collection["AverageDrop"].average_drop_count)
         torch.save({"values": values, "local": local}, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
