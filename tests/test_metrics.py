@@ -277,9 +277,9 @@ def test_a_mean_over_nothing_is_refused_word_for_word(function):
         (
             ["averagedrop"],
             "no metric 'averagedrop'; did you mean 'average_drop' or 'average_gain'? "
-            "known: average_drop, increase_in_confidence, average_gain; or give a Metric(...)",
+            f"known: {', '.join(METRICS)}; or give a Metric(...)",
         ),
-        ("x", "no metric 'x'; known: average_drop, increase_in_confidence, average_gain; or give a Metric(...)"),
+        ("x", f"no metric 'x'; known: {', '.join(METRICS)}; or give a Metric(...)"),
         ([], "metrics are one or more, each once; got []"),
         (["average_drop"] * 2, "metrics are one or more, each once; got ['average_drop', 'average_drop']"),
     ],
@@ -518,7 +518,7 @@ def _rank(rank: int, folder: str, y: Tensor, o: Tensor) -> None:
         for start in range(0, len(y[mine]), 3):
             collection.update(y[mine][start : start + 3], o[mine][start : start + 3])
         values = collection.compute()
-        local = int(collection["AverageDrop"].drop_count)
+        local = int(collection["AverageDrop"].average_drop_count)
         torch.save({"values": values, "local": local}, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
