@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_the_page_has_the_table_that_the_command_prints(capsys):
 def test_the_page_speaks_of_every_metric():
     text = PAGE.read_text().split("## How each is fooled")[1]
     assert not [name for name in METRICS if f"`{name}`" not in text], "say how it is fooled"
+
+
+def test_percentages_are_printed_to_a_tenth_and_other_units_to_a_thousandth(tmp_path, capsys):
+    words = ["--layers", "fpn[p5]", "--max-images", "4", "--metrics", "average_drop,sparseness", "--no-progress"]
+    main(["score", *words, "--out", str(tmp_path)])
+    heading, arrows, row = capsys.readouterr().out.splitlines()[:3]
+    assert "AD % [95% interval]" in heading
+    assert "sparseness [95% interval]" in heading
+    assert arrows.split() == ["layer", "method", "lower", "is", "better", "n", "failed"], "nothing is better high or low"
+    assert re.search(r"gradcam +\d+\.\d \[\d+\.\d, \d+\.\d\] +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] +4 +0$", row.rstrip())
