@@ -37,7 +37,7 @@ def coherency(
 
     Reference:
         Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021
-        (arXiv 2104.10252), section 3; the scale from -1..1 to 0..1 is that of the authors' code (aimagelab/ADCC).
+        (arXiv 2104.10252); the scale from -1..1 to 0..1 is that of the authors' code (aimagelab/ADCC, metrics/coherency.py).
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]]])
@@ -67,8 +67,8 @@ def complexity(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
         MetricError: they are no maps.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), section 3: the L1 norm of the map; its division by the number of
-        pixels is that of the authors' code.
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252): the L1 norm of the map; its division by the number of pixels is
+        that of the authors' code (aimagelab/ADCC, metrics/complexity.py).
 
     Example:
         >>> complexity(torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 1.0]]]))
@@ -96,7 +96,7 @@ def adcc(drop: Float[Tensor, " *n"], coherency: Float[Tensor, " *n"], complexity
         MetricError: the three differ in shape.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), section 3, the equation of ADCC.
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), and the authors' code (aimagelab/ADCC, metrics/adcc.py).
 
     Example:
         >>> adcc(torch.tensor([40.0, 100.0]), torch.tensor([60.0, 90.0]), torch.tensor([40.0, 10.0]))
@@ -154,7 +154,7 @@ class ADCC(MeanOverImages):
     `adcc_failed`.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), section 3.
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
@@ -177,7 +177,7 @@ class Coherency(MeanOverImages):
     in `coherency_failed`.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), section 3.
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
@@ -197,7 +197,7 @@ class Complexity(MeanOverImages):
     """Complexity, in percent, lower is better: the mean of `complexity` over images. `update` takes the maps.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), section 3.
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
 
     Example:
         >>> metric = Complexity()
