@@ -29,6 +29,7 @@ ROWS = (
         "selection",
         "stopping",
         "scores",
+        "winning",
         "merging",
         "running",
         "scoring",

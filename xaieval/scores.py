@@ -16,6 +16,7 @@ from xaieval.errors import OutputError
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
 from xaieval.stats import bootstrap_interval, wilson_interval
+from xaieval.winning import win_percentages
 
 __all__ = ["MANIFEST", "RANKS", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
 
@@ -110,6 +111,38 @@ class Scores:
             paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
         """
         return select_layers(self.rows, self.manifest.get("metrics", []), k, by, method, level, self.manifest.get("seed", 0))
+
+    def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
+        """How often each method is the best one at its layer, image by image, in percent.
+
+        With two methods and the drop this is the win percentage of Grad-CAM++ (Chattopadhay et al., WACV 2018, section 4.1). A
+        method wins an image if no other is as good; where several are the best, they tie. Ties are common: every map
+        under which the confidence does not fall has the drop 0. Methods without a layer, such as control maps, take part at
+        every layer.
+
+        Args:
+            by: a metric of the run that has a direction.
+            level: of the intervals, in (0, 1).
+
+        Returns:
+            Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
+            `win_high`, `tied` (the best, but not alone), and `n_images`: those whose rows count for every method there.
+
+        Raises:
+            MetricError: the run has no such metric, or no layer with two methods.
+
+        Example:
+            >>> import pandas as pd
+            >>> rows = pd.DataFrame({"image_id": [*range(4)] * 2, "layer": "p2", "method": ["gradcam"] * 4 + ["random"] * 4})
+            >>> rows = rows.assign(status="ok", average_drop=[0.0, 10.0, 5.0, 90.0, 0.0, 40.0, 30.0, 80.0])
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> print(Scores(rows, {"metrics": [drop]}).win_percentages()[["win", "tied", "n_images"]])
+                           win  tied  n_images
+            layer method
+            p2    gradcam  50.0  25.0         4
+                  random   25.0  25.0         4
+        """
+        return win_percentages(self.rows, self.manifest.get("metrics", []), by, level)
 
     def save(self, path: str | Path, level: float = 0.95) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.

@@ -9,7 +9,7 @@ from xaieval.cli.printing import console
 from xaieval.cli.program import FLAT, app
 from xaieval.config import ModelOptions, Switch
 
-__all__ = ["layers", "methods"]
+__all__ = ["layers", "methods", "metrics"]
 
 
 @app.command
@@ -60,3 +60,31 @@ def methods(*, debug: Switch = False) -> None:
     for entry in catalogue():
         table.add_row(*entry)
     console().print(table)
+
+
+@app.command
+def metrics(*, markdown: Switch = False, debug: Switch = False) -> None:
+    """List every metric by name, with what it needs and what it costs.
+
+    Args:
+        markdown: Print a Markdown table, as in docs/metrics.md.
+        debug: Show the traceback of an error.
+    """
+    from rich.table import Table
+
+    from xaieval.metrics.catalogue import catalogue
+
+    titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
+    if markdown:
+        for cells in (titles, ["---"] * len(titles), *(_in_markdown(*entry) for entry in catalogue())):
+            print(f"| {' | '.join(cells)} |")
+        return
+    table = Table(*titles, box=None, header_style="bold")
+    for entry in catalogue():
+        table.add_row(*entry)
+    console().print(table)
+
+
+def _in_markdown(name: str, needs: str, *others: str) -> list[str]:
+    """The cells of an entry, with its code marked as such."""
+    return [f"`{name}`", ", ".join(f"`{need}`" for need in needs.split(", ")), *others]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,10 +26,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
     for heading in ("n", "failed"):
         table.add_column(heading, justify="right")
     for row in summary.reset_index().to_dict("records"):
-        cells = [
-            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
-            for name in (metric["name"] for metric in scores.manifest["metrics"])
-        ]
+        cells = [_with_interval(row, metric) for metric in scores.manifest["metrics"]]
         table.add_row(row["layer"], row["method"], *cells, str(int(row["n_images"])), str(int(row["n_failed"])))
     out = console()
     out.print(table)
@@ -38,6 +36,13 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
     if "stop" in scores.manifest:
         out.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
     out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
+    """The mean and its interval: percentages to a tenth, other units, which may be shares of one, to a thousandth."""
+    name, digits = metric["name"], 1 if "%" in metric["label"] else 3
+    mean, low, high = (f"{row[column]:.{digits}f}" for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:

@@ -5,36 +5,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.classes import AverageDrop, AverageGain, IncreaseInConfidence, MeanOverImages
+from xaieval.metrics.classes import (
+    AverageDrop,
+    AverageGain,
+    ConfidenceRatio,
+    DropInDeletion,
+    IncreaseInConfidence,
+    MeanOverImages,
+    WinPercentage,
+)
+from xaieval.metrics.composite import ADCC, ADCC_METRICS, Coherency, Complexity, adcc, coherency, complexity
+from xaieval.metrics.description import (
+    DESCRIPTION_METRICS,
+    AreaAboveHalf,
+    CenterX,
+    CenterY,
+    Entropy,
+    Sparseness,
+    area_above_half,
+    center_of_mass,
+    entropy,
+    sparseness,
+)
 from xaieval.metrics.functional import (
     CONFIDENCE_METRICS,
     average_drop,
     average_gain,
+    confidence_ratio,
     drop,
+    drop_in_deletion,
     gain,
     increase,
     increase_in_confidence,
+    win,
+    win_percentage,
 )
 from xaieval.metrics.metric import NEEDS, Metric
 
 __all__ = [
+    "ADCC",
     "METRICS",
     "NEEDS",
+    "AreaAboveHalf",
     "AverageDrop",
     "AverageGain",
+    "CenterX",
+    "CenterY",
+    "Coherency",
+    "Complexity",
+    "ConfidenceRatio",
+    "DropInDeletion",
+    "Entropy",
     "IncreaseInConfidence",
     "MeanOverImages",
     "Metric",
+    "Sparseness",
+    "WinPercentage",
+    "adcc",
+    "area_above_half",
     "average_drop",
     "average_gain",
+    "center_of_mass",
+    "coherency",
+    "complexity",
+    "confidence_ratio",
     "drop",
+    "drop_in_deletion",
+    "entropy",
     "gain",
     "increase",
     "increase_in_confidence",
     "resolve_metrics",
+    "sparseness",
+    "win",
+    "win_percentage",
 ]
 
-FAMILIES = (CONFIDENCE_METRICS,)
+FAMILIES = (CONFIDENCE_METRICS, ADCC_METRICS, DESCRIPTION_METRICS)
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
 

@@ -9,10 +9,25 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
-from xaieval.metrics.functional import AVERAGE_DROP, AVERAGE_GAIN, INCREASE_IN_CONFIDENCE
+from xaieval.metrics.functional import (
+    AVERAGE_DROP,
+    AVERAGE_GAIN,
+    CONFIDENCE_RATIO,
+    DROP_IN_DELETION,
+    INCREASE_IN_CONFIDENCE,
+    WIN_PERCENTAGE,
+)
 from xaieval.metrics.metric import Metric
 
-__all__ = ["AverageDrop", "AverageGain", "IncreaseInConfidence", "MeanOverImages"]
+__all__ = [
+    "AverageDrop",
+    "AverageGain",
+    "ConfidenceRatio",
+    "DropInDeletion",
+    "IncreaseInConfidence",
+    "MeanOverImages",
+    "WinPercentage",
+]
 
 
 class MeanOverImages(TorchMetric):
@@ -124,3 +139,66 @@ class IncreaseInConfidence(MeanOverImages):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(INCREASE_IN_CONFIDENCE, **kwargs)
+
+
+class DropInDeletion(MeanOverImages):
+    """Average Drop in Deletion (ADD), in percent, higher is better; adds up over batches and processes.
+
+    `update` takes Y and the confidence on the image masked by `1 - m`. Images whose Y is not positive, or with a value that is
+    not finite, are left out and counted in `drop_in_deletion_failed`.
+
+    Reference:
+        Jung and Oh, "Towards Better Explanations of Class Activation Mapping" (LIFT-CAM), ICCV 2021 (arXiv 2102.05228).
+
+    Example:
+        >>> metric = DropInDeletion()
+        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.2, 0.75]))
+        >>> metric.compute()
+        tensor(12.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(DROP_IN_DELETION, **kwargs)
+
+
+class ConfidenceRatio(MeanOverImages):
+    """Confidence ratio, in percent, higher is better: the mean of `confidence_ratio` over images.
+
+    Images whose confidence is not positive, or with a value that is not finite, are left out and counted in
+    `confidence_ratio_failed`.
+
+    Example:
+        >>> metric = ConfidenceRatio()
+        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.75]))
+        >>> metric.compute()
+        tensor(112.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(CONFIDENCE_RATIO, **kwargs)
+
+
+class WinPercentage(MeanOverImages):
+    """Win percentage, in percent, higher is better: how often one method's drop is smaller than another's.
+
+    `update` takes the drops of the one and of the other on the same images. A tie is no win. Images with a value that is not
+    finite are left out and counted in `win_percentage_failed`.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
+
+    Example:
+        >>> metric = WinPercentage()
+        >>> metric.update(torch.tensor([10.0, 0.0, 30.0, 1.0]), torch.tensor([20.0, 0.0, 5.0, 2.0]))
+        >>> metric.compute()
+        tensor(50., dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(WIN_PERCENTAGE, **kwargs)

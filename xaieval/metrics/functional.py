@@ -17,13 +17,20 @@ __all__ = [
     "AVERAGE_DROP",
     "AVERAGE_GAIN",
     "CONFIDENCE_METRICS",
+    "CONFIDENCE_RATIO",
+    "DROP_IN_DELETION",
     "INCREASE_IN_CONFIDENCE",
+    "WIN_PERCENTAGE",
     "average_drop",
     "average_gain",
+    "confidence_ratio",
     "drop",
+    "drop_in_deletion",
     "gain",
     "increase",
     "increase_in_confidence",
+    "win",
+    "win_percentage",
 ]
 
 
@@ -98,6 +105,80 @@ def gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]
     return (100 * share).masked_fill(~_valid(y, o) | (y > 1) | (o > 1), torch.nan)
 
 
+def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Share of each image's confidence that its map keeps, `100 * O / Y`, in percent, 0 or more, higher is better.
+
+    Above 100 where the confidence rises. `drop` is `100 - ratio`, but at least 0. One image with a small Y can have a ratio
+    of thousands and rule the mean, which is what the bound of `drop` is for. NaN where Y is not positive or a value is not
+    finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        No paper that we know of defines it by this name: it is the quotient that Chattopadhay et al., "Grad-CAM++", WACV 2018,
+        section 4.1, take from 1 and cut off at 0.
+
+    Example:
+        >>> confidence_ratio(torch.tensor([0.8, 0.5, 0.0]), torch.tensor([0.6, 0.75, 0.1]))
+        tensor([ 75.0000, 150.0000,      nan], dtype=torch.float64)
+    """
+    y, o = _checked(confidence, masked_confidence)
+    return (100 * o / y).masked_fill(~_valid(y, o), torch.nan)
+
+
+def drop_in_deletion(confidence: Float[Tensor, " n"], inverse_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Drop of each image once its map is deleted, `100 * (Y - D) / Y`, in percent, at most 100, higher is better.
+
+    D is the confidence on the image masked by `1 - m`: what the map shows is taken away. Unlike `drop` it is not cut off at 0,
+    so that an image whose confidence rises counts against the map. NaN where Y is not positive or a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        inverse_confidence: D, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        Jung and Oh, "Towards Better Explanations of Class Activation Mapping" (LIFT-CAM), ICCV 2021 (arXiv 2102.05228): the
+        summand of Average Drop in Deletion (ADD).
+
+    Example:
+        >>> drop_in_deletion(torch.tensor([0.8, 0.5, 0.0]), torch.tensor([0.2, 0.75, 0.1]))
+        tensor([ 75., -50.,  nan], dtype=torch.float64)
+    """
+    y, d = _checked(confidence, inverse_confidence, "confidence and inverse_confidence")
+    return (100 * (y - d) / y).masked_fill(~_valid(y, d), torch.nan)
+
+
+def win(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Win of one method over another, 100 where its drop is smaller (a tie is no win) and 0 elsewhere, in percent.
+
+    NaN where a value is not finite.
+
+    Args:
+        drops: of one method's maps, by image, `[N]`.
+        other_drops: of the other's on the same images, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1: the summand of Win %.
+
+    Example:
+        >>> win(torch.tensor([10.0, 0.0, 30.0]), torch.tensor([20.0, 0.0, 5.0]))
+        tensor([100.,   0.,   0.], dtype=torch.float64)
+    """
+    ours, theirs = _checked(drops, other_drops, "drops and other_drops")
+    return (100 * (ours < theirs).to(ours.dtype)).masked_fill(~(ours.isfinite() & theirs.isfinite()), torch.nan)
+
+
 def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Average Drop, in percent, lower is better: the mean of `drop` over all images.
 
@@ -164,11 +245,37 @@ def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tenso
     return _mean(gain(confidence, masked_confidence))
 
 
-def _checked(confidence: Tensor, masked_confidence: Tensor) -> tuple[Tensor, Tensor]:
+def win_percentage(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Win percentage, in percent, higher is better: how often one method's drop is smaller than the other's.
+
+    Ties are wins of neither, and both drops are 0 on every image whose confidence does not fall. So the percentages of the two
+    add up to 100 less the share of ties. `Scores.win_percentages` gives a table for any number of methods.
+
+    NaN if one of the values cannot be used: leave such images out by name, not by accident.
+
+    Args:
+        drops: of one method's maps, by image, `[N]`, N at least 1.
+        other_drops: of the other's on the same images, `[N]`.
+
+    Raises:
+        MetricError: the two are not vectors of one length, or are empty.
+
+    Reference:
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
+
+    Example:
+        >>> win_percentage(torch.tensor([10.0, 0.0, 30.0, 1.0]), torch.tensor([20.0, 0.0, 5.0, 2.0]))
+        tensor(50., dtype=torch.float64)
+    """
+    return _mean(win(drops, other_drops))
+
+
+def _checked(
+    confidence: Tensor, masked_confidence: Tensor, names: str = "confidence and masked_confidence"
+) -> tuple[Tensor, Tensor]:
     if confidence.ndim != 1 or confidence.shape != masked_confidence.shape:
         raise MetricError(
-            "confidence and masked_confidence are vectors [N] of one length, "
-            f"got {list(confidence.shape)} and {list(masked_confidence.shape)}"
+            f"{names} are vectors [N] of one length, got {list(confidence.shape)} and {list(masked_confidence.shape)}"
         )
     return confidence.double(), masked_confidence.double()
 
@@ -185,11 +292,27 @@ def _mean(values: Tensor) -> Tensor:
 
 GRAD_CAM_PP = "Chattopadhay et al. 2018, arXiv 1710.11063"
 OPTI_CAM = "Zhang et al. 2024, arXiv 2301.07002"
+LIFT_CAM = "Jung and Oh 2021, arXiv 2102.05228"
 
 AVERAGE_DROP = Metric("average_drop", drop, higher_is_better=False, label="AD %", paper=GRAD_CAM_PP)
 INCREASE_IN_CONFIDENCE = Metric(
     "increase_in_confidence", increase, higher_is_better=True, interval="wilson", label="IC %", paper=GRAD_CAM_PP
 )
 AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM)
+DROP_IN_DELETION = Metric(
+    "drop_in_deletion",
+    drop_in_deletion,
+    higher_is_better=True,
+    label="ADD %",
+    needs=("confidence", "inverse_confidence"),
+    passes="1",
+    paper=LIFT_CAM,
+)
+CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %")
 
-CONFIDENCE_METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE, AVERAGE_GAIN)
+# Of two methods, so it is not among the metrics of a run: `Scores.win_percentages` takes it from the rows.
+WIN_PERCENTAGE = Metric(
+    "win_percentage", win, higher_is_better=True, interval="wilson", label="win %", needs=(), paper=GRAD_CAM_PP
+)
+
+CONFIDENCE_METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE, AVERAGE_GAIN, DROP_IN_DELETION, CONFIDENCE_RATIO)

@@ -1,0 +1,212 @@
+"""ADCC: Average Drop together with the two numbers that a map which merely keeps the drop low has to pay with.
+
+Coherency asks whether the masked image has the same map again, complexity how much of the image the map keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xaieval.errors import MetricError
+from xaieval.metrics.classes import MeanOverImages
+from xaieval.metrics.functional import drop
+from xaieval.metrics.metric import Metric
+
+__all__ = ["ADCC", "ADCC_METRICS", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
+
+
+def coherency(
+    maps: Float[Tensor, " n *space"], masked_maps: Float[Tensor, " n *space"], constant: float = torch.nan
+) -> Float[Tensor, " n"]:
+    """Coherency of each map, `100 * (1 + r) / 2`, in percent, 0 to 100, higher is better.
+
+    r is Pearson's correlation of the map's pixels with those of the map of the image that it masks; 50 is no correlation.
+    A constant map has no correlation with anything: NaN, and the image is left out of the mean and counted.
+
+    Args:
+        maps: explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
+        masked_maps: those of the masked images, for the same targets.
+        constant: the value where one of the two maps is constant; the authors' code has 0 there.
+
+    Raises:
+        MetricError: the two are not maps of one shape.
+
+    Reference:
+        Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021
+        (arXiv 2104.10252); the scale from -1..1 to 0..1 is that of the authors' code (aimagelab/ADCC, metrics/coherency.py).
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]]])
+        >>> coherency(maps, torch.stack([maps[0], 1 - maps[1], maps[0]]))
+        tensor([100.,   0.,  nan], dtype=torch.float64)
+    """
+    if maps.ndim < 3 or maps.shape != masked_maps.shape:
+        raise MetricError(
+            f"maps and masked_maps are [N, H, W] (volumes [N, D, H, W]) of one shape, got {list(maps.shape)} and "
+            f"{list(masked_maps.shape)}"
+        )
+    first, second = _deviations(maps), _deviations(masked_maps)
+    correlation = (first * second).sum(dim=1) / (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
+    flat = _is_constant(maps) | _is_constant(masked_maps)
+    return (50 * (1 + correlation.clamp(-1, 1))).masked_fill(flat, constant)
+
+
+def complexity(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
+    """Complexity of each map, 100 times the mean of its absolute values, in percent, 0 to 100, lower is better.
+
+    For maps in [0, 1] it is the share of the image that a soft mask keeps, so `mask_area` of the rows in percent.
+
+    Args:
+        maps: explanation maps in [0, 1], `[N, H, W]`, of volumes `[N, D, H, W]`.
+
+    Raises:
+        MetricError: they are no maps.
+
+    Reference:
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252): the L1 norm of the map; its division by the number of pixels is
+        that of the authors' code (aimagelab/ADCC, metrics/complexity.py).
+
+    Example:
+        >>> complexity(torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 1.0]]]))
+        tensor([50., 25.], dtype=torch.float64)
+    """
+    if maps.ndim < 3:
+        raise MetricError(f"maps are [N, H, W] (volumes [N, D, H, W]), got {list(maps.shape)}")
+    return 100 * maps.double().abs().flatten(1).mean(dim=1)
+
+
+def adcc(drop: Float[Tensor, " *n"], coherency: Float[Tensor, " *n"], complexity: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
+    """ADCC, the harmonic mean of coherency, 100 - complexity and 100 - drop, in percent, 0 to 100, higher is better.
+
+    One part that is 0 makes it 0. NaN where a part is NaN or outside 0 to 100, as the drop of a negative confidence is.
+
+    Of each image it takes vectors, and the result of a run is the mean of what it gives. It takes the three means just as well:
+    that is the other way to aggregate, and another number (docs/metrics.md).
+
+    Args:
+        drop: in percent, as `drop` has it, or its mean.
+        coherency: in percent, as `coherency` has it, or its mean.
+        complexity: in percent, as `complexity` has it, or its mean.
+
+    Raises:
+        MetricError: the three differ in shape.
+
+    Reference:
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), and the authors' code (aimagelab/ADCC, metrics/adcc.py).
+
+    Example:
+        >>> adcc(torch.tensor([40.0, 100.0]), torch.tensor([60.0, 90.0]), torch.tensor([40.0, 10.0]))
+        tensor([60.,  0.], dtype=torch.float64)
+    """
+    if not drop.shape == coherency.shape == complexity.shape:
+        raise MetricError(
+            "drop, coherency and complexity are vectors [N] of one length, or three numbers; got "
+            f"{list(drop.shape)}, {list(coherency.shape)} and {list(complexity.shape)}"
+        )
+    parts = torch.stack([coherency.double(), 100 - complexity.double(), 100 - drop.double()])
+    possible = ((parts >= 0) & (parts <= 100)).all(dim=0)
+    mean: Tensor = 3 / (1 / parts).sum(dim=0)  # 1 / 0 is infinite, and so the mean 0
+    return mean.masked_fill(~possible, torch.nan)
+
+
+def _of_image(confidence: Tensor, masked_confidence: Tensor, maps: Tensor, masked_maps: Tensor) -> Tensor:
+    return adcc(drop(confidence, masked_confidence), coherency(maps, masked_maps), complexity(maps))
+
+
+def _deviations(maps: Tensor) -> Tensor:
+    """What is left of each map without its mean, `[N, pixels]`, scaled so that no square of it underflows."""
+    flat = maps.double().flatten(1)
+    flat = flat - flat.mean(dim=1, keepdim=True)
+    return flat / flat.abs().amax(dim=1, keepdim=True)
+
+
+def _is_constant(maps: Tensor) -> Tensor:
+    flat = maps.flatten(1)
+    return flat.amin(dim=1) == flat.amax(dim=1)
+
+
+POPPI = "Poppi et al. 2021, arXiv 2104.10252"
+AGAIN = "the method once more"
+
+COHERENCY = Metric("coherency", coherency, True, label="coherency %", needs=("maps", "masked_maps"), passes=AGAIN, paper=POPPI)
+COMPLEXITY = Metric("complexity", complexity, False, label="complexity %", needs=("maps",), paper=POPPI)
+_ADCC = Metric(
+    "adcc",
+    _of_image,
+    True,
+    label="ADCC %",
+    needs=("confidence", "masked_confidence", "maps", "masked_maps"),
+    passes=AGAIN,
+    paper=POPPI,
+)
+
+ADCC_METRICS = (COHERENCY, COMPLEXITY, _ADCC)
+
+
+class ADCC(MeanOverImages):
+    """ADCC, in percent, higher is better: the mean of `adcc` over images.
+
+    `update` takes Y, O, the maps, and the maps of the masked images. Images without a value are left out and counted in
+    `adcc_failed`.
+
+    Reference:
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
+        >>> metric = ADCC()
+        >>> metric.update(torch.tensor([0.8]), torch.tensor([0.8]), maps, maps)
+        >>> metric.compute()  # 3 / (1 / 1 + 1 / 0.5 + 1 / 1)
+        tensor(75., dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(_ADCC, **kwargs)
+
+
+class Coherency(MeanOverImages):
+    """Coherency, in percent, higher is better: the mean of `coherency` over images.
+
+    `update` takes the maps and those of the masked images. Where one of the two is constant the image is left out and counted
+    in `coherency_failed`.
+
+    Reference:
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
+        >>> metric = Coherency()
+        >>> metric.update(maps, 1 - maps)
+        >>> metric.compute()
+        tensor(0., dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(COHERENCY, **kwargs)
+
+
+class Complexity(MeanOverImages):
+    """Complexity, in percent, lower is better: the mean of `complexity` over images. `update` takes the maps.
+
+    Reference:
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+
+    Example:
+        >>> metric = Complexity()
+        >>> metric.update(torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]))
+        >>> metric.compute()
+        tensor(50., dtype=torch.float64)
+    """
+
+    higher_is_better = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(COMPLEXITY, **kwargs)
