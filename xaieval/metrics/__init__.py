@@ -6,6 +6,17 @@ from collections.abc import Sequence
 
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.classes import AverageDrop, AverageGain, IncreaseInConfidence, MeanOverImages
+from xaieval.metrics.curves import (
+    CURVE_METRICS,
+    area_under,
+    deletion,
+    insertion,
+    lerf,
+    morf,
+    perturbed_pixels,
+    pixel_ranks,
+)
+from xaieval.metrics.debiased import ROAD_METRICS, road, road_lerf, road_morf
 from xaieval.metrics.functional import (
     CONFIDENCE_METRICS,
     average_drop,
@@ -15,6 +26,7 @@ from xaieval.metrics.functional import (
     increase,
     increase_in_confidence,
 )
+from xaieval.metrics.imputation import linear_imputation
 from xaieval.metrics.metric import NEEDS, Metric
 
 __all__ = [
@@ -25,16 +37,27 @@ __all__ = [
     "IncreaseInConfidence",
     "MeanOverImages",
     "Metric",
+    "area_under",
     "average_drop",
     "average_gain",
+    "deletion",
     "drop",
     "gain",
     "increase",
     "increase_in_confidence",
+    "insertion",
+    "lerf",
+    "linear_imputation",
+    "morf",
+    "perturbed_pixels",
+    "pixel_ranks",
     "resolve_metrics",
+    "road",
+    "road_lerf",
+    "road_morf",
 ]
 
-FAMILIES = (CONFIDENCE_METRICS,)
+FAMILIES = (CONFIDENCE_METRICS, CURVE_METRICS, ROAD_METRICS)
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
 
