@@ -16,7 +16,7 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.metrics import deletion, insertion
 from xaieval.report import curves_figure
 
-IMAGES = 60
+IMAGES = 40
 
 
 def main(folder: Path) -> None:
