@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
+from xaieval.data import Preprocessing, ucmerced
 from xaieval.errors import MetricError, RunError
 from xaieval.metrics import METRICS, linear_imputation, perturbed_pixels, road, road_lerf, road_morf
 from xaieval.protocol import Protocol
@@ -356,3 +359,14 @@ def test_road_depends_on_no_batch_and_its_noise_on_the_seed():
     assert (whole.loc[of_gradcam, "road"] != score(made, seed=1).rows.loc[of_gradcam, "road"]).all()
     silent = [score(road((0.2, 0.6), noise=0), seed=seed).rows.loc[of_gradcam, "road"] for seed in (0, 1)]
     np.testing.assert_allclose(*silent, atol=1e-6)
+
+
+@pytest.mark.shared
+def test_on_real_images_maps_of_the_last_block_beat_random_ones_beyond_chance(imagenet_weights, ucmerced_folder):
+    model = timm.create_model("mobilenetv2_100", pad_type="same").eval()
+    model.load_state_dict(load_file(imagenet_weights))
+    pictures = ucmerced(ucmerced_folder, Preprocessing(160, 183, mean=(0.5,) * 3, std=(0.5,) * 3)).spread(12)
+    loader = pictures.loader(batch_size=12)
+    scores = xaieval.score(model, loader, ["blocks.6"], ["gradcam", "random"], metrics=road((0.2, 0.5)), progress=False)
+    table = scores.summary().droplevel("layer")
+    assert table.loc["gradcam", "road_low"] > table.loc["random", "road_high"]
