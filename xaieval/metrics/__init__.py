@@ -15,6 +15,8 @@ from xaieval.metrics.classes import (
     WinPercentage,
 )
 from xaieval.metrics.composite import ADCC, ADCC_METRICS, Coherency, Complexity, adcc, coherency, complexity
+from xaieval.metrics.curves import CURVE_METRICS, area_under, deletion, insertion, lerf, morf, perturbed_pixels, pixel_ranks
+from xaieval.metrics.debiased import ROAD_METRICS, road, road_lerf, road_morf
 from xaieval.metrics.description import (
     DESCRIPTION_METRICS,
     AreaAboveHalf,
@@ -40,6 +42,7 @@ from xaieval.metrics.functional import (
     win,
     win_percentage,
 )
+from xaieval.metrics.imputation import linear_imputation
 from xaieval.metrics.metric import NEEDS, Metric
 
 __all__ = [
@@ -63,25 +66,42 @@ __all__ = [
     "WinPercentage",
     "adcc",
     "area_above_half",
+    "area_under",
     "average_drop",
     "average_gain",
     "center_of_mass",
     "coherency",
     "complexity",
     "confidence_ratio",
+    "deletion",
     "drop",
     "drop_in_deletion",
     "entropy",
     "gain",
     "increase",
     "increase_in_confidence",
+    "insertion",
+    "lerf",
+    "linear_imputation",
+    "morf",
+    "perturbed_pixels",
+    "pixel_ranks",
     "resolve_metrics",
+    "road",
+    "road_lerf",
+    "road_morf",
     "sparseness",
     "win",
     "win_percentage",
 ]
 
-FAMILIES = (CONFIDENCE_METRICS, ADCC_METRICS, DESCRIPTION_METRICS)
+FAMILIES = (
+    CONFIDENCE_METRICS,
+    ADCC_METRICS,
+    DESCRIPTION_METRICS,
+    CURVE_METRICS,
+    ROAD_METRICS,
+)
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
 

@@ -1,7 +1,7 @@
-"""Figures of explanations."""
+"""Figures of explanations and of what was measured of them."""
 
 from __future__ import annotations
 
-from xaieval.report.figures import maps_figure
+from xaieval.report.figures import curves_figure, maps_figure
 
-__all__ = ["maps_figure"]
+__all__ = ["curves_figure", "maps_figure"]
