@@ -11,8 +11,10 @@ from xaieval.metrics.functional import (
     average_drop,
     average_gain,
     drop,
+    drop_by,
     gain,
     increase,
+    increase_by,
     increase_in_confidence,
 )
 from xaieval.metrics.metric import NEEDS, Metric
@@ -28,8 +30,10 @@ __all__ = [
     "average_drop",
     "average_gain",
     "drop",
+    "drop_by",
     "gain",
     "increase",
+    "increase_by",
     "increase_in_confidence",
     "resolve_metrics",
 ]
