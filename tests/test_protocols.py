@@ -115,7 +115,7 @@ def test_the_metrics_follow_the_protocol_and_the_classes_the_default(name):
     ):
         assert METRICS[metric].needs == ("confidence", "masked_confidence", "protocol")
         found = METRICS[metric].per_image(BEFORE, AFTER, protocol)
-        assert torch.equal(found.nan_to_num(-1), plain(Y, O, **options).nan_to_num(-1))
+        assert torch.equal(found.nan_to_num(-1), plain(BEFORE, AFTER, **options).nan_to_num(-1))
     assert torch.equal(drop_by(BEFORE, AFTER), drop(BEFORE, AFTER))
     assert torch.equal(increase_by(BEFORE, AFTER), increase(BEFORE, AFTER))
     one = AverageDrop()
