@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -406,3 +410,45 @@ def test_a_summary_counts_the_images_that_drop(model, images):
     assert 0 < dropping < N
     assert (row["average_drop_n"], row["n_images"], row["n_failed"]) == (dropping, N, 0)
     assert row["average_drop"] == pytest.approx(scores.rows["average_drop"].mean())
+
+
+# ---- the page
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_has_what_the_descriptions_say():
+    page = (ROOT / "docs/protocols.md").read_text().splitlines()
+    assert [line for line in page if line.startswith("| `") and line.count("|") == 4][: len(PRESETS)] == [
+        f"| `{preset.name}` | {preset.does} | {preset.source} |" for preset in PRESETS
+    ]
+    for heading, field in (
+        ("## Open in the sources, and what was taken", "open_choices"),
+        ("## Faults that are repeated", "faults"),
+    ):
+        start = page.index(heading) + 2
+        wanted = [f"- `{preset.name}`: {getattr(preset, field)}" for preset in PRESETS if getattr(preset, field)]
+        assert page[start : start + len(wanted)] == wanted
+
+
+def test_the_table_of_the_page_is_the_benchmark_result():
+    benchmark = runpy.run_path(str(ROOT / "benchmarks/protocols.py"))
+    results = pd.read_csv(ROOT / "benchmarks/protocols/protocols.csv")
+    assert list(results["protocol"].unique()) == list(PROTOCOLS)
+    assert (results["n"] >= 200).all()
+    table = "\n".join(benchmark["table_lines"](results))
+    assert f"<!-- from benchmarks/protocols/protocols.csv -->\n{table}\n" in (ROOT / "docs/protocols.md").read_text()
+
+
+@pytest.mark.shared
+def test_the_benchmark_runs_on_a_few_images(imagenet_weights, ucmerced_folder, tmp_path):
+    run = runpy.run_path(str(ROOT / "benchmarks/protocols.py"))["run"]
+    run(str(imagenet_weights), f"ucmerced:{ucmerced_folder}", images=21, only="default,tame-15,relevance-cam", out=tmp_path)
+    results = pd.read_csv(tmp_path / "protocols.csv")
+    assert list(results["protocol"]) == [name for name in ("default", "tame-15", "relevance-cam") for _ in range(2)]
+    assert (results["n"] == 21).all()
+    assert (results["average_drop_moved"][:2] == 0).all()
+    assert (results["average_drop_n"][4:] < 21).all()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["data"]["images"] == 21
+    assert manifest["hardware"]["threads"] >= 1
