@@ -153,8 +153,9 @@ PRESETS = (
         does="absolute value of the map, min-max with 1e-8 added to the range, soft mask on the model's input; 1e-8 added "
         "to the denominator",
         source="Xplique, xplique/metrics/fidelity.py (AverageDropMetric, AverageIncreaseMetric, AverageGainMetric)",
-        open_choices="the caller gives class and score there: predicted and softmax here. Without activation= it takes the "
-        "model's raw output, and a negative one turns the drop around; such images have a status here",
+        open_choices="the caller gives class and score: predicted and softmax here. Maps have the image's size there before "
+        "the absolute value is taken, here it is taken first. Without activation= its score is the model's raw output, and a "
+        "negative one turns the drop around; such images have a status here",
         faults="what speaks against the class counts like what speaks for it; a map whose range is near 1e-8 is dimmed",
         metrics=(*BOTH, "average_gain"),
     ),
