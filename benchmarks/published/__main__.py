@@ -79,7 +79,8 @@ def published() -> pd.DataFrame:
     tables = []
     for path in sorted(HERE.glob("*.csv")):
         table = pd.read_csv(path, dtype={"table": str}, keep_default_na=True).assign(protocol=path.stem)
-        table[list(METRICS)] *= 100 if path.stem in FRACTIONS else 1
+        if path.stem in FRACTIONS:
+            table[list(METRICS)] = (100 * table[list(METRICS)]).round(6)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
