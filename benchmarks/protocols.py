@@ -58,7 +58,7 @@ def run(weights: str, data: str, images: int = 210, only: str = "", out: Path = 
         records += summarised(name, runs[name], runs.get("default"))
         print(pd.DataFrame(records[-len(METHODS) :]).round(1).to_string(index=False), flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(records).to_csv(out / "protocols.csv", index=False)
+    pd.DataFrame(records).to_csv(out / "protocols.csv", index=False, float_format="%.6g")
     manifest = next(iter(runs.values())).manifest
     (out / "manifest.json").write_text(json.dumps(described(manifest, images), indent=2) + "\n")
 

@@ -138,7 +138,7 @@ PRESETS = (
         name="torch-cam",
         does="min-max with 1e-8 added to the range, then upsampled; soft mask on the normalised input, predicted class, "
         "gradients of the softmax, 1e-7 added to the denominator, NaN maps left out",
-        source="torchcam 0.5.0, ClassificationMetric with logits_fn = softmax, as in its README",
+        source="torchcam 0.5.0, ClassificationMetric with logits_fn = softmax, as in its documentation",
         faults="a confidence near 1e-7 has half its drop; a map whose range is near 1e-8 is dimmed, as gradients of "
         "a saturated softmax can be; NaN maps are left out, so that N differs between methods",
     ),
