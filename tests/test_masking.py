@@ -500,6 +500,11 @@ def test_half_a_mask_is_half_way_between_image_and_fill_as_worked_by_hand():
         ({"images": "x"}, "images='x' is not a choice of a protocol; known: all, correct"),
         ({"constant_map": "x"}, "constant_map='x' is not a choice of a protocol; known: zeros, leave_out, error"),
         ({"invalid": "x"}, "invalid='x' is not a choice of a protocol; known: status, error"),
+        ({"denominator": "y"}, "denominator='y' is not a choice of a protocol; known: confidence, none"),
+        ({"drops": "x"}, "drops='x' is not a choice of a protocol; known: all, dropping"),
+        ({"ties": "x"}, "ties='x' is not a choice of a protocol; known: no_increase, increase"),
+        ({"epsilon": -1}, "epsilon lies in [0, 1], got -1"),
+        ({"map_epsilon": 2}, "map_epsilon lies in [0, 1], got 2"),
         (
             {"confidence": "softmx"},
             "confidence='softmx' is not a choice of a protocol; did you mean 'softmax'? known: softmax, sigmoid, identity",
@@ -567,6 +572,11 @@ def test_the_defaults_are_those_of_the_documentation():
         "minimum_confidence": 0.0,
         "constant_map": "zeros",
         "invalid": "status",
+        "denominator": "confidence",
+        "drops": "all",
+        "ties": "no_increase",
+        "epsilon": 0.0,
+        "map_epsilon": 0.0,
     }
 
 

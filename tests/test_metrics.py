@@ -134,18 +134,18 @@ def test_the_metrics_pass(check):
 
 # Each a change of the source that a check has to notice; the first of several are mistakes found in public code.
 MUTANTS = {
-    "drop not divided by Y": ("clamp(min=0) / y)", "clamp(min=0))"),
+    "drop not divided by Y": ("clamp(min=0) / below)", "clamp(min=0))"),
     "drops summed, not averaged": ("values.mean()", "values.sum()"),
     "averaged over dropping images only": ("values.mean()", "values[values > 0].mean()"),
     "ties count as increase": ("(o > y)", "(o >= y)"),
     "Y and O swapped in the increase": ("(o > y)", "(y > o)"),
     "increase always zero": ("(o > y)", "(y > y)"),
     "failed images dropped from the mean": ("values.mean()", "values.nanmean()"),
-    "epsilon in the denominator": ("clamp(min=0) / y)", "clamp(min=0) / (y + 1e-7))"),
-    "divided by O": ("clamp(min=0) / y)", "clamp(min=0) / o)"),
+    "epsilon in the denominator": ("else y + epsilon", "else y + 1e-7"),
+    "divided by O": ("clamp(min=0) / below)", "clamp(min=0) / o)"),
     "gains count as negative drops": (".clamp(min=0)", ""),
     "drop as a share": ("(100 * (y - o)", "((y - o)"),
-    "increase as a share": ("(100 * (o > y)", "(1 * (o > y)"),
+    "increase as a share": ("(100 * rises", "(1 * rises"),
     "drop turned around": ("(y - o)", "(o - y)"),
     "Y and O swapped": ("return confidence.double(), masked", "return masked_confidence.double(), confidence.double() #"),
     "Y = 0 counts": ("(y > 0)", "(y >= 0)"),

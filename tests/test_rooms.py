@@ -16,7 +16,7 @@ ROOT = Path(xaieval.__file__).parent
 
 # A module imports only from its own row and the rows above it: data flows one way, from loader to report.
 ROWS = (
-    ("errors", "protocol", "config", "ranks"),
+    ("errors", "protocol", "presets", "config", "ranks"),
     ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
     ("probe", "models", "folding", "speedup"),
     ("explainers",),

@@ -162,7 +162,7 @@ class ProtocolOptions:
     """How maps become numbers: a protocol by name, and choices that differ from it.
 
     Attributes:
-        protocol: Name of a protocol.
+        protocol: Name of a protocol; xaieval-bench protocols lists them.
         confidence: softmax, sigmoid or identity.
         gradient: Gradients of the target's logit or of its confidence.
         normalisation: minmax, max, percentile or none.
@@ -178,6 +178,11 @@ class ProtocolOptions:
         minimum_confidence: Leave out images below.
         constant_map: zeros, leave_out or error.
         invalid: status or error, for NaN and for confidences that are not positive.
+        denominator: What a drop is divided by: confidence or none.
+        drops: What Average Drop is the mean of: all images, or the dropping ones.
+        ties: no_increase or increase.
+        epsilon: Added to the denominator of a drop.
+        map_epsilon: Added to the range that a map is divided by.
     """
 
     protocol: str = "default"
@@ -196,6 +201,11 @@ class ProtocolOptions:
     minimum_confidence: float | None = None
     constant_map: str | None = None
     invalid: str | None = None
+    denominator: str | None = None
+    drops: str | None = None
+    ties: str | None = None
+    epsilon: float | None = None
+    map_epsilon: float | None = None
 
     def resolve(self, mean: tuple[float, ...], std: tuple[float, ...], target: str | None = None) -> Protocol:
         """The protocol with its target, and with the numbers that the images are normalised with where a fill needs them.

@@ -42,7 +42,7 @@ def finish(maps: Float[Tensor, " n *space"], size: Sequence[int], protocol: Prot
     Args:
         maps: as an explainer gives them, at any resolution.
         size: height and width of the images; of volumes depth, height and width.
-        protocol: `normalisation`, `normalise_at`, `absolute`, `percentiles`.
+        protocol: `normalisation`, `normalise_at`, `absolute`, `percentiles`, `map_epsilon`.
     """
     invalid = ~maps.isfinite().flatten(1).all(dim=1)
     maps = maps.masked_fill(_spread(invalid, maps), 0)
@@ -83,6 +83,7 @@ def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Flo
         low = torch.zeros_like(high)
     span = high - low
     constant = span <= FLAT * largest
+    span = span + protocol.map_epsilon / 2 if protocol.map_epsilon else span
     span = span.masked_fill(constant, torch.inf)  # so that nothing to normalise becomes zeros
     return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from xaieval.errors import ProtocolError, choose_from
 
-__all__ = ["PROTOCOLS", "Protocol", "plain", "resolve_protocol"]
+__all__ = ["PROTOCOLS", "Denominator", "Drops", "Protocol", "Ties", "plain", "resolve_protocol"]
 
 Gradient = Literal["logit", "confidence"]
 Normalisation = Literal["minmax", "max", "percentile", "none"]
@@ -20,6 +20,9 @@ Space = Literal["model", "pixels"]
 Images = Literal["all", "correct"]
 ConstantMap = Literal["zeros", "leave_out", "error"]
 Invalid = Literal["status", "error"]
+Denominator = Literal["confidence", "none"]
+Drops = Literal["all", "dropping"]
+Ties = Literal["no_increase", "increase"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "gradient": get_args(Gradient),
@@ -31,6 +34,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "images": get_args(Images),
     "constant_map": get_args(ConstantMap),
     "invalid": get_args(Invalid),
+    "denominator": get_args(Denominator),
+    "drops": get_args(Drops),
+    "ties": get_args(Ties),
 }
 
 
@@ -68,6 +74,11 @@ class Protocol:
         constant_map: a map that cannot be normalised becomes "zeros" and its row counts; or "leave_out"; or "error".
         invalid: NaN or inf in a map or a confidence, or a confidence that is not positive: a row with a "status" and NaN
             values that no mean contains; or "error".
+        denominator: what a drop is divided by: the "confidence" on the original image, or "none" (percent points then).
+        drops: what Average Drop is the mean of: "all" images, or the "dropping" ones alone, whose confidence fell.
+        ties: whether an equal confidence is "no_increase" or an "increase".
+        epsilon: added to the denominator of a drop. 0 but under the name of a tool that adds one.
+        map_epsilon: added to the range that a map is divided by. 0 but under the name of a tool that adds one.
 
     Raises:
         ProtocolError: a choice is unknown or out of range, or two contradict each other.
@@ -99,6 +110,11 @@ class Protocol:
     minimum_confidence: float = 0.0
     constant_map: ConstantMap = "zeros"
     invalid: Invalid = "status"
+    denominator: Denominator = "confidence"
+    drops: Drops = "all"
+    ties: Ties = "no_increase"
+    epsilon: float = 0.0
+    map_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         for name, options in _CHOICES.items():
@@ -109,6 +125,8 @@ class Protocol:
             _check_choice("target", self.target, ("predicted", "label"))
         _check_range("keep_percent", self.keep_percent, 0, 100)
         _check_range("threshold", self.threshold, 0, 1)
+        _check_range("epsilon", self.epsilon, 0, 1)
+        _check_range("map_epsilon", self.map_epsilon, 0, 1)
         if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ProtocolError(f"percentiles are two rising numbers in [0, 100], got {self.percentiles}")
         if (self.mean is None) != (self.std is None):
@@ -156,4 +174,19 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-PROTOCOLS: dict[str, Protocol] = {"default": Protocol()}
+# What each is taken from, and which faults of a tool it repeats, is in `presets.py`.
+PROTOCOLS: dict[str, Protocol] = {
+    "default": Protocol(),
+    "grad-cam++": Protocol(normalisation="max", normalise_at="layer"),
+    "score-cam": Protocol(masking="top", keep_percent=50),
+    "opti-cam": Protocol(target="label", space="pixels"),
+    "opti-cam-normalised": Protocol(target="label"),
+    "tame-100": Protocol(normalise_at="layer", space="pixels"),
+    "tame-50": Protocol(normalise_at="layer", space="pixels", masking="top", keep_percent=50),
+    "tame-15": Protocol(normalise_at="layer", space="pixels", masking="top", keep_percent=15),
+    "relevance-cam": Protocol(masking="top_binary", keep_percent=50, drops="dropping", ties="increase"),
+    "adcc": Protocol(),
+    "torch-cam": Protocol(gradient="confidence", normalise_at="layer", map_epsilon=1e-8, epsilon=1e-7),
+    "pytorch-grad-cam": Protocol(denominator="none"),
+    "xplique": Protocol(absolute=True, map_epsilon=1e-8, epsilon=1e-8),
+}

@@ -9,7 +9,7 @@ from xaieval.cli.printing import console
 from xaieval.cli.program import FLAT, app
 from xaieval.config import ModelOptions, Switch
 
-__all__ = ["layers", "methods", "metrics"]
+__all__ = ["layers", "methods", "metrics", "protocols"]
 
 
 @app.command
@@ -83,6 +83,27 @@ def metrics(*, markdown: Switch = False, debug: Switch = False) -> None:
     for entry in catalogue():
         table.add_row(*entry)
     console().print(table)
+
+
+@app.command
+def protocols(*, debug: Switch = False) -> None:
+    """List every protocol by name: what it does, where that is written, and which faults of a tool it repeats.
+
+    Args:
+        debug: Show the traceback of an error.
+    """
+    from rich.table import Table
+
+    from xaieval.presets import PRESETS, changes
+
+    table = Table("protocol", "what it does", "choices", "source", "open in the source", "known faults repeated")
+    table.show_lines = True
+    for preset in PRESETS:
+        chosen = "\n".join(f"{name}={value}" for name, value in changes(preset.protocol).items())
+        table.add_row(preset.name, preset.does, chosen, preset.source, preset.open_choices, preset.faults)
+    out = console()
+    out.print(table)
+    out.print("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:

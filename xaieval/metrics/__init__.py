@@ -15,6 +15,7 @@ from xaieval.metrics.classes import (
     WinPercentage,
 )
 from xaieval.metrics.composite import ADCC, ADCC_METRICS, Coherency, Complexity, adcc, coherency, complexity
+from xaieval.metrics.confidence import CONFIDENCE_METRICS, drop_by, increase_by
 from xaieval.metrics.curves import CURVE_METRICS, area_under, deletion, insertion, lerf, morf, perturbed_pixels, pixel_ranks
 from xaieval.metrics.debiased import ROAD_METRICS, road, road_lerf, road_morf
 from xaieval.metrics.description import (
@@ -30,7 +31,6 @@ from xaieval.metrics.description import (
     sparseness,
 )
 from xaieval.metrics.functional import (
-    CONFIDENCE_METRICS,
     average_drop,
     average_gain,
     confidence_ratio,
@@ -75,10 +75,12 @@ __all__ = [
     "confidence_ratio",
     "deletion",
     "drop",
+    "drop_by",
     "drop_in_deletion",
     "entropy",
     "gain",
     "increase",
+    "increase_by",
     "increase_in_confidence",
     "insertion",
     "lerf",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric as TorchMetric
 
-from xaieval.metrics.functional import (
+from xaieval.metrics.confidence import (
     AVERAGE_DROP,
     AVERAGE_GAIN,
     CONFIDENCE_RATIO,

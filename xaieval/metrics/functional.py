@@ -6,21 +6,16 @@ class that was fixed on the original image. The functions know neither models no
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xaieval.errors import MetricError
-from xaieval.metrics.metric import Metric
+from xaieval.errors import MetricError, choose_from
+from xaieval.protocol import Denominator, Drops, Ties
 
 __all__ = [
-    "AVERAGE_DROP",
-    "AVERAGE_GAIN",
-    "CONFIDENCE_METRICS",
-    "CONFIDENCE_RATIO",
-    "DROP_IN_DELETION",
-    "INCREASE_IN_CONFIDENCE",
-    "WIN_PERCENTAGE",
     "average_drop",
     "average_gain",
     "confidence_ratio",
@@ -34,17 +29,28 @@ __all__ = [
 ]
 
 
-def drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def drop(
+    confidence: Float[Tensor, " n"],
+    masked_confidence: Float[Tensor, " n"],
+    *,
+    denominator: Denominator = "confidence",
+    drops: Drops = "all",
+    epsilon: float = 0.0,
+) -> Float[Tensor, " n"]:
     """Drop of each image, `100 * max(0, Y - O) / Y`, in percent, 0 to 100 for O >= 0, lower is better.
 
-    NaN where Y is not positive (there is no epsilon to hide it) or a value is not finite.
+    NaN where Y is not positive (there is no epsilon to hide it) or a value is not finite. The options are for numbers that have
+    to be compared with those of a tool that computes them otherwise (`xaieval.presets`).
 
     Args:
         confidence: Y, `[N]`.
         masked_confidence: O, `[N]`.
+        denominator: "none" for the absolute drop `100 * max(0, Y - O)`, in percent points.
+        drops: "dropping" for NaN where the confidence does not fall.
+        epsilon: added to the denominator Y.
 
     Raises:
-        MetricError: the two are not vectors of one length.
+        MetricError: the two are not vectors of one length, or an option is unknown.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1: the summand of Average Drop.
@@ -54,10 +60,16 @@ def drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]
         tensor([25.0000,  0.0000,     nan], dtype=torch.float64)
     """
     y, o = _checked(confidence, masked_confidence)
-    return (100 * (y - o).clamp(min=0) / y).masked_fill(~_valid(y, o), torch.nan)
+    _check_option("denominator", denominator, get_args(Denominator))
+    _check_option("drops", drops, get_args(Drops))
+    below = torch.ones_like(y) if denominator == "none" else y + epsilon
+    left_out = (o >= y) & (drops == "dropping")
+    return (100 * (y - o).clamp(min=0) / below).masked_fill(~_valid(y, o) | left_out, torch.nan)
 
 
-def increase(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def increase(
+    confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], *, ties: Ties = "no_increase"
+) -> Float[Tensor, " n"]:
     """Increase of each image, 100 where `O > Y` (strictly: a tie is no increase) and 0 elsewhere, in percent, higher is better.
 
     NaN where Y is not positive or a value is not finite, so that all metrics count the same images.
@@ -65,9 +77,10 @@ def increase(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, "
     Args:
         confidence: Y, `[N]`.
         masked_confidence: O, `[N]`.
+        ties: "increase" for 100 where the two are equal.
 
     Raises:
-        MetricError: the two are not vectors of one length.
+        MetricError: the two are not vectors of one length, or the option is unknown.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1: the summand of Increase in Confidence.
@@ -77,7 +90,9 @@ def increase(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, "
         tensor([  0.,   0., 100.], dtype=torch.float64)
     """
     y, o = _checked(confidence, masked_confidence)
-    return (100 * (o > y).to(y.dtype)).masked_fill(~_valid(y, o), torch.nan)
+    _check_option("ties", ties, get_args(Ties))
+    rises = (o >= y) if ties == "increase" else (o > y)
+    return (100 * rises.to(y.dtype)).masked_fill(~_valid(y, o), torch.nan)
 
 
 def gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -179,7 +194,14 @@ def win(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"]) -> Float[T
     return (100 * (ours < theirs).to(ours.dtype)).masked_fill(~(ours.isfinite() & theirs.isfinite()), torch.nan)
 
 
-def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def average_drop(
+    confidence: Float[Tensor, " n"],
+    masked_confidence: Float[Tensor, " n"],
+    *,
+    denominator: Denominator = "confidence",
+    drops: Drops = "all",
+    epsilon: float = 0.0,
+) -> Float[Tensor, ""]:
     """Average Drop, in percent, lower is better: the mean of `drop` over all images.
 
     NaN if one of the values cannot be used: leave such images out by name, not by accident.
@@ -187,9 +209,12 @@ def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tenso
     Args:
         confidence: Y, `[N]`, N at least 1.
         masked_confidence: O, `[N]`.
+        denominator: "none" for the absolute drop, in percent points.
+        drops: "dropping" for the mean over the images alone whose confidence falls; NaN if there is none.
+        epsilon: added to the denominator Y.
 
     Raises:
-        MetricError: the two are not vectors of one length, or are empty.
+        MetricError: the two are not vectors of one length, or are empty, or an option is unknown.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -198,10 +223,16 @@ def average_drop(confidence: Float[Tensor, " n"], masked_confidence: Float[Tenso
         >>> average_drop(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
         tensor(12.5000, dtype=torch.float64)
     """
-    return _mean(drop(confidence, masked_confidence))
+    values = drop(confidence, masked_confidence, denominator=denominator, epsilon=epsilon)
+    _check_option("drops", drops, get_args(Drops))
+    if drops == "dropping" and len(values):
+        return values[values != 0].mean()  # which keeps NaN, and is NaN where no confidence falls
+    return _mean(values)
 
 
-def increase_in_confidence(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+def increase_in_confidence(
+    confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], *, ties: Ties = "no_increase"
+) -> Float[Tensor, ""]:
     """Increase in Confidence, in percent, higher is better: the share of images with `O > Y`.
 
     NaN if one of the values cannot be used: leave such images out by name, not by accident.
@@ -209,9 +240,10 @@ def increase_in_confidence(confidence: Float[Tensor, " n"], masked_confidence: F
     Args:
         confidence: Y, `[N]`, N at least 1.
         masked_confidence: O, `[N]`.
+        ties: "increase" for the share of images with `O >= Y`.
 
     Raises:
-        MetricError: the two are not vectors of one length, or are empty.
+        MetricError: the two are not vectors of one length, or are empty, or the option is unknown.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -220,7 +252,7 @@ def increase_in_confidence(confidence: Float[Tensor, " n"], masked_confidence: F
         >>> increase_in_confidence(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
         tensor(50., dtype=torch.float64)
     """
-    return _mean(increase(confidence, masked_confidence))
+    return _mean(increase(confidence, masked_confidence, ties=ties))
 
 
 def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -270,6 +302,11 @@ def win_percentage(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"])
     return _mean(win(drops, other_drops))
 
 
+def _check_option(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise MetricError(f"{name}={value!r} is not a choice; {choose_from(value, options)}")
+
+
 def _checked(
     confidence: Tensor, masked_confidence: Tensor, names: str = "confidence and masked_confidence"
 ) -> tuple[Tensor, Tensor]:
@@ -288,31 +325,3 @@ def _mean(values: Tensor) -> Tensor:
     if not len(values):
         raise MetricError("a mean over no images was asked for; give at least one confidence")
     return values.mean()
-
-
-GRAD_CAM_PP = "Chattopadhay et al. 2018, arXiv 1710.11063"
-OPTI_CAM = "Zhang et al. 2024, arXiv 2301.07002"
-LIFT_CAM = "Jung and Oh 2021, arXiv 2102.05228"
-
-AVERAGE_DROP = Metric("average_drop", drop, higher_is_better=False, label="AD %", paper=GRAD_CAM_PP)
-INCREASE_IN_CONFIDENCE = Metric(
-    "increase_in_confidence", increase, higher_is_better=True, interval="wilson", label="IC %", paper=GRAD_CAM_PP
-)
-AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM)
-DROP_IN_DELETION = Metric(
-    "drop_in_deletion",
-    drop_in_deletion,
-    higher_is_better=True,
-    label="ADD %",
-    needs=("confidence", "inverse_confidence"),
-    passes="1",
-    paper=LIFT_CAM,
-)
-CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %")
-
-# Of two methods, so it is not among the metrics of a run: `Scores.win_percentages` takes it from the rows.
-WIN_PERCENTAGE = Metric(
-    "win_percentage", win, higher_is_better=True, interval="wilson", label="win %", needs=(), paper=GRAD_CAM_PP
-)
-
-CONFIDENCE_METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE, AVERAGE_GAIN, DROP_IN_DELETION, CONFIDENCE_RATIO)

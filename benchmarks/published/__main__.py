@@ -1,0 +1,138 @@
+"""Published tables of AD and IC beside the same rows measured here.
+
+    python benchmarks/published --data folder:DIR --pretrained
+
+README.md says where each table is from, and what stands in the way of the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import pandas as pd
+
+import xaieval
+from xaieval.data import load_data
+from xaieval.models import LoadedModel, load_model
+from xaieval.protocol import PROTOCOLS, Protocol
+
+HERE = Path(__file__).parent
+METRICS = {"average_drop": "AD %", "average_gain": "AG %", "increase_in_confidence": "IC %"}
+FRACTIONS = ("torch-cam",)
+CLASSES = 1000
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """What is measured, and on what.
+
+    Attributes:
+        data: as for `xaieval-bench score`, such as folder:DIR.
+        pretrained: take the libraries' own weights, which downloads them.
+        weights: folder of files named after the models, such as torchvision_resnet18.safetensors, instead.
+        tables: which, with commas; all unless told.
+        networks: of which networks, with commas, as the tables name them; all unless told.
+        methods: of which methods, with commas, as the tables name them; all unless told.
+        max_images: at most so many, spread over the classes.
+        batch_size: images in a forward pass.
+        device: cpu, cuda, ...
+        out: file for the table as CSV.
+    """
+
+    data: str
+    pretrained: bool = False
+    weights: Path | None = None
+    tables: str = ""
+    networks: str = ""
+    methods: str = ""
+    max_images: int | None = None
+    batch_size: int = 32
+    device: str | None = None
+    out: Path | None = None
+
+
+def main(options: Options) -> None:
+    """Measure every row that can be, network by network, and print both."""
+    if not options.pretrained and options.weights is None:
+        raise SystemExit("published numbers are of trained networks: add --pretrained, or --weights DIR")
+    rows = chosen(published(), options)
+    if not len(rows):
+        raise SystemExit("no row of the tables fits; see benchmarks/published/*.csv for their networks and methods")
+    found = []
+    for (name, model), group in rows.groupby(["protocol", "model"], sort=False):
+        loaded = load_model(model, weights_of(model, options), options.pretrained)
+        found += measured(group, loaded, PROTOCOLS[name], options)
+    if not found:
+        raise SystemExit("no row could be measured")
+    table = pd.DataFrame(found)
+    print(table.to_string(index=False))
+    if options.out is not None:
+        table.to_csv(options.out, index=False)
+
+
+def published() -> pd.DataFrame:
+    """All rows of all tables, in percent."""
+    tables = []
+    for path in sorted(HERE.glob("*.csv")):
+        table = pd.read_csv(path, dtype={"table": str}, keep_default_na=True).assign(protocol=path.stem)
+        if path.stem in FRACTIONS:
+            table[list(METRICS)] = (100 * table[list(METRICS)]).round(6)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def chosen(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Those that were asked for and can be measured."""
+    rows = rows[rows["rerun"].notna()]
+    for column, words in (("protocol", options.tables), ("network", options.networks), ("method", options.methods)):
+        rows = rows[rows[column].isin(words.split(","))] if words else rows
+    return rows
+
+
+def weights_of(model: str, options: Options) -> Path | None:
+    """The file with a model's weights, if they are not downloaded."""
+    return None if options.weights is None else options.weights / f"{model.replace(':', '_')}.safetensors"
+
+
+def measured(rows: pd.DataFrame, loaded: LoadedModel, protocol: Protocol, options: Options) -> list[dict[str, Any]]:
+    """Both numbers of each row of one network under one protocol."""
+    prepare = loaded.preprocessing
+    data = load_data(options.data, prepare, options.batch_size, options.max_images)
+    name = rows["protocol"].iloc[0]
+    if protocol.target == "label" and data.classes is not None and len(data.classes) != CLASSES:
+        print(f"{name}: left out, for it follows the label, and the folder has {len(data.classes)} classes of {CLASSES}")
+        return []
+    protocol = replace(protocol, mean=prepare.mean, std=prepare.std) if protocol.fills_black else protocol
+    found = []
+    for layer, group in rows.fillna({"layer": ""}).groupby("layer", sort=False):
+        scores = xaieval.score(
+            loaded.model,
+            data.loader,
+            [layer] if layer else [],
+            list(group["rerun"]),
+            list(METRICS),
+            protocol=protocol,
+            device=options.device,
+            batch_size=options.batch_size,
+        )
+        summary = scores.summary().reset_index().set_index("method")
+        found += [side_by_side(row, summary.loc[row["rerun"]]) for row in group.to_dict("records")]
+    return found
+
+
+def side_by_side(row: dict[str, Any], ours: pd.Series) -> dict[str, Any]:
+    """A published row and ours, with its 95 % interval."""
+    entry = {name: row[name] for name in ("protocol", "table", "network", "method")}
+    for metric, label in METRICS.items():
+        if pd.notna(row[metric]):
+            interval = f"[{ours[f'{metric}_low']:.1f}, {ours[f'{metric}_high']:.1f}]"
+            entry |= {f"{label} published": row[metric], f"{label} here": f"{ours[metric]:.1f} {interval}"}
+    return entry | {"n": int(ours["n_images"])}
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
