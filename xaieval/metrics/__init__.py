@@ -15,6 +15,26 @@ from xaieval.metrics.functional import (
     increase,
     increase_in_confidence,
 )
+from xaieval.metrics.localisation import (
+    LOCALISATION_METRICS,
+    best_mask_iou,
+    energy_inside,
+    iou,
+    iou_curve,
+    mask_iou,
+    pointing_game,
+    pointing_hit,
+    relevance_mass,
+    relevance_rank,
+)
+from xaieval.metrics.localisation_classes import (
+    BestMaskIoU,
+    EnergyPointingGame,
+    MaskIoU,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+)
 from xaieval.metrics.metric import NEEDS, Metric
 
 __all__ = [
@@ -22,19 +42,34 @@ __all__ = [
     "NEEDS",
     "AverageDrop",
     "AverageGain",
+    "BestMaskIoU",
+    "EnergyPointingGame",
     "IncreaseInConfidence",
+    "MaskIoU",
     "MeanOverImages",
     "Metric",
+    "PointingGame",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
     "average_drop",
     "average_gain",
+    "best_mask_iou",
     "drop",
+    "energy_inside",
     "gain",
     "increase",
     "increase_in_confidence",
+    "iou",
+    "iou_curve",
+    "mask_iou",
+    "pointing_game",
+    "pointing_hit",
+    "relevance_mass",
+    "relevance_rank",
     "resolve_metrics",
 ]
 
-FAMILIES = (CONFIDENCE_METRICS,)
+FAMILIES = (CONFIDENCE_METRICS, LOCALISATION_METRICS)
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
 
