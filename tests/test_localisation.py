@@ -580,6 +580,17 @@ def test_a_run_has_the_numbers_of_its_maps_and_counts_images_without_an_object()
     assert scores.manifest["run"]["metric settings"]["near"] == {"tolerance": 3}
 
 
+def test_layers_are_selected_on_the_images_that_have_an_object():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                        nn.Flatten())  # fmt: skip
+    images = torch.randn(8, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    masks = images[:, 0] > 1
+    masks[2] = False
+    metrics = ["average_drop", "best_iou"]
+    scores = xaieval.score(net.eval(), [{"images": images, "masks": masks}], ["0", "2"], metrics=metrics, progress=False)
+    assert scores.select_layers(by=metrics).n_images == 7
+
+
 def test_volumes_are_compared_with_masks_and_not_with_boxes():
     net = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
     volumes = torch.rand(2, 1, 6, 8, 8)
