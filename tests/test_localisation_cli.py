@@ -155,7 +155,7 @@ def _cell(row: dict[str, float], metric: str) -> str:
     return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
 
 
-def test_the_table_of_the_page_is_the_result_of_the_run_file():
+def test_the_tables_of_the_page_are_the_results_of_their_commands():
     settings = tomllib.loads((ROOT / "benchmarks/localisation.toml").read_text())
     results = pd.read_csv(ROOT / "benchmarks/localisation/summary.csv").to_dict("records")
     wanted = [
@@ -163,11 +163,19 @@ def test_the_table_of_the_page_is_the_result_of_the_run_file():
         for row in results
     ]
     page = (ROOT / "docs/localisation.md").read_text()
-    assert [line for line in page.splitlines() if re.match(r"\| `(fpn|input)", line)] == wanted
+    tables = [line for line in page.splitlines() if re.match(r"\| `(fpn|input)", line)]
+    assert tables[: len(wanted)] == wanted
+    ties = pd.read_csv(ROOT / "benchmarks/localisation/ties.csv").to_dict("records")
+    assert tables[len(wanted) :] == [
+        f"| `{row['layer']}` | {row['tolerance']} | {row['tied']} | "
+        f"{' | '.join(_cell(row, rule) for rule in ('all', 'first', 'any'))} |"
+        for row in ties
+    ]
     manifest = json.loads((ROOT / "benchmarks/localisation/manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["data"]["images"] == 200
-    assert f"seed {manifest['seed']}, xaieval {manifest['versions']['xaieval']}, torch " in page
+    versions = manifest["versions"]
+    assert f"n = 200, seed {manifest['seed']}, xaieval {versions['xaieval']}, torch {versions['torch']}, CPU" in page
 
 
 def test_the_run_file_still_gives_its_result(tmp_path):
