@@ -236,7 +236,7 @@ MUTANTS = {
     "sums in float32": ("flat.double().clamp", "flat.clamp"),
     "energy may be negative": ("flat, inside, low=0)", "flat, inside)"),
     "energy outside": ("(positive * inside)", "(positive * ~inside)"),
-    "one place too many": ("(size - 1)", "size"),
+    "a place too few": ("(size - 1)", "(size - 2)"),
     "ties are given to the map": ("places * (level & inside)", "(level & inside)"),
     "ties are lost": ("+ chosen)", "+ 0 * chosen)"),
     "above only": ("right=True", "right=False"),
