@@ -88,6 +88,8 @@ class ScoreOptions:
         model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
         data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
+        masks: Folder with the masks of the objects, for folder:DIR: a PNG file under the same path for each image.
+        boxes: COCO file (JSON) with boxes around the objects, for folder:DIR.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto for a choice of the model's stages.
         methods: Explanation methods.
         metrics: Metrics.
@@ -116,6 +118,8 @@ class ScoreOptions:
     model: str = "xaieval:fpn-scenes"
     data: str = "scenes"
     download: Switch = False
+    masks: str | None = None
+    boxes: str | None = None
     layers: Words = ("fpn[*]",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")

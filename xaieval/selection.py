@@ -155,7 +155,8 @@ def _paired(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFram
     complete = pd.concat(tables.values(), axis=1).notna().all(axis=1)
     if not complete.any():
         raise MetricError("no image has rows that count at every layer, so no layers can be compared")
-    return {name: table[complete].astype(float) for name, table in tables.items()}
+    # By name: a table lacks the images of which its metric has no value at all.
+    return {name: table.loc[complete.index[complete]].astype(float) for name, table in tables.items()}
 
 
 def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:

@@ -61,6 +61,7 @@ def score(
 
     from xaieval.data import load_data
     from xaieval.distributed import score as run
+    from xaieval.metrics import resolve_metrics
     from xaieval.scores import MANIFEST, ROWS, SUMMARY
     from xaieval.stats import check_level
 
@@ -74,6 +75,9 @@ def score(
         download=options.download,
         workers=options.workers,
         pin_memory=(options.device or "").startswith("cuda"),
+        truth=any("masks" in metric.needs for metric in resolve_metrics(options.metrics)),
+        masks=options.masks,
+        boxes=options.boxes,
     )
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(

@@ -62,6 +62,10 @@ def load_data(
     download: bool = False,
     workers: int = 0,
     pin_memory: bool = False,
+    *,
+    truth: bool = False,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
 ) -> Data:
     """Images by name.
 
@@ -75,15 +79,18 @@ def load_data(
         download: fetch UC Merced, if it is not there.
         workers: processes that read pictures ahead.
         pin_memory: as a GPU takes it fastest.
+        truth: where the objects are is needed; a factory gives it in its batches.
+        masks: of "folder:DIR", a folder with the mask of each image: see `image_folder`.
+        boxes: of "folder:DIR", a file with boxes around the objects: see `image_folder`.
 
     Raises:
-        DataError: nothing has that name, or there are no images.
+        DataError: nothing has that name, there are no images, or the objects are not known.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is at least 1, got {batch_size}")
     if workers < 0:
         raise DataError(f"workers are at least 0, got {workers}")
-    pictures = load_pictures(spec, preprocessing, max_images, download=download)
+    pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes)
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
         return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes))
@@ -101,6 +108,9 @@ def load_pictures(
     split: Split = "test",
     seed: int = 0,
     download: bool = False,
+    truth: bool = False,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
 ) -> Pictures | None:
     """A data set of pictures by name; None for a factory, which gives a loader.
 
@@ -111,20 +121,43 @@ def load_pictures(
         split: of "scenes".
         seed: of "scenes".
         download: fetch UC Merced, if it is not there.
+        truth: where the objects are is needed.
+        masks: as in `load_data`.
+        boxes: as in `load_data`.
 
     Raises:
-        DataError: nothing has that name, or there are no images.
+        DataError: nothing has that name, there are no images, or the objects are not known.
     """
     kind, _, rest = spec.partition(":")
+    _check_truth(spec, truth, masks is not None or boxes is not None)
     if spec == "scenes":
-        return scenes(preprocessing, size=max_images or SCENES, split=split, seed=seed).spread(max_images)
+        return scenes(preprocessing, size=max_images or SCENES, split=split, seed=seed, masks=truth).spread(max_images)
     if kind == "folder" and rest:
-        return image_folder(rest, preprocessing).spread(max_images)
+        return image_folder(rest, preprocessing, masks=masks, boxes=boxes).spread(max_images)
     if kind == "ucmerced":
         return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
     if not rest:
         raise DataError(f"no data {spec!r}; data is {DATA_FORMS}")
     return None
+
+
+def _check_truth(spec: str, wanted: bool, given: bool) -> None:
+    """Refuse masks and boxes where they cannot be used, and data without them where they are needed.
+
+    Raises:
+        DataError: one of the two.
+    """
+    kind = spec.partition(":")[0]
+    if given and kind != "folder":
+        raise DataError(
+            f"masks and boxes go with 'folder:DIR', but the data is {spec!r}; scenes have masks of their own, and a factory "
+            "gives them in its batches"
+        )
+    if wanted and not given and kind in ("folder", "ucmerced"):
+        raise DataError(
+            f"a metric compares maps with where the object is, but of {spec!r} neither masks nor boxes are given: "
+            "use 'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+        )
 
 
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:

@@ -31,6 +31,7 @@ from xaieval.metrics.description import (
     sparseness,
 )
 from xaieval.metrics.functional import (
+    CONFIDENCE_METRICS,
     average_drop,
     average_gain,
     confidence_ratio,
@@ -43,6 +44,26 @@ from xaieval.metrics.functional import (
     win_percentage,
 )
 from xaieval.metrics.imputation import linear_imputation
+from xaieval.metrics.localisation import (
+    LOCALISATION_METRICS,
+    best_mask_iou,
+    energy_inside,
+    iou,
+    iou_curve,
+    mask_iou,
+    pointing_game,
+    pointing_hit,
+    relevance_mass,
+    relevance_rank,
+)
+from xaieval.metrics.localisation_classes import (
+    BestMaskIoU,
+    EnergyPointingGame,
+    MaskIoU,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+)
 from xaieval.metrics.metric import NEEDS, Metric
 
 __all__ = [
@@ -52,16 +73,22 @@ __all__ = [
     "AreaAboveHalf",
     "AverageDrop",
     "AverageGain",
+    "BestMaskIoU",
     "CenterX",
     "CenterY",
     "Coherency",
     "Complexity",
     "ConfidenceRatio",
     "DropInDeletion",
+    "EnergyPointingGame",
     "Entropy",
     "IncreaseInConfidence",
+    "MaskIoU",
     "MeanOverImages",
     "Metric",
+    "PointingGame",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
     "Sparseness",
     "WinPercentage",
     "adcc",
@@ -69,6 +96,7 @@ __all__ = [
     "area_under",
     "average_drop",
     "average_gain",
+    "best_mask_iou",
     "center_of_mass",
     "coherency",
     "complexity",
@@ -77,17 +105,25 @@ __all__ = [
     "drop",
     "drop_by",
     "drop_in_deletion",
+    "energy_inside",
     "entropy",
     "gain",
     "increase",
     "increase_by",
     "increase_in_confidence",
     "insertion",
+    "iou",
+    "iou_curve",
     "lerf",
     "linear_imputation",
+    "mask_iou",
     "morf",
     "perturbed_pixels",
     "pixel_ranks",
+    "pointing_game",
+    "pointing_hit",
+    "relevance_mass",
+    "relevance_rank",
     "resolve_metrics",
     "road",
     "road_lerf",
@@ -103,6 +139,7 @@ FAMILIES = (
     DESCRIPTION_METRICS,
     CURVE_METRICS,
     ROAD_METRICS,
+    LOCALISATION_METRICS,
 )
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
