@@ -18,7 +18,7 @@ ROOT = Path(xaieval.__file__).parent
 ROWS = (
     ("errors", "protocol", "config", "ranks"),
     ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
-    ("probe", "models", "folding", "speedup"),
+    ("probe", "models", "folding", "randomisation", "speedup"),
     ("explainers",),
     (
         "engine",
@@ -31,6 +31,7 @@ ROWS = (
         "scores",
         "merging",
         "running",
+        "sanity",
         "scoring",
         "testing",
     ),
@@ -49,6 +50,7 @@ PUBLIC = [
     "list_layers",
     "metrics",
     "models",
+    "sanity_check",
     "score",
     "testing",
 ]

@@ -16,10 +16,13 @@ from xaieval.metrics.functional import (
     increase_in_confidence,
 )
 from xaieval.metrics.metric import NEEDS, Metric
+from xaieval.metrics.robustness import ROBUSTNESS_METRICS, infidelity, max_sensitivity, stability_flip, stability_shift
+from xaieval.metrics.similarity import SIMILARITIES, pearson, spearman, ssim
 
 __all__ = [
     "METRICS",
     "NEEDS",
+    "SIMILARITIES",
     "AverageDrop",
     "AverageGain",
     "IncreaseInConfidence",
@@ -31,10 +34,17 @@ __all__ = [
     "gain",
     "increase",
     "increase_in_confidence",
+    "infidelity",
+    "max_sensitivity",
+    "pearson",
     "resolve_metrics",
+    "spearman",
+    "ssim",
+    "stability_flip",
+    "stability_shift",
 ]
 
-FAMILIES = (CONFIDENCE_METRICS,)
+FAMILIES = (CONFIDENCE_METRICS, ROBUSTNESS_METRICS)
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}
 
