@@ -22,7 +22,7 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.randomisation import draw_anew, find_parts, swapped
 from xaieval.sanity import SanityCheck
 
-LAYER, IMAGES, SHOWN = "fpn[p3]", 60, 7
+LAYER, IMAGES, SHOWN = "fpn[p3]", 30, 7
 METHODS = ("gradcam", "layercam", "edges", "center")
 MODULES = ("head", "fpn", "backbone.layer*", "backbone.conv1")  # each with all that it contains
 
@@ -31,8 +31,8 @@ def main(folder: Path) -> None:
     """Print the table and draw the picture."""
     model = xaieval.models.fpn_scenes()
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=IMAGES).loader(batch_size=20)
-    check = xaieval.sanity_check(model, loader, LAYER, METHODS, modules=MODULES, progress=False)
+    loader = scenes(prepare, size=IMAGES).loader(batch_size=15)
+    check = xaieval.sanity_check(model, loader, LAYER, METHODS, modules=MODULES, modes="cascading", progress=False)
     print(table(check, xaieval.score(model, loader, LAYER, METHODS, progress=False)).to_string())
     print(f"data-independent: {', '.join(method for _, method in check.data_independent)}")
 
@@ -95,7 +95,7 @@ def draw_curves(figure: Any, check: SanityCheck) -> None:
             axes.plot(places, rows[name], marker=".", label=method)
         axes.set_xticks(places, [short(step) for step in rows.index], rotation=30, fontsize="small")
         axes.set_title(f"{name} with the map of the trained model, n = {IMAGES}", fontsize="small")
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", loc="upper right", bbox_to_anchor=(1, 0.93))
 
 
 def short(step: str) -> str:

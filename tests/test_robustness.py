@@ -72,6 +72,11 @@ def same(value: float) -> Draw:
     return lambda shape, name: torch.full((1, *shape), value)
 
 
+def for_captum(attribute: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
+    """An explanation as captum calls it: first of a tuple of inputs, which gives a tuple, then of a tensor."""
+    return lambda inputs: (attribute(inputs[0]),) if isinstance(inputs, tuple) else attribute(inputs)
+
+
 def noises(metric: str, samples: int, size: float, noise: str, images: Tensor) -> Tensor:
     """What a metric adds to images `[N, C, H, W]`: of each image all samples, `[N * S, C, H, W]`, as captum wants it."""
     draw = drawn(len(images))
@@ -120,16 +125,13 @@ def test_max_sensitivity_is_that_of_captum_to_1e_4_given_the_same_noise(noise):
     targets = torch.tensor([0, 3, 1, 4])
     saliency = Saliency(model)
 
-    def attribute(altered: Tensor, target: Tensor = targets) -> Tensor:
-        return saliency.attribute(altered.clone().requires_grad_(), target=target, abs=False).sum(dim=1)
-
-    def explanation(inputs: Any) -> Tensor:  # captum gives the original images as a tuple
-        altered = inputs[0] if isinstance(inputs, tuple) else inputs
-        return attribute(altered, targets.repeat_interleave(len(altered) // 4))
+    def attribute(altered: Tensor) -> Tensor:
+        repeated = targets.repeat_interleave(len(altered) // 4)
+        return saliency.attribute(altered.clone().requires_grad_(), target=repeated, abs=False).sum(dim=1)
 
     found = max_sensitivity(samples=6, radius=0.3, noise=noise).per_image(attribute(images), images, attribute, drawn(4))
     added = noises("max-sensitivity", 6, 0.3, noise, images)
-    expected = captum_sensitivity_max(explanation, images, perturb_func=lambda x: x + added, n_perturb_samples=6)
+    expected = captum_sensitivity_max(for_captum(attribute), images, perturb_func=lambda x: x + added, n_perturb_samples=6)
     assert expected.min() > 1e-3, "an explanation that never changes would compare nothing"
     np.testing.assert_allclose(found, expected.detach(), rtol=1e-4)
 
@@ -138,12 +140,11 @@ def test_a_map_of_zeros_has_no_sensitivity_where_captum_divides_by_one():
     images = torch.ones(2, 1, 2, 2)
     maps = torch.stack([torch.zeros(2, 2), torch.ones(2, 2)])
 
-    def attribute(altered: Any) -> Tensor:
-        given = altered[0] if isinstance(altered, tuple) else altered
-        return maps if torch.equal(given, images) else maps + 3
+    def attribute(altered: Tensor) -> Tensor:
+        return maps if torch.equal(altered, images) else maps + 3
 
     ours = max_sensitivity(samples=1).per_image(maps, images, attribute, lambda shape, name: torch.rand(2, *shape))
-    theirs = captum_sensitivity_max(attribute, images, n_perturb_samples=1)
+    theirs = captum_sensitivity_max(for_captum(attribute), images, n_perturb_samples=1)
     assert ours.isnan().tolist() == [True, False]
     assert theirs.tolist() == pytest.approx([6, 3])  # a norm of 6, taken for a share
     assert float(ours[1]) == pytest.approx(3)
@@ -387,7 +388,7 @@ def test_the_metrics_are_found_by_name_with_their_settings_and_directions():
         (lambda: max_sensitivity(samples=0), "samples is at least 1, got 0"),
         (lambda: max_sensitivity(radius=0), "radius is positive, got 0"),
         (lambda: max_sensitivity(radius=math.nan), "radius is positive, got nan"),
-        (lambda: max_sensitivity(noise="normal"), "no noise 'normal'; known: gaussian, uniform"),
+        (lambda: max_sensitivity(noise="pink"), "no noise 'pink'; known: gaussian, uniform"),
         (lambda: infidelity(samples=-1), "samples is at least 1, got -1"),
         (lambda: infidelity(deviation=-0.1), "deviation is positive, got -0.1"),
         (lambda: infidelity(noise="gausian"), "no noise 'gausian'; did you mean 'gaussian'? known: gaussian, uniform"),
@@ -428,8 +429,7 @@ def test_a_run_gives_what_captum_gives_for_grad_cam_and_the_run_s_own_noise():
         targets = model(images).argmax(dim=1)
     cam = LayerGradCam(model, model[2])
 
-    def attribute(inputs: Any) -> Tensor:
-        altered = inputs[0] if isinstance(inputs, tuple) else inputs
+    def attribute(altered: Tensor) -> Tensor:
         repeated = targets.repeat_interleave(len(altered) // 5)
         maps = cam.attribute(altered, target=repeated, relu_attributions=True)
         return functional.interpolate(maps, (12, 12), mode="bilinear")[:, 0].detach()
@@ -437,7 +437,7 @@ def test_a_run_gives_what_captum_gives_for_grad_cam_and_the_run_s_own_noise():
     scores = run([max_sensitivity(samples=4, radius=0.3), infidelity(samples=4)])
     rows = scores.rows[scores.rows["method"] == "gradcam"]
     added = noises("max-sensitivity", 4, 0.3, "uniform", images)
-    expected = captum_sensitivity_max(attribute, images, perturb_func=lambda x: x + added, n_perturb_samples=4)
+    expected = captum_sensitivity_max(for_captum(attribute), images, perturb_func=lambda x: x + added, n_perturb_samples=4)
     alive = attribute(images).flatten(1).any(dim=1).numpy()
     assert alive.sum() >= 3
     np.testing.assert_allclose(rows["max_sensitivity"][alive], expected[alive], rtol=1e-3)

@@ -170,7 +170,7 @@ def test_a_parameter_that_a_reset_leaves_alone_is_drawn_all_the_same():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's, on its old kind of weight_norm
         layer = nn.utils.weight_norm(nn.Linear(30, 20))
-    drawn = values(nn.Sequential(layer), "0")
+    drawn = values(nn.Sequential(layer).requires_grad_(False), "0")
     assert not torch.equal(drawn["weight_v"], layer.weight_v)
     assert not torch.equal(drawn["weight_g"], layer.weight_g)
     assert float(drawn["weight_v"].square().mean()) == pytest.approx(float(layer.weight_v.square().mean()), rel=0.3)
@@ -397,9 +397,7 @@ def test_controls_are_flagged_and_grad_cam_is_not():
     loader = scenes(prepare, size=12).loader(batch_size=12)
     methods = ("gradcam", "layercam", "center", "edges", "random", "uniform")
     found = sanity_check(xaieval.models.fpn_scenes(), loader, ["fpn[p3]", "fpn[p5]"], methods, modes=(), progress=False)
-    assert found.data_independent == [("input", name) for name in ("random", "uniform", "center", "edges")] or set(
-        found.data_independent
-    ) == {("input", name) for name in ("random", "uniform", "center", "edges")}
+    assert found.data_independent == [("input", name) for name in ("center", "edges", "random", "uniform")]
     text = repr(found)
     assert text.startswith("all parameters random, 12 images")
     assert "data-independent: " in text

@@ -111,9 +111,12 @@ def test_structural_similarity_is_that_of_scikit_image_to_1e_10(shape):
     np.testing.assert_allclose(ssim(first, second), expected, atol=1e-10)
 
 
-def test_windows_over_the_edge_count_in_torchmetrics_and_not_here():
+def test_windows_are_those_of_torchmetrics_which_counts_those_over_the_edge_too():
     first, second = (maps.double() for maps in pair(2, 20, 20))
-    with_edge = structural_similarity_index_measure(first[:, None], second[:, None], data_range=1.0, reduction="none")
+    with_edge, windows = structural_similarity_index_measure(
+        first[:, None], second[:, None], data_range=1.0, reduction="none", return_full_image=True
+    )
+    np.testing.assert_allclose(ssim(first, second), windows[:, 0, 5:-5, 5:-5].flatten(1).mean(dim=1), atol=1e-10)
     assert (with_edge - ssim(first, second)).abs().min() > 1e-4
 
 
@@ -171,10 +174,9 @@ def test_shapes_are_refused_word_for_word():
     with pytest.raises(MetricError) as error:
         ssim(torch.ones(2, 10, 30), torch.ones(2, 10, 30))
     assert str(error.value) == (
-        "ssim compares maps [N, H, W] or [N, D, H, W] by windows of 11 pixels a side, got [2, 10, 30]; upsample smaller maps, "
-        "or use pearson or spearman"
+        "ssim compares maps by windows of 11 pixels a side, got [2, 10, 30]; upsample smaller maps, or use pearson or spearman"
     )
     with pytest.raises(
-        MetricError, match=r"^no similarity 'spearmann'; did you mean 'spearman'\? known: pearson, spearman, ssim$"
+        MetricError, match=r"^no similarity 'spearmann'; did you mean 'spearman' or 'pearson'\? known: pearson, spearman, ssim$"
     ):
         resolve_similarity("spearmann")

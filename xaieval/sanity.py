@@ -263,9 +263,11 @@ def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Proto
     raw = [upsample(maps, images.shape[2:]) for maps in (before, after)]
     invalid = pair[0].invalid | pair[1].invalid
     constant = pair[0].constant | pair[1].constant  # up to rounding, of which ranks would make noise
+    ordered = spearman(raw[0], raw[1]).masked_fill(constant, torch.nan)
+    signed = bool((raw[0] < 0).any() | (raw[1] < 0).any())  # what is not need not be put in order once more
     found = {
         "ssim": ssim(pair[0].maps, pair[1].maps).masked_fill(invalid, torch.nan),
-        "spearman": spearman(*raw).masked_fill(constant, torch.nan),
-        "spearman_absolute": spearman(*(maps.abs() for maps in raw)).masked_fill(constant, torch.nan),
+        "spearman": ordered,
+        "spearman_absolute": spearman(raw[0].abs(), raw[1].abs()).masked_fill(constant, torch.nan) if signed else ordered,
     }
     return {name: values.cpu().numpy() for name, values in found.items()}

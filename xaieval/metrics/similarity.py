@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from xaieval.errors import MetricError, choose_from
 
@@ -21,7 +21,8 @@ __all__ = ["SIMILARITIES", "pearson", "resolve_similarity", "spearman", "ssim"]
 Maps = Float[Tensor, " n *space"]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
-MARGIN = 5  # cells on each side of the middle of SSIM's window: its Gaussian is cut off after 3.5 standard deviations of 1.5
+WINDOW, DEVIATION = 11, 1.5  # of SSIM, in pixels
+LIGHT, CONTRAST = 0.01**2, 0.03**2  # its constants for values in [0, 1], which keep its quotients from 0 / 0
 
 
 def pearson(first: Maps, second: Maps) -> Float[Tensor, " n"]:
@@ -68,7 +69,8 @@ def spearman(first: Maps, second: Maps) -> Float[Tensor, " n"]:
         >>> spearman(ramp, ramp.exp())
         tensor([1.], dtype=torch.float64)
     """
-    one, other = _checked(first, second)
+    _check_shapes(first, second)
+    one, other = first.flatten(1), second.flatten(1)
     invalid = _invalid(one) | _invalid(other)  # which have no order
     return _correlation(_ranks(one), _ranks(other)).masked_fill(invalid, torch.nan)
 
@@ -81,7 +83,7 @@ def ssim(first: Maps, second: Maps) -> Float[Tensor, " n"]:
     inf.
 
     Args:
-        first: maps in [0, 1], `[N, H, W]` or `[N, D, H, W]`, each side at least 11.
+        first: maps in [0, 1], `[N, H, W]` or `[N, D, H, W]`, each side at least 11 pixels.
         second: of the same shape.
 
     Raises:
@@ -98,17 +100,19 @@ def ssim(first: Maps, second: Maps) -> Float[Tensor, " n"]:
         (tensor([1.], dtype=torch.float64), tensor([-0.26], dtype=torch.float64))
     """
     _check_shapes(first, second)
-    sides = first.shape[1:]
-    if len(sides) not in (2, 3) or min(sides) < 2 * MARGIN + 1:
+    if min(first.shape[1:]) < WINDOW:
         raise MetricError(
-            f"ssim compares maps [N, H, W] or [N, D, H, W] by windows of {2 * MARGIN + 1} pixels a side, got "
-            f"{list(first.shape)}; upsample smaller maps, or use pearson or spearman"
+            f"ssim compares maps by windows of {WINDOW} pixels a side, got {list(first.shape)}; upsample smaller maps, or use "
+            "pearson or spearman"
         )
-    one, other = (maps.double()[:, None] for maps in (first, second))
-    # Its own mean takes windows that reach over the edge too, into a mirror image of the map.
-    _, windows = structural_similarity_index_measure(one, other, reduction="none", data_range=1.0, return_full_image=True)
-    inside = (slice(None), 0, *(slice(MARGIN, side - MARGIN) for side in sides))
-    return windows[inside].flatten(1).mean(dim=1)
+    one, other = first.double(), second.double()
+    mean, other_mean = _windowed(one), _windowed(other)
+    variance = _windowed(one * one) - mean**2
+    other_variance = _windowed(other * other) - other_mean**2
+    covariance = _windowed(one * other) - mean * other_mean
+    light = (2 * mean * other_mean + LIGHT) / (mean**2 + other_mean**2 + LIGHT)
+    shape = (2 * covariance + CONTRAST) / (variance + other_variance + CONTRAST)
+    return (light * shape).flatten(1).mean(dim=1)
 
 
 SIMILARITIES: dict[str, Similarity] = {"pearson": pearson, "spearman": spearman, "ssim": ssim}
@@ -156,9 +160,22 @@ def _standardised(flat: Tensor) -> tuple[Tensor, Tensor]:
     return scaled / scaled.norm(dim=1, keepdim=True), constant
 
 
+def _windowed(maps: Tensor) -> Tensor:
+    """The weighted mean of each window that lies inside; along one axis after the other, as a Gaussian allows."""
+    weights = torch.exp(-0.5 * ((torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2) / DEVIATION) ** 2)
+    for axis in range(1, maps.ndim):
+        left = maps.shape[axis] - WINDOW + 1
+        parts = [weight * maps.narrow(axis, place, left) for place, weight in enumerate((weights / weights.sum()).tolist())]
+        maps = reduce(torch.add, parts)
+    return maps
+
+
 def _ranks(flat: Tensor) -> Tensor:
     """The rank of each value in its row, from 1; of equal values the mean of their ranks."""
-    ordered = flat.sort(dim=1).values
-    below = torch.searchsorted(ordered, flat)
-    up_to = torch.searchsorted(ordered, flat, right=True)
-    return (below + up_to + 1).double() / 2
+    ordered, places = flat.sort(dim=1)
+    numbers = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
+    rises = ordered[:, 1:] != ordered[:, :-1]
+    edge = rises.new_ones(len(flat), 1)
+    first = numbers.masked_fill(~torch.cat([edge, rises], dim=1), 0).cummax(dim=1).values  # of those that are equal
+    last = numbers.masked_fill(~torch.cat([rises, edge], dim=1), flat.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    return torch.zeros_like(flat, dtype=torch.float64).scatter_(1, places, (first + last).double() / 2 + 1)
