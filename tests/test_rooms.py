@@ -18,7 +18,7 @@ ROOT = Path(xaieval.__file__).parent
 ROWS = (
     ("errors", "protocol", "presets", "config", "ranks"),
     ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
-    ("probe", "models", "folding", "speedup"),
+    ("probe", "models", "folding", "randomisation", "speedup"),
     ("explainers",),
     (
         "engine",
@@ -32,6 +32,7 @@ ROWS = (
         "winning",
         "merging",
         "running",
+        "sanity",
         "scoring",
         "testing",
     ),
@@ -50,6 +51,7 @@ PUBLIC = [
     "list_layers",
     "metrics",
     "models",
+    "sanity_check",
     "score",
     "testing",
 ]

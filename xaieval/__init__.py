@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xaieval.errors import XaievalError
     from xaieval.probe import list_layers
     from xaieval.protocol import Protocol
+    from xaieval.sanity import sanity_check
     from xaieval.scores import Scores
     from xaieval.scoring import explain, score
     from xaieval.stopping import Stop
@@ -26,6 +27,7 @@ _HOMES = {
     "XaievalError": "xaieval.errors",
     "explain": "xaieval.scoring",
     "list_layers": "xaieval.probe",
+    "sanity_check": "xaieval.sanity",
     "score": "xaieval.scoring",
 }
 _MODULES = ("explainers", "metrics", "models", "testing")
@@ -40,6 +42,7 @@ __all__ = [
     "list_layers",
     "metrics",
     "models",
+    "sanity_check",
     "score",
     "testing",
 ]

@@ -31,7 +31,6 @@ from xaieval.metrics.description import (
     sparseness,
 )
 from xaieval.metrics.functional import (
-    CONFIDENCE_METRICS,
     average_drop,
     average_gain,
     confidence_ratio,
@@ -65,11 +64,14 @@ from xaieval.metrics.localisation_classes import (
     RelevanceRankAccuracy,
 )
 from xaieval.metrics.metric import NEEDS, Metric
+from xaieval.metrics.robustness import ROBUSTNESS_METRICS, infidelity, max_sensitivity, stability_flip, stability_shift
+from xaieval.metrics.similarity import SIMILARITIES, pearson, spearman, ssim
 
 __all__ = [
     "ADCC",
     "METRICS",
     "NEEDS",
+    "SIMILARITIES",
     "AreaAboveHalf",
     "AverageDrop",
     "AverageGain",
@@ -111,13 +113,16 @@ __all__ = [
     "increase",
     "increase_by",
     "increase_in_confidence",
+    "infidelity",
     "insertion",
     "iou",
     "iou_curve",
     "lerf",
     "linear_imputation",
     "mask_iou",
+    "max_sensitivity",
     "morf",
+    "pearson",
     "perturbed_pixels",
     "pixel_ranks",
     "pointing_game",
@@ -129,6 +134,10 @@ __all__ = [
     "road_lerf",
     "road_morf",
     "sparseness",
+    "spearman",
+    "ssim",
+    "stability_flip",
+    "stability_shift",
     "win",
     "win_percentage",
 ]
@@ -140,6 +149,7 @@ FAMILIES = (
     CURVE_METRICS,
     ROAD_METRICS,
     LOCALISATION_METRICS,
+    ROBUSTNESS_METRICS,
 )
 
 METRICS = {metric.name: metric for family in FAMILIES for metric in family}

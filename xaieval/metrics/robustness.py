@@ -1,0 +1,334 @@
+"""Robustness: whether a map stays what it is when its image changes a little, and whether it foretells what the model does.
+
+Each metric alters the images, and asks the method or the model again. All of them are made by a function with settings; the
+registry holds what it makes by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.metric import Metric
+from xaieval.metrics.similarity import resolve_similarity
+
+__all__ = [
+    "NOISE",
+    "ROBUSTNESS_METRICS",
+    "infidelity",
+    "max_sensitivity",
+    "relative_change",
+    "squared_error",
+    "stability_flip",
+    "stability_shift",
+]
+
+Maps = Float[Tensor, " n *space"]
+Explain = Callable[[Tensor], Tensor]
+Draw = Callable[..., Tensor]
+Ask = Callable[[Iterator[tuple[Tensor, Tensor]]], Tensor]
+
+
+def _uniform(drawn: Tensor) -> Tensor:
+    return 2 * drawn - 1
+
+
+def _gaussian(drawn: Tensor) -> Tensor:
+    """Standard normal numbers of numbers uniform in [0, 1), by the inverse of the distribution function.
+
+    Drawn numbers are multiples of 2^-24, of which 0 would become minus infinity: half a step keeps away from both ends.
+    """
+    return torch.special.ndtri(drawn.double() + 2.0**-25)
+
+
+NOISE: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": _gaussian, "uniform": _uniform}
+
+
+def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "uniform", normalised: bool = False) -> Metric:
+    """Max-sensitivity: the largest change of the map under noise on the image, relative to the map, 0 or more, lower is better.
+
+    `max_k |phi(x + e_k) - phi(x)| / |phi(x)|` over the drawn noises, with the Euclidean norm over all pixels. NaN where the
+    map of the image is zero everywhere. The maximum over few samples is a lower bound of that over the whole ball.
+
+    Maps are compared as the method gives them, at the image's size: as in the paper and in captum, where the division by the
+    norm takes care of the scale. Maps normalised to [0, 1] would hide that all of a map grew, and are mixed with the position
+    of their extremes; `normalised=True` compares those, which is what a viewer sees.
+
+    Args:
+        samples: noisy images per image.
+        radius: half the width of uniform noise in each pixel (a ball of the maximum norm), or the standard deviation of
+            Gaussian noise; in the units of the model's input.
+        noise: "uniform" or "gaussian".
+        normalised: compare maps in [0, 1].
+
+    Raises:
+        MetricError: a setting is out of range.
+
+    Reference:
+        Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv 1901.09392), the definition of
+        max-sensitivity; divided by the norm as in the authors' code and in `captum.metrics.sensitivity_max`.
+
+    Example:
+        >>> max_sensitivity(samples=20).settings["samples"]
+        20
+    """
+    _check(samples=samples, radius=radius)
+    _check_noise(noise)
+    return Metric(
+        "max_sensitivity",
+        partial(_max_sensitivity, samples=samples, radius=radius, noise=noise),
+        higher_is_better=False,
+        label="max-sensitivity",
+        needs=("maps", "images", "explain", "draw") if normalised else ("attributions", "images", "attribute", "draw"),
+        settings={"samples": samples, "radius": radius, "noise": noise, "normalised": normalised},
+        passes=f"the method {samples} times",
+        paper=YEH,
+    )
+
+
+def infidelity(samples: int = 10, deviation: float = 0.2, noise: str = "gaussian", scaled: bool = True) -> Metric:
+    """Infidelity: how badly the map foretells changes of the confidence, in confidence squared, 0 or more, lower is better.
+
+    `mean_k (b I_k . phi - (f(x) - f(x - I_k)))^2` over the drawn noises `I_k`, where f is the confidence and the product runs
+    over all pixels and channels, each channel with the map's value. b is 1, or with `scaled` the factor that makes the mean
+    smallest: maps of the CAM family have a shape but no unit, so that without it infidelity compares their scales.
+
+    Args:
+        samples: noisy images per image.
+        deviation: standard deviation of Gaussian noise, or half the width of uniform noise; in the units of the model's input.
+        noise: "gaussian" or "uniform".
+        scaled: find b, as the paper's experiments do; False for maps in the unit of the confidence, such as gradients.
+
+    Raises:
+        MetricError: a setting is out of range.
+
+    Reference:
+        Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv 1901.09392), the definition of
+        infidelity in section 2; `captum.metrics.infidelity`, with `normalize=True` for `scaled`.
+
+    Example:
+        >>> infidelity(scaled=False).settings["scaled"]
+        False
+    """
+    _check(samples=samples, deviation=deviation)
+    _check_noise(noise)
+    return Metric(
+        "infidelity",
+        partial(_infidelity, samples=samples, deviation=deviation, noise=noise, scaled=scaled),
+        higher_is_better=False,
+        needs=("confidence", "attributions", "images", "ask", "draw"),
+        settings={"samples": samples, "deviation": deviation, "noise": noise, "scaled": scaled},
+        passes=str(samples),
+        paper=YEH,
+    )
+
+
+def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metric:
+    """Stability under shifts: how alike the map is when the image moves and the map is moved back, -1 to 1, higher is better.
+
+    The image is shifted by a share of each side there and back along each axis, its edge repeated where nothing is left to
+    see. The map of the shifted image is moved back and compared with the map of the image in the region that both see. The
+    value is the mean over the directions; NaN where a map is constant in such a region.
+
+    Args:
+        share: of a side that the image is shifted by, in (0, 0.5); at least one pixel.
+        similarity: "pearson", which does not depend on how the two maps were normalised, "spearman" or "ssim".
+
+    Raises:
+        MetricError: a setting is out of range, or there is no such similarity.
+
+    Reference:
+        Crabbe and van der Schaar, "Evaluating the Robustness of Interpretability Methods through Explanation Invariance and
+        Equivariance", NeurIPS 2023 (arXiv 2304.06715): explanation equivariance, of which this is the case of small shifts.
+
+    Example:
+        >>> stability_shift(similarity="spearman").settings["similarity"]
+        'spearman'
+    """
+    if not 0 < share < 0.5:
+        raise MetricError(f"share of a side lies in (0, 0.5), got {share}")
+    alike = resolve_similarity(similarity)
+    return Metric(
+        "stability_shift",
+        partial(_stability_shift, share=share, alike=alike),
+        higher_is_better=True,
+        label="shift stability",
+        needs=("maps", "images", "explain"),
+        settings={"share": share, "similarity": similarity},
+        passes="the method 4 times (6 of volumes)",
+        paper=CRABBE,
+    )
+
+
+def stability_flip(similarity: str = "pearson") -> Metric:
+    """Stability under a flip: how alike the map of the mirrored image, mirrored back, is to the map, -1 to 1, higher is better.
+
+    Left and right are exchanged. NaN where one of the two maps is constant.
+
+    Args:
+        similarity: "pearson", "spearman" or "ssim".
+
+    Raises:
+        MetricError: there is no such similarity.
+
+    Reference:
+        Crabbe and van der Schaar, NeurIPS 2023 (arXiv 2304.06715): explanation equivariance, of which this is one case.
+
+    Example:
+        >>> stability_flip().passes
+        'the method once'
+    """
+    alike = resolve_similarity(similarity)
+    return Metric(
+        "stability_flip",
+        partial(_stability_flip, alike=alike),
+        higher_is_better=True,
+        label="flip stability",
+        needs=("maps", "images", "explain"),
+        settings={"similarity": similarity},
+        passes="the method once",
+        paper=CRABBE,
+    )
+
+
+def relative_change(maps: Maps, changed: Maps) -> Float[Tensor, " n"]:
+    """Size of the change of a map relative to the map, `|changed - map| / |map|` in Euclidean norms, 0 or more.
+
+    NaN where the map is zero everywhere.
+
+    Args:
+        maps: `[N, H, W]`.
+        changed: of the same shape.
+
+    Example:
+        >>> relative_change(torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]]), torch.tensor([[[3.0, 3.0]], [[1.0, 0.0]]]))
+        tensor([0.2000,    nan], dtype=torch.float64)
+    """
+    before, after = maps.double().flatten(1), changed.double().flatten(1)
+    norm = before.norm(dim=1)
+    return ((after - before).norm(dim=1) / norm).masked_fill(norm == 0, torch.nan)
+
+
+def squared_error(foretold: Float[Tensor, "n s"], found: Float[Tensor, "n s"], scaled: bool = True) -> Float[Tensor, " n"]:
+    """Mean squared difference over S samples, 0 or more; with `scaled` after the best common factor on what was foretold.
+
+    The factor of an image is `sum_k foretold_k found_k / sum_k foretold_k^2`. Where all that was foretold is 0, no factor
+    makes a difference.
+
+    Args:
+        foretold: changes by the map, `[N, S]`.
+        found: changes of the model, `[N, S]`.
+        scaled: whether to find a factor.
+
+    Example:
+        >>> squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]))
+        tensor([0.], dtype=torch.float64)
+        >>> squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]), scaled=False)
+        tensor([2.5000], dtype=torch.float64)
+    """
+    foretold, found = foretold.double(), found.double()
+    if scaled:
+        size = foretold.square().sum(dim=1, keepdim=True)
+        factor = (foretold * found).sum(dim=1, keepdim=True) / size
+        foretold = foretold * factor.masked_fill(size == 0, 1)
+    return (foretold - found).square().mean(dim=1)
+
+
+def _max_sensitivity(
+    maps: Tensor, images: Tensor, again: Explain, draw: Draw, *, samples: int, radius: float, noise: str
+) -> Tensor:
+    changes = (
+        relative_change(maps, again(images + _drawn(draw, images, noise, radius, f"max-sensitivity {number}")))
+        for number in range(samples)
+    )
+    return reduce(torch.maximum, changes)
+
+
+def _infidelity(
+    confidence: Tensor,
+    attributions: Tensor,
+    images: Tensor,
+    ask: Ask,
+    draw: Draw,
+    *,
+    samples: int,
+    deviation: float,
+    noise: str,
+    scaled: bool,
+) -> Tensor:
+    everywhere = torch.arange(len(images), device=images.device)
+    foretold: list[Tensor] = []
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(samples):
+            change = _drawn(draw, images, noise, deviation, f"infidelity {number}")
+            foretold.append((change.double().sum(dim=1) * attributions).flatten(1).sum(dim=1))
+            yield images - change, everywhere
+
+    asked = ask(blocks()).double().view(samples, len(images))
+    return squared_error(torch.stack(foretold, dim=1), confidence[:, None] - asked.T, scaled)
+
+
+def _drawn(draw: Draw, images: Tensor, noise: str, size: float, name: str) -> Tensor:
+    """Noise for each image, of the images' shape."""
+    return (size * NOISE[noise](draw(images.shape[1:], name))).to(images.dtype)
+
+
+def _stability_shift(
+    maps: Tensor, images: Tensor, explain: Explain, *, share: float, alike: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    found = [
+        alike(_moved(maps, axis, -step), _moved(explain(_shifted(images, axis, step)), axis, step))
+        for axis, step in _steps(images, share)
+    ]
+    return torch.stack(found).mean(dim=0)
+
+
+def _steps(images: Tensor, share: float) -> list[tuple[int, int]]:
+    """Each direction: an axis counted from the last, and by how many pixels."""
+    axes = range(2 - images.ndim, 0)
+    return [(axis, sign * max(1, round(share * images.shape[axis]))) for axis, sign in product(axes, (1, -1))]
+
+
+def _shifted(images: Tensor, axis: int, step: int) -> Tensor:
+    """The images moved towards larger indices by `step`, their edge repeated."""
+    pads = [0] * (2 * (images.ndim - 2))
+    pads[2 * (-axis - 1) + (step < 0)] = abs(step)
+    padded = functional.pad(images, pads, mode="replicate")
+    return padded.narrow(axis, max(-step, 0), images.shape[axis])
+
+
+def _moved(maps: Tensor, axis: int, step: int) -> Tensor:
+    """What is left of the maps after `step` cells at their beginning, or at their end for a negative one."""
+    return maps.narrow(axis, max(step, 0), maps.shape[axis] - abs(step))
+
+
+def _stability_flip(maps: Tensor, images: Tensor, explain: Explain, *, alike: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    return alike(maps, explain(images.flip(-1)).flip(-1))
+
+
+def _check(samples: int, **sizes: Any) -> None:
+    if samples < 1:
+        raise MetricError(f"samples is at least 1, got {samples}")
+    for name, size in sizes.items():
+        if not size > 0:
+            raise MetricError(f"{name} is positive, got {size}")
+
+
+def _check_noise(noise: str) -> None:
+    if noise not in NOISE:
+        raise MetricError(f"no noise {noise!r}; {choose_from(noise, NOISE)}")
+
+
+YEH = "Yeh et al. 2019, arXiv 1901.09392"
+CRABBE = "after Crabbe and van der Schaar 2023, arXiv 2304.06715"
+
+ROBUSTNESS_METRICS = (max_sensitivity(), infidelity(), stability_shift(), stability_flip())

@@ -1,0 +1,181 @@
+"""How alike two maps are: Pearson's and Spearman's correlation, and structural similarity (SSIM).
+
+They compare maps `[N, H, W]` with maps `[N, H, W]`, image by image; of volumes `[N, D, H, W]`. A map that is constant, or that
+holds NaN or inf, has no correlation with anything: that is NaN, and no epsilon makes a number of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xaieval.errors import MetricError, choose_from
+
+__all__ = ["SIMILARITIES", "pearson", "resolve_similarity", "spearman", "ssim"]
+
+Maps = Float[Tensor, " n *space"]
+Similarity = Callable[[Tensor, Tensor], Tensor]
+
+WINDOW, DEVIATION = 11, 1.5  # of SSIM, in pixels
+LIGHT, CONTRAST = 0.01**2, 0.03**2  # its constants for values in [0, 1], which keep its quotients from 0 / 0
+
+
+def pearson(first: Maps, second: Maps) -> Float[Tensor, " n"]:
+    """Pearson's correlation of two maps over their pixels, -1 to 1, higher is more alike.
+
+    It does not depend on the scale and the offset of either map. NaN where a map is constant, or holds NaN or inf.
+
+    Args:
+        first: maps `[N, H, W]`, or `[N, D, H, W]`.
+        second: of the same shape.
+
+    Raises:
+        MetricError: the two are not maps of one shape.
+
+    Reference:
+        Pearson, "Notes on regression and inheritance in the case of two parents", Proc. Royal Society 58, 1895.
+
+    Example:
+        >>> ramp = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> pearson(ramp, 5 - 2 * ramp), pearson(ramp, torch.ones(1, 1, 3))
+        (tensor([-1.], dtype=torch.float64), tensor([nan], dtype=torch.float64))
+    """
+    return _correlation(*_checked(first, second))
+
+
+def spearman(first: Maps, second: Maps) -> Float[Tensor, " n"]:
+    """Spearman's rank correlation of two maps over their pixels, -1 to 1, higher is more alike.
+
+    Equal values share the mean of their ranks. It does not change where a map is rescaled by any rising function. NaN where a
+    map is constant, or holds NaN or inf.
+
+    Args:
+        first: maps `[N, H, W]`, or `[N, D, H, W]`.
+        second: of the same shape.
+
+    Raises:
+        MetricError: the two are not maps of one shape.
+
+    Reference:
+        Spearman, "The proof and measurement of association between two things", American Journal of Psychology 15, 1904.
+
+    Example:
+        >>> ramp = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> spearman(ramp, ramp.exp())
+        tensor([1.], dtype=torch.float64)
+    """
+    _check_shapes(first, second)
+    one, other = first.flatten(1), second.flatten(1)
+    invalid = _invalid(one) | _invalid(other)  # which have no order
+    return _correlation(_ranks(one), _ranks(other)).masked_fill(invalid, torch.nan)
+
+
+def ssim(first: Maps, second: Maps) -> Float[Tensor, " n"]:
+    """Structural similarity of two maps in [0, 1], -1 to 1, higher is more alike; 1 only for equal maps.
+
+    The mean over all windows of 11 x 11 pixels that lie inside the map, weighted by a Gaussian of standard deviation 1.5. Its
+    constants are those of the paper for values in [0, 1], so that constant maps have a value too. NaN where a map holds NaN or
+    inf.
+
+    Args:
+        first: maps in [0, 1], `[N, H, W]` or `[N, D, H, W]`, each side at least 11 pixels.
+        second: of the same shape.
+
+    Raises:
+        MetricError: the two are not maps of one shape, or are smaller than a window.
+
+    Reference:
+        Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE Trans. Image Processing
+        13, 2004, eq. 13.
+
+    Example:
+        >>> half = torch.zeros(1, 16, 16)
+        >>> half[:, :8] = 1
+        >>> ssim(half, half), ssim(half, 1 - half).round(decimals=2)
+        (tensor([1.], dtype=torch.float64), tensor([-0.26], dtype=torch.float64))
+    """
+    _check_shapes(first, second)
+    if min(first.shape[1:]) < WINDOW:
+        raise MetricError(
+            f"ssim compares maps by windows of {WINDOW} pixels a side, got {list(first.shape)}; upsample smaller maps, or use "
+            "pearson or spearman"
+        )
+    one, other = first.double(), second.double()
+    mean, other_mean = _windowed(one), _windowed(other)
+    variance = _windowed(one * one) - mean**2
+    other_variance = _windowed(other * other) - other_mean**2
+    covariance = _windowed(one * other) - mean * other_mean
+    light = (2 * mean * other_mean + LIGHT) / (mean**2 + other_mean**2 + LIGHT)
+    shape = (2 * covariance + CONTRAST) / (variance + other_variance + CONTRAST)
+    return (light * shape).flatten(1).mean(dim=1)
+
+
+SIMILARITIES: dict[str, Similarity] = {"pearson": pearson, "spearman": spearman, "ssim": ssim}
+
+
+def resolve_similarity(name: str) -> Similarity:
+    """A similarity of two maps by its name.
+
+    Raises:
+        MetricError: there is none of that name.
+    """
+    if name not in SIMILARITIES:
+        raise MetricError(f"no similarity {name!r}; {choose_from(name, SIMILARITIES)}")
+    return SIMILARITIES[name]
+
+
+def _check_shapes(first: Tensor, second: Tensor) -> None:
+    if first.ndim < 2 or first.shape != second.shape:
+        shapes = f"{list(first.shape)} and {list(second.shape)}"
+        raise MetricError(f"maps [N, H, W] are compared with maps of their shape, got {shapes}")
+
+
+def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as `[N, P]` in float64."""
+    _check_shapes(first, second)
+    return first.double().flatten(1), second.double().flatten(1)
+
+
+def _invalid(flat: Tensor) -> Tensor:
+    return ~flat.isfinite().all(dim=1)
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    one, constant = _standardised(one)
+    other, other_constant = _standardised(other)
+    return (one * other).sum(dim=1).clamp(-1, 1).masked_fill(constant | other_constant, torch.nan)
+
+
+def _standardised(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with mean 0 and norm 1, and which of them are constant; rows with NaN or inf come out as NaN."""
+    constant = flat.amin(dim=1) == flat.amax(dim=1)
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    largest = centred.abs().amax(dim=1, keepdim=True).masked_fill(constant[:, None], math.inf)
+    scaled = centred / largest  # first, or the squares of tiny values would vanish
+    return scaled / scaled.norm(dim=1, keepdim=True), constant
+
+
+def _windowed(maps: Tensor) -> Tensor:
+    """The weighted mean of each window that lies inside; along one axis after the other, as a Gaussian allows."""
+    weights = torch.exp(-0.5 * ((torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2) / DEVIATION) ** 2)
+    for axis in range(1, maps.ndim):
+        left = maps.shape[axis] - WINDOW + 1
+        parts = [weight * maps.narrow(axis, place, left) for place, weight in enumerate((weights / weights.sum()).tolist())]
+        maps = reduce(torch.add, parts)
+    return maps
+
+
+def _ranks(flat: Tensor) -> Tensor:
+    """The rank of each value in its row, from 1; of equal values the mean of their ranks."""
+    ordered, places = flat.sort(dim=1)
+    numbers = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
+    rises = ordered[:, 1:] != ordered[:, :-1]
+    edge = rises.new_ones(len(flat), 1)
+    first = numbers.masked_fill(~torch.cat([edge, rises], dim=1), 0).cummax(dim=1).values  # of those that are equal
+    last = numbers.masked_fill(~torch.cat([rises, edge], dim=1), flat.shape[1]).flip(1).cummin(dim=1).values.flip(1)
+    return torch.zeros_like(flat, dtype=torch.float64).scatter_(1, places, (first + last).double() / 2 + 1)
