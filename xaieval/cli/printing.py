@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,16 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
     for heading in ("n", "failed"):
         table.add_column(heading, justify="right")
+    beaten = _beaten(scores, summary)
+    if beaten:
+        table.add_column("beats every control\nbeyond chance in")
     for row in summary.reset_index().to_dict("records"):
         cells = [
             f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
             for name in (metric["name"] for metric in scores.manifest["metrics"])
         ]
-        table.add_row(row["layer"], row["method"], *cells, str(int(row["n_images"])), str(int(row["n_failed"])))
+        cells += [str(int(row["n_images"])), str(int(row["n_failed"])), *beaten.get((row["layer"], row["method"]), ())]
+        table.add_row(row["layer"], row["method"], *cells)
     out = console()
     out.print(table)
     counts = scores.rows["status"].value_counts()
@@ -37,7 +41,18 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         out.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
         out.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
+    for reason in scores.warnings(level):
+        out.print(f"warning: {reason}", soft_wrap=True)
     out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def _beaten(scores: Scores, summary: pd.DataFrame) -> dict[Any, tuple[str]]:
+    """By layer and method the metrics in which it beats the controls; empty for a run without controls."""
+    if "beats_controls" not in summary:
+        return {}
+    controls = scores.manifest["controls"]
+    found = summary["beats_controls"].to_dict()
+    return {pair: ("(control)" if pair[1] in controls else metrics or "none",) for pair, metrics in found.items()}
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:

@@ -83,6 +83,7 @@ def score(
         methods=options.methods,
         metrics=options.metrics,
         protocol=protocol,
+        controls=options.controls,
         stop=_stop_rule(options),
         device=options.device,
         precision=options.precision,
