@@ -26,8 +26,11 @@ def main(folder: Path) -> None:
     loader = scenes(prepare, size=IMAGES).loader(batch_size=20)
     scores = xaieval.score(model, loader, ["fpn[p3]", "fpn[p5]"], controls=True, progress=False)
     summary = scores.summary()
-    print(summary[["average_drop", "increase_in_confidence", "beats_controls"]].round(1).to_string(na_rep="(control)"))
-    print(*(f"warning: {reason}" for reason in scores.warnings()), sep="\n")
+    print(summary[["average_drop", "increase_in_confidence", "n_images"]].round(1).to_string(), end="\n\n")
+    tests = scores.controls_table()
+    print("Is it better than the control, beyond chance?")
+    print(tests.pivot_table(index=["metric", "layer"], columns="control", values="beats", sort=False).astype(bool).to_string())
+    print(*(f"\nwarning: {reason}" for reason in scores.warnings()), sep="")
 
     image = next(iter(loader))["image"][:1]
     pixels = prepare.to_pixels(image)[0].permute(1, 2, 0).numpy()

@@ -191,13 +191,13 @@ def test_a_method_alone_has_nobody_to_be_better_than():
 
 def test_without_an_effect_disagreements_are_rare():
     wrong = 0
-    for seed in range(60):
+    for seed in range(30):
         values = {
             name: {pair: _noise(50, 1000 * seed + 10 * number + place) for place, pair in enumerate(PAIRS)}
             for number, name in enumerate((AD, "insertion"))
         }
         wrong += bool(_found(_rows(PAIRS, 60, **values), [DROP, _metric("insertion", True)]))
-    assert wrong <= 4
+    assert wrong <= 3
 
 
 # ---- all of it

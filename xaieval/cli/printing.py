@@ -24,9 +24,9 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
     for heading in ("n", "failed"):
         table.add_column(heading, justify="right")
-    beaten = _beaten(scores, summary)
+    beaten = _beaten(scores, summary, level)
     if beaten:
-        table.add_column("beats every control\nbeyond chance in")
+        table.add_column("controls beaten\nbeyond chance")
     for row in summary.reset_index().to_dict("records"):
         cells = [
             f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
@@ -46,13 +46,17 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
     out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
-def _beaten(scores: Scores, summary: pd.DataFrame) -> dict[Any, tuple[str]]:
-    """By layer and method the metrics in which it beats the controls; empty for a run without controls."""
+def _beaten(scores: Scores, summary: pd.DataFrame, level: float) -> dict[Any, tuple[str]]:
+    """By layer and method how many controls it beats in which metrics; empty for a run without controls."""
     if "beats_controls" not in summary:
         return {}
+    labels = {metric["name"]: metric["label"].removesuffix(" %") for metric in scores.manifest["metrics"]}
+    tests = scores.controls_table(level).groupby(["layer", "method", "metric"], sort=False)["beats"].agg(["sum", "size"])
+    words: dict[Any, list[str]] = {pair: [] for pair in summary.index}
+    for (layer, method, metric), won, count in tests.itertuples():
+        words[layer, method].extend([f"{labels[metric]} {won}/{count}"] if won else [])
     controls = scores.manifest["controls"]
-    found = summary["beats_controls"].to_dict()
-    return {pair: ("(control)" if pair[1] in controls else metrics or "none",) for pair, metrics in found.items()}
+    return {pair: ("(control)" if pair[1] in controls else ", ".join(found) or "none",) for pair, found in words.items()}
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:
