@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_selection import slow_holm, slow_p
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
 from xaieval import distributed
@@ -277,6 +278,15 @@ def test_black_boxes_volumes_and_shares_of_a_run_have_controls_too(tmp_path):
     shared = distributed.score(tiny(), [images()], "2", output_dir=tmp_path, controls=True, progress=False)
     assert shared.manifest["controls"] == NAMES
     assert Scores.load(tmp_path).summary()["beats_controls"].notna().sum() == 1
+
+
+def test_a_run_that_stops_early_has_controls_that_take_no_part_in_the_stopping():
+    loader = DataLoader(TensorDataset(images(20)), batch_size=10, collate_fn=lambda items: torch.stack([x for (x,) in items]))
+    options: dict[str, Any] = {"stop": xaieval.Stop(rule="best", min_images=10, max_images=10), "progress": False}
+    scores = xaieval.score(tiny(), loader, ["0", "2"], "gradcam", controls=True, **options)
+    assert set(scores.manifest["stop"]["orders"]) == {"gradcam"}
+    assert len(scores.rows) == 10 * 7
+    assert scores.summary()["beats_controls"].notna().sum() == 2
 
 
 @pytest.fixture(scope="module")

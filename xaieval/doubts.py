@@ -80,16 +80,16 @@ def _best_controls(rows: pd.DataFrame, higher: Mapping[str, bool], controls: Seq
     counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
     found = []
     for metric, is_higher in higher.items():
-        means = counted[metric].mean().dropna()
-        good = means if is_higher else -means
-        of_controls = good.index.get_level_values("method").isin(list(controls))
-        if not of_controls.any() or of_controls.all():
+        column: Any = counted[metric].mean().dropna()
+        good = {pair: (value if is_higher else -value) for pair, value in column.items()}
+        ours, theirs = ([pair for pair in good if (pair[1] in controls) == is_control] for is_control in (False, True))
+        if not ours or not theirs:
             continue
-        control, method = good[of_controls].idxmax(), good[~of_controls].idxmax()
+        control, method = max(theirs, key=good.__getitem__), max(ours, key=good.__getitem__)
         if good[control] > good[method] or math.isclose(good[control], good[method], rel_tol=1e-9):
             found.append(
-                f"{metric}: a control map has the best value, {means[control]:.4g} of {_called(control)}; the best method is "
-                f"{_called(method)} with {means[method]:.4g}, so a good {metric} alone shows nothing"
+                f"{metric}: a control map has the best value, {column[control]:.4g} of {_called(control)}; the best method is "
+                f"{_called(method)} with {column[method]:.4g}, so a good {metric} alone shows nothing"
             )
     return found
 
@@ -128,7 +128,8 @@ def _ahead(rows: pd.DataFrame, metric: str, higher: Mapping[str, bool]) -> Float
 def _statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
     """How many rows of each status a layer and method has."""
     found: dict[Pair, dict[str, int]] = {}
-    for (layer, method, status), count in rows.groupby(["layer", "method", "status"], sort=False).size().items():  # type: ignore[misc]  # keys are tuples
+    sizes: Any = rows.groupby(["layer", "method", "status"], sort=False).size()
+    for (layer, method, status), count in sizes.items():
         found.setdefault((layer, method), {})[status] = int(count)
     return found
 

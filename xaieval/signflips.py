@@ -110,7 +110,7 @@ def _random_signs(values: Floats, resamples: int, seed: int) -> Floats:
     return (reached + 1) / (resamples + 1)
 
 
-def _reached(signs: Floats, values: Floats) -> Floats:
+def _reached(signs: NDArray[Any], values: Floats) -> Floats:
     """How many of the sums with other signs are as large as the sum itself, by column."""
     least = values.sum(axis=0) - ROUNDING * np.abs(values).sum(axis=0)
     width = max(1, _BLOCK // len(signs))

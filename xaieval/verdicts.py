@@ -55,7 +55,7 @@ def marks(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) ->
         >>> marks(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
         ['ic', '', None]
     """
-    every = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
+    every: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
     won: dict[tuple[str, str], list[str]] = {}
     for (layer, method, metric), beaten in every.items():
         won.setdefault((layer, method), []).extend([metric] if beaten else [])
@@ -86,7 +86,7 @@ def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str
     own = np.repeat(table[:, others], len(rivals), axis=1)
     theirs = np.tile(table[:, rivals], len(others))
     both = np.isfinite(own) & np.isfinite(theirs)
-    tested = [values.columns[place] for place in others for _ in rivals]
+    tested: list[Any] = [values.columns[place] for place in others for _ in rivals]
     return pd.DataFrame(
         {
             "layer": [layer for layer, _ in tested],

@@ -70,8 +70,9 @@ def fake_cam(context: Context) -> Tensor:
         Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021
         (arXiv 2104.10252), where it is called Fake-CAM.
     """
-    maps = torch.ones_like(context.images[:, 0])
-    maps[:, *(0,) * (maps.ndim - 1)] = 0
+    images = context.images
+    maps = images.new_ones(len(images), *images.shape[2:])
+    maps.view(len(maps), -1)[:, 0] = 0
     return maps
 
 
