@@ -115,6 +115,13 @@ def test_random_signs_find_what_paired_p_value_finds_up_to_chance():
     assert compared > 30
 
 
+def test_the_signs_that_were_seen_count_as_one_draw_so_that_p_values_of_draws_are_never_0():
+    found = sign_flip_p_values(_varied(), resamples=19)
+    drawn = found[(found >= 1 / 20) & (found < 1)]
+    assert len(drawn) > 20
+    np.testing.assert_allclose(20 * drawn, np.round(20 * drawn), atol=1e-9)
+
+
 def test_a_column_has_the_same_p_value_alone_and_among_others_and_the_seed_decides_it():
     table = _varied()
     whole = sign_flip_p_values(table, seed=3)
