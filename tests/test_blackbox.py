@@ -18,7 +18,7 @@ from xaieval.explainers.perturbation import RISE, Occlusion
 from xaieval.models import BlackBox, as_module, fpn_scenes, load_model
 
 IDENTITY = xaieval.Protocol(confidence="identity")
-WORKING = [RISE(n_masks=64), Occlusion(), "random", "uniform", "center", "edges"]
+WORKING = [RISE(n_masks=64), Occlusion(), "random", "uniform", "center", "edges", "fake-cam"]
 
 
 def brightness(images: Tensor) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_methods_that_look_inside_are_refused_with_those_that_do_not(method):
     assert message.startswith(
         f"method '{method}' needs layers, gradients or the inside of the model, and the model is a function"
     )
-    assert "these need none: rise, occlusion, random, uniform, center, edges, precomputed:DIR" in message
+    assert "these need none: rise, occlusion, random, uniform, center, edges, fake-cam, precomputed:DIR" in message
     with pytest.raises(ExplainerError, match="the model is a function"):
         xaieval.explain(brightness, torch.rand(1, 3, 8, 8), "layer4", method)
 
@@ -86,7 +86,7 @@ def test_every_method_either_works_on_a_function_or_is_refused():
             worked.append(name)
         except ExplainerError as error:
             assert "the model is a function" in str(error)  # noqa: PT017  # every other method is expected not to raise
-    assert {"rise", "occlusion", "random", "uniform", "center", "edges"} <= set(worked)
+    assert {"rise", "occlusion", "random", "uniform", "center", "edges", "fake-cam"} <= set(worked)
 
 
 def test_a_method_that_is_a_function_may_run_the_model():

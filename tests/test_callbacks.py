@@ -135,6 +135,13 @@ def test_what_is_logged_is_the_score_of_the_validation_images():
         assert float(found) == pytest.approx(expected.loc[(layer, method), "average_drop"], rel=1e-5)
 
 
+def test_controls_are_scored_and_logged_like_methods():
+    callback = ScoreLayers("net.4", max_images=4, controls=True)
+    _, trainer = _train([callback], epochs=1)
+    assert callback.scores.manifest["controls"] == ["random", "uniform", "center", "edges", "fake-cam"]
+    assert {"average_drop/net.4/gradcam", "average_drop/input/fake-cam"} <= set(trainer.callback_metrics)
+
+
 def test_the_training_is_the_same_to_the_last_bit_with_and_without_it():
     own = DataLoader(_data(20, seed=2), batch_size=8, shuffle=True)
     runs = []

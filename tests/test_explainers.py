@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ExplainerError
 from xaieval.explainers import METHODS, Context, Explainer, FunctionExplainer, resolve_methods
-from xaieval.explainers.controls import center, edges, random, uniform
+from xaieval.explainers.controls import center, edges, fake_cam, random, uniform
 
 ALL = (
     "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, score-cam, rise, "
-    "occlusion, ablation-cam, attention-rollout, raw-attention, attention, random, uniform, center, edges"
+    "occlusion, ablation-cam, attention-rollout, raw-attention, attention, random, uniform, center, edges, fake-cam"
 )
 
 KNOWN = f"known: {ALL}; 'xaieval-bench methods' lists those of other libraries too; or give a function"
@@ -145,7 +145,30 @@ def test_uniform_is_ones_and_a_constant_map_in_a_run(model):
     np.testing.assert_allclose(whole.rows["masked_confidence"], whole.rows["confidence"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["random", "uniform", "center", "edges"])
+def test_fake_cam_is_ones_but_for_the_first_pixel_and_stays_so_in_a_run(model):
+    images = torch.rand(3, 3, 16, 16)
+    expected = torch.ones(3, 16, 16)
+    expected[:, 0, 0] = 0
+    assert torch.equal(fake_cam(context_of(images)), expected)
+    assert torch.equal(xaieval.explain(model, images, method="fake-cam")["input"], expected)
+    scores = xaieval.score(model, [images], methods=["fake-cam"], progress=False)
+    assert set(scores.rows["status"]) == {"ok"}
+    np.testing.assert_allclose(scores.rows["mask_area"], 255 / 256, rtol=1e-6)
+    masked = images.clone()
+    masked[:, :, 0, 0] = 0
+    with torch.no_grad():
+        confidence = model(masked).double().softmax(dim=1)[range(3), model(images).argmax(dim=1)]
+    np.testing.assert_allclose(scores.rows["masked_confidence"], confidence, rtol=1e-5)
+
+
+def test_fake_cam_of_volumes_is_zero_at_the_first_voxel_alone():
+    maps = fake_cam(context_of(torch.rand(2, 1, 3, 4, 5)))
+    assert maps.shape == (2, 3, 4, 5)
+    assert (maps[:, 0, 0, 0] == 0).all()
+    assert maps.sum() == 2 * (60 - 1)
+
+
+@pytest.mark.parametrize("name", ["random", "uniform", "center", "edges", "fake-cam"])
 def test_controls_know_nothing_of_the_model_and_need_no_layer(model, name):
     images = torch.rand(2, 3, 16, 16)
     maps = xaieval.explain(model, images, method=name)

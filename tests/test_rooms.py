@@ -17,7 +17,20 @@ ROOT = Path(xaieval.__file__).parent
 # A module imports only from its own row and the rows above it: data flows one way, from loader to report.
 ROWS = (
     ("errors", "protocol", "presets", "config", "ranks"),
-    ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
+    (
+        "layers",
+        "layouts",
+        "padding",
+        "stages",
+        "targets",
+        "tasks",
+        "masking",
+        "metrics",
+        "stats",
+        "signflips",
+        "sequential",
+        "data",
+    ),
     ("probe", "models", "folding", "randomisation", "speedup"),
     ("explainers",),
     (
@@ -28,6 +41,8 @@ ROWS = (
         "manifest",
         "selection",
         "stopping",
+        "verdicts",
+        "doubts",
         "scores",
         "winning",
         "merging",

@@ -94,6 +94,7 @@ class ScoreOptions:
         methods: Explanation methods.
         metrics: Metrics.
         target: predicted, label, or a class index.
+        controls: Score control maps too, and say which methods beat them.
         stop: ranking, best or worst: stop when the order of the layers, or which is the best or the worst, is certain.
         stop_args: More of this, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         device: cpu, cuda, cuda:1, ...; a GPU is used only when named.
@@ -124,6 +125,7 @@ class ScoreOptions:
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
+    controls: Switch = False
     stop: str | None = None
     stop_args: dict[str, str] = field(default_factory=dict)
     device: str | None = None

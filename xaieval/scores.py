@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.doubts import find_doubts
 from xaieval.errors import OutputError
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
 from xaieval.stats import bootstrap_interval, wilson_interval
+from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
 from xaieval.winning import win_percentages
 
 __all__ = ["MANIFEST", "RANKS", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
@@ -52,7 +54,8 @@ class Scores:
             Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
             for proportions, percentile bootstrap with the run's seed for means); `<metric>_n` where a metric has no value for
             some of the rows that count, such as images without an object; then `n_images` (rows that count) and `n_failed`
-            (rows that do not, other than images that the protocol excludes).
+            (rows that do not, other than images that the protocol excludes); and where the run has controls,
+            `beats_controls`, the metrics in which the method beats every control beyond chance: see `controls_table`.
         """
         interval = self._intervals(level, resamples)
         records = []
@@ -68,7 +71,64 @@ class Scores:
             failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
             records.append(record | {"n_images": len(counted), "n_failed": failed})
         table = pd.DataFrame(records).set_index(["layer", "method"])
+        if self._controls:
+            beaten = marks(self.controls_table(level), table.index, self._controls)
+            table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
         return table.drop(columns=[f"{name}_n" for name in interval if (table[f"{name}_n"] == table["n_images"]).all()])
+
+    def controls_table(self, level: float = 0.95) -> pd.DataFrame:
+        """Whether each method beats each control map beyond chance, in every metric that has a direction.
+
+        The tests are paired by image and one-sided (exact McNemar for yes or no, random signs for means) and corrected by
+        Holm for all of them together. A control without a value in a metric is no rival in it.
+
+        Args:
+            level: 1 minus the probability of a false verdict among all tests, in (0, 1).
+
+        Returns:
+            One row a test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
+            which both count, `p_value` (see `xaieval.signflips`), `p_holm` and `beats`.
+
+        Raises:
+            MetricError: the run has no controls, or the level is not in (0, 1).
+
+        Example:
+            >>> import pandas as pd
+            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
+            >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[10.0] * 9 + [90.0] * 9)
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> scores = Scores(rows, {"metrics": [drop], "controls": ["random"]})
+            >>> scores.controls_table()[["method", "control", "value", "control_value", "p_holm", "beats"]]
+                method control  value  control_value    p_holm  beats
+            0  gradcam  random   10.0           90.0  0.001953   True
+            >>> scores.summary()["beats_controls"].to_list()
+            ['average_drop', None]
+        """
+        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
+        return compare_with_controls(self.rows, metrics, self._controls, level, seed)
+
+    def warnings(self, level: float = 0.95) -> list[str]:
+        """Reasons to doubt the numbers, a sentence each; none is no proof that they are right.
+
+        - More than 5 % of a method's maps are constant, or more than 5 % of its rows failed.
+        - No method is better than the best control map in a metric (where the run has controls).
+        - Metrics disagree: by Average Drop a method is better than the mean of the other methods, by insertion or coherency it
+          is worse, both beyond chance (paired by image, random signs, the larger of the two p-values, corrected by Holm for
+          all methods). Controls do not take part.
+
+        Args:
+            level: 1 minus the probability of a false disagreement, in (0, 1).
+
+        Raises:
+            MetricError: the level is not in (0, 1).
+        """
+        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
+        return find_doubts(self.rows, metrics, self._controls, level, seed)
+
+    @property
+    def _controls(self) -> list[str]:
+        """The methods that are control maps, if the run was asked for them."""
+        return list(self.manifest.get("controls", []))
 
     def select_layers(
         self,

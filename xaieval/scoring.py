@@ -17,6 +17,7 @@ from xaieval.data.order import Shuffled
 from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.explainers.controls import CONTROLS
 from xaieval.manifest import new_manifest
 from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
@@ -44,6 +45,7 @@ def score(
     target: Target | None = None,
     protocol: str | Protocol = "default",
     *,
+    controls: bool = False,
     device: torch.device | str | None = None,
     stop: str | Stop | None = None,
     precision: str = "float32",
@@ -77,6 +79,8 @@ def score(
         target: "predicted", "label", a class index, or a function of logits and labels; the protocol's choice unless told,
             which is "predicted" by default.
         protocol: a name or a `Protocol`.
+        controls: score the control maps too, which know nothing of the model: random, uniform, center, edges and fake-cam. The
+            summary then says in which metrics a method beats all of them.
         stop: "ranking", "best", "worst" or a `Stop`: take the images in a random order by the seed, and stop when the order of
             the layers, or which is the best or the worst, is certain to be that of all images. Needs a `DataLoader` over a data
             set with a length.
@@ -118,7 +122,7 @@ def score(
     """
     model = as_module(model)
     protocol = _settle(protocol, target, model)
-    explainers, chosen = _methods(methods, model), resolve_metrics(metrics)
+    explainers, chosen = _methods(methods, model, controls), resolve_metrics(metrics)
     asked = resolve_task(task, output)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
@@ -134,6 +138,8 @@ def score(
         show_progress(progress, shuffled or loader, max_images) as advance,
     ):
         run.manifest["device"] = there.type
+        if controls:
+            run.manifest["controls"] = [control.name for control in CONTROLS]
 
         def begin(batch: Batch) -> Runner:
             """The first images settle where the layers are, and how passes are made."""
@@ -244,8 +250,12 @@ def _settle(protocol: str | Protocol, target: Target | None, model: nn.Module) -
     return settled
 
 
-def _methods(methods: Method | Sequence[Method], model: nn.Module) -> list[Explainer]:
+def _methods(methods: Method | Sequence[Method], model: nn.Module, controls: bool = False) -> list[Explainer]:
+    """The methods, with the control maps after them that are not among them already."""
     explainers = resolve_methods(methods)
+    if controls:
+        missing = [control for control in CONTROLS if not any(control is explainer for explainer in explainers)]
+        explainers = resolve_methods([*explainers, *missing])
     if isinstance(model, BlackBox):
         check_black_box(explainers)
     return explainers

@@ -25,9 +25,13 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
     for heading in ("n", "failed"):
         table.add_column(heading, justify="right")
+    beaten = _beaten(scores, summary, level)
+    if beaten:
+        table.add_column("controls beaten\nbeyond chance")
     for row in summary.reset_index().to_dict("records"):
         cells = [_with_interval(row, metric) for metric in scores.manifest["metrics"]]
-        table.add_row(row["layer"], row["method"], *cells, str(int(row["n_images"])), str(int(row["n_failed"])))
+        cells += [str(int(row["n_images"])), str(int(row["n_failed"])), *beaten.get((row["layer"], row["method"]), ())]
+        table.add_row(row["layer"], row["method"], *cells)
     out = console()
     out.print(table)
     counts = scores.rows["status"].value_counts()
@@ -35,6 +39,8 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         out.print("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
         out.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
+    for reason in scores.warnings(level):
+        out.print(f"warning: {reason}", soft_wrap=True)
     out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
@@ -43,6 +49,19 @@ def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     name, digits = metric["name"], 1 if "%" in metric["label"] else 3
     mean, low, high = (f"{row[column]:.{digits}f}" for column in (name, f"{name}_low", f"{name}_high"))
     return f"{mean} [{low}, {high}]"
+
+
+def _beaten(scores: Scores, summary: pd.DataFrame, level: float) -> dict[Any, tuple[str]]:
+    """By layer and method how many controls it beats in which metrics; empty for a run without controls."""
+    if "beats_controls" not in summary:
+        return {}
+    labels = {metric["name"]: metric["label"].removesuffix(" %") for metric in scores.manifest["metrics"]}
+    tests = scores.controls_table(level).groupby(["layer", "method", "metric"], sort=False)["beats"].agg(["sum", "size"])
+    words: dict[Any, list[str]] = {pair: [] for pair in summary.index}
+    for (layer, method, metric), won, count in tests.itertuples():
+        words[layer, method].extend([f"{labels[metric]} {won}/{count}"] if won else [])
+    controls = scores.manifest["controls"]
+    return {pair: ("(control)" if pair[1] in controls else ", ".join(found) or "none",) for pair, found in words.items()}
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:

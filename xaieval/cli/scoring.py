@@ -87,6 +87,7 @@ def score(
         methods=options.methods,
         metrics=options.metrics,
         protocol=protocol,
+        controls=options.controls,
         stop=_stop_rule(options),
         device=options.device,
         precision=options.precision,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from xaieval.explainers.base import Context
 
-__all__ = ["CONTROLS", "Control", "center", "edges", "random", "uniform"]
+__all__ = ["CONTROLS", "Control", "center", "edges", "fake_cam", "random", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,22 @@ def edges(context: Context) -> Tensor:
     return convolve(grey, torch.stack(kernels)[:, None]).norm(dim=1)
 
 
+def fake_cam(context: Context) -> Tensor:
+    """Ones everywhere but for the first pixel (the upper left one), which is 0.
+
+    Unlike `uniform` it stays as it is under min-max normalisation, so that the masked image is the image itself but for one
+    pixel: Average Drop is nearly 0 although the map points nowhere.
+
+    Reference:
+        Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021
+        (arXiv 2104.10252), where it is called Fake-CAM.
+    """
+    images = context.images
+    maps = images.new_ones(len(images), *images.shape[2:])
+    maps.view(len(maps), -1)[:, 0] = 0
+    return maps
+
+
 def _outer(first: Tensor, second: Tensor) -> Tensor:
     return first[..., None] * second
 
@@ -69,4 +85,5 @@ CONTROLS = (
     Control("uniform", uniform),
     Control("center", center),
     Control("edges", edges),
+    Control("fake-cam", fake_cam, paper="Poppi et al. 2021, arXiv 2104.10252"),
 )

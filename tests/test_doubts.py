@@ -1,0 +1,215 @@
+"""Warnings beside a table: each when it has to come, word for word, and not when it has not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xaieval.doubts import find_doubts
+from xaieval.errors import MetricError
+from xaieval.scores import Scores
+
+AD = "average_drop"
+PAIRS = [("p4", "gradcam"), ("p5", "gradcam"), ("p5", "layercam")]
+CONTROL = ("input", "random")
+
+
+def _metric(name: str, higher: bool | None) -> dict[str, Any]:
+    return {"name": name, "higher_is_better": higher, "interval": "bootstrap", "label": name}
+
+
+DROP = _metric(AD, False)
+
+
+def _rows(pairs: list[tuple[str, str]] = PAIRS, count: int = 100, **values: dict[tuple[str, str], Any]) -> pd.DataFrame:
+    """Rows pair by pair; `values` by column and pair, of one image or of all."""
+    frames = [
+        pd.DataFrame(
+            {"image_id": [f"image {n}" for n in range(count)], "layer": layer, "method": method, "status": "ok", AD: 50.0}
+        )
+        for layer, method in pairs
+    ]
+    for column, of in values.items():
+        for frame, pair in zip(frames, pairs, strict=True):
+            if pair in of:
+                frame[column] = of[pair]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _status(count: int, **counts: int) -> list[str]:
+    bad = [status for status, times in counts.items() for _ in range(times)]
+    return bad + ["ok"] * (count - len(bad))
+
+
+def _found(rows: pd.DataFrame, metrics: list[dict[str, Any]] | None = None, controls: list[str] | None = None) -> list[str]:
+    manifest = {"metrics": metrics or [DROP], "seed": 0} | ({"controls": controls} if controls else {})
+    return Scores(rows, manifest).warnings()
+
+
+# ---- constant maps
+
+
+def test_more_than_five_percent_of_constant_maps_are_named():
+    assert _found(_rows(status={PAIRS[0]: _status(100, constant_map=6), PAIRS[1]: _status(100, constant_map=5)})) == [
+        "gradcam at p4: 6 of 100 maps are constant (6%); a constant map points nowhere, and its row counts all the same"
+    ]
+    left_out = _status(100, constant_map_left_out=30, nan_map=1, excluded=20)
+    assert _found(_rows(status={PAIRS[2]: left_out})) == [
+        "layercam at p5: 30 of 79 maps are constant (38%); a constant map points nowhere, and such an image is left out, so "
+        "the means are of the others"
+    ]
+
+
+def test_maps_that_were_never_made_are_not_counted():
+    # 4 of the 60 maps that were made are constant, which is more than 5 %.
+    status = _status(100, constant_map=4, unreadable=40)
+    assert _found(_rows(status=dict.fromkeys(PAIRS, status)))[0].startswith("every layer and method: 4 of 60 maps are constant")
+
+
+def test_the_uniform_control_is_constant_by_construction():
+    pairs = [*PAIRS, ("input", "uniform")]
+    values = {("input", "uniform"): ["constant_map"] * 100}
+    drops = {("input", "uniform"): 99.0}
+    assert _found(_rows(pairs, status=values, average_drop=drops), controls=["uniform"]) == []
+    assert len(_found(_rows(pairs, status=values, average_drop=drops))) == 1, "asked for as a method it is one"
+
+
+# ---- failures
+
+
+def test_more_than_five_percent_of_failed_rows_are_named_with_their_reasons():
+    status = {PAIRS[0]: _status(100, nan_map=4, zero_confidence=3), PAIRS[1]: _status(100, nan_map=5)}
+    assert _found(_rows(status=status)) == [
+        "gradcam at p4: 7% of the rows failed (nan_map 4, zero_confidence 3); the means are of the other images, which may be "
+        "easier ones"
+    ]
+
+
+def test_excluded_images_have_not_failed():
+    assert _found(_rows(status=dict.fromkeys(PAIRS, _status(100, excluded=90)))) == []
+    few = dict.fromkeys(PAIRS, _status(100, excluded=90, nan_confidence=1))
+    assert _found(_rows(status=few)) == [
+        "every layer and method: 10% of the rows failed (nan_confidence 1); the means are of the other images, which may be "
+        "easier ones"
+    ]
+
+
+def test_what_is_said_of_several_is_said_once_with_a_few_names():
+    pairs = [(f"p{number}", "gradcam") for number in range(6)]
+    status = dict.fromkeys(pairs[:5], _status(100, nan_map=10))
+    (sentence,) = _found(_rows(pairs, status=status))
+    assert sentence.startswith("gradcam at p0, gradcam at p1, gradcam at p2 and 2 more: 10% of the rows failed (nan_map 10);")
+
+
+# ---- a control is the best
+
+
+def test_a_control_with_the_best_value_is_named():
+    pairs = [*PAIRS, CONTROL, ("input", "fake-cam")]
+    drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "fake-cam"): 0.25}
+    assert _found(_rows(pairs, average_drop=drops), controls=["random", "fake-cam"]) == [
+        "average_drop: a control map has the best value, 0.25 of fake-cam; the best method is gradcam at p5 with 12.5, so a "
+        "good average_drop alone shows nothing"
+    ]
+
+
+def test_a_control_that_is_as_good_as_the_best_is_named_and_a_worse_one_is_not():
+    gain, area = _metric("gain", True), _metric("area", None)
+    pairs = [*PAIRS, CONTROL]
+    values = {"average_drop": {CONTROL: 60.0}, "area": dict.fromkeys(pairs, 1.0)}
+    tie = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.1 + 0.2) | {CONTROL: 0.3}, **values)
+    (sentence,) = _found(tie, [DROP, gain, area], ["random"])
+    assert sentence.startswith(
+        "gain: a control map has the best value, 0.3 of random; the best method is gradcam at p4 with 0.3"
+    )
+    worse = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: 0.3}, **values)
+    assert _found(worse, [DROP, gain, area], ["random"]) == []
+    missing = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: float("nan")}, **values)
+    assert _found(missing, [DROP, gain, area], ["random"]) == []
+
+
+def test_without_controls_in_the_run_none_is_looked_for():
+    assert _found(_rows([*PAIRS, CONTROL], average_drop={CONTROL: 0.0})) == []
+
+
+# ---- metrics disagree
+
+
+def _noise(around: float, seed: int, count: int = 60) -> Any:
+    return around + np.random.default_rng(seed).normal(0, 5, count)
+
+
+def _conflict(witness: str, good: float, bad: float, count: int = 60) -> pd.DataFrame:
+    """The second pair has the lowest drops, and by the witness it is bad."""
+    drops = {PAIRS[0]: _noise(40, 0), PAIRS[1]: _noise(10, 1), PAIRS[2]: _noise(40, 2)}
+    seen = {PAIRS[0]: _noise(good, 3), PAIRS[1]: _noise(bad, 4), PAIRS[2]: _noise(good, 5)}
+    return _rows(PAIRS, count, **{AD: drops, witness: seen})
+
+
+@pytest.mark.parametrize("witness", ["insertion", "coherency", "insertion_blur"])
+def test_a_method_that_is_good_by_drops_and_bad_by_a_witness_is_named(witness):
+    metrics = [DROP, _metric(witness, True)]
+    assert _found(_conflict(witness, good=60, bad=40), metrics) == [
+        f"average_drop and {witness} disagree about gradcam at p5: better than the mean of the other methods by the one and "
+        "worse by the other, beyond chance; see what the map shows before ranking"
+    ]
+    assert _found(_conflict(witness, good=40, bad=60), metrics) == [], "they agree"
+    assert _found(_conflict(witness, good=50, bad=50), metrics) == [], "nothing beyond chance"
+    # Lower is better by this one, so that it is good in both.
+    assert _found(_conflict(witness, good=60, bad=40), [DROP, _metric(witness, False)]) == []
+
+
+def test_other_metrics_are_no_witnesses_and_without_drops_nobody_is_accused():
+    rows = _conflict("average_gain", good=60, bad=40)
+    assert _found(rows, [DROP, _metric("average_gain", True)]) == []
+    rows = _conflict("insertion", good=60, bad=40)
+    assert _found(rows, [_metric("insertion", True)]) == []
+
+
+def test_controls_do_not_take_part_in_a_disagreement():
+    rows = _conflict("insertion", good=60, bad=40)
+    rows["method"] = rows["method"].where(rows["layer"] != "p5", "random")
+    rows["layer"] = rows["layer"].where(rows["method"] != "random", "input")
+    rows = rows.drop_duplicates(["image_id", "layer", "method"])
+    assert not [text for text in _found(rows, [DROP, _metric("insertion", True)], ["random"]) if "disagree" in text]
+
+
+def test_missing_values_are_left_out_of_a_disagreement():
+    rows = _conflict("insertion", good=60, bad=40)
+    rows.loc[rows["image_id"].isin(["image 0", "image 1"]) & (rows["layer"] == "p4"), "status"] = "nan_map"
+    rows.loc[rows.index[70], "insertion"] = float("nan")
+    assert len(_found(rows, [DROP, _metric("insertion", True)])) == 1
+
+
+def test_a_method_alone_has_nobody_to_be_better_than():
+    rows = _conflict("insertion", good=60, bad=40)
+    assert _found(rows[rows["layer"] == "p4"], [DROP, _metric("insertion", True)]) == []
+
+
+def test_without_an_effect_disagreements_are_rare():
+    wrong = 0
+    for seed in range(30):
+        values = {
+            name: {pair: _noise(50, 1000 * seed + 10 * number + place) for place, pair in enumerate(PAIRS)}
+            for number, name in enumerate((AD, "insertion"))
+        }
+        wrong += bool(_found(_rows(PAIRS, 60, **values), [DROP, _metric("insertion", True)]))
+    assert wrong <= 3
+
+
+# ---- all of it
+
+
+def test_an_ordinary_run_has_no_warnings_and_one_without_rows_that_count_is_no_crash():
+    assert _found(_rows()) == []
+    empty = _rows([*PAIRS, CONTROL], status=dict.fromkeys([*PAIRS, CONTROL], "nan_map"))
+    (sentence,) = _found(empty.assign(insertion=1.0), [DROP, _metric("insertion", True)], ["random"])
+    assert sentence.startswith("every layer and method: 100% of the rows failed (nan_map 100)")
+
+
+def test_a_level_that_is_none_is_refused():
+    with pytest.raises(MetricError, match="the level of an interval is a probability"):
+        find_doubts(_rows(), [DROP], level=95)

@@ -1,0 +1,152 @@
+"""What a reader of a table has to know before trusting it: reasons for doubt, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaieval.rows import COUNTED, EXCLUDED
+from xaieval.signflips import Floats, sign_flip_p_values
+from xaieval.stats import check_level, holm
+from xaieval.verdicts import directions, images_by_pairs
+
+__all__ = ["find_doubts"]
+
+MOST = 0.05  # share of constant maps or of failed rows that is passed over
+JUDGED = "average_drop"  # what is easily fooled
+WITNESSES = ("insertion", "coherency")  # first words of the metrics that are asked about it
+SHOWN = 3  # names in a sentence
+CONSTANT, LEFT_OUT = "constant_map", "constant_map_left_out"  # statuses
+NO_LAYER = "input"
+
+Pair = tuple[str, str]  # layer and method
+
+
+def find_doubts(
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str] = (),
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[str]:
+    """See `xaieval.Scores.warnings`, which gives its own rows, metrics and controls.
+
+    Raises:
+        MetricError: see there.
+    """
+    check_level(level)
+    statuses = _statuses(rows)
+    return [
+        *_constant_maps(statuses, controls),
+        *_failures(statuses),
+        *_best_controls(rows, directions(metrics), controls),
+        *_disagreements(rows, directions(metrics), controls, 1 - level, seed),
+    ]
+
+
+def _constant_maps(statuses: Mapping[Pair, Mapping[str, int]], controls: Sequence[str]) -> list[str]:
+    found: dict[str, list[Pair]] = {}
+    for pair, counts in statuses.items():
+        left_out = counts.get(LEFT_OUT, 0)
+        constant = counts.get(CONSTANT, 0) + left_out
+        made = sum(counts.get(status, 0) for status in (*COUNTED, LEFT_OUT))
+        if constant > MOST * made and pair[1] not in controls:
+            then = "such an image is left out, so the means are of the others" if left_out else "its row counts all the same"
+            what = f"{constant} of {made} maps are constant ({constant / made:.0%}); a constant map points nowhere, and {then}"
+            found.setdefault(what, []).append(pair)
+    return _sentences(found, len(statuses))
+
+
+def _failures(statuses: Mapping[Pair, Mapping[str, int]]) -> list[str]:
+    found: dict[str, list[Pair]] = {}
+    for pair, counts in statuses.items():
+        failed = {status: count for status, count in counts.items() if status not in (*COUNTED, LEFT_OUT, EXCLUDED)}
+        share = sum(failed.values()) / max(1, sum(counts.values()) - counts.get(EXCLUDED, 0))
+        if share > MOST:
+            reasons = ", ".join(f"{status} {count}" for status, count in failed.items())
+            what = f"{share:.0%} of the rows failed ({reasons}); the means are of the other images, which may be easier ones"
+            found.setdefault(what, []).append(pair)
+    return _sentences(found, len(statuses))
+
+
+def _best_controls(rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str]) -> list[str]:
+    """Metrics in which no method is better than the best control."""
+    if not rows["method"].isin(list(controls)).any():
+        return []
+    counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
+    found = []
+    for metric, is_higher in higher.items():
+        column: Any = counted[metric].mean().dropna()
+        good = {pair: (value if is_higher else -value) for pair, value in column.items()}
+        ours, theirs = ([pair for pair in good if (pair[1] in controls) == is_control] for is_control in (False, True))
+        if not ours or not theirs:
+            continue
+        control, method = max(theirs, key=good.__getitem__), max(ours, key=good.__getitem__)
+        if good[control] > good[method] or math.isclose(good[control], good[method], rel_tol=1e-9):
+            found.append(
+                f"{metric}: a control map has the best value, {column[control]:.4g} of {_called(control)}; the best method is "
+                f"{_called(method)} with {column[method]:.4g}, so a good {metric} alone shows nothing"
+            )
+    return found
+
+
+def _disagreements(
+    rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
+) -> list[str]:
+    """Where a method is better than the others by Average Drop and worse than they are by a witness, both beyond chance."""
+    witnesses = [name for name in higher if name.split("_")[0] in WITNESSES]
+    asked = rows[~rows["method"].isin(list(controls))]
+    pairs = list(asked[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    if JUDGED not in higher or not witnesses or len(pairs) < 2:
+        return []
+    ahead = sign_flip_p_values(_ahead(asked, JUDGED, higher), seed=seed)
+    # Both have to hold, so the larger p-value is that of the claim.
+    p_values = [np.maximum(ahead, sign_flip_p_values(-_ahead(asked, name, higher), seed=seed)) for name in witnesses]
+    certain = np.array(holm(np.concatenate(p_values))).reshape(len(witnesses), len(pairs)) < alpha
+    return [
+        f"{JUDGED} and {witness} disagree about {_listed([pairs[place] for place in np.flatnonzero(row)])}: better than the "
+        f"mean of the other methods by the one and worse by the other, beyond chance; see what the map shows before ranking"
+        for witness, row in zip(witnesses, certain, strict=True)
+        if row.any()
+    ]
+
+
+def _ahead(rows: pd.DataFrame, metric: str, higher: Mapping[str, bool]) -> Floats:
+    """By how much each pair is better than the mean of the others on the same image, `[N, P]`; NaN where there is no value."""
+    values = images_by_pairs(rows, metric).to_numpy() * (1 if higher[metric] else -1)
+    there = np.isfinite(values)
+    total = np.where(there, values, 0.0).sum(axis=1, keepdims=True)
+    others = there.sum(axis=1, keepdims=True) - 1
+    mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=there & (others > 0))
+    return values - mean
+
+
+def _statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
+    """How many rows of each status a layer and method has."""
+    found: dict[Pair, dict[str, int]] = {}
+    sizes: Any = rows.groupby(["layer", "method", "status"], sort=False).size()
+    for (layer, method, status), count in sizes.items():
+        found.setdefault((layer, method), {})[status] = int(count)
+    return found
+
+
+def _sentences(found: Mapping[str, Sequence[Pair]], every: int) -> list[str]:
+    """One for each thing to say, with the pairs that it is said of."""
+    return [
+        f"{'every layer and method' if len(pairs) == every > 1 else _listed(pairs)}: {what}" for what, pairs in found.items()
+    ]
+
+
+def _listed(pairs: Sequence[Pair]) -> str:
+    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
+    return ", ".join(_called(pair) for pair in pairs[:SHOWN]) + more
+
+
+def _called(pair: Any) -> str:
+    """A pair by its name, such as "gradcam at layer4"; a method without layer by its own."""
+    layer, method = pair
+    return str(method) if layer == NO_LAYER else f"{method} at {layer}"

@@ -1,0 +1,108 @@
+"""Which methods beat the control maps, in which metrics, beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaieval.errors import MetricError
+from xaieval.rows import COUNTED
+from xaieval.signflips import Floats, sign_flip_p_values
+from xaieval.stats import check_level, holm
+
+__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "directions", "images_by_pairs", "marks"]
+
+CONTROLS_COLUMN = "beats_controls"  # of a summary
+COLUMNS = ("layer", "method", "metric", "control", "value", "control_value", "n_images", "p_value")
+
+
+def compare_with_controls(
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str],
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """See `xaieval.Scores.controls_table`, which gives its own rows, metrics and controls.
+
+    Raises:
+        MetricError: see there.
+    """
+    check_level(level)
+    if not rows["method"].isin(list(controls)).any():
+        raise MetricError("the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line")
+    known = directions(metrics)
+    parts = [_compare(images_by_pairs(rows, name), name, higher, list(controls), seed) for name, higher in known.items()]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
+    return table.assign(beats=table["p_holm"] < 1 - level)
+
+
+def marks(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
+    """For each pair of layer and method the metrics in which it beats every control that has a value in them.
+
+    Args:
+        table: from `compare_with_controls`.
+        pairs: layers and methods, in the order that is wanted.
+        controls: methods that get None, since they are what is to be beaten.
+
+    Example:
+        >>> tests = pd.DataFrame({"layer": "p5", "method": "gradcam", "metric": ["ad", "ad", "ic"], "control": ["a", "b", "a"]})
+        >>> pairs = pd.MultiIndex.from_tuples([("p5", "gradcam"), ("p5", "cam"), ("input", "a")])
+        >>> marks(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
+        ['ic', '', None]
+    """
+    every: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
+    won: dict[tuple[str, str], list[str]] = {}
+    for (layer, method, metric), beaten in every.items():
+        won.setdefault((layer, method), []).extend([metric] if beaten else [])
+    return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
+
+
+def directions(metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether higher is better, by metric, of those that have a direction."""
+    return {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
+
+
+def images_by_pairs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric's values: a row an image, a column a layer and method in their order; NaN where a row does not count."""
+    pairs = pd.MultiIndex.from_frame(rows[["layer", "method"]].drop_duplicates())
+    counted = rows[rows["status"].isin(COUNTED)]
+    if not len(counted):
+        return pd.DataFrame(index=pd.Index([], name="image_id"), columns=pairs, dtype=float)
+    table = counted.pivot_table(index="image_id", columns=["layer", "method"], values=metric)
+    return table.reindex(columns=pairs).astype(float)
+
+
+def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
+    """One metric: every pair against every control that has a value."""
+    methods = values.columns.get_level_values("method")
+    table, sign = values.to_numpy(), 1 if higher else -1
+    others = [place for place, name in enumerate(methods) if name not in controls]
+    rivals = [place for place, name in enumerate(methods) if name in controls and np.isfinite(table[:, place]).any()]
+    own = np.repeat(table[:, others], len(rivals), axis=1)
+    theirs = np.tile(table[:, rivals], len(others))
+    both = np.isfinite(own) & np.isfinite(theirs)
+    tested: list[Any] = [values.columns[place] for place in others for _ in rivals]
+    return pd.DataFrame(
+        {
+            "layer": [layer for layer, _ in tested],
+            "method": [method for _, method in tested],
+            "metric": metric,
+            "control": [methods[place] for _ in others for place in rivals],
+            "value": _means(own, both),
+            "control_value": _means(theirs, both),
+            "n_images": both.sum(axis=0),
+            "p_value": sign_flip_p_values(sign * (own - theirs), seed=seed),
+        }
+    )
+
+
+def _means(values: Floats, counted: Any) -> Floats:
+    """Of each column over the images that count; NaN where there is none."""
+    count = counted.sum(axis=0)
+    total = np.where(counted, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
