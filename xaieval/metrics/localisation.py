@@ -114,7 +114,7 @@ def relevance_mass(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " 
         MetricError: relevance and masks do not fit.
 
     Reference:
-        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), where it is a fraction.
+        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4, where it is a fraction.
 
     Example:
         >>> relevance_mass(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
@@ -140,7 +140,7 @@ def relevance_rank(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " 
         MetricError: relevance and masks do not fit.
 
     Reference:
-        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), where it is a fraction.
+        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4, where it is a fraction.
 
     Example:
         >>> relevance_rank(torch.tensor([[[0.9, 0.5, 0.1]], [[0.9, 0.1, 0.1]]]), torch.tensor([[[True, False, True]]] * 2))

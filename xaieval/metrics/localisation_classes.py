@@ -80,7 +80,7 @@ class RelevanceMassAccuracy(MeanOverImages):
     Images without an object or without positive relevance are left out and counted in `relevance_mass_accuracy_failed`.
 
     Reference:
-        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258).
+        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4.
 
     Example:
         >>> import torch
@@ -102,7 +102,7 @@ class RelevanceRankAccuracy(MeanOverImages):
     Images without an object are left out and counted in `relevance_rank_accuracy_failed`.
 
     Reference:
-        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258).
+        Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4.
 
     Example:
         >>> import torch
