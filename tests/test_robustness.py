@@ -174,7 +174,7 @@ def test_relative_change_is_of_any_dimensions():
 def test_infidelity_by_hand():
     images, maps = torch.zeros(1, 2, 1, 2), torch.tensor([[[1.0, 2.0]]])
     noise = 0.5  # 0.75 of uniform numbers, half width 1: what is foretold is 2 channels * 0.5 * (1 + 2) = 3
-    settings = {"samples": 1, "deviation": 1.0, "noise": "uniform"}
+    settings = {"samples": 1, "size": 1.0, "perturbation": "uniform"}
     seen = []
 
     def ask(blocks: Any) -> Tensor:
@@ -197,11 +197,13 @@ def test_infidelity_of_a_linear_model_s_gradient_is_zero_and_that_of_a_wrong_sig
 
     confidence = ask([(images, None)])
     for maps, right in ((weights, True), (-weights, False), (2 * weights, False)):
-        value = infidelity(scaled=False).per_image(confidence, maps.expand(3, 12, 12), images, ask, drawn(3))
+        value = infidelity(size=0.2, perturbation="gaussian", scaled=False).per_image(
+            confidence, maps.expand(3, 12, 12), images, ask, drawn(3)
+        )
         assert (value.max() < 1e-9) == right
     # A common factor does not matter to `scaled`, not even a negative one; the wrong shape does.
     for maps, right in ((weights, True), (-7 * weights, True), (weights.flip(0), False)):
-        value = infidelity().per_image(confidence, maps.expand(3, 12, 12), images, ask, drawn(3))
+        value = infidelity(perturbation="gaussian").per_image(confidence, maps.expand(3, 12, 12), images, ask, drawn(3))
         assert (value.max() < 1e-9) == right
 
 
@@ -220,7 +222,7 @@ def test_infidelity_is_that_of_captum_to_1e_4_given_the_same_noise(noise, scaled
     def ask(blocks: Any) -> Tensor:
         return torch.cat([confidence(altered, targets[of]) for altered, of in blocks])
 
-    found = infidelity(samples=7, deviation=0.4, noise=noise, scaled=scaled).per_image(
+    found = infidelity(samples=7, size=0.4, perturbation=noise, scaled=scaled).per_image(
         confidence(images, targets), maps, images, ask, drawn(4)
     )
     added = noises("infidelity", 7, 0.4, noise, images)
@@ -235,6 +237,62 @@ def test_infidelity_is_that_of_captum_to_1e_4_given_the_same_noise(noise, scaled
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-10)
     assert (found > 1e-8).all()
+
+
+def slow_squares(samples: int, share: float, count: int, height: int, width: int) -> Tensor:
+    """Where squares lie, drawn as a run draws, `[N, S, 1, H, W]`."""
+    inside, draw = torch.zeros(count, samples, 1, height, width), drawn(count)
+    tall, wide = round(share * height), round(share * width)
+    for sample in range(samples):
+        corners = draw((2,), f"infidelity {sample}")
+        for number in range(count):
+            top = int(float(corners[number, 0]) * (height - tall + 1))
+            left = int(float(corners[number, 1]) * (width - wide + 1))
+            inside[number, sample, 0, top : top + tall, left : left + wide] = 1
+    return inside
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_infidelity_by_squares_is_that_of_captum_to_1e_4(scaled):
+    model, images = tiny(), pictures(4)[..., :10]
+    targets = torch.tensor([0, 3, 1, 4])
+    maps = torch.rand(4, 12, 10, generator=torch.Generator().manual_seed(4))
+
+    def ask(blocks: Any) -> Tensor:
+        with torch.no_grad():
+            return torch.cat(
+                [model(altered).double().softmax(dim=1).gather(1, targets[of][:, None])[:, 0] for altered, of in blocks]
+            )
+
+    confidence = ask([(images, torch.arange(4))])
+    found = infidelity(samples=5, size=0.3, scaled=scaled).per_image(confidence, maps, images, ask, drawn(4))
+    inside = slow_squares(5, 0.3, 4, 12, 10).flatten(0, 1).expand(-1, 3, -1, -1)
+    expected = captum_infidelity(
+        lambda x: model(x).double().softmax(dim=1),
+        lambda x: (inside, x * (1 - inside)),
+        images,
+        maps[:, None].expand_as(images),
+        target=targets,
+        n_perturb_samples=5,
+        normalize=scaled,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-10)
+    assert (inside.flatten(1).sum(dim=1) == 3 * 4 * 3).all(), "4 x 3 pixels of 3 channels"
+
+
+def test_squares_lie_anywhere_and_never_reach_over_the_edge():
+    images, seen = torch.ones(1, 1, 4, 5), []
+
+    def ask(blocks: Any) -> Tensor:
+        seen.extend(altered for altered, _ in blocks)
+        return torch.zeros(len(seen))
+
+    for value in (0.0, 1 - 2.0**-24):
+        infidelity(samples=1, size=0.5).per_image(
+            torch.ones(1), torch.ones(1, 4, 5), images, lambda b: ask(b)[-1:], same(value)
+        )
+    assert (seen[0][0, 0] == 0).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert (seen[1][0, 0] == 0).nonzero().tolist() == [[2, 3], [2, 4], [3, 3], [3, 4]]
 
 
 def test_the_best_factor_is_the_best_one():
@@ -375,7 +433,7 @@ def test_volumes_are_shifted_along_each_of_their_axes():
 def test_the_metrics_are_found_by_name_with_their_settings_and_directions():
     assert [METRICS[name].higher_is_better for name in NAMES] == [False, False, True, True]
     assert METRICS["max_sensitivity"].settings == {"samples": 10, "radius": 0.02, "noise": "uniform", "normalised": False}
-    assert METRICS["infidelity"].settings == {"samples": 10, "deviation": 0.2, "noise": "gaussian", "scaled": True}
+    assert METRICS["infidelity"].settings == {"samples": 10, "size": 0.25, "perturbation": "square", "scaled": True}
     assert METRICS["stability_shift"].settings == {"share": 1 / 16, "similarity": "pearson"}
     assert METRICS["stability_flip"].settings == {"similarity": "pearson"}
     assert all(METRICS[name].paper and METRICS[name].passes for name in NAMES)
@@ -390,8 +448,12 @@ def test_the_metrics_are_found_by_name_with_their_settings_and_directions():
         (lambda: max_sensitivity(radius=math.nan), "radius is positive, got nan"),
         (lambda: max_sensitivity(noise="pink"), "no noise 'pink'; known: gaussian, uniform"),
         (lambda: infidelity(samples=-1), "samples is at least 1, got -1"),
-        (lambda: infidelity(deviation=-0.1), "deviation is positive, got -0.1"),
-        (lambda: infidelity(noise="gausian"), "no noise 'gausian'; did you mean 'gaussian'? known: gaussian, uniform"),
+        (lambda: infidelity(size=-0.1), "size is positive, got -0.1"),
+        (lambda: infidelity(size=1.5), "size of a square is a share of a side, in (0, 1], got 1.5"),
+        (
+            lambda: infidelity(perturbation="gausian"),
+            "no perturbation 'gausian'; did you mean 'gaussian'? known: square, gaussian, uniform",
+        ),
         (lambda: stability_shift(share=0.5), "share of a side lies in (0, 0.5), got 0.5"),
         (lambda: stability_shift(similarity="cosine"), "no similarity 'cosine'; known: pearson, spearman, ssim"),
         (lambda: stability_flip("cosine"), "no similarity 'cosine'; known: pearson, spearman, ssim"),
@@ -434,7 +496,7 @@ def test_a_run_gives_what_captum_gives_for_grad_cam_and_the_run_s_own_noise():
         maps = cam.attribute(altered, target=repeated, relu_attributions=True)
         return functional.interpolate(maps, (12, 12), mode="bilinear")[:, 0].detach()
 
-    scores = run([max_sensitivity(samples=4, radius=0.3), infidelity(samples=4)])
+    scores = run([max_sensitivity(samples=4, radius=0.3), infidelity(samples=4, perturbation="gaussian", size=0.2)])
     rows = scores.rows[scores.rows["method"] == "gradcam"]
     added = noises("max-sensitivity", 4, 0.3, "uniform", images)
     expected = captum_sensitivity_max(for_captum(attribute), images, perturb_func=lambda x: x + added, n_perturb_samples=4)

@@ -94,17 +94,20 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
     )
 
 
-def infidelity(samples: int = 10, deviation: float = 0.2, noise: str = "gaussian", scaled: bool = True) -> Metric:
+def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "square", scaled: bool = True) -> Metric:
     """Infidelity: how badly the map foretells changes of the confidence, in confidence squared, 0 or more, lower is better.
 
-    `mean_k (b I_k . phi - (f(x) - f(x - I_k)))^2` over the drawn noises `I_k`, where f is the confidence and the product runs
-    over all pixels and channels, each channel with the map's value. b is 1, or with `scaled` the factor that makes the mean
-    smallest: maps of the CAM family have a shape but no unit, so that without it infidelity compares their scales.
+    `mean_k (b I_k . phi - (f(x) - f(x_k)))^2` over altered images `x_k`, where f is the confidence and the product runs over
+    all pixels and channels, each channel with the map's value. With noise, `x_k = x - I_k`; with squares, `I_k` is 1 inside of a
+    square and 0 outside, and what is inside becomes 0, so that the map foretells what its sum in the square is worth. b is 1,
+    or with `scaled` the factor that makes the mean smallest: maps of the CAM family have a shape but no unit, so that without
+    it infidelity compares their scales.
 
     Args:
-        samples: noisy images per image.
-        deviation: standard deviation of Gaussian noise, or half the width of uniform noise; in the units of the model's input.
-        noise: "gaussian" or "uniform".
+        samples: altered images per image.
+        size: of squares a share of each side of the image, in (0, 1]; the standard deviation of Gaussian noise, or half the
+            width of uniform noise, in the units of the model's input.
+        perturbation: "square", "gaussian" or "uniform".
         scaled: find b, as the paper's experiments do; False for maps in the unit of the confidence, such as gradients.
 
     Raises:
@@ -112,20 +115,23 @@ def infidelity(samples: int = 10, deviation: float = 0.2, noise: str = "gaussian
 
     Reference:
         Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv 1901.09392), the definition of
-        infidelity in section 2; `captum.metrics.infidelity`, with `normalize=True` for `scaled`.
+        infidelity in section 2, and square removal; `captum.metrics.infidelity`, with `normalize=True` for `scaled`.
 
     Example:
         >>> infidelity(scaled=False).settings["scaled"]
         False
     """
-    _check(samples=samples, deviation=deviation)
-    _check_noise(noise)
+    _check(samples=samples, size=size)
+    if perturbation not in (known := ("square", *NOISE)):
+        raise MetricError(f"no perturbation {perturbation!r}; {choose_from(perturbation, known)}")
+    if perturbation == "square" and size > 1:
+        raise MetricError(f"size of a square is a share of a side, in (0, 1], got {size}")
     return Metric(
         "infidelity",
-        partial(_infidelity, samples=samples, deviation=deviation, noise=noise, scaled=scaled),
+        partial(_infidelity, samples=samples, size=size, perturbation=perturbation, scaled=scaled),
         higher_is_better=False,
         needs=("confidence", "attributions", "images", "ask", "draw"),
-        settings={"samples": samples, "deviation": deviation, "noise": noise, "scaled": scaled},
+        settings={"samples": samples, "size": size, "perturbation": perturbation, "scaled": scaled},
         passes=str(samples),
         paper=YEH,
     )
@@ -260,8 +266,8 @@ def _infidelity(
     draw: Draw,
     *,
     samples: int,
-    deviation: float,
-    noise: str,
+    size: float,
+    perturbation: str,
     scaled: bool,
 ) -> Tensor:
     everywhere = torch.arange(len(images), device=images.device)
@@ -269,12 +275,35 @@ def _infidelity(
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(samples):
-            change = _drawn(draw, images, noise, deviation, f"infidelity {number}")
+            change, altered = _perturbed(draw, images, perturbation, size, f"infidelity {number}")
             foretold.append((change.double().sum(dim=1) * attributions).flatten(1).sum(dim=1))
-            yield images - change, everywhere
+            yield altered, everywhere
 
     asked = ask(blocks()).double().view(samples, len(images))
     return squared_error(torch.stack(foretold, dim=1), confidence[:, None] - asked.T, scaled)
+
+
+def _perturbed(draw: Draw, images: Tensor, perturbation: str, size: float, name: str) -> tuple[Tensor, Tensor]:
+    """I and the altered image, for each image."""
+    if perturbation == "square":
+        inside = _square(draw, images, size, name)
+        return inside.expand_as(images), images * (1 - inside)
+    change = _drawn(draw, images, perturbation, size, name)
+    return change, images - change
+
+
+def _square(draw: Draw, images: Tensor, size: float, name: str) -> Tensor:
+    """Ones inside of a square that lies anywhere on each image, `[N, 1, H, W]`; as flat as the image is."""
+    sides = images.shape[2:]
+    corners = draw((len(sides),), name)
+    inside = images.new_ones(len(images), 1, *(1 for _ in sides))
+    for axis, side in enumerate(sides):
+        length = max(1, round(size * side))
+        start = (corners[:, axis, None] * (side - length + 1)).floor()
+        places = torch.arange(side, device=images.device)
+        line = (places >= start) & (places < start + length)
+        inside = inside * line.view(len(images), 1, *(side if other == axis else 1 for other in range(len(sides))))
+    return inside
 
 
 def _drawn(draw: Draw, images: Tensor, noise: str, size: float, name: str) -> Tensor:
