@@ -17,7 +17,21 @@ ROOT = Path(xaieval.__file__).parent
 # A module imports only from its own row and the rows above it: data flows one way, from loader to report.
 ROWS = (
     ("errors", "protocol", "config", "ranks"),
-    ("layers", "layouts", "padding", "stages", "targets", "tasks", "masking", "metrics", "stats", "sequential", "data"),
+    (
+        "layers",
+        "layouts",
+        "padding",
+        "stages",
+        "targets",
+        "tasks",
+        "masking",
+        "metrics",
+        "stats",
+        "paired",
+        "power",
+        "sequential",
+        "data",
+    ),
     ("probe", "models", "folding", "speedup"),
     ("explainers",),
     (
@@ -26,7 +40,10 @@ ROWS = (
         "measuring",
         "rows",
         "manifest",
+        "pairing",
         "selection",
+        "comparing",
+        "ranking",
         "stopping",
         "scores",
         "merging",
@@ -151,7 +168,14 @@ def test_the_command_line_imports_heavy_packages_only_inside_its_commands(module
     assert not {name.split(".")[0] for name in names} & {"torch", "timm", "numpy", "pandas", "matplotlib", "rich"}
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) in ("metrics", "stats", "scores", "rows")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in NAMES
+        if _room(n) in ("metrics", "stats", "paired", "power", "scores", "rows", "pairing", "comparing", "ranking")
+    ],
+)
 def test_metrics_stats_and_scores_never_see_a_model(name):
     assert not {_room(other) for other in _own_imports(name)} & {"probe", "models", "explainers", "layers", "engine"}
     seen = {node.id for node in ast.walk(_modules()[name]) if isinstance(node, ast.Name)}
