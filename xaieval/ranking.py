@@ -24,6 +24,7 @@ __all__ = ["Over", "Ranking", "group_letters", "rank"]
 Over = Literal["layer", "method", "both"]
 
 _LETTERS = string.ascii_letters
+_MOST_SHOWN, _MANY = 3, 1_000_000  # neighbours in a line; images, above which their number is not worth knowing
 _DIGITS = 9  # of means that are compared: the same values in another order of summation are the same
 
 
@@ -71,14 +72,16 @@ class Ranking:
 
     @property
     def too_small(self) -> str:
-        """How many images would tell neighbours apart that cannot be; "" where all can be."""
-        rows = self.table.reset_index(names="item")
+        """How many images would tell neighbours apart that cannot be, the fewest first; "" where all can be."""
+        items = list(self.table.index)
         open_ = [
-            f"{row['item']} from {rows['item'][number + 1]} takes {_images(row['images_needed'])}"
-            for number, row in enumerate(rows.to_dict("records"))
+            (row["images_needed"], f"{items[number]} from {items[number + 1]} takes {_images(row['images_needed'])}")
+            for number, row in enumerate(self.table.to_dict("records"))
             if row["p_next"] >= 1 - self.level
         ]
-        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(open_)}" if open_ else ""
+        shown = [text for _, text in sorted(open_, key=lambda pair: pair[0])[:_MOST_SHOWN]]
+        more = f"; and {len(open_) - _MOST_SHOWN} more" if len(open_) > _MOST_SHOWN else ""
+        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if open_ else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -257,5 +260,7 @@ def _images(number: float) -> str:
     """A number of images, no more exact than it is known."""
     if not np.isfinite(number):
         return "more than any number (the means are the same)"
+    if number > _MANY:
+        return f"more than {_MANY:,}"
     digits = max(len(str(int(number))) - 2, 0)
     return f"about {round(number, -digits):,.0f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,7 +16,8 @@ BLUE, GREY = "#1f5fa8", "#555555"
 
 
 def ranking_figure(ranking: Ranking) -> Figure:
-    """Means with intervals, best at the top; to their right a bar through each group that cannot be told apart.
+    """Means with intervals, best at the top; to their right a bar through each group that cannot be told apart,
+    its letters, and how often an item is first in resampled sets of images.
 
     As in a critical-difference diagram, items that no bar joins differ beyond chance. Dots on a bar are its members: where
     spreads differ, a group may leave out an item in its midst.
@@ -40,7 +43,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
     """
     table, groups = ranking.table, [group for group in ranking.groups if len(group) > 1]
     figure = Figure(figsize=(5.6 + 0.22 * len(groups), 1.25 + ROW * len(table)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 0.9 + 0.3 * len(groups)))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1 + 0.3 * len(groups)))
     _draw_means(left, ranking)
     _draw_groups(right, ranking, groups)
     return figure
@@ -70,11 +73,12 @@ def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
     for number, group in enumerate(groups):
         places = [rows[item] for item in group]
         axes.plot([number] * len(places), places, "-o", color=GREY, linewidth=3, markersize=6, solid_capstyle="round")
-    for item, letters in ranking.table["group"].items():
-        axes.text(len(groups), rows[str(item)], letters, va="center", ha="left", fontsize="small")
-    share = ranking.table["first"]
-    for item, place in rows.items():
-        axes.text(len(groups) + 1.6, place, f"{share[item]:.0%}", va="center", ha="left", fontsize="small", color=GREY)
-    axes.set_xlim(-0.6, len(groups) + 3.2)
-    axes.set_title("not told apart, first in", fontsize="small")
+    letters, shares = len(groups), len(groups) + 0.9 + 0.35 * ranking.table["group"].str.len().max()
+    written: dict[str, Any] = {"va": "center", "fontsize": "small"}
+    for place, row in enumerate(ranking.table.to_dict("records")):
+        axes.text(letters, place, row["group"], **written)
+        axes.text(shares, place, f"{row['first']:.0%}", color=GREY, **written)
+    axes.text(letters, -0.8, "group", **written)
+    axes.text(shares, -0.8, "first in", color=GREY, **written)
+    axes.set_xlim(-0.6, shares + 1.8)
     axes.axis("off")
