@@ -205,7 +205,7 @@ def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed
     draws = max(9999, int(10 / share))  # or the smallest p-value possible would not be small enough
     found = paired_p_values(differences, test, draws, seed)
     records = []
-    for number, (one, other) in enumerate(zip(first, second, strict=True)):
+    for number, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level)
         record: dict[str, Any] = {"better": values.columns[one], "worse": values.columns[other]}
         record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": found[number]}

@@ -42,8 +42,8 @@ def ranking_figure(ranking: Ranking) -> Figure:
         2
     """
     table, groups = ranking.table, [group for group in ranking.groups if len(group) > 1]
-    figure = Figure(figsize=(5.6 + 0.22 * len(groups), 1.25 + ROW * len(table)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1 + 0.3 * len(groups)))
+    figure = Figure(figsize=(5.9 + 0.22 * len(groups), 1.25 + ROW * len(table)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1.3 + 0.3 * len(groups)))
     _draw_means(left, ranking)
     _draw_groups(right, ranking, groups)
     return figure
@@ -73,12 +73,12 @@ def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
     for number, group in enumerate(groups):
         places = [rows[item] for item in group]
         axes.plot([number] * len(places), places, "-o", color=GREY, linewidth=3, markersize=6, solid_capstyle="round")
-    letters, shares = len(groups), len(groups) + 0.9 + 0.35 * ranking.table["group"].str.len().max()
+    letters, shares = len(groups), len(groups) + max(2.0, 0.9 + 0.35 * ranking.table["group"].str.len().max())
     written: dict[str, Any] = {"va": "center", "fontsize": "small"}
     for place, row in enumerate(ranking.table.to_dict("records")):
         axes.text(letters, place, row["group"], **written)
         axes.text(shares, place, f"{row['first']:.0%}", color=GREY, **written)
     axes.text(letters, -0.8, "group", **written)
     axes.text(shares, -0.8, "first in", color=GREY, **written)
-    axes.set_xlim(-0.6, shares + 1.8)
+    axes.set_xlim(-0.6, shares + 2)
     axes.axis("off")
