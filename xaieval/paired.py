@@ -170,7 +170,7 @@ def newcombe_interval(first: ArrayLike, second: ArrayLike, level: float = 0.95) 
 
     Example:
         >>> [round(end, 3) for end in newcombe_interval([1] * 30, [1] * 20 + [0] * 10)]
-        [0.162, 0.512]
+        [0.152, 0.512]
     """
     yes, also = (values > 0 for values in _pairs(first, second))
     n = len(yes)

@@ -73,7 +73,7 @@ def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05) -> 
 
     Example:
         >>> round(paired_power([1] * 45 + [-1] * 5 + [0] * 50, images=23), 2)
-        0.8
+        0.82
     """
     _check(alpha=alpha)
     mean, root, spread = _moments(differences)

@@ -129,8 +129,9 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
         with Student's quantiles in place of those of a bootstrap).
 
     Example:
-        >>> [round(end, 1) for end in mean_interval([0.0, 0.0, 0.0, 10.0, 0.0, 5.0, 0.0, 40.0])]  # the mean is 6.9
-        [0.8, 40.0]
+        >>> drops = [0.0] * 22 + [10.0, 5.0, 40.0, 20.0, 8.0, 2.0, 30.0, 15.0]  # the mean is 4.3
+        >>> [round(end, 1) for end in mean_interval(drops)]
+        [1.5, 12.2]
     """
     check_level(level)
     sample = np.asarray(values, dtype=float)
