@@ -74,6 +74,9 @@ def cases(rows: pd.DataFrame) -> list[Case]:
             replace(resampled("mean", f"AD at {layer}", drops[layer]), kind="mean, by the percentile bootstrap", resamples=1000)
             for layer in ("blocks.0", "blocks.3", "blocks.6")
         ],
+        resampled(
+            "difference of means, moved for skewness", "AD, blocks.0 and blocks.1", drops["blocks.0"] - drops["blocks.1"]
+        ),
     ]
 
 
