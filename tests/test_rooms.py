@@ -27,6 +27,8 @@ ROWS = (
         "masking",
         "metrics",
         "stats",
+        "paired",
+        "power",
         "signflips",
         "sequential",
         "data",
@@ -39,7 +41,10 @@ ROWS = (
         "measuring",
         "rows",
         "manifest",
+        "pairing",
         "selection",
+        "comparing",
+        "ranking",
         "stopping",
         "verdicts",
         "doubts",
@@ -169,7 +174,14 @@ def test_the_command_line_imports_heavy_packages_only_inside_its_commands(module
     assert not {name.split(".")[0] for name in names} & {"torch", "timm", "numpy", "pandas", "matplotlib", "rich"}
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) in ("metrics", "stats", "scores", "rows")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in NAMES
+        if _room(n) in ("metrics", "stats", "paired", "power", "scores", "rows", "pairing", "comparing", "ranking")
+    ],
+)
 def test_metrics_stats_and_scores_never_see_a_model(name):
     assert not {_room(other) for other in _own_imports(name)} & {"probe", "models", "explainers", "layers", "engine"}
     seen = {node.id for node in ast.walk(_modules()[name]) if isinstance(node, ast.Name)}

@@ -29,7 +29,7 @@ from xaieval.errors import DataError, ExplainerError, OutputError, ProtocolError
 from xaieval.explainers import Context
 from xaieval.models.builtin import fpn_scenes
 from xaieval.scores import Scores
-from xaieval.stats import bootstrap_interval
+from xaieval.stats import bootstrap_interval, mean_interval
 
 
 def score(*arguments: object, **options: object) -> Scores:
@@ -1243,13 +1243,15 @@ def test_loading_from_a_folder_without_a_run_says_what_is_missing(tmp_path):
 # Intervals of the summary.
 
 
-def test_summary_intervals_are_bootstrap_of_the_drops_and_wilson_of_the_increases():
+def test_summary_intervals_are_those_of_skewed_means_for_drops_and_wilson_for_increases():
     images = dial(*np.linspace(0.05, 0.95, 20))
     keep = Keep({str(index): (5 * index) % 16 for index in range(20)})
     scores = score(Dial(), [images], methods=keep, protocol=EXACT, seed=9)
     summary = scores.summary(level=0.9).iloc[0]
     drops = scores.rows["average_drop"].to_numpy()
-    assert (summary["average_drop_low"], summary["average_drop_high"]) == bootstrap_interval(drops, 0.9, 1000, 9)
+    assert (summary["average_drop_low"], summary["average_drop_high"]) == mean_interval(drops, 0.9)
+    resampled = scores.summary(level=0.9, resamples=1000).iloc[0]
+    assert (resampled["average_drop_low"], resampled["average_drop_high"]) == bootstrap_interval(drops, 0.9, 1000, 9)
     assert summary["average_drop_low"] < summary["average_drop"] < summary["average_drop_high"]
     # Wilson's closed form, with the 95 % quantile of the normal distribution.
     n, z = 20, 1.6448536269514722

@@ -364,7 +364,7 @@ def test_scores_hand_on_their_rows_metrics_and_seed(paper):
             "the run has no metric 'average_dorp' to select layers by; did you mean 'average_drop'? "
             "known: increase_in_confidence, average_drop",
         ),
-        ({"by": []}, "layers are selected by at least one metric; known: increase_in_confidence, average_drop"),
+        ({"by": []}, "name at least one metric to select layers by; known: increase_in_confidence, average_drop"),
         ({"method": "x"}, "no method 'x' with at least two layers; methods with several layers: gradcam"),
         ({"level": 1}, "the level of an interval is a probability in (0, 1), such as 0.95; got 1"),
         ({"level": 0.0}, "the level of an interval is a probability in (0, 1), such as 0.95; got 0.0"),

@@ -21,12 +21,11 @@ from xaieval.masking import Finished, finish
 from xaieval.metrics import Metric
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.protocol import Protocol
+from xaieval.rows import NO_LAYER
 from xaieval.speedup import Runner
 from xaieval.tasks import Classification, Followed, Task
 
 __all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
-
-NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from xaieval.errors import RunError, TargetError
 from xaieval.metrics import Metric
 from xaieval.protocol import Protocol
 
-__all__ = ["COUNTED", "EXCLUDED", "Measured", "failed_rows", "measured_rows"]
+__all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Measured", "failed_rows", "measured_rows"]
 
 COUNTED = ("ok", "constant_map")  # statuses of rows that take part in the means
 EXCLUDED = "excluded"  # by the protocol's choice of images, so no failure
+NO_LAYER = "input"  # the layer of a method that explains the model as a whole, or is a control map
 
 Pair = tuple[str, str]  # layer and method
 

@@ -6,17 +6,21 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xaieval.comparing import compare
 from xaieval.doubts import find_doubts
 from xaieval.errors import OutputError
+from xaieval.paired import PairedTest
+from xaieval.ranking import Over, Ranking, rank
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
-from xaieval.stats import bootstrap_interval, wilson_interval
+from xaieval.stats import metric_interval
 from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
 from xaieval.winning import win_percentages
 
@@ -43,16 +47,16 @@ class Scores:
     def __repr__(self) -> str:
         return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
 
-    def summary(self, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+    def summary(self, level: float = 0.95, resamples: int | None = None) -> pd.DataFrame:
         """The mean of each metric over the images, with its interval, per layer and method.
 
         Args:
             level: of the intervals, in (0, 1).
-            resamples: of the bootstrap.
+            resamples: take the percentile bootstrap with so many samples and the run's seed for means.
 
         Returns:
             Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
-            for proportions, percentile bootstrap with the run's seed for means); `<metric>_n` where a metric has no value for
+            for proportions, `stats.mean_interval` for means); `<metric>_n` where a metric has no value for
             some of the rows that count, such as images without an object; then `n_images` (rows that count) and `n_failed`
             (rows that do not, other than images that the protocol excludes); and where the run has controls,
             `beats_controls`, the metrics in which the method beats every control beyond chance: see `controls_table`.
@@ -204,6 +208,95 @@ class Scores:
         """
         return win_percentages(self.rows, self.manifest.get("metrics", []), by, level)
 
+    def compare(
+        self,
+        other: Scores,
+        metrics: Sequence[str] | None = None,
+        *,
+        test: PairedTest = "signs",
+        level: float = 0.95,
+        across_protocols: bool = False,
+    ) -> pd.DataFrame:
+        """This run beside another one of the same images, paired by image, per layer, method and metric.
+
+        Means are tested by random signs of the differences, or by Wilcoxon's signed ranks; yes or no by McNemar's exact test.
+        All tests are two-sided, and corrected together by Holm.
+
+        Args:
+            other: scored on the same images, or some of them; with layers and methods of the same names.
+            metrics: names; those of both runs that have a direction unless told.
+            test: "signs" or "wilcoxon".
+            level: of the intervals, and 1 minus the probability of a false verdict among all tests, in (0, 1).
+            across_protocols: compare although the runs were measured under other protocols.
+
+        Returns:
+            Index `(layer, method, metric)`; columns `mean` (of this run) and `other_mean` over the images that both have,
+            `difference` (this minus other) with its interval `low` and `high` (Student, or Newcombe for proportions),
+            `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this",
+            "other", or "" where that is not certain at the level.
+
+        Raises:
+            MetricError: the runs share no image, no layer with its method, or no metric; or a name is unknown.
+            ProtocolError: they were measured under other protocols.
+
+        Example:
+            >>> import pandas as pd
+            >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> one, two = (Scores(rows.assign(average_drop=value), {"metrics": [drop]}) for value in (10.0, 30.0))
+            >>> one.compare(two)[["difference", "p_holm", "better"]]
+                                          difference    p_holm better
+            layer method  metric
+            p5    gradcam average_drop       -20.0  0.003906   this
+        """
+        runs = (self.rows, self.manifest), (other.rows, other.manifest)
+        return compare(*runs, metrics, test, level, across_protocols=across_protocols)
+
+    def rank(
+        self,
+        by: str = "average_drop",
+        over: Over = "layer",
+        *,
+        layer: str | None = None,
+        method: str | None = None,
+        test: PairedTest = "signs",
+        level: float = 0.95,
+        resamples: int = 1000,
+    ) -> Ranking:
+        """Layers, methods or both in order of a metric, best first, with groups that cannot be told apart.
+
+        All pairs are tested, paired by image and two-sided, and corrected by Holm. Only images whose rows count everywhere
+        take part.
+
+        Args:
+            by: a metric of the run that has a direction.
+            over: "layer", for one method; "method", at one layer, beside which stand the methods that have no layer; "both".
+            layer: at which methods are ranked; needed where the run has several. With "both", only this one.
+            method: whose layers are ranked; needed where several methods have layers. With "both", only this one.
+            test: "signs", of means, or "wilcoxon", of ranks; yes or no is tested by McNemar's exact test.
+            level: of the intervals, and 1 minus the probability of a false difference among all pairs, in (0, 1).
+            resamples: sets of images drawn anew, which say how stable the order is.
+
+        Returns:
+            See `xaieval.ranking.Ranking`; `xaieval.report.ranking_figure` draws it.
+
+        Raises:
+            MetricError: a metric, method or layer is not in the rows, is missing, or leaves fewer than two items.
+
+        Example:
+            >>> import pandas as pd
+            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+            >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> Scores(rows, {"metrics": [drop]}).rank("average_drop")
+            average_drop, lower is better (method gradcam), best first
+              p5  10 [10, 10]  a  first in 100%, rank 1 to 1
+              p2  90 [90, 90]  b  first in 0%, rank 2 to 2
+            a letter in common: cannot be told apart (1 paired tests, corrected by Holm, level 0.95, n = 9)
+        """
+        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
+        return rank(self.rows, metrics, by, over, layer, method, level, test, resamples, seed)
+
     def save(self, path: str | Path, level: float = 0.95) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
 
@@ -238,19 +331,13 @@ class Scores:
         except (OSError, ValueError) as error:
             raise OutputError(f"the run in '{path}' cannot be read: {error}") from error
 
-    def _intervals(self, level: float, resamples: int) -> dict[str, Callable[[Any], tuple[float, float]]]:
+    def _intervals(self, level: float, resamples: int | None) -> dict[str, Callable[[Any], tuple[float, float]]]:
         """By metric, the function from its values to the ends of its interval."""
         seed = int(self.manifest.get("seed", 0))
-
-        def bootstrap(values: Any) -> tuple[float, float]:
-            return bootstrap_interval(values, level, resamples, seed)
-
-        def wilson(values: Any) -> tuple[float, float]:
-            low, high = wilson_interval(int((values > 0).sum()), len(values), level)
-            return 100 * low, 100 * high
-
-        kinds = {"bootstrap": bootstrap, "wilson": wilson}
-        return {metric["name"]: kinds[metric["interval"]] for metric in self.manifest["metrics"]}
+        return {
+            metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
+            for metric in self.manifest["metrics"]
+        }
 
 
 def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import pandas as pd
 
-from xaieval.errors import MetricError, choose_from
-from xaieval.rows import COUNTED
+from xaieval.errors import MetricError
+from xaieval.pairing import directions, exact_means, one_method, paired_tables
 from xaieval.stats import check_level, holm, paired_p_value
 
 __all__ = ["Selection", "select_layers"]
@@ -107,9 +106,9 @@ def select_layers(
         MetricError: see there.
     """
     check_level(level)
-    higher_is_better = _resolve(by, metrics)
-    method = _one_method(rows, method)
-    tables = _paired(rows[rows["method"] == method], list(higher_is_better))
+    higher_is_better = directions(by, metrics, "to select layers by")
+    method = one_method(rows, method)
+    tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
@@ -119,44 +118,6 @@ def select_layers(
     ordered = list(ranking.index)
     chosen = ordered[:k] if k is not None else [layer for layer in ordered if _needs(layer, comparisons, 1 - level)]
     return Selection(chosen, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
-
-
-def _resolve(by: Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Whether higher is better, by metric."""
-    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
-    names = [by] if isinstance(by, str) else list(by)
-    if not names:
-        raise MetricError(f"layers are selected by at least one metric; {choose_from('', known)}")
-    for name in names:
-        if name not in known:
-            raise MetricError(f"the run has no metric {name!r} to select layers by; {choose_from(name, known)}")
-    return {name: known[name] for name in names}
-
-
-def _one_method(rows: pd.DataFrame, method: str | None) -> str:
-    """The method that was asked for, or the only one that has several layers."""
-    counts = rows.groupby("method", sort=False)["layer"].nunique()
-    usable = [str(name) for name in counts[counts > 1].index]
-    if method is None and len(usable) == 1:
-        return usable[0]
-    if method in usable:
-        return str(method)
-    what = "say whose rows decide by method=" if method is None else f"no method {method!r} with at least two layers"
-    raise MetricError(f"{what}; methods with several layers: {', '.join(usable) or 'none'}")
-
-
-def _paired(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """By metric a table images x layers, of the images whose rows count at every layer."""
-    counted = rows[rows["status"].isin(COUNTED)]
-    layers = list(rows["layer"].unique())
-    tables = {
-        name: counted.pivot_table(index="image_id", columns="layer", values=name).reindex(columns=layers) for name in metrics
-    }
-    complete = pd.concat(tables.values(), axis=1).notna().all(axis=1)
-    if not complete.any():
-        raise MetricError("no image has rows that count at every layer, so no layers can be compared")
-    # By name: a table lacks the images of which its metric has no value at all.
-    return {name: table.loc[complete.index[complete]].astype(float) for name, table in tables.items()}
 
 
 def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:
@@ -169,7 +130,7 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
     family = count * (count - 1) * len(goodness)
     resamples = max(9999, int(10 * family / alpha))  # or the smallest p-value possible would not be small enough
     for best_in, good in goodness.items():
-        best = str(_means(good).idxmax())
+        best = str(exact_means(good).idxmax())
         for layer in [name for name in good.columns if name != best]:
             for metric, values in goodness.items():
                 worse = metric == best_in
@@ -184,17 +145,12 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
 
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Means and mean rank of every layer, worst first."""
-    good = pd.DataFrame({name: _means(table) for name, table in goodness.items()})
-    ranking = pd.DataFrame({name: _means(table) for name, table in tables.items()})
+    good = pd.DataFrame({name: exact_means(table) for name, table in goodness.items()})
+    ranking = pd.DataFrame({name: exact_means(table) for name, table in tables.items()})
     ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
     keys = good.assign(mean_rank=-ranking["mean_rank"])
     order = keys.sort_values(["mean_rank", *good.columns], kind="stable").index
     return ranking.loc[order].rename_axis("layer")
-
-
-def _means(table: pd.DataFrame) -> pd.Series[float]:
-    """Of each layer, the same in whatever order the images come, so that ties are ties."""
-    return table.apply(lambda values: math.fsum(values) / len(values))
 
 
 def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from xaieval.ranking import Over
     from xaieval.scores import Scores
 
-__all__ = ["console", "print_comparison", "print_summary"]
+__all__ = ["console", "print_comparison", "print_rankings", "print_summary"]
+
+MOST_RANKED = 8  # pairs of layer and method that fit into a line
 
 
 def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: list[str], folder: Path) -> None:
@@ -62,6 +65,27 @@ def _beaten(scores: Scores, summary: pd.DataFrame, level: float) -> dict[Any, tu
         words[layer, method].extend([f"{labels[metric]} {won}/{count}"] if won else [])
     controls = scores.manifest["controls"]
     return {pair: ("(control)" if pair[1] in controls else ", ".join(found) or "none",) for pair, found in words.items()}
+
+
+def print_rankings(scores: Scores, level: float) -> None:
+    """A line a metric: what is best, and what cannot be told apart; for as many layers and methods as fit into it."""
+    from xaieval.errors import MetricError
+    from xaieval.rows import NO_LAYER
+
+    pairs = scores.rows[["layer", "method"]].drop_duplicates()
+    if not 2 <= len(pairs) <= MOST_RANKED:
+        return
+    layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
+    over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
+    out = console()
+    out.print(f"best first; a letter in common: cannot be told apart at {level:.0%}")
+    for metric in scores.manifest["metrics"]:
+        try:
+            ranking = None if metric["higher_is_better"] is None else scores.rank(metric["name"], over, level=level)
+        except MetricError:  # no image counts everywhere, as the table shows
+            ranking = None
+        if ranking is not None:
+            out.print("  " + "; ".join(filter(None, [ranking.line, ranking.too_small])), soft_wrap=True)
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:

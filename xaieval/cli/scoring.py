@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from xaieval.cli.loading import load
-from xaieval.cli.printing import print_summary
+from xaieval.cli.printing import print_rankings, print_summary
 from xaieval.cli.program import FLAT, app, given
 from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from
@@ -108,6 +108,7 @@ def score(
     pictures = _save_maps(folder, loaded, data, options, protocol)
     summary = scores.summary(options.level)
     print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
+    print_rankings(scores, options.level)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
 

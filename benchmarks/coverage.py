@@ -1,0 +1,204 @@
+"""How often the intervals of a summary and of a comparison hold the true number: 2,000 runs for each kind of data and size.
+
+    python benchmarks/coverage.py
+
+draws images with replacement from drops and increases measured on UC Merced, whose means over all 210 images are then the true
+ones, and from simulated ones; makes the 95 % interval that `Scores.summary` or `Scores.compare` makes; and counts. Writes
+`benchmarks/coverage/coverage.csv` and `manifest.json`, and prints the tables of docs/statistics.md (a few minutes on one core).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import skew
+
+import xaieval
+from xaieval.paired import difference_interval
+from xaieval.stats import metric_interval, wilson_interval
+
+Array = NDArray[Any]
+Rng = np.random.Generator
+
+HERE = Path(__file__).parent
+ROWS = HERE / "ucmerced_mobilenetv2/rows.parquet"
+SIZES = (20, 50, 100, 210, 500)
+LEVEL = 0.95
+MANY = 1_000_000  # simulated images that the true mean is taken from, where there is no formula
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data whose mean is known.
+
+    Attributes:
+        kind: which interval: mean, proportion, or the difference of two of either, paired by image.
+        name: what the data is.
+        draw: a function of a size and a generator to values of so many images, `[n]` or pairs `[n, 2]`, and the true mean.
+        skewness: of the values, or of their differences.
+        resamples: of the percentile bootstrap, in place of the interval that is the default.
+    """
+
+    kind: str
+    name: str
+    draw: Callable[[int, Rng], tuple[Array, float]]
+    skewness: float
+    resamples: int | None = None
+
+
+def cases(rows: pd.DataFrame) -> list[Case]:
+    """All kinds of data."""
+    drops, increases = (measured(rows, metric) for metric in ("average_drop", "increase_in_confidence"))
+    return [
+        *[resampled("mean", f"AD at {layer}", drops[layer]) for layer in ("blocks.0", "blocks.3", "blocks.5", "blocks.6")],
+        *[simulated(name, drawn) for name, drawn in DROPS.items()],
+        resampled("difference of means", "AD, blocks.5 and blocks.6", drops[["blocks.5", "blocks.6"]]),
+        resampled("difference of means", "AD, blocks.3 and blocks.4", drops[["blocks.3", "blocks.4"]]),
+        resampled("difference of means", "AD, blocks.0 and blocks.1", drops[["blocks.0", "blocks.1"]]),
+        *[proportion(share) for share in (0.02, 0.07, 0.14, 0.31)],
+        Case("proportion", "any share", any_share, float("nan")),
+        resampled("difference of proportions", "IC, blocks.5 and blocks.6", increases[["blocks.5", "blocks.6"]]),
+        resampled("difference of proportions", "IC, blocks.3 and blocks.4", increases[["blocks.3", "blocks.4"]]),
+        *[
+            replace(resampled("mean", f"AD at {layer}", drops[layer]), kind="mean, by the percentile bootstrap", resamples=1000)
+            for layer in ("blocks.0", "blocks.3", "blocks.6")
+        ],
+        resampled(
+            "difference of means, moved for skewness", "AD, blocks.0 and blocks.1", drops["blocks.0"] - drops["blocks.1"]
+        ),
+    ]
+
+
+DROPS: dict[str, Callable[[int, Rng], Array]] = {
+    "two in five zero, the others a gamma": lambda n, rng: np.where(
+        rng.random(n) < 0.4, 0.0, np.minimum(rng.gamma(1, 25, n), 100)
+    ),
+    "beta(1, 1.2), a quarter zero": lambda n, rng: np.where(rng.random(n) < 0.25, 0.0, 100 * rng.beta(1, 1.2, n)),
+    "beta(0.3, 2)": lambda n, rng: 100 * rng.beta(0.3, 2, n),
+    "beta(0.2, 4)": lambda n, rng: 100 * rng.beta(0.2, 4, n),
+    "19 of 20 zero, the others a beta(1, 3)": lambda n, rng: np.where(rng.random(n) < 0.95, 0.0, 100 * rng.beta(1, 3, n)),
+}
+
+
+def measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Images x layers, of Grad-CAM."""
+    return rows[rows["method"] == "gradcam"].pivot_table(index="image_id", columns="layer", values=metric).dropna()
+
+
+def resampled(kind: str, name: str, values: pd.Series | pd.DataFrame) -> Case:
+    """Measured values, drawn with replacement."""
+    table = values.to_numpy()
+    single = table if table.ndim == 1 else table[:, 0] - table[:, 1]
+    return Case(kind, name, lambda n, rng: (table[rng.integers(len(table), size=n)], single.mean()), float(skew(single)))
+
+
+def simulated(name: str, drawn: Callable[[int, Rng], Array]) -> Case:
+    """Values from a distribution."""
+    many = drawn(MANY, np.random.default_rng(1))
+    true = many.mean()
+    return Case("mean", name, lambda n, rng: (drawn(n, rng), true), float(skew(many)))
+
+
+def proportion(share: float) -> Case:
+    """Yes or no with a given share of yes."""
+    return Case(
+        "proportion",
+        f"share {share:.0%}",
+        lambda n, rng: (100.0 * (rng.random(n) < share), 100 * share),
+        (1 - 2 * share) / np.sqrt(share * (1 - share)),
+    )
+
+
+def any_share(n: int, rng: Rng) -> tuple[Array, float]:
+    """Yes or no, each time with another share of yes."""
+    share = rng.random()
+    return 100.0 * (rng.random(n) < share), 100 * share
+
+
+def interval(case: Case, values: Array, seed: int) -> tuple[float, float]:
+    """The one that a summary or a comparison has; or the bootstrap's."""
+    made = "wilson" if "proportion" in case.kind else "bootstrap"
+    if values.ndim == 2:
+        return difference_interval(values[:, 0], values[:, 1], made, LEVEL, case.resamples, seed)
+    return metric_interval(values, made, LEVEL, case.resamples, seed)
+
+
+def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
+    """How often the interval holds the true mean."""
+    rng = np.random.default_rng([seed, n, *case.name.encode()])
+    ends, true = np.empty((runs, 2)), np.empty(runs)
+    for run in range(runs):
+        values, true[run] = case.draw(n, rng)
+        ends[run] = interval(case, values, run)
+    rounding = 1e-9
+    below, above = ends[:, 1] < true - rounding, ends[:, 0] > true + rounding
+    held = int(runs - below.sum() - above.sum())
+    low, high = wilson_interval(held, runs)
+    return {
+        "kind": case.kind,
+        "data": case.name,
+        "skewness": round(case.skewness, 2),
+        "n": n,
+        "runs": runs,
+        "coverage": round(100 * held / runs, 2),
+        "coverage_low": round(100 * low, 2),
+        "coverage_high": round(100 * high, 2),
+        "too_low": round(100 * below.mean(), 2),
+        "too_high": round(100 * above.mean(), 2),
+        "width": round(float((ends[:, 1] - ends[:, 0]).mean()), 2),
+    }
+
+
+def tables(results: pd.DataFrame) -> Iterator[str]:
+    """For the docs: a line for each kind of data, a column for each size."""
+    for kind, group in results.groupby("kind", sort=False):
+        yield f"| {kind} | skewness | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---|---|{'---|' * len(SIZES)}"
+        for name, part in group.groupby("data", sort=False):
+            cells = [f"{row['coverage']:.1f}" for row in part.to_dict("records")]
+            skewness = part["skewness"].iloc[0]
+            yield f"| {name} | {'' if pd.isna(skewness) else f'{skewness:.1f}'} | {' | '.join(cells)} |"
+        yield ""
+
+
+def main(*, rows: Path = ROWS, runs: int = 2000, seed: int = 0, out: Path = HERE / "coverage") -> None:
+    """Simulate all of it.
+
+    Args:
+        rows: of a run, whose drops and increases are drawn from.
+        runs: for each kind of data and size.
+        seed: of everything random.
+        out: folder of the results.
+    """
+    records = []
+    for case in cases(pd.read_parquet(rows)):
+        for n in SIZES:
+            print(f"{case.kind}: {case.name}, n = {n}", file=sys.stderr)
+            records.append(measure(case, n, runs, seed))
+    results = pd.DataFrame(records)
+    out.mkdir(parents=True, exist_ok=True)
+    results.to_csv(out / "coverage.csv", index=False)
+    manifest = {
+        "command": "python benchmarks/coverage.py",
+        "seed": seed,
+        "runs": runs,
+        "level": LEVEL,
+        "versions": {"python": platform.python_version(), "xaieval": xaieval.__version__}
+        | {package: importlib.metadata.version(package) for package in ("numpy", "pandas", "scipy")},
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    print("\n".join(tables(results)))
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,95 @@
+"""The command that compares two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from xaieval.cli.printing import console
+from xaieval.cli.program import app
+from xaieval.config import Switch, Words
+from xaieval.errors import OutputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaieval.scores import Scores
+
+__all__ = ["compare"]
+
+
+@app.command
+def compare(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    metrics: Words | None = None,
+    test: Literal["signs", "wilcoxon"] = "signs",
+    level: float = 0.95,
+    across_protocols: Switch = False,
+    out: Annotated[Path | None, Parameter(negative=())] = None,
+    debug: Switch = False,
+) -> None:
+    """Compare two runs on the same images, paired by image, per layer, method and metric.
+
+    Args:
+        first: Folder of a run.
+        second: Folder of another one, of the same images, layers and methods.
+        metrics: Metrics; those of both runs that have a direction unless told.
+        test: Of means: signs (random signs of the differences) or wilcoxon (signed ranks). Yes or no: McNemar's test.
+        level: Of the intervals, and 1 minus the probability of a false verdict among all tests.
+        across_protocols: Compare although the runs were measured under other protocols.
+        out: File for the table, as CSV.
+        debug: Show the traceback of an error.
+    """
+    from xaieval.scores import Scores
+
+    runs = [Scores.load(folder) for folder in (first, second)]
+    table = runs[0].compare(runs[1], metrics, test=test, level=level, across_protocols=across_protocols)
+    if out is not None:
+        _write(table, out)
+    _print(table, runs[0], level)
+    if out is not None:
+        console().print(f"written to {out}", soft_wrap=True)
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    try:
+        table.to_csv(out)
+    except OSError as error:
+        raise OutputError(f"cannot write '{out}': {error.strerror or error}; choose another file") from error
+
+
+def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
+    """The differences, and how the verdicts came about."""
+    from rich.table import Table
+
+    labels = {metric["name"]: metric.get("label") or metric["name"] for metric in run.manifest["metrics"]}
+    shown = Table("layer", "method", "metric", box=None, header_style="bold")
+    for heading in ("first", "second", f"difference [{level:.0%} interval]", "p", "effect", "n"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("better")
+    for row in table.reset_index().to_dict("records"):
+        shown.add_row(row["layer"], row["method"], labels[row["metric"]], *_cells(row))
+    out = console()
+    out.print(shown)
+    out.print(
+        f"difference: first minus second, paired by image; p: corrected by Holm for {len(table)} tests; effect: rank-biserial, "
+        "in [-1, 1]",
+        soft_wrap=True,
+    )
+
+
+def _cells(row: dict[Any, Any]) -> list[str]:
+    return [
+        f"{row['mean']:.4g}",
+        f"{row['other_mean']:.4g}",
+        f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]",
+        f"{row['p_holm']:.2g}",
+        f"{row['effect_size']:+.2f}",
+        str(row["n_images"]),
+        {"this": "first", "other": "second"}.get(row["better"], ""),
+    ]

@@ -1,0 +1,155 @@
+"""Two runs beside each other, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xaieval.errors import MetricError, ProtocolError, choose_from
+from xaieval.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.rows import COUNTED
+from xaieval.stats import check_level, holm
+
+__all__ = ["Run", "compare"]
+
+Run = tuple[pd.DataFrame, Mapping[str, Any]]  # rows and manifest
+
+_KEYS = ["image_id", "layer", "method"]
+_MADE_BY = ("higher_is_better", "interval", "settings")  # what says which metric one is; labels may change
+
+
+def compare(
+    first: Run,
+    second: Run,
+    names: Sequence[str] | None = None,
+    test: PairedTest = "signs",
+    level: float = 0.95,
+    resamples: int = 9999,
+    across_protocols: bool = False,
+) -> pd.DataFrame:
+    """See `xaieval.Scores.compare`, which gives its own rows and manifest.
+
+    Raises:
+        MetricError: see there.
+        ProtocolError: see there.
+    """
+    check_level(level)
+    check_test(test)
+    metrics = _metrics(first[1], second[1], names)
+    if not across_protocols:
+        _check_protocols(first[1], second[1])
+    both = _paired(first[0], second[0], list(metrics))
+    items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
+    keys = [(layer, method, name) for layer, method in items for name in metrics]
+    draws = max(resamples, int(10 * len(keys) / (1 - level)))  # or the smallest p-value possible would not be small enough
+    seed = int(first[1].get("seed", 0))
+    found = paired_p_values(_differences(both, keys), test, draws, seed)
+    parts = dict(list(both.groupby(["layer", "method"], sort=False)))
+    records = [
+        dict(zip(("layer", "method", "metric"), key, strict=True))
+        | _record(parts[key[:2]], metrics[key[2]], level)
+        | {"p_value": p}
+        for key, p in zip(keys, found, strict=True)
+    ]
+    table = pd.DataFrame(records)
+    table.insert(9, "p_holm", holm(table["p_value"]))
+    table["better"] = [_better(row, metrics[row["metric"]], 1 - level) for row in table.to_dict("records")]
+    return table.set_index(["layer", "method", "metric"])
+
+
+def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """What the manifests say, alike, of the metrics to compare: those that have a direction, unless named."""
+    one, other = ({metric["name"]: metric for metric in manifest.get("metrics", [])} for manifest in (first, second))
+    shared = [name for name in one if name in other]
+    wanted = [names] if isinstance(names, str) else names
+    if wanted is None:
+        wanted = [name for name in shared if one[name]["higher_is_better"] is not None]
+    if not wanted:
+        raise MetricError(
+            f"the runs have no metric in common to compare; this one has {', '.join(one) or 'none'}, "
+            f"the other {', '.join(other) or 'none'}"
+        )
+    for name in wanted:
+        if name not in shared:
+            raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
+        alike = [{key: entry[name].get(key) for key in _MADE_BY} for entry in (one, other)]
+        if alike[0] != alike[1]:
+            raise MetricError(f"metric {name!r} is not the same in both runs: {_first_difference(*alike)}; measure both alike")
+    return {name: one[name] for name in wanted}
+
+
+def _check_protocols(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Refuse runs whose numbers differ because they were measured in different ways."""
+    one, other = (
+        {key: value for key, value in manifest.get("run", {}).items() if key.startswith("protocol.")}
+        for manifest in (first, second)
+    )
+    if one != other:
+        raise ProtocolError(
+            f"the runs have other protocols: {_first_difference(one, other)}; numbers differ for that alone, so measure both "
+            "alike, or compare them nonetheless by across_protocols=True (--across-protocols)"
+        )
+
+
+def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    key = next(key for key in [*one, *other] if one.get(key) != other.get(key))
+    return f"{key} is {one.get(key)!r} in this run and {other.get(key)!r} in the other"
+
+
+def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row for each image, layer and method that counts in both runs; metrics of the second end in `_other`."""
+    if not set(first["image_id"]) & set(second["image_id"]):
+        raise MetricError(
+            "the runs share no image, so nothing can be paired; score the same images in both (their ids are in the column "
+            f"image_id: '{first['image_id'].iloc[0]}' in this run, '{second['image_id'].iloc[0]}' in the other)"
+        )
+    pairs = [set(zip(rows["layer"], rows["method"], strict=True)) for rows in (first, second)]
+    if not pairs[0] & pairs[1]:
+        shown = [", ".join(" ".join(pair) for pair in sorted(found)[:3]) for found in pairs]
+        raise MetricError(
+            f"the runs share no layer with its method: {shown[0]} in this run, {shown[1]} in the other; give them the same "
+            "names, as in Scores(scores.rows.replace({'layer': {'layer4': 'blocks.6'}}), scores.manifest)"
+        )
+    one, other = (rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second))
+    both = one.merge(other, on=_KEYS, suffixes=("", "_other"))
+    if both.empty:
+        raise MetricError("no image that the runs share has rows that count in both, so nothing can be paired")
+    return both
+
+
+def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> NDArray[np.float64]:
+    """Images x keys; NaN where there is no pair."""
+    names = list(dict.fromkeys(name for _, _, name in keys))
+    table = both[_KEYS].assign(**{name: both[name].astype(float) - both[f"{name}_other"].astype(float) for name in names})
+    wide = table.pivot_table(index="image_id", columns=["layer", "method"], values=names, sort=False)
+    columns = pd.MultiIndex.from_tuples([(name, layer, method) for layer, method, name in keys])
+    return wide.reindex(columns=columns).to_numpy(dtype=float)
+
+
+def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict[str, Any]:
+    """Both means, their difference with its interval, and how large that is; of the images with a value in both."""
+    name = metric["name"]
+    values = part[[name, f"{name}_other"]].astype(float).dropna().to_numpy()
+    one, other = values.T
+    low, high = difference_interval(one, other, metric["interval"], level)
+    means = values.mean(axis=0) if len(values) else (np.nan, np.nan)
+    return {
+        "mean": means[0],
+        "other_mean": means[1],
+        "difference": (one - other).mean() if len(values) else np.nan,
+        "low": low,
+        "high": high,
+        "effect_size": rank_biserial(one - other),
+        "n_images": len(values),
+    }
+
+
+def _better(row: Mapping[Any, Any], metric: Mapping[str, Any], alpha: float) -> str:
+    """Which run is better beyond chance: "this", "other", or ""."""
+    if metric["higher_is_better"] is None or row["p_holm"] >= alpha or row["difference"] == 0:
+        return ""
+    return "this" if (row["difference"] > 0) == metric["higher_is_better"] else "other"

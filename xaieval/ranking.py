@@ -1,0 +1,266 @@
+"""Layers and methods in order of a metric: which can be told apart, how stable that is, and how many images it takes."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xaieval.errors import MetricError, choose_from
+from xaieval.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.pairing import directions, exact_means, one_method, paired_tables
+from xaieval.power import images_needed
+from xaieval.rows import NO_LAYER
+from xaieval.stats import bootstrap_means, check_level, holm, metric_interval
+
+__all__ = ["Over", "Ranking", "group_letters", "rank"]
+
+Over = Literal["layer", "method", "both"]
+
+_LETTERS = string.ascii_letters
+_MOST_SHOWN, _MANY = 3, 1_000_000  # neighbours in a line; images, above which their number is not worth knowing
+_DIGITS = 9  # of means that are compared: the same values in another order of summation are the same
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Ranking:
+    """Layers, methods, or pairs of both, best first, and how sure their order is.
+
+    Attributes:
+        table: one row an item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `group`, letters that
+            it shares with whatever it cannot be told apart from; `first`, the share of resampled image sets in which it is the
+            best; `rank_low` and `rank_high`, between which its rank lies in the share `level` of them; `p_next`, corrected, of
+            the test against the next item, and `images_needed` to tell the two apart.
+        pairs: one row a test, of all pairs: `better` and `worse` by their means, `difference` of the means with `low` and
+            `high`, `p_value`, `p_holm`, `effect_size` (matched-pairs rank-biserial, in [-1, 1]) and `images_needed`.
+        ranks: items x ranks from 1, the share of resampled image sets in which an item has that rank; ties are broken by lot.
+        metric: what the manifest says of it.
+        over: what the items are.
+        fixed: the method whose layers, or the layer whose methods, these are; "" for both.
+        n_images: that took part: those whose rows count at every item.
+        level: of the tests and intervals.
+        test: of means; yes or no is tested by McNemar's exact test.
+    """
+
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    ranks: pd.DataFrame
+    metric: Mapping[str, Any]
+    over: Over
+    fixed: str
+    n_images: int
+    level: float
+    test: PairedTest
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """By letter, the items that cannot be told apart from each other, best first."""
+        letters = sorted(set("".join(self.table["group"])), key=_LETTERS.index)
+        return [[str(item) for item, group in self.table["group"].items() if letter in group] for letter in letters]
+
+    @property
+    def line(self) -> str:
+        """The order in one line."""
+        items = ", ".join(f"{item} {group}" for item, group in self.table["group"].items())
+        return f"{self.metric.get('label') or self.metric['name']}: {items}"
+
+    @property
+    def too_small(self) -> str:
+        """How many images would tell neighbours apart that cannot be, the fewest first; "" where all can be."""
+        items = list(self.table.index)
+        open_ = [
+            (row["images_needed"], f"{items[number]} from {items[number + 1]} takes {_images(row['images_needed'])}")
+            for number, row in enumerate(self.table.to_dict("records"))
+            if row["p_next"] >= 1 - self.level
+        ]
+        shown = [text for _, text in sorted(open_, key=lambda pair: pair[0])[:_MOST_SHOWN]]
+        more = f"; and {len(open_) - _MOST_SHOWN} more" if len(open_) > _MOST_SHOWN else ""
+        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if open_ else ""
+
+    def __repr__(self) -> str:
+        where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
+        way = "higher" if self.metric["higher_is_better"] else "lower"
+        width = max(len(str(item)) for item in self.table.index)
+        lines = [
+            f"  {item!s:{width}}  {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]  {row['group']}  "
+            f"first in {row['first']:.0%}, rank {row['rank_low']} to {row['rank_high']}"
+            for item, row in self.table.iterrows()
+        ]
+        tests = (
+            f"a letter in common: cannot be told apart ({len(self.pairs)} paired tests, corrected by Holm, "
+            f"level {self.level:g}, n = {self.n_images})"
+        )
+        first = f"{self.metric['name']}, {way} is better{where}, best first"
+        return "\n".join([first, *lines, tests, *([self.too_small] if self.too_small else [])])
+
+
+def rank(
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    by: str,
+    over: Over = "layer",
+    layer: str | None = None,
+    method: str | None = None,
+    level: float = 0.95,
+    test: PairedTest = "signs",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Ranking:
+    """See `xaieval.Scores.rank`, which gives its own rows and metrics.
+
+    Raises:
+        MetricError: see there.
+    """
+    check_level(level)
+    check_test(test)
+    [(name, higher)] = directions([by], metrics, "to rank by").items()
+    entry = next(metric for metric in metrics if metric["name"] == name)
+    chosen, column, fixed = _chosen(rows, over, layer, method)
+    values = paired_tables(chosen, [name], column)[name]
+    if values.shape[1] < 2:
+        raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
+    means = exact_means(values)
+    values = values[means.sort_values(ascending=not higher, kind="stable").index]
+    resampled = bootstrap_means(values, resamples, seed)
+    pairs = _pairs(values, entry["interval"], level, test, seed)
+    ranks = _ranks(np.round(resampled if higher else -resampled, _DIGITS), seed)
+    whose = chosen.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
+    table = _table(values, whose, entry["interval"], pairs, ranks, level)
+    shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
+    by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
+    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test)
+
+
+def group_letters(apart: NDArray[np.bool_]) -> list[str]:
+    """A compact letter display: two items share a letter if, and only if, they cannot be told apart.
+
+    Args:
+        apart: `[K, K]`, symmetric: which items can be told apart. Letters go in the order of the items.
+
+    Raises:
+        MetricError: it would take more letters than there are.
+
+    Reference:
+        Piepho, "An algorithm for a letter-based representation of all-pairwise comparisons", Journal of Computational and
+        Graphical Statistics 13, 2004 (insert and absorb).
+
+    Example:
+        >>> import numpy as np
+        >>> group_letters(np.array([[0, 0, 1], [0, 0, 0], [1, 0, 0]], dtype=bool))  # only the first and the last differ
+        ['a', 'ab', 'b']
+    """
+    groups = [frozenset(range(len(apart)))]
+    for one, other in np.argwhere(np.triu(apart, 1)):
+        parts = [part for group in groups for part in ((group - {one}, group - {other}) if {one, other} <= group else (group,))]
+        groups = [part for part in dict.fromkeys(parts) if not any(part < larger for larger in parts)]
+    if len(groups) > len(_LETTERS):
+        raise MetricError(f"{len(groups)} groups overlap, more than there are letters; rank fewer layers or methods")
+    groups.sort(key=sorted)
+    return ["".join(_LETTERS[number] for number, group in enumerate(groups) if item in group) for item in range(len(apart))]
+
+
+def _chosen(rows: pd.DataFrame, over: str, layer: str | None, method: str | None) -> tuple[pd.DataFrame, str, str]:
+    """The rows that take part, the column that names their items, and what all items have in common."""
+    if over not in get_args(Over):
+        raise MetricError(f"no ranking over {over!r}; {choose_from(over, get_args(Over))}")
+    given = {"layer": layer, "method": method}
+    if over != "both" and given[over] is not None:
+        raise MetricError(f"{over}={given[over]!r} picks one of what is ranked over; leave it out, or rank over the other")
+    if over == "layer":
+        fixed = one_method(rows, method)
+        return rows[rows["method"] == fixed], "layer", fixed
+    if over == "method":
+        fixed = _one_layer(rows, layer)
+        return rows[rows["layer"].isin([fixed, NO_LAYER])], "method", fixed
+    for column, value in given.items():
+        if value is not None:
+            rows = rows[rows[column] == value]
+    return rows.assign(pair=rows["layer"] + " " + rows["method"]), "pair", ""
+
+
+def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:
+    """The layer that was asked for, or the only one; methods without a layer go along with it."""
+    layers = [str(name) for name in rows["layer"].unique()]
+    usable = [name for name in layers if name != NO_LAYER] or layers
+    if layer is None and len(usable) == 1:
+        return usable[0]
+    if layer in layers:
+        return str(layer)
+    what = "say at which layer methods are ranked by layer=" if layer is None else f"no layer {layer!r}"
+    raise MetricError(f"{what}; layers: {', '.join(usable) or 'none'}")
+
+
+def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int) -> pd.DataFrame:
+    """All pairs of items, tested, the better one first."""
+    numbers = values.to_numpy()
+    first, second = np.triu_indices(numbers.shape[1], 1)
+    differences = numbers[:, first] - numbers[:, second]
+    share = (1 - level) / len(first)
+    draws = max(9999, int(10 / share))  # or the smallest p-value possible would not be small enough
+    found = paired_p_values(differences, test, draws, seed)
+    records = []
+    for number, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+        low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level)
+        record: dict[str, Any] = {"better": values.columns[one], "worse": values.columns[other]}
+        record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": found[number]}
+        record |= {"effect_size": rank_biserial(differences[:, number])}
+        records.append(record | {"images_needed": images_needed(differences[:, number], share)})
+    table = pd.DataFrame(records)
+    table.insert(6, "p_holm", holm(found))
+    return table
+
+
+def _ranks(goodness: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
+    """The rank of each item in each resample, `[R, K]`, 1 for the best; ties are broken by lot."""
+    lots = np.random.default_rng(seed).random(goodness.shape)
+    order = np.lexsort((lots, -goodness), axis=1)
+    return np.argsort(order, axis=1) + 1
+
+
+def _table(
+    values: pd.DataFrame,
+    whose: pd.DataFrame,
+    kind: str,
+    pairs: pd.DataFrame,
+    ranks: NDArray[np.int64],
+    level: float,
+) -> pd.DataFrame:
+    """What there is to say of each item."""
+    items = list(values.columns)
+    ends = [metric_interval(values[item].to_numpy(), kind, level) for item in items]
+    within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
+    apart = np.zeros((len(items), len(items)), dtype=bool)
+    apart[np.triu_indices(len(items), 1)] = pairs["p_holm"] < 1 - level
+    neighbours = pairs.set_index(["better", "worse"]).loc[list(pairwise(items))]
+    return pd.DataFrame(
+        {
+            "layer": whose["layer"].reindex(items),
+            "method": whose["method"].reindex(items),
+            "mean": exact_means(values),
+            "low": [low for low, _ in ends],
+            "high": [high for _, high in ends],
+            "group": group_letters(apart | apart.T),
+            "first": (ranks == 1).mean(axis=0),
+            "rank_low": within[0],
+            "rank_high": within[1],
+            "p_next": [*neighbours["p_holm"], np.nan],
+            "images_needed": [*neighbours["images_needed"], np.nan],
+        },
+        index=pd.Index(items, name="item"),
+    )
+
+
+def _images(number: float) -> str:
+    """A number of images, no more exact than it is known."""
+    if not np.isfinite(number):
+        return "more than any number (the means are the same)"
+    if number > _MANY:
+        return f"more than {_MANY:,}"
+    digits = max(len(str(int(number))) - 2, 0)
+    return f"about {round(number, -digits):,.0f}"
