@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
+from xaieval.data import Preprocessing, scenes
 from xaieval.errors import MetricError
 from xaieval.metrics import (
     METRICS,
@@ -533,6 +534,19 @@ def test_controls_show_what_the_metrics_cannot_tell():
     assert table.loc["center", "stability_flip"] == pytest.approx(1, abs=1e-6), "and symmetric"
     assert table.loc["center", "stability_shift"] < 0.99, "but does not move along"
     assert table.loc["edges", "stability_shift"] > 0.9, "edges do, and know nothing of the model"
+
+
+def test_squares_tell_a_map_of_the_model_from_noise_where_noise_in_pixels_does_not():
+    model = xaieval.models.fpn_scenes()
+    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5,) * 3, std=(0.5,) * 3)
+    loader = scenes(prepare, size=24).loader(batch_size=24)
+    found = {}
+    for kind, size in (("square", 0.25), ("gaussian", 0.2)):
+        metric = infidelity(perturbation=kind, size=size)
+        scores = xaieval.score(model, loader, ["fpn[p3]"], ["gradcam", "random"], metric, progress=False)
+        found[kind] = scores.summary()["infidelity"].droplevel("layer")
+    assert found["square"]["gradcam"] < 0.8 * found["square"]["random"]
+    assert found["gaussian"]["gradcam"] > 0.95 * found["gaussian"]["random"]
 
 
 def test_a_run_over_volumes():

@@ -147,7 +147,7 @@ def _drawn(module: nn.Module, key: str) -> list[Swap]:
     trial = [(tensor, tensor.detach().cpu().clone()) for tensor in _own(module, recurse=True)]
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
     with swapped(trial), _registered(module), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.random.default_generator.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # that of the CPU alone, which is put back
         _reset(module)
         values = [tensor.data for tensor in _own(module)]
     return [(tensor, drawn.to(tensor.device)) for tensor, drawn in zip(own, values, strict=True)]

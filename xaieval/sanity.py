@@ -252,9 +252,9 @@ def _rows(plan: _Plan, batch: Batch, device: torch.device) -> Iterator[pd.DataFr
     for step in plan.steps:
         with swapped(step.swaps):
             after = raw_maps(runner, look(runner, batch, job, device, followed), job)
-        for (layer, method), *maps in zip(job.names, before, after, strict=True):
+        for (layer, method), one, other in zip(job.names, before, after, strict=True):
             place = {"layer": layer, "method": method, "mode": step.mode, "randomised": step.randomised}
-            yield pd.DataFrame({"image_id": batch.ids, **place, **_similarities(*maps, images, job.protocol)})
+            yield pd.DataFrame({"image_id": batch.ids, **place, **_similarities(one, other, images, job.protocol)})
 
 
 def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Protocol) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
     """Infidelity: how badly the map foretells changes of the confidence, in confidence squared, 0 or more, lower is better.
 
     `mean_k (b I_k . phi - (f(x) - f(x_k)))^2` over altered images `x_k`, where f is the confidence and the product runs over
-    all pixels and channels, each channel with the map's value. With noise, `x_k = x - I_k`; with squares, `I_k` is 1 inside of a
-    square and 0 outside, and what is inside becomes 0, so that the map foretells what its sum in the square is worth. b is 1,
+    all pixels and channels, each channel with the map's value. With noise, `x_k = x - I_k`. With squares, `I_k` is 1 inside of
+    a square and 0 outside, and what is inside becomes 0, so that a square is foretold to be worth the map's sum in it. b is 1,
     or with `scaled` the factor that makes the mean smallest: maps of the CAM family have a shape but no unit, so that without
     it infidelity compares their scales.
 
