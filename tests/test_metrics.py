@@ -277,9 +277,9 @@ def test_a_mean_over_nothing_is_refused_word_for_word(function):
         (
             ["averagedrop"],
             "no metric 'averagedrop'; did you mean 'average_drop' or 'average_gain'? "
-            "known: average_drop, increase_in_confidence, average_gain; or give a Metric(...)",
+            f"known: {', '.join(METRICS)}; or give a Metric(...)",
         ),
-        ("x", "no metric 'x'; known: average_drop, increase_in_confidence, average_gain; or give a Metric(...)"),
+        ("x", f"no metric 'x'; known: {', '.join(METRICS)}; or give a Metric(...)"),
         ([], "metrics are one or more, each once; got []"),
         (["average_drop"] * 2, "metrics are one or more, each once; got ['average_drop', 'average_drop']"),
     ],
