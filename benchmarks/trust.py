@@ -40,8 +40,8 @@ app = cyclopts.App(help=__doc__)
 def metrics() -> list[Metric]:
     """Every metric that needs no ground truth, which these images do not have.
 
-    Curves have ten steps, ROAD two shares, and max-sensitivity five samples, which is coarse and still takes most of the time. The
-    two halves of ROAD are left out: the metric is half their difference.
+    Curves have ten steps, ROAD two shares, and max-sensitivity five samples, which is coarse and still takes most of the time.
+    The two halves of ROAD are left out: the metric is half their difference.
     """
     coarse = [insertion(10), deletion(10), morf(10), lerf(10), road((0.3, 0.7)), max_sensitivity(5)]
     settled = METRICS | {metric.name: metric for metric in coarse}
