@@ -70,9 +70,9 @@ def tables(out: Path = RESULTS) -> None:
 
 
 def summarised(name: str, scores: Scores, default: Scores | None) -> list[dict[str, Any]]:
-    """One record a method: both numbers with 95 % intervals, and how far they are from the default's, image by image."""
+    """One record a method: both numbers with 95 % bootstrap intervals, and how far they are from the default's, image by image."""
     records = []
-    summary = scores.summary().reset_index()
+    summary = scores.summary(resamples=1000).reset_index()
     for row in summary.to_dict("records"):
         of_method = scores.rows[scores.rows["method"] == row["method"]].set_index("image_id")
         record = {"protocol": name, "layer": row["layer"], "method": row["method"], "n": int(row["n_images"])}
