@@ -70,7 +70,7 @@ def tables(out: Path = RESULTS) -> None:
 
 
 def summarised(name: str, scores: Scores, default: Scores | None) -> list[dict[str, Any]]:
-    """One record a method: both numbers with 95 % bootstrap intervals, and how far they are from the default's, image by image."""
+    """One record a method: both numbers with 95 % bootstrap intervals, and how far they are from the default's by image."""
     records = []
     summary = scores.summary(resamples=1000).reset_index()
     for row in summary.to_dict("records"):

@@ -78,12 +78,13 @@ def score(weights: Path, data: str, images: int = 210, out: Path = Path("trust-r
 
 
 @app.command
-def tables(run: Path = Path("trust-run"), seed: int = 0) -> None:
+def tables(run: Path = Path("trust-run"), seed: int = 0, page: Path | None = None) -> None:
     """Make tables and figures of a run.
 
     Args:
         run: folder of the run.
         seed: of the resampling.
+        page: whose tables are written anew, docs/trust.md.
     """
     HERE.mkdir(exist_ok=True)
     scores = Scores.load(run)
@@ -99,6 +100,8 @@ def tables(run: Path = Path("trust-run"), seed: int = 0) -> None:
     kept = ("versions", "seed", "model", "run", "speed", "device", "data", "ranks", "controls")
     manifest = {name: scores.manifest[name] for name in kept if name in scores.manifest}
     (HERE / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    if page is not None:
+        page.write_text(filled(page.read_text()))
 
 
 def agreement(rows: pd.DataFrame, good: dict[str, int], seed: int) -> pd.DataFrame:
@@ -139,6 +142,7 @@ def winners(rows: pd.DataFrame, good: dict[str, int]) -> pd.DataFrame:
                 {
                     "layer": layer,
                     "metric": name,
+                    "higher_is_better": sign > 0,
                     "best": table.columns[best],
                     "mean": round(float(sign * np.nanmean(values[:, best])), 3),
                     "first_share": round(float((firsts == best).mean()), 3),
@@ -165,6 +169,56 @@ def figure(found: pd.DataFrame, labels: dict[str, str]) -> Figure:
         axes.text(column, row, f"{value:.1f}".replace("-0.0", "0.0"), ha="center", va="center", fontsize=6, color=colour)
     picture.colorbar(shown, ax=axes, label="rank correlation, better with better", shrink=0.7)
     return picture
+
+
+def filled(text: str) -> str:
+    """A page with its tables written anew: what follows each `<!-- from NAME.csv -->`."""
+    lines: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        inside = inside and line.startswith("|")
+        if not inside:
+            lines.append(line)
+        for name, made in (("winners", winner_lines), ("controls", control_lines)):
+            if line == f"<!-- from {name} -->":
+                lines += made()
+                inside = True
+    return "\n".join(lines) + "\n"
+
+
+def winner_lines() -> list[str]:
+    """In Markdown, a row a metric: the best method at each layer, its mean, and in how many resamplings it is the best."""
+    found = pd.read_csv(HERE / "winners.csv")
+    layers = list(found["layer"].unique())
+    lines = [f"| metric | {' | '.join(f'`{layer}`' for layer in layers)} |", "|---" * (len(layers) + 1) + "|"]
+    for name, group in found.groupby("metric", sort=False):
+        rows = group.set_index("layer").to_dict("index")
+        cells = [f"{rows[at]['best']} {rows[at]['mean']:.3g} ({rows[at]['first_share']:.0%})" for at in layers]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
+
+
+def control_lines() -> list[str]:
+    """In Markdown, a row a metric: the best method and layer, each control, and how many pairs beat all controls."""
+    summary = pd.read_csv(HERE / "summary.csv")
+    winning = pd.read_csv(HERE / "winners.csv")
+    manifest = json.loads((HERE / "manifest.json").read_text())
+    controls = manifest["controls"]
+    better = dict(zip(winning["metric"], winning["higher_is_better"], strict=True))
+    own = summary[~summary["method"].isin(controls)]
+    values = summary.set_index("method")
+    lines = [
+        f"| metric | best pair | {' | '.join(controls)} | pairs that beat all controls |",
+        "|---" * (len(controls) + 3) + "|",
+    ]
+    for name, higher in better.items():
+        best = own.loc[own[name].idxmax() if higher else own[name].idxmin()]
+        beaten = sum(name in str(words).split(", ") for words in own["beats_controls"])
+        cells = ["" if pd.isna(values.loc[control, name]) else f"{values.loc[control, name]:.3g}" for control in controls]
+        first = f"{best[name]:.3g} ({best['method']}, `{best['layer']}`)"
+        words = f"`{name}`, {'higher' if higher else 'lower'} is better"
+        lines.append(f"| {words} | {first} | {' | '.join(cells)} | {beaten} of {len(own)} |")
+    return lines
 
 
 if __name__ == "__main__":

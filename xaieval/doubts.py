@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.pairing import directed, images_by_pairs
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.signflips import Floats, sign_flip_p_values
 from xaieval.stats import check_level, holm
-from xaieval.verdicts import directions, images_by_pairs
 
 __all__ = ["find_doubts"]
 
@@ -43,8 +43,8 @@ def find_doubts(
     return [
         *_constant_maps(statuses, controls),
         *_failures(statuses),
-        *_best_controls(rows, directions(metrics), controls),
-        *_disagreements(rows, directions(metrics), controls, 1 - level, seed),
+        *_best_controls(rows, directed(metrics), controls),
+        *_disagreements(rows, directed(metrics), controls, 1 - level, seed),
     ]
 
 

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata, wilcoxon
+from scipy.stats import rankdata, wilcoxon
 from scipy.stats import t as student
 
 from xaieval.errors import MetricError, choose_from
+from xaieval.signflips import sign_flip_p_values
 from xaieval.stats import bootstrap_interval, check_level, paired_p_value, wilson_interval
 
 __all__ = [
@@ -27,23 +28,20 @@ __all__ = [
 PairedTest = Literal["signs", "wilcoxon"]
 Floats = NDArray[np.float64]
 
-_BLOCK = 4_000_000  # signs drawn at a time, so that memory stays bounded
-_MANY = 10_000  # differences from which the normal distribution stands for random signs: it is off by less than the draws are
-_ROUNDING = 1e-12  # of the sum of all sizes: sums of signs as large as the one seen count as such
 _TINY = float(np.finfo(float).tiny)
 
 
 def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resamples: int = 9999, seed: int = 0) -> Floats:
     """Two-sided p-values of "the differences are as often and as much above zero as below", of many tests at once, in (0, 1].
 
-    Differences of one size (yes or no for each image) are tested by McNemar's exact test, whatever `test` says. Random signs
-    are drawn once for all columns; where a column has few differences, all signs are tried. Of a column with the weight of
-    10,000 differences or more, the sum of random signs is taken as normal.
+    Twice the one-sided p-value of the side that was seen, which is what all signs give, since they are symmetric:
+    `xaieval.signflips` says how many columns are tested at once. Differences of one size (yes or no for each image) are tested
+    by McNemar's exact test, whatever `test` says.
 
     Args:
         differences: of N pairs, one column a test, `[N, T]`; NaN where a pair is missing. Neither that nor zero says anything.
         test: "signs", of the mean; "wilcoxon", of the ranks of the sizes, which feels outliers less.
-        resamples: draws of all signs, so the smallest p-value of a drawn test is 1 / (resamples + 1).
+        resamples: draws of all signs, which is how finely p-values are told that are not far from certain.
         seed: of the draws.
 
     Returns:
@@ -53,7 +51,7 @@ def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resample
         MetricError: there is no such test, or the differences are no table of them.
 
     Reference:
-        As `paired_p_value`; Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1945.
+        As `sign_flip_p_values`; Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1945.
 
     Example:
         >>> paired_p_values([[100, 4], [100, 2], [100, -1], [0, 0]]).tolist()  # one half, three times, on both sides; 4 of 8
@@ -63,21 +61,8 @@ def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resample
     table = _table(differences)
     if test == "wilcoxon":
         return np.array([wilcoxon_p_value(column) for column in table.T])
-    sizes, counts = np.abs(table), (table != 0).sum(axis=0)
-    alike = np.where(table != 0, sizes, np.inf).min(axis=0, initial=np.inf) >= sizes.max(axis=0, initial=0)
-    exact = alike | (2.0 ** np.minimum(counts, 1000) <= resamples)
-    found = np.ones(table.shape[1])
-    nothing = np.zeros(len(table))
-    for column in np.flatnonzero(exact):
-        found[column] = paired_p_value(table[:, column], nothing, resamples, seed, alternative="two-sided")
-    squares = (table**2).sum(axis=0)
-    weight = squares**2 / np.where(squares > 0, (table**4).sum(axis=0), 1)
-    many = ~exact & (weight >= _MANY)
-    found[many] = 2 * norm.sf(np.abs(table[:, many].sum(axis=0)) / np.sqrt(squares[many]))
-    drawn = ~exact & ~many
-    if drawn.any():
-        found[drawn] = _by_signs(table[:, drawn], resamples, seed)
-    return np.clip(found, _TINY, 1)
+    seen = np.sign(table.sum(axis=0))
+    return np.minimum(2 * sign_flip_p_values(seen * table, resamples, seed), 1.0)
 
 
 def wilcoxon_p_value(differences: ArrayLike) -> float:
@@ -265,19 +250,6 @@ def check_test(test: str) -> None:
     """
     if test not in get_args(PairedTest):
         raise MetricError(f"no paired test {test!r}; {choose_from(test, get_args(PairedTest))}")
-
-
-def _by_signs(table: Floats, resamples: int, seed: int) -> Floats:
-    """How often random signs give a sum as far from zero as the one that was seen, which counts as one of the draws."""
-    rng = np.random.default_rng(seed)
-    total = table.sum(axis=0)
-    least = np.abs(total) - _ROUNDING * np.abs(table).sum(axis=0)
-    reached = np.ones(table.shape[1])
-    block = max(1, _BLOCK // len(table))
-    for start in range(0, resamples, block):
-        heads = rng.integers(2, size=(min(block, resamples - start), len(table)), dtype=np.int8)
-        reached += (np.abs(2 * (heads.astype(float) @ table) - total) >= least).sum(axis=0)
-    return reached / (resamples + 1)
 
 
 def _student(differences: Floats, level: float) -> tuple[float, float]:

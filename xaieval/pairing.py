@@ -11,7 +11,12 @@ import pandas as pd
 from xaieval.errors import MetricError, choose_from
 from xaieval.rows import COUNTED
 
-__all__ = ["directions", "exact_means", "one_method", "paired_tables"]
+__all__ = ["directed", "directions", "exact_means", "images_by_pairs", "one_method", "paired_tables"]
+
+
+def directed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether higher is better, by metric, of those that have a direction."""
+    return {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
 
 
 def directions(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]], purpose: str) -> dict[str, bool]:
@@ -25,7 +30,7 @@ def directions(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]], pu
     Raises:
         MetricError: there is no such metric, it only describes maps, or none is named.
     """
-    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
+    known = directed(metrics)
     names = [by] if isinstance(by, str) else list(by)
     if not names:
         raise MetricError(f"name at least one metric {purpose}; {choose_from('', known)}")
@@ -72,6 +77,16 @@ def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "lay
         raise MetricError(f"no image has rows that count at every {column}, so no {column}s can be compared")
     # By name: a table lacks the images of which its metric has no value at all.
     return {name: table.loc[complete.index[complete]].astype(float) for name, table in tables.items()}
+
+
+def images_by_pairs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A metric's values: a row an image, a column a layer and method in their order; NaN where a row does not count."""
+    pairs = pd.MultiIndex.from_frame(rows[["layer", "method"]].drop_duplicates())
+    counted = rows[rows["status"].isin(COUNTED)]
+    if not len(counted):
+        return pd.DataFrame(index=pd.Index([], name="image_id"), columns=pairs, dtype=float)
+    table = counted.pivot_table(index="image_id", columns=["layer", "method"], values=metric)
+    return table.reindex(columns=pairs).astype(float)
 
 
 def exact_means(table: pd.DataFrame) -> pd.Series[float]:

@@ -15,6 +15,7 @@ __all__ = ["sign_flip_p_values"]
 Floats = NDArray[np.float64]
 
 EXACT = 13  # differences up to which all signs are tried: 8192 of them
+MANY = 10_000  # differences from which the normal distribution stands for random signs: it is off by less than the draws are
 # The smallest c for which a sum of random signs, with weights whose squares sum to 1, reaches any x with at most c times the
 # probability with which a standard normal variable does (Bentkus and Dzindzalieta 2015, theorem 1.1): 3.178.
 RADEMACHER = 1 / (4 * norm.sf(np.sqrt(2)))
@@ -33,6 +34,7 @@ def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int 
     - a column whose mean is not above 0 gets 1, since its p-value is at least one half;
     - a column so far above 0 that it would take more than `resamples` draws to say how far gets an upper bound of its
       p-value in place of 1 / (resamples + 1); at most 3.18 times the normal approximation, and never too small;
+    - a column with the weight of 10,000 differences or more has a sum of random signs that is taken as normal;
     - the other columns share their random signs, so that one product of matrices gives all of their sums.
 
     Args:
@@ -60,15 +62,16 @@ def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int 
     values = np.where(np.isfinite(values), values, 0.0)
     found = np.ones(values.shape[1])
     above = values.sum(axis=0) > ROUNDING * np.abs(values).sum(axis=0)
-    alike, few, far, rest = _kinds(values, above, resamples)
+    alike, few, far, many, rest = _kinds(values, above, resamples)
     found[alike] = _mcnemar(values[:, alike])
     found[few] = _all_signs(values[:, few])
     found[far] = _bound(values[:, far])
+    found[many] = _normal(values[:, many])
     found[rest] = _random_signs(values[:, rest], resamples, seed)
     return np.maximum(found, TINY)
 
 
-def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, Any]:
+def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, Any, Any]:
     """Which of the columns with a mean above 0 are tested in which way: each in one."""
     sizes = np.abs(values)
     smallest = np.where(sizes > 0, sizes, np.inf).min(axis=0, initial=np.inf)
@@ -77,7 +80,14 @@ def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, A
     others = above & ~alike & ~few
     far = others.copy()
     far[others] = _bound(values[:, others]) < 1 / (resamples + 1)
-    return alike, few, far, others & ~far
+    many = others & ~far
+    many[many] = _weight(values[:, many]) >= MANY
+    return alike, few, far, many, others & ~far & ~many
+
+
+def _weight(values: Floats) -> Floats:
+    """How many differences of one size are as near to normal: the largest ones count, the smallest hardly do."""
+    return np.asarray((values**2).sum(axis=0) ** 2 / (values**4).sum(axis=0), dtype=float)
 
 
 def _mcnemar(values: Floats) -> Floats:
@@ -85,9 +95,13 @@ def _mcnemar(values: Floats) -> Floats:
     return np.asarray(binom.sf(wins - 1, count, 0.5), dtype=float)
 
 
+def _normal(values: Floats) -> Floats:
+    return np.asarray(norm.sf(values.sum(axis=0) / np.linalg.norm(values, axis=0)), dtype=float)
+
+
 def _bound(values: Floats) -> Floats:
     """An upper bound of the p-value for any differences that are not all 0."""
-    return np.asarray(RADEMACHER * norm.sf(values.sum(axis=0) / np.linalg.norm(values, axis=0)), dtype=float)
+    return RADEMACHER * _normal(values)
 
 
 def _all_signs(values: Floats) -> Floats:

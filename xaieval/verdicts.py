@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError
-from xaieval.rows import COUNTED
+from xaieval.pairing import directed, images_by_pairs
 from xaieval.signflips import Floats, sign_flip_p_values
 from xaieval.stats import check_level, holm
 
-__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "directions", "images_by_pairs", "marks"]
+__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "marks"]
 
 CONTROLS_COLUMN = "beats_controls"  # of a summary
 COLUMNS = ("layer", "method", "metric", "control", "value", "control_value", "n_images", "p_value")
@@ -34,7 +34,7 @@ def compare_with_controls(
     check_level(level)
     if not rows["method"].isin(list(controls)).any():
         raise MetricError("the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line")
-    known = directions(metrics)
+    known = directed(metrics)
     parts = [_compare(images_by_pairs(rows, name), name, higher, list(controls), seed) for name, higher in known.items()]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
@@ -60,21 +60,6 @@ def marks(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) ->
     for (layer, method, metric), beaten in every.items():
         won.setdefault((layer, method), []).extend([metric] if beaten else [])
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
-
-
-def directions(metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Whether higher is better, by metric, of those that have a direction."""
-    return {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
-
-
-def images_by_pairs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric's values: a row an image, a column a layer and method in their order; NaN where a row does not count."""
-    pairs = pd.MultiIndex.from_frame(rows[["layer", "method"]].drop_duplicates())
-    counted = rows[rows["status"].isin(COUNTED)]
-    if not len(counted):
-        return pd.DataFrame(index=pd.Index([], name="image_id"), columns=pairs, dtype=float)
-    table = counted.pivot_table(index="image_id", columns=["layer", "method"], values=metric)
-    return table.reindex(columns=pairs).astype(float)
 
 
 def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.errors import MetricError, choose_from
+from xaieval.errors import MetricError
+from xaieval.pairing import directions
 from xaieval.rows import COUNTED
 from xaieval.stats import check_level, wilson_interval
 
@@ -24,7 +25,8 @@ def win_percentages(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by
         MetricError: see there.
     """
     check_level(level)
-    sign = 1 if _higher_is_better(by, metrics) else -1
+    [higher_is_better] = directions(by, metrics, "to win by").values()
+    sign = 1 if higher_is_better else -1
     records = []
     for layer, contest in _contests(rows):
         good = sign * _paired(contest, by)
@@ -33,13 +35,6 @@ def win_percentages(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by
         methods = ", ".join(map(str, rows["method"].unique()))
         raise MetricError(f"winning takes at least two methods at a layer, the run has {methods}; score it with more methods=")
     return pd.DataFrame(records).set_index(["layer", "method"])
-
-
-def _higher_is_better(by: str, metrics: Sequence[Mapping[str, Any]]) -> bool:
-    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
-    if by not in known:
-        raise MetricError(f"the run has no metric {by!r} to win by; {choose_from(by, known)}")
-    return known[by]
 
 
 def _contests(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
