@@ -128,7 +128,7 @@ def any_share(n: int, rng: Rng) -> tuple[Array, float]:
 
 def interval(case: Case, values: Array, seed: int) -> tuple[float, float]:
     """The one that a summary or a comparison has; or the bootstrap's."""
-    made = "wilson" if "proportion" in case.kind else "bootstrap"
+    made = "wilson" if "proportion" in case.kind else "mean"
     if values.ndim == 2:
         return difference_interval(values[:, 0], values[:, 1], made, LEVEL, case.resamples, seed)
     return metric_interval(values, made, LEVEL, case.resamples, seed)

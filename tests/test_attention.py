@@ -294,7 +294,7 @@ def _scores(drops=(85, 80, 16, 15), increases=(0, 0, 16, 18), layer="fpn[p{}]"):
         table |= {"average_drop": drop + np.roll(np.linspace(-10, 10, 40), 17 * index), "increase_in_confidence": up}
         tables.append(pd.DataFrame(table))
     metrics = [
-        {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"},
+        {"name": "average_drop", "higher_is_better": False, "interval": "mean"},
         {"name": "increase_in_confidence", "higher_is_better": True, "interval": "wilson"},
     ]
     return xaieval.Scores(pd.concat(tables, ignore_index=True), {"metrics": metrics})

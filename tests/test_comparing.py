@@ -18,9 +18,9 @@ from xaieval.scores import Scores
 
 AD, IC, AREA = "average_drop", "increase_in_confidence", "area"
 METRICS = [
-    {"name": AD, "higher_is_better": False, "interval": "bootstrap", "label": "AD %"},
+    {"name": AD, "higher_is_better": False, "interval": "mean", "label": "AD %"},
     {"name": IC, "higher_is_better": True, "interval": "wilson", "label": "IC %"},
-    {"name": AREA, "higher_is_better": None, "interval": "bootstrap", "label": "area"},
+    {"name": AREA, "higher_is_better": None, "interval": "mean", "label": "area"},
 ]
 
 

@@ -204,7 +204,7 @@ def test_metrics_are_in_the_manifest_with_their_settings():
     assert manifest["metrics"][1] == {
         "name": "own",
         "higher_is_better": None,
-        "interval": "bootstrap",
+        "interval": "mean",
         "label": "Own",
         "settings": {"radius": 3},
     }

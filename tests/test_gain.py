@@ -216,7 +216,7 @@ def test_average_gain_is_found_by_name():
     assert metric.name == "average_gain"
     assert metric.per_image is gain
     assert metric.higher_is_better
-    assert metric.interval == "bootstrap"
+    assert metric.interval == "mean"
     assert metric.label == "AG %"
     assert [one.name for one in resolve_metrics(["average_gain", "average_drop"])] == ["average_gain", "average_drop"]
 

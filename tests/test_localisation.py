@@ -512,7 +512,7 @@ def test_metrics_are_found_by_name_with_their_settings():
     ]
     assert all(metric.higher_is_better and metric.label.endswith("%") for metric in found)
     assert all(tuple(metric.needs) == ("maps", "masks") for metric in found)
-    assert [metric.interval for metric in found] == ["wilson"] + ["bootstrap"] * 5
+    assert [metric.interval for metric in found] == ["wilson"] + ["mean"] * 5
     assert METRICS["pointing_game"].settings == {"tolerance": 15}
     assert METRICS["iou"].settings == {"threshold": 0.5}
     assert METRICS["pointing_game"].per_image.keywords == {"tolerance": 15}

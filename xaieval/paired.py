@@ -92,7 +92,7 @@ def wilcoxon_p_value(differences: ArrayLike) -> float:
 def difference_interval(
     first: ArrayLike,
     second: ArrayLike,
-    kind: str = "bootstrap",
+    kind: str = "mean",
     level: float = 0.95,
     resamples: int | None = None,
     seed: int = 0,
@@ -105,7 +105,7 @@ def difference_interval(
     Args:
         first: one number an image, `[N]`, all finite.
         second: of the same images in the same order.
-        kind: as a metric's `interval`: "wilson" for the values 0 and 100, see `newcombe_interval`; "bootstrap" for any others.
+        kind: as a metric's `interval`: "wilson" for the values 0 and 100, see `newcombe_interval`; "mean" for any others.
         level: probability that the interval is made for, in (0, 1).
         resamples: take the percentile bootstrap of pairs with so many samples, in place of Student's interval.
         seed: of the resampling.

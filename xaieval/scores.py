@@ -100,7 +100,7 @@ class Scores:
             >>> import pandas as pd
             >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
             >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[10.0] * 9 + [90.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
             >>> scores = Scores(rows, {"metrics": [drop], "controls": ["random"]})
             >>> scores.controls_table()[["method", "control", "value", "control_value", "p_holm", "beats"]]
                 method control  value  control_value    p_holm  beats
@@ -168,7 +168,7 @@ class Scores:
             >>> import pandas as pd
             >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
             >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
             >>> Scores(rows, {"metrics": [drop]}).select_layers(by=["average_drop"])
             needs attention, worst first: p2
               p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.0039)
@@ -199,7 +199,7 @@ class Scores:
             >>> import pandas as pd
             >>> rows = pd.DataFrame({"image_id": [*range(4)] * 2, "layer": "p2", "method": ["gradcam"] * 4 + ["random"] * 4})
             >>> rows = rows.assign(status="ok", average_drop=[0.0, 10.0, 5.0, 90.0, 0.0, 40.0, 30.0, 80.0])
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
             >>> print(Scores(rows, {"metrics": [drop]}).win_percentages()[["win", "tied", "n_images"]])
                            win  tied  n_images
             layer method
@@ -242,7 +242,7 @@ class Scores:
         Example:
             >>> import pandas as pd
             >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
             >>> one, two = (Scores(rows.assign(average_drop=value), {"metrics": [drop]}) for value in (10.0, 30.0))
             >>> one.compare(two)[["difference", "p_holm", "better"]]
                                           difference    p_holm better
@@ -287,7 +287,7 @@ class Scores:
             >>> import pandas as pd
             >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
             >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
             >>> Scores(rows, {"metrics": [drop]}).rank("average_drop")
             average_drop, lower is better (method gradcam), best first
               p5  10 [10, 10]  a  first in 100%, rank 1 to 1

@@ -155,13 +155,13 @@ def _unbent(t: float, bend: float) -> float:
 
 
 def metric_interval(
-    values: ArrayLike, kind: str = "bootstrap", level: float = 0.95, resamples: int | None = None, seed: int = 0
+    values: ArrayLike, kind: str = "mean", level: float = 0.95, resamples: int | None = None, seed: int = 0
 ) -> tuple[float, float]:
     """The interval of a metric's mean, in its unit.
 
     Args:
         values: one number an image, `[N]`, all finite.
-        kind: as a metric's `interval`: "wilson" for the values 0 and 100, "bootstrap" for any others.
+        kind: as a metric's `interval`: "wilson" for the values 0 and 100, "mean" for any others.
         level: probability that the interval is made for, in (0, 1).
         resamples: take the percentile bootstrap with so many samples, in place of `mean_interval`.
         seed: of the resampling.
@@ -177,10 +177,10 @@ def metric_interval(
         [4.6, 69.9]
     """
     sample = np.asarray(values, dtype=float)
-    if kind == "bootstrap":
+    if kind == "mean":
         return mean_interval(sample, level) if resamples is None else bootstrap_interval(sample, level, resamples, seed)
     if kind != "wilson":
-        raise MetricError(f"no interval {kind!r}; known: bootstrap, wilson")
+        raise MetricError(f"no interval {kind!r}; known: mean, wilson")
     low, high = wilson_interval(int((sample > 0).sum()), len(sample), level)
     return 100 * low, 100 * high
 

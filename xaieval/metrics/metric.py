@@ -52,7 +52,7 @@ class Metric:
         per_image: a function of what `needs` names, in that order, to values `[N]`, NaN where there is none; or to values and
             the curve that they were taken of, `[N, S]`, which the rows hold as `<name>_curve`.
         higher_is_better: its direction; None for a number that describes a map.
-        interval: "bootstrap" for means; "wilson" if the values are 0 and 100, so that the mean is a proportion in percent.
+        interval: "mean" for means; "wilson" if the values are 0 and 100, so that the mean is a proportion in percent.
         label: short name with its unit, for tables and figures.
         needs: keys of `NEEDS`, which say what each is. Everything is on the device of the images, confidences in float64.
         settings: what else says which metric it is, for the manifest.
@@ -74,7 +74,7 @@ class Metric:
     name: str
     per_image: Callable[..., Values]
     higher_is_better: bool | None
-    interval: Literal["bootstrap", "wilson"] = "bootstrap"
+    interval: Literal["mean", "wilson"] = "mean"
     label: str = ""
     needs: Sequence[str] = ("confidence", "masked_confidence")
     settings: Mapping[str, Any] = field(default_factory=dict)

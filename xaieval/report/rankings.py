@@ -37,7 +37,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
         >>> from xaieval.ranking import rank
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
         >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
-        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "bootstrap"}
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> len(ranking_figure(rank(rows, [drop], "average_drop")).axes)
         2
     """
