@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -194,14 +193,12 @@ def test_p_values_are_never_0():
     assert (sign_flip_p_values(_columns([1.0] * 4000, [*range(1, 4001)])) > 0).all()
 
 
-# ---- speed
+# ---- many tests
 
 
-def test_thousands_of_tests_take_seconds():
+def test_thousands_of_tests_at_once():
     # 37 layers and methods, 15 metrics, 5 controls, 210 images.
     rng = np.random.default_rng(0)
     table = rng.normal(0.1, 1, (210, 37 * 15 * 5))
-    start = time.process_time()
     found = sign_flip_p_values(table)
-    assert time.process_time() - start < 20
     assert 0.2 < (found < 0.05).mean() < 0.7

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +211,7 @@ def test_without_a_difference_a_false_mark_is_rare():
     assert wrong <= 7, "5 % of 50, and three standard deviations"
 
 
-def test_a_large_table_takes_seconds():
+def test_a_large_table_has_every_test():
     rng = np.random.default_rng(0)
     metrics = [{"name": f"m{n}", "higher_is_better": True, "interval": "mean"} for n in range(15)]
     pairs = [(f"p{n}", "gradcam") for n in range(37)] + [("input", name) for name in NAMES]
@@ -221,10 +220,10 @@ def test_a_large_table_takes_seconds():
     rows["layer"], rows["method"] = zip(*(pairs[place] for place in index.get_level_values(1)), strict=True)
     for metric in metrics:
         rows[metric["name"]] = rng.normal(size=len(rows)) + 0.02 * index.get_level_values(1)
-    start = time.process_time()
     table = compare_with_controls(rows, metrics, NAMES)
     assert len(table) == 37 * 15 * 5
-    assert time.process_time() - start < 30
+    beaten = table.groupby("layer", sort=False)["beats"].mean()
+    assert beaten["p36"] == 0, "which is behind the controls in this order"
 
 
 # ---- in runs
