@@ -5,10 +5,8 @@ The `check_*` functions take the functions under test as an argument, as in `tes
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutants import mutated, noticed
 from scipy.stats import ConstantInputWarning, pearsonr
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -137,27 +136,9 @@ MUTANTS = {
 }
 
 
-def _executed(source: str) -> SimpleNamespace:
-    namespace: dict[str, Any] = {}
-    exec(compile(source, "composite.py", "exec", dont_inherit=True), namespace)
-    return SimpleNamespace(**namespace)
-
-
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checks_fail_for_a_wrong_formula(mutant):
-    # The docstrings quote the formulas, so it is the code between them that is changed.
-    old, new = MUTANTS[mutant]
-    parts = inspect.getsource(composite).split('"""')
-    code = [part.replace(old, new) if index % 2 == 0 else part for index, part in enumerate(parts)]
-    assert code != parts, f"the source has no {old!r} any more; the mutant has to follow it"
-    wrong = _executed('"""'.join(code))
-    noticed = []
-    for check in CHECKS:
-        try:
-            check(wrong)
-        except (AssertionError, pytest.fail.Exception, RuntimeError):
-            noticed.append(check.__name__)
-    assert noticed, f"no check notices: {mutant}"
+    assert noticed(CHECKS, mutated(composite, *MUTANTS[mutant])), f"no check notices: {mutant}"
 
 
 # ---- the authors' code

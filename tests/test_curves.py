@@ -5,9 +5,7 @@ The `check_*` functions take the module under test as an argument, so that mutan
 
 from __future__ import annotations
 
-import inspect
 import pickle
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -17,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutants import mutated, noticed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -197,19 +196,7 @@ MUTANTS = {
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checks_fail_for_a_wrong_formula(mutant):
-    old, new = MUTANTS[mutant]
-    parts = inspect.getsource(curves).split('"""')
-    code = [part.replace(old, new) if index % 2 == 0 else part for index, part in enumerate(parts)]
-    assert code != parts, f"the source has no {old!r} any more; the mutant has to follow it"
-    namespace: dict[str, Any] = {"__name__": curves.__name__}
-    exec(compile('"""'.join(code), "curves.py", "exec", dont_inherit=True), namespace)
-    noticed = []
-    for check in CHECKS:
-        try:
-            check(SimpleNamespace(**namespace))
-        except (AssertionError, MetricError, RuntimeError):
-            noticed.append(check.__name__)
-    assert noticed, f"no check notices: {mutant}"
+    assert noticed(CHECKS, mutated(curves, *MUTANTS[mutant]), MetricError), f"no check notices: {mutant}"
 
 
 # ---- against the formulas of other tools, by slow loops

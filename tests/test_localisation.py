@@ -6,10 +6,8 @@ that these checks fail where a formula is wrong.
 
 from __future__ import annotations
 
-import inspect
 import math
 from itertools import combinations, product
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -18,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutants import mutated, noticed
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -251,28 +250,9 @@ MUTANTS = {
 }
 
 
-def _executed(source: str) -> SimpleNamespace:
-    namespace: dict[str, Any] = {"__name__": "mutant"}
-    exec(compile(source, "localisation.py", "exec", dont_inherit=True), namespace)
-    return SimpleNamespace(**namespace)
-
-
-def _notices(check: Any, wrong: Any) -> bool:
-    try:
-        check(wrong)
-    except (AssertionError, RuntimeError):
-        return True
-    return False
-
-
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checks_fail_for_a_wrong_formula(mutant):
-    old, new = MUTANTS[mutant]
-    parts = inspect.getsource(localisation).split('"""')
-    code = [part.replace(old, new) if index % 2 == 0 else part for index, part in enumerate(parts)]
-    assert code != parts, f"the source has no {old!r} any more; the mutant has to follow it"
-    wrong = _executed('"""'.join(code))
-    assert any(_notices(check, wrong) for check in CHECKS), f"no check notices: {mutant}"
+    assert noticed(CHECKS, mutated(localisation, *MUTANTS[mutant])), f"no check notices: {mutant}"
 
 
 # ---- properties
