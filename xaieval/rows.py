@@ -82,8 +82,9 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     evidence = {"confidence": y.repeat(len(pairs)), "masked_confidence": o.flatten(), "protocol": protocol}
     if measured.inverse is not None:
         evidence["inverse_confidence"] = measured.inverse.double().flatten()
-    early = {metric.name: metric.judge(evidence)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
-    values = {metric.name: (early | dict(measured.values))[metric.name] for metric in metrics}
+    found = dict(measured.values)
+    found |= {metric.name: metric.judge(evidence)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
+    values = {metric.name: found[metric.name] for metric in metrics}
     counted = np.isin(status, COUNTED)
     return _table(
         pairs,

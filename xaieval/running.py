@@ -17,6 +17,7 @@ from xaieval.errors import RunError, XaievalError
 from xaieval.explainers import describe_method
 from xaieval.manifest import digest, tensor_bytes
 from xaieval.metrics import Metric
+from xaieval.pairing import directed
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores, check_folder, is_complete
 from xaieval.speedup import Runner
@@ -89,8 +90,7 @@ class Run:
     def watch(self, rule: Stop | None, images: Shuffled | None) -> None:
         """Have the rows looked at, to stop when the rule's question is answered."""
         if rule is not None and images is not None:
-            directions = {m.name: m.higher_is_better for m in self.metrics if m.higher_is_better is not None}
-            self.stopping = Stopping(rule, len(images), self.started.names, directions)
+            self.stopping = Stopping(rule, len(images), self.started.names, directed(self.manifest["metrics"]))
 
     def is_settled(self) -> bool:
         """Whether what `stop` asks for is certain from the rows so far."""
