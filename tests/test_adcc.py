@@ -5,6 +5,7 @@ The `check_*` functions take the functions under test as an argument, as in `tes
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from typing import Any
@@ -14,14 +15,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutants import mutated, noticed
+from mutants import executed, mutated, noticed
 from scipy.stats import ConstantInputWarning, pearsonr
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import xaieval
 from xaieval.errors import MetricError
-from xaieval.metrics import ADCC, METRICS, Coherency, Complexity, adcc, coherency, complexity, composite, drop
+from xaieval.metrics import ADCC, METRICS, Coherency, Complexity, adcc, coherency, complexity, composite, drop, similarity
 
 PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -117,11 +118,8 @@ def test_adcc_and_its_parts_pass(check):
 
 
 MUTANTS = {
-    "correlation not rescaled": ("50 * (1 + correlation", "100 * (correlation"),
+    "correlation not rescaled": ("50 * (1 + pearson(maps, masked_maps))", "100 * pearson(maps, masked_maps)"),
     "coherency as a share": ("50 * (1 +", "0.5 * (1 +"),
-    "cosine in place of correlation": (" - flat.mean(dim=1, keepdim=True)", ""),
-    "covariance in place of correlation": (" / (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()", ""),
-    "squares underflow": ("return flat / flat.abs().amax(dim=1, keepdim=True)", "return flat"),
     "constant maps count": (".masked_fill(flat, constant)", ".nan_to_num(0)"),
     "only the first map may be constant": (" | _is_constant(masked_maps)", ""),
     "complexity as a sum": (".abs().flatten(1).mean(dim=1)", ".abs().flatten(1).sum(dim=1)"),
@@ -136,9 +134,23 @@ MUTANTS = {
 }
 
 
+MUTANTS_OF_CORRELATION = {
+    "cosine in place of correlation": (" - flat.mean(dim=1, keepdim=True)", ""),
+    "covariance in place of correlation": (" / (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()", ""),
+    "squares underflow": ("return centred / largest", "return centred"),
+}
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_the_checks_fail_for_a_wrong_formula(mutant):
     assert noticed(CHECKS, mutated(composite, *MUTANTS[mutant])), f"no check notices: {mutant}"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS_OF_CORRELATION)
+def test_the_checks_fail_for_a_wrong_correlation(mutant):
+    wrong = executed(composite, inspect.getsource(composite))
+    wrong.coherency.__globals__["pearson"] = mutated(similarity, *MUTANTS_OF_CORRELATION[mutant]).pearson
+    assert noticed(CHECKS, wrong), f"no check notices: {mutant}"
 
 
 # ---- the authors' code

@@ -15,6 +15,7 @@ from xaieval.errors import MetricError
 from xaieval.metrics.classes import MeanOverImages
 from xaieval.metrics.functional import drop
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.similarity import pearson
 
 __all__ = ["ADCC", "ADCC_METRICS", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
 
@@ -49,10 +50,8 @@ def coherency(
             f"maps and masked_maps are [N, H, W] (volumes [N, D, H, W]) of one shape, got {list(maps.shape)} and "
             f"{list(masked_maps.shape)}"
         )
-    first, second = _deviations(maps), _deviations(masked_maps)
-    correlation = (first * second).sum(dim=1) / (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
     flat = _is_constant(maps) | _is_constant(masked_maps)
-    return (50 * (1 + correlation.clamp(-1, 1))).masked_fill(flat, constant)
+    return (50 * (1 + pearson(maps, masked_maps))).masked_fill(flat, constant)
 
 
 def complexity(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
@@ -115,13 +114,6 @@ def adcc(drop: Float[Tensor, " *n"], coherency: Float[Tensor, " *n"], complexity
 
 def _of_image(confidence: Tensor, masked_confidence: Tensor, maps: Tensor, masked_maps: Tensor) -> Tensor:
     return adcc(drop(confidence, masked_confidence), coherency(maps, masked_maps), complexity(maps))
-
-
-def _deviations(maps: Tensor) -> Tensor:
-    """What is left of each map without its mean, `[N, pixels]`, scaled so that no square of it underflows."""
-    flat = maps.double().flatten(1)
-    flat = flat - flat.mean(dim=1, keepdim=True)
-    return flat / flat.abs().amax(dim=1, keepdim=True)
 
 
 def _is_constant(maps: Tensor) -> Tensor:

@@ -146,18 +146,18 @@ def _invalid(flat: Tensor) -> Tensor:
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    one, constant = _standardised(one)
-    other, other_constant = _standardised(other)
-    return (one * other).sum(dim=1).clamp(-1, 1).masked_fill(constant | other_constant, torch.nan)
+    one, constant = _deviations(one)
+    other, other_constant = _deviations(other)
+    correlation = (one * other).sum(dim=1) / (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()
+    return correlation.clamp(-1, 1).masked_fill(constant | other_constant, torch.nan)
 
 
-def _standardised(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with mean 0 and norm 1, and which of them are constant; rows with NaN or inf come out as NaN."""
+def _deviations(flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows less their mean, scaled to at most 1, and which are constant; rows with NaN or inf come out as NaN."""
     constant = flat.amin(dim=1) == flat.amax(dim=1)
     centred = flat - flat.mean(dim=1, keepdim=True)
     largest = centred.abs().amax(dim=1, keepdim=True).masked_fill(constant[:, None], math.inf)
-    scaled = centred / largest  # first, or the squares of tiny values would vanish
-    return scaled / scaled.norm(dim=1, keepdim=True), constant
+    return centred / largest, constant  # or the squares of tiny values would vanish
 
 
 def _windowed(maps: Tensor) -> Tensor:
