@@ -20,10 +20,11 @@ import cyclopts
 import pandas as pd
 import torch
 
+from xaieval.folders import ROWS
 from xaieval.metrics import resolve_metrics
 from xaieval.protocol import Protocol
 from xaieval.rows import Measured, measured_rows
-from xaieval.scores import ROWS, Scores
+from xaieval.scores import Scores
 
 LAYERS, METHODS = 16, 4
 BATCH = 256

@@ -48,6 +48,7 @@ ROWS = (
         "stopping",
         "verdicts",
         "doubts",
+        "folders",
         "scores",
         "winning",
         "merging",

@@ -14,10 +14,11 @@ import pandas as pd
 from xaieval.data.batches import Failure
 from xaieval.data.shards import Shard
 from xaieval.errors import DataError, OutputError, RunError
+from xaieval.folders import RANKS, check_folder
 from xaieval.manifest import digest
 from xaieval.ranks import Rank
 from xaieval.rows import failed_rows
-from xaieval.scores import RANKS, Scores, check_folder
+from xaieval.scores import Scores
 
 __all__ = ["Share", "merge", "rank_folder"]
 

@@ -15,11 +15,12 @@ from xaieval.data.order import Shuffled
 from xaieval.engine import Job
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers import describe_method
+from xaieval.folders import check_folder, is_complete
 from xaieval.manifest import digest, tensor_bytes
 from xaieval.metrics import Metric
 from xaieval.pairing import directed
 from xaieval.rows import Measured, failed_rows, measured_rows
-from xaieval.scores import Scores, check_folder, is_complete
+from xaieval.scores import Scores
 from xaieval.speedup import Runner
 from xaieval.stopping import Stop, Stopping
 from xaieval.tasks import describe

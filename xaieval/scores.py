@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 from xaieval.comparing import compare
 from xaieval.doubts import find_doubts
 from xaieval.errors import OutputError
+from xaieval.folders import MANIFEST, ROWS, SUMMARY, write_file
 from xaieval.paired import PairedTest
 from xaieval.ranking import Over, Ranking, rank
 from xaieval.rows import COUNTED, EXCLUDED
@@ -24,10 +24,7 @@ from xaieval.stats import metric_interval
 from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
 from xaieval.winning import win_percentages
 
-__all__ = ["MANIFEST", "RANKS", "ROWS", "SUMMARY", "Scores", "check_folder", "is_complete"]
-
-ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
-RANKS = "ranks"  # folder in that of a run of several processes: a run of each
+__all__ = ["Scores"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -310,9 +307,9 @@ class Scores:
         folder = Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            _write(folder / SUMMARY, lambda file: self.summary(level).to_csv(file))
-            _write(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
+            write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
+            write_file(folder / SUMMARY, lambda file: self.summary(level).to_csv(file))
+            write_file(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
         except OSError as error:
             raise OutputError(f"cannot write into '{path}': {error.strerror or error}; choose another folder") from error
 
@@ -338,55 +335,3 @@ class Scores:
             metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
             for metric in self.manifest["metrics"]
         }
-
-
-def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
-    """Refuse an output folder that cannot be written, or holds a run other than `run`.
-
-    Args:
-        path: of the folder; it need not exist.
-        run: the part of the manifest that says what a run is.
-
-    Raises:
-        OutputError: with the first difference named.
-    """
-    folder = Path(path)
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise OutputError(f"'{nearest}' is a file; choose another folder")
-    if not os.access(nearest, os.W_OK):
-        raise OutputError(f"cannot write into '{nearest}'; choose another folder")
-    if folder.parent.name == RANKS and folder.name.startswith("0000-"):  # the process that sees the run's first image
-        check_folder(folder.parent.parent, run)
-    if not (folder / MANIFEST).exists():
-        return
-    try:
-        there = json.loads((folder / MANIFEST).read_text())["run"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"'{path}' holds a {MANIFEST} that cannot be read; choose another folder") from error
-    here = json.loads(json.dumps(run))
-    for key in [*here, *(there.keys() - here.keys())]:
-        if here.get(key) != there.get(key):
-            raise OutputError(
-                f"'{path}' holds another run: its {key} is {_short(there.get(key))}, this run's is {_short(here.get(key))}; "
-                "choose another folder, or remove that one"
-            )
-
-
-def is_complete(path: str | Path) -> bool:
-    """Whether a folder holds a finished run."""
-    try:
-        return bool(json.loads((Path(path) / MANIFEST).read_text())["complete"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    write(part)
-    part.replace(path)
-
-
-def _short(value: Any, most: int = 120) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= most else text[:most] + "..."

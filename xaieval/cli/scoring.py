@@ -61,8 +61,8 @@ def score(
 
     from xaieval.data import load_data
     from xaieval.distributed import score as run
+    from xaieval.folders import MANIFEST, ROWS, SUMMARY
     from xaieval.metrics import resolve_metrics
-    from xaieval.scores import MANIFEST, ROWS, SUMMARY
     from xaieval.stats import check_level
 
     check_level(options.level)

@@ -20,9 +20,10 @@ from xaieval.config import plain
 from xaieval.data import Fold, Pictures
 from xaieval.errors import OutputError
 from xaieval.experiment.setup import Setup
+from xaieval.folders import MANIFEST, check_folder, is_complete
 from xaieval.manifest import digest
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
-from xaieval.scores import MANIFEST, Scores, check_folder, is_complete
+from xaieval.scores import Scores
 from xaieval.scoring import score
 from xaieval.selection import Selection
 from xaieval.training import fit, training_loader
