@@ -49,6 +49,7 @@ ROWS = (
         "verdicts",
         "doubts",
         "folders",
+        "parts",
         "scores",
         "winning",
         "merging",
