@@ -129,8 +129,10 @@ class Parts:
             return None
         if part.check == check_of(batch):
             return part.read()
-        if not part.ids or _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
-            return None  # a finished run is measured again; an image can be read now, or no more
+        if not part.ids:
+            return None  # a finished run in other batches, which is measured again
+        if part.ids != batch.ids and _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
+            return None  # an image can be read now, or no more
         raise OutputError(
             f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(part, batch)}; give the same "
             "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
@@ -216,7 +218,7 @@ def _part(path: Path) -> Part:
 
 def _finished(folder: Path) -> dict[int, Part]:
     """The batches of a finished run, cut out of its rows, which has them in order."""
-    checks = _manifest(folder)["data"].get("batches", [])
+    checks = json.loads((folder / MANIFEST).read_text())["data"].get("batches", [])
     rows = _unless_damaged(pd.read_parquet, folder / ROWS) if checks else None
     if rows is None:
         return {}
