@@ -172,6 +172,7 @@ def test_an_unfinished_run_can_be_read(tmp_path):
         ours = {**kept.manifest[part], "batches": 0} if part == "data" else kept.manifest[part]
         assert ours == ({**expected.manifest[part], "batches": 0} if part == "data" else expected.manifest[part])
     assert kept.summary()["n_failed"].tolist() == [3, 3]
+    assert kept.warnings()[0] == "the run is not finished: this is what was measured on its first 8 images"
 
 
 def test_a_finished_run_is_read_even_where_another_one_is_under_way(tmp_path):

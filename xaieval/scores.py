@@ -112,6 +112,7 @@ class Scores:
     def warnings(self, level: float = 0.95) -> list[str]:
         """Reasons to doubt the numbers, a sentence each; none is no proof that they are right.
 
+        - The run broke off, and was not gone on with.
         - More than 5 % of a method's maps are constant, or more than 5 % of its rows failed.
         - No method is better than the best control map in a metric (where the run has controls).
         - Metrics disagree: by Average Drop a method is better than the mean of the other methods, by insertion or coherency it
@@ -125,7 +126,9 @@ class Scores:
             MetricError: the level is not in (0, 1).
         """
         metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return find_doubts(self.rows, metrics, self._controls, level, seed)
+        unfinished = f"the run is not finished: this is what was measured on its first {self.rows['image_id'].nunique()} images"
+        doubts = find_doubts(self.rows, metrics, self._controls, level, seed)
+        return doubts if self.manifest.get("complete", True) else [unfinished, *doubts]
 
     @property
     def _controls(self) -> list[str]:
