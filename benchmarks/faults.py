@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from xaieval import distributed, scoring
-from xaieval.errors import OutputError, RunError
+from xaieval.errors import RunError
 from xaieval.folders import ROWS
 from xaieval.scores import Scores
 
@@ -328,7 +328,7 @@ def full_disk(count: int, rng: random.Random, expected: pa.Table) -> Record:
     record = Record("disk full")
     for _ in range(count):
         with mounted(f"{rng.randrange(60, 200)}k") as disk, place_in(disk) as place:
-            breaks(record, place, OutputError, nothing)
+            breaks(record, place, RunError, nothing)
             call("mount", "-o", "remount,size=10m", str(disk))
             goes_on(record, place, expected)
     return record
@@ -353,7 +353,7 @@ def read_only_folder(count: int, rng: random.Random, expected: pa.Table) -> Reco
     for _ in range(count):
         with place_in() as place, unprivileged(place.folder.parent):
             parts = place.folder / "parts"
-            breaks(record, place, OutputError, at(somewhere(rng), partial(parts.chmod, 0o555)))
+            breaks(record, place, RunError, at(somewhere(rng), partial(parts.chmod, 0o555)))
             parts.chmod(0o755)
             goes_on(record, place, expected)
     return record
@@ -364,7 +364,7 @@ def removed_folder(count: int, rng: random.Random, expected: pa.Table) -> Record
     record = Record("folder removed")
     for _ in range(count):
         with place_in() as place:
-            breaks(record, place, OutputError, at(somewhere(rng), partial(shutil.rmtree, place.folder)))
+            breaks(record, place, RunError, at(somewhere(rng), partial(shutil.rmtree, place.folder)))
             goes_on(record, place, expected)
     return record
 

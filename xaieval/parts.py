@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
-from xaieval.errors import OutputError
+from xaieval.errors import OutputError, RunError
 from xaieval.folders import (
     MANIFEST,
     PARTS,
@@ -142,12 +142,12 @@ class Parts:
         """Put the rows of a batch on the disk.
 
         Raises:
-            OutputError: that is not possible.
+            RunError: that is not possible.
         """
         made_of = json.dumps({name: getattr(part, name) for name in MADE_OF}).encode()
         table = pa.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
-        with writing(self.folder):
+        with writing(self.folder, RunError):
             write_file(self.folder / PARTS / f"{number:06d}.parquet", lambda file: pq.write_table(table, file))
 
     def paths(self) -> list[Path]:
