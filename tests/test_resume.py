@@ -189,7 +189,7 @@ def test_a_run_without_rows_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
 def test_torn_parts_are_said_and_measured_again(cut, tmp_path, caplog):
     broken(tmp_path / "run", loader(10, broken_at=4))
-    last = tmp_path / "run/parts/000003.parquet"
+    last = tmp_path / "run/parts/00000003.parquet"
     os.truncate(last, int(cut * last.stat().st_size))
     with caplog.at_level(logging.WARNING, "xaieval"):
         kept = Scores.load(tmp_path / "run")
@@ -204,7 +204,7 @@ def test_torn_parts_are_said_and_measured_again(cut, tmp_path, caplog):
 
 def test_a_part_with_damage_inside_is_measured_again(tmp_path, caplog):
     broken(tmp_path / "run", loader(10, broken_at=4))
-    part = tmp_path / "run/parts/000001.parquet"
+    part = tmp_path / "run/parts/00000001.parquet"
     content = bytearray(part.read_bytes())
     content[4:200] = bytes(196)  # pages; the footer, which is read first, is whole
     part.write_bytes(content)

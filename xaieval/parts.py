@@ -148,7 +148,7 @@ class Parts:
         table = pa.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
         with writing(self.folder, RunError):
-            write_file(self.folder / PARTS / f"{number:06d}.parquet", lambda file: pq.write_table(table, file))
+            write_file(self.folder / PARTS / f"{number:08d}.parquet", lambda file: pq.write_table(table, file))
 
     def paths(self) -> list[Path]:
         """The files that there are, in order."""
@@ -157,7 +157,7 @@ class Parts:
     def remove(self) -> None:
         """Remove all parts; their manifest first, without which nobody goes on from the rest."""
         with suppress(OSError):  # what is left is in nobody's way
-            (self.folder / PARTS / MANIFEST).unlink()
+            (self.folder / PARTS / MANIFEST).unlink(missing_ok=True)
             for path in [*self.paths(), *(self.folder / PARTS).glob(".*.part")]:
                 path.unlink()
 
