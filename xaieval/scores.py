@@ -72,7 +72,9 @@ class Scores:
                 record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
             failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
             records.append(record | {"n_images": len(counted), "n_failed": failed})
-        table = pd.DataFrame(records).set_index(["layer", "method"])
+        columns = [name + end for name in interval for end in ("", "_low", "_high", "_n")]
+        table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
+        table = table.set_index(["layer", "method"])
         if self._controls:
             beaten = marks(self.controls_table(level), table.index, self._controls)
             table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
