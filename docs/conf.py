@@ -74,7 +74,15 @@ def without_links_beyond(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = BEYOND.sub(r"\1", source[0])
 
 
+def without_factories(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> Any:
+    """Three dots for defaults that are made anew, or the signature is no Python and loses its links."""
+    return (signature and signature.replace("<factory>", "..."), returns)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """What is said to Sphinx beyond settings."""
     app.connect("source-read", without_links_beyond)
+    app.connect("autodoc-process-signature", without_factories)
     return {"parallel_read_safe": True}

@@ -3,8 +3,7 @@
     python docs/pictures.py [FOLDER] [IMAGES]
 
 writes four PNG files and numbers.csv into the folder (docs/concepts unless told), from 200 images unless told; about three
-minutes
-on one core.
+minutes on one core.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import xaieval
 from xaieval.data import Preprocessing, scenes
 from xaieval.explainers import Context
 from xaieval.explainers.cam import grad_cam
+from xaieval.metrics import deletion
 
 FULL = 200
 PREPARE = Preprocessing(image_size=128, resize=128, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -69,10 +69,10 @@ def main(folder: Path, images: int) -> None:
     tables = {}
     for draw in (two_numbers, map_size, fooled, choices):
         figure, tables[draw.__name__] = draw(images)
-        figure.savefig(folder / f"{draw.__name__}.png", dpi=110)
+        figure.savefig(folder / f"{draw.__name__}.png", dpi=95)
     numbers = pd.concat(tables, names=["picture", "what"])
     print(numbers.round(2).to_string())
-    numbers.round(2).to_csv(folder / "numbers.csv")
+    numbers.round(4).to_csv(folder / "numbers.csv")
 
 
 def scored(images: int, layer: str, methods: Iterable[Any], metrics: Iterable[Any] = BOTH, **options: Any) -> xaieval.Scores:
@@ -112,7 +112,7 @@ def _draw_example(line: Iterable[Axes], layer: str, row: pd.Series) -> None:
 
 def map_size(images: int) -> tuple[Figure, pd.DataFrame]:
     """One order of pixels, maps of many sizes: Average Drop follows the size."""
-    scores = scored(images, "fpn[p3]", [Stretched(exponent) for exponent in EXPONENTS], (*BOTH, "deletion"))
+    scores = scored(images, "fpn[p3]", [Stretched(exponent) for exponent in EXPONENTS], (*BOTH, deletion(steps=8)))
     table = _numbers(scores, {Stretched(exponent).name: f"map to the power {exponent:g}" for exponent in EXPONENTS})
     areas = scores.rows.groupby("method", sort=False)["mask_area"].mean()
     table["mask_area"] = 100 * areas.loc[[Stretched(exponent).name for exponent in EXPONENTS]].to_numpy()
@@ -160,7 +160,7 @@ def choices(images: int) -> tuple[Figure, pd.DataFrame]:
         ends = [table[metric] - table[f"{metric}_low"], table[f"{metric}_high"] - table[metric]]
         axes.barh(range(len(table)), table[metric], xerr=ends, color="0.7", ecolor="0.2", capsize=3)
         axes.set(yticks=range(len(table)), yticklabels=table.index, xlabel=f"{label}, 95 % intervals")
-        axes.invert_yaxis()
+    axes.invert_yaxis()  # of both, which share it
     return figure, table
 
 
