@@ -17,7 +17,7 @@ import xaieval
 sys.path.insert(0, str(Path(__file__).parent))  # for gallery_pictures, which the gallery imports by name
 
 project = "xaieval"
-author = "The xaieval developers"
+author = copyright = "The xaieval developers"
 release = version = xaieval.__version__
 
 extensions = [
