@@ -1,9 +1,10 @@
-"""Explain a model that is a function and nothing else, and measure how good the explanations are.
+"""Black boxes
+===========
 
-    python examples/black_box.py [FOLDER]
+A model that is a function and nothing else is explained by asking it. The function here hides the built-in classifier; it may
+as well call an ONNX session, a pipeline of scikit-learn or a service.
 
-runs without network in under a minute, and writes `black_box.png` into the folder (the working directory unless told). The
-function here hides the built-in classifier; it may as well call an ONNX session, a pipeline of scikit-learn or a service.
+``python examples/black_box.py [FOLDER]`` prints the summary and writes ``black_box.png``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from xaieval.explainers.perturbation import RISE, Occlusion
 from xaieval.models import BlackBox, fpn_scenes
 from xaieval.report import maps_figure
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 hidden = fpn_scenes().eval()
 
 
@@ -29,25 +31,24 @@ def probabilities(images: np.ndarray) -> np.ndarray:
         return hidden(torch.from_numpy(images)).softmax(dim=1).numpy()
 
 
-def main(folder: Path) -> None:
-    """Print the summary and draw the maps."""
-    model = BlackBox(probabilities, numpy=True)
-    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=10).loader(batch_size=10)
+model = BlackBox(probabilities, numpy=True)
 
-    # The function's scores are probabilities already, so no softmax is taken of them.
-    protocol = xaieval.Protocol(confidence="identity")
-    methods = [RISE(n_masks=200), Occlusion(window=24, stride=12), "random"]
-    scores = xaieval.score(model, loader, methods=methods, protocol=protocol, batch_size=64)
-    print(scores.summary().round(1).to_string())
+# %%
+# The function's scores are probabilities already, so no softmax is taken of them.
 
-    images = next(iter(loader))["image"][:3]
-    columns = {
-        name: xaieval.explain(model, images, method=method, protocol=protocol)["input"]
-        for name, method in zip(["rise", "occlusion", "random"], methods, strict=True)
-    }
-    maps_figure(prepare.to_pixels(images), columns, subtitle="a black box").savefig(folder / "black_box.png", dpi=80)
+protocol = xaieval.Protocol(confidence="identity")
+prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+loader = scenes(prepare, size=10).loader(batch_size=10)
+methods = [RISE(n_masks=200), Occlusion(window=24, stride=12), "random"]
+scores = xaieval.score(model, loader, methods=methods, protocol=protocol, batch_size=64, progress=False)
+print(scores.summary().round(1).to_string())
 
+# %%
+# Maps come from the same methods.
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+images = next(iter(loader))["image"][:3]
+columns = {
+    name: xaieval.explain(model, images, method=method, protocol=protocol)["input"]
+    for name, method in zip(["rise", "occlusion", "random"], methods, strict=True)
+}
+maps_figure(prepare.to_pixels(images), columns, subtitle="a black box").savefig(folder / "black_box.png", dpi=80)

@@ -1,8 +1,9 @@
-"""Write an explainer in ten lines, check it, score it beside Grad-CAM, and draw the maps of both.
+"""An explainer of one's own
+=========================
 
-    python examples/custom_explainer.py [FOLDER]
+Ten lines, checked, and scored beside Grad-CAM.
 
-runs without network in under a minute, and writes `custom_explainer.png` into the folder (the working directory unless told).
+``python examples/custom_explainer.py [FOLDER]`` prints the summary and writes ``custom_explainer.png``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.explainers import Context
 from xaieval.report import maps_figure
 from xaieval.testing import check_explainer
+
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+
+# %%
+# An explainer says what it needs, and makes raw maps of what the context holds. Normalisation and upsampling follow by the
+# protocol.
 
 
 @dataclass(frozen=True)
@@ -35,24 +42,27 @@ class PositiveGradCAM:
         return torch.einsum("nc,nchw->nhw", weights, context.activation).clamp(min=0)
 
 
-def main(folder: Path) -> None:
-    """Check, score, draw."""
-    own = PositiveGradCAM()
-    check_explainer(own)
-    print(f"{own.name} keeps what all explainers promise")
+# %%
+# Does it keep what all explainers promise?
 
-    model, layer = xaieval.models.fpn_scenes(), "fpn[p3]"
-    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=60).loader(batch_size=20)
-    scores = xaieval.score(model, loader, layer, ["gradcam", own, "random"])
-    print(scores.summary().round(1).to_string())
+own = PositiveGradCAM()
+check_explainer(own)
+print(f"{own.name} keeps what all explainers promise")
 
-    images = next(iter(loader))["image"][:4]
-    maps = {
-        name: xaieval.explain(model, images, layer, method)[layer] for name, method in (("gradcam", "gradcam"), (own.name, own))
-    }
-    maps_figure(prepare.to_pixels(images), maps, subtitle=f"layer {layer}").savefig(folder / "custom_explainer.png", dpi=100)
+# %%
+# Beside others, on the same images.
 
+model, layer = xaieval.models.fpn_scenes(), "fpn[p3]"
+prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+loader = scenes(prepare, size=60).loader(batch_size=20)
+scores = xaieval.score(model, loader, layer, ["gradcam", own, "random"], progress=False)
+print(scores.summary().round(1).to_string())
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+# %%
+# What the two look like.
+
+images = next(iter(loader))["image"][:4]
+maps = {
+    name: xaieval.explain(model, images, layer, method)[layer] for name, method in (("gradcam", "gradcam"), (own.name, own))
+}
+maps_figure(prepare.to_pixels(images), maps, subtitle=f"layer {layer}").savefig(folder / "custom_explainer.png", dpi=100)

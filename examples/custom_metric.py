@@ -1,12 +1,11 @@
-"""Write a metric in five lines, score methods by it beside Average Drop, and draw the maps that it is about.
+"""A metric of one's own
+=====================
 
-    python examples/custom_metric.py [FOLDER]
+Five lines, and it stands beside Average Drop. The metric asks how much of a map lies on the frame of the image, where the
+padding of convolutions leaves its traces. It is a function of what it needs, here the maps; ``xaieval.metrics.NEEDS`` lists
+what else there is: confidences, ground-truth masks, maps of altered images, answers of the model to any images.
 
-runs without network in under a minute, and writes `custom_metric.png` into the folder (the working directory unless told).
-
-The metric asks how much of a map lies on the frame of the image, where the padding of convolutions leaves its traces. It is a
-function of what it needs, here the maps. `xaieval.metrics.NEEDS` lists what else there is: confidences, ground-truth masks,
-maps of altered images, answers of the model to any images.
+``python examples/custom_metric.py [FOLDER]`` prints the summary and writes ``custom_metric.png``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.metrics import Metric
 from xaieval.report import maps_figure
 
-LAYER = "fpn[p3]"
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 
 def on_the_frame(maps: torch.Tensor) -> torch.Tensor:
@@ -31,22 +30,22 @@ def on_the_frame(maps: torch.Tensor) -> torch.Tensor:
     return 100 * (1 - inside / maps.sum(dim=(1, 2)))
 
 
-def main(folder: Path) -> None:
-    """Score and draw."""
-    frame = Metric("frame", on_the_frame, higher_is_better=False, label="on the frame %", needs=("maps",))
+frame = Metric("frame", on_the_frame, higher_is_better=False, label="on the frame %", needs=("maps",))
 
-    model = xaieval.models.fpn_scenes()
-    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=60).loader(batch_size=20)
-    methods = ["gradcam", "layercam", "random"]
-    scores = xaieval.score(model, loader, LAYER, methods, metrics=["average_drop", frame], progress=False)
-    print(scores.summary().round(1).to_string())
+# %%
+# It gets an interval like any other metric. The frame is 43.75 % of the image, which is what ``random`` has on it.
 
-    images = next(iter(loader))["image"][:4]
-    maps = {name: next(iter(xaieval.explain(model, images, LAYER, name).values())) for name in methods[:2]}
-    figure = maps_figure(prepare.to_pixels(images), maps, subtitle=f"layer {LAYER}")
-    figure.savefig(folder / "custom_metric.png", dpi=100)
+LAYER = "fpn[p3]"
+model = xaieval.models.fpn_scenes()
+prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+loader = scenes(prepare, size=60).loader(batch_size=20)
+methods = ["gradcam", "layercam", "random"]
+scores = xaieval.score(model, loader, LAYER, methods, metrics=["average_drop", frame], progress=False)
+print(scores.summary().round(1).to_string())
 
+# %%
+# The maps that it is about.
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+images = next(iter(loader))["image"][:4]
+maps = {name: next(iter(xaieval.explain(model, images, LAYER, name).values())) for name in methods[:2]}
+maps_figure(prepare.to_pixels(images), maps, subtitle=f"layer {LAYER}").savefig(folder / "custom_metric.png", dpi=100)

@@ -1,10 +1,11 @@
-"""Which level of a feature pyramid explains a detector's boxes: an FCOS detector of the shapes in generated scenes.
+"""The pyramid of a detector
+=========================
 
-    python examples/detector_fpn.py [FOLDER]
-
-runs without network in about a minute, and writes `detector_fpn.png` into the folder (the working directory unless told). No
+Which level of a feature pyramid explains a detector's boxes: an FCOS detector of the shapes in generated scenes. No
 detector's weights come with the package, so one is trained here: for sixty steps, on the pyramid of the built-in classifier,
 which has seen such scenes before. That is enough to find most of the shapes, not to be a good detector.
+
+``python examples/detector_fpn.py [FOLDER]`` prints the scores of the levels and writes ``detector_fpn.png``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ import xaieval
 from xaieval.data.scenes import make_scene
 from xaieval.report import maps_figure
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 STEPS, BATCH = 60, 8
 LEVELS = "backbone.fpn[*]"
+
+# %%
+# The detector: torchvision's, on the backbone and the pyramid of the built-in classifier.
 
 
 class Pyramid(nn.Module):
@@ -44,6 +49,10 @@ def detector() -> FCOS:
     anchors = AnchorGenerator(sizes=((2,), (3,), (6,), (10,)), aspect_ratios=((1.0,),) * 4)
     half = [0.5, 0.5, 0.5]
     return FCOS(Pyramid(), 2, min_size=128, max_size=128, image_mean=half, image_std=half, anchor_generator=anchors)
+
+
+# %%
+# Its training, on scenes and the boxes of their objects.
 
 
 def load(first: int, count: int, split: str) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -69,23 +78,27 @@ def train(model: FCOS) -> None:
     model.eval()
 
 
-def main(folder: Path) -> None:
-    """Print the scores of the levels, each on the boxes that are made there, and draw the maps."""
-    torch.manual_seed(0)
-    model = detector()
-    train(model)
-    images = torch.stack(load(0, 24, "test")[0])
-    protocol = xaieval.Protocol(constant_map="leave_out")
-    scores = xaieval.score(model, images.split(8), LEVELS, ["gradcam", "layercam"], task="detection", protocol=protocol)
-    print(scores.summary()[["average_drop", "increase_in_confidence", "n_images", "n_failed"]].round(1).to_string())
+torch.manual_seed(0)
+model = detector()
+train(model)
 
-    maps = xaieval.explain(model, images[:5], LEVELS, method="layercam", task="detection")
-    with torch.no_grad():
-        found = model(images[:5])
-    titles = [f"{one['scores'].max():.2f}" if len(one["scores"]) else "nothing" for one in found]
-    figure = maps_figure(images[:5], maps, titles, "score of the box at the left; LayerCAM at each level")
-    figure.savefig(folder / "detector_fpn.png", dpi=70)
+# %%
+# A detection is made at one level, and its gradient at the others is zero. Leaving constant maps out compares each level on
+# the boxes that are its own.
 
+images = torch.stack(load(0, 24, "test")[0])
+protocol = xaieval.Protocol(constant_map="leave_out")
+scores = xaieval.score(
+    model, images.split(8), LEVELS, ["gradcam", "layercam"], task="detection", protocol=protocol, progress=False
+)
+print(scores.summary()[["average_drop", "increase_in_confidence", "n_images", "n_failed"]].round(1).to_string())
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+# %%
+# The maps, one column a level.
+
+maps = xaieval.explain(model, images[:5], LEVELS, method="layercam", task="detection")
+with torch.no_grad():
+    found = model(images[:5])
+titles = [f"{one['scores'].max():.2f}" if len(one["scores"]) else "nothing" for one in found]
+figure = maps_figure(images[:5], maps, titles, "score of the box at the left; LayerCAM at each level")
+figure.savefig(folder / "detector_fpn.png", dpi=70)

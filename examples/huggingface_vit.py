@@ -1,10 +1,11 @@
-"""Score the blocks of a vision transformer of Hugging Face's transformers on generated scenes.
+"""Transformers of Hugging Face
+============================
 
-    python examples/huggingface_vit.py [FOLDER] [MODEL]
+The blocks of a vision transformer of the library transformers. ``MODEL`` is a folder that ``save_pretrained`` wrote, or a
+name on the Hub, whose weights are used. Without it a small transformer with random weights stands in: that runs without
+network, and shows the calls, but its numbers say nothing of any real model. It needs ``pip install 'xaieval[hf]'``.
 
-MODEL is a folder that `save_pretrained` wrote, or a name on the Hub, whose weights are used. Without it a small transformer
-with random weights stands in: that runs without network, and shows the calls, but its numbers say nothing of any real model.
-The script writes `maps.png` into FOLDER (the working directory unless told). It needs `pip install 'xaieval[hf]'`.
+``python examples/huggingface_vit.py [FOLDER] [MODEL]`` prints the summary and writes ``maps.png``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from xaieval.data import scenes
 from xaieval.models import LoadedModel, load_model
 from xaieval.report import maps_figure
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+name = sys.argv[2] if len(sys.argv) > 2 else None
+
 
 def random_vit() -> LoadedModel:
     """A small transformer with random weights, loaded from a folder as any other."""
@@ -27,28 +31,25 @@ def random_vit() -> LoadedModel:
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
-    with tempfile.TemporaryDirectory() as folder:
-        ViTForImageClassification(ViTConfig(image_size=128, patch_size=16, num_labels=10, **sizes)).save_pretrained(folder)
-        ViTImageProcessor(size={"height": 128, "width": 128}).save_pretrained(folder)
-        return load_model(f"hf:{folder}")
+    with tempfile.TemporaryDirectory() as saved:
+        ViTForImageClassification(ViTConfig(image_size=128, patch_size=16, num_labels=10, **sizes)).save_pretrained(saved)
+        ViTImageProcessor(size={"height": 128, "width": 128}).save_pretrained(saved)
+        return load_model(f"hf:{saved}")
 
 
-def main(folder: Path, name: str | None) -> None:
-    """Print the summary and draw the maps."""
-    if name is None:
-        print("No model was named, so this one has random weights: what follows shows the calls and explains nothing.")
-    loaded = random_vit() if name is None else load_model(f"hf:{name}", pretrained=True)
-    loader = scenes(loaded.preprocessing, size=24).loader(batch_size=8)
+# %%
+# A loaded model brings the preprocessing that it was trained with.
 
-    # What goes into each block's attention: tokens, which become maps by themselves.
-    layers = ["vit.layers.*.layernorm_before"]
-    scores = xaieval.score(loaded.model, loader, layers=layers, methods=["gradcam", "random"], progress=False)
-    print(scores.summary().round(1).to_string())
+loaded = random_vit() if name is None else load_model(f"hf:{name}", pretrained=True)
+loader = scenes(loaded.preprocessing, size=24).loader(batch_size=8)
 
-    images = next(iter(loader))["image"][:4]
-    maps = xaieval.explain(loaded.model, images, layers)
-    maps_figure(loaded.preprocessing.to_pixels(images), maps).savefig(folder / "maps.png", dpi=80)
+# %%
+# What goes into each block's attention: tokens, which become maps by themselves.
 
+layers = ["vit.layers.*.layernorm_before"]
+scores = xaieval.score(loaded.model, loader, layers=layers, methods=["gradcam", "random"], progress=False)
+print(scores.summary().round(1).to_string())
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(), sys.argv[2] if len(sys.argv) > 2 else None)
+images = next(iter(loader))["image"][:4]
+maps = xaieval.explain(loaded.model, images, layers)
+maps_figure(loaded.preprocessing.to_pixels(images), maps).savefig(folder / "maps.png", dpi=80)

@@ -1,9 +1,10 @@
-"""Insertion and deletion curves of two levels of a feature pyramid, of a control, and what Average Drop says beside them.
+"""Insertion and deletion
+======================
 
-    python examples/insertion_deletion.py [FOLDER]
+The confidence while pixels are put in or taken away in the order of a map: curves of two levels of a feature pyramid and of a
+control, and what Average Drop says beside them.
 
-runs without network in under a minute, prints the table, and writes `insertion_deletion.png` into the folder (the working
-directory unless told).
+``python examples/insertion_deletion.py [FOLDER]`` prints the table and writes ``insertion_deletion.png``.
 """
 
 from __future__ import annotations
@@ -16,23 +17,22 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.metrics import deletion, insertion
 from xaieval.report import curves_figure
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 IMAGES = 40
 
+# %%
+# A metric with settings of its own is an object. With ``keep_curve`` the rows have the curves beside the areas under them.
 
-def main(folder: Path) -> None:
-    """Print the summary and draw the mean curves."""
-    model = xaieval.models.fpn_scenes()
-    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=IMAGES).loader(batch_size=20)
+model = xaieval.models.fpn_scenes()
+prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+loader = scenes(prepare, size=IMAGES).loader(batch_size=20)
+metrics = ["average_drop", insertion(steps=16, keep_curve=True), deletion(steps=16, keep_curve=True)]
+scores = xaieval.score(model, loader, ["fpn[p2]", "fpn[p5]"], ["gradcam", "random"], metrics=metrics, progress=False)
+print(scores.summary()[["average_drop", "insertion", "deletion", "n_images"]].round(2).to_string())
 
-    metrics = ["average_drop", insertion(steps=16, keep_curve=True), deletion(steps=16, keep_curve=True)]
-    scores = xaieval.score(model, loader, ["fpn[p2]", "fpn[p5]"], ["gradcam", "random"], metrics=metrics, progress=False)
-    print(scores.summary()[["average_drop", "insertion", "deletion", "n_images"]].round(2).to_string())
+# %%
+# The mean curves.
 
-    figure = curves_figure(scores.rows, ["insertion", "deletion"])
-    figure.axes[0].set_ylabel(f"confidence, mean of {IMAGES} images")
-    figure.savefig(folder / "insertion_deletion.png", dpi=110)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+figure = curves_figure(scores.rows, ["insertion", "deletion"])
+figure.axes[0].set_ylabel(f"confidence, mean of {IMAGES} images")
+figure.savefig(folder / "insertion_deletion.png", dpi=110)

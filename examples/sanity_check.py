@@ -1,10 +1,11 @@
-"""Does a map change when the model forgets? Parameters are randomised from the output down, and maps are compared.
+"""When the model forgets
+======================
 
-    python examples/sanity_check.py [FOLDER]
+Does a map change when the model forgets? Parameters are randomised from the output down, and maps are compared: those of two
+methods, and of two controls, which do not notice.
 
-runs without network in under a minute. It prints what the maps of two methods and two controls score, and how alike they stay
-when all parameters are random, and writes `sanity_check.png` into the folder (the working directory unless told): the maps of
-one image step by step, and the similarity over all images.
+``python examples/sanity_check.py [FOLDER]`` prints what the maps score and how alike they stay when all parameters are
+random, and writes ``sanity_check.png``: the maps of one image step by step, and the similarity over all images.
 """
 
 from __future__ import annotations
@@ -22,27 +23,13 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.randomisation import draw_anew, find_parts, swapped
 from xaieval.sanity import SanityCheck
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 LAYER, IMAGES, SHOWN = "fpn[p3]", 30, 7
 METHODS = ("gradcam", "layercam", "edges", "center")
 MODULES = ("head", "fpn", "backbone.layer*", "backbone.conv1")  # each with all that it contains
 
-
-def main(folder: Path) -> None:
-    """Print the table and draw the picture."""
-    model = xaieval.models.fpn_scenes()
-    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    loader = scenes(prepare, size=IMAGES).loader(batch_size=15)
-    check = xaieval.sanity_check(model, loader, LAYER, METHODS, modules=MODULES, modes="cascading", progress=False)
-    print(table(check, xaieval.score(model, loader, LAYER, METHODS, progress=False)).to_string())
-    print(f"data-independent: {', '.join(method for _, method in check.data_independent)}")
-
-    image = scenes(prepare, size=IMAGES)[SHOWN]["image"][None]
-    steps = cascade(model, image)
-    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.7, 1))
-    draw_maps(above, prepare.to_pixels(image)[0].permute(1, 2, 0).numpy(), steps)
-    draw_curves(below, check)
-    figure.savefig(folder / "sanity_check.png", dpi=72)
+# %%
+# The table and the parts of the picture.
 
 
 def table(check: SanityCheck, scores: xaieval.Scores) -> pd.DataFrame:
@@ -103,5 +90,28 @@ def short(step: str) -> str:
     return step.removeprefix("backbone.")
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+# %%
+# A model, images, and what is asked.
+
+model = xaieval.models.fpn_scenes()
+prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+loader = scenes(prepare, size=IMAGES).loader(batch_size=15)
+
+# %%
+# Similarity is measured after each step; a method whose maps stay alike when everything is random does not depend on the
+# model.
+
+check = xaieval.sanity_check(model, loader, LAYER, METHODS, modules=MODULES, modes="cascading", progress=False)
+print(table(check, xaieval.score(model, loader, LAYER, METHODS, progress=False)).to_string())
+print(f"data-independent: {', '.join(method for _, method in check.data_independent)}")
+
+# %%
+# One image, step by step.
+
+image = scenes(prepare, size=IMAGES)[SHOWN]["image"][None]
+steps = cascade(model, image)
+figure = Figure(figsize=(8.4, 7.2), layout="constrained")
+above, below = figure.subfigures(2, 1, height_ratios=(1.7, 1))
+draw_maps(above, prepare.to_pixels(image)[0].permute(1, 2, 0).numpy(), steps)
+draw_curves(below, check)
+figure.savefig(folder / "sanity_check.png", dpi=72)

@@ -1,10 +1,11 @@
-"""Explain and score a network of volumes: does its map find the bright ball that it looks for?
+"""Volumes
+=======
 
-    python examples/volume.py [FOLDER]
+Explain and score a network of volumes: does its map find the bright ball that it looks for? The volumes are noise with one
+bright ball each, and the network is set by hand to detect brightness, so that it is known where a faithful map has to peak.
 
-The volumes are noise with one bright ball each, and the network is set by hand to detect brightness, so that it is known where
-a faithful map has to peak. It runs without network in seconds, prints where the maps peak and the scores, and writes the
-middle slice of a volume with its map to `volume.png` in FOLDER (the working directory unless told).
+``python examples/volume.py [FOLDER]`` prints where the maps peak and the scores, and writes the middle slice of a volume with
+its map to ``volume.png``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from torch import Tensor, nn
 
 import xaieval
 
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 SIDE, RADIUS = 32, 5
+
+# %%
+# Volumes and a network.
 
 
 def volumes_with_balls(count: int) -> tuple[Tensor, Tensor]:
@@ -48,28 +53,28 @@ class BrightBall(nn.Module):
         return torch.stack([torch.ones_like(strength), strength], dim=1)
 
 
-def main(folder: Path) -> None:
-    """Print peaks and scores, and draw a slice."""
-    volumes, inside = volumes_with_balls(12)
-    model = BrightBall()
+volumes, inside = volumes_with_balls(12)
+model = BrightBall()
 
-    maps = xaieval.explain(model, volumes, "pool", target=1)["pool"]  # [N, 32, 32, 32]
-    peaks = maps.flatten(1).argmax(dim=1)
-    found = inside.flatten(1).gather(1, peaks[:, None]).sum()
-    print(f"{found} of {len(volumes)} maps peak inside the ball")
+# %%
+# Where do the maps peak, and what do they score?
 
-    scores = xaieval.score(model, [volumes], "pool", ["gradcam", "center", "random"], target=1, progress=False)
-    print(scores.summary().round(1).to_string())
+maps = xaieval.explain(model, volumes, "pool", target=1)["pool"]  # [N, 32, 32, 32]
+peaks = maps.flatten(1).argmax(dim=1)
+found = inside.flatten(1).gather(1, peaks[:, None]).sum()
+print(f"{found} of {len(volumes)} maps peak inside the ball")
 
-    middle = SIDE // 2
-    pictures = {"middle slice": volumes[0, 0], "Grad-CAM": maps[0], "ball": inside[0].float()}
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), layout="constrained")
-    for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
-        axis.imshow(picture[middle].numpy(), cmap="gray" if title != "Grad-CAM" else "magma", vmin=0, vmax=1)
-        axis.set_title(title)
-        axis.set_axis_off()
-    figure.savefig(folder / "volume.png", dpi=100)
+scores = xaieval.score(model, [volumes], "pool", ["gradcam", "center", "random"], target=1, progress=False)
+print(scores.summary().round(1).to_string())
 
+# %%
+# A slice through the middle.
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
+middle = SIDE // 2
+pictures = {"middle slice": volumes[0, 0], "Grad-CAM": maps[0], "ball": inside[0].float()}
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), layout="constrained")
+for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+    axis.imshow(picture[middle].numpy(), cmap="gray" if title != "Grad-CAM" else "magma", vmin=0, vmax=1)
+    axis.set_title(title)
+    axis.set_axis_off()
+figure.savefig(folder / "volume.png", dpi=100)

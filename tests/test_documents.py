@@ -120,6 +120,40 @@ def test_the_table_of_perturbation_is_the_benchmark_result():
     assert set(wanted) <= set((ROOT / "docs/perturbation.md").read_text().splitlines())
 
 
+def test_the_tables_of_concepts_are_what_its_script_measured():
+    numbers = pd.read_csv(ROOT / "docs/concepts/numbers.csv").set_index("picture")
+    page = (ROOT / "docs/concepts.md").read_text().splitlines()
+    wanted = [
+        [
+            str(row["what"]).removeprefix("map to the power "),
+            f"{row['mask_area']:.1f}",
+            _cell(row, "average_drop"),
+            _cell(row, METRIC),
+            f"{row['deletion']:.2f} [{row['deletion_low']:.2f}, {row['deletion_high']:.2f}]",
+        ]
+        for row in numbers.loc["map_size"].to_dict("records")
+    ]
+    wanted += [
+        [f"`{row['what']}`", *[_cell(row, name) for name in ("average_drop", METRIC, "average_gain", "adcc")]]
+        for row in numbers.loc["fooled"].to_dict("records")
+    ]
+    wanted += [
+        [row["what"], _cell(row, "average_drop"), _cell(row, METRIC)] for row in numbers.loc["choices"].to_dict("records")
+    ]
+    assert len(wanted) == 17
+    for cells in wanted:
+        assert f"| {' | '.join(cells)} |" in page
+    assert set(numbers["n_images"]) == {200}
+
+
+def test_the_pictures_of_concepts_are_made_by_their_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path), "2"])
+    runpy.run_path(str(ROOT / "docs/pictures.py"), run_name="__main__")
+    committed = {path.name for path in (ROOT / "docs/concepts").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == committed
+    assert "average_drop" in capsys.readouterr().out
+
+
 TABLES = {f"{name}.csv" for name in ("peers", "agreement", "batch_trials", "calls", "startup")}
 METRIC = "increase_in_confidence"
 
