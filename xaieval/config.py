@@ -22,10 +22,15 @@ __all__ = [
     "ProtocolOptions",
     "ScoreOptions",
     "Switch",
+    "names_code",
     "parse_literals",
     "plain",
     "read_toml",
 ]
+
+
+# What stands before the colon in a model or in data that is no factory.
+KINDS = {"model": ("timm", "torchvision", "hf", "xaieval"), "data": ("folder", "ucmerced")}
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -85,8 +90,9 @@ class ScoreOptions:
     """What is scored, and how the work is done: the parameters of `xaieval.score`.
 
     Attributes:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
-        data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports your code
+            and runs it; on the command line alone, not in a run file.
+        data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory, likewise.
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
         masks: Folder with the masks of the objects, for folder:DIR: a PNG file under the same path for each image.
         boxes: COCO file (JSON) with boxes around the objects, for folder:DIR.
@@ -311,6 +317,17 @@ class FalOptions:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
 
 
+def names_code(option: str, value: str) -> bool:
+    """Whether an option is a `package.module:factory`, which would be imported and called.
+
+    Example:
+        >>> names_code("model", "timm:resnet18"), names_code("model", "mine:make"), names_code("data", "scenes")
+        (False, True, False)
+    """
+    kind, colon, _ = value.partition(":")
+    return bool(colon) and option in KINDS and kind not in KINDS[option]
+
+
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
     """Arguments of a constructor: numbers, booleans and the like as such, anything else as text.
 
@@ -322,7 +339,7 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
     def parse(text: str) -> Any:
         try:
             return ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that Python's manual names
             return text
 
     return {name: parse(text) for name, text in arguments.items()}

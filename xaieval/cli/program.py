@@ -11,8 +11,8 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
-from xaieval.config import read_toml
-from xaieval.errors import UsageError, XaievalError
+from xaieval.config import names_code, read_toml
+from xaieval.errors import ConfigError, UsageError, XaievalError
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
 
 __all__ = ["FLAT", "app", "given", "main"]
@@ -29,12 +29,30 @@ FLAT = Parameter(name="*")
 
 
 def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
-    """Take what the command line does not say from the run file, if one is given."""
+    """Take what the command line does not say from the run file, if one is given; no other file is ever looked for.
+
+    Raises:
+        ConfigError: it cannot be read, or would have code imported.
+    """
+    said = {argument.field_info.name for argument in arguments if argument.tokens}
     for argument in arguments:
         if argument.field_info.name == "run_file" and argument.tokens:
             settings = read_toml(argument.tokens[0].value)
             # Under the command's name, or a setting that is also the name of a command ("layers") would be passed over.
             Dict({commands[0]: settings}, source=argument.tokens[0].value)(app, commands, arguments)
+            _refuse_code(argument.tokens[0].value, [other for other in arguments if other.field_info.name not in said])
+
+
+def _refuse_code(run_file: str, arguments: Any) -> None:
+    """Refuse a factory in a run file, which people pass on as data: `subprocess:run` with arguments would be any command."""
+    for argument in arguments:
+        name = argument.field_info.name
+        for token in argument.tokens:
+            if names_code(name, token.value):
+                raise ConfigError(
+                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; a run file does not do "
+                    f"that, the command line does: --{name} {token.value}"
+                )
 
 
 app = App(

@@ -46,7 +46,7 @@ def score(
     rows.parquet, summary.csv, manifest.json and maps.png.
 
     Args:
-        run_file: TOML file with the same words as the options; the command line wins.
+        run_file: TOML file with the same words as the options; the command line wins, and alone names code to run.
         debug: Show the traceback of an error.
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()

@@ -17,6 +17,8 @@ from xaieval.errors import DataError
 
 __all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
+FARTHEST = 1e9  # pixels; no picture is as large
+
 
 def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
     """The masks of a batch, `[N, H, W]` of bool, or `[N, D, H, W]` of volumes.
@@ -143,9 +145,9 @@ def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        named = {image["id"]: image["file_name"] for image in content["images"]}
+        named = {image["id"]: _name(image["file_name"]) for image in content["images"]}
         found = [(named[one["image_id"]], _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file as COCO has it is expected, with "
             "'images' (id, file_name) and 'annotations' (image_id, bbox)"
@@ -161,8 +163,16 @@ def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
     return [torch.tensor(own, dtype=torch.float32).view(-1, 4) for own in boxes]
 
 
+def _name(file_name: Any) -> str:
+    if not isinstance(file_name, str):
+        raise TypeError(f"a file_name is text, got {file_name!r}")
+    return file_name
+
+
 def _corners(box: Sequence[float]) -> list[float]:
     x, y, width, height = map(float, box)
+    if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # nor NaN
+        raise ValueError(f"a bbox is (x, y, width, height) in pixels, got {list(box)}")
     return [x, y, x + width, y + height]
 
 
