@@ -90,8 +90,8 @@ class ScoreOptions:
     """What is scored, and how the work is done: the parameters of `xaieval.score`.
 
     Attributes:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports your code
-            and runs it; on the command line alone, not in a run file.
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
+            your code and runs it; on the command line alone, not in a run file.
         data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory, likewise.
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
         masks: Folder with the masks of the objects, for folder:DIR: a PNG file under the same path for each image.
