@@ -584,9 +584,13 @@ def test_an_interrupted_run_keeps_what_there_is(bench):
         "import torch\ndef make():\n    yield torch.rand(2, 3, 128, 128)\n    raise KeyboardInterrupt\n"
     )
     result = bench("score", "--layers", "fpn[p5]", "--out", "run", "--data", "stopping:make")
-    _refused(result, 130, "interrupted")
-    assert len(_rows()) == 2
-    assert _manifest()["complete"] is False
+    assert result.status == 130
+    assert result.err == (
+        "xaieval-bench: interrupted; rows of finished batches, if there are any, are kept, and the same command goes on from there\n"
+    )
+    assert re.search(r"^ fpn\[p5\]  gradcam .* 2 +0$", result.out, re.MULTILINE)
+    kept = Scores.load("run")
+    assert (len(kept.rows), kept.manifest["complete"]) == (2, False)
 
 
 def test_debug_raises_what_happened(bench):

@@ -387,8 +387,10 @@ def test_a_process_that_is_killed_ends_the_run_and_rows_of_the_others_are_kept(t
     first, second = _run("kill", 2, folder)
     assert second == Ended(-signal.SIGKILL, "")
     assert first == Ended(1, "RunError: another rank ended early; its own message says why")
-    assert _written(folder) == ["0000-of-0002"]
     assert is_complete(folder / "ranks/0000-of-0002")
+    killed = Scores.load(folder / "ranks/0001-of-0002")
+    assert not killed.manifest["complete"]
+    assert list(killed.rows["image_id"].unique()) == ["2", "3"]
     assert not (folder / "rows.parquet").exists()
 
 
@@ -606,7 +608,7 @@ def data():
         "xaieval-bench: rank 1 died by signal 9 (SIGKILL); out of memory, perhaps; rows that other ranks finished are kept in "
         "'ranks' in the output folder\n"
     )
-    assert _written(Path("run")) == ["0000-of-0002"]
+    assert not is_complete(Path("run/ranks/0001-of-0002"))
     assert list(Scores.load("run/ranks/0000-of-0002").rows["image_id"].unique()) == ["0", "1", "4", "5"]
 
 

@@ -50,6 +50,7 @@ ROWS = (
         "verdicts",
         "doubts",
         "folders",
+        "parts",
         "scores",
         "winning",
         "merging",

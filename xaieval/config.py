@@ -119,6 +119,7 @@ class ScoreOptions:
         nproc: Processes on this machine that share the images; torchrun starts them on several machines.
         already_split: The data gives another part in each process, as streams that split themselves do.
         out: Folder for rows, summary, manifest and figure; named after the run unless told.
+        resume: Go on from what an earlier run of the same command left there; --no-resume measures it again.
         progress: Show a progress bar, where stderr is a terminal.
     """
 
@@ -150,6 +151,7 @@ class ScoreOptions:
     nproc: int = 1
     already_split: Switch = False
     out: str | None = None
+    resume: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:

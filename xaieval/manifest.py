@@ -8,14 +8,16 @@ import platform
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from xaieval import __version__
+from xaieval.data.batches import Failure
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox
 
-__all__ = ["digest", "fingerprint", "new_manifest", "tensor_bytes"]
+__all__ = ["describe_data", "digest", "fingerprint", "new_manifest", "tensor_bytes"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
@@ -43,6 +45,22 @@ def _model(model: nn.Module) -> dict[str, Any]:
         **entry,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "fingerprint": fingerprint(model),
+    }
+
+
+def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of the images, once they are measured.
+
+    Args:
+        rows: of the run.
+        failures: images that could not be read.
+        batches: what tells whether each batch is the same again.
+    """
+    ids = rows["image_id"].unique()
+    data = {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)}
+    return {
+        "data": {**data, **({"batches": list(batches)} if batches else {})},
+        "unreadable": [{"id": name, "reason": reason} for name, _, reason in failures],
     }
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from xaieval.data.batches import Failure
 from xaieval.data.shards import Shard
 from xaieval.errors import DataError, OutputError, RunError
-from xaieval.folders import RANKS, check_folder
-from xaieval.manifest import digest
+from xaieval.folders import RANKS, check_folder, locked
+from xaieval.manifest import describe_data
 from xaieval.ranks import Rank
 from xaieval.rows import failed_rows
 from xaieval.scores import Scores
@@ -87,10 +87,11 @@ def merge(output_dir: str | Path, shares: Sequence[Share]) -> Scores:
     runs = {rank: part.manifest["run"] for rank, part in parts.items()}
     _check_same_run(runs)
     first = min(parts, key=lambda rank: shares[rank].numbers[0])  # its first image is the first of all
-    check_folder(output_dir, runs[first])
-    rows = _in_order(shares, {rank: part.rows for rank, part in parts.items()})
-    scores = Scores(rows, parts[first].manifest | _found(rows, shares, parts))
-    scores.save(output_dir)
+    with locked(output_dir):
+        check_folder(output_dir, runs[first])
+        rows = _in_order(shares, {rank: part.rows for rank, part in parts.items()})
+        scores = Scores(rows, parts[first].manifest | _found(rows, shares, parts))
+        scores.save(output_dir)
     _remove_others(Path(output_dir) / RANKS, {rank_folder(output_dir, Rank(rank, len(shares))).name for rank in parts})
     return scores
 
@@ -153,15 +154,18 @@ def _check_new(frames: Sequence[pd.DataFrame]) -> None:
 
 def _found(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scores]) -> dict[str, Any]:
     """What the manifest of the whole run says in place of that of one process."""
-    ids = rows["image_id"].unique()
     entries: list[dict[str, str]] = []
     numbers: list[int] = []
+    checks: list[tuple[int, str]] = []
     for rank, share in enumerate(shares):
         own = [{"id": name, "reason": reason} for name, _, reason in share.failures]
         entries += parts[rank].manifest["unreadable"] if rank in parts else own
         numbers += share.numbers[share.unreadable].tolist()
+        if rank in parts:
+            readable = share.batches[share.batches[:, 1] > 0, 0].tolist()
+            checks += zip(readable, parts[rank].manifest["data"]["batches"], strict=True)
     return {
-        "data": {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)},
+        **describe_data(rows, [], [check for _, check in sorted(checks)]),
         "unreadable": [entries[index] for index in np.argsort(numbers, kind="stable")],
         "ranks": {"world": len(shares), "images": [share.images for share in shares]},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, 
 
 from xaieval.errors import OutputError
 
-__all__ = ["check_manifest", "check_rows", "read_manifest", "read_rows"]
+__all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows"]
 
 MEND = "score it again, into another folder"
 KEYS = ["image_id", "layer", "method"]  # that no two rows share
@@ -86,7 +87,40 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     for name in manifest.get("controls", []):
         if not isinstance(name, str):
             raise _no_manifest(source, "controls", "a list of names", name)
+    for check in _list(manifest.get("data", {}).get("batches", [])):
+        if not _is_check(check):
+            raise _no_manifest(source, "data.batches", "a list of checks, such as '32:1f0a5b9c'", check)
     return manifest
+
+
+def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
+    """What a part says that it was made of, if it says so as a part does.
+
+    Args:
+        made_of: whatever JSON can hold.
+        source: where it comes from, for messages.
+
+    Raises:
+        OutputError: an entry is missing or of another kind.
+    """
+    if not isinstance(made_of, dict) or not _is_check(made_of.get("check")):
+        raise OutputError(f"'{source}' does not say which batch it was made of")
+    if not all(isinstance(name, str) for name in _list(made_of.get("ids"))):
+        raise OutputError(f"'{source}' does not say which images it was made of")
+    for failure in [*_list(made_of.get("failed")), *_list(made_of.get("missed"))]:
+        kinds = [type(item) for item in _list(failure)]
+        if kinds not in ([str, int, str], [str, type(None), str]):
+            raise OutputError(f"'{source}' does not say which images could not be read")
+    return made_of
+
+
+def _is_check(check: Any) -> bool:
+    return isinstance(check, str) and re.fullmatch(r"\d{1,9}:[0-9a-f]{8}", check, re.ASCII) is not None
+
+
+def _list(value: Any) -> list[Any]:
+    """The value, if it is a list; else a list of what is in no list that is looked for here."""
+    return value if isinstance(value, list) else [None]
 
 
 def _check_metric(metric: Any, source: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from xaieval.data.order import Shuffled
 from xaieval.engine import Job
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers import describe_method
-from xaieval.folders import check_folder, is_complete
-from xaieval.manifest import digest, tensor_bytes
+from xaieval.manifest import describe_data, digest, tensor_bytes
 from xaieval.metrics import Metric
 from xaieval.pairing import directed
+from xaieval.parts import Part, Parts, check_of
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores
 from xaieval.speedup import Runner
@@ -35,10 +35,15 @@ class Run:
     metrics: Sequence[Metric]
     manifest: dict[str, Any]
     output_dir: str | Path | None
+    resume: bool = True
     job: Job | None = None
+    parts: Parts | None = None  # on the disk, if a folder was given
     frames: list[pd.DataFrame] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)  # of each batch
     failures: list[Failure] = field(default_factory=list)
-    pending: Measured | None = None
+    missed: list[Failure] = field(default_factory=list)  # those of them that no part says
+    pending: tuple[Measured, Part] | None = None
+    held: ExitStack = field(default_factory=ExitStack)  # the folder
     stopping: Stopping | None = None
     watched: tuple[int, int] = (0, 0)  # how many of the frames and of the failures it has seen
 
@@ -70,23 +75,53 @@ class Run:
             "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
         }
         if self.output_dir is not None:
-            check_folder(self.output_dir, self.manifest["run"])
+            self.parts = self.held.enter_context(Parts.of(self.output_dir, self.manifest, self.resume))
 
     def made_by(self, runner: Runner) -> Runner:
         """Note how passes are made."""
         self.manifest["speed"] = runner.to_dict()
         return runner
 
-    def add(self, measured: Measured) -> None:
-        """Take one batch; its rows are made when the next one is under way, so that a GPU need not wait for them."""
+    def fail(self, failures: Sequence[Failure]) -> None:
+        """Take images that could not be read."""
+        self.failures += failures
+        self.missed += failures
+
+    def has(self, batch: Batch) -> bool:
+        """Whether the batch was measured before; its rows are taken then."""
+        if self.parts is None:
+            return False
+        number = len(self.frames) + (self.pending is not None)
+        rows = self.parts.find(number, batch)
+        if rows is not None:
+            self.flush()
+            self.missed = []
+            self._append(rows, self.parts.known[number].check)
+        return rows is not None
+
+    def add(self, batch: Batch, measured: Measured) -> None:
+        """Take one batch; on a GPU, which need not wait for that, its rows are made when the next one is under way."""
         self.flush()
-        self.pending = measured
+        others = self.missed[: len(self.missed) - len(batch.failed)]
+        check = "" if self.parts is None else check_of(batch)
+        self.pending = measured, Part(check, batch.ids, batch.failed, others)
+        self.missed = []
+        if measured.confidence.device.type == "cpu":
+            self.flush()
 
     def flush(self) -> None:
-        """Make the rows of the batch that waits for it."""
-        measured, self.pending = self.pending, None
-        if measured is not None:
-            self.frames.append(measured_rows(measured, self.started.names, self.metrics, self.started.protocol))
+        """Make the rows of the batch that waits for it, and have them on the disk."""
+        if self.pending is None:
+            return
+        (measured, part), self.pending = self.pending, None
+        rows = measured_rows(measured, self.started.names, self.metrics, self.started.protocol)
+        if self.parts is not None:
+            self.parts.write(len(self.frames), part, rows)
+        self._append(rows, part.check)
+
+    def _append(self, rows: pd.DataFrame, check: str) -> None:
+        self.frames.append(rows)
+        self.checks.append(check)
 
     def watch(self, rule: Stop | None, images: Shuffled | None) -> None:
         """Have the rows looked at, to stop when the rule's question is answered."""
@@ -105,37 +140,36 @@ class Run:
         self.manifest["stop"] = self.stopping.to_dict()
         return self.stopping.finished
 
-    def gather(self, complete: bool) -> Scores:
-        """All rows so far, those of unreadable images last."""
-        unreadable = failed_rows(self.failures, self.started.names, self.metrics)
-        rows = pd.concat([*self.frames, unreadable] if self.failures else self.frames, ignore_index=True)
-        ids = rows["image_id"].unique()
-        found = {
-            "complete": complete,
-            "data": {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)},
-            "unreadable": [{"id": name, "reason": reason} for name, _, reason in self.failures],
-        }
-        return Scores(rows, self.manifest | found)
-
     @contextmanager
-    def kept_if_it_breaks(self) -> Iterator[None]:
-        """Keep what there is of a run that breaks off, unless a finished one is there."""
-        try:
-            yield
-        except BaseException:
-            with suppress(XaievalError):  # the error that is under way is the one to hear of
-                self.flush()
-            if self.frames and self.output_dir is not None and not is_complete(self.output_dir):
-                self.gather(complete=False).save(self.output_dir)
-            raise
+    def under_way(self) -> Iterator[None]:
+        """Keep the last batch of a run that breaks off too, and let go of its folder in the end."""
+        with self.held:
+            try:
+                yield
+            except BaseException as error:
+                with suppress(XaievalError):  # the error that is under way is the one to hear of
+                    self.flush()
+                if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):  # torch has no class for it
+                    raise RunError(_of_dead_worker(error, self.output_dir)) from error
+                raise
 
     def finish(self) -> Scores:
-        """The whole run, written if a folder was given."""
+        """The whole run, rows of unreadable images last; written if a folder was given."""
         self.flush()
-        scores = self.gather(complete=True)
-        if self.output_dir is not None:
-            scores.save(self.output_dir)
+        unreadable = failed_rows(self.failures, self.started.names, self.metrics)
+        rows = pd.concat([*self.frames, unreadable] if self.failures else self.frames, ignore_index=True)
+        checks = [] if self.parts is None else self.checks
+        scores = Scores(rows, self.manifest | {"complete": True} | describe_data(rows, self.failures, checks))
+        if self.parts is not None:
+            scores.save(self.parts.folder)
+            self.parts.remove()
         return scores
+
+
+def _of_dead_worker(error: RuntimeError, output_dir: str | Path | None) -> str:
+    reason = str(error).splitlines()[0].rstrip(". ")
+    kept = "" if output_dir is None else "; rows of finished batches are kept, and the same command goes on from there"
+    return f"a process that reads images died ({reason}), perhaps for want of memory: try fewer workers{kept}"
 
 
 @contextmanager

@@ -15,9 +15,11 @@ import pandas as pd
 from xaieval.comparing import compare
 from xaieval.doubts import find_doubts
 from xaieval.errors import OutputError
-from xaieval.folders import MANIFEST, ROWS, SUMMARY, write_file
+from xaieval.folders import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.paired import PairedTest
+from xaieval.parts import read_unfinished
 from xaieval.ranking import Over, Ranking, rank
+from xaieval.reading import check_rows, read_manifest, read_rows
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
 from xaieval.stats import metric_interval
@@ -305,28 +307,28 @@ class Scores:
             OutputError: the folder cannot be written.
         """
         folder = Path(path)
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            write_file(folder / SUMMARY, lambda file: self.summary(level).to_csv(file))
-            write_file(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
-        except OSError as error:
-            raise OutputError(f"cannot write into '{path}': {error.strerror or error}; choose another folder") from error
+            write_file(folder / SUMMARY, lambda file: file.write(self.summary(level).to_csv().encode()))
+            write_json(folder / MANIFEST, self.manifest)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or what there is of a run that is not finished (`manifest["complete"]` says which it is).
 
         Raises:
-            OutputError: the folder holds no run.
+            OutputError: the folder holds no run, or a damaged one.
         """
         folder = Path(path)
         try:
-            return cls(pd.read_parquet(folder / ROWS), json.loads((folder / MANIFEST).read_text()))
+            if not (folder / MANIFEST).exists():
+                rows, manifest = read_unfinished(folder)
+            else:
+                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        except (OSError, ValueError) as error:
-            raise OutputError(f"the run in '{path}' cannot be read: {error}") from error
+        return cls(check_rows(rows, manifest, path), manifest)
 
     def _intervals(self, level: float, resamples: int | None) -> dict[str, Callable[[Any], tuple[float, float]]]:
         """By metric, the function from its values to the ends of its interval."""

@@ -54,6 +54,7 @@ def score(
     batch_size: int | None = None,
     max_images: int | None = None,
     output_dir: str | Path | None = None,
+    resume: bool = True,
     progress: bool = True,
     seed: int = 0,
     task: str | Task = "classification",
@@ -93,7 +94,9 @@ def score(
         batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
             together, so that a loader's small batches make no small passes.
         max_images: stop after so many images.
-        output_dir: where rows, summary and manifest are written; on an error what there is so far.
+        output_dir: where rows, summary and manifest are written, and what is measured so far, batch by batch. The same call
+            goes on from there, whatever ended the run before; a call for another run is refused.
+        resume: False measures what is there again.
         progress: show a progress bar, where stderr is a terminal.
         seed: of random explainers and of the bootstrap.
         task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`, which has more choices.
@@ -131,8 +134,9 @@ def score(
         raise UsageError(f"seed is at least 0, got {seed}")
     rule = resolve_stop(stop)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
-    run = Run(chosen, new_manifest(model, seed, chosen), output_dir)
+    run = Run(chosen, new_manifest(model, seed, chosen), output_dir, resume)
     with (
+        run.under_way(),
         borrow(model, device) as there,
         ExitStack() as undo,
         show_progress(progress, shuffled or loader, max_images) as advance,
@@ -157,16 +161,16 @@ def score(
             return run.made_by(undo.enter_context(how(model, images, paths, size)))
 
         runner = None
-        with run.kept_if_it_breaks():
-            for batch in read_batches(shuffled or loader, batch_size, max_images):
-                run.failures += batch.failed
-                if len(batch):
-                    runner = runner or begin(batch)
-                    run.add(measure(runner, batch, run.started, there))
-                advance(len(batch) + len(batch.failed))
-                if run.is_settled():
-                    break
-    return run.finish()
+        for batch in read_batches(shuffled or loader, batch_size, max_images):
+            run.fail(batch.failed)
+            if len(batch):
+                runner = runner or begin(batch)
+                if not run.has(batch):
+                    run.add(batch, measure(runner, batch, run.started, there))
+            advance(len(batch) + len(batch.failed))
+            if run.is_settled():
+                break
+        return run.finish()
 
 
 def explain(

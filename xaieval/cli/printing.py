@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from xaieval.ranks import is_rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,12 +16,28 @@ if TYPE_CHECKING:
     from xaieval.ranking import Over
     from xaieval.scores import Scores
 
-__all__ = ["console", "print_comparison", "print_rankings", "print_summary"]
+__all__ = ["console", "print_comparison", "print_files", "print_rankings", "print_summary", "summary_if_interrupted"]
 
 MOST_RANKED = 8  # pairs of layer and method that fit into a line
 
 
-def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: list[str], folder: Path) -> None:
+@contextmanager
+def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
+    """Print what was measured so far, if somebody interrupts a run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from xaieval.errors import OutputError
+        from xaieval.scores import Scores
+
+        with suppress(OutputError):  # there is nothing yet
+            scores = Scores.load(folder)
+            if not scores.manifest["complete"] and not is_rank():
+                print_summary(scores, scores.summary(level), level)
+        raise
+
+
+def print_summary(scores: Scores, summary: pd.DataFrame, level: float) -> None:
     """The table of results, and what a reader has to know about it."""
     from rich.table import Table
 
@@ -44,7 +63,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, level: float, files: li
         out.print(f"stopped: {scores.manifest['stop']['reason']}", soft_wrap=True)
     for reason in scores.warnings(level):
         out.print(f"warning: {reason}", soft_wrap=True)
-    out.print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+
+
+def print_files(files: Sequence[str], folder: Path) -> None:
+    """What was written where."""
+    console().print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,8 +22,9 @@ from xaieval.ranks import is_rank, is_spoken_for, report_failure
 __all__ = ["FLAT", "app", "given", "main"]
 
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 PROGRAM = "xaieval-bench"
+SIGTERM = signal.SIGTERM.name
 
 # What the command line said, for the processes that say it again.
 given: ContextVar[list[str]] = ContextVar("given")
@@ -66,26 +71,48 @@ app = App(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use) or 130 (interrupted)."""
+    """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use), 130 (interrupted) or 143 (told to end)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given.set(arguments)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with _sigterm_interrupts():
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _stop(WRONG_USE, str(error), arguments)
     except UsageError as error:
         _stop(WRONG_USE, str(error), arguments)
     except XaievalError as error:
         _stop(FAILED, str(error), arguments)
-    except KeyboardInterrupt:
-        _stop(INTERRUPTED, "interrupted; rows of finished batches, if there are any, are kept", arguments)
+    except KeyboardInterrupt as error:
+        told = SIGTERM in error.args
+        what = "told to end" if told else "interrupted"
+        kept = "rows of finished batches, if there are any, are kept, and the same command goes on from there"
+        _stop(TERMINATED if told else INTERRUPTED, f"{what}; {kept}", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Have SIGTERM end the program as Ctrl-C does, with its rows kept; not a rank, which may wait where Python cannot act."""
+    if is_rank() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt(SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _stop(status: int, message: str, arguments: list[str]) -> None:
     line = " ".join(message.split())
-    if status != INTERRUPTED:
+    if status not in (INTERRUPTED, TERMINATED):
         report_failure(line)
     if "--debug" in arguments:
         raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from xaieval.cli.loading import load
-from xaieval.cli.printing import print_rankings, print_summary
+from xaieval.cli.printing import print_files, print_rankings, print_summary, summary_if_interrupted
 from xaieval.cli.program import FLAT, app, given
 from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from
@@ -51,14 +51,25 @@ def score(
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
     protocol_options = protocol_options or ProtocolOptions()
-    if options.nproc > 1 and not is_rank():
-        from xaieval.launcher import launch
-
-        launch(given.get(), options.nproc)
-        return
     settings = plain(options) | plain(model_options) | plain(protocol_options)
     folder = Path(options.out) if options.out else own_folder(settings)
+    with summary_if_interrupted(folder, options.level):
+        if options.nproc > 1 and not is_rank():
+            from xaieval.launcher import launch
 
+            launch(given.get(), options.nproc)
+        else:
+            _score(options, model_options, protocol_options, settings, folder)
+
+
+def _score(
+    options: ScoreOptions,
+    model_options: ModelOptions,
+    protocol_options: ProtocolOptions,
+    settings: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Score in this process, alone or as one of several."""
     from xaieval.data import load_data
     from xaieval.distributed import score as run
     from xaieval.folders import MANIFEST, ROWS, SUMMARY
@@ -97,6 +108,7 @@ def score(
         max_images=options.max_images,
         output_dir=folder,
         already_split=options.already_split,
+        resume=options.resume,
         progress=options.progress,
         seed=options.seed,
         **options.where,
@@ -107,7 +119,8 @@ def score(
     scores.save(folder, options.level)
     pictures = _save_maps(folder, loaded, data, options, protocol)
     summary = scores.summary(options.level)
-    print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
+    print_summary(scores, summary, options.level)
+    print_files([ROWS, SUMMARY, MANIFEST, *pictures], folder)
     print_rankings(scores, options.level)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
@@ -133,7 +146,7 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
 
 def own_folder(settings: dict[str, Any]) -> Path:
     """A folder of the run's own: the same command always gets the same one, another command another."""
-    what = {name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers")}
+    what = {name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers", "resume")}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
     return RUNS / "-".join([*names, digest])

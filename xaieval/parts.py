@@ -1,0 +1,266 @@
+"""What a run has measured so far, on disk batch by batch, from which a run that broke off goes on.
+
+A batch is a Parquet file of its rows in the folder `parts`, with what it was made of in the file's own metadata. Files appear
+whole or not at all, so that a run that is killed loses the batch that it was at. A finished run has all rows in one file, and
+its manifest says what each batch was made of; so it goes on likewise, and has nothing left to measure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from xaieval.data.batches import Batch, Failure
+from xaieval.errors import OutputError
+from xaieval.folders import (
+    MANIFEST,
+    PARTS,
+    RANKS,
+    ROWS,
+    check_folder,
+    is_complete,
+    locked,
+    place_of,
+    write_file,
+    write_json,
+    writing,
+)
+from xaieval.manifest import describe_data, tensor_bytes
+from xaieval.reading import check_made_of, read_manifest, read_rows
+from xaieval.rows import failed_rows
+
+__all__ = ["Part", "Parts", "check_of", "read_unfinished"]
+
+KEY = b"xaieval"  # of what a part was made of, in the metadata of its file
+MADE_OF = ("check", "ids", "failed", "missed")
+
+T = TypeVar("T")
+
+log = logging.getLogger("xaieval")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch that was measured before.
+
+    Attributes:
+        check: of its content, see `check_of`.
+        ids: of its images; empty where only the check is known, as in a finished run.
+        failed: images of it that could not be read.
+        missed: images of earlier batches of which no image could be read.
+        rows: if they are read already.
+        path: of its file, if not.
+    """
+
+    check: str
+    ids: Sequence[str] = ()
+    failed: Sequence[Failure] = ()
+    missed: Sequence[Failure] = ()
+    rows: pd.DataFrame | None = None
+    path: Path | None = None
+
+    def read(self) -> pd.DataFrame | None:
+        """Its rows; None if the file is damaged, which is logged."""
+        return self.rows if self.path is None else _unless_damaged(read_rows, self.path)
+
+
+@dataclass
+class Parts:
+    """The parts of a run under way.
+
+    Attributes:
+        folder: of the run.
+        known: by number, batches that were measured before.
+    """
+
+    folder: Path
+    known: Mapping[int, Part] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def of(cls, path: str | Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[Parts]:
+        """Look at the folder of a run, and keep others from writing into it.
+
+        Args:
+            path: of the folder, made if need be.
+            manifest: of the run that begins.
+            resume: whether to go on from what is there; else it is measured again, and replaced in the end.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds another run, or another process is at it.
+        """
+        folder = Path(path)
+        check_folder(folder, manifest["run"])
+        with ExitStack() as held:
+            for place in place_of(folder):
+                held.enter_context(locked(place))
+            check_folder(folder, manifest["run"])  # once more, now that nobody else can begin a run there
+            parts = cls(folder, _known(folder) if resume else {})
+            if parts.known:
+                _say_versions(_manifest(folder), manifest, len(parts.known))
+            with writing(folder):
+                if not resume:
+                    parts.remove()
+                write_json(folder / PARTS / MANIFEST, manifest)
+            try:
+                yield parts
+            finally:
+                if not parts.paths():
+                    parts.remove()
+
+    def find(self, number: int, batch: Batch) -> pd.DataFrame | None:
+        """The rows of a batch that was measured before; None if it has to be measured.
+
+        Raises:
+            OutputError: the run that broke off had other images there.
+        """
+        part = self.known.get(number)
+        if part is None:
+            return None
+        if part.check == check_of(batch):
+            return part.read()
+        if not part.ids or _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
+            return None  # a finished run is measured again; an image can be read now, or no more
+        raise OutputError(
+            f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(part, batch)}; give the same "
+            "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
+        )
+
+    def write(self, number: int, part: Part, rows: pd.DataFrame) -> None:
+        """Put the rows of a batch on the disk.
+
+        Raises:
+            OutputError: that is not possible.
+        """
+        made_of = json.dumps({name: getattr(part, name) for name in MADE_OF}).encode()
+        table = pa.Table.from_pandas(rows, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
+        with writing(self.folder):
+            write_file(self.folder / PARTS / f"{number:06d}.parquet", lambda file: pq.write_table(table, file))
+
+    def paths(self) -> list[Path]:
+        """The files that there are, in order."""
+        return sorted((self.folder / PARTS).glob("[0-9]*.parquet"))
+
+    def remove(self) -> None:
+        """Remove all parts; their manifest first, without which nobody goes on from the rest."""
+        with suppress(OSError):  # what is left is in nobody's way
+            (self.folder / PARTS / MANIFEST).unlink()
+            for path in [*self.paths(), *(self.folder / PARTS).glob(".*.part")]:
+                path.unlink()
+
+
+def check_of(batch: Batch) -> str:
+    """What tells whether a batch is the same again: the number of its images, and a CRC-32 of all that came with them."""
+    truth = [batch.masks, *(batch.boxes or [])]
+    tensors = [tensor for tensor in (batch.images, batch.labels, *truth) if isinstance(tensor, Tensor)]
+    check = zlib.crc32(json.dumps(batch.ids).encode())
+    for tensor in tensors:
+        check = zlib.crc32(tensor_bytes(tensor), check)
+    return f"{len(batch)}:{check:08x}"
+
+
+def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Rows and manifest of a run that is not finished, in one process or several; those of unreadable images come last.
+
+    Damaged parts are left out, which is logged.
+
+    Raises:
+        FileNotFoundError: nothing was measured.
+    """
+    folder = Path(path)
+    ranks = sorted((folder / RANKS).glob("[0-9]*-of-[0-9]*"))
+    places = [place for place in (folder, *ranks) if (place / PARTS / MANIFEST).exists() or is_complete(place)]
+    runs = [_known(place) for place in places]
+    parts = [part for known in runs for part in known.values()]
+    frames = [rows for part in parts if (rows := part.read()) is not None]
+    if not frames:
+        raise FileNotFoundError(2, "nothing was measured", str(folder / ROWS))
+    failures = [failure for part in parts for failure in (*part.missed, *part.failed)]
+    rows = pd.concat(frames, ignore_index=True)
+    pairs = list(rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    unreadable = failed_rows(failures, pairs, []).reindex(columns=rows.columns)
+    rows = pd.concat([rows, unreadable], ignore_index=True) if failures else rows
+    return rows, _manifest(places[0]) | {"complete": False} | describe_data(rows, failures, [part.check for part in parts])
+
+
+def _known(folder: Path) -> dict[int, Part]:
+    """What was measured before, by a finished run or since."""
+    finished = _finished(folder) if is_complete(folder) else {}
+    return finished | (_parts(folder) if (folder / PARTS / MANIFEST).exists() else {})
+
+
+def _parts(folder: Path) -> dict[int, Part]:
+    found = {}
+    for path in Parts(folder).paths():
+        part = _unless_damaged(_part, path)
+        if part is not None:
+            found[int(path.stem)] = part
+    return found
+
+
+def _part(path: Path) -> Part:
+    made_of = check_made_of(json.loads(pq.read_schema(path).metadata[KEY]), path)
+    return Part(**{name: made_of[name] for name in MADE_OF}, path=path)
+
+
+def _finished(folder: Path) -> dict[int, Part]:
+    """The batches of a finished run, cut out of its rows, which has them in order."""
+    checks = _manifest(folder)["data"].get("batches", [])
+    rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
+    if rows is None:
+        return {}
+    pairs = len(rows[["layer", "method"]].drop_duplicates())
+    found, start = {}, 0
+    for number, check in enumerate(checks):
+        end = start + int(check.partition(":")[0]) * pairs
+        found[number] = Part(check, rows=rows.iloc[start:end].reset_index(drop=True))
+        start = end
+    return found
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """That of the run that is there; of one under way, if there are both."""
+    under_way = folder / PARTS / MANIFEST
+    return read_manifest(under_way if under_way.exists() else folder / MANIFEST)
+
+
+def _say_versions(before: Mapping[str, Any], now: Mapping[str, Any], batches: int) -> None:
+    there, here = before.get("versions", {}), now["versions"]
+    others = [f"{name} {there.get(name)} (now {here[name]})" for name in here if there.get(name) != here[name]]
+    if others:
+        log.warning("%d batches were measured before by other versions: %s", batches, ", ".join(others))
+
+
+def _unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
+    """What is read from a file; None if the file is damaged, which is logged."""
+    try:
+        return read(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        log.warning("'%s' is damaged, and what it held is measured again: %s", path, reason)
+        return None
+
+
+def _names(ids: Sequence[str], failed: Sequence[Failure]) -> list[str]:
+    return sorted([*ids, *(name for name, _, _ in failed)])
+
+
+def _difference(part: Part, batch: Batch) -> str:
+    if len(part.ids) != len(batch):
+        return f"has {len(part.ids)} images, this run's has {len(batch)}"
+    others = [pair for pair in zip(part.ids, batch.ids, strict=True) if pair[0] != pair[1]]
+    if others:
+        return "has the image '{}', this run's has '{}' there".format(*others[0])
+    return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images or labels are others"
