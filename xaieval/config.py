@@ -355,15 +355,27 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     try:
         settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of numbers that are too long
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+    for name, value in settings.items():
+        _check_setting(name, value, path)
     # "no-progress = true" is what the command line calls --no-progress.
     return {
         **{name: value for name, value in settings.items() if not _is_negative(name, value)},
         **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
     }
+
+
+def _check_setting(name: str, value: Any, path: str | Path) -> None:
+    """Refuse what no option is, whatever its name: the words of a run file stand for words of the command line."""
+    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
+        raise ConfigError(
+            f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, a list of such, or a table of them "
+            "under the name of an option is expected"
+        )
 
 
 def _is_negative(name: str, value: Any) -> bool:

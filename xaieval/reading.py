@@ -68,12 +68,12 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
         OutputError: an entry is of another kind than a run has.
 
     Example:
-        >>> check_manifest({"seed": "zero"}, "manifest.json")
+        >>> check_manifest({"seed": "zero"}, "manifest.json")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         xaieval.errors.OutputError: 'manifest.json' is no manifest: seed is a whole number of at least 0, got 'zero'; ...
     """
     if not isinstance(manifest, dict):
-        raise _no_manifest(source, "", "a table", manifest)
+        raise _no_manifest(source, "it", "a table", manifest)
     for name, (kind, words) in ENTRIES.items():
         value = manifest.get(name, kind())
         if type(value) is not kind or (kind is int and value < 0):
@@ -81,15 +81,14 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
     names = Counter(metric["name"] for metric in manifest.get("metrics", []))
-    for name, count in names.items():
-        if count > 1:
-            raise _no_manifest(source, "metrics", "a list with each metric once", name)
-    for name in manifest.get("controls", []):
-        if not isinstance(name, str):
-            raise _no_manifest(source, "controls", "a list of names", name)
-    for check in _list(manifest.get("data", {}).get("batches", [])):
-        if not _is_check(check):
-            raise _no_manifest(source, "data.batches", "a list of checks, such as '32:1f0a5b9c'", check)
+    batches = _list(manifest.get("data", {}).get("batches", []))
+    for name, words, odd in (
+        ("metrics", "a list with each metric once", [name for name, count in names.items() if count > 1]),
+        ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
+        ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
+    ):
+        if odd:
+            raise _no_manifest(source, name, words, odd[0])
     return manifest
 
 
@@ -129,16 +128,20 @@ def _check_metric(metric: Any, source: str | Path) -> None:
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
     for key, choices in allowed.items():
         value = metric.get(key, "")
-        good = isinstance(value, str) if choices is str else any(value is choice or value == choice != 1 for choice in choices)
+        good = (
+            isinstance(value, str) and value.isprintable()
+            if choices is str
+            else any(value is choice or value == choice != 1 for choice in choices)
+        )
         if key in metric and not good:
-            words = "text" if choices is str else " or ".join(map(json.dumps, choices))
+            words = "text that can be printed" if choices is str else " or ".join(map(json.dumps, choices))
             raise _no_manifest(source, f"a metric's {key}", words, value)
 
 
 def _no_manifest(source: str | Path, name: str, words: str, value: Any) -> OutputError:
     text = repr(value)
     came = text if len(text) <= 60 else f"{text[:60]}..."
-    return OutputError(f"'{source}' is no manifest: {name or 'it'} is {words}, got {came}; {MEND}")
+    return OutputError(f"'{source}' is no manifest: {name} is {words}, got {came}; {MEND}")
 
 
 def read_rows(file: str | Path) -> pd.DataFrame:
@@ -173,7 +176,9 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
         OutputError: a column is missing or of another type, a value is missing or impossible, a row comes twice, or there is
             none.
     """
-    metrics = {metric["name"]: metric["interval"] for metric in manifest.get("metrics", [])}
+    if "metrics" not in manifest:
+        raise OutputError(f"'{source}' holds no rows of a run: its manifest does not say which metrics there are; {MEND}")
+    metrics = {metric["name"]: metric["interval"] for metric in manifest["metrics"]}
     for name in [*KEYS, "status", *metrics]:
         if name not in rows.columns:
             raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
@@ -190,7 +195,12 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
 def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
     name = str(column.name)
     if name in (*KEYS, "status"):
-        good, words = is_string_dtype(column) and not column.isna().any(), "text, and nowhere missing"
+        good, words = (
+            is_string_dtype(column) and column.dtype != "category" and not column.isna().any(),
+            "text, and nowhere missing",
+        )
+        if good and name != "image_id":  # they stand in tables
+            good, words = all(map(str.isprintable, column.unique())), "text that can be printed"
     elif name in INTEGERS:
         good, words = is_integer_dtype(column) or bool(column.isna().all()), "whole numbers"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from cyclopts.config import Dict
 
 from xaieval import __version__
 from xaieval.config import names_code, read_toml
-from xaieval.errors import ConfigError, UsageError, XaievalError
+from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
 
 __all__ = ["FLAT", "app", "given", "main"]
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use), 130 (interrupted) or 143 (told to end)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given.set(arguments)
+    _print_anything()
     try:
         with _sigterm_interrupts():
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
@@ -110,8 +112,14 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _print_anything() -> None:
+    """Names in tables are what files and models call them: what the terminal's encoding lacks is written out, no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _stop(status: int, message: str, arguments: list[str]) -> None:
-    line = " ".join(message.split())
+    line = printable(message)
     if status not in (INTERRUPTED, TERMINATED):
         report_failure(line)
     if "--debug" in arguments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
         return None
     if count == 0:
         return torch.zeros(0, *size, dtype=torch.bool)
-    masks = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    masks = _tensor(given, "masks are bool of the images' size")
     if masks.ndim == len(size) + 2 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
@@ -61,13 +61,21 @@ def read_boxes(given: Any, count: int) -> list[Tensor] | None:
     """
     if given is None:
         return None
-    if len(given) != count:
-        raise DataError(f"a batch has {count} images but boxes of {len(given)}; boxes [k, 4] of each image are expected")
+    came = len(given) if isinstance(given, Sized) else type(given).__name__
+    if came != count:
+        raise DataError(f"a batch has {count} images but boxes of {came}; boxes [k, 4] of each image are expected")
     return [_boxes_of_one(boxes) for boxes in given]
 
 
+def _tensor(given: Any, expected: str) -> Tensor:
+    try:
+        return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{expected}, got a {type(given).__name__} that is no array of them: {error}") from error
+
+
 def _boxes_of_one(given: Any) -> Tensor:
-    boxes = torch.as_tensor(given, dtype=torch.float32)
+    boxes = _tensor(given, "boxes of an image are [k, 4]").float()
     if boxes.numel() == 0:
         return torch.zeros(0, 4)
     boxes = boxes[None] if boxes.ndim == 1 else boxes
