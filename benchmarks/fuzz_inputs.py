@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_inputs.py toml manifests rows names --minutes 10 --out fuzz
 
-Each target is a test of Hypothesis, which `tests/test_fuzz_inputs.py` runs for some examples. Here Atheris (libFuzzer) drives it
-by the code that it reaches, for as many minutes as are wanted; it is installed by hand: `pip install atheris`. Findings are
-written to OUT/TARGET.txt, each once, with the traceback and the input. The status is 1 if there are any.
+Each target is a test of Hypothesis, of which `tests/test_fuzz_inputs.py` runs some examples. Here Atheris (libFuzzer) drives it by
+the code that it reaches, for as many minutes as are wanted; it is installed by hand: `pip install atheris`. Findings are written to
+OUT/TARGET.txt, each once, with the traceback and the input. The status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ from xaieval.layers import expand, trace
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.protocol import PROTOCOLS
 
-__all__ = ["TARGETS", "Finding"]
+__all__ = ["TARGETS", "FindingError"]
 
 HOME = Path(tempfile.mkdtemp(prefix="fuzz-"))
 SECONDS = 20.0  # more than any of these inputs may take, on a busy machine
 
 
-class Finding(AssertionError):
+class FindingError(AssertionError):
     """An answer that is neither a result nor one clear line."""
 
 
@@ -83,18 +83,18 @@ def bench(*arguments: str) -> None:
     """Run the command line.
 
     Raises:
-        Finding: it ended in another way than it should.
+        FindingError: it ended in another way than it should.
     """
     start = time.monotonic()
     status, out, err = _main(arguments)
     if time.monotonic() - start > SECONDS:
-        raise Finding(f"took more than {SECONDS} s: {arguments}")
+        raise FindingError(f"took more than {SECONDS} s: {arguments}")
     if "--debug shows where" in err:
         _main([*arguments, "--debug"])  # raises what happened
     lines = err.splitlines()
     clear = len(lines) == 1 and lines[0].startswith("xaieval-bench: ") and lines[0].isprintable()
     if status not in (0, 1, 2) or (status and not clear) or "Traceback" in out + err:
-        raise Finding(f"status {status} after {arguments}, and said {err!r}")
+        raise FindingError(f"status {status} after {arguments}, and said {err!r}")
 
 
 def _main(arguments: Any) -> tuple[int, str, str]:
@@ -118,7 +118,7 @@ def clear(ask: Callable[[], Any]) -> Any:
         return ask()
     except XaievalError as error:
         if not str(error):
-            raise Finding("an error that says nothing") from error
+            raise FindingError("an error that says nothing") from error
         return None
 
 
@@ -509,9 +509,10 @@ def names(files: list[tuple[bytes, bytes]]) -> None:
     Image.new("RGB", (8, 8), (200, 100, 50)).save(pixels, "PNG")
     for kind, name in files:
         with contextlib.suppress(OSError, ValueError):  # no name for this file system
-            path = os.path.join(os.fsencode(place), b"data", kind.replace(b"/", b"_"), name.replace(b"/", b"_") + b".png")
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            Path(os.fsdecode(path)).write_bytes(pixels.getvalue())
+            inside, own = (os.fsdecode(part.replace(b"/", b"_")) for part in (kind, name))
+            path = place / "data" / inside / f"{own}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pixels.getvalue())
     with contextlib.chdir(place):
         bench("score", "--out", "run", "--layers", "fpn[p5]", "--data", "folder:data", "--max-images", "2", "--no-progress")
         bench("compare", "run", "run")
@@ -552,7 +553,7 @@ def addresses(text: str) -> None:
     start = time.monotonic()
     clear(lambda: expand([text], _traced()))
     if time.monotonic() - start > SECONDS:
-        raise Finding(f"took more than {SECONDS} s: {text!r}")
+        raise FindingError(f"took more than {SECONDS} s: {text!r}")
 
 
 CHOICES = st.lists(st.sampled_from(OPTIONS).flatmap(lambda name: st.tuples(st.just(name), _value(name))), max_size=4)
@@ -679,13 +680,13 @@ def _inside(name: str, minutes: float, out: Path) -> None:
             counts["inputs"] += test.hypothesis.fuzz_one_input(data) is not None  # type: ignore[attr-defined]  # Hypothesis adds it
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            key = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} {str(error)[:80] if isinstance(error, Finding) else ''}"
+            said = str(error)[:80] if isinstance(error, FindingError) else ""
+            key = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} {said}"
             if key not in found:
                 found[key] = "".join(traceback.format_exception(error))
-                (out / f"{name}.txt").write_text(
-                    "\n\n".join(f"{head}\n{body}" for head, body in found.items()), "utf-8", "backslashreplace"
-                )
-        if counts["executions"] % 50 == 0:
+                text = "\n\n".join(f"{head}\n{body}" for head, body in found.items())
+                (out / f"{name}.txt").write_text(text, "utf-8", "backslashreplace")
+        if counts["executions"] % 20 == 0:
             counts["findings"], counts["seconds"] = len(found), round(time.monotonic() - start)
             (out / f"{name}.json").write_text(json.dumps(counts))
 
@@ -725,7 +726,7 @@ def main(arguments: list[str]) -> int:
             "--out",
             str(given_options.out),
         ]
-        status = subprocess.run(command, capture_output=True, check=False).returncode
+        status = subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603  # this very program
         counts = json.loads((given_options.out / f"{name}.json").read_text())
         findings += counts["findings"] + (status != 0)
         print(f"{name}: {counts}, libFuzzer ended with {status}")
