@@ -40,6 +40,7 @@ ROWS = (
         "evidence",
         "measuring",
         "rows",
+        "reading",
         "manifest",
         "pairing",
         "selection",

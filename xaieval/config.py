@@ -22,10 +22,15 @@ __all__ = [
     "ProtocolOptions",
     "ScoreOptions",
     "Switch",
+    "names_code",
     "parse_literals",
     "plain",
     "read_toml",
 ]
+
+
+# What stands before the colon in a model or in data that is no factory.
+KINDS = {"model": ("timm", "torchvision", "hf", "xaieval"), "data": ("folder", "ucmerced")}
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -85,8 +90,9 @@ class ScoreOptions:
     """What is scored, and how the work is done: the parameters of `xaieval.score`.
 
     Attributes:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
-        data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory (which imports that module).
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
+            your code and runs it; on the command line alone, not in a run file.
+        data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory, likewise.
         download: Fetch UC Merced (317 MB) into its folder, if it is not there.
         masks: Folder with the masks of the objects, for folder:DIR: a PNG file under the same path for each image.
         boxes: COCO file (JSON) with boxes around the objects, for folder:DIR.
@@ -313,6 +319,17 @@ class FalOptions:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
 
 
+def names_code(option: str, value: str) -> bool:
+    """Whether an option is a `package.module:factory`, which would be imported and called.
+
+    Example:
+        >>> names_code("model", "timm:resnet18"), names_code("model", "mine:make"), names_code("data", "scenes")
+        (False, True, False)
+    """
+    kind, colon, _ = value.partition(":")
+    return bool(colon) and option in KINDS and kind not in KINDS[option]
+
+
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
     """Arguments of a constructor: numbers, booleans and the like as such, anything else as text.
 
@@ -324,7 +341,7 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
     def parse(text: str) -> Any:
         try:
             return ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that Python's manual names
             return text
 
     return {name: parse(text) for name, text in arguments.items()}
@@ -338,15 +355,27 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     try:
         settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of numbers that are too long
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+    for name, value in settings.items():
+        _check_setting(name, value, path)
     # "no-progress = true" is what the command line calls --no-progress.
     return {
         **{name: value for name, value in settings.items() if not _is_negative(name, value)},
         **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
     }
+
+
+def _check_setting(name: str, value: Any, path: str | Path) -> None:
+    """Refuse what no option is, whatever its name: the words of a run file stand for words of the command line."""
+    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
+        raise ConfigError(
+            f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, a list of such, or a table of them "
+            "under the name of an option is expected"
+        )
 
 
 def _is_negative(name: str, value: Any) -> bool:

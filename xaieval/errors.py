@@ -25,6 +25,7 @@ __all__ = [
     "WeightsError",
     "XaievalError",
     "choose_from",
+    "printable",
 ]
 
 
@@ -82,6 +83,17 @@ class TargetError(UsageError):
 
 class WeightsError(UsageError):
     """A weights file that cannot be read or does not fit the model."""
+
+
+def printable(text: str) -> str:
+    r"""A text in one line that any terminal shows and none obeys: whatever is no character to be seen is written out.
+
+    Example:
+        >>> print(printable("a\n  b\x1b[2J"))
+        a b\x1b[2J
+    """
+    line = " ".join(text.split())
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
 
 
 def choose_from(given: object, known: Iterable[str]) -> str:

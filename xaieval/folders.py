@@ -12,6 +12,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from xaieval.errors import OutputError, XaievalError
+from xaieval.reading import read_manifest
 
 __all__ = [
     "MANIFEST",
@@ -65,8 +66,8 @@ def place_of(folder: Path) -> list[Path]:
 def is_complete(path: str | Path) -> bool:
     """Whether a folder holds a finished run."""
     try:
-        return bool(json.loads((Path(path) / MANIFEST).read_text())["complete"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(read_manifest(Path(path) / MANIFEST)["complete"])
+    except (OSError, OutputError, KeyError):
         return False
 
 
@@ -157,9 +158,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _check_same(manifest: Path, folder: Path, here: Mapping[str, Any]) -> None:
     try:
-        there = json.loads(manifest.read_text())["run"]
+        there = read_manifest(manifest)["run"]
         keys = [*here, *(there.keys() - here.keys())]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, OutputError, KeyError) as error:
         raise OutputError(f"'{folder}' holds a {MANIFEST} that cannot be read; choose another folder") from error
     for key in keys:
         if here.get(key) != there.get(key):

@@ -26,7 +26,9 @@ OUT_OF_MEMORY = "; out of memory, perhaps"
 
 
 def launch(arguments: Sequence[str], processes: int) -> None:
-    """Run `python -m xaieval.cli` in several processes on this machine, as torchrun does, and wait for them.
+    """Run `python -P -m xaieval.cli` in several processes on this machine, as torchrun does, and wait for them.
+
+    By `-P` no module is imported from the working directory in place of an installed one.
 
     Args:
         arguments: of the command line.
@@ -50,7 +52,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     )
     with _quiet(), _threads(processes):
         try:
-            elastic_launch(config, sys.executable)("-m", "xaieval.cli", *arguments)
+            elastic_launch(config, sys.executable)("-P", "-m", "xaieval.cli", *arguments)
         except ChildFailedError as error:
             raise _failure(error) from error
         except SignalException as error:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +41,7 @@ Forward = Callable[[Tensor], Any]
 
 SIDES = ("depth", "height", "width")
 
-_ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d+|\*))?")
+_ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d{1,9}|\*))?")
 
 
 @dataclass(frozen=True)
@@ -303,8 +304,8 @@ def _matches(pattern: str, traced: Trace) -> list[Layer]:
 
 def _like(pattern: str, text: str) -> bool:
     """Whether a text fits a pattern with `*` and `?`, which stand for anything but a dot."""
-    parts = {"*": r"[^.]*", "?": r"[^.]"}
-    return re.fullmatch("".join(parts.get(c, re.escape(c)) for c in pattern), text) is not None
+    parts, words = pattern.split("."), text.split(".")
+    return len(parts) == len(words) and all(map(fnmatchcase, words, parts))  # neither holds brackets
 
 
 def _keys_like(patterns: tuple[str, ...], keys: tuple[str, ...]) -> bool:

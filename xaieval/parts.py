@@ -37,6 +37,7 @@ from xaieval.folders import (
     writing,
 )
 from xaieval.manifest import describe_data, tensor_bytes
+from xaieval.reading import check_made_of, read_manifest, read_rows
 from xaieval.rows import failed_rows
 
 __all__ = ["Part", "Parts", "check_of", "read_unfinished"]
@@ -71,7 +72,7 @@ class Part:
 
     def read(self) -> pd.DataFrame | None:
         """Its rows; None if the file is damaged, which is logged."""
-        return self.rows if self.path is None else _unless_damaged(pd.read_parquet, self.path)
+        return self.rows if self.path is None else _unless_damaged(read_rows, self.path)
 
 
 @dataclass
@@ -212,14 +213,14 @@ def _parts(folder: Path) -> dict[int, Part]:
 
 
 def _part(path: Path) -> Part:
-    made_of = json.loads(pq.read_schema(path).metadata[KEY])
+    made_of = check_made_of(json.loads(pq.read_schema(path).metadata[KEY]), path)
     return Part(**{name: made_of[name] for name in MADE_OF}, path=path)
 
 
 def _finished(folder: Path) -> dict[int, Part]:
     """The batches of a finished run, cut out of its rows, which has them in order."""
-    checks = json.loads((folder / MANIFEST).read_text())["data"].get("batches", [])
-    rows = _unless_damaged(pd.read_parquet, folder / ROWS) if checks else None
+    checks = read_manifest(folder / MANIFEST).get("data", {}).get("batches", [])
+    rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
     if rows is None:
         return {}
     pairs = len(rows[["layer", "method"]].drop_duplicates())
@@ -234,8 +235,7 @@ def _finished(folder: Path) -> dict[int, Part]:
 def _manifest(folder: Path) -> dict[str, Any]:
     """That of the run that is there; of one under way, if there are both."""
     under_way = folder / PARTS / MANIFEST
-    found: dict[str, Any] = json.loads((under_way if under_way.exists() else folder / MANIFEST).read_text())
-    return found
+    return read_manifest(under_way if under_way.exists() else folder / MANIFEST)
 
 
 def _say_versions(before: Mapping[str, Any], now: Mapping[str, Any], batches: int) -> None:
@@ -249,7 +249,7 @@ def _unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
     """What is read from a file; None if the file is damaged, which is logged."""
     try:
         return read(path)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         log.warning("'%s' is damaged, and what it held is measured again: %s", path, reason)
         return None

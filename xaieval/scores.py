@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from xaieval.folders import MANIFEST, ROWS, SUMMARY, write_file, write_json, wri
 from xaieval.paired import PairedTest
 from xaieval.parts import read_unfinished
 from xaieval.ranking import Over, Ranking, rank
+from xaieval.reading import check_rows, read_manifest, read_rows
 from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
 from xaieval.stats import metric_interval
@@ -327,12 +327,12 @@ class Scores:
         folder = Path(path)
         try:
             if not (folder / MANIFEST).exists():
-                return cls(*read_unfinished(folder))
-            return cls(pd.read_parquet(folder / ROWS), json.loads((folder / MANIFEST).read_text()))
+                rows, manifest = read_unfinished(folder)
+            else:
+                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        except (OSError, ValueError) as error:
-            raise OutputError(f"the run in '{path}' cannot be read: {error}") from error
+        return cls(check_rows(rows, manifest, path), manifest)
 
     def _intervals(self, level: float, resamples: int | None) -> dict[str, Callable[[Any], tuple[float, float]]]:
         """By metric, the function from its values to the ends of its interval."""

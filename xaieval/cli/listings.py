@@ -23,7 +23,8 @@ def layers(
     """List every layer address of a model in order of execution.
 
     Args:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory (which imports that module).
+        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
+            your code and runs it.
         debug: Show the traceback of an error.
     """
     loaded = load(model, model_options or ModelOptions())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
-from xaieval.config import read_toml
-from xaieval.errors import UsageError, XaievalError
+from xaieval.config import names_code, read_toml
+from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
 
 __all__ = ["FLAT", "app", "given", "main"]
@@ -34,12 +35,30 @@ FLAT = Parameter(name="*")
 
 
 def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
-    """Take what the command line does not say from the run file, if one is given."""
+    """Take what the command line does not say from the run file, if one is given; no other file is ever looked for.
+
+    Raises:
+        ConfigError: it cannot be read, or would have code imported.
+    """
+    said = {argument.field_info.name for argument in arguments if argument.tokens}
     for argument in arguments:
         if argument.field_info.name == "run_file" and argument.tokens:
             settings = read_toml(argument.tokens[0].value)
             # Under the command's name, or a setting that is also the name of a command ("layers") would be passed over.
             Dict({commands[0]: settings}, source=argument.tokens[0].value)(app, commands, arguments)
+            _refuse_code(argument.tokens[0].value, [other for other in arguments if other.field_info.name not in said])
+
+
+def _refuse_code(run_file: str, arguments: Any) -> None:
+    """Refuse a factory in a run file, which people pass on as data: `subprocess:run` with arguments would be any command."""
+    for argument in arguments:
+        name = argument.field_info.name
+        for token in argument.tokens:
+            if names_code(name, token.value):
+                raise ConfigError(
+                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; a run file does not do "
+                    f"that, the command line does: --{name} {token.value}"
+                )
 
 
 app = App(
@@ -56,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use), 130 (interrupted) or 143 (told to end)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given.set(arguments)
+    _print_anything()
     try:
         with _sigterm_interrupts():
             app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
@@ -92,8 +112,14 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _print_anything() -> None:
+    """Names in tables are what files and models call them: what the terminal's encoding lacks is written out, no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _stop(status: int, message: str, arguments: list[str]) -> None:
-    line = " ".join(message.split())
+    line = printable(message)
     if status not in (INTERRUPTED, TERMINATED):
         report_failure(line)
     if "--debug" in arguments:

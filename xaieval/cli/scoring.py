@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from xaieval.cli.loading import load
 from xaieval.cli.printing import print_files, print_rankings, print_summary, summary_if_interrupted
 from xaieval.cli.program import FLAT, app, given
 from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
-from xaieval.errors import RunError, UsageError, choose_from
+from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.ranks import Rank, is_rank
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def score(
     rows.parquet, summary.csv, manifest.json and maps.png.
 
     Args:
-        run_file: TOML file with the same words as the options; the command line wins.
+        run_file: TOML file with the same words as the options; the command line wins, and alone names code to run.
         debug: Show the traceback of an error.
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
@@ -176,7 +177,11 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
     titles = batch.ids
     if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
         titles = [data.classes[label] for label in batch.labels.tolist()]
+    titles = [printable(title) for title in titles]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images)
-    maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}").savefig(folder / FIGURE, dpi=120)
+    figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it, in the name of a class
+        figure.savefig(folder / FIGURE, dpi=120)
     return [FIGURE]

@@ -161,7 +161,10 @@ def _check_truth(spec: str, wanted: bool, given: bool) -> None:
 
 
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
-    """The function that `package.module:factory` names; modules in the working directory are found too.
+    """The function that `package.module:factory` names. Nothing else in the package imports what a user names.
+
+    Modules in the working directory are found too, but after installed ones, so that no file that happens to lie there stands
+    in for a library.
 
     Raises:
         UsageError: of the class given, if the module or the function does not exist.
@@ -169,12 +172,14 @@ def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     module, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in module.split(".")):
         raise error(f"no {what} {spec!r}: {module!r} is no name of a module; 'package.module:factory' is expected")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    here = str(Path.cwd())
+    if not {here, ""} & {*sys.path}:
+        sys.path.append(here)
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
     if not hasattr(found, name):
-        raise error(f"no {what} {spec!r}: module {module!r} has no {name!r}")
+        place = getattr(found, "__file__", None) or "built into Python"
+        raise error(f"no {what} {spec!r}: module {module!r} has no {name!r} ({place})")
     return getattr(found, name)

@@ -212,8 +212,20 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     ids = [f"{prefix}{start + i}" for i in range(count)] if ids is None else [str(name) for name in ids]
     if len(ids) != count:
         raise DataError(f"a batch has {count} images but {len(ids)} ids; one id an image is expected")
+    _check_text([*ids, *(name for name, _, _ in failed)])
     masks, boxes = read_masks(_first(given, MASK_KEYS), count, size), read_boxes(_first(given, BOX_KEYS), count)
     return Batch(images, _labels(_first(given, LABEL_KEYS), count), ids, failed, masks, boxes)
+
+
+def _check_text(ids: Iterable[str]) -> None:
+    """Refuse ids that no file of rows can hold, such as names of files that are no UTF-8."""
+    for name in ids:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the id {name!r} is no text in UTF-8, which rows are written in; give the image another one"
+            ) from error
 
 
 def _named(item: Any) -> Mapping[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from xaieval.errors import DataError
 
 __all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
+
+FARTHEST = 1e9  # pixels; no picture is as large
 
 
 def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
@@ -33,7 +35,7 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
         return None
     if count == 0:
         return torch.zeros(0, *size, dtype=torch.bool)
-    masks = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    masks = _tensor(given, "masks are bool of the images' size")
     if masks.ndim == len(size) + 2 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
@@ -59,13 +61,21 @@ def read_boxes(given: Any, count: int) -> list[Tensor] | None:
     """
     if given is None:
         return None
-    if len(given) != count:
-        raise DataError(f"a batch has {count} images but boxes of {len(given)}; boxes [k, 4] of each image are expected")
+    came = len(given) if isinstance(given, Sized) else type(given).__name__
+    if came != count:
+        raise DataError(f"a batch has {count} images but boxes of {came}; boxes [k, 4] of each image are expected")
     return [_boxes_of_one(boxes) for boxes in given]
 
 
+def _tensor(given: Any, expected: str) -> Tensor:
+    try:
+        return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{expected}, got a {type(given).__name__} that is no array of them: {error}") from error
+
+
 def _boxes_of_one(given: Any) -> Tensor:
-    boxes = torch.as_tensor(given, dtype=torch.float32)
+    boxes = _tensor(given, "boxes of an image are [k, 4]").float()
     if boxes.numel() == 0:
         return torch.zeros(0, 4)
     boxes = boxes[None] if boxes.ndim == 1 else boxes
@@ -143,9 +153,9 @@ def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        named = {image["id"]: image["file_name"] for image in content["images"]}
+        named = {image["id"]: _name(image["file_name"]) for image in content["images"]}
         found = [(named[one["image_id"]], _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file as COCO has it is expected, with "
             "'images' (id, file_name) and 'annotations' (image_id, bbox)"
@@ -161,8 +171,16 @@ def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
     return [torch.tensor(own, dtype=torch.float32).view(-1, 4) for own in boxes]
 
 
+def _name(file_name: Any) -> str:
+    if not isinstance(file_name, str):
+        raise TypeError(f"a file_name is text, got {file_name!r}")
+    return file_name
+
+
 def _corners(box: Sequence[float]) -> list[float]:
     x, y, width, height = map(float, box)
+    if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # nor NaN
+        raise ValueError(f"a bbox is (x, y, width, height) in pixels, got {list(box)}")
     return [x, y, x + width, y + height]
 
 

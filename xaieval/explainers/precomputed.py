@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError  # of a header that ends too early
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from xaieval.data.images import UNREADABLE
 from xaieval.errors import DataError
 from xaieval.explainers.base import Context
 
@@ -18,6 +21,7 @@ __all__ = ["PREFIX", "Precomputed", "precomputed"]
 
 PREFIX = "precomputed:"  # of the method's name on the command line, before the folder
 SUFFIXES = (".npy", ".png")
+LONGEST = 250  # bytes of a part of a path, which most systems let have 255, and the ending is added to it
 FULL = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}  # white, by Pillow's mode of a grey picture
 
 
@@ -111,11 +115,13 @@ def _candidates(folder: Path, image_id: str) -> list[Path]:
     """Files that may hold the map of an image, in the order in which they are looked for.
 
     Raises:
-        DataError: the id leads out of the folder.
+        DataError: the id leads out of the folder, or no file can have that name.
     """
     parts = PurePosixPath(image_id.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0] == "/" or Path(image_id).is_absolute() or Path(image_id).drive:
         raise DataError(f"image id {image_id!r} leads out of the folder of the maps; an id is a relative path without '..'")
+    if any(len(os.fsencode(part)) > LONGEST for part in parts) or "\0" in image_id:
+        raise DataError(f"image id {image_id[:40]!r}... can be no file's path; its map is looked for under that name")
     path = folder.joinpath(*parts)
     names = dict.fromkeys(path.with_name(stem + suffix) for suffix in SUFFIXES for stem in (path.name, path.stem))
     return list(names)
@@ -123,19 +129,21 @@ def _candidates(folder: Path, image_id: str) -> list[Path]:
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a file that declares more than it holds fills no memory. Archives and pickles are no arrays to it.
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, OverflowError, TokenError) as error:
         raise DataError(f"'{path}' cannot be read as an array: {error}") from error
 
 
 def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            if picture.mode not in FULL:
-                raise DataError(f"'{path}' is a picture of mode {picture.mode}; a map is grey, of 8 or 16 bits")
-            return np.asarray(picture, dtype=np.float32) / FULL[picture.mode]
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            mode, values = picture.mode, np.asarray(picture)
+    except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as a picture: {error}") from error
+    if mode not in FULL:
+        raise DataError(f"'{path}' is a picture of mode {mode}; a map is grey, of 8 or 16 bits")
+    return values.astype(np.float32) / FULL[mode]
 
 
 def _sized(values: Tensor, size: torch.Size) -> Tensor:

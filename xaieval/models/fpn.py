@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import ModelError, choose_from
-from xaieval.models.weights import check_fit, read_weights
+from xaieval.models.weights import check_fit, read_weights, tensors_only
 
 __all__ = [
     "LEVELS",
@@ -182,10 +182,11 @@ def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, A
         raise ModelError(f"timm has no backbone {name!r}; see timm.list_models()")
     given = dict(arguments or {})
     try:
-        if isinstance(pretrained, bool):
-            return timm.create_model(name, pretrained=pretrained, **given, **more)
-        plain: Any = timm.create_model(name, **given)
-        model: Any = timm.create_model(name, **given, **more)
+        with tensors_only(f"backbone {name!r}"):
+            if isinstance(pretrained, bool):
+                return timm.create_model(name, pretrained=pretrained, **given, **more)
+            plain: Any = timm.create_model(name, **given)
+            model: Any = timm.create_model(name, **given, **more)
     except (TypeError, RuntimeError) as error:
         raise ModelError(f"backbone {name!r} cannot be built with {given}: {error}") from error
     tensors = dict(pretrained) if isinstance(pretrained, Mapping) else read_weights(pretrained)

@@ -27,7 +27,8 @@ def huggingface(
     """A model for images, in float32, and how its images are prepared.
 
     What it does (classification, semantic segmentation, object detection) is what its configuration says; classification
-    unless told. No code of a repository is run, and its weights are read from safetensors alone.
+    unless told. No code of a repository is run, nor a kernel that its configuration names, and its weights are read from
+    safetensors alone.
 
     Args:
         name: of a model on the Hub, or a folder with config.json. A folder's weights are loaded if it has any, a Hub model's if
@@ -37,7 +38,8 @@ def huggingface(
         weights: a file to take them from instead.
 
     Raises:
-        ModelError: there is no such model, it cannot be reached, or the configuration has no such setting.
+        ModelError: there is no such model, it cannot be reached, its configuration asks for code of the Hub, or has no such
+            setting.
         WeightsError: the weights are missing, or are not those of the whole model.
         UsageError: the extra [hf] is not installed.
     """
@@ -52,6 +54,7 @@ def huggingface(
     with _reported(name, "configuration", local):
         config = transformers.AutoConfig.from_pretrained(name, **where)
     _change(config, arguments, name)
+    _check_kernels(config, name)
     kind = _auto_class(transformers, config)
     if weights is None and (pretrained or (local and _has_weights(folder))):
         source = {"pretrained_model_name_or_path": name, **where}
@@ -167,6 +170,18 @@ def _change(config: Any, arguments: Mapping[str, Any], name: str) -> None:
             hint = choose_from(key, sorted(known)).split("known:")[0]  # which are too many for a message
             raise ModelError(f"the configuration of hf:{name} has no {key!r}; {hint}its config.json lists all")
         setattr(config, key, value)
+
+
+def _check_kernels(config: Any, name: str) -> None:
+    """Refuse a configuration whose attention is a kernel of the Hub, OWNER/NAME, which transformers would fetch and run."""
+    parts = [config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))]
+    asked = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    kernels = [kernel for kernel in asked if "/" in kernel]
+    if kernels:
+        raise ModelError(
+            f"hf:{name} asks for the attention {kernels[0]!r}, which is code of the Hub and is not run; remove "
+            "'attn_implementation' from its config.json"
+        )
 
 
 def _auto_class(transformers: Any, config: Any) -> Any:

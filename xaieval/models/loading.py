@@ -16,11 +16,11 @@ from torchvision.transforms import InterpolationMode
 
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.scenes import SIDE
-from xaieval.errors import ModelError, choose_from
+from xaieval.errors import ModelError, WeightsError, choose_from
 from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import fpn_scenes
 from xaieval.models.huggingface import huggingface
-from xaieval.models.weights import load_weights
+from xaieval.models.weights import load_weights, tensors_only
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -127,7 +127,8 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any]) -> Load
 
 
 def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
-    return LoadedModel(*huggingface(name, pretrained, arguments, weights))
+    with tensors_only(f"hf:{name}"):
+        return LoadedModel(*huggingface(name, pretrained, arguments, weights))
 
 
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
@@ -144,13 +145,19 @@ def _factory(spec: str, arguments: dict[str, Any]) -> LoadedModel:
 
 
 def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> nn.Module:
+    def build() -> nn.Module:
+        with tensors_only(spec):
+            return create(pretrained)
+
     if not pretrained:
         try:
-            return create(False)
+            return build()
         except RuntimeError as error:
             raise ModelError(f"{spec} cannot be built: {error}") from error
     try:
-        return create(True)
+        return build()
+    except WeightsError:
+        raise
     except Exception as error:  # whatever the library's downloader raises
         raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
 

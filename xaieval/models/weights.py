@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from threading import RLock
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -11,7 +17,11 @@ from torch import Tensor, nn
 
 from xaieval.errors import WeightsError
 
-__all__ = ["check_fit", "load_weights", "read_weights"]
+__all__ = ["check_fit", "load_weights", "read_weights", "tensors_only"]
+
+# What torch.load heeds beside its own arguments: the first overrules whatever a library asks for, the second contradicts it.
+SAFE, UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+_environment = RLock()  # which all threads share
 
 
 def load_weights(model: nn.Module, path: str | Path, name: str = "the model") -> None:
@@ -68,6 +78,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can raise anything
         raise WeightsError(
@@ -77,10 +88,60 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    named = isinstance(content, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    if not named:
+    if not (isinstance(content, Mapping) and all(isinstance(k, str) and _is_plain(v) for k, v in content.items())):
         raise WeightsError(f"'{path.name}' holds no state dict (a mapping from names to tensors)")
     return dict(content)
+
+
+@contextmanager
+def tensors_only(name: str) -> Iterator[None]:
+    """Have other libraries read weights as `read_weights` does, whatever they ask torch.load for.
+
+    That holds for the whole process meanwhile. Other threads that enter wait.
+
+    Args:
+        name: of the model that is made, for the message.
+
+    Raises:
+        WeightsError: a file that a library reads holds more than tensors.
+    """
+    with _environment:
+        before = {key: os.environ.pop(key, None) for key in (SAFE, UNSAFE)}
+        os.environ[SAFE] = "1"
+        try:
+            yield
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            raise WeightsError(
+                f"{name} takes weights from a file that is damaged, or holds more than tensors, which would take code to load; "
+                "give a file of tensors alone by --weights"
+            ) from error
+        finally:
+            del os.environ[SAFE]
+            os.environ.update({key: value for key, value in before.items() if value is not None})
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether an error comes from what torch.load refuses, under whatever a library makes of it."""
+    if isinstance(error, WeightsError):  # which says that already
+        return False
+    while error is not None and not isinstance(error, UnpicklingError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that holds more than its own size: torch.save does not compress, and a small file could fill memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("the archive is compressed")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is a tensor with its numbers in memory."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _list_keys(what: str, keys: list[str], most: int = 3) -> str:

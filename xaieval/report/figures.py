@@ -50,21 +50,26 @@ def maps_figure(
     for row in range(rows):
         picture = pixels[row].permute(1, 2, 0).numpy()
         grid[row, 0].imshow(picture)
-        grid[row, 0].set_ylabel(titles[row] if titles else "", fontsize="small")
+        grid[row, 0].set_ylabel(_plain(titles[row]) if titles else "", fontsize="small")
         for column, (name, layer_maps) in enumerate(maps.items(), start=1):
             axes = grid[row, column]
             axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
             shown = axes.imshow(layer_maps[row].numpy(), cmap=COLOURS, vmin=0, vmax=1, alpha=0.65)
             if row == 0:
-                axes.set_title(name, fontsize="small")
+                axes.set_title(_plain(name), fontsize="small")
     grid[0, 0].set_title("image", fontsize="small")
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
     if shown is not None:
         figure.colorbar(shown, ax=grid, label="explanation map", fraction=0.04, shrink=0.8)
     if subtitle:
-        figure.supxlabel(subtitle, fontsize="small")
+        figure.supxlabel(_plain(subtitle), fontsize="small")
     return figure
+
+
+def _plain(text: str) -> str:
+    """A name as it is: two dollars would be mathematics."""
+    return text.replace("$", r"\$")
 
 
 def curves_figure(
