@@ -177,6 +177,7 @@ def score(root: Path) -> None:
         torch.nn.Linear(8, 4),
     )
     pictures = image_folder(root, Preprocessing(**PREPARE))
+    xaieval.score(model, [torch.rand(32, 3, 64, 64)], "1", progress=False)  # what is loaded at its first use
     before = _memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         xaieval.score(model, pictures.loader(32), "1", progress=False, output_dir=folder)

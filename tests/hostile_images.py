@@ -221,10 +221,17 @@ def _thin(rng: random.Random) -> Case:
     return Case("thin", f"x.{ending}", encode(Image.new("RGB", size), ending), "unreadable")
 
 
-def _slow(rng: random.Random) -> Case:
-    """A few kilobytes of comments would take minutes."""
+def _plain_text(rng: random.Random) -> Case:
+    """A megabyte of comments would take minutes."""
     content = rng.choice([b"P1", b"P2", b"P3"]) + b"\n50 50\n" + b"#\n" * rng.choice([10**5, 5 * 10**5])
     return Case("plain text", "x.ppm", content, "unreadable")
+
+
+def _many_scans(rng: random.Random) -> Case:
+    """A megabyte of scans would take an hour."""
+    content = encode(Image.new("L", (2000, 2000), 90), "jpg", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return Case("many scans", "x.jpg", content[:-2] + last * rng.choice([200, 10**5]) + content[-2:], "unreadable")
 
 
 def _sixteen_bits(rng: random.Random) -> Case:
@@ -342,7 +349,8 @@ FAMILIES: dict[Callable[[random.Random], Case], int] = {
     _foreign: 5,
     _bomb: 8,
     _thin: 2,
-    _slow: 1,
+    _plain_text: 1,
+    _many_scans: 1,
     _sixteen_bits: 4,
     _no_white: 2,
     _cmyk: 3,

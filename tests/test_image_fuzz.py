@@ -144,6 +144,22 @@ def test_reasons_are_clear(tmp_path, name, content, kind, reason):
     assert re.fullmatch(reason, found), found
 
 
+def _scans(more: int) -> Case:
+    """A JPEG with its last scan so many times more."""
+    content = encode(Image.new("L", (2000, 2000), 90), "jpg", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return Case("", "x.jpg", content[:-2] + last * more + content[-2:], None)
+
+
+def test_a_jpeg_may_have_many_scans_but_not_too_many(tmp_path):
+    plant(_scans(94), tmp_path / "class")  # and the six that it has
+    assert "image" in image_folder(tmp_path, SMALL)[0]
+    plant(_scans(95), tmp_path / "class")
+    assert image_folder(tmp_path, SMALL)[0]["failed"] == (
+        "ValueError: it is a JPEG of more than 100 scans, which takes too long to read; save it anew"
+    )
+
+
 def test_numbers_without_a_white_are_refused_word_for_word(tmp_path):
     fractions = Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4))
     large = Image.fromarray(np.arange(12, dtype=np.int32).reshape(3, 4) * 1000)
@@ -159,8 +175,8 @@ def test_numbers_without_a_white_are_refused_word_for_word(tmp_path):
 def test_twelve_bits_are_scaled_by_their_own_white(tmp_path):
     # A TIFF of 2 x 1 pixels, 4095 and 2048, which take three bytes together.
     tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 3)]
-    entries = b"".join(struct.pack(">HHLHH", tag, 3, 1, value, 0) for tag, value in tags)
-    content = b"MM\0*" + struct.pack(">L", 12) + b"\xff\xf8\x00\0" + struct.pack(">H", len(tags)) + entries + bytes(4)
+    entries = b"".join(struct.pack("<HHLHH", tag, 3, 1, value, 0) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<L", 12) + b"\xff\xf8\x00\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
     plant(Case("", "x.tif", content, None), tmp_path / "class")
     read = np.asarray(image_folder(tmp_path, SMALL).read(0))
     assert read[0, :, 0].tolist() == [255, 127]
@@ -186,6 +202,7 @@ def test_bombs_take_neither_memory_nor_time(tmp_path):
         plant(Case("", f"{ending}{number}.png", bomb(60_000), None), tmp_path / "class")
     plant(Case("", "thin.png", encode(Image.new("RGB", (1, 60_000)), "png"), None), tmp_path / "class")
     plant(Case("", "slow.ppm", b"P2\n50 50\n" + b"#\n" * 10**6, None), tmp_path / "class")
+    plant(_scans(10**5), tmp_path / "class")
     pictures = image_folder(tmp_path, Preprocessing(224, 256))
     Path("/proc/self/clear_refs").write_text("5")
     before, start = _peak(), time.process_time()
@@ -318,7 +335,7 @@ class Opened:
 
 @pytest.mark.parametrize("load", [_lazily, _as_torchvision])
 def test_data_sets_that_open_pictures_themselves_give_rows_too(load):
-    cases = [case for case in draw(300, seed=4) if case.content is not None and case.kind != "plain text"]
+    cases = [case for case in draw(300, seed=4) if case.content is not None and case.kind not in ("plain text", "many scans")]
     loader = pairs(Opened([case.content for case in cases], load), SMALL, batch_size=16)
     batches = list(loader)
     failed = {int(name): reason for batch in batches for name, _, reason in batch["failed"]}

@@ -22,6 +22,8 @@ MOST_BYTES = 512 * 1024**2
 # By what is in the file, whatever its name says. Pillow knows more, but one of them (EPS) starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PLAIN_TEXT = (b"P1", b"P2", b"P3")  # kinds of PPM that are read by Python, number by number: comments alone can take minutes
+JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG begins, and each of its scans
+MOST_SCANS = 100  # cameras make up to ten; each goes over all pixels, and may have 14 bytes
 
 # What a picture raises that cannot be read; the last three come from decoders that stumble over damaged files.
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error, OverflowError)
@@ -62,8 +64,7 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def _decode(file: IO[bytes]) -> Image.Image:
-    if file.read(2) in PLAIN_TEXT:
-        raise ValueError("it is a PPM in plain text, which takes too long to read; save it as binary")
+    _check_pace(file)
     try:
         # As an open file, not by its name: Pillow maps some files into memory, and one that is cut meanwhile ends the process.
         picture = Image.open(file, formats=FORMATS)
@@ -72,6 +73,15 @@ def _decode(file: IO[bytes]) -> Image.Image:
     check_pixels(picture)
     ImageOps.exif_transpose(picture, in_place=True)
     return picture
+
+
+def _check_pace(file: IO[bytes]) -> None:
+    """Refuse what would take much more time than its size and its pixels say."""
+    start = file.read(2)
+    if start in PLAIN_TEXT:
+        raise ValueError("it is a PPM in plain text, which takes too long to read; save it as binary")
+    if start == JPEG and file.read().count(SCAN) > MOST_SCANS:
+        raise ValueError(f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to read; save it anew")
 
 
 def check_pixels(picture: Image.Image) -> None:
