@@ -208,11 +208,11 @@ class Faulty(BaseHTTPRequestHandler):
         if start >= len(told.content):
             self.send_error(416)
             return
-        body = told.content[start:]
+        first = start + 10 if start and fault == "shift" else start
+        body = told.content[first:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         if start:
-            first = start + (fault == "shift")
             self.send_header("Content-Range", f"bytes {first}-{len(told.content) - 1}/{len(told.content)}")
         if told.tag is not None:
             self.send_header("ETag", told.tag)
@@ -334,6 +334,12 @@ def test_a_file_that_is_there_is_taken_only_if_it_is_the_right_one(server, tmp_p
     assert _fetched(server, tmp_path) == CONTENT
     assert _fetched(server, tmp_path) == CONTENT
     assert len(server.ranges) == 1
+
+
+def test_a_part_that_is_whole_is_not_asked_for_again(server, tmp_path):
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    assert _fetched(server, tmp_path) == CONTENT
+    assert server.ranges == []
 
 
 def test_whatever_goes_wrong_the_file_is_the_right_one_or_not_there(server, tmp_path):

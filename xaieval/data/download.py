@@ -47,7 +47,8 @@ def fetch(url: str, target: Path, sha256: str, most: int) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, part, most)
+        if not part.exists() or _sha256(part) != sha256:  # it is whole if the process was killed just then
+            _download(url, part, most)
         found = _sha256(part)
     except (OSError, HTTPException) as error:
         raise DataError(

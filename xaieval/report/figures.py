@@ -50,7 +50,7 @@ def maps_figure(
     for row in range(rows):
         picture = pixels[row].permute(1, 2, 0).numpy()
         grid[row, 0].imshow(picture)
-        grid[row, 0].set_ylabel(titles[row] if titles else "", fontsize="small")
+        grid[row, 0].set_ylabel(titles[row] if titles else "", fontsize="small", parse_math=False)  # a name may have dollars
         for column, (name, layer_maps) in enumerate(maps.items(), start=1):
             axes = grid[row, column]
             axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
