@@ -175,7 +175,7 @@ def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any
     met = [name for name in refused if (status == name).any()]
     if met:
         image = measured.ids[int(np.argwhere(status == met[0])[0, 1])]
-        raise RunError(f"image '{image}' has the status {met[0]}, which the protocol refuses (invalid=, constant_map=)")
+        raise RunError(f"image {image!r} has the status {met[0]}, which the protocol refuses (invalid=, constant_map=)")
     return status
 
 

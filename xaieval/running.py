@@ -52,7 +52,7 @@ class Run:
         """What is asked of every batch; known once there were images."""
         if self.job is None:
             name, _, reason = self.failures[0]
-            raise RunError(f"none of the {len(self.failures)} images could be read; the first, '{name}': {reason}")
+            raise RunError(f"none of the {len(self.failures)} images could be read; the first, {name!r}: {reason}")
         return self.job
 
     def begin(self, job: Job, first: Batch, **settings: Any) -> None:

@@ -194,7 +194,7 @@ def sanity_check(
             advance(len(batch) + len(batch.failed))
     if not frames:
         name, _, reason = unreadable[0]
-        raise RunError(f"none of the {len(unreadable)} images could be read; the first, '{name}': {reason}")
+        raise RunError(f"none of the {len(unreadable)} images could be read; the first, {name!r}: {reason}")
     return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from filelock import FileLock
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.utils import download_url, extract_archive
 
 from xaieval.data.batches import check_images
+from xaieval.data.decoding import UNREADABLE, read_picture, readable_name, to_rgb
+from xaieval.data.download import fetch, unpack
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import CLASSES, Split, make_scene
 from xaieval.data.truth import coco_boxes, mask_files
 from xaieval.errors import DataError, UsageError
 
-__all__ = ["ENDINGS", "Pictures", "collate", "download_ucmerced", "image_folder", "sample_of", "scenes", "to_rgb", "ucmerced"]
+__all__ = ["ENDINGS", "Pictures", "collate", "download_ucmerced", "image_folder", "sample_of", "scenes", "ucmerced"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
@@ -30,9 +32,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 UCMERCED_URL = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
 UCMERCED_SHA256 = "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
 ARCHIVE = "UCMerced_LandUse"
-
-# What Pillow raises for a file that is no image, or only a part of one.
-UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+MOST_FETCHED, MOST_UNPACKED = 500_000_000, 1_000_000_000  # bytes; it has 317 MB
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,9 @@ def image_folder(
 ) -> Pictures:
     """Images in one sub-folder a class; classes and files in alphabetical order, ids are paths below the folder.
 
-    Masks and boxes go through the same resizing and cropping as the images.
+    Whatever has an ending of an image and is no folder is listed; what cannot be read then becomes a row with that status. A
+    class may be a link to a folder; further in, links to folders are not followed, since they can go round in circles. Pictures
+    are turned upright as their EXIF data says. Masks and boxes go through the same resizing and cropping as the images.
 
     Args:
         root: the folder.
@@ -189,44 +191,44 @@ def image_folder(
         boxes: a JSON file in the format of COCO, whose `file_name` are paths below `root`, or file names that are unique.
 
     Raises:
-        DataError: the folder is missing, or has no sub-folders with images; masks or boxes are missing or of other images.
+        DataError: the folder is missing, a sub-folder cannot be read, or none has images; masks or boxes are missing, or are
+            those of other images.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no folder '{root}'; give a folder that has one sub-folder of images for each class")
-    files = sorted(
-        (path.relative_to(root).as_posix(), path)
-        for path in root.glob("*/**/*")
-        if path.suffix.lower() in ENDINGS and path.is_file()
-    )
-    classes = sorted({name.split("/")[0] for name, _ in files})
+    files = _image_files(root)
+    names, paths = [name for name, _ in files], [path for _, path in files]
+    classes = sorted({name.split("/")[0] for name in names})
     if not classes:
         raise DataError(f"no images in '{root}'; expected {root.name}/CLASS/IMAGE with one of the endings {', '.join(ENDINGS)}")
-    paths = [path for _, path in files]
-
-    def read(index: int) -> Image.Image:
-        with Image.open(paths[index]) as picture:
-            return to_rgb(picture)
-
-    names = [name for name, _ in files]
     return Pictures(
         ids=names,
         labels=[classes.index(name.split("/")[0]) for name in names],
         classes=classes,
-        read=read,
+        read=lambda index: read_picture(paths[index], to_rgb),
         preprocessing=preprocessing,
-        mask=None if masks is None else mask_files(masks, names),
+        mask=None if masks is None else mask_files(masks, [path.relative_to(root).as_posix() for path in paths]),
         boxes=None if boxes is None else coco_boxes(boxes, names),
     )
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any picture of Pillow in 8 bits a colour."""
-    if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
-        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # or Pillow warns about a palette's transparent colours
-    return picture.convert("RGB")
+def _image_files(root: Path) -> list[tuple[str, Path]]:
+    """The files of all classes by their ids, in order."""
+    found: list[tuple[str, Path]] = []
+    for folder in filter(Path.is_dir, root.iterdir()):
+        for place, _, names in os.walk(folder, onerror=_refuse_folder):
+            paths = [Path(place, name) for name in names]
+            found += [(_id_of(path, root), path) for path in paths if path.suffix.lower() in ENDINGS]
+    return sorted(found)
+
+
+def _id_of(path: Path, root: Path) -> str:
+    return readable_name(path.relative_to(root).as_posix())
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"cannot read the folder '{error.filename}': {error.strerror}; its images would be missing") from error
 
 
 def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = False) -> Pictures:
@@ -265,17 +267,13 @@ def download_ucmerced(root: str | Path) -> None:
     Raises:
         DataError: it cannot be fetched, or its checksum is not the published one.
     """
-    archive = Path(root) / f"{ARCHIVE}.zip"
-    try:
-        download_url(UCMERCED_URL, str(root), archive.name)
-        with archive.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot download UC Merced from {UCMERCED_URL}: {error}; give a folder that has it") from error
-    if found != UCMERCED_SHA256:
-        archive.unlink()
-        raise DataError(f"what came from {UCMERCED_URL} is not the published archive (SHA-256 {found[:16]}...); it was removed")
-    extract_archive(str(archive), str(root), remove_finished=True)
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{ARCHIVE}.lock"):  # of several processes the others wait, and find it
+        if _ucmerced_images(root) is None:
+            archive = fetch(UCMERCED_URL, root / f"{ARCHIVE}.zip", UCMERCED_SHA256, MOST_FETCHED)
+            unpack(archive, root / ARCHIVE, MOST_UNPACKED)
+            archive.unlink()
 
 
 def scenes(

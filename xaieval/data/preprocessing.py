@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
+from xaieval.data.decoding import MOST_PIXELS
 from xaieval.errors import DataError, choose_from
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
@@ -53,7 +54,12 @@ class Preprocessing:
         return replace(self, image_size=image_size, resize=resize)
 
     def __call__(self, picture: Image.Image) -> Float[Tensor, "3 s s"]:
-        """The normalised tensor of an RGB picture."""
+        """The normalised tensor of an RGB picture.
+
+        Raises:
+            ValueError: it is so long and thin that it would have too many pixels when its shorter side is resized.
+        """
+        self._check_shape(picture)
         steps = v2.Compose(
             [
                 *self._placing(InterpolationMode(self.interpolation)),
@@ -70,7 +76,11 @@ class Preprocessing:
 
         Args:
             mask: of the picture's size, white on black, mode "L".
+
+        Raises:
+            ValueError: as for a picture.
         """
+        self._check_shape(mask)
         steps = v2.Compose([*self._placing(InterpolationMode.BILINEAR), v2.PILToTensor()])
         placed: Tensor = steps(mask)[0] >= 128
         return placed
@@ -85,6 +95,12 @@ class Preprocessing:
         given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(given).as_subclass(Tensor).clamp(0, self.image_size)
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
+
+    def _check_shape(self, picture: Image.Image) -> None:
+        """A picture of 1 x 60,000 pixels would become one of 256 x 15,360,000."""
+        pixels = 0 if self.squash else max(picture.size) / min(picture.size) * self.resize**2
+        if pixels > MOST_PIXELS:
+            raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*picture.size))
 
     def _placing(self, interpolation: InterpolationMode) -> list[v2.Transform]:
         """The steps that say where each part of the picture goes."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.batches import check_images
-from xaieval.data.images import UNREADABLE, collate, sample_of, to_rgb
+from xaieval.data.decoding import UNREADABLE, check_pixels, read_picture, to_rgb
+from xaieval.data.images import collate, sample_of
 from xaieval.errors import DataError, TargetError, choose_from
 
 __all__ = ["Arrays", "Records", "Stream", "arrays", "huggingface", "pairs"]
@@ -241,12 +242,12 @@ def _check_column(name: str | None, columns: Iterable[str], what: str, otherwise
 
 
 def _to_picture(value: Any) -> Image.Image:
-    """A picture in RGB, decoded or as `datasets` keeps it: a mapping with the file's bytes or its path."""
+    """An upright picture in RGB, decoded or as `datasets` keeps it: a mapping with the file's bytes or its path."""
     if isinstance(value, Image.Image):
-        return to_rgb(value)
+        check_pixels(value)
+        return to_rgb(ImageOps.exif_transpose(value))
     if isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
-        with Image.open(BytesIO(value["bytes"]) if value.get("bytes") else value["path"]) as picture:
-            return to_rgb(picture)
+        return read_picture(value.get("bytes") or Path(value["path"]), to_rgb)
     raise DataError(
         f"a picture of Pillow is expected, got a {type(value).__name__}; give the data set without its own transform or "
         "format, or, if that prepares images for the model, a DataLoader of it instead"

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from xaieval.data.decoding import read_picture
 from xaieval.errors import DataError
 
 __all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
@@ -129,13 +130,9 @@ def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Imag
     missing = [(name, path) for name, path in zip(names, paths, strict=True) if not path.is_file()]
     if missing:
         name, path = missing[0]
-        raise DataError(f"no mask for {len(missing)} of {len(names)} images; the first, '{name}', needs '{path}'")
+        raise DataError(f"no mask for {len(missing)} of {len(names)} images; the first, {name!r}, needs '{path}'")
 
-    def read(number: int) -> Image.Image:
-        with Image.open(paths[number]) as mask:
-            return silhouette(mask)
-
-    return read
+    return lambda number: read_picture(paths[number], silhouette)
 
 
 def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:

@@ -1,0 +1,193 @@
+"""What becomes of picture files from outside: damaged ones, ones of every sort, and ones made to do harm.
+
+    python benchmarks/fuzz_images.py --files 2000 --seed 0
+
+writes so many files (`tests/hostile_images.py` says which kinds), has a process read them one by one, and another one score
+a small model on all of them. A file that takes longer than the time limit, or ends the process, is counted as such, and the
+process is started again behind it. Prints and writes `benchmarks/fuzz_images.csv`: for each kind how many files were read
+right (where that is known: compared pixel by pixel), how many were unreadable, the longest time for a file, and by how much
+reading it let the memory of the process grow at most. `--large` adds files of all formats that have just as many pixels as
+are read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import cyclopts
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from hostile_images import Case, draw, plant
+
+RESULTS = Path(__file__).with_suffix(".csv")
+LARGE = ("png", "jpg", "tif", "bmp", "ppm", "webp")
+SIDE = 8000  # the limit is 64 million pixels
+PREPARE = {"image_size": 64, "resize": 72}
+
+app = cyclopts.App()
+
+
+@app.default
+def main(files: int = 2000, seed: int = 0, limit: float = 60.0, large: bool = False) -> None:
+    """Write the files, have them read and scored, and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        cases = draw(files, seed)
+        for number, case in enumerate(cases):
+            plant(case, root / f"class/{number}")
+        if large:
+            cases += [_large(root, number, ending) for number, ending in enumerate(LARGE, len(cases))]
+        found = _watch(root, cases, files, seed, limit)
+        table = _table(cases, found)
+        table.to_csv(RESULTS, index=False)
+        print(table.to_string(index=False))
+        packages = ("pillow", "numpy", "torch", "torchvision")
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+        print(f"{len(cases)} files, seed {seed}; {versions}")
+        start = time.monotonic()
+        command = [sys.executable, "-W", "ignore", __file__, "score", str(root)]
+        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())  # noqa: S603  # this file
+        print(f"scored in {time.monotonic() - start:.0f} s")
+
+
+def _large(root: Path, number: int, ending: str) -> Case:
+    """A whole file at the limit."""
+    path = root / f"class/{number}/x.{ending}"
+    path.parent.mkdir()
+    Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(path)
+    return Case(f"at the limit, {ending}", path.name, b"", None)
+
+
+def _watch(root: Path, cases: list[Case], files: int, seed: int, limit: float) -> list[dict[str, Any]]:
+    """What the reading process says of each file; started again behind each one that it does not come back from."""
+    found: list[dict[str, Any]] = []
+    while len(found) < len(cases):
+        command = [sys.executable, "-W", "ignore", __file__, "read", str(root), str(files), str(seed), str(len(found))]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, text=True, **pipes)  # noqa: S603  # this file
+        lines: queue.Queue[str] = queue.Queue()
+        Thread(target=_listen, args=(process, lines), daemon=True).start()
+        patience = 600.0  # until it has started
+        while len(found) < len(cases):
+            try:
+                line = lines.get(timeout=patience)
+            except queue.Empty:
+                line = "hang"
+            patience = limit
+            if not line.startswith("{"):
+                found.append({"outcome": line or "crash", "seconds": limit, "mib": 0})
+                break
+            if line != "{}\n":
+                found.append(json.loads(line))
+        process.kill()
+        process.wait()
+    return found
+
+
+def _listen(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    for line in process.stdout or ():
+        lines.put(line)
+    lines.put("")
+
+
+@app.command
+def read(root: Path, files: int, seed: int, start: int) -> None:
+    """Read the files one by one, and print a line about each."""
+    from xaieval.data import Preprocessing, image_folder
+
+    cases, pictures = draw(files, seed), image_folder(root, Preprocessing(**PREPARE))
+    numbers = {int(name.split("/")[1]): index for index, name in enumerate(pictures.ids)}
+    pictures.preprocessing(Image.new("RGB", (100, 80)))  # what is loaded at its first use
+    print("{}", flush=True)
+    for number in range(start, len(numbers)):
+        Path("/proc/self/clear_refs").write_text("5")  # sets back the peak
+        before, began = _memory("VmRSS"), time.monotonic()
+        sample = pictures[numbers[number]]
+        seconds, mib = time.monotonic() - began, _memory("VmHWM") - before
+        pixels = cases[number].pixels if number < len(cases) else None
+        outcome = "unreadable"
+        if "image" in sample:
+            outcome = "read" if pixels is None or _is_right(pictures.read(numbers[number]), cases[number]) else "wrong"
+        elif pixels is not None and not isinstance(pixels, str):
+            outcome = "wrong"
+        print(json.dumps({"outcome": outcome, "seconds": seconds, "mib": mib}), flush=True)
+
+
+def _is_right(picture: Image.Image, case: Case) -> bool:
+    read = np.asarray(picture).astype(int)
+    return (
+        not isinstance(case.pixels, str) and read.shape == case.pixels.shape and np.abs(read - case.pixels).max() <= case.atol
+    )
+
+
+def _memory(what: str) -> float:
+    """In MiB."""
+    return int(re.findall(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
+
+
+def _table(cases: list[Case], found: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row a kind, and one for all."""
+    rows = pd.DataFrame(found).assign(kind=[case.kind for case in cases])
+    rows.loc[rows["kind"].str.startswith("\x1b"), "kind"] = "name"
+    parts = [(kind, group) for kind, group in rows.groupby("kind")] + [("all", rows)]
+    outcomes = ("read", "unreadable", "wrong", "hang", "crash")
+    return pd.DataFrame(
+        [
+            {
+                "kind": kind,
+                "files": len(group),
+                **{outcome: int((group["outcome"] == outcome).sum()) for outcome in outcomes},
+                "longest_s": round(group["seconds"].max(), 2),
+                "most_mib": round(group["mib"].max()),
+            }
+            for kind, group in parts
+        ]
+    )
+
+
+@app.command
+def score(root: Path) -> None:
+    """Score a small model on all files, and print what the run says of them."""
+    import torch
+
+    import xaieval
+    from xaieval.data import Preprocessing, image_folder
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 4),
+    )
+    pictures = image_folder(root, Preprocessing(**PREPARE))
+    xaieval.score(model, [torch.rand(32, 3, 64, 64)], "1", progress=False)  # what is loaded at its first use
+    before = _memory("VmRSS")
+    with tempfile.TemporaryDirectory() as folder:
+        xaieval.score(model, pictures.loader(32), "1", progress=False, output_dir=folder)
+        rows = xaieval.Scores.load(folder).rows
+    same = sorted(rows["image_id"]) == sorted(pictures.ids)
+    counts = ", ".join(f"{status} {count}" for status, count in rows["status"].value_counts().items())
+    print(
+        f"score: {len(rows)} rows ({counts}), ids as in the folder: {same}, grew by {_memory('VmHWM') - before:.0f} MiB at most"
+    )
+
+
+if __name__ == "__main__":
+    app()
