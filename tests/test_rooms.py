@@ -20,6 +20,7 @@ ROWS = (
     (
         "layers",
         "layouts",
+        "memory",
         "padding",
         "stages",
         "targets",

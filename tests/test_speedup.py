@@ -20,6 +20,7 @@ from torch.nn import functional
 import xaieval
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ModelError, OutputError, UsageError
+from xaieval.memory import Room
 from xaieval.models.builtin import fpn_scenes
 from xaieval.probe import borrow
 from xaieval.protocol import Protocol
@@ -146,7 +147,7 @@ def test_the_output_is_the_models_own(name, fast, compile, eager):
     with torch.no_grad():
         expected = model(images)
     before = _state(model)
-    with sped_up(model, images, [], 4, fast=fast, compile=compile) as runner:
+    with sped_up(model, images, [], Room(4), fast=fast, compile=compile) as runner:
         assert runner.compiled == compile
         assert (runner.folded > 0) == fast
         assert (_state(model) == before) != fast
@@ -160,7 +161,7 @@ def test_the_output_is_the_models_own(name, fast, compile, eager):
 
 def test_bf16_is_near_and_not_the_same():
     model, images = _small(), torch.rand(IMAGES)
-    with torch.no_grad(), sped_up(model, images, [], 4, precision="bf16") as runner:
+    with torch.no_grad(), sped_up(model, images, [], Room(4), precision="bf16") as runner:
         found = runner.output(images)
     assert found.dtype == torch.bfloat16
     assert not torch.is_autocast_enabled("cpu")
@@ -172,7 +173,7 @@ def test_bf16_is_near_and_not_the_same():
 def test_memory_is_laid_out_with_channels_last_meanwhile(fast):
     model, images = _small(), torch.rand(IMAGES)
     own = {name: (parameter.stride(), parameter.data_ptr()) for name, parameter in model.named_parameters()}
-    with sped_up(model, images, [], 4, fast=fast) as runner:
+    with sped_up(model, images, [], Room(4), fast=fast) as runner:
         assert model.second.weight.is_contiguous(memory_format=torch.channels_last) == fast
         assert runner.lay_out(images).is_contiguous(memory_format=torch.channels_last) == fast
     assert own == {name: (parameter.stride(), parameter.data_ptr()) for name, parameter in model.named_parameters()}
@@ -181,9 +182,9 @@ def test_memory_is_laid_out_with_channels_last_meanwhile(fast):
 def test_a_model_without_convolutions_is_left_as_it_is():
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval(), torch.rand(2, 3, 4, 4)
     before = _state(model)
-    with sped_up(model, images, [], 2) as runner:
+    with sped_up(model, images, [], Room(2)) as runner:
         assert _state(model) == before
-        assert runner == Runner(model, model, model, 2)
+        assert runner == Runner(model, model, model, Room(2))
 
 
 def test_a_folding_that_changes_the_logits_is_taken_back():
@@ -195,7 +196,7 @@ def test_a_folding_that_changes_the_logits_is_taken_back():
 
     model, images = Sly().eval(), torch.rand(IMAGES)
     before = _state(model)
-    with sped_up(model, images, [], 4) as runner:
+    with sped_up(model, images, [], Room(4)) as runner:
         assert runner.folded == 0
         assert model.first.bias is None
         torch.testing.assert_close(runner.output(images), model(images))
@@ -843,6 +844,6 @@ def test_the_same_run_gives_the_same_bits():
 def test_the_model_is_put_back_before_it_goes_home():
     model, images = _small(), torch.rand(IMAGES)
     before = _state(model)
-    with borrow(model, "cpu"), sped_up(model, images, [], 4):
+    with borrow(model, "cpu"), sped_up(model, images, [], Room(4)):
         pass
     assert _state(model) == before

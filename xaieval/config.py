@@ -106,6 +106,7 @@ class ScoreOptions:
         device: cpu, cuda, cuda:1, ...; a GPU is used only when named.
         precision: float32 (the model's own type), or bf16 where the processor has it.
         compile: Run masked images through torch.compile; pays with many images.
+        memory: What the tensors of a batch may take on a CPU, such as '4 GiB'; fewer images run at a time if need be.
         fast: Fold BatchNorms and use the faster memory layout; --no-fast runs the model's modules as they are.
         batch_size: Images in a forward pass.
         workers: Processes that read images ahead.
@@ -138,6 +139,7 @@ class ScoreOptions:
     device: str | None = None
     precision: Literal["float32", "bf16"] = "float32"
     compile: Switch = False
+    memory: str | None = None
     fast: bool = True
     batch_size: int = 32
     workers: int = 0

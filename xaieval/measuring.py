@@ -17,7 +17,8 @@ from xaieval.data.batches import Batch
 from xaieval.engine import Job, Look, finished_maps, look, raw_maps
 from xaieval.evidence import Evidence
 from xaieval.masking import baseline, mask, occlude
-from xaieval.rows import Measured
+from xaieval.memory import in_batches
+from xaieval.rows import Measured, joined
 from xaieval.speedup import Runner
 
 __all__ = ["measure"]
@@ -38,14 +39,22 @@ class _Masked:
 def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
     """Confidences on the original images and on the images masked by each map, and what metrics make of the maps.
 
-    All of it is on the device, which may still be at it.
+    All of it is on the device, which may still be at it. A batch that does not fit in memory is measured in parts.
 
     Args:
         runner: how passes are made; masked images of all maps share passes of `runner.size`.
         batch: of at least one image.
         job: what is asked.
         device: of the model.
+
+    Raises:
+        RunError: a single image does not fit in memory.
     """
+    return joined(in_batches(runner.room, batch, lambda part: _measure(runner, part, job, device)))
+
+
+def _measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
+    """Likewise, of as many images as memory has room for."""
     seen = look(runner, batch, job, device)
     raw = raw_maps(runner, seen, job)
     seen = replace(seen, activations={}, gradients={})

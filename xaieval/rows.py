@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from xaieval.errors import RunError, TargetError
 from xaieval.metrics import Metric
 from xaieval.protocol import Protocol
 
-__all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Measured", "failed_rows", "measured_rows"]
+__all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Measured", "failed_rows", "joined", "measured_rows"]
 
 COUNTED = ("ok", "constant_map")  # statuses of rows that take part in the means
 EXCLUDED = "excluded"  # by the protocol's choice of images, so no failure
@@ -66,6 +66,24 @@ class Measured:
         for name in ("values", "curves"):
             tensors[name] = {metric: value.cpu() for metric, value in getattr(self, name).items()}
         return replace(self, **tensors)
+
+
+BY_IMAGE = ("labels", "predicted", "targets", "found", "confidence")  # the other tensors are by pair first
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """What was measured on parts of a batch, as if it had been measured on all of it."""
+    names = [each.name for each in fields(Measured)]
+    return Measured(**{name: _joined([getattr(part, name) for part in parts], name) for name in names})
+
+
+def _joined(values: Sequence[Any], name: str) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values), dim=0 if name in BY_IMAGE else 1)
+    if isinstance(first, Mapping):
+        return {metric: _joined([value[metric] for value in values], name) for metric in first}
+    return first if first is None else [image_id for ids in values for image_id in ids]
 
 
 def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
 from xaieval.explainers import Method, resolve_methods
 from xaieval.masking import upsample
+from xaieval.memory import Room, in_batches, refused_without_room
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function, as_module
 from xaieval.probe import borrow, locate, to_device
@@ -177,20 +179,24 @@ def sanity_check(
     plan = None
     with borrow(model, device) as there, show_progress(progress, loader, max_images) as advance:
 
+        @refused_without_room()
         def begin(batch: Batch) -> _Plan:
             images = to_device(batch.images, there)
             told = partial(predicted_score, asked)
             wanted = addresses if needing else []
-            found = locate(model, images, wanted, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+            room = Room(batch_size or len(batch))
+            where = partial(locate, model, layers=wanted, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+            found = room.first(images, where)
             job = Job(found, make_pairs(explainers, found), settled, asked, seed)
-            steps = _steps(model, images, call, modules, modes, seed)
-            return _Plan(Runner(model, call, call, batch_size or len(batch)), job, steps)
+            steps = room.first(images, lambda some: _steps(model, some, call, modules, modes, seed))
+            return _Plan(Runner(model, call, call, room), job, steps)
 
         for batch in read_batches(loader, batch_size, max_images):
             unreadable += batch.failed
             if len(batch):
                 plan = plan or begin(batch)
-                frames += _rows(plan, batch, there)
+                rows = partial(_rows, plan, device=there)
+                frames += chain.from_iterable(in_batches(plan.runner.room, batch, rows))
             advance(len(batch) + len(batch.failed))
     if not frames:
         name, _, reason = unreadable[0]
@@ -242,8 +248,9 @@ def _steps(
     return [*steps, _Step(COMPLETE, "*", swaps(everything))]
 
 
-def _rows(plan: _Plan, batch: Batch, device: torch.device) -> Iterator[pd.DataFrame]:
+def _rows(plan: _Plan, batch: Batch, device: torch.device) -> list[pd.DataFrame]:
     """Of one batch, step by step and pair by pair."""
+    frames = []
     runner, job = plan.runner, plan.job
     seen = look(runner, batch, job, device)
     followed, images = seen.context.followed, seen.context.images
@@ -254,7 +261,8 @@ def _rows(plan: _Plan, batch: Batch, device: torch.device) -> Iterator[pd.DataFr
             after = raw_maps(runner, look(runner, batch, job, device, followed), job)
         for (layer, method), one, other in zip(job.names, before, after, strict=True):
             place = {"layer": layer, "method": method, "mode": step.mode, "randomised": step.randomised}
-            yield pd.DataFrame({"image_id": batch.ids, **place, **_similarities(one, other, images, job.protocol)})
+            frames.append(pd.DataFrame({"image_id": batch.ids, **place, **_similarities(one, other, images, job.protocol)}))
+    return frames
 
 
 def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Protocol) -> dict[str, Any]:

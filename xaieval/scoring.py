@@ -20,6 +20,7 @@ from xaieval.explainers import Explainer, Method, check_black_box, resolve_metho
 from xaieval.explainers.controls import CONTROLS
 from xaieval.manifest import new_manifest
 from xaieval.measuring import measure
+from xaieval.memory import Room, in_batches, parse_bytes, refused_without_room
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
@@ -50,6 +51,7 @@ def score(
     stop: str | Stop | None = None,
     precision: str = "float32",
     compile: bool = False,
+    memory: int | str | None = None,
     fast: bool = True,
     batch_size: int | None = None,
     max_images: int | None = None,
@@ -89,6 +91,9 @@ def score(
         precision: "float32" (the model's own type), or "bf16" for the passes that confidences come from, by autocast, on
             processors that have it; maps are made in the model's own type.
         compile: run masked images through torch.compile, which takes a while at first and pays with many images.
+        memory: what the tensors of a batch may take, in bytes or as "4 GiB" or "500 MB": fewer images run at a time where that
+            is too little for all. Meant for a CPU, where a process is ended that takes too much. A GPU says itself that it is
+            full, and fewer images run then, too.
         fast: fold BatchNorms into convolutions and lay memory out with channels last while the model is borrowed, which changes
             results by rounding alone; False runs the model's modules as they are.
         batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
@@ -111,7 +116,8 @@ def score(
 
     Raises:
         UsageError: one of its kinds, for what cannot work as given.
-        RunError: no image could be read, or the protocol asks for an error where a value is invalid.
+        RunError: no image could be read, a single one does not fit in memory, or the protocol asks for an error where a value
+            is invalid.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -129,6 +135,7 @@ def score(
     asked = resolve_task(task, output)
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
+    budget = parse_bytes(memory)
     check_precision(precision)
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
@@ -145,20 +152,23 @@ def score(
         if controls:
             run.manifest["controls"] = [control.name for control in CONTROLS]
 
+        @refused_without_room()
         def begin(batch: Batch) -> Runner:
             """The first images settle where the layers are, and how passes are made."""
             images = to_device(batch.images, there)
             call = called(model, forward)
             told = partial(predicted_score, asked)
-            found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+            size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
+            room = Room(size, budget)
+            where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+            found = room.first(images, where)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
             run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
-            size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
             how = partial(sped_up, fast=fast, precision=precision, compile=compile, task=asked, forward=forward)
-            return run.made_by(undo.enter_context(how(model, images, paths, size)))
+            return run.made_by(undo.enter_context(how(model, images, paths, room)))
 
         runner = None
         for batch in read_batches(shuffled or loader, batch_size, max_images):
@@ -167,6 +177,7 @@ def score(
                 runner = runner or begin(batch)
                 if not run.has(batch):
                     run.add(batch, measure(runner, batch, run.started, there))
+                    run.made_by(runner)  # passes may have become smaller
             advance(len(batch) + len(batch.failed))
             if run.is_settled():
                 break
@@ -184,6 +195,7 @@ def explain(
     ids: Sequence[str] | None = None,
     protocol: str | Protocol = "default",
     device: torch.device | str | None = None,
+    memory: int | str | None = None,
     seed: int = 0,
     task: str | Task = "classification",
     output: Output = None,
@@ -205,6 +217,7 @@ def explain(
         ids: of the images, for methods that read files or draw random numbers by them; "0", "1", ... unless told.
         protocol: says how maps are normalised, and what the gradient is taken of.
         device: where to work; the model's own unless told.
+        memory: as for `score`.
         seed: of random explainers.
         task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`.
         output: where the logits or detections are in the model's output.
@@ -219,6 +232,7 @@ def explain(
 
     Raises:
         UsageError: one of its kinds, for what cannot work as given.
+        RunError: a single image does not fit in memory.
 
     Example:
         >>> import torch, torchvision
@@ -235,12 +249,19 @@ def explain(
         call = called(model, forward)
         asked = resolve_task(task, output)
         first, told = to_device(batch.images, there), partial(predicted_score, asked)
-        found = locate(model, first, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+        room = Room(max(len(batch), FULL_PASS), parse_bytes(memory))
+        where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
+        with refused_without_room():
+            found = room.first(first, where)
         job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
-        runner = Runner(model, call, call, max(len(batch), FULL_PASS))
-        seen = look(runner, batch, job, there)
-        maps = [finished_maps(raw, batch.images, protocol).maps for raw in raw_maps(runner, seen, job)]
-        return dict(zip((layer for layer, _ in job.names), maps, strict=True))
+        runner = Runner(model, call, call, room)
+
+        def maps(part: Batch) -> list[Tensor]:
+            raw = raw_maps(runner, look(runner, part, job, there), job)
+            return [finished_maps(one, part.images, protocol).maps for one in raw]
+
+        parts = zip(*in_batches(runner.room, batch, maps), strict=True)
+        return {layer: torch.cat(of_layer) for (layer, _), of_layer in zip(job.names, parts, strict=True)}
 
 
 def _settle(protocol: str | Protocol, target: Target | None, model: nn.Module) -> Protocol:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError, choose_from
 from xaieval.folding import Folding, Pair, find_pairs, folded
+from xaieval.memory import Room, is_out_of_memory
 from xaieval.tasks import Classification, Task
 
 __all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
@@ -35,7 +36,7 @@ class Runner:
         model: with whatever was done to it.
         inside: runs it on images, for the pass that looks inside.
         forward: the same function of images, for passes that only want the output.
-        size: images in a pass of masked images.
+        room: how many images a pass takes.
         layout: of the images in memory.
         autocast: the type that the latter compute in where that is safe; None for the model's own. The pass that looks inside
             always takes the model's own, or the class that is explained would be another one for some images.
@@ -45,10 +46,15 @@ class Runner:
     model: nn.Module
     inside: Callable[[Tensor], Any]
     forward: Callable[[Tensor], Any]
-    size: int
+    room: Room
     layout: torch.memory_format = torch.contiguous_format
     autocast: torch.dtype | None = None
     folding: Folding | None = None
+
+    @property
+    def size(self) -> int:
+        """Images in a pass, as things stand."""
+        return self.room.size
 
     @property
     def compiled(self) -> bool:
@@ -92,6 +98,7 @@ class Runner:
         """For the manifest."""
         return {
             "batch_size": self.size,
+            **({} if self.room.budget is None else {"memory": self.room.budget}),
             "folded_batch_norms": self.folded,
             "channels_last": self.layout == torch.channels_last,
             "compiled": self.compiled,
@@ -104,7 +111,7 @@ def sped_up(
     model: nn.Module,
     images: Tensor,
     probed: Iterable[str],
-    size: int,
+    room: Room,
     *,
     fast: bool = True,
     precision: str = "float32",
@@ -121,7 +128,7 @@ def sped_up(
         model: in eval mode, on its device.
         images: of the first batch, on that device.
         probed: paths of modules whose outputs are wanted as they are.
-        size: images in a pass of masked images.
+        room: how many images a pass takes.
         fast: False leaves the model's modules and memory as they are.
         precision: "float32" for the model's own type, or "bf16".
         compile: whether passes of masked images run through torch.compile.
@@ -138,7 +145,7 @@ def sped_up(
             layouts = (torch.channels_last, layout) if _likes_channels_last(model, images, autocast) else (layout,)
             if before is not None:
                 folding, layout = _adopt(undo, model, pairs, layouts, partial(_unchanged, look, before, images[:1]))
-        runner = Runner(model, call, call, size, layout, autocast, folding)
+        runner = Runner(model, call, call, room, layout, autocast, folding)
         yield _compiled(runner, images, task) if compile else runner
 
 
@@ -279,18 +286,26 @@ def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
     compiled = replace(runner, forward=torch.compile(runner.inside))
     for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
         del vars(runner.model)[mark]
-    expected = _tensors(task.read(runner.output(images)))
-    try:
-        found = _tensors(task.read(compiled.output(images))[: len(images)])
-        same = _same(found, expected, COMPILED[runner.autocast])
-        reason = "" if same else "its logits are others"
-    except Exception as error:  # whatever a compiler can raise
-        lines = f"{type(error).__name__}: {error}".split("\n\n")[0].split("\n")
-        reason = " ".join(line.strip() for line in lines if line.strip())
-    if reason:
+    reasons = runner.room.parts(len(images), lambda part: _failure(runner, compiled, images[part], task))
+    if any(reasons):
+        reason = next(filter(None, reasons))
         warnings.warn(f"the model runs without torch.compile, which failed: {reason}", RuntimeWarning, stacklevel=2)
         return runner
     return compiled
+
+
+def _failure(runner: Runner, compiled: Runner, images: Tensor, task: Task) -> str:
+    """What is wrong with a compiled model; empty if nothing is."""
+    with runner.room.kept():  # in which nothing is compiled
+        expected = _tensors(task.read(runner.output(images)))
+    try:
+        found = _tensors(task.read(compiled.output(images))[: len(images)])
+    except Exception as error:  # whatever a compiler can raise
+        if is_out_of_memory(error):
+            raise
+        lines = f"{type(error).__name__}: {error}".split("\n\n")[0].split("\n")
+        return " ".join(line.strip() for line in lines if line.strip())
+    return "" if _same(found, expected, COMPILED[runner.autocast]) else "its logits are others"
 
 
 def _same(found: Seen, expected: Seen, tolerance: float) -> bool:

@@ -104,6 +104,7 @@ def _score(
         device=options.device,
         precision=options.precision,
         compile=options.compile,
+        memory=options.memory,
         fast=options.fast,
         batch_size=options.batch_size,
         max_images=options.max_images,
@@ -171,6 +172,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         ids=batch.ids,
         protocol=protocol,
         device=options.device,
+        memory=options.memory,
         seed=options.seed,
         **options.where,
     )

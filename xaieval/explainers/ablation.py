@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xaieval.explainers.base import Context
 from xaieval.layers import parse, pick
+from xaieval.memory import is_out_of_memory
 from xaieval.probe import put
 from xaieval.tasks import Classification
 
@@ -57,7 +58,7 @@ class AblationCAM:
         activation: Any = context.activation
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
         expand = self.expand and _can_expand(context)
-        size = _most(context) if expand else context.size or len(context.images)
+        size = _most(context) if expand else context.size
         with torch.no_grad():
             scores = torch.stack(
                 [
@@ -77,7 +78,7 @@ def _most(context: Context) -> int:
 
     In a classifier, that is, whose maps do not get larger on the way to the logits.
     """
-    size = context.size or len(context.images)
+    size = context.size
     if not isinstance(context.task, Classification) or context.activation is None:
         return size
     return max(size, size * context.images[0].numel() // context.activation[0].numel())
@@ -92,7 +93,9 @@ def _can_expand(context: Context) -> bool:
         expected = _ablated(context, 0, few, False)
         try:
             found = _ablated(context, 0, few, True)
-        except Exception:  # whatever a model can raise in which two batch sizes meet
+        except Exception as error:  # whatever a model can raise in which two batch sizes meet
+            if is_out_of_memory(error):
+                raise
             return False
     return found.shape == expected.shape and torch.allclose(
         found, expected, rtol=0, atol=SAME * float(expected.abs().nan_to_num().max()), equal_nan=True

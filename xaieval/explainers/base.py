@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
 from xaieval.layouts import Layout
+from xaieval.memory import Room
 from xaieval.protocol import Protocol, plain
 from xaieval.speedup import in_groups
 from xaieval.tasks import Classification, Followed, Task
@@ -44,7 +45,7 @@ class Context:
         followed: what is explained, of which `targets` are the classes.
         call: runs the model on images; `model(images)` unless told.
         output: likewise without gradients, as fast as the run knows how.
-        size: images in such a pass; the batch's number unless told.
+        room: how many images such a pass takes; as many as the batch has unless told.
     """
 
     model: nn.Module
@@ -62,7 +63,12 @@ class Context:
     followed: Followed | None = None
     call: Callable[[Tensor], Any] | None = None
     output: Callable[[Tensor], Any] | None = None
-    size: int | None = None
+    room: Room | None = None
+
+    @property
+    def size(self) -> int:
+        """Images in a pass without gradients."""
+        return self.room.size if self.room else len(self.images)
 
     @property
     def everywhere(self) -> Tensor:
@@ -100,7 +106,7 @@ class Context:
         return self._scored(read, of, wanted)
 
     def ask(self, blocks: Blocks, wanted: Wanted = "score") -> Tensor:
-        """Scores of the targets on any number of images, without gradients, in passes of the run's size.
+        """Scores of the targets on any number of images, without gradients, in passes of the run's size, or less if need be.
 
         Args:
             blocks: images `[G, C, H, W]`, and for each the number of the batch's image whose target is meant, `[G]`. What a
@@ -127,7 +133,12 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        return in_groups(blocks, forward, self.size or len(self.images))
+        room = self.room or Room(len(self.images))
+
+        def fitting(images: Tensor, of: Tensor) -> Tensor:
+            return torch.cat(room.parts(len(images), lambda part: forward(images[part], of[part])))
+
+        return in_groups(blocks, fitting, room.size)
 
     def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)

@@ -19,6 +19,7 @@ from xaieval.errors import ExplainerError, XaievalError
 from xaieval.explainers.base import Context
 from xaieval.layers import parse
 from xaieval.layouts import Layout
+from xaieval.memory import is_out_of_memory
 from xaieval.tasks import Classification
 
 __all__ = [
@@ -245,9 +246,11 @@ def refused(name: str, mend: str) -> Iterator[None]:
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             yield
-    except (XaievalError, torch.OutOfMemoryError):
+    except XaievalError:
         raise
     except COMPLAINTS as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
         raise ExplainerError(f"method '{name}' does not work here: {type(error).__name__}: {reason}; {mend}") from error
 

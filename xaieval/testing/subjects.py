@@ -15,6 +15,7 @@ from xaieval.data.batches import Batch, check_images
 from xaieval.engine import Job, look, make_pairs
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
+from xaieval.memory import Room
 from xaieval.probe import borrow, locate
 from xaieval.protocol import Protocol
 from xaieval.speedup import Runner
@@ -117,7 +118,7 @@ def looking(tried: Subject, device: str | None = None) -> Iterator[Context]:
         images = tried.images.detach().clone().to(there)
         layers = locate(tried.model, images, [] if tried.layer is None else [tried.layer])
         job = Job(layers, make_pairs([tried.explainer], layers), Protocol())
-        runner = Runner(tried.model, tried.model, tried.model, len(images))
+        runner = Runner(tried.model, tried.model, tried.model, Room(len(images)))
         seen = look(runner, Batch(images, None, list(tried.ids), []), job, there)
         yield seen.at(layers[0].address if layers else None, laid_out=needs_model(tried.explainer))
 
