@@ -31,9 +31,10 @@ ROWS = (
         "power",
         "signflips",
         "sequential",
+        "process",
         "data",
     ),
-    ("probe", "models", "folding", "randomisation", "speedup"),
+    ("borrowing", "probe", "models", "folding", "randomisation", "speedup"),
     ("explainers",),
     (
         "engine",
