@@ -101,6 +101,7 @@ class ScoreOptions:
         precision: float32 (the model's own type), or bf16 where the processor has it.
         compile: Run masked images through torch.compile; pays with many images.
         fast: Fold BatchNorms and use the faster memory layout; --no-fast runs the model's modules as they are.
+        deterministic: Give the same bits whatever batch size, number of processes and order; slower, one image at a time.
         batch_size: Images in a forward pass.
         workers: Processes that read images ahead.
         max_images: At most so many images, spread evenly over the classes.
@@ -132,6 +133,7 @@ class ScoreOptions:
     precision: Literal["float32", "bf16"] = "float32"
     compile: Switch = False
     fast: bool = True
+    deterministic: Switch = False
     batch_size: int = 32
     workers: int = 0
     max_images: int | None = None

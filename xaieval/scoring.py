@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
+from xaieval.process import check_repeatable, repeatable
 from xaieval.protocol import Protocol, plain, resolve_protocol
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
@@ -51,6 +52,7 @@ def score(
     precision: str = "float32",
     compile: bool = False,
     fast: bool = True,
+    deterministic: bool = False,
     batch_size: int | None = None,
     max_images: int | None = None,
     output_dir: str | Path | None = None,
@@ -90,6 +92,9 @@ def score(
         compile: run masked images through torch.compile, which takes a while at first and pays with many images.
         fast: fold BatchNorms into convolutions and lay memory out with channels last while the model is borrowed, which changes
             results by rounding alone; False runs the model's modules as they are.
+        deterministic: give each image the same bits whatever `batch_size`, number of processes and order of the images, which
+            change results by rounding otherwise. Every pass then holds one image and runs in one thread, the model's modules
+            run as they are, and what torch cannot repeat is an error.
         batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
             together, so that a loader's small batches make no small passes.
         max_images: stop after so many images.
@@ -127,6 +132,9 @@ def score(
     addresses = _addresses(layers, explainers)
     _check_sizes(batch_size=batch_size, max_images=max_images)
     check_precision(precision)
+    if deterministic:
+        check_repeatable(compile)
+        batch_size, fast = 1, False
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
     rule = resolve_stop(stop)
@@ -134,6 +142,7 @@ def score(
     run = Run(chosen, new_manifest(model, seed, chosen), output_dir)
     with (
         borrow(model, device) as there,
+        repeatable() if deterministic else nullcontext(),
         ExitStack() as undo,
         show_progress(progress, shuffled or loader, max_images) as advance,
     ):
@@ -149,6 +158,7 @@ def score(
             found = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
+            settings |= {"deterministic": True} if deterministic else {}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
             run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
@@ -161,6 +171,7 @@ def score(
             for batch in read_batches(shuffled or loader, batch_size, max_images):
                 run.failures += batch.failed
                 if len(batch):
+                    batch = batch.copied() if deterministic else batch
                     runner = runner or begin(batch)
                     run.add(measure(runner, batch, run.started, there))
                 advance(len(batch) + len(batch.failed))

@@ -93,6 +93,7 @@ def score(
         precision=options.precision,
         compile=options.compile,
         fast=options.fast,
+        deterministic=options.deterministic,
         batch_size=options.batch_size,
         max_images=options.max_images,
         output_dir=folder,
