@@ -32,9 +32,10 @@ ROWS = (
         "power",
         "signflips",
         "sequential",
+        "process",
         "data",
     ),
-    ("probe", "models", "folding", "randomisation", "speedup"),
+    ("borrowing", "probe", "models", "folding", "randomisation", "speedup"),
     ("explainers",),
     (
         "engine",

@@ -108,6 +108,7 @@ class ScoreOptions:
         compile: Run masked images through torch.compile; pays with many images.
         memory: What the tensors of a batch may take on a CPU, such as '4 GiB'; fewer images run at a time if need be.
         fast: Fold BatchNorms and use the faster memory layout; --no-fast runs the model's modules as they are.
+        deterministic: Give the same bits whatever batch size, number of processes and order; slower, one image at a time.
         batch_size: Images in a forward pass.
         workers: Processes that read images ahead.
         max_images: At most so many images, spread evenly over the classes.
@@ -141,6 +142,7 @@ class ScoreOptions:
     compile: Switch = False
     memory: str | None = None
     fast: bool = True
+    deterministic: Switch = False
     batch_size: int = 32
     workers: int = 0
     max_images: int | None = None

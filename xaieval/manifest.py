@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval import __version__
+from xaieval.borrowing import check_ready
 from xaieval.data.batches import Failure
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox
@@ -41,11 +42,8 @@ def _model(model: nn.Module) -> dict[str, Any]:
     entry = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if isinstance(model, BlackBox):
         return {**entry, "function": model.function_name, "parameters": None, "fingerprint": None}
-    return {
-        **entry,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "fingerprint": fingerprint(model),
-    }
+    known = fingerprint(model)  # first, since it looks whether the parameters can be read
+    return {**entry, "parameters": sum(parameter.numel() for parameter in model.parameters()), "fingerprint": known}
 
 
 def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +63,12 @@ def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequ
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers with their names."""
+    """A hash of all parameters and buffers with their names.
+
+    Raises:
+        ModelError: some of them have no shape yet.
+    """
+    check_ready(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     return digest(_content(state.items()))
 

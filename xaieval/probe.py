@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from xaieval.borrowing import borrow
 from xaieval.data.batches import check_images
-from xaieval.errors import AddressError, TargetError, UsageError
+from xaieval.errors import AddressError, TargetError
 from xaieval.layers import Forward, Layer, expand, layout_of, pick, table, trace
 from xaieval.layouts import Layout
 from xaieval.padding import Frame
@@ -110,41 +111,6 @@ class Pass:
             found = dict(zip(found, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
         layouts = {at.address: at.layout for at in self._layers}
         return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in found.items()}
-
-
-@contextmanager
-def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterator[torch.device]:
-    """Have the model in eval mode, on a device, without gradients of parameters; give it back as it was, come what may.
-
-    Args:
-        model: any module; nothing is copied.
-        device: where it works meanwhile; its own device unless told.
-
-    Yields:
-        The device that the model is on.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    tensors = [*model.parameters(), *model.buffers()]
-    home = tensors[0].device if tensors else torch.device("cpu")
-    there = home if device is None else _usable(device)
-    with ExitStack() as undo:
-        # Gradients are taken whatever mode the caller is in.
-        undo.enter_context(torch.inference_mode(False))
-        undo.enter_context(torch.enable_grad())
-        if there != home:
-            undo.callback(model.to, home)
-            model.to(there)
-        for module, mode in modes:
-            undo.callback(setattr, module, "training", mode)
-        for parameter, flag in wanted:
-            undo.callback(parameter.requires_grad_, flag)
-        model.eval()
-        model.requires_grad_(False)
-        yield there
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -357,14 +323,6 @@ class _Hook:
                 self.captured[layer.address] = tensor
                 output = put(output, layer.keys, tensor.clone())
         return output
-
-
-def _usable(device: torch.device | str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {str(device)!r} cannot be used: {reason}") from error
 
 
 def _shares_memory(tensor: Tensor, inputs: Sequence[Any]) -> bool:

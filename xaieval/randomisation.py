@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError, ModelError, choose_from
+from xaieval.process import ONE_AT_A_TIME
 
 __all__ = ["Part", "Swap", "draw_anew", "find_parts", "swapped"]
 
@@ -146,7 +147,7 @@ def _drawn(module: nn.Module, key: str) -> list[Swap]:
     # A module's reset may reach into the modules in it. On the CPU, so that every device gets the same numbers.
     trial = [(tensor, tensor.detach().cpu().clone()) for tensor in _own(module, recurse=True)]
     number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
-    with swapped(trial), _registered(module), torch.random.fork_rng(devices=[]), torch.no_grad():
+    with swapped(trial), _registered(module), ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(number)  # that of the CPU alone, which is put back
         _reset(module)
         values = [tensor.data for tensor in _own(module)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from xaieval.memory import Room, in_batches, parse_bytes, refused_without_room
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
+from xaieval.process import check_repeatable, repeatable
 from xaieval.protocol import Protocol, plain, resolve_protocol
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
@@ -53,6 +54,7 @@ def score(
     compile: bool = False,
     memory: int | str | None = None,
     fast: bool = True,
+    deterministic: bool = False,
     batch_size: int | None = None,
     max_images: int | None = None,
     output_dir: str | Path | None = None,
@@ -96,6 +98,9 @@ def score(
             full, and fewer images run then, too.
         fast: fold BatchNorms into convolutions and lay memory out with channels last while the model is borrowed, which changes
             results by rounding alone; False runs the model's modules as they are.
+        deterministic: give each image the same bits whatever `batch_size`, number of processes and order of the images, which
+            change results by rounding otherwise. Every pass then holds one image and runs in one thread, the model's modules
+            run as they are, and what torch cannot repeat is an error.
         batch_size: images in a forward pass; the loader's batches unless told. Masked images of several maps fill a batch
             together, so that a loader's small batches make no small passes.
         max_images: stop after so many images.
@@ -137,6 +142,9 @@ def score(
     _check_sizes(batch_size=batch_size, max_images=max_images)
     budget = parse_bytes(memory)
     check_precision(precision)
+    if deterministic:
+        check_repeatable(compile)
+        batch_size, fast = 1, False
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
     rule = resolve_stop(stop)
@@ -145,6 +153,7 @@ def score(
     with (
         run.under_way(),
         borrow(model, device) as there,
+        repeatable() if deterministic else nullcontext(),
         ExitStack() as undo,
         show_progress(progress, shuffled or loader, max_images) as advance,
     ):
@@ -164,6 +173,7 @@ def score(
             found = room.first(images, where)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
+            settings |= {"deterministic": True} if deterministic else {}
             run.begin(job, batch, **({} if forward is None else {"forward": plain(forward)}), **settings)
             run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
@@ -174,6 +184,7 @@ def score(
         for batch in read_batches(shuffled or loader, batch_size, max_images):
             run.fail(batch.failed)
             if len(batch):
+                batch = batch.copied() if deterministic else batch
                 runner = runner or begin(batch)
                 if not run.has(batch):
                     run.add(batch, measure(runner, batch, run.started, there))

@@ -106,6 +106,7 @@ def _score(
         compile=options.compile,
         memory=options.memory,
         fast=options.fast,
+        deterministic=options.deterministic,
         batch_size=options.batch_size,
         max_images=options.max_images,
         output_dir=folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,10 @@ class Batch:
         labels, masks = (None if given is None else given[own] for given in (self.labels, self.masks))
         boxes = None if self.boxes is None else self.boxes[own]
         return Batch(self.images[own], labels, self.ids[own], failed, masks, boxes)
+
+    def copied(self) -> Batch:
+        """The same with images in memory of their own: where a part of a batch begins in memory, bits can depend on."""
+        return replace(self, images=self.images.clone(memory_format=torch.contiguous_format))
 
     def to_mapping(self) -> dict[str, Any]:
         """As a loader gives it, ids included."""

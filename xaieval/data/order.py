@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from xaieval.data.batches import has_ids, read_batch
 from xaieval.errors import DataError
+from xaieval.process import ONE_AT_A_TIME, same_random_numbers
 
 __all__ = ["Shuffled", "draw_order", "has_indices", "loader_of"]
 
@@ -98,19 +99,17 @@ def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
     """Random numbers from the seed, or from a sampler's generator; afterwards all generators are as they were."""
     places = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
     found = [getattr(place, "generator", None) for place in places]
-    generators = [torch.default_generator, *(generator for generator in found if isinstance(generator, torch.Generator))]
+    generators = [generator for generator in found if isinstance(generator, torch.Generator)]
     states = [generator.get_state() for generator in generators]
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002  # samplers of others may use them
-    try:
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
+    with ONE_AT_A_TIME, same_random_numbers():
+        try:
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)  # samplers of others may use these
+            np.random.seed(seed % 2**32)  # noqa: NPY002  # likewise
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def loader_of(loader: DataLoader[Any], batches: Sequence[list[Any]]) -> DataLoader[Any]:

@@ -27,6 +27,7 @@ from xaieval.explainers.foreign import (
     refused,
     reshaping,
 )
+from xaieval.process import ONE_AT_A_TIME
 
 __all__ = ["CAPTUM", "REDUCTIONS", "Captum", "CaptumObject"]
 
@@ -286,6 +287,7 @@ def _working(context: Context, name: str) -> Iterator[None]:
     """The model guarded, captum's complaints as ours, and none of its notes."""
     with ExitStack() as stack:
         stack.enter_context(guarded(context.model))
+        stack.enter_context(ONE_AT_A_TIME)  # the filters of warnings are those of all threads
         stack.enter_context(warnings.catch_warnings())
         for note in NOTES:
             warnings.filterwarnings("ignore", message=note)

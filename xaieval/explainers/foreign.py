@@ -20,6 +20,7 @@ from xaieval.explainers.base import Context
 from xaieval.layers import parse
 from xaieval.layouts import Layout
 from xaieval.memory import is_out_of_memory
+from xaieval.process import ONE_AT_A_TIME
 from xaieval.tasks import Classification
 
 __all__ = [
@@ -203,8 +204,8 @@ def seeded_number(seed: int, image_id: str) -> int:
 def seeded(number: int, device: torch.device) -> Iterator[None]:
     """Have the global random numbers of torch and numpy start from a seed, and give them back as they were."""
     on_gpu = device.type == "cuda"
-    state = np.random.get_state()  # noqa: NPY002  # libraries draw from it
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[device] if on_gpu else []):
+        state = np.random.get_state()  # noqa: NPY002  # libraries draw from it
         torch.default_generator.manual_seed(number)
         if on_gpu:
             with torch.cuda.device(device):

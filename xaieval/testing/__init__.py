@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from xaieval.errors import ConformanceError, XaievalError
 from xaieval.explainers import Method
+from xaieval.process import same_random_numbers
 from xaieval.testing.checks import CHECKS, Check
-from xaieval.testing.state import same_random_numbers
 from xaieval.testing.subjects import Subject, maps_of, small_model, subject
 
 __all__ = ["CHECKS", "Check", "Subject", "check_explainer", "small_model", "subject"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from xaieval.errors import ConformanceError
-from xaieval.testing.state import dead, equal, model_state, put_back, random_states, same_random_numbers, seed_everything
+from xaieval.process import random_states, same_random_numbers
+from xaieval.testing.state import dead, equal, model_state, put_back, seed_everything
 from xaieval.testing.subjects import Subject, looking, maps_of, takes
 
 __all__ = [
@@ -86,10 +87,10 @@ def check_deterministic(tried: Subject) -> None:
 
 def check_random_numbers(tried: Subject) -> None:
     """The global random numbers of torch, NumPy and Python go on as if nothing had been."""
-    with same_random_numbers():
+    with looking(tried) as context:  # the model is given back with the numbers of before
         seed_everything(3)
         before = random_states()
-        maps_of(tried)
+        tried.explainer(context)
         changed = [name for name, state in random_states().items() if not equal(state, before[name])]
     if changed:
         raise ConformanceError(

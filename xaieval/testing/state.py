@@ -1,4 +1,4 @@
-"""What of a model and of the random numbers can be left changed, read off and put back."""
+"""What of a model can be left changed, read off and put back; and random numbers from a start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["dead", "equal", "model_state", "put_back", "random_states", "same_random_numbers", "seed_everything"]
+__all__ = ["dead", "equal", "model_state", "put_back", "seed_everything"]
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
@@ -54,32 +54,12 @@ def dead(model: nn.Module) -> Iterator[None]:
             parameter.data = data
 
 
-def random_states() -> dict[str, Any]:
-    """The states of the global random numbers, by whose they are."""
-    states = {"torch": torch.get_rng_state(), "NumPy": np.random.get_state(), "Python": random.getstate()}  # noqa: NPY002  # these are the ones to watch
-    return states | ({"CUDA": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
 def seed_everything(seed: int) -> None:
     """Start all global random numbers, a few of them drawn, so that seeding them again makes a difference."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # likewise
+    np.random.seed(seed)  # noqa: NPY002  # these are the ones to start
     torch.rand(3), random.getrandbits(8), np.random.bytes(3)  # noqa: NPY002  # likewise
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """The caller's random numbers go on afterwards as if nothing had been."""
-    states = random_states()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states["torch"])
-        np.random.set_state(states["NumPy"])  # noqa: NPY002  # likewise
-        random.setstate(states["Python"])
-        if "CUDA" in states:
-            torch.cuda.set_rng_state(states["CUDA"])
 
 
 def equal(one: Any, other: Any) -> bool:
