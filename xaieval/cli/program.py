@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
+from xaieval.cli.documents import render
 from xaieval.config import read_toml
 from xaieval.errors import UsageError, XaievalError
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
@@ -52,7 +54,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     given.set(arguments)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        # What a model or a data set of the user's own prints is no part of the document.
+        with redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+            document = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if document is not None:
+            print(render(document))
     except CycloptsError as error:
         _stop(WRONG_USE, str(error), arguments)
     except UsageError as error:

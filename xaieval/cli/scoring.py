@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from xaieval.cli.documents import score_document
 from xaieval.cli.loading import load
-from xaieval.cli.printing import print_rankings, print_summary
+from xaieval.cli.printing import find_rankings, print_rankings, print_summary
 from xaieval.cli.program import FLAT, app, given
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
+from xaieval.config import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from
 from xaieval.ranks import Rank, is_rank
 
@@ -38,8 +39,9 @@ def score(
     options: Annotated[ScoreOptions | None, FLAT] = None,
     model_options: Annotated[ModelOptions | None, FLAT] = None,
     protocol_options: Annotated[ProtocolOptions | None, FLAT] = None,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Score layers and methods by Average Drop and Increase in Confidence.
 
     Without options: the built-in classifier with a feature pyramid on 200 generated images, without network. Writes
@@ -47,6 +49,7 @@ def score(
 
     Args:
         run_file: TOML file with the same words as the options; the command line wins.
+        as_json: Print one JSON document in place of the tables.
         debug: Show the traceback of an error.
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
@@ -55,7 +58,7 @@ def score(
         from xaieval.launcher import launch
 
         launch(given.get(), options.nproc)
-        return
+        return None
     settings = plain(options) | plain(model_options) | plain(protocol_options)
     folder = Path(options.out) if options.out else own_folder(settings)
 
@@ -102,15 +105,20 @@ def score(
         **options.where,
     )
     if not Rank.from_environment().is_first:
-        return
+        return None
     scores.manifest["options"] = settings
-    scores.save(folder, options.level)
-    pictures = _save_maps(folder, loaded, data, options, protocol)
-    summary = scores.summary(options.level)
-    print_summary(scores, summary, options.level, [ROWS, SUMMARY, MANIFEST, *pictures], folder)
-    print_rankings(scores, options.level)
+    tests = scores.controls_table(options.level) if options.controls else None
+    summary = scores.summary(options.level, tests=tests)
+    scores.save(folder, options.level, summary)
+    files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, data, options, protocol)]
+    if not as_json:
+        print_summary(scores, summary, tests, options.level, files, folder)
+        print_rankings(scores, options.level)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
+    if as_json:
+        return score_document(scores, summary, find_rankings(scores, options.level), options.level, files, folder)
+    return None
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:
