@@ -239,6 +239,14 @@ def test_the_command_prints_the_comparison(tmp_path, capsys):
     assert "fpn-control" in printed.out
     assert "to control [95% interval]" in printed.out
     assert "report.md" in printed.out
+    main([*words.split(), "--methods", "gradcam", "--out", str(tmp_path), "--json"])  # which finds everything done
+    document = json.loads(capsys.readouterr().out)
+    assert document["folder"] == str(tmp_path)
+    assert "report.md" in document["files"]
+    control, selected = document["comparison"]
+    assert (control["arm"], selected["arm"], selected["n_images"]) == ("fpn-control", "selected", 30)
+    assert selected["accuracy_difference"] == pytest.approx(selected["accuracy"] - control["accuracy"])
+    assert control["accuracy_difference"] is None
 
 
 @pytest.mark.parametrize(

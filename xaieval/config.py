@@ -18,6 +18,7 @@ from xaieval.protocol import Protocol, resolve_protocol
 __all__ = [
     "ARMS",
     "FalOptions",
+    "Json",
     "ModelOptions",
     "ProtocolOptions",
     "ScoreOptions",
@@ -57,6 +58,7 @@ def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
 
 
 Switch = Annotated[bool, Parameter(negative=())]
+Json = Annotated[bool, Parameter(name="--json", negative=())]
 Words = Annotated[tuple[str, ...], Parameter(converter=_words, n_tokens=1, accepts_keys=False, negative=())]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1, accepts_keys=False, negative=())]
 Integers = Annotated[tuple[int, ...], Parameter(converter=_integers, n_tokens=1, accepts_keys=False, negative=())]

@@ -37,6 +37,8 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "versions": (dict, "a table"),
 }
 
+CHOICES: dict[str, tuple[Any, ...]] = {"interval": ("mean", "wilson"), "higher_is_better": (True, False, None)}  # of a metric
+
 
 def read_manifest(file: str | Path) -> dict[str, Any]:
     """The manifest in a file.
@@ -123,19 +125,15 @@ def _list(value: Any) -> list[Any]:
 
 
 def _check_metric(metric: Any, source: str | Path) -> None:
-    allowed = {"name": str, "label": str, "interval": ("mean", "wilson"), "higher_is_better": (True, False, None)}
-    if not isinstance(metric, dict) or not {"name", "interval", "higher_is_better"} <= metric.keys():
+    if not isinstance(metric, dict) or not {"name", *CHOICES} <= metric.keys():
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
-    for key, choices in allowed.items():
-        value = metric.get(key, "")
-        good = (
-            isinstance(value, str) and value.isprintable()
-            if choices is str
-            else any(value is choice or value == choice != 1 for choice in choices)
-        )
-        if key in metric and not good:
-            words = "text that can be printed" if choices is str else " or ".join(map(json.dumps, choices))
-            raise _no_manifest(source, f"a metric's {key}", words, value)
+    for key in ("name", "label"):
+        text = metric.get(key, "")
+        if not isinstance(text, str) or not text.isprintable():
+            raise _no_manifest(source, f"a metric's {key}", "text that can be printed", text)
+    for key, choices in CHOICES.items():
+        if metric[key] not in choices:
+            raise _no_manifest(source, f"a metric's {key}", " or ".join(json.dumps(choice) for choice in choices), metric[key])
 
 
 def _no_manifest(source: str | Path, name: str, words: str, value: Any) -> OutputError:

@@ -45,12 +45,13 @@ class Scores:
     def __repr__(self) -> str:
         return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
 
-    def summary(self, level: float = 0.95, resamples: int | None = None) -> pd.DataFrame:
+    def summary(self, level: float = 0.95, resamples: int | None = None, *, tests: pd.DataFrame | None = None) -> pd.DataFrame:
         """The mean of each metric over the images, with its interval, per layer and method.
 
         Args:
             level: of the intervals, in (0, 1).
             resamples: take the percentile bootstrap with so many samples and the run's seed for means.
+            tests: what `controls_table(level)` gave, where that is at hand; computed unless told.
 
         Returns:
             Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
@@ -76,7 +77,7 @@ class Scores:
         table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
         table = table.set_index(["layer", "method"])
         if self._controls:
-            beaten = marks(self.controls_table(level), table.index, self._controls)
+            beaten = marks(self.controls_table(level) if tests is None else tests, table.index, self._controls)
             table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
         return table.drop(columns=[f"{name}_n" for name in interval if (table[f"{name}_n"] == table["n_images"]).all()])
 
@@ -300,12 +301,13 @@ class Scores:
         metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
         return rank(self.rows, metrics, by, over, layer, method, level, test, resamples, seed)
 
-    def save(self, path: str | Path, level: float = 0.95) -> None:
+    def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
 
         Args:
             path: of the folder, made if need be.
             level: of the intervals in the summary.
+            summary: what `summary(level)` gave, where that is at hand; computed unless told.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -314,7 +316,8 @@ class Scores:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            write_file(folder / SUMMARY, lambda file: file.write(self.summary(level).to_csv().encode()))
+            table = self.summary(level) if summary is None else summary
+            write_file(folder / SUMMARY, lambda file: file.write(table.to_csv().encode()))
             write_json(folder / MANIFEST, self.manifest)
 
     @classmethod

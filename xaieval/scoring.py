@@ -139,14 +139,12 @@ def score(
     explainers, chosen = _methods(methods, model, controls), resolve_metrics(metrics)
     asked = resolve_task(task, output)
     addresses = _addresses(layers, explainers)
-    _check_sizes(batch_size=batch_size, max_images=max_images)
+    _check_numbers(seed, batch_size=batch_size, max_images=max_images)
     budget = parse_bytes(memory)
     check_precision(precision)
     if deterministic:
         check_repeatable(compile)
         batch_size, fast = 1, False
-    if seed < 0:
-        raise UsageError(f"seed is at least 0, got {seed}")
     rule = resolve_stop(stop)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     run = Run(chosen, new_manifest(model, seed, chosen), output_dir, resume)
@@ -306,7 +304,9 @@ def _addresses(layers: str | Iterable[str], explainers: Sequence[Explainer]) -> 
     return addresses if needing else []
 
 
-def _check_sizes(**sizes: int | None) -> None:
+def _check_numbers(seed: int, **sizes: int | None) -> None:
+    if seed < 0:
+        raise UsageError(f"seed is at least 0, got {seed}")
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise UsageError(f"{name} is at least 1, got {size}")

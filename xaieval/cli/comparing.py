@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from xaieval.cli.printing import console
+from xaieval.cli.documents import records
+from xaieval.cli.printing import print_table, say
 from xaieval.cli.program import app
-from xaieval.config import Switch, Words
+from xaieval.config import Json, Switch, Words
 from xaieval.errors import OutputError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ def compare(
     level: float = 0.95,
     across_protocols: Switch = False,
     out: Annotated[Path | None, Parameter(negative=())] = None,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Compare two runs on the same images, paired by image, per layer, method and metric.
 
     Args:
@@ -43,6 +45,7 @@ def compare(
         level: Of the intervals, and 1 minus the probability of a false verdict among all tests.
         across_protocols: Compare although the runs were measured under other protocols.
         out: File for the table, as CSV.
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     from xaieval.scores import Scores
@@ -51,9 +54,12 @@ def compare(
     table = runs[0].compare(runs[1], metrics, test=test, level=level, across_protocols=across_protocols)
     if out is not None:
         _write(table, out)
+    if as_json:
+        return {"first": str(first), "second": str(second), "test": test, "level": level, "comparison": records(table)}
     _print(table, runs[0], level)
     if out is not None:
-        console().print(f"written to {out}", soft_wrap=True)
+        say(f"written to {out}")
+    return None
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
@@ -74,12 +80,10 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
     shown.add_column("better")
     for row in table.reset_index().to_dict("records"):
         shown.add_row(row["layer"], row["method"], labels[row["metric"]], *_cells(row))
-    out = console()
-    out.print(shown)
-    out.print(
+    print_table(shown, names=2)
+    say(
         f"difference: first minus second, paired by image; p: corrected by Holm for {len(table)} tests; effect: rank-biserial, "
-        "in [-1, 1]",
-        soft_wrap=True,
+        "in [-1, 1]"
     )
 
 

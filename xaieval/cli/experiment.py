@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.printing import console, print_comparison
+from xaieval.cli.documents import records
+from xaieval.cli.printing import print_comparison, say
 from xaieval.cli.program import FLAT, app
 from xaieval.cli.scoring import own_folder
-from xaieval.config import FalOptions, Switch, plain
+from xaieval.config import FalOptions, Json, Switch, plain
 from xaieval.errors import UsageError
 
 __all__ = ["fal"]
@@ -23,8 +24,9 @@ def fal(
     /,
     *,
     options: Annotated[FalOptions | None, FLAT] = None,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Train an FPN, score its levels, put attention on those that need it, and compare with an FPN of the same training.
 
     Without options: a small network on 600 generated images, without network. Writes report.md, tables and figures; the same
@@ -32,6 +34,7 @@ def fal(
 
     Args:
         run_file: TOML file with the same words as the options; the command line wins.
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     options = options or FalOptions()
@@ -50,6 +53,9 @@ def fal(
     run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
     files = write_report(setup, folder, options.level)
     comparison = comparison_table(read_results(folder), level=options.level)
+    if as_json:
+        return {"folder": str(folder), "files": files, "level": options.level, "comparison": records(comparison)}
     if len(comparison):
         print_comparison(comparison, options.level)
-    console().print(f"written to {folder}: {', '.join(files)}", soft_wrap=True)
+    say(f"written to {folder}: {', '.join(files)}")
+    return None

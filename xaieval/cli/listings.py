@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+from xaieval.cli.documents import records
 from xaieval.cli.loading import load
-from xaieval.cli.printing import console
+from xaieval.cli.printing import print_table, say
 from xaieval.cli.program import FLAT, app
-from xaieval.config import ModelOptions, Switch
+from xaieval.config import Json, ModelOptions, Switch
+from xaieval.errors import UsageError
+from xaieval.presets import PRESETS, Preset, changes
 
 __all__ = ["layers", "methods", "metrics", "protocols"]
 
@@ -18,13 +21,15 @@ def layers(
     /,
     *,
     model_options: Annotated[ModelOptions | None, FLAT] = None,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """List every layer address of a model in order of execution.
 
     Args:
         model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
             your code and runs it.
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     loaded = load(model, model_options or ModelOptions())
@@ -37,74 +42,100 @@ def layers(
 
     size = loaded.preprocessing.image_size
     listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))
-    table = Table("address", "type", "output shape", box=None, title=f"{model} at {size} x {size} pixels", title_justify="left")
+    if as_json:
+        return {"model": model, "image_size": size, "layers": records(listing)}
+    table = Table("address", "type", "output shape", box=None, header_style="bold")
     table.add_column("stride", justify="right")
     table.add_column("parameters", justify="right")
     for row in listing.to_dict("records"):
         stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
         table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
-    console().print(table)
+    say(f"{model} at {size} x {size} pixels")
+    print_table(table)
+    return None
 
 
 @app.command
-def methods(*, debug: Switch = False) -> None:
+def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
     """List every explanation method by name: our own, and those of captum, pytorch-grad-cam and torch-cam.
 
     Args:
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
 
     from xaieval.explainers.catalogue import catalogue
 
+    if as_json:
+        return {"methods": [entry._asdict() for entry in catalogue()]}
     table = Table("method", "needs", "forward passes an image", "paper", box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
-    console().print(table)
+    print_table(table)
+    return None
 
 
 @app.command
-def metrics(*, markdown: Switch = False, debug: Switch = False) -> None:
+def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
     """List every metric by name, with what it needs and what it costs.
 
     Args:
         markdown: Print a Markdown table, as in docs/metrics.md.
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
 
     from xaieval.metrics.catalogue import catalogue
 
+    if as_json and markdown:
+        raise UsageError("--json and --markdown are two forms of the same table; choose one")
+    if as_json:
+        return {"metrics": [entry._asdict() for entry in catalogue()]}
     titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
         for cells in (titles, ["---"] * len(titles), *(_in_markdown(*entry) for entry in catalogue())):
             print(f"| {' | '.join(cells)} |")
-        return
+        return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
-    console().print(table)
+    print_table(table)
+    return None
 
 
 @app.command
-def protocols(*, debug: Switch = False) -> None:
+def protocols(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
     """List every protocol by name: what it does, where that is written, and which faults of a tool it repeats.
 
     Args:
+        as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
 
-    from xaieval.presets import PRESETS, changes
-
-    table = Table("protocol", "what it does", "choices", "source", "open in the source", "known faults repeated")
-    table.show_lines = True
+    if as_json:
+        return {"protocols": [_preset_document(preset) for preset in PRESETS]}
+    table = Table("protocol", "what it does", "choices", "source", "open in the source", "known faults repeated", box=None)
+    table.header_style = "bold"
     for preset in PRESETS:
-        chosen = "\n".join(f"{name}={value}" for name, value in changes(preset.protocol).items())
+        chosen = ", ".join(f"{name}={value}" for name, value in changes(preset.protocol).items())
         table.add_row(preset.name, preset.does, chosen, preset.source, preset.open_choices, preset.faults)
-    out = console()
-    out.print(table)
-    out.print("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
+    print_table(table)
+    say("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
+    return None
+
+
+def _preset_document(preset: Preset) -> dict[str, Any]:
+    return {
+        "name": preset.name,
+        "does": preset.does,
+        "choices": changes(preset.protocol),
+        "source": preset.source,
+        "open_choices": preset.open_choices,
+        "faults": preset.faults,
+    }
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
+from xaieval.cli.documents import render
 from xaieval.config import names_code, read_toml
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
@@ -77,8 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
     given.set(arguments)
     _print_anything()
     try:
-        with _sigterm_interrupts():
-            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        # What a model or a data set of the user's own prints is no part of the document.
+        with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+            document = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if document is not None:
+            print(render(document))
     except CycloptsError as error:
         _stop(WRONG_USE, str(error), arguments)
     except UsageError as error:

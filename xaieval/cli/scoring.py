@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from xaieval.cli.documents import score_document
 from xaieval.cli.loading import load
-from xaieval.cli.printing import print_files, print_rankings, print_summary, summary_if_interrupted
+from xaieval.cli.printing import find_rankings, print_rankings, print_summary, say, summary_if_interrupted
 from xaieval.cli.program import FLAT, app, given
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
+from xaieval.config import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.ranks import Rank, is_rank
 
@@ -39,8 +40,9 @@ def score(
     options: Annotated[ScoreOptions | None, FLAT] = None,
     model_options: Annotated[ModelOptions | None, FLAT] = None,
     protocol_options: Annotated[ProtocolOptions | None, FLAT] = None,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Score layers and methods by Average Drop and Increase in Confidence.
 
     Without options: the built-in classifier with a feature pyramid on 200 generated images, without network. Writes
@@ -48,6 +50,7 @@ def score(
 
     Args:
         run_file: TOML file with the same words as the options; the command line wins, and alone names code to run.
+        as_json: Print one JSON document in place of the tables.
         debug: Show the traceback of an error.
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
@@ -59,8 +62,8 @@ def score(
             from xaieval.launcher import launch
 
             launch(given.get(), options.nproc)
-        else:
-            _score(options, model_options, protocol_options, settings, folder)
+            return None
+        return _score(options, model_options, protocol_options, settings, folder, as_json)
 
 
 def _score(
@@ -69,7 +72,8 @@ def _score(
     protocol_options: ProtocolOptions,
     settings: dict[str, Any],
     folder: Path,
-) -> None:
+    as_json: bool,
+) -> dict[str, Any] | None:
     """Score in this process, alone or as one of several."""
     from xaieval.data import load_data
     from xaieval.distributed import score as run
@@ -117,16 +121,21 @@ def _score(
         **options.where,
     )
     if not Rank.from_environment().is_first:
-        return
+        return None
     scores.manifest["options"] = settings
-    scores.save(folder, options.level)
-    pictures = _save_maps(folder, loaded, data, options, protocol)
-    summary = scores.summary(options.level)
-    print_summary(scores, summary, options.level)
-    print_files([ROWS, SUMMARY, MANIFEST, *pictures], folder)
-    print_rankings(scores, options.level)
+    tests = scores.controls_table(options.level) if options.controls else None
+    summary = scores.summary(options.level, tests=tests)
+    scores.save(folder, options.level, summary)
+    files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, data, options, protocol)]
+    if not as_json:
+        print_summary(scores, summary, tests, options.level)
+        say(f"written to {folder}: {', '.join(files)}")
+        print_rankings(scores, options.level)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
+    if as_json:
+        return score_document(scores, summary, find_rankings(scores, options.level), options.level, files, folder)
+    return None
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from xaieval.data.images import UNREADABLE
+from xaieval.data.decoding import UNREADABLE
 from xaieval.errors import DataError
 from xaieval.explainers.base import Context
 

@@ -1,0 +1,79 @@
+"""What commands say to machines: one JSON document on stdout, where `--json` asks for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from xaieval import __version__
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from xaieval.ranking import Ranking
+    from xaieval.scores import Scores
+
+__all__ = ["records", "render", "score_document"]
+
+Document = dict[str, Any]
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """A document as JSON, with the version of the package first; NaN and inf, which JSON does not have, are null.
+
+    Example:
+        >>> print(render({"level": 0.95, "mean": float("nan")}))  # doctest: +ELLIPSIS
+        {
+          "xaieval": "...",
+          "level": 0.95,
+          "mean": null
+        }
+    """
+    return json.dumps({"xaieval": __version__, **_finite(document)}, indent=2, allow_nan=False)
+
+
+def records(table: pd.DataFrame) -> list[Document]:
+    """The rows of a table, each by the names of its index, where that has any, and of its columns."""
+    named = table.reset_index(drop=table.index.names == [None])
+    return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
+
+
+def score_document(
+    scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
+) -> Document:
+    """What the command `score` found."""
+    return {
+        "folder": str(folder),
+        "files": list(files),
+        "level": level,
+        "metrics": [
+            {key: metric[key] for key in ("name", "label", "higher_is_better")} for metric in scores.manifest["metrics"]
+        ],
+        "summary": records(summary),
+        "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
+        "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
+        "warnings": scores.warnings(level),
+        "rankings": [_ranking_document(ranking) for ranking in rankings],
+    }
+
+
+def _ranking_document(ranking: Ranking) -> Document:
+    return {
+        "metric": ranking.metric["name"],
+        "over": ranking.over,
+        "n_images": ranking.n_images,
+        "items": records(ranking.table.reset_index(drop=True)),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that are none."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
