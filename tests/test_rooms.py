@@ -56,8 +56,9 @@ ROWS = (
         "sanity",
         "scoring",
         "testing",
+        "report",
     ),
-    ("distributed", "launcher", "training", "callbacks", "report", "experiment"),
+    ("distributed", "launcher", "training", "callbacks", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -74,6 +75,7 @@ PUBLIC = [
     "models",
     "sanity_check",
     "score",
+    "show",
     "testing",
 ]
 
