@@ -60,8 +60,9 @@ ROWS = (
         "sanity",
         "scoring",
         "testing",
+        "report",
     ),
-    ("distributed", "launcher", "training", "callbacks", "report", "experiment"),
+    ("distributed", "launcher", "training", "callbacks", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -78,6 +79,7 @@ PUBLIC = [
     "models",
     "sanity_check",
     "score",
+    "show",
     "testing",
 ]
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xaieval.errors import XaievalError
     from xaieval.probe import list_layers
     from xaieval.protocol import Protocol
+    from xaieval.report.maps import show
     from xaieval.sanity import sanity_check
     from xaieval.scores import Scores
     from xaieval.scoring import explain, score
@@ -29,6 +30,7 @@ _HOMES = {
     "list_layers": "xaieval.probe",
     "sanity_check": "xaieval.sanity",
     "score": "xaieval.scoring",
+    "show": "xaieval.report.maps",
 }
 _MODULES = ("explainers", "metrics", "models", "testing")
 
@@ -44,6 +46,7 @@ __all__ = [
     "models",
     "sanity_check",
     "score",
+    "show",
     "testing",
 ]
 

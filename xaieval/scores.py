@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,10 @@ from xaieval.selection import Selection, select_layers
 from xaieval.stats import metric_interval
 from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
 from xaieval.winning import win_percentages
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Scores"]
 
@@ -44,6 +48,11 @@ class Scores:
 
     def __repr__(self) -> str:
         return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
+
+    def _repr_html_(self) -> str:
+        from xaieval.report import summary_html
+
+        return summary_html(self)
 
     def summary(self, level: float = 0.95, resamples: int | None = None, *, tests: pd.DataFrame | None = None) -> pd.DataFrame:
         """The mean of each metric over the images, with its interval, per layer and method.
@@ -300,6 +309,48 @@ class Scores:
         """
         metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
         return rank(self.rows, metrics, by, over, layer, method, level, test, resamples, seed)
+
+    def plot(
+        self,
+        kind: str = "tradeoff",
+        ax: Axes | None = None,
+        *,
+        metrics: str | Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        methods: Sequence[str] | None = None,
+        classes: Sequence[str] | Mapping[int, str] | None = None,
+        level: float = 0.95,
+        size: float | tuple[float, float] | None = None,
+    ) -> Figure:
+        """A picture of the run; docs/figures.md shows one of each kind.
+
+        - "tradeoff": two metrics (AD and IC unless told) against each other per layer and method, with both intervals.
+        - "heatmap": one metric, layers x methods, the values written into the cells.
+        - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with bands.
+        - "ranking": one metric, best first, with groups that cannot be told apart and how stable the order is; two axes.
+        - "classes": one metric class by class, by label, with intervals and n.
+        - "spread": how one metric spreads over the images, per layer and method.
+
+        Args:
+            kind: one of these.
+            ax: axes of your own to draw on; not for "ranking", nor for the curves of several metrics.
+            metrics: of the run; its first one, for kinds of one metric, unless told.
+            layers: to show; all unless told.
+            methods: likewise.
+            classes: for "classes", the names of classes 0, 1, ...; or by class, which shows these alone.
+            level: of the intervals, in (0, 1).
+            size: width in inches, to which the height is fitted, or (width, height); 3.5 fits one column of most journals.
+
+        Returns:
+            A figure that belongs to no window, or that of `ax`; `xaieval.report.save_figure` saves it for print.
+
+        Raises:
+            MetricError: the run lacks what is asked for, or holds more than can be told apart.
+            UsageError: no such kind, `ax` where several axes are needed, or both `ax` and `size`.
+        """
+        from xaieval.report.plots import Request, plot
+
+        return plot(self, kind, layers, methods, Request(metrics, classes, level, size, ax))
 
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.

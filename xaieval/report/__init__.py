@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from xaieval.report.figures import curves_figure, maps_figure
+from xaieval.report.canvas import save_figure
+from xaieval.report.classes import classes_figure
+from xaieval.report.curves import curves_figure
+from xaieval.report.heatmaps import heatmap_figure
+from xaieval.report.maps import maps_figure, show
+from xaieval.report.notebook import summary_html
+from xaieval.report.plots import plot
 from xaieval.report.rankings import ranking_figure
+from xaieval.report.spreads import spread_figure
+from xaieval.report.tradeoffs import tradeoff_figure
 
-__all__ = ["curves_figure", "maps_figure", "ranking_figure"]
+__all__ = [
+    "classes_figure",
+    "curves_figure",
+    "heatmap_figure",
+    "maps_figure",
+    "plot",
+    "ranking_figure",
+    "save_figure",
+    "show",
+    "spread_figure",
+    "summary_html",
+    "tradeoff_figure",
+]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.ranking import Ranking
+from xaieval.report.canvas import HUES, Size, add_title, fit_height, light_grid, new_figure, plain, row_inches, worded, wrap
+from xaieval.report.choice import at_level
 
 __all__ = ["ranking_figure"]
 
-ROW = 0.34  # inches
-BLUE, GREY = "#1f5fa8", "#555555"
+HEADING = -0.95  # the row of the heading, above the first item at 0
 
 
-def ranking_figure(ranking: Ranking) -> Figure:
+def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
     """Means with intervals, best at the top; to their right a bar through each group that cannot be told apart,
     its letters, and how often an item is first in resampled sets of images.
 
@@ -24,9 +24,13 @@ def ranking_figure(ranking: Ranking) -> Figure:
 
     Args:
         ranking: by `Scores.rank`.
+        size: width, or width and height, in inches.
 
     Returns:
         A figure that belongs to no window; save it by `savefig`.
+
+    Raises:
+        UsageError: the size is none.
 
     Reference:
         The bars are those of Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006, section
@@ -41,44 +45,44 @@ def ranking_figure(ranking: Ranking) -> Figure:
         >>> len(ranking_figure(rank(rows, [drop], "average_drop")).axes)
         2
     """
-    table, groups = ranking.table, [group for group in ranking.groups if len(group) > 1]
-    figure = Figure(figsize=(5.9 + 0.22 * len(groups), 1.25 + ROW * len(table)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(5, 1.3 + 0.3 * len(groups)))
-    _draw_means(left, ranking)
+    groups = [group for group in ranking.groups if len(group) > 1]
+    figure = new_figure(size)
+    names = [plain(item, wrap(figure)) for item in ranking.table.index]
+    left, right = figure.subplots(1, 2, width_ratios=(5, 0.3 + 0.35 * len(groups)))
+    _draw_means(left, ranking, names)
     _draw_groups(right, ranking, groups)
+    fixed = [ranking.fixed] if ranking.fixed else []
+    add_title(left, [*fixed, f"n = {ranking.n_images}", at_level(ranking.level)], None)
+    for axes in (left, right):
+        axes.set_ylim(len(names) - 0.5, HEADING - 0.4)
+    fit_height(left, row_inches([*names, ""]) * (len(names) + 0.9), size)
     return figure
 
 
-def _draw_means(axes: Axes, ranking: Ranking) -> None:
+def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
     table = ranking.table
-    places = range(len(table))
     # An interval is made for its own sake, so that by rounding the mean may lie a hair outside of it.
     ends = [(table["mean"] - table["low"]).clip(lower=0), (table["high"] - table["mean"]).clip(lower=0)]
-    axes.errorbar(table["mean"], places, xerr=ends, fmt="o", color=BLUE, ecolor=BLUE, capsize=3, markersize=5)
-    axes.set_yticks(places, [str(item) for item in table.index])
-    axes.invert_yaxis()
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    way = "higher" if ranking.metric["higher_is_better"] else "lower"
-    axes.set_xlabel(f"{ranking.metric.get('label') or ranking.metric['name']}, {way} is better\n{ranking.level:.0%} intervals")
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    kind = "method" if ranking.over == "layer" else "layer"
-    where = f"{kind} {ranking.fixed}, " if ranking.fixed else ""
-    axes.set_title(f"{where}n = {ranking.n_images}", fontsize="small")
+    axes.errorbar(table["mean"], range(len(table)), xerr=ends, fmt="o", color=HUES[0], capsize=3)
+    axes.set_yticks(range(len(table)), names)
+    axes.set_xlabel(worded(ranking.metric, 24))
+    light_grid(axes, "x")
 
 
 def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
+    """The bars, and to their right the letters and shares as names of the rows."""
     rows = {str(item): place for place, item in enumerate(ranking.table.index)}
+    ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     for number, group in enumerate(groups):
         places = [rows[item] for item in group]
-        axes.plot([number] * len(places), places, "-o", color=GREY, linewidth=3, markersize=6, solid_capstyle="round")
-    letters, shares = len(groups), len(groups) + max(2.0, 0.9 + 0.35 * ranking.table["group"].str.len().max())
-    written: dict[str, Any] = {"va": "center", "fontsize": "small"}
-    for place, row in enumerate(ranking.table.to_dict("records")):
-        axes.text(letters, place, row["group"], **written)
-        axes.text(shares, place, f"{row['first']:.0%}", color=GREY, **written)
-    axes.text(letters, -0.8, "group", **written)
-    axes.text(shares, -0.8, "first in", color=GREY, **written)
-    axes.set_xlim(-0.6, shares + 2)
-    axes.axis("off")
+        axes.plot(
+            [number] * len(places), places, "-o", color=ink, alpha=0.6, linewidth=wide, markersize=4, solid_capstyle="round"
+        )
+    records = ranking.table.to_dict("records")
+    words = [f"{row['group']}  {row['first']:.0%}" for row in records]
+    axes.set_yticks([HEADING, *range(len(words))], ["group,\nfirst in", *words])
+    axes.yaxis.tick_right()
+    axes.set_xticks([])
+    axes.set_xlim(-0.7, len(groups) - 0.3)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

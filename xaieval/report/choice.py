@@ -1,0 +1,116 @@
+"""What of a run a figure shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from xaieval.errors import MetricError, choose_from
+from xaieval.rows import NO_LAYER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaieval.scores import Scores
+
+__all__ = ["at_level", "common_names", "counted", "digits", "metric_entry", "narrowed", "pair_names", "span", "two_metrics"]
+
+Pair = tuple[str, str]
+
+
+def metric_entry(scores: Scores, name: str | None) -> dict[str, Any]:
+    """What the manifest says of a metric, or of the run's first one.
+
+    Raises:
+        MetricError: the run has no such metric, or none.
+    """
+    known = {metric["name"]: metric for metric in scores.manifest.get("metrics", [])}
+    if name is None and known:
+        return next(iter(known.values()))
+    if name not in known:
+        raise MetricError(f"the run has no metric {name!r} to draw; {choose_from(name, known)}")
+    return known[name]
+
+
+def two_metrics(scores: Scores, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the manifest says of the two metrics on the axes.
+
+    Raises:
+        MetricError: they are not two, or the run lacks one.
+    """
+    if isinstance(names, str) or len(names) != 2:
+        raise MetricError(f"a trade-off is between two metrics, such as ('average_drop', 'insertion'); got {names!r}")
+    return [metric_entry(scores, name) for name in names]
+
+
+def narrowed(scores: Scores, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> Scores:
+    """The same run with some of its layers and methods, and without tests against controls, which no figure shows.
+
+    Raises:
+        MetricError: there is no such layer or method, or nothing is left.
+    """
+    rows = scores.rows
+    for column, names in (("layer", layers), ("method", methods)):
+        if names is not None:
+            rows = rows[rows[column].isin(_known(rows, column, names))]
+    if rows.empty:
+        raise MetricError(f"nothing is left to draw with layers={layers} and methods={methods}")
+    return replace(scores, rows=rows, manifest={**scores.manifest, "controls": []})
+
+
+def _known(rows: pd.DataFrame, column: str, names: Sequence[str]) -> list[str]:
+    """The names, looked up."""
+    there = [str(name) for name in rows[column].unique()]
+    wanted = [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in there:
+            raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, there)}")
+    return wanted
+
+
+def pair_names(pairs: Sequence[Pair]) -> list[str]:
+    """What tells each pair of layer and method from the others: its layer, its method, or both.
+
+    Example:
+        >>> pair_names([("p2", "gradcam"), ("p5", "gradcam")]), pair_names([("p2", "gradcam"), ("input", "random")])
+        (['p2', 'p5'], ['p2, gradcam', 'random'])
+    """
+    if len({method for _, method in pairs}) == 1:
+        return [layer for layer, _ in pairs]
+    if len({layer for layer, _ in pairs}) == 1:
+        return [method for _, method in pairs]
+    return [method if layer == NO_LAYER else f"{layer}, {method}" for layer, method in pairs]
+
+
+def common_names(pairs: Sequence[Pair]) -> list[str]:
+    """The layer that all pairs share, and the method."""
+    columns = [list(dict.fromkeys(names)) for names in zip(*pairs, strict=True)]
+    return [names[0] for names in columns if len(names) == 1]
+
+
+def counted(summary: pd.DataFrame) -> list[str]:
+    """Of how many images numbers are, and how many rows failed."""
+    failed = int(summary["n_failed"].sum())
+    return [span(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
+
+
+def span(counts: Iterable[int]) -> str:
+    """The number of images, or the least and the largest.
+
+    Example:
+        >>> span([10, 10]), span([9, 10])
+        ('n = 10', 'n = 9 to 10')
+    """
+    least, most = min(counts := list(counts)), max(counts)
+    return f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
+
+
+def at_level(level: float) -> str:
+    """What the intervals are."""
+    return f"{100 * level:g} % intervals"
+
+
+def digits(entry: dict[str, Any]) -> int:
+    """Decimals of a metric in print: of percentages one, of shares of one three."""
+    return 1 if "%" in (entry.get("label") or "") else 3

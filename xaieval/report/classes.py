@@ -1,0 +1,157 @@
+"""A metric class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from xaieval.errors import MetricError
+from xaieval.report.canvas import (
+    Look,
+    Size,
+    add_key,
+    add_title,
+    fit_height,
+    key_room,
+    light_grid,
+    looks,
+    one_axes,
+    plain,
+    root,
+    row_inches,
+    worded,
+    wrap,
+)
+from xaieval.report.choice import at_level, common_names, counted, metric_entry, narrowed, pair_names, span
+
+if TYPE_CHECKING:
+    from xaieval.scores import Scores
+
+__all__ = ["classes_figure"]
+
+MOST_CLASSES = 100
+FILLED = 0.8  # of the height of a class, by its bars
+BAR = 0.11  # inches
+
+
+def classes_figure(
+    scores: Scores,
+    metric: str | None = None,
+    classes: Sequence[str] | Mapping[int, str] | None = None,
+    *,
+    level: float = 0.95,
+    size: Size = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """A metric class by class, by the label of the images: a bar a layer and method, with its interval, and n of the class.
+
+    Args:
+        scores: a run on images with labels.
+        metric: the run's first unless told.
+        classes: names of the classes 0, 1, ...; or by class, which shows these alone, in that order.
+        level: of the intervals, in (0, 1).
+        size: width, or width and height, in inches.
+        ax: axes to draw on, in place of a new figure.
+
+    Returns:
+        A figure that belongs to no window, or that of `ax`.
+
+    Raises:
+        MetricError: the run lacks the metric or the labels, has more classes than fit into a picture, or other ones than named.
+        UsageError: both `size` and `ax` are given.
+
+    Example:
+        >>> import pandas as pd
+        >>> from xaieval import Scores
+        >>> rows = pd.DataFrame({"image_id": range(3), "layer": "p2", "method": "gradcam", "status": "ok"})
+        >>> rows = rows.assign(label=[0, 1, 1], a=[5.0, 9.0, 9.0])
+        >>> scores = Scores(rows, {"metrics": [{"name": "a", "higher_is_better": True, "interval": "mean"}]})
+        >>> [label.get_text() for label in classes_figure(scores, classes=["cat", "dog"]).axes[0].get_yticklabels()]
+        ['cat, n = 1', 'dog, n = 2']
+    """
+    entry = metric_entry(scores, metric)
+    shown = narrowed(scores)
+    names = _names(shown.rows, classes)
+    tables = {label: _summary(shown, entry, label, level) for label in names}
+    pairs = list(shown.rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    chosen = looks(len(pairs), "bars of each class")
+    axes = one_axes(size, ax)
+    for number, (pair, look) in enumerate(zip(pairs, chosen, strict=True)):
+        _draw_bars(axes, [table.loc[pair] for table in tables.values()], entry["name"], number, len(pairs), look)
+    rows = [plain(f"{names[label]}, {span(table['n_images'])}", wrap(root(axes))) for label, table in tables.items()]
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(worded(entry))
+    whole = shown.summary(level)
+    add_title(axes, [*common_names(pairs), *counted(whole), at_level(level), *_unlabelled(shown.rows)], ax)
+    light_grid(axes, "x")
+    if len(pairs) > 1:
+        handles = [Patch(facecolor=look.colour, hatch=look.hatch, edgecolor=_edge()) for look in chosen]
+        add_key(axes, [list(zip(handles, [plain(name, key_room(axes, ax)) for name in pair_names(pairs)], strict=True))], ax)
+    if ax is None:
+        fit_height(axes, max(row_inches(rows), BAR * len(pairs) / FILLED) * len(rows), size)
+    return root(axes)
+
+
+def _names(rows: pd.DataFrame, classes: Sequence[str] | Mapping[int, str] | None) -> dict[int, str]:
+    """The classes that are shown, with their names."""
+    there = sorted({int(label) for label in rows["label"].dropna()}) if "label" in rows else []
+    if not there:
+        raise MetricError("the rows hold no labels, so there are no classes to draw; score batches of (images, labels)")
+    given = classes if isinstance(classes, Mapping) else dict(enumerate(classes or ()))
+    names = dict(given) if isinstance(classes, Mapping) else {label: given.get(label, f"class {label}") for label in there}
+    unknown = [label for label in names if label not in there]
+    unnamed = [label for label in there if label not in given] if classes is not None and not unknown else []
+    if unknown or (unnamed and not isinstance(classes, Mapping)):
+        what = f"no image has the label {unknown[0]}" if unknown else f"classes= has no name for the label {unnamed[0]}"
+        raise MetricError(f"{what}; labels of the run: {', '.join(map(str, there))}")
+    if len(names) > MOST_CLASSES:
+        raise MetricError(
+            f"{len(names)} classes do not fit into a picture, {MOST_CLASSES} do; choose some by classes={{class: name, ...}}"
+        )
+    return names
+
+
+def _summary(scores: Scores, entry: dict[str, Any], label: int, level: float) -> pd.DataFrame:
+    """The summary of one metric of the images of a class."""
+    rows = scores.rows[(scores.rows["label"] == label).fillna(False).astype(bool)]
+    return replace(scores, rows=rows, manifest={**scores.manifest, "metrics": [entry]}).summary(level)
+
+
+def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, look: Look) -> None:
+    """The bars of a layer and method, one a class."""
+    height = FILLED / of
+    places = [place + (number + 0.5) * height - FILLED / 2 for place in range(len(rows))]
+    values = [row[name] for row in rows]
+    # By rounding a mean may lie a hair outside of its interval.
+    ends = [[max(row[name] - row[f"{name}_low"], 0) for row in rows], [max(row[f"{name}_high"] - row[name], 0) for row in rows]]
+    wide = 0.6 * mpl.rcParams["lines.linewidth"]
+    axes.barh(
+        places,
+        values,
+        height,
+        xerr=ends,
+        color=look.colour,
+        hatch=look.hatch,
+        edgecolor=_edge(),
+        linewidth=0.5,
+        error_kw={"elinewidth": wide, "ecolor": mpl.rcParams["text.color"]},
+    )
+
+
+def _edge() -> str:
+    """The colour between bars, and of their hatches."""
+    return str(mpl.rcParams["axes.facecolor"])
+
+
+def _unlabelled(rows: pd.DataFrame) -> list[str]:
+    """How many images are in no class."""
+    without = rows.loc[rows["label"].isna(), "image_id"].nunique()
+    return [f"{without} images without a label left out"] if without else []

@@ -1,0 +1,137 @@
+"""A metric of every layer and method."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from xaieval.report.canvas import (
+    COLUMN,
+    PAGE,
+    Size,
+    add_title,
+    fit_height,
+    font_points,
+    one_axes,
+    plain,
+    root,
+    row_inches,
+    text_inches,
+    worded,
+    wrap,
+)
+from xaieval.report.choice import counted, digits, metric_entry, narrowed
+
+if TYPE_CHECKING:
+    from xaieval.scores import Scores
+
+__all__ = ["heatmap_figure"]
+
+SHADES = "cividis"  # perceptually uniform, and made for colour-blind eyes; the bright end is the better one
+CELL = 0.75  # inches, the width of a cell where it is free
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue light
+FILLED = 0.75  # of a cell's width, by its number at most
+
+
+def heatmap_figure(
+    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+) -> Figure:
+    """A metric of every layer (rows) and method (columns), written into cells whose colour says the same; bright is better.
+
+    A cell is empty where the run has no such pair, a dash stands where no row counts.
+
+    Args:
+        scores: a run.
+        metric: the run's first unless told.
+        level: is not seen here, since cells have no intervals; as in all kinds.
+        size: width, or width and height, in inches.
+        ax: axes to draw on, in place of a new figure; the colour bar goes below them.
+
+    Returns:
+        A figure that belongs to no window, or that of `ax`.
+
+    Raises:
+        MetricError: the run lacks the metric.
+        UsageError: both `size` and `ax` are given.
+
+    Example:
+        >>> import pandas as pd
+        >>> from xaieval import Scores
+        >>> rows = pd.DataFrame({"image_id": [0, 0], "layer": ["p2", "p5"], "method": "gradcam", "a": [5.0, 9.0]})
+        >>> rows["status"] = "ok"
+        >>> scores = Scores(rows, {"metrics": [{"name": "a", "higher_is_better": True, "interval": "mean"}]})
+        >>> [text.get_text() for text in heatmap_figure(scores).axes[0].texts]
+        ['5.000', '9.000']
+    """
+    entry = metric_entry(scores, metric)
+    table = narrowed(scores).summary(level)
+    layers, methods = (list(table.index.unique(name)) for name in ("layer", "method"))
+    values = np.array(
+        [[table[entry["name"]].get((layer, method), np.nan) for method in methods] for layer in layers], dtype=float
+    )
+    axes = one_axes(size, ax, float(np.clip(CELL * len(methods) + 1.8, COLUMN, PAGE)))
+    rows = [plain(layer, wrap(root(axes))) for layer in layers]
+    high = row_inches(rows) * len(rows)
+    mesh = axes.pcolormesh(values, cmap=_shades(entry), edgecolors=mpl.rcParams["axes.facecolor"], linewidth=1)
+    root(axes).colorbar(
+        mesh, ax=axes, location="bottom", label=worded(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
+    )
+    _name(axes, rows, methods)
+    add_title(axes, counted(table), ax)
+    there = {(layers.index(layer), methods.index(method)) for layer, method in table.index}
+    _write(axes, mesh, values, there, digits(entry))
+    _fit_numbers(axes, len(methods))
+    if ax is None:
+        for _ in range(2):  # what the colour bar takes depends on the height
+            fit_height(axes, high, size)
+    return root(axes)
+
+
+def _shades(entry: dict[str, Any]) -> str:
+    """Bright for what is better."""
+    return f"{SHADES}_r" if entry["higher_is_better"] is False else SHADES
+
+
+def _name(axes: Axes, rows: list[str], columns: list[str]) -> None:
+    """Layers at the left from top to bottom, methods above, upright where they do not fit side by side."""
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [plain(name) for name in columns], rotation=90)
+    axes.invert_yaxis()
+    axes.tick_params(length=0, labelbottom=False, labeltop=True)
+    axes.spines[:].set_visible(False)
+    broken = [plain(name, 16) for name in columns]
+    points = font_points("xtick.labelsize")
+    if _cell_inches(axes, len(columns)) > 1.1 * max(text_inches(name, points) for name in broken):
+        axes.set_xticks(axes.get_xticks(), broken, rotation=0)
+
+
+def _write(axes: Axes, mesh: QuadMesh, values: Any, there: set[tuple[int, int]], decimals: int) -> None:
+    """The numbers, dark on bright cells and bright on dark ones."""
+    for row, column in sorted(there):
+        value = values[row, column]
+        text = f"{value:.{decimals}f}" if np.isfinite(value) else "–"  # noqa: RUF001  # a dash as wide as a figure
+        bright = np.dot(np.power(mesh.to_rgba(value)[:3], 2.2), LUMINANCE) > 0.18  # black and white contrast alike
+        colour = ("black" if bright else "white") if np.isfinite(value) else mpl.rcParams["text.color"]
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
+
+
+def _fit_numbers(axes: Axes, columns: int) -> None:
+    """Smaller letters where a number is wider than its cell; all the same size."""
+    if not axes.texts:
+        return
+    points = float(mpl.rcParams["font.size"])
+    widest = max(text_inches(text.get_text(), points) for text in axes.texts)
+    fitting = points * FILLED * _cell_inches(axes, columns) / widest
+    for text in axes.texts:
+        text.set_fontsize(min(points, fitting))
+
+
+def _cell_inches(axes: Axes, columns: int) -> float:
+    figure = root(axes)
+    figure.draw_without_rendering()
+    return float(axes.get_window_extent().width / figure.dpi / columns)

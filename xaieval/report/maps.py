@@ -1,0 +1,179 @@
+"""Figures of maps over their images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from xaieval.data.preprocessing import Preprocessing
+from xaieval.errors import DataError
+from xaieval.report.canvas import Size, font_points, new_figure, plain, text_inches
+
+__all__ = ["maps_figure", "show"]
+
+COLOURS = "inferno"  # perceptually uniform, and told apart by people who are colour-blind
+CELL = 1.35  # inches
+OPAQUE = 0.65  # of a map over its image
+SLACK = 1e-4  # of pixels and maps beyond [0, 1], by rounding
+
+
+def show(
+    images: Tensor,
+    maps: Mapping[str, Tensor] | Tensor,
+    titles: Sequence[str] = (),
+    subtitle: str = "",
+    *,
+    preprocessing: Preprocessing | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    colours: str = COLOURS,
+    size: Size = None,
+) -> Figure:
+    """Images in the left column, their explanation maps laid over them in the others, with one colour bar.
+
+    Args:
+        images: `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1]; or as a model takes them, with `preprocessing` or `mean` and `std`;
+            of volumes `[N, C, D, H, W]` the middle slice is shown.
+        maps: `[N, H, W]` (of volumes `[N, D, H, W]`) in [0, 1]: by layer, as `xaieval.explain` gives them, or one tensor.
+        titles: of the rows, N of them.
+        subtitle: below the figure.
+        preprocessing: what made the images, to undo its normalisation.
+        mean: that was subtracted from the channels, in place of that.
+        std: that they were divided by.
+        colours: a colour map of matplotlib.
+        size: width, or width and height, in inches.
+
+    Returns:
+        A figure that belongs to no window; a notebook shows it, `savefig` or `xaieval.report.save_figure` saves it.
+
+    Raises:
+        DataError: images, maps or titles do not fit together, or their values are not in [0, 1].
+        UsageError: the size is none.
+
+    Example:
+        >>> import torch
+        >>> figure = show(torch.rand(2, 3, 32, 32), {"layer4": torch.rand(2, 32, 32)}, titles=["cat", "dog"])
+        >>> [axes.get_title() for axes in figure.axes][:2]
+        ['image', 'layer4']
+    """
+    pixels = _pixels(images, preprocessing, mean, std)
+    named = {"map": maps} if isinstance(maps, Tensor) else maps
+    if not named:
+        raise DataError("there are no maps to show; give {layer: maps [N, H, W]}, as xaieval.explain does")
+    fitting = {name: _map(name, values, images) for name, values in named.items()}
+    if titles and len(titles) != len(pixels):
+        raise DataError(f"{len(titles)} titles for {len(pixels)} images; give one an image, or none")
+    return maps_figure(pixels, fitting, titles, subtitle, colours=colours, size=size)
+
+
+def maps_figure(
+    pixels: Float[Tensor, "n 3 h w"],
+    maps: Mapping[str, Float[Tensor, "n h w"]],
+    titles: Sequence[str] = (),
+    subtitle: str = "",
+    *,
+    colours: str = COLOURS,
+    size: Size = None,
+) -> Figure:
+    """Images in the left column, and to the right of each its maps laid over it in grey, one column a layer, one colour scale.
+
+    `xaieval.show` does the same with what it is given, and says what does not fit.
+
+    Args:
+        pixels: images in [0, 1], `[N, 3, H, W]`.
+        maps: by column title, `[N, H, W]` in [0, 1].
+        titles: of the rows, N of them.
+        subtitle: below the figure.
+        colours: a colour map of matplotlib.
+        size: width, or width and height, in inches.
+
+    Returns:
+        A figure that belongs to no window; save it by `savefig`.
+
+    Raises:
+        UsageError: the size is none.
+
+    Example:
+        >>> import torch
+        >>> figure = maps_figure(torch.rand(2, 3, 32, 32), {"layer4": torch.rand(2, 32, 32)})
+        >>> len(figure.axes)
+        5
+    """
+    rows, columns = len(pixels), 1 + len(maps)
+    figure = new_figure(size, CELL * columns + 1.1, layout="compressed")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    shown: Any = None
+    for row in range(rows):
+        picture = pixels[row].permute(1, 2, 0).numpy()
+        grid[row, 0].imshow(picture)
+        for axes, layer_maps in zip(grid[row, 1:], maps.values(), strict=True):
+            axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+            shown = axes.imshow(layer_maps[row].numpy(), cmap=colours, vmin=0, vmax=1, alpha=OPAQUE)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="explanation map", fraction=0.04, shrink=0.8)
+    _name(list(grid[0]), list(grid[:, 0]), ["image", *maps], titles, (figure.get_figwidth() - 1.1) / columns)
+    if not isinstance(size, tuple):
+        figure.draw_without_rendering()
+        figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
+    if subtitle:
+        figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
+    return figure
+
+
+def _name(top: Sequence[Axes], left: Sequence[Axes], columns: Sequence[str], rows: Sequence[str], cell: float) -> None:
+    """Titles above the columns and beside the rows, turned where they do not fit the other way."""
+    points = font_points("small")
+    heads = [plain(name, 16) for name in columns]
+    upright = max(text_inches(head, points) for head in heads) > 0.95 * cell
+    for axes, head in zip(top, heads, strict=True):
+        axes.set_title(head, fontsize="small", rotation=90 if upright else 0)
+    names = [plain(name, 16) for name in rows]
+    lying = max((text_inches(name, points) for name in names), default=0) > 0.95 * cell
+    for axes, name in zip(left, names, strict=False):
+        side: Any = {"rotation": 0, "ha": "right", "va": "center"} if lying else {}
+        axes.set_ylabel(name, fontsize="small", **side)
+
+
+def _pixels(images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any) -> Tensor:
+    """Images of any kind as pixels `[N, 3, H, W]` in [0, 1] on the CPU."""
+    if images.ndim not in (4, 5) or images.shape[1] not in (1, 3):
+        raise DataError(f"images are [N, 3, H, W], [N, 1, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
+    flat = _slice(images).detach().cpu().float()
+    if preprocessing is not None:
+        mean, std = preprocessing.mean, preprocessing.std
+    if (mean is None) != (std is None):
+        raise DataError("mean= and std= undo a normalisation together; give both, or preprocessing=")
+    if mean is not None:
+        shift, scale = (torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, 1, 1) for numbers in (mean, std))
+        flat = (flat * scale + shift).clamp(0, 1)
+    _check_range("images", flat, "give preprocessing=, or mean= and std=, to undo what the model's input went through")
+    return flat.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _map(name: str, maps: Tensor, images: Tensor) -> Tensor:
+    """Maps `[N, H, W]` on the CPU, checked."""
+    expected = [len(images), *images.shape[2:]]
+    if list(maps.shape) != expected:
+        raise DataError(f"maps of {name!r} are {expected}, one an image and of its size; got {list(maps.shape)}")
+    flat = _slice(maps[:, None])[:, 0].detach().cpu().float()
+    _check_range(f"maps of {name!r}", flat, "xaieval.explain gives such maps")
+    return flat
+
+
+def _slice(images: Tensor) -> Tensor:
+    """The middle slice of volumes; images as they are."""
+    return images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
+
+
+def _check_range(what: str, values: Tensor, mend: str) -> None:
+    known = values[values.isfinite()]
+    if len(known) and not -SLACK <= known.min() <= known.max() <= 1 + SLACK:
+        raise DataError(f"{what} are in [0, 1]; these are in [{known.min():.3g}, {known.max():.3g}]; {mend}")

@@ -1,0 +1,67 @@
+"""A run as a notebook shows it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from xaieval.report.choice import digits
+
+if TYPE_CHECKING:
+    from xaieval.scores import Scores
+
+__all__ = ["summary_html"]
+
+FEW = 20_000  # rows for which the reasons to doubt them are found in a moment
+
+
+def summary_html(scores: Scores, level: float = 0.95) -> str:
+    """The summary with intervals and the reasons to doubt it, as HTML without colours of its own, for light and dark pages.
+
+    Args:
+        scores: a run.
+        level: of the intervals, in (0, 1).
+
+    Returns:
+        One `<div>`, all names escaped. For more than 20,000 rows the warnings are left out, which would take a while.
+
+    Example:
+        >>> from xaieval import Scores
+        >>> rows = pd.DataFrame({"image_id": range(3), "layer": "<p2>", "method": "gradcam", "status": "ok"})
+        >>> rows = rows.assign(a=[5.0, 9.0, 9.0])
+        >>> scores = Scores(rows, {"metrics": [{"name": "a", "label": "A %", "higher_is_better": True, "interval": "mean"}]})
+        >>> "<td>7.7 [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
+        (True, True)
+    """
+    table = _table(scores, level).to_html(escape=True, index=False, border=0)
+    images = scores.rows["image_id"].nunique()
+    state = "" if scores.manifest.get("complete", True) else ", the run is not complete"
+    head = f"<p><strong>Scores</strong> of {images:,} images, {100 * level:g} % intervals{state}</p>"
+    return f"<div>{head}{table}{_doubts(scores, level)}</div>"
+
+
+def _table(scores: Scores, level: float) -> pd.DataFrame:
+    """A column a metric, the mean with its interval."""
+    summary = scores.summary(level).reset_index()
+    shown = summary[["layer", "method"]].astype(str)
+    for entry in scores.manifest["metrics"]:
+        arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
+        cells = [_cell(row, entry["name"], digits(entry)) for row in summary.to_dict("records")]
+        shown[f"{entry.get('label') or entry['name']}{arrow}"] = cells
+    shown["n"] = summary["n_images"]
+    shown["failed"] = summary["n_failed"]
+    return shown
+
+
+def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
+    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} [{low}, {high}]" if pd.notna(row[name]) else "no value"
+
+
+def _doubts(scores: Scores, level: float) -> str:
+    if len(scores.rows) > FEW:
+        return "<p>Call <code>warnings()</code> for reasons to doubt these numbers.</p>"
+    found = scores.warnings(level)
+    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in found)}</ul>" if found else ""

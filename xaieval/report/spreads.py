@@ -1,0 +1,157 @@
+"""How a metric spreads over the images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from xaieval.errors import MetricError
+from xaieval.report.canvas import (
+    Size,
+    add_key,
+    add_title,
+    colours,
+    fit_height,
+    light_grid,
+    one_axes,
+    plain,
+    root,
+    row_inches,
+    worded,
+    wrap,
+)
+from xaieval.report.choice import common_names, counted, metric_entry, narrowed, pair_names
+from xaieval.rows import COUNTED
+
+if TYPE_CHECKING:
+    from xaieval.scores import Scores
+
+__all__ = ["spread_figure"]
+
+BINS = 50
+DOTS = 100  # images of a row, of which each is a dot; more are a histogram
+REACH = 0.42  # of a row, to either side of its middle
+INCHES = 0.42  # the least height of a row
+
+
+def spread_figure(
+    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+) -> Figure:
+    """How a metric spreads over the images: a row a layer and method, with the mean and its interval, median and quartiles.
+
+    Up to 100 images are a dot each, stacked where they are alike; more are a histogram, mirrored. Nothing is smoothed, so that
+    heaps at 0 or 100 are seen as such. The fullest of the 50 bins of each row is as high as the row.
+
+    Args:
+        scores: a run.
+        metric: the run's first unless told.
+        level: of the intervals, in (0, 1).
+        size: width, or width and height, in inches.
+        ax: axes to draw on, in place of a new figure.
+
+    Returns:
+        A figure that belongs to no window, or that of `ax`.
+
+    Raises:
+        MetricError: the run lacks the metric, it is yes or no for an image, or no row has a value.
+        UsageError: both `size` and `ax` are given.
+
+    Example:
+        >>> import pandas as pd
+        >>> from xaieval import Scores
+        >>> rows = pd.DataFrame({"image_id": range(3), "layer": "p2", "method": "gradcam", "status": "ok"})
+        >>> rows = rows.assign(a=[5.0, 9.0, 9.0])
+        >>> scores = Scores(rows, {"metrics": [{"name": "a", "higher_is_better": True, "interval": "mean"}]})
+        >>> len(spread_figure(scores).axes[0].collections[0].get_offsets())  # dots
+        3
+    """
+    entry = metric_entry(scores, metric)
+    if entry["interval"] == "wilson":
+        raise MetricError(
+            f"{entry['name']} is yes or no for an image, so that its mean says all of its spread; take kind='tradeoff', or a "
+            "metric such as average_drop"
+        )
+    shown = narrowed(scores)
+    table, values = shown.summary(level), _values(shown.rows, entry["name"])
+    edges = _edges(values, entry["name"])
+    axes = one_axes(size, ax)
+    hues = dict(zip(table.index.unique("method"), colours() * len(table), strict=False))
+    for place, pair in enumerate(table.index):
+        draw = _draw_dots if max(map(len, values.values())) <= DOTS else _draw_histogram
+        draw(axes, values[pair], edges, place, hues[pair[1]])
+        _draw_middle(axes, values[pair], place)
+    key = _draw_means(axes, table, entry["name"], level)
+    names = [plain(name, wrap(root(axes))) for name in pair_names(list(table.index))]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(worded(entry))
+    add_title(axes, [*common_names(list(table.index)), *counted(table)], ax)
+    light_grid(axes, "x")
+    add_key(axes, [key], ax)
+    if ax is None:
+        fit_height(axes, max(INCHES, row_inches(names)) * len(names), size)
+    return root(axes)
+
+
+def _values(rows: pd.DataFrame, name: str) -> dict[Any, NDArray[np.float64]]:
+    """By layer and method the values of the rows that count."""
+    values = rows[name].where(rows["status"].isin(COUNTED)).astype(float)
+    pairs = values.groupby([rows["layer"], rows["method"]], sort=False)
+    return {pair: np.asarray(group.dropna(), dtype=float) for pair, group in pairs}
+
+
+def _edges(values: dict[Any, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
+    """Of the bins, the same for all rows."""
+    every = np.concatenate(list(values.values()))
+    if not len(every):
+        raise MetricError(f"no row has a value of {name}; the column 'status' of scores.rows says why")
+    return np.histogram_bin_edges(every, BINS)
+
+
+def _draw_dots(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
+    """A dot an image; those of one bin stand on each other, around the middle of the row."""
+    values = np.sort(values)
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    order = np.arange(len(values)) - np.searchsorted(bins, bins)
+    step = min(2 * REACH / max(counts.max(), 1), 0.14)
+    heights = place + step * (order - (counts[bins] - 1) / 2)
+    area = (0.6 * mpl.rcParams["lines.markersize"]) ** 2
+    axes.scatter(values, heights, s=area, color=hue, alpha=0.6, linewidths=0, zorder=2)
+
+
+def _draw_histogram(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
+    """A histogram, to both sides of the middle of the row."""
+    counts = np.histogram(values, edges)[0]
+    heights = REACH * np.append(counts, counts[-1]) / max(counts.max(), 1)
+    axes.fill_between(edges, place - heights, place + heights, step="post", color=hue, alpha=0.5, linewidth=0, zorder=2)
+
+
+def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
+    """The quartiles as a line, and the median as a stroke across it."""
+    if not len(values):
+        return
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
+    axes.hlines(place + 0.25, low, high, color=ink, linewidth=1.6 * wide, alpha=0.45, zorder=3)
+    axes.vlines(median, place + 0.13, place + 0.37, color=ink, linewidth=wide, zorder=3)
+
+
+def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> list[tuple[Any, str]]:
+    """The means with their intervals; and the key to everything in a row."""
+    ends = [(table[name] - table[f"{name}_low"]).clip(lower=0), (table[f"{name}_high"] - table[name]).clip(lower=0)]
+    ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
+    paper = mpl.rcParams["axes.facecolor"]
+    drawn = axes.errorbar(
+        table[name], range(len(table)), xerr=ends, fmt="o", color=ink, markerfacecolor=paper, elinewidth=wide, zorder=4
+    )
+    middle = Line2D([], [], color=ink, linewidth=1.6 * wide, alpha=0.45)
+    stroke = Line2D([], [], color=ink, marker="|", markersize=9, markeredgewidth=wide, linestyle="")
+    return [(drawn, f"mean, {100 * level:g} % interval"), (stroke, "median"), (middle, "middle half")]
