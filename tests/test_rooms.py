@@ -49,6 +49,7 @@ ROWS = (
         "verdicts",
         "doubts",
         "folders",
+        "report",
         "scores",
         "winning",
         "merging",
@@ -57,7 +58,7 @@ ROWS = (
         "scoring",
         "testing",
     ),
-    ("distributed", "launcher", "training", "callbacks", "report", "experiment"),
+    ("distributed", "launcher", "training", "callbacks", "experiment"),
     ("cli",),
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from xaieval.selection import Selection, select_layers
 from xaieval.stats import metric_interval
 from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
 from xaieval.winning import win_percentages
+
+if TYPE_CHECKING:
+    from xaieval.report.thumbnails import Maps
 
 __all__ = ["Scores"]
 
@@ -312,6 +315,23 @@ class Scores:
             write_file(folder / MANIFEST, lambda file: file.write_text(json.dumps(self.manifest, indent=2) + "\n"))
         except OSError as error:
             raise OutputError(f"cannot write into '{path}': {error.strerror or error}; choose another folder") from error
+
+    def to_html(self, path: str | Path, maps: Maps | None = None, **wanted: Any) -> None:
+        """Write the run as one HTML file that holds everything it needs; docs/report.md says how to read it.
+
+        Args:
+            path: of the file.
+            maps: images with their maps; `xaieval.report.images_to_show` says which ones the report asks for.
+            wanted: other fields of `xaieval.report.Wanted`: `other`, a run to compare with; `methods`, `classes`, `level`.
+
+        Raises:
+            OutputError: the file cannot be written.
+            MetricError: a method is not in the rows, or the runs cannot be compared.
+            ProtocolError: the runs were measured under other protocols.
+        """
+        from xaieval.report.page import Wanted, write_report
+
+        write_report(self, path, Wanted(maps=maps, **wanted))
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
