@@ -263,10 +263,10 @@ def _ties(scores: Scores, metric: Metric, best: tuple[str, str], level: float) -
     pairs = rows[["layer", "method"]].drop_duplicates()
     if not 2 <= len(pairs) <= MOST_RANKED:
         return None
-    layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
+    layers, methods, seed = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"])), manifest.get("seed", 0)
     over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
     try:
-        ranking = rank(rows, manifest["metrics"], metric["name"], over, level=level, seed=manifest.get("seed", 0))
+        ranking = rank(rows, manifest["metrics"], metric["name"], over, level=level, resamples=1, seed=seed)
     except MetricError:  # no image counts everywhere, as the table shows
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
