@@ -21,6 +21,7 @@ import xaieval
 from xaieval import protocol as protocols
 from xaieval.cli import main
 from xaieval.cli.program import app
+from xaieval.cli.remaking import remake_maps
 from xaieval.config import plain
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
 from xaieval.protocol import PROTOCOLS, Protocol
@@ -366,7 +367,7 @@ def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
     assert len(page.encode()) < LIMIT / 2
     assert "data:image/jpeg" in page
     assert len(_data(page)[0]["values"]) == 40_000
-    many = [rows.assign(method=f"method {number}") for number in range(4)]
+    many = [rows.assign(method=f"method {number}") for number in range(3)]
     page = _page(_scores(pd.concat(many, ignore_index=True)))
     assert 4_500_000 < len(page.encode()) < LIMIT
     assert re.search(r"it holds the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
@@ -553,14 +554,12 @@ def test_the_command_makes_the_maps_again(bench, scored):
 
 
 def test_maps_made_again_are_those_that_were_scored(scored):
-    from xaieval.cli.remaking import remake_maps
-
     scores = Scores.load(scored)
-    maps = remake_maps(scores, (), None, False).maps
-    assert sorted(maps.ids) == sorted(scores.rows["image_id"].unique())
-    for layer in ("fpn[p4]", "fpn[p5]"):
-        rows = scores.rows[scores.rows["layer"] == layer].set_index("image_id")
-        areas = maps.maps["gradcam"][layer].mean(dim=(1, 2)).tolist()
+    maps = remake_maps(scores, ("gradcam", "random"), None, False).maps
+    assert sorted(maps.ids) == sorted(images_to_show(scores, ["gradcam", "random"]))
+    for layer, method in (("fpn[p4]", "gradcam"), ("fpn[p5]", "gradcam"), ("input", "random")):
+        rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
+        areas = maps.maps[method][layer].mean(dim=(1, 2)).tolist()
         assert areas == pytest.approx(rows.loc[maps.ids, "mask_area"].tolist(), abs=1e-4)
 
 
@@ -659,16 +658,21 @@ def volumes():
     return [torch.rand(4, 1, 6, 8, 8)]
 def images():
     torch.manual_seed(1)
-    return [torch.rand(4, 3, 8, 8), torch.rand(2, 3, 8, 8)]
+    while True:
+        yield torch.rand(4, 3, 8, 8)
+class Endless:
+    def __iter__(self):
+        return images()
+endless = Endless
 """
 
 
-@pytest.mark.parametrize(("model", "data", "shown"), [("model", "volumes", False), ("flat", "images", True)])
+@pytest.mark.parametrize(("model", "data", "shown"), [("model", "volumes", False), ("flat", "endless", True)])
 def test_code_of_ones_own_makes_maps_and_volumes_have_none(bench, model, data, shown):
     name = f"factories_of_{data}"  # each test has a folder of its own, and a module is imported once
     Path(f"{name}.py").write_text(FACTORIES)
-    words = ["--model", f"{name}:{model}", "--data", f"{name}:{data}", "--layers", "1", "--no-progress", "--out", "run"]
-    assert bench("score", *words).status == 0
+    words = ["--model", f"{name}:{model}", "--data", f"{name}:{data}", "--layers", "1", "--max-images", "10"]
+    assert bench("score", *words, "--no-progress", "--out", "run").status == 0
     result = bench("report", "run", "--import-code")
     assert (result.status, result.err) == (0, "")
     assert ("no maps: the images are volumes, which a page cannot show" in result.out) != shown

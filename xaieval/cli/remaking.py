@@ -111,12 +111,14 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
     from xaieval.data.batches import read_batches
 
     loader, classes = _open(options, loaded, wanted)
-    samples = [
-        (image_id, batch.images[place], None if batch.labels is None else batch.labels[place])
-        for batch in read_batches(loader, options.batch_size)
-        for place, image_id in enumerate(batch.ids)
-        if image_id in wanted
-    ]
+    samples: list[Any] = []
+    most = None if options.stop else options.max_images  # a loader without end has to end where the run did
+    for batch in read_batches(loader, options.batch_size, most):
+        places = [place for place, image_id in enumerate(batch.ids) if image_id in wanted]
+        labels = [None] * len(batch) if batch.labels is None else batch.labels
+        samples += [(batch.ids[place], batch.images[place], labels[place]) for place in places]
+        if len(samples) == len(wanted):
+            break
     if not samples:
         raise RunError(f"none of the images is in '{options.data}' any more")
     ids, images, labels = zip(*samples, strict=True)

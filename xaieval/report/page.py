@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,24 +112,32 @@ def render_report(scores: Scores, wanted: Wanted) -> str:
     """
     if not scores.manifest.get("metrics"):
         raise OutputError("the manifest names no metrics, so there is nothing to report; a run of xaieval.score has them")
-    environment = Environment(
+    beside = files("xaieval.report") / "templates"
+    style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            style=Markup(style),  # noqa: S704  # the package's own file
+            script=Markup(script),  # noqa: S704  # likewise
+            style_hash=_csp_hash(style),
+            script_hash=_csp_hash(script),
+            stops=colour_stops(),
+            level=f"{wanted.level:.0%}",
+            names=wanted.names,
+            **_contents(scores, wanted),
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
         loader=PackageLoader("xaieval.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    beside = files("xaieval.report") / "templates"
-    style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return environment.get_template("page.html").render(
-        style=Markup(style),  # noqa: S704  # the package's own file
-        script=Markup(script),  # noqa: S704  # likewise
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-        stops=colour_stops(),
-        level=f"{wanted.level:.0%}",
-        names=wanted.names,
-        **_contents(scores, wanted),
     )
 
 

@@ -121,16 +121,16 @@ def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
 def panels_of(scores: Scores, summary: pd.DataFrame) -> list[Panel]:
     """A chart of intervals for each metric."""
     controls = scores.manifest.get("controls", [])
-    panels = []
-    for metric in scores.manifest["metrics"][:MOST_PANELS]:
-        name, digits = metric["name"], digits_of(metric)
-        intervals = [
-            Interval(*pair, *ends, text=with_interval(*ends, digits), muted=pair[1] in controls)
-            for pair, row in zip(summary.index, summary.to_dict("records"), strict=True)
-            for ends in [[row[name], row[f"{name}_low"], row[f"{name}_high"]]]
-        ]
-        panels.append(draw_panel(_title(metric), DIRECTIONS[metric["higher_is_better"]], intervals, "%" in called(metric)))
-    return panels
+    rows = list(zip(summary.index, summary.to_dict("records"), strict=True))
+    return [
+        draw_panel(
+            _title(metric),
+            DIRECTIONS[metric["higher_is_better"]],
+            [_interval(layer, method, row, metric, method in controls) for (layer, method), row in rows],
+            "%" in called(metric),
+        )
+        for metric in scores.manifest["metrics"][:MOST_PANELS]
+    ]
 
 
 def best_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[Best]:
@@ -163,7 +163,8 @@ def controls_beaten(scores: Scores, level: float) -> dict[tuple[str, str], list[
         return {}
     table = scores.controls_table(level)
     found: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
-    for (layer, method, _), tests in table.groupby(["layer", "method", "metric"], sort=False):
+    groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
+    for (layer, method, _), tests in groups:
         missed = list(tests.loc[~tests["beats"], "control"])
         found.setdefault((layer, method), []).append((f"{len(tests) - len(missed)} of {len(tests)}", missed))
     return found
@@ -207,6 +208,11 @@ def comparison_of(scores: Scores, other: Scores, names: tuple[str, str], level: 
     return Comparison(lines, panels, f"{verdict}, beyond chance; the others are not certain.", _differences(scores, other))
 
 
+def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
+    mean, low, high = (row[f"{metric['name']}{end}"] for end in ("", "_low", "_high"))
+    return Interval(layer, method, mean, low, high, with_interval(mean, low, high, digits_of(metric)), muted)
+
+
 def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str]) -> dict[str, Any]:
     digits = digits_of(metric)
     return {
@@ -223,9 +229,9 @@ def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str])
 
 
 def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
-    ends = [row[name] for name in ("difference", "low", "high")]
+    ends = row["difference"], row["low"], row["high"]
     mean, low, high = (shown(value, digits, signed=True) for value in ends)
-    return Interval(row["layer"], row["method"], *ends, text=f"{mean} [{low}, {high}]", muted=not row["better"])
+    return Interval(row["layer"], row["method"], *ends, f"{mean} [{low}, {high}]", not row["better"])
 
 
 def _differences(scores: Scores, other: Scores) -> list[tuple[str, str, str]]:
