@@ -53,6 +53,7 @@ ROWS = (
         "doubts",
         "folders",
         "parts",
+        "summaries",
         "scores",
         "winning",
         "merging",

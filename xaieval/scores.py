@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from xaieval.comparing import compare
@@ -19,15 +17,16 @@ from xaieval.paired import PairedTest
 from xaieval.parts import read_unfinished
 from xaieval.ranking import Over, Ranking, rank
 from xaieval.reading import check_rows, read_manifest, read_rows
-from xaieval.rows import COUNTED, EXCLUDED
 from xaieval.selection import Selection, select_layers
-from xaieval.stats import metric_interval
-from xaieval.verdicts import CONTROLS_COLUMN, compare_with_controls, marks
+from xaieval.summaries import summarise
+from xaieval.verdicts import compare_with_controls
 from xaieval.winning import win_percentages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from xaieval.report.thumbnails import Maps
 
 __all__ = ["Scores"]
 
@@ -69,26 +68,10 @@ class Scores:
             (rows that do not, other than images that the protocol excludes); and where the run has controls,
             `beats_controls`, the metrics in which the method beats every control beyond chance: see `controls_table`.
         """
-        interval = self._intervals(level, resamples)
-        records = []
-        for (layer, method), group in self.rows.groupby(["layer", "method"], sort=False):
-            counted = group[group["status"].isin(COUNTED)]
-            record: dict[str, Any] = {"layer": layer, "method": method}
-            for name, ends in interval.items():
-                values = counted[name].to_numpy(dtype=float)
-                values = values[~np.isnan(values)]
-                low, high = ends(values)
-                mean = float(values.mean()) if len(values) else float("nan")
-                record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
-            failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
-            records.append(record | {"n_images": len(counted), "n_failed": failed})
-        columns = [name + end for name in interval for end in ("", "_low", "_high", "_n")]
-        table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
-        table = table.set_index(["layer", "method"])
-        if self._controls:
-            beaten = marks(self.controls_table(level) if tests is None else tests, table.index, self._controls)
-            table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
-        return table.drop(columns=[f"{name}_n" for name in interval if (table[f"{name}_n"] == table["n_images"]).all()])
+        if tests is None and self._controls:
+            tests = self.controls_table(level)
+        metrics, seed = self.manifest["metrics"], int(self.manifest.get("seed", 0))
+        return summarise(self.rows, metrics, self._controls, level, resamples, seed, tests)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
         """Whether each method beats each control map beyond chance, in every metric that has a direction.
@@ -371,6 +354,23 @@ class Scores:
             write_file(folder / SUMMARY, lambda file: file.write(table.to_csv().encode()))
             write_json(folder / MANIFEST, self.manifest)
 
+    def to_html(self, path: str | Path, maps: Maps | None = None, **wanted: Any) -> None:
+        """Write the run as one HTML file that holds everything it needs; docs/report.md says how to read it.
+
+        Args:
+            path: of the file.
+            maps: images with their maps; `xaieval.report.images_to_show` says which ones the report asks for.
+            wanted: other fields of `xaieval.report.Wanted`: `other`, a run to compare with; `methods`, `classes`, `level`.
+
+        Raises:
+            OutputError: the file cannot be written.
+            MetricError: a method is not in the rows, or the runs cannot be compared.
+            ProtocolError: the runs were measured under other protocols.
+        """
+        from xaieval.report.page import Wanted, write_report
+
+        write_report(self, path, Wanted(maps=maps, **wanted))
+
     @classmethod
     def load(cls, path: str | Path) -> Scores:
         """Read what `save` wrote, or what there is of a run that is not finished (`manifest["complete"]` says which it is).
@@ -387,11 +387,3 @@ class Scores:
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
         return cls(check_rows(rows, manifest, path), manifest)
-
-    def _intervals(self, level: float, resamples: int | None) -> dict[str, Callable[[Any], tuple[float, float]]]:
-        """By metric, the function from its values to the ends of its interval."""
-        seed = int(self.manifest.get("seed", 0))
-        return {
-            metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
-            for metric in self.manifest["metrics"]
-        }

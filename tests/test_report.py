@@ -1,0 +1,688 @@
+"""The page of a run: what it says is what the run says, whatever the run; nothing comes from elsewhere; nothing is executed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import xaieval
+from xaieval import protocol as protocols
+from xaieval.cli import main
+from xaieval.cli.program import app
+from xaieval.cli.remaking import remake_maps
+from xaieval.config import plain
+from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
+from xaieval.protocol import PROTOCOLS, Protocol
+from xaieval.report import Maps, Wanted, images_to_show, render_report
+from xaieval.report.choosing import choose_images
+from xaieval.report.intervals import Interval, draw_panel
+from xaieval.report.listing import list_rows
+from xaieval.report.provenance import command_of
+from xaieval.report.words import preset_of, protocol_sentences
+from xaieval.scores import Scores
+
+AD = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
+IC = {"name": "increase_in_confidence", "higher_is_better": True, "interval": "wilson", "label": "IC %"}
+LIMIT = 10_000_000  # bytes of a page of 10,000 images
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def _rows(count: int = 60, layers: tuple[str, ...] = ("p4", "p5"), methods: tuple[str, ...] = ("gradcam",)) -> pd.DataFrame:
+    """Rows image by image; each layer loses less confidence than the one before, if on average alone."""
+    rng = np.random.default_rng(0)
+    pairs = [(layer, method) for layer in layers for method in methods]
+    confidence = np.repeat(rng.uniform(0.5, 1, count), len(pairs))
+    share = np.tile([1 - number / len(pairs) for number in range(len(pairs))], count)
+    masked = confidence * (1 - share * rng.uniform(-0.1, 1, len(confidence)))
+    label = pd.array(np.repeat(np.arange(count) % 3, len(pairs)), dtype="Int64")
+    return pd.DataFrame(
+        {
+            "image_id": np.repeat([f"class {number % 3}/{number:05d}.png" for number in range(count)], len(pairs)),
+            "layer": [layer for layer, _ in pairs] * count,
+            "method": [method for _, method in pairs] * count,
+            "label": label,
+            "predicted": label,
+            "target": label,
+            "confidence": confidence,
+            "masked_confidence": masked,
+            "mask_area": rng.uniform(0, 1, len(confidence)),
+            "average_drop": 100 * np.maximum(0, confidence - masked) / confidence,
+            "increase_in_confidence": 100.0 * (masked > confidence),
+            "status": "ok",
+        }
+    )
+
+
+def _scores(rows: pd.DataFrame | None = None, **manifest: Any) -> Scores:
+    return Scores(_rows() if rows is None else rows, {"metrics": [AD, IC], "seed": 0, "complete": True} | manifest)
+
+
+def _failed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(status="nan_map", **dict.fromkeys(("average_drop", "increase_in_confidence"), np.nan))
+
+
+def _maps(ids: list[str], layers: tuple[str, ...] = ("p4", "p5"), side: int = 200) -> Maps:
+    """Noise, which takes most bytes."""
+    return Maps(
+        ids, torch.rand(len(ids), 3, side, side), {"gradcam": {one: torch.rand(len(ids), side, side) for one in layers}}
+    )
+
+
+def _page(scores: Scores, **wanted: Any) -> str:
+    return render_report(scores, Wanted(**wanted))
+
+
+def _text(page: str) -> str:
+    """What a reader reads, more or less."""
+    words = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
+    return " ".join(words.split())
+
+
+def _data(page: str) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json" id="rows-data">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])["columns"]
+
+
+# ---- what it says
+
+
+def test_the_table_is_the_summary_with_its_intervals():
+    scores = _scores()
+    text = _text(_page(scores))
+    for (layer, method), row in scores.summary().iterrows():
+        cells = [
+            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+            for name in ("average_drop", "increase_in_confidence")
+        ]
+        area = scores.rows.loc[scores.rows["layer"] == layer, "mask_area"].mean()
+        assert f"{layer} {method} {' '.join(cells)} {100 * area:.1f} 60 0" in text
+
+
+def test_the_first_screen_says_what_was_scored_and_what_came_out():
+    scores = _scores(options={"model": "timm:resnet18", "data": "folder:photos"})
+    text = _text(_page(scores))
+    best = scores.summary().loc[("p5", "gradcam")]
+    assert "Explanation scores of timm:resnet18 on folder:photos 60 images, 2 layers, 1 method." in text
+    assert f"Best average drop (AD %) {best['average_drop']:.1f} [" in text
+    assert "lower is better; better than all others beyond chance" in text
+    assert "Layers that need attention 1 p4" in text
+    assert "p4, average_drop: " in text
+    assert "No reason for doubt was found" in text
+
+
+def test_what_cannot_be_told_apart_from_the_best_is_named():
+    rows = _rows(60)
+    rows.loc[rows["layer"] == "p4", "average_drop"] = rows.loc[rows["layer"] == "p5", "average_drop"].to_numpy()[::-1]
+    assert "not certainly better than p4" in _text(_page(_scores(rows))) or "not certainly better than p5" in _text(
+        _page(_scores(rows))
+    )
+
+
+def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
+    rows = _rows(20)
+    rows.loc[rows.index[:4], "status"] = "constant_map"
+    scores = _scores(rows)
+    [own] = scores.warnings()
+    text = _text(_page(scores))
+    assert "2 reasons to doubt the numbers only 20 images count at a layer and method: below 50" in text
+    assert own in text
+    assert "Rows by status: ok 36, constant_map 4." in text
+
+
+def test_controls_are_told_from_methods_and_those_beaten_are_counted():
+    rows = pd.concat([_rows(), _rows(layers=("input",), methods=("random", "fake-cam"))], ignore_index=True)
+    rows.loc[rows["method"] == "random", "average_drop"] = 100.0
+    rows.loc[rows["method"] == "fake-cam", "average_drop"] = 0.0
+    text = _text(_page(_scores(rows, controls=["random", "fake-cam"])))
+    assert "60 images, 2 layers, 1 method and 2 control maps." in text
+    assert "random (control)" in text
+    assert "p5 gradcam 1 of 2 not fake-cam" in text
+    assert "a control map has the best value" in text
+    assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
+
+
+def test_an_unfinished_run_says_so_and_a_finished_one_does_not():
+    assert "This run is unfinished." in _text(_page(_scores(complete=False)))
+    assert "unfinished" not in _text(_page(_scores()))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        _failed(_rows()),
+        _rows(1, layers=("p5",)),
+        _rows(2),
+        _rows().drop(columns=["label", "predicted", "target", "mask_area", "confidence", "masked_confidence"]),
+        _rows().assign(label=pd.array([pd.NA] * 120, dtype="Int64")),
+        _rows(layers=("input",)),
+    ],
+    ids=["all failed", "one row", "two images", "few columns", "no labels", "no layers"],
+)
+def test_any_run_has_a_page(rows):
+    page = _page(_scores(rows), maps=_maps(list(rows["image_id"].unique()[:3]), side=8))
+    text = _text(page)
+    assert "nan" not in re.sub(r"nan_map|nan_\w+|Nan", "", text).lower().split()
+    assert len(_data(page)[0]["values"]) == len(rows)
+
+
+def test_a_run_of_failures_alone_has_no_best_and_no_maps():
+    rows = _failed(_rows())
+    text = _text(_page(_scores(rows), maps=_maps(list(rows["image_id"].unique()[:3]), side=8)))
+    assert "No result No row has a value" in text
+    assert "No maps are shown: none of the maps that were given" in text
+    assert "100% of the rows failed (nan_map 60)" in text
+
+
+def test_images_that_could_not_be_read_are_listed_with_their_reasons():
+    unreadable = [{"id": f"broken {number}", "reason": "UnidentifiedImageError"} for number in range(13)]
+    text = _text(_page(_scores(unreadable=unreadable)))
+    assert "broken 9 : UnidentifiedImageError" in text
+    assert "broken 10" not in text
+    assert "3 more in the manifest." in text
+
+
+def test_two_runs_stand_side_by_side_as_compare_says():
+    rows = _rows()
+    other = _scores(rows.assign(average_drop=rows["average_drop"] + 30), run={"seed": 1, "model": "b"})
+    scores = _scores(rows, run={"seed": 1, "model": "a"})
+    text = _text(_page(scores, other=other, names=("first", "second")))
+    row = scores.compare(other).loc[("p4", "gradcam", "average_drop")]
+    shown = f"{row['mean']:.1f} {row['other_mean']:.1f} {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+    assert f"p4 gradcam AD % {shown} {row['p_holm']:.2g} 60 first" in text
+    assert "Of 4 comparisons, 2 are better in first and 0 are better in second" in text
+    assert "What is different about the runs what first second model a b" in text
+
+
+def test_runs_that_cannot_be_compared_are_an_error():
+    one, other = (_scores(run={"protocol.fill": fill}) for fill in ("zero", "blur"))
+    with pytest.raises(ProtocolError, match=r"protocol\.fill is 'zero' in this run and 'blur' in the other"):
+        _page(one, other=other)
+    assert "Comparison" in _text(_page(one, other=other, across_protocols=True))
+
+
+def test_an_unknown_method_and_a_manifest_without_metrics_are_errors():
+    with pytest.raises(MetricError, match=r"^no method 'gradcm' in this run; did you mean 'gradcam'"):
+        _page(_scores(), methods=["gradcm"])
+    with pytest.raises(OutputError, match=r"^the manifest names no metrics"):
+        _page(Scores(_rows(), {}))
+
+
+# ---- the protocol in words
+
+
+def test_every_choice_of_the_protocol_changes_its_sentence():
+    default = [sentence.text for sentence in protocol_sentences({})]
+    choices = {name: options for name, options in protocols._CHOICES.items() if name != "space"}
+    choices |= {"confidence": ("softmax", "sigmoid", "identity", "my:function"), "target": ("predicted", "label", 0, "my:rule")}
+    for name, options in choices.items():
+        texts = {tuple(sentence.text for sentence in protocol_sentences({name: option})) for option in options}
+        assert len(texts) == len(options), name
+        assert tuple(default) in texts
+    for change in (
+        {"space": "pixels"},
+        {"absolute": True},
+        {"inverse": True},
+        {"minimum_confidence": 0.5},
+        {"epsilon": 1e-7},
+        {"map_epsilon": 1e-8},
+    ):
+        assert [sentence.text for sentence in protocol_sentences(change)] != default, change
+    assert get_args(protocols.Masking) == ("soft", "top", "top_binary", "threshold", "otsu")
+
+
+def test_only_what_differs_from_the_default_is_marked():
+    marked = [sentence.title for sentence in protocol_sentences(Protocol(masking="otsu", ties="increase").to_dict())]
+    differing = [one.title for one in protocol_sentences(Protocol(masking="otsu", ties="increase").to_dict()) if one.differs]
+    assert differing == ["Mask", "Increase"]
+    assert len(marked) == 11
+    assert not any(sentence.differs for sentence in protocol_sentences(json.loads(json.dumps(Protocol().to_dict()))))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_named_protocols_are_recognised(name):
+    found = preset_of(json.loads(json.dumps(PROTOCOLS[name].to_dict())))
+    assert found
+    assert PROTOCOLS[found[0]].to_dict() | {"target": 0} == PROTOCOLS[name].to_dict() | {"target": 0}
+
+
+def test_the_protocol_of_the_manifest_is_in_the_page():
+    run = {f"protocol.{name}": value for name, value in PROTOCOLS["tame-15"].to_dict().items()}
+    text = _text(_page(_scores(run=run)))
+    assert "the protocol tame-15" in text
+    assert "The 15 % of the pixels where the map is largest keep the map as mask, the others get 0. not the default" in text
+    assert "What the mask hides becomes black pixels. not the default" in text
+    assert "does not say by which protocol" in _text(_page(_scores()))
+
+
+# ---- where it comes from
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--model", "timm:resnet18", "--data", "folder:my photos", "--layers", "layer3,layer4", "--controls", "--no-progress"],
+        ["--stop", "best", "--stop-args.k", "2", "--mean", "0.5,0.5,0.5", "--max-images", "8", "--no-fast", "--absolute"],
+        ["--pretrained", "--model-args.pad_type", "same", "--protocol", "score-cam", "--keep-percent", "15", "--grid", "14,14"],
+    ],
+)
+def test_the_command_of_a_run_is_the_command(words):
+    def settings(tokens: list[str]) -> dict[str, Any]:
+        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        return {name: value for part in bound.arguments.values() if part is not None for name, value in plain(part).items()}
+
+    given = settings(["score", *words])
+    command = command_of({"options": json.loads(json.dumps(given or {"model": "xaieval:fpn-scenes"}))})
+    assert command.startswith("xaieval-bench score")
+    assert settings(shlex.split(command)[1:]) == given
+
+
+def test_versions_seed_fingerprints_and_command_are_in_the_page():
+    manifest = {
+        "options": {"model": "timm:resnet18", "seed": 7},
+        "model": {"class": "timm.models.resnet.ResNet", "parameters": 11689512, "fingerprint": "0123456789abcdef"},
+        "data": {"images": 60, "fingerprint": "fedcba9876543210"},
+        "versions": {"xaieval": "0.1.0", "torch": "2.14.1"},
+        "seed": 7,
+    }
+    text = _text(_page(_scores(**manifest)))
+    for words in ("xaieval-bench score --model timm:resnet18 --seed 7", "11,689,512", "0123456789abcdef", "fedcba9876543210"):
+        assert words in text
+    assert "seed 7 versions xaieval 0.1.0, torch 2.14.1" in text
+    assert "made from Python, so there is no command" in _text(_page(_scores()))
+
+
+# ---- the rows
+
+
+def test_the_page_holds_the_rows_as_they_are():
+    rows = _rows()
+    rows.loc[3, ["average_drop", "status"]] = [np.nan, "nan_map"]
+    columns = {column["label"]: column for column in _data(_page(_scores(rows), classes=["cat", "dog", "</script>"]))}
+    read = {
+        name: [column["words"][place] for place in column["values"]] if column["words"] else column["values"]
+        for name, column in columns.items()
+    }
+    for label, name in {"image": "image_id", "layer": "layer", "method": "method", "status": "status"}.items():
+        assert read[label] == list(rows[name])
+    assert read["label"] == [["cat", "dog", "</script>"][label] for label in rows["label"]]
+    assert read["AD %"][3] is None
+    for label, name, digits in (("AD %", "average_drop", 1), ("confidence", "confidence", 4), ("mask area", "mask_area", 3)):
+        kept = [number for number in range(len(rows)) if number != 3]
+        np.testing.assert_allclose(
+            np.array(read[label], dtype=float)[kept], rows[name].to_numpy(dtype=float)[kept], atol=0.51 * 10**-digits
+        )
+
+
+def test_without_javascript_the_worst_rows_are_there_but_no_controls():
+    rows = pd.concat([_rows(), _rows(layers=("input",), methods=("random",)).assign(average_drop=100.0)], ignore_index=True)
+    listing = list_rows(rows, [AD, IC], ["random"])
+    worst = rows[rows["method"] == "gradcam"].sort_values("average_drop", ascending=False, kind="stable")
+    assert listing.worst == list(worst.index[:20])
+    assert listing.by == "AD %"
+    page = _page(_scores(rows, controls=["random"]))
+    assert f"<td>{worst['image_id'].iloc[0]}</td>" in page
+    assert "The 20 worst rows by AD %, controls aside of 180" in _text(page).replace(" , controls", ", controls")
+
+
+def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so():
+    rows = _rows(300)
+    listing = list_rows(rows, [AD, IC], most_bytes=15_000)
+    assert 100 < listing.images < 290
+    assert len(json.dumps(listing.data, separators=(",", ":"))) < 15_500
+    images = listing.columns[0]
+    assert len(images.values) == 2 * listing.images
+    assert len(images.words) == listing.images
+    first = [rows["image_id"].unique().tolist().index(word) for word in images.words]
+    assert np.corrcoef(first, range(len(first)))[0, 1] > 0.99, "in the order of the run"
+    assert min(first) < 30, "from all of it"
+    assert max(first) > 270
+
+
+def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
+    rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
+    scores = _scores(rows)
+    # Its tests take half a minute with so many images, and have nothing to do with the size.
+    monkeypatch.setattr("xaieval.report.page.selection_of", lambda *_: [])
+    page = _page(scores, maps=_maps(images_to_show(scores), tuple(rows["layer"].unique())))
+    assert len(page.encode()) < LIMIT / 2
+    assert "data:image/jpeg" in page
+    assert len(_data(page)[0]["values"]) == 40_000
+    many = [rows.assign(method=f"method {number}") for number in range(3)]
+    page = _page(_scores(pd.concat(many, ignore_index=True)))
+    assert 4_500_000 < len(page.encode()) < LIMIT
+    assert re.search(r"it holds the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
+
+
+# ---- maps
+
+
+def test_best_and_worst_images_are_those_of_the_rows_layer_by_layer():
+    scores = _scores()
+    choice = choose_images(scores, [("p4", "gradcam"), ("p5", "gradcam")])
+    for layer in ("p4", "p5"):
+        rows = scores.rows[scores.rows["layer"] == layer].set_index("image_id")
+        worst = choice.worst[layer, "gradcam"]
+        assert worst == list(rows["average_drop"].sort_values(ascending=False).index[:3])
+        best = choice.best[layer, "gradcam"]
+        kept = (rows["masked_confidence"] / rows["confidence"]).sort_values(ascending=False)
+        assert best == list(kept.index[:3]), "of those that lose nothing, those that gain most"
+    assert len(choice.others) == 3
+    assert not set(choice.others) & {one for kinds in (choice.best, choice.worst) for ids in kinds.values() for one in ids}
+    assert choose_images(scores, [("p4", "gradcam"), ("p5", "gradcam")], among=choice.ids).ids == choice.ids
+    assert choose_images(_scores(seed=1), [("p4", "gradcam")]).others != choice.others
+
+
+def test_maps_are_shown_for_the_images_that_the_report_asks_for():
+    scores = _scores()
+    maps = _maps(images_to_show(scores))
+    page = _page(scores, maps=maps)
+    assert page.count("<figure>") == 2 * 9
+    assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(maps.ids)
+    assert 'alt="Map of gradcam at p4 over image' in page
+    assert "among the" not in _text(page)
+    first = re.search(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert first
+    assert Image.open(BytesIO(base64.b64decode(first[1]))).size == (160, 160)
+
+
+def test_of_other_images_the_best_and_worst_of_them_are_shown():
+    ids = [f"class {number % 3}/{number:05d}.png" for number in range(9, 14)]
+    page = _page(_scores(), maps=_maps([*ids, "unknown"]))
+    assert "among the 5 whose maps were given" in _text(page)
+    assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(ids)
+
+
+def test_an_overlay_is_the_map_in_colour_over_the_image_in_grey():
+    maps = Maps(["a"], torch.full((1, 1, 4, 4), 0.5), {"m": {"p5": torch.zeros(1, 4, 4)}})
+    np.testing.assert_allclose(maps.picture(0), 0.5)
+    np.testing.assert_allclose(maps.map_over(0, "p5", "m"), 0.175, atol=0.02)
+    maps = Maps(["a"], torch.zeros(1, 3, 4, 4), {"m": {"p5": torch.ones(1, 4, 4)}})
+    assert (maps.map_over(0, "p5", "m") > 0.4).all()
+
+
+def test_the_shape_of_maps_is_checked():
+    with pytest.raises(DataError, match=r"^pixels of 2 ids are \[2, 3, H, W\] in \[0, 1\]; got \[1, 3, 8, 8\]$"):
+        Maps(["a", "b"], torch.rand(1, 3, 8, 8), {})
+    with pytest.raises(DataError, match=r"^maps of gradcam at p5 are \[1, 8, 8\]; got \[1, 4, 4\]$"):
+        Maps(["a"], torch.rand(1, 3, 8, 8), {"gradcam": {"p5": torch.rand(1, 4, 4)}})
+    with pytest.raises(DataError, match=r"got \[1, 1, 8, 8, 8\]$"):
+        Maps(["a"], torch.rand(1, 1, 8, 8, 8), {})
+
+
+def test_not_more_than_twelve_layers_have_maps():
+    layers = tuple(f"layer{number}" for number in range(14))
+    scores = _scores(_rows(8, layers=layers))
+    page = _page(scores, maps=_maps(images_to_show(scores), layers, side=8))
+    assert len(re.findall('<div class="kinds">', page)) == 12
+    assert "2 more layers not shown." in _text(page)
+
+
+# ---- charts
+
+
+def test_places_in_a_chart_are_those_of_the_axis():
+    rows = [Interval("p4", "m", 20.0, 10.0, 40.0, ""), Interval("p5", "m", float("nan"), float("nan"), float("nan"), "")]
+    panel = draw_panel("AD %", "", rows, True)
+    places = {words: x for x, words in panel.ticks}
+    assert list(places) == ["0", "10", "20", "30", "40"]
+    assert (panel.marks[0].low, panel.marks[0].x, panel.marks[0].high) == (places["10"], places["20"], places["40"])
+    assert (panel.marks[1].low, panel.marks[1].x, panel.marks[1].high) == (None, None, None)
+    assert panel.zero is None
+    signed = draw_panel("d", "", [Interval("p4", "m", 0.0, -5.0, 5.0, "")], False)
+    assert signed.zero == 170.0
+    assert draw_panel("d", "", [Interval("p4", "m", 3.0, 3.0, 3.0, "")], False).ticks[0][1] != ""
+    assert draw_panel("d", "", rows * 30, True).left_out == 20
+
+
+# ---- nothing from elsewhere, nothing executed
+
+
+def _hostile() -> Scores:
+    """Every name that a user can give is one that attacks."""
+    rows = _rows(60, layers=("<script>alert(1)</script>", f"'\"{EVIL}"), methods=(f"m{EVIL}",))
+    rows["image_id"] = [f"{one}{EVIL}" for one in rows["image_id"]]
+    rows.loc[rows.index[:2], "status"] = f"status{EVIL}"
+    return _scores(
+        rows,
+        options={"model": EVIL, "data": f"folder:{EVIL}"},
+        unreadable=[{"id": EVIL, "reason": EVIL}],
+        versions={EVIL: EVIL},
+        stop={"reason": EVIL},
+        run={"protocol.confidence": EVIL, "protocol.target": EVIL, EVIL: EVIL},
+        metrics=[AD | {"label": f"AD{EVIL} %"}, IC],
+    )
+
+
+def test_names_are_written_as_text_wherever_they_stand():
+    scores = _hostile()
+    layers = tuple(scores.rows["layer"].unique())
+    maps = Maps(
+        images_to_show(scores),
+        torch.rand(len(images_to_show(scores)), 3, 8, 8),
+        {f"m{EVIL}": {layer: torch.rand(len(images_to_show(scores)), 8, 8) for layer in layers}},
+    )
+    other = Scores(scores.rows, scores.manifest | {"run": scores.manifest["run"] | {EVIL: "other"}})
+    page = _page(scores, maps=maps, classes=[EVIL] * 3, other=other, names=(EVIL, f"other{EVIL}"))
+    assert "onerror=alert(1)&gt;" in page
+    assert not re.search(r"<img src=x|<script>alert", page)
+    tags = re.findall(r"<(/?[a-zA-Z]+)", page)
+    assert tags.count("script") == 2
+    assert tags.count("/script") == 2
+    assert set(re.findall(r"<img ([a-z]+)=", page)) == {"src"}
+
+
+def test_nothing_is_loaded_from_anywhere():
+    scores = _scores()
+    page = _page(scores, maps=_maps(images_to_show(scores), side=8))
+    for address in re.findall(r'(?:src|href|action|data|poster|srcset)="([^"]*)"', page):
+        assert address.startswith(("data:image/jpeg;base64,", "#")), address
+    assert not re.search(r"https?:|//[a-z]|url\((?!#)|@import|<link|<iframe|<object|<embed", re.sub(r"base64,[^\"]+", "", page))
+
+
+def test_the_policy_lets_pass_only_the_styles_and_the_script_of_the_page():
+    page = _page(_scores())
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    for kind, text in (("style", re.findall(r"<style>(.*?)</style>", page, re.DOTALL)[0]), ("script", _script(page))):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    assert not re.search(r"\s(style|on[a-z]+)=", re.sub(r"<script.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL))
+
+
+def _script(page: str) -> str:
+    return re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[0]
+
+
+# ---- the command, and what it does with a manifest
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in an empty working directory, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run(*arguments: str) -> Result:
+        status = 0
+        try:
+            main(list(arguments))
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight scenes at two levels."""
+    folder = tmp_path_factory.mktemp("scored") / "run"
+    words = ["--layers", "fpn[p4],fpn[p5]", "--max-images", "8", "--batch-size", "3", "--methods", "gradcam,random"]
+    main(["score", *words, "--no-progress", "--out", str(folder)])
+    return folder
+
+
+def test_the_command_makes_the_maps_again(bench, scored):
+    result = bench("report", str(scored), "--out", "page.html")
+    assert (result.status, result.err) == (0, "")
+    assert re.fullmatch(r"written to page\.html \(0\.\d MB\)\n", result.out)
+    page = Path("page.html").read_text()
+    shown = images_to_show(Scores.load(scored))
+    assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(shown)
+    assert '"words":["disc"' in page.replace(", ", ",").replace(": ", ":"), "labels by their names"
+
+
+def test_maps_made_again_are_those_that_were_scored(scored):
+    scores = Scores.load(scored)
+    maps = remake_maps(scores, ("gradcam", "random"), None, False).maps
+    assert sorted(maps.ids) == sorted(images_to_show(scores, ["gradcam", "random"]))
+    for layer, method in (("fpn[p4]", "gradcam"), ("fpn[p5]", "gradcam"), ("input", "random")):
+        rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
+        areas = maps.maps[method][layer].mean(dim=(1, 2)).tolist()
+        assert areas == pytest.approx(rows.loc[maps.ids, "mask_area"].tolist(), abs=1e-4)
+
+
+def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, scored):
+    result = bench("report", str(scored), "--no-maps")
+    assert result.status == 0
+    assert "no maps" not in result.out
+    page = (scored / "report.html").read_text()
+    assert "No maps are shown: the report was asked for without them (--no-maps)." in _text(page)
+    (scored / "report.html").unlink()
+
+
+def test_two_folders_are_compared(bench, scored):
+    assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
+    assert "Of 6 comparisons, 0 are better in" in _text(Path("both.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing"], "'missing' holds no run: there is no"),
+        (["{run}", "missing", "--no-maps"], "'missing' holds no run: there is no"),
+        (["{run}", "--methods", "gradcm"], "no method 'gradcm' in this run; did you mean 'gradcam'"),
+        (["{run}", "--level", "2", "--no-maps"], "level"),
+        (["{run}", "--no-maps", "--out", "no/folder/page.html"], "cannot write 'no/folder/page.html': No such file"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(bench, scored, words, message):
+    result = bench("report", *(word.format(run=scored) for word in words))
+    assert result.status == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+def _altered(scored: Path, **options: Any) -> Path:
+    """The run as if it had been made with other options."""
+    scores = Scores.load(scored)
+    changed = scores.manifest | {"options": scores.manifest["options"] | options}
+    Scores(scores.rows, changed).save("altered")
+    return Path("altered")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"model": "timm:nothing"}, "timm has no model 'nothing'"),
+        ({"weights": "gone.safetensors"}, "no weights file 'gone.safetensors'"),
+        ({"model": "timm:test_resnet.r160_in1k"}, "is not the one that was scored, since its fingerprint is another"),
+        ({"data": "folder:gone"}, "no folder 'gone'"),
+    ],
+)
+def test_a_model_or_data_that_is_gone_leaves_a_page_that_says_so(bench, scored, options, reason):
+    result = bench("report", str(_altered(scored, **options)))
+    assert result.status == 0
+    assert result.out.startswith("no maps: ")
+    assert reason in result.out
+    assert reason.replace("'", "&#39;") in Path("altered/report.html").read_text()
+
+
+def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
+    Path("photos/cat").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save("photos/cat/0.png")
+    assert (
+        "none of the images is in 'folder:photos' any more" in bench("report", str(_altered(scored, data="folder:photos"))).out
+    )
+
+
+def test_a_run_from_python_has_no_maps_but_those_given(bench):
+    _scores().save("python")
+    assert "made from Python, where Scores.to_html takes them by maps=" in bench("report", "python").out
+
+
+@pytest.mark.parametrize("option", ["model", "data"])
+def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option):
+    name = f"evil_{option}"  # each test has a folder of its own, and a module is imported once
+    Path(f"{name}.py").write_text("open('executed', 'w').close()\ndef make():\n    raise OSError('made')\n")
+    folder = str(_altered(scored, **{option: f"{name}:make"}))
+    assert f"they take code from '{name}:make', which is imported with --import-code alone" in bench("report", folder).out
+    assert not Path("executed").exists()
+    assert "no maps: made" in bench("report", folder, "--import-code").out
+    assert Path("executed").exists()
+
+
+FACTORIES = """
+import torch
+def model():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool3d(1),
+                               torch.nn.Flatten(), torch.nn.Linear(4, 3))
+def flat():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten(), torch.nn.Linear(4, 3))
+def volumes():
+    torch.manual_seed(1)
+    return [torch.rand(4, 1, 6, 8, 8)]
+def images():
+    torch.manual_seed(1)
+    while True:
+        yield torch.rand(4, 3, 8, 8)
+class Endless:
+    def __iter__(self):
+        return images()
+endless = Endless
+"""
+
+
+@pytest.mark.parametrize(("model", "data", "shown"), [("model", "volumes", False), ("flat", "endless", True)])
+def test_code_of_ones_own_makes_maps_and_volumes_have_none(bench, model, data, shown):
+    name = f"factories_of_{data}"  # each test has a folder of its own, and a module is imported once
+    Path(f"{name}.py").write_text(FACTORIES)
+    words = ["--model", f"{name}:{model}", "--data", f"{name}:{data}", "--layers", "1", "--max-images", "10"]
+    assert bench("score", *words, "--no-progress", "--out", "run").status == 0
+    result = bench("report", "run", "--import-code")
+    assert (result.status, result.err) == (0, "")
+    assert ("no maps: the images are volumes, which a page cannot show" in result.out) != shown
+    assert ("<figure>" in Path("run/report.html").read_text()) == shown
+
+
+def test_python_writes_the_same_page(tmp_path):
+    scores = _scores()
+    maps = _maps(images_to_show(scores), side=8)
+    scores.to_html(tmp_path / "page.html", maps, classes=["a", "b", "c"], level=0.9)
+    assert (tmp_path / "page.html").read_text() == _page(scores, maps=maps, classes=["a", "b", "c"], level=0.9)
+    assert "90%" in (tmp_path / "page.html").read_text()
+    assert xaieval.Scores.to_html.__doc__

@@ -1,0 +1,133 @@
+"""Where dots, lines and words of the charts of intervals go; the template draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+__all__ = ["Interval", "Mark", "Panel", "draw_panel"]
+
+WIDTH, EDGE = 340, 10  # in units of the drawing, of which a phone's screen has about as many
+TOP, ROW = 8, 40
+LONGEST = 26  # letters of a name that fit beside the numbers
+
+
+class Interval(NamedTuple):
+    """A mean to be drawn.
+
+    Attributes:
+        layer: address.
+        method: name.
+        mean: may be NaN, and then so are its ends.
+        low: of the interval.
+        high: of the interval.
+        text: what is written beside it.
+        muted: whether it is of a control map.
+    """
+
+    layer: str
+    method: str
+    mean: float
+    low: float
+    high: float
+    text: str
+    muted: bool = False
+
+
+class Mark(NamedTuple):
+    """One row of a chart; `x` of the dot and the ends in units of the drawing, None where there is no value."""
+
+    name: str
+    of: str
+    full: str
+    text: str
+    y: int
+    x: float | None
+    low: float | None
+    high: float | None
+    muted: bool
+
+
+class Panel(NamedTuple):
+    """A chart of one metric.
+
+    Attributes:
+        title: above it.
+        note: what is better.
+        marks: its rows.
+        ticks: place and words of the axis.
+        zero: place of the line at zero, if zero lies inside of the chart.
+        width: of the drawing.
+        height: of the drawing.
+        left_out: how many rows did not fit.
+    """
+
+    title: str
+    note: str
+    marks: list[Mark]
+    ticks: list[tuple[float, str]]
+    zero: float | None
+    width: int
+    height: int
+    left_out: int
+
+
+def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bool, most: int = 40) -> Panel:
+    """Lay a chart out.
+
+    Args:
+        title: above it.
+        note: what is better.
+        intervals: its rows, from the top.
+        percent: whether the axis begins at zero and ends at 100 at most, where the values allow it.
+        most: rows that are drawn; the others are counted.
+
+    Example:
+        >>> panel = draw_panel("AD %", "lower is better", [Interval("p5", "gradcam", 50.0, 0.0, 100.0, "50")], True)
+        >>> panel.marks[0].x, [words for _, words in panel.ticks]
+        (170.0, ['0', '25', '50', '75', '100'])
+    """
+    drawn = intervals[:most]
+    ticks = _ticks([value for one in drawn for value in one[2:5]], percent)
+    low, high = ticks[0], ticks[-1]
+
+    def place(value: float) -> float | None:
+        inside = EDGE + (WIDTH - 2 * EDGE) * (value - low) / (high - low)
+        return round(min(max(inside, EDGE), WIDTH - EDGE), 1) if math.isfinite(value) else None
+
+    marks = [_mark(one, TOP + ROW * number, [place(value) for value in one[2:5]]) for number, one in enumerate(drawn)]
+    words = [(place(tick) or 0.0, f"{tick:g}") for tick in ticks]
+    height = TOP + ROW * len(drawn) + 20
+    zero = place(0.0) if low < 0 < high else None
+    return Panel(title, note, marks, words, zero, WIDTH, height, len(intervals) - len(drawn))
+
+
+def _mark(one: Interval, y: int, places: Sequence[float | None]) -> Mark:
+    mean, low, high = places
+    room = LONGEST - len(one.layer)
+    full = f"{one.layer}, {one.method}: {one.text}"
+    return Mark(
+        _short(one.layer, LONGEST), _short(one.method, room) if room > 3 else "", full, one.text, y, mean, low, high, one.muted
+    )
+
+
+def _short(name: str, most: int) -> str:
+    """The end of a name that is too long, since addresses differ there."""
+    return name if len(name) <= most else "\N{HORIZONTAL ELLIPSIS}" + name[len(name) - most + 1 :]
+
+
+def _ticks(values: Sequence[Any], percent: bool) -> list[float]:
+    """Round numbers from one end of the axis to the other."""
+    finite = [float(value) for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    if percent:
+        low = min(low, 0.0)
+        high = 100.0 if 50 < high <= 100 else high
+    if high - low < 1e-9:
+        low, high = low - 0.5 * (low != 0), high + 0.5
+    found = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in np.round(found, 10)]

@@ -1,0 +1,227 @@
+"""One HTML file that shows a run: it holds everything it needs, and asks nothing of anyone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from xaieval.errors import OutputError
+from xaieval.report.choosing import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.listing import list_rows
+from xaieval.report.numbers import called, digits_of, shown
+from xaieval.report.provenance import command_of, facts_of, subject_of
+from xaieval.report.results import (
+    best_of,
+    comparison_of,
+    controls_beaten,
+    doubts_of,
+    lines_of,
+    panels_of,
+    selection_of,
+)
+from xaieval.report.thumbnails import Maps, colour_stops, data_url
+from xaieval.report.words import preset_of, protocol_sentences
+
+if TYPE_CHECKING:
+    from xaieval.scores import Scores
+
+__all__ = ["Wanted", "render_report", "write_report"]
+
+MOST_UNREADABLE = 10  # images whose reasons are written out
+NOT_GIVEN = "no maps were given; Scores.to_html takes them by maps="
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a report shows beside the run itself.
+
+    Attributes:
+        maps: images with their maps.
+        why_no_maps: the reason why there are none.
+        methods: whose maps and selected layers are shown; the first one that is no control map unless told.
+        classes: names of the labels.
+        other: a run to compare with.
+        names: what the two runs are called.
+        level: of intervals and tests, in (0, 1).
+        across_protocols: compare although the runs were measured under other protocols.
+    """
+
+    maps: Maps | None = None
+    why_no_maps: str = NOT_GIVEN
+    methods: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    other: Scores | None = None
+    names: tuple[str, str] = ("this run", "the other run")
+    level: float = 0.95
+    across_protocols: bool = False
+
+
+class Picture(NamedTuple):
+    """An image, its map over it, and what to say of them."""
+
+    image_id: str
+    image: str
+    overlay: str
+    value: str
+    confidence: str
+
+
+class Gallery(NamedTuple):
+    """The pictures of a layer and method: kinds with their pictures."""
+
+    layer: str
+    method: str
+    kinds: list[tuple[str, list[Picture]]]
+
+
+def write_report(scores: Scores, path: str | Path, wanted: Wanted) -> int:
+    """Write the page.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        OutputError: the file cannot be written, or the manifest does not say what the metrics are.
+        MetricError: a method is not in the rows, or the runs cannot be compared.
+        ProtocolError: they were measured under other protocols.
+    """
+    page = render_report(scores, wanted).encode()
+    try:
+        Path(path).write_bytes(page)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another file") from error
+    return len(page)
+
+
+def render_report(scores: Scores, wanted: Wanted) -> str:
+    """The page as text.
+
+    Raises:
+        OutputError: the manifest does not say what the metrics are.
+        MetricError: a method is not in the rows, or the runs cannot be compared.
+        ProtocolError: they were measured under other protocols.
+    """
+    if not scores.manifest.get("metrics"):
+        raise OutputError("the manifest names no metrics, so there is nothing to report; a run of xaieval.score has them")
+    beside = files("xaieval.report") / "templates"
+    style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            style=Markup(style),  # noqa: S704  # the package's own file
+            script=Markup(script),  # noqa: S704  # likewise
+            style_hash=_csp_hash(style),
+            script_hash=_csp_hash(script),
+            stops=colour_stops(),
+            level=f"{wanted.level:.0%}",
+            names=wanted.names,
+            **_contents(scores, wanted),
+        )
+    )
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("xaieval.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
+    """Everything that the template is told of the run."""
+    rows, manifest, level = scores.rows, scores.manifest, wanted.level
+    summary = scores.summary(level)
+    methods = methods_to_show(scores, wanted.methods)
+    model, data = subject_of(manifest)
+    choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
+    unreadable = manifest.get("unreadable", [])
+    return {
+        "model": model,
+        "data": data,
+        "images": rows["image_id"].nunique(),
+        "layers": rows.loc[~rows["method"].isin(manifest.get("controls", [])), "layer"].nunique(),
+        "methods": rows["method"].nunique() - len(manifest.get("controls", [])),
+        "controls": manifest.get("controls", []),
+        "complete": manifest.get("complete", True),
+        "stop": (manifest.get("stop") or {}).get("reason", ""),
+        "metrics": [{"label": called(one), "higher": one["higher_is_better"]} for one in manifest["metrics"]],
+        "lines": lines_of(scores, summary),
+        "panels": panels_of(scores, summary),
+        "best": best_of(scores, summary, level),
+        "doubts": doubts_of(scores, summary, level),
+        "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
+        "unreadable": unreadable[:MOST_UNREADABLE],
+        "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
+        "beaten": controls_beaten(scores, level),
+        "selection": selection_of(scores, methods, level),
+        "comparison": wanted.other and comparison_of(scores, wanted.other, wanted.names, level, wanted.across_protocols),
+        **_pictures(scores, wanted, methods),
+        "listing": list_rows(rows, manifest["metrics"], manifest.get("controls", []), wanted.classes, manifest.get("seed", 0)),
+        "protocol": protocol_sentences(choices) if choices else [],
+        "preset": preset_of(choices) if choices else None,
+        "command": command_of(manifest),
+        "facts": facts_of(manifest),
+        "other_facts": facts_of(wanted.other.manifest) if wanted.other else [],
+    }
+
+
+def _pictures(scores: Scores, wanted: Wanted, methods: Sequence[str]) -> dict[str, Any]:
+    """The galleries, and what is to be said of them."""
+    maps, pairs = wanted.maps, pairs_to_show(scores, methods)
+    found: dict[str, Any] = {"galleries": [], "why_no_maps": wanted.why_no_maps, "chosen_by": "", "among": 0, "pairs_left": 0}
+    if maps is None:
+        return found
+    pairs = [pair for pair in pairs if pair[0] in maps.maps.get(pair[1], {})]
+    choice = choose_images(scores, pairs[:MOST_PAIRS])
+    among = 0
+    if choice is not None and not set(choice.ids) <= set(maps.number):
+        choice = choose_images(scores, pairs[:MOST_PAIRS], among=maps.number)
+        among = len(set(maps.number) & set(scores.rows["image_id"]))
+    if choice is None or not choice.ids:
+        return found | {"why_no_maps": "none of the maps that were given is of an image, layer and method with a value"}
+    return found | {
+        "galleries": [_gallery(scores, maps, choice, pair) for pair in pairs[:MOST_PAIRS]],
+        "chosen_by": called(choice.metric),
+        "among": among,
+        "pairs_left": max(0, len(pairs) - MOST_PAIRS),
+    }
+
+
+def _gallery(scores: Scores, maps: Maps, choice: Choice, pair: tuple[str, str]) -> Gallery:
+    layer, method = pair
+    rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
+    kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
+    return Gallery(
+        layer, method, [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
+    )
+
+
+def _picture(maps: Maps, choice: Choice, rows: Any, pair: tuple[str, str], image_id: str) -> Picture:
+    place, row = maps.number[image_id], rows.loc[image_id]
+    columns = [name for name in ("confidence", "masked_confidence") if name in rows]
+    return Picture(
+        image_id=image_id,
+        image=data_url(maps.picture(place)),
+        overlay=data_url(maps.map_over(place, *pair)),
+        value=f"{called(choice.metric)} {shown(row[choice.metric['name']], digits_of(choice.metric))}",
+        confidence=" \N{RIGHTWARDS ARROW} ".join(shown(row[name], 2) for name in columns),
+    )
+
+
+def _csp_hash(text: str) -> str:
+    """How a Content-Security-Policy names the only script, or style, that it lets pass."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
