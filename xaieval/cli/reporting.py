@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from xaieval.cli.printing import say
 from xaieval.cli.program import app
 from xaieval.cli.remaking import Remade, remake_maps
-from xaieval.config import Switch, Words
+from xaieval.config import Json, Switch, Words
 
 __all__ = ["report"]
 
@@ -30,8 +30,9 @@ def report(
     device: str | None = None,
     import_code: Switch = False,
     across_protocols: Switch = False,
+    as_json: Json = False,
     debug: Switch = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Write a run as one HTML file: results, reasons for doubt, maps, rows, protocol. With a second run, compare the two.
 
     Maps are made again, by the model and data that the run's manifest names.
@@ -46,6 +47,7 @@ def report(
         device: Where maps are made; as in the run unless told.
         import_code: Make maps although the manifest names a package.module:factory, whose code is imported then.
         across_protocols: Compare although the runs were measured under other protocols.
+        as_json: Print one JSON document in place of what was written.
         debug: Show the traceback of an error.
     """
     from xaieval.report import Wanted, write_report
@@ -69,9 +71,12 @@ def report(
         across_protocols=across_protocols,
     )
     size = write_report(scores, page, wanted)
+    if as_json:
+        return {"page": str(page), "bytes": size, "no_maps": remade.why or None}
     if maps and remade.why:
         say(f"no maps: {remade.why}")
     say(f"written to {page} ({size / 1e6:.1f} MB)")
+    return None
 
 
 def _names(folder: Path, other: Path | None) -> tuple[str, str]:
