@@ -30,9 +30,9 @@ warnings.filterwarnings("ignore", ".*does not have many workers.*")  # Lightning
 
 fpn = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-train = training_loader(scenes(prepare, size=160, split="train").kept_in_memory(), batch_size=20, shuffle=True)
+train = training_loader(scenes(prepare, size=100, split="train").kept_in_memory(), batch_size=20, shuffle=True)
 choose = scenes(prepare, size=100, split="validation")
-test = scenes(prepare, size=100, split="test")
+test = scenes(prepare, size=80, split="test")
 
 # %%
 # Which levels need attention? By tests: those that are worse than the best level beyond chance, and not better in the other
@@ -47,14 +47,14 @@ print(selection)
 levels = xaieval.models.levels_of(selection)
 fal, control = xaieval.models.FAL.from_fpn(fpn, levels), copy.deepcopy(fpn)
 for name, model in (("fal", fal), ("control", control)):
-    validation = training_loader(choose, batch_size=25, shuffle=False)
+    validation = training_loader(scenes(prepare, size=20, split="validation"), batch_size=20, shuffle=False)
     fit(model, train, validation, num_classes=10, epochs=2, learning_rate=1e-3, log_dir=folder / name, progress=False)
 
 # %%
-# Both on the test images, paired by image. Two epochs on 160 images show the way, and prove nothing.
+# Both on the test images, paired by image. Two epochs on 100 images show the way, and prove nothing.
 
 results = {
-    name: xaieval.score(model, test.loader(25), layers=["levels[*]"], progress=False)
+    name: xaieval.score(model, test.loader(20), layers=["levels[*]"], progress=False)
     for name, model in (("fal", fal), ("control", control))
 }
 for name, scores in results.items():
