@@ -243,7 +243,11 @@ def test_the_interval_of_many_skewed_values_comes_close_to_the_bootstraps():
 
 def test_intervals_of_nothing_and_of_one_value():
     assert all(math.isnan(end) for end in stats.mean_interval([]))
-    assert stats.mean_interval([7.0]) == stats.mean_interval([7.0] * 9) == (7.0, 7.0)
+    assert all(math.isnan(end) for end in stats.mean_interval([7.0]))  # Student's interval is as wide as can be
+    assert stats.mean_interval([7.0] * 9) == (7.0, 7.0)
+    assert stats.mean_interval([5e-324, 0, 0]) == (0.0, 5e-324)  # whose deviation is below all floats
+    low, high = stats.mean_interval([1e-200, 2e-200, 4e-200])
+    assert (low * 1e200, high * 1e200) == pytest.approx(stats.mean_interval([1, 2, 4]))
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
         stats.mean_interval([], level=2)
 

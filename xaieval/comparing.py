@@ -100,12 +100,16 @@ def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"{key} is {one.get(key)!r} in this run and {other.get(key)!r} in the other"
 
 
+def _example(rows: pd.DataFrame) -> str:
+    return f"'{rows['image_id'].iloc[0]}'" if len(rows) else "none"
+
+
 def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """One row for each image, layer and method that counts in both runs; metrics of the second end in `_other`."""
     if not set(first["image_id"]) & set(second["image_id"]):
         raise MetricError(
             "the runs share no image, so nothing can be paired; score the same images in both (their ids are in the column "
-            f"image_id: '{first['image_id'].iloc[0]}' in this run, '{second['image_id'].iloc[0]}' in the other)"
+            f"image_id: {_example(first)} in this run, {_example(second)} in the other)"
         )
     pairs = [set(zip(rows["layer"], rows["method"], strict=True)) for rows in (first, second)]
     if not pairs[0] & pairs[1]:

@@ -14,7 +14,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -28,6 +27,7 @@ from xaieval.manifest import fingerprint
 from xaieval.merging import Share, merge, rank_folder
 from xaieval.models.blackbox import as_module
 from xaieval.ranks import Rank, describe
+from xaieval.rows import failed_rows
 from xaieval.scores import Scores
 
 __all__ = ["Rank", "score"]
@@ -96,7 +96,7 @@ def score(
         if rank.is_first:
             own = merge(output_dir, shares)
         others.gather("merged")
-    return Scores(pd.DataFrame()) if own is None else own
+    return Scores(failed_rows([], [], []), {"metrics": []}) if own is None else own
 
 
 # ---- one process

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from xaieval.errors import OutputError
+from xaieval.errors import OutputError, XaievalError
 from xaieval.reading import read_manifest
 
 __all__ = [
@@ -94,16 +94,17 @@ def locked(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Have what goes wrong while a folder is written said in one line.
+def writing(path: str | Path, kind: type[XaievalError] = OutputError) -> Iterator[None]:
+    """Have what goes wrong while a folder is written said in one line, with the operating system's reason.
 
-    Raises:
-        OutputError: with the operating system's reason.
+    Args:
+        path: of the folder.
+        kind: of the error that is raised; `RunError` where something was measured already.
     """
     try:
         yield
     except OSError as error:
-        raise OutputError(
+        raise kind(
             f"cannot write into '{path}': {error.strerror or error}; what is there is kept, and the same command goes on from "
             "it once that is mended"
         ) from error

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
-from xaieval.errors import OutputError
+from xaieval.errors import OutputError, RunError
 from xaieval.folders import (
     MANIFEST,
     PARTS,
@@ -130,8 +130,10 @@ class Parts:
             return None
         if part.check == check_of(batch):
             return part.read()
-        if not part.ids or _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
-            return None  # a finished run is measured again; an image can be read now, or no more
+        if not part.ids:
+            return None  # a finished run in other batches, which is measured again
+        if part.ids != batch.ids and _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
+            return None  # an image can be read now, or no more
         raise OutputError(
             f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(part, batch)}; give the same "
             "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
@@ -141,13 +143,13 @@ class Parts:
         """Put the rows of a batch on the disk.
 
         Raises:
-            OutputError: that is not possible.
+            RunError: that is not possible.
         """
         made_of = json.dumps({name: getattr(part, name) for name in MADE_OF}).encode()
         table = pa.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
-        with writing(self.folder):
-            write_file(self.folder / PARTS / f"{number:06d}.parquet", lambda file: pq.write_table(table, file))
+        with writing(self.folder, RunError):
+            write_file(self.folder / PARTS / f"{number:08d}.parquet", lambda file: pq.write_table(table, file))
 
     def paths(self) -> list[Path]:
         """The files that there are, in order."""
@@ -156,7 +158,7 @@ class Parts:
     def remove(self) -> None:
         """Remove all parts; their manifest first, without which nobody goes on from the rest."""
         with suppress(OSError):  # what is left is in nobody's way
-            (self.folder / PARTS / MANIFEST).unlink()
+            (self.folder / PARTS / MANIFEST).unlink(missing_ok=True)
             for path in [*self.paths(), *(self.folder / PARTS).glob(".*.part")]:
                 path.unlink()
 
@@ -217,7 +219,7 @@ def _part(path: Path) -> Part:
 
 def _finished(folder: Path) -> dict[int, Part]:
     """The batches of a finished run, cut out of its rows, which has them in order."""
-    checks = _manifest(folder)["data"].get("batches", [])
+    checks = read_manifest(folder / MANIFEST)["data"].get("batches", [])
     rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
     if rows is None:
         return {}

@@ -13,7 +13,7 @@ import pandas as pd
 from xaieval.data.batches import Batch, Failure
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job
-from xaieval.errors import RunError, XaievalError
+from xaieval.errors import OutputError, RunError, XaievalError
 from xaieval.explainers import describe_method
 from xaieval.manifest import describe_data, digest, tensor_bytes
 from xaieval.metrics import Metric
@@ -149,8 +149,10 @@ class Run:
             except BaseException as error:
                 with suppress(XaievalError):  # the error that is under way is the one to hear of
                     self.flush()
-                if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):  # torch has no class for it
-                    raise RunError(_of_dead_worker(error, self.output_dir)) from error
+                dead = _of_dead_worker(error)
+                if dead is not None:
+                    kept = "" if self.parts is None else "; rows of finished batches are kept, and the same command goes on"
+                    raise RunError(f"a process that reads images died ({dead}), perhaps for want of memory{kept}") from error
                 raise
 
     def finish(self) -> Scores:
@@ -161,15 +163,21 @@ class Run:
         checks = [] if self.parts is None else self.checks
         scores = Scores(rows, self.manifest | {"complete": True} | describe_data(rows, self.failures, checks))
         if self.parts is not None:
-            scores.save(self.parts.folder)
+            try:
+                scores.save(self.parts.folder)
+            except OutputError as error:  # which is a wrong call elsewhere, but nobody's fault here
+                raise RunError(str(error)) from error
             self.parts.remove()
         return scores
 
 
-def _of_dead_worker(error: RuntimeError, output_dir: str | Path | None) -> str:
-    reason = str(error).splitlines()[0].rstrip(". ")
-    kept = "" if output_dir is None else "; rows of finished batches are kept, and the same command goes on from there"
-    return f"a process that reads images died ({reason}), perhaps for want of memory: try fewer workers{kept}"
+def _of_dead_worker(error: BaseException | None) -> str | None:
+    """What torch says of a worker that died, which a signal brings up anywhere: also where others wrap what they meet."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):  # torch has no class for it
+            return str(error).splitlines()[0].rstrip(". ")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

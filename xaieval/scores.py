@@ -72,7 +72,9 @@ class Scores:
                 record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
             failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
             records.append(record | {"n_images": len(counted), "n_failed": failed})
-        table = pd.DataFrame(records).set_index(["layer", "method"])
+        columns = [name + end for name in interval for end in ("", "_low", "_high", "_n")]
+        table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
+        table = table.set_index(["layer", "method"])
         if self._controls:
             beaten = marks(self.controls_table(level), table.index, self._controls)
             table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
@@ -112,6 +114,7 @@ class Scores:
     def warnings(self, level: float = 0.95) -> list[str]:
         """Reasons to doubt the numbers, a sentence each; none is no proof that they are right.
 
+        - The run broke off, and was not gone on with.
         - More than 5 % of a method's maps are constant, or more than 5 % of its rows failed.
         - No method is better than the best control map in a metric (where the run has controls).
         - Metrics disagree: by Average Drop a method is better than the mean of the other methods, by insertion or coherency it
@@ -125,7 +128,9 @@ class Scores:
             MetricError: the level is not in (0, 1).
         """
         metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return find_doubts(self.rows, metrics, self._controls, level, seed)
+        unfinished = f"the run is not finished: this is what was measured on its first {self.rows['image_id'].nunique()} images"
+        doubts = find_doubts(self.rows, metrics, self._controls, level, seed)
+        return doubts if self.manifest.get("complete", True) else [unfinished, *doubts]
 
     @property
     def _controls(self) -> list[str]:

@@ -119,7 +119,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
         level: probability that the interval is made for, in (0, 1).
 
     Returns:
-        Lower and upper end; NaN for no values. A single value, and values that are all the same, have no width.
+        Lower and upper end; NaN for less than two values, which say nothing of their spread. Values that are all the same have
+        no width.
 
     Raises:
         MetricError: the level is not a probability.
@@ -135,13 +136,13 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
     """
     check_level(level)
     sample = np.asarray(values, dtype=float)
-    if not len(sample):
+    if len(sample) < 2:
         return float("nan"), float("nan")
-    mean, low, high = sample.mean(), sample.min(), sample.max()
-    if low == high:
+    mean, low, high, spread = sample.mean(), sample.min(), sample.max(), sample.std()
+    if spread == 0:
         return float(low), float(high)
     error = sample.std(ddof=1) / np.sqrt(len(sample))
-    bend = ((sample - mean) ** 3).mean() / sample.std() ** 3 / np.sqrt(len(sample))
+    bend = (((sample - mean) / spread) ** 3).mean() / np.sqrt(len(sample))
     reach = student.ppf((1 + level) / 2, len(sample) - 1)
     ends = [mean - error * _unbent(t, bend) for t in (reach, -reach)]
     return float(np.clip(ends[0], low, mean)), float(np.clip(ends[1], mean, high))

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from xaieval.config import plain
 from xaieval.data import Fold, Pictures
-from xaieval.errors import OutputError
 from xaieval.experiment.setup import Setup
-from xaieval.folders import MANIFEST, check_folder, is_complete
+from xaieval.folders import MANIFEST, check_folder, is_complete, write_file, write_json, writing
 from xaieval.manifest import digest
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
 from xaieval.scores import Scores
@@ -59,11 +58,8 @@ def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> 
     run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
     run["images"] = digest(f"{name}\n".encode() for name in setup.pictures.ids)
     check_folder(folder, run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / MANIFEST, {"run": run, "classes": list(setup.pictures.classes)})
-    except OSError as error:
-        raise OutputError(f"cannot write into '{folder}': {error.strerror or error}; choose another folder") from error
+    with writing(folder):
+        write_json(folder / MANIFEST, {"run": run, "classes": list(setup.pictures.classes)})
     for number in setup.run_folds:
         fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", options.seed + number, say)
         fold.run(setup.random_folds[number])
@@ -95,7 +91,7 @@ class FoldRun:
         self.score(BASE, base, "test", methods=options.methods)
         selection = self.score(BASE, base, "selection").select_layers(options.k, method=options.methods[0], level=options.level)
         arms = arms_of(selection, options.arms, np.random.default_rng(self.seed))
-        _write(self.folder / CHOICE, {"arms": arms, "selection": selection.to_dict()})
+        write_json(self.folder / CHOICE, {"arms": arms, "selection": selection.to_dict()})
         for name in dict.fromkeys(arms.values()):
             self.compare(name, base)
         if "random-split" in options.arms:
@@ -255,17 +251,9 @@ def _measure_costs(setup: Setup, folder: Path, say: Say, images: int = 16) -> No
     for name in missing:
         model = _build(name, setup, fpn).to(memory_format=torch.channels_last)
         known[name] = overhead(model, fpn, batch).to_dict()
-    _write(folder / COSTS, known)
+    write_json(folder / COSTS, known)
 
 
 def _save(model: nn.Module, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
-    part.replace(path)
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_file(path, lambda file: file.write(save(weights)))

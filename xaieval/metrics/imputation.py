@@ -27,8 +27,12 @@ def linear_imputation(
     Args:
         images: `[N, C, H, W]`, in any unit.
         missing: `[N, H, W]`; at least one pixel of each image is there.
-        tolerance: how far a pixel may be from its neighbours' mean, as a share of the largest absolute value in the images.
+        tolerance: how far a pixel may be from its neighbours' mean, as a share of the largest absolute value in its image.
         most: rounds.
+
+    Returns:
+        `[N, C, H, W]` of the images' type; float32 is computed in where that is less. An image that holds NaN or inf has NaN
+        in its missing pixels.
 
     Raises:
         MetricError: the images are no images, or nothing of one is there.
@@ -47,15 +51,17 @@ def linear_imputation(
         raise MetricError(f"imputation takes images [N, C, H, W], got {list(images.shape)}; volumes have no weights published")
     if missing.flatten(1).all(dim=1).any():
         raise MetricError("all pixels of an image are missing, so there is nothing to impute them from; take fewer away")
-    levels = _levels(missing[:, None].to(images.dtype))
+    largest = images.abs().amax(dim=(1, 2, 3), keepdim=True)
+    scale = torch.where(largest.isfinite() & (largest > 0), largest, 1)  # no square overflows, no image decides for others
+    known = (images / scale).to(torch.promote_types(images.dtype, torch.float32))
+    levels = _levels(missing[:, None].to(known.dtype))
     gaps = levels[0][0]
-    solution = torch.zeros_like(images)
-    residual = gaps * _neighbours(images.masked_fill(missing[:, None], 0))
-    bound = tolerance * images.abs().amax()
-    direction, before = torch.zeros_like(images), None
+    solution = torch.zeros_like(known)
+    residual = gaps * _neighbours(known.masked_fill(missing[:, None], 0))
+    direction, before = torch.zeros_like(known), None
     for _ in range(most):
-        if not (residual.abs() > bound).any():
-            return torch.where(missing[:, None], solution, images)
+        if not (residual.abs() > tolerance).any():
+            return torch.where(missing[:, None], (solution * scale).to(images.dtype), images)
         better = _sweep(levels, residual)
         now = _dot(residual, better)
         direction = better if before is None else better + _ratio(now, before) * direction

@@ -146,6 +146,8 @@ def _invalid(flat: Tensor) -> Tensor:
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    if one.shape[1] == 0:  # what is left of a map of one pixel that moves
+        return one.new_full((len(one),), torch.nan)
     one, constant = _deviations(one)
     other, other_constant = _deviations(other)
     correlation = (one * other).sum(dim=1) / (one.square().sum(dim=1) * other.square().sum(dim=1)).sqrt()

@@ -1,0 +1,478 @@
+"""What a run survives: runs that are killed, starved of disk, or robbed of their folder, and what was lost each time.
+
+    python benchmarks/faults.py --kills 200 --out benchmarks/faults.csv
+
+Each kill ends a process by SIGKILL, at a random moment or at a random call that touches the disk; the same command then goes
+on, until a run ends, whose rows are compared with those of an unbroken run, bit by bit. "Lost" is the number of batches that
+were begun, but have to be measured again; a batch in flight is one. Needs Linux; a full disk needs a mount, which an
+administrator may make (`unshare -rm` gives that to anybody, where it is allowed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import multiprocessing
+import os
+import platform
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from xaieval import distributed, scoring
+from xaieval.errors import RunError
+from xaieval.folders import ROWS
+from xaieval.scores import Scores
+
+BATCHES, SIZE = 12, 4
+IMAGES = BATCHES * SIZE
+NOBODY = 65534  # by custom
+TOUCHING = ("fsync", "replace", "mkdir", "unlink", "rmdir", "open")  # calls by which a run touches the disk
+
+
+@dataclass
+class Record:
+    """What happened to one kind of fault.
+
+    Attributes:
+        fault: what was done.
+        tried: how often.
+        most_lost: batches that were begun and have to be measured again, at most.
+        ended: how many runs went on to their end.
+        same_rows: how many of these had the rows of an unbroken run, bit by bit.
+        said: the message of the last one, where the run itself could say something.
+    """
+
+    fault: str
+    tried: int = 0
+    most_lost: int = 0
+    ended: int = 0
+    same_rows: int = 0
+    said: str = ""
+
+
+# ---- the run
+
+
+Trouble = Callable[[int], Any]  # is told the number of each image when it is read
+
+
+def nothing(index: int) -> None:
+    """No trouble."""
+
+
+def at(number: int, do: Callable[[], Any]) -> Trouble:
+    """Trouble when an image is read."""
+    return lambda index: do() if index == number else None
+
+
+def model() -> nn.Module:
+    """A small network with a BatchNorm."""
+    torch.manual_seed(0)
+    inside = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2)
+    return nn.Sequential(*inside, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+
+
+class Images(Dataset[Tensor]):
+    """Noise, always the same."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.trouble(index)
+        return torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(index))
+
+
+class Counted:
+    """A loader that notes the batches which are begun, also for the process that outlives it."""
+
+    def __init__(self, loader: DataLoader[Tensor], begun: Any) -> None:
+        self.loader, self.batch_size, self.begun = loader, SIZE, begun
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number, batch in enumerate(self.loader):
+            self.begun[number] = 1
+            yield batch
+
+
+@dataclass
+class Place:
+    """A folder, and which batches were begun for it."""
+
+    folder: Path
+    begun: Any
+
+    def run(self, trouble: Trouble = nothing, workers: int = 0) -> None:
+        """Score into the folder."""
+        loader = DataLoader(Images(trouble), SIZE, num_workers=workers)
+        measure(scoring.score, Counted(loader, self.begun), self.folder)
+
+    def on_disk(self) -> int:
+        """How many batches are there."""
+        if (self.folder / ROWS).exists():
+            return BATCHES
+        ranks = len(list(self.folder.glob(f"ranks/*/{ROWS}")))  # of two
+        return len(list(self.folder.rglob("parts/*.parquet"))) + ranks * BATCHES // 2
+
+    def lost(self) -> int:
+        """How many batches were begun, but are not there."""
+        return max(sum(self.begun) - self.on_disk(), 0)
+
+    def settle(self, record: Record, expected: pa.Table) -> None:
+        """Note whether a run that went on to its end has the right rows, and begin a new one."""
+        record.ended += 1
+        left = (self.folder / "parts").exists()
+        record.same_rows += pq.read_table(self.folder / ROWS).equals(expected) and not left
+        shutil.rmtree(self.folder)
+        self.begun[:] = [0] * BATCHES
+
+
+def measure(score: Callable[..., Scores], loader: Any, folder: Path) -> Scores:
+    """What is scored everywhere here."""
+    methods, metrics = ("gradcam", "random"), ("average_drop", "insertion")
+    return score(model(), loader, ["0", "3"], methods, metrics, output_dir=folder, progress=False)
+
+
+@contextmanager
+def place_in(folder: Path | None = None) -> Iterator[Place]:
+    """A place in a new folder, or in one that is there."""
+    with tempfile.TemporaryDirectory() as new:
+        yield Place((folder or Path(new)) / "run", multiprocessing.Array("i", BATCHES, lock=False))
+
+
+# ---- kills: the process itself has no say
+
+
+def forked(work: Callable[[], Any]) -> int:
+    """Another process that does the work, quietly."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    with suppress(BaseException):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        work()
+        status = 0
+    os._exit(status)
+
+
+def ended_well(child: int) -> bool:
+    """Wait for a process."""
+    return os.waitpid(child, 0)[1] == 0
+
+
+def kill_by_time(rng: random.Random, longest: float, work: Callable[[], Any]) -> bool:
+    """Kill the process that does the work at a random moment; whether it was done before."""
+    child = forked(work)
+    time.sleep(rng.uniform(0, longest))
+    os.kill(child, signal.SIGKILL)  # one that has ended stays until it is waited for
+    return ended_well(child)
+
+
+def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
+    """Have the process that does the work kill itself at a random call that touches the disk, before it or after it."""
+    left, before = [rng.randrange(1, 60)], rng.random() < 0.5
+
+    def fatal(own: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0 and before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = own(*args, **options)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return called
+
+    def suicidal() -> None:
+        for name in TOUCHING:
+            setattr(os, name, fatal(getattr(os, name)))
+        work()
+
+    return ended_well(forked(suicidal))
+
+
+def kills(fault: str, kill: Callable[[random.Random, float, Callable[[], Any]], bool]) -> Fault:
+    """Kill runs, and have each go on until it ends."""
+
+    def tried(count: int, rng: random.Random, expected: pa.Table) -> Record:
+        record = Record(fault)
+        with place_in() as place:
+            start = time.monotonic()
+            ended_well(forked(place.run))
+            longest = time.monotonic() - start
+            place.settle(record, expected)
+            while record.tried < count:
+                done = kill(rng, longest, place.run)
+                record.tried += not done
+                record.most_lost = max(record.most_lost, place.lost())
+                if done:
+                    place.settle(record, expected)
+            place.run()
+            place.settle(record, expected)
+        return record
+
+    return tried
+
+
+def killed_ranks(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """Kill one of two processes at a random moment; both go on."""
+    record = Record("SIGKILL of one rank of two, at a random moment")
+    with place_in() as place:
+        while record.tried < count or not record.ended:
+            children = start_ranks(place)
+            if record.tried < count:
+                time.sleep(rng.uniform(0.1, 1.0))
+                os.kill(rng.choice(children), signal.SIGKILL)
+            ended = [ended_well(child) for child in children]
+            if all(ended):
+                place.settle(record, expected)
+            else:
+                record.tried += 1
+                record.most_lost = max(record.most_lost, place.lost())
+    return record
+
+
+def start_ranks(place: Place) -> list[int]:
+    """Two processes of one run, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def begin(index: int) -> None:
+        if index % SIZE == SIZE - 1:  # the last image of a batch is read
+            place.begun[index // SIZE] = 1
+
+    def work(rank: int) -> None:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        distributed.GRACE = 0.0  # what torchrun needs to see who failed
+        measure(distributed.score, DataLoader(Images(begin), SIZE), place.folder)
+
+    return [forked(partial(work, rank)) for rank in range(2)]
+
+
+# ---- faults of which the run can say something
+
+
+def breaks(record: Record, place: Place, kind: type[BaseException], trouble: Trouble, workers: int = 0) -> None:
+    """A run that ends by an error, which says what happened."""
+    record.tried += 1
+    try:
+        place.run(trouble, workers)
+    except kind as error:
+        record.said = str(error).replace(str(place.folder), "run")
+        record.most_lost = max(record.most_lost, place.lost())
+
+
+def goes_on(record: Record, place: Place, expected: pa.Table) -> None:
+    """The same run, now that the trouble is over."""
+    place.run()
+    place.settle(record, expected)
+
+
+def somewhere(rng: random.Random) -> int:
+    """An image of any batch but the first."""
+    return rng.randrange(SIZE, IMAGES)
+
+
+@contextmanager
+def mounted(size: str) -> Iterator[Path]:
+    """A small disk."""
+    with tempfile.TemporaryDirectory() as place:
+        call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
+        try:
+            yield Path(place)
+        finally:
+            call("umount", "-l", place)
+
+
+def may_mount() -> bool:
+    """Whether this process may mount a disk."""
+    try:
+        with mounted("64k"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def call(*command: str) -> None:
+    """Run a program of the system."""
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # nothing of it comes from outside
+
+
+def full_disk(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """A disk that is full after some batches, and then has room again."""
+    record = Record("disk full")
+    for _ in range(count):
+        with mounted(f"{rng.randrange(60, 200)}k") as disk, place_in(disk) as place:
+            breaks(record, place, RunError, nothing)
+            call("mount", "-o", "remount,size=10m", str(disk))
+            goes_on(record, place, expected)
+    return record
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """As somebody whom permissions bind, which they do not an administrator."""
+    own = os.geteuid()
+    folder.chmod(0o777)
+    if own == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def read_only_folder(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """A folder that becomes read-only under way."""
+    record = Record("folder becomes read-only")
+    for _ in range(count):
+        with place_in() as place, unprivileged(place.folder.parent):
+            parts = place.folder / "parts"
+            breaks(record, place, RunError, at(somewhere(rng), partial(parts.chmod, 0o555)))
+            parts.chmod(0o755)
+            goes_on(record, place, expected)
+    return record
+
+
+def removed_folder(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """Somebody removes the folder with all that is in it."""
+    record = Record("folder removed")
+    for _ in range(count):
+        with place_in() as place:
+            breaks(record, place, RunError, at(somewhere(rng), partial(shutil.rmtree, place.folder)))
+            goes_on(record, place, expected)
+    return record
+
+
+def dead_worker(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """A process that reads images is killed."""
+    record = Record("SIGKILL of a loader's worker")
+    for _ in range(count):
+        with place_in() as place:
+            breaks(record, place, RunError, at(somewhere(rng), suicide), workers=1)
+            goes_on(record, place, expected)
+    return record
+
+
+def suicide() -> None:
+    """What a process does that reads the wrong image."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupted(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """Ctrl-C."""
+    record = Record("SIGINT")
+    for _ in range(count):
+        with place_in() as place:
+            trouble = at(somewhere(rng), partial(signal.raise_signal, signal.SIGINT))
+            breaks(record, place, KeyboardInterrupt, trouble)
+            goes_on(record, place, expected)
+    return record
+
+
+def torn_part(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """The last part is cut off, as by a disk that had not written what it confirmed."""
+    record = Record("last part torn")
+    for _ in range(count):
+        with place_in() as place, heard() as messages:
+            record.tried += 1
+            ended_well(forked(partial(place.run, at(somewhere(rng), suicide))))
+            last = max(place.folder.glob("parts/*.parquet"))
+            os.truncate(last, rng.randrange(last.stat().st_size))
+            torn = last.name
+            place.run()
+            record.most_lost = max(record.most_lost, len(messages))
+            record.said = messages[0].replace(str(place.folder), "run").replace(torn, "N.parquet")
+            place.settle(record, expected)
+    return record
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What the package logs."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # no class for one line
+    log = logging.getLogger("xaieval")
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield messages
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+
+
+Fault = Callable[[int, random.Random, pa.Table], Record]
+
+FAULTS: dict[str, Fault] = {
+    "time": kills("SIGKILL at a random moment", kill_by_time),
+    "call": kills("SIGKILL at a random call that touches the disk", kill_by_call),
+    "ranks": killed_ranks,
+    "torn": torn_part,
+    "interrupt": interrupted,
+    "worker": dead_worker,
+    "removed": removed_folder,
+    "full": full_disk,
+    "read-only": read_only_folder,
+}
+
+
+def unbroken() -> pa.Table:
+    """The rows of a run that nothing happened to, as they are on the disk."""
+    with place_in() as place:
+        place.run()
+        return pq.read_table(place.folder / ROWS)
+
+
+def main() -> None:
+    """Try all faults, and write what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="of each way to kill; a tenth of the other faults")
+    parser.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # a process that is forked has no others
+    expected = unbroken()
+    found = []
+    for name in given.only:
+        if name == "full" and not may_mount():
+            print(f"{name}: not tried, since this process may not mount a disk")
+            continue
+        count = given.kills if name in ("time", "call") else max(given.kills // 10, 1)
+        found.append(FAULTS[name](count, random.Random(given.seed), expected))  # noqa: S311  # no secrets
+        print(found[-1], flush=True)
+    if given.out is not None:
+        pd.DataFrame([asdict(record) for record in found]).to_csv(given.out, index=False)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("xaieval", "torch", "pyarrow"))
+    print(f"{BATCHES} batches of {SIZE}, seed {given.seed}, {versions}, Python {platform.python_version()}")
+
+
+if __name__ == "__main__":
+    main()
