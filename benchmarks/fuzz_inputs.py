@@ -65,12 +65,13 @@ from xaieval.explainers.precomputed import Precomputed
 from xaieval.folders import check_folder
 from xaieval.layers import expand, trace
 from xaieval.models import LoadedModel, loading, read_weights
+from xaieval.parts import Parts
 from xaieval.protocol import PROTOCOLS
 
 __all__ = ["TARGETS", "FindingError"]
 
 HOME = Path(tempfile.mkdtemp(prefix="fuzz-"))
-DAMAGED = re.compile(r"'.*/parts/.*' is damaged, and what it held is (measured again|left out): .*")  # said of parts, in the log
+DAMAGED = re.compile(r"'.*/parts/.*' is damaged, and what it held is .*")  # said of parts, in the log
 SECONDS = 20.0  # more than any of these inputs may take, on a busy machine
 
 
@@ -347,7 +348,14 @@ def look(path: Path) -> None:
         lambda: scores.save(HOME / "again"),
     ):
         clear(ask)
-    clear(lambda: check_folder(path, {"seed": 0}))
+    clear(lambda: _go_on(path))
+
+
+def _go_on(path: Path) -> None:
+    """Take up a run where it broke off, as far as its files are concerned."""
+    with Parts.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as parts:
+        for part in parts.known.values():
+            part.read()
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

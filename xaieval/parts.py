@@ -219,7 +219,7 @@ def _part(path: Path) -> Part:
 
 def _finished(folder: Path) -> dict[int, Part]:
     """The batches of a finished run, cut out of its rows, which has them in order."""
-    checks = read_manifest(folder / MANIFEST)["data"].get("batches", [])
+    checks = read_manifest(folder / MANIFEST).get("data", {}).get("batches", [])
     rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
     if rows is None:
         return {}
