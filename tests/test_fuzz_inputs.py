@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 import xaieval
 
 PROGRAM = runpy.run_path(str(Path(xaieval.__file__).parents[1] / "benchmarks" / "fuzz_inputs.py"))
-EXAMPLES = {"names": 8, "ids": 10, "rows": 20, "manifests": 20}
+EXAMPLES = {"names": 6, "ids": 8, "rows": 12, "manifests": 12, "options": 15, "toml": 25}
 
 
 @pytest.mark.parametrize("name", PROGRAM["TARGETS"])

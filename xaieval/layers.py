@@ -41,7 +41,7 @@ Forward = Callable[[Tensor], Any]
 
 SIDES = ("depth", "height", "width")
 
-_ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d{1,9}|\*))?")
+_ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d{1,999}|\*))?")
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "versions": (dict, "a table"),
 }
 
-CHOICES: dict[str, tuple[Any, ...]] = {"interval": ("mean", "wilson"), "higher_is_better": (True, False, None)}  # of a metric
-
 
 def read_manifest(file: str | Path) -> dict[str, Any]:
     """The manifest in a file.
@@ -77,8 +75,8 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise _no_manifest(source, "it", "a table", manifest)
     for name, (kind, words) in ENTRIES.items():
-        value = manifest.get(name, kind())
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
+        value: Any = manifest.get(name, kind())
+        if type(value) is not kind or (kind is int and value < 0):
             raise _no_manifest(source, name, words, value)
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
@@ -125,15 +123,16 @@ def _list(value: Any) -> list[Any]:
 
 
 def _check_metric(metric: Any, source: str | Path) -> None:
-    if not isinstance(metric, dict) or not {"name", *CHOICES} <= metric.keys():
+    if not isinstance(metric, dict) or not {"name", "interval", "higher_is_better"} <= metric.keys():
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
     for key in ("name", "label"):
         text = metric.get(key, "")
-        if not isinstance(text, str) or not text.isprintable():
+        if not (isinstance(text, str) and text.isprintable()):
             raise _no_manifest(source, f"a metric's {key}", "text that can be printed", text)
-    for key, choices in CHOICES.items():
-        if metric[key] not in choices:
-            raise _no_manifest(source, f"a metric's {key}", " or ".join(json.dumps(choice) for choice in choices), metric[key])
+    if metric["interval"] not in ("mean", "wilson"):
+        raise _no_manifest(source, "a metric's interval", "mean or wilson", metric["interval"])
+    if not isinstance(metric["higher_is_better"], bool | None):
+        raise _no_manifest(source, "a metric's higher_is_better", "true, false or null", metric["higher_is_better"])
 
 
 def _no_manifest(source: str | Path, name: str, words: str, value: Any) -> OutputError:
