@@ -26,7 +26,7 @@ def _commands(path: Path) -> list[str]:
     lines += [" ".join(span.split()) for span in SPAN.findall(text)]
     found = []
     for line in lines:
-        for part in line.split("&&"):
+        for part in re.split(r"&&| \| ", line):
             started = re.search(r"(?:^|\s)(?:xaieval-bench|-m xaieval\.cli) (.*)", part)
             if started:
                 found.append(started.group(1).split(" #")[0].replace("...", "").strip())

@@ -257,6 +257,7 @@ def test_the_page_lists_the_fields_of_every_document(run):
     commands = {
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
+        "report": ("report", folder, "--no-maps"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
     }
     found = {command: _paths(_document(*arguments)) for command, arguments in commands.items()}
@@ -269,6 +270,6 @@ def test_the_page_lists_the_fields_of_every_document(run):
 
 def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
-    for command in ("score", "fal", "compare", "layers", "methods", "metrics", "protocols"):
+    for command in ("score", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command
