@@ -41,12 +41,21 @@ def state_of(model: nn.Module, versions: bool = True) -> dict[str, Any]:
     return state
 
 
+def version(tensor: Tensor) -> int | None:
+    """Rises with each time that it is written to."""
+    try:
+        return tensor._version
+    except RuntimeError:  # it was made in inference mode
+        return None
+
+
 def _numpy_state() -> Any:
     return np.random.get_state()  # noqa: NPY002  # it is the one to watch
 
 
 def _tensor(tensor: Tensor, versions: bool) -> tuple[Any, ...]:
-    flat = tensor.detach().contiguous().reshape(-1)
+    with torch.no_grad():
+        flat = tensor.clone().contiguous().reshape(-1)  # also of what was made in inference mode, which cannot be detached
     return (
         tensor.untyped_storage().data_ptr(),
         tensor.storage_offset(),
@@ -57,7 +66,7 @@ def _tensor(tensor: Tensor, versions: bool) -> tuple[Any, ...]:
         tensor.requires_grad,
         tensor.is_leaf,
         tensor.is_inference(),
-        tensor._version if versions and not tensor.is_inference() else None,
+        version(tensor) if versions else None,
         list(tensor._backward_hooks or ()),
         flat.view(torch.uint8).numpy().tobytes(),
     )
@@ -108,15 +117,15 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
 
 
 @contextmanager
-def all_unchanged(*models: nn.Module) -> Iterator[None]:
+def all_unchanged(*models: nn.Module, versions: bool = True) -> Iterator[None]:
     """Check that models and process come back as they were, also where something raises; with what gradients there are."""
-    before, around = [state_of(model) for model in models], process_state()
+    before, around = [state_of(model, versions) for model in models], process_state()
     try:
         yield
     finally:
-        assert not differences(around, process_state())
+        assert [*differences(around, process_state())] == []
         for model, state in zip(models, before, strict=True):
-            assert not differences(state, state_of(model))
+            assert [*differences(state, state_of(model, versions))] == []
 
 
 @contextmanager
@@ -129,7 +138,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        assert not differences(before, state_of(model, versions=False))
+        assert [*differences(before, state_of(model, versions=False))] == []
         assert torch.equal(torch.random.get_rng_state(), random_numbers)
         for parameter in model.parameters():
             parameter.grad = None

@@ -115,9 +115,17 @@ def _have_no_inference_tensors(model: nn.Module) -> None:
     for module in model.modules():
         for registry in (module._parameters, module._buffers):
             for name, tensor in registry.items():
-                if tensor is not None and tensor.is_inference():
+                if tensor is not None and _is_of_inference(tensor):
                     clone = nn.Parameter(tensor.clone(), False) if isinstance(tensor, nn.Parameter) else tensor.clone()
                     registry[name] = clones.setdefault(id(tensor), clone)  # type: ignore[assignment]  # of the same kind
+
+
+def _is_of_inference(tensor: Tensor) -> bool:
+    """Whether it was made in inference mode; to another type or layout, it no longer says so itself."""
+    try:
+        return tensor._version < 0
+    except RuntimeError:  # it has none
+        return True
 
 
 def _move(undo: ExitStack, model: nn.Module, home: torch.device, there: torch.device) -> None:
