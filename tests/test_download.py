@@ -125,6 +125,13 @@ def test_of_several_processes_one_downloads_and_the_others_wait(archive, tmp_pat
     assert len(fetched) == 1
 
 
+def test_a_folder_that_cannot_be_made_is_refused(archive, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match=r"^cannot download into '.*file': .*; choose another folder$"):
+        ucmerced(tmp_path / "file", PREPARE, download=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_unpacking_that_was_killed_is_no_data_set_and_is_done_again(archive, tmp_path):
     root = tmp_path / "data"
     left = root / ".UCMerced_LandUse.part/UCMerced_LandUse/Images/airplane/cut.tif"  # as a killed process leaves it

@@ -265,15 +265,18 @@ def download_ucmerced(root: str | Path) -> None:
     """Fetch the archive of UC Merced into a folder, check it, and unpack it there.
 
     Raises:
-        DataError: it cannot be fetched, or its checksum is not the published one.
+        DataError: it cannot be fetched, its checksum is not the published one, or the folder cannot be written.
     """
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{ARCHIVE}.lock"):  # of several processes the others wait, and find it
-        if _ucmerced_images(root) is None:
-            archive = fetch(UCMERCED_URL, root / f"{ARCHIVE}.zip", UCMERCED_SHA256, MOST_FETCHED)
-            unpack(archive, root / ARCHIVE, MOST_UNPACKED)
-            archive.unlink()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{ARCHIVE}.lock"):  # of several processes the others wait, and find it
+            if _ucmerced_images(root) is None:
+                archive = fetch(UCMERCED_URL, root / f"{ARCHIVE}.zip", UCMERCED_SHA256, MOST_FETCHED)
+                unpack(archive, root / ARCHIVE, MOST_UNPACKED)
+                archive.unlink()
+    except OSError as error:
+        raise DataError(f"cannot download into '{root}': {error}; choose another folder") from error
 
 
 def scenes(
