@@ -188,13 +188,15 @@ def plain(name: object, width: int = 1000) -> str:
 
     Args:
         name: of a layer, a method, a class or an image.
-        width: characters in a line, if the name has places to break it.
+        width: characters in a line.
 
     Example:
         >>> plain("backbone.body.layer4.2.conv3", 20)
         'backbone.body.\nlayer4.2.conv3'
     """
-    text = _filled(re.split(r"(?<=[-.,:/ _])|(?=\[)", str(name)), width).replace("$", r"\$")  # two would be mathematics
+    joints = re.split(r"(?<=[-.,:/ _])|(?=\[)", str(name))
+    pieces = [piece[start : start + width] for piece in joints for start in range(0, len(piece), width)]
+    text = _filled(pieces, width).replace("$", r"\$")  # two would be mathematics
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with an underscore out of legends
 
 

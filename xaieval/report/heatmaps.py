@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["heatmap_figure"]
 
 SHADES = "cividis"  # perceptually uniform, and made for colour-blind eyes; the bright end is the better one
+NONE = "–"  # noqa: RUF001  # a dash as wide as a figure, where no row counts
 CELL = 0.75  # inches, the width of a cell where it is free
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue light
 FILLED = 0.75  # of a cell's width, by its number at most
@@ -81,11 +82,12 @@ def heatmap_figure(
     root(axes).colorbar(
         mesh, ax=axes, location="bottom", label=worded(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
     )
-    _name(axes, rows, methods)
+    cell = _name(axes, rows, methods)
     add_title(axes, counted(table), ax)
-    there = {(layers.index(layer), methods.index(method)) for layer, method in table.index}
-    _write(axes, mesh, values, there, digits(entry))
-    _fit_numbers(axes, len(methods))
+    places = [(layers.index(layer), methods.index(method)) for layer, method in table.index]
+    decimals = digits(entry)
+    written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NONE for place in places}
+    _write(axes, mesh, written, cell)
     if ax is None:
         for _ in range(2):  # what the colour bar takes depends on the height
             fit_height(axes, high, size)
@@ -97,41 +99,35 @@ def _shades(entry: dict[str, Any]) -> str:
     return f"{SHADES}_r" if entry["higher_is_better"] is False else SHADES
 
 
-def _name(axes: Axes, rows: list[str], columns: list[str]) -> None:
-    """Layers at the left from top to bottom, methods above, upright where they do not fit side by side."""
+def _name(axes: Axes, rows: list[str], columns: list[str]) -> float:
+    """Layers at the left from top to bottom, methods above, upright where they do not fit side by side.
+
+    Returns:
+        The width of a cell in inches, which the names decide.
+    """
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set_xticks(np.arange(len(columns)) + 0.5, [plain(name) for name in columns], rotation=90)
     axes.invert_yaxis()
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    broken = [plain(name, 16) for name in columns]
-    points = font_points("xtick.labelsize")
-    if _cell_inches(axes, len(columns)) > 1.1 * max(text_inches(name, points) for name in broken):
-        axes.set_xticks(axes.get_xticks(), broken, rotation=0)
-
-
-def _write(axes: Axes, mesh: QuadMesh, values: Any, there: set[tuple[int, int]], decimals: int) -> None:
-    """The numbers, dark on bright cells and bright on dark ones."""
-    for row, column in sorted(there):
-        value = values[row, column]
-        text = f"{value:.{decimals}f}" if np.isfinite(value) else "–"  # noqa: RUF001  # a dash as wide as a figure
-        bright = np.dot(np.power(mesh.to_rgba(value)[:3], 2.2), LUMINANCE) > 0.18  # black and white contrast alike
-        colour = ("black" if bright else "white") if np.isfinite(value) else mpl.rcParams["text.color"]
-        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
-
-
-def _fit_numbers(axes: Axes, columns: int) -> None:
-    """Smaller letters where a number is wider than its cell; all the same size."""
-    if not axes.texts:
-        return
-    points = float(mpl.rcParams["font.size"])
-    widest = max(text_inches(text.get_text(), points) for text in axes.texts)
-    fitting = points * FILLED * _cell_inches(axes, columns) / widest
-    for text in axes.texts:
-        text.set_fontsize(min(points, fitting))
-
-
-def _cell_inches(axes: Axes, columns: int) -> float:
     figure = root(axes)
     figure.draw_without_rendering()
-    return float(axes.get_window_extent().width / figure.dpi / columns)
+    cell = axes.get_window_extent().width / figure.dpi / len(columns)
+    broken = [plain(name, 16) for name in columns]
+    points = font_points("xtick.labelsize")
+    if cell > 1.1 * max(text_inches(name, points) for name in broken):
+        axes.set_xticks(axes.get_xticks(), broken, rotation=0)
+    return float(cell)
+
+
+def _write(axes: Axes, mesh: QuadMesh, written: dict[tuple[int, int], str], cell: float) -> None:
+    """The texts of the cells, dark on bright ones and bright on dark ones; smaller than others where they would not fit."""
+    points = font_points("font.size")
+    widest = text_inches(max(written.values(), key=len), points)
+    size = min(points, points * FILLED * cell / widest)
+    values: Any = mesh.get_array()
+    shades = mesh.to_rgba(values)
+    for (row, column), text in written.items():
+        bright = np.dot(np.power(shades[row, column, :3], 2.2), LUMINANCE) > 0.18  # black and white contrast alike
+        colour = mpl.rcParams["text.color"] if text == NONE else "black" if bright else "white"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=size)

@@ -41,7 +41,7 @@ def show(
         images: `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1]; or as a model takes them, with `preprocessing` or `mean` and `std`;
             of volumes `[N, C, D, H, W]` the middle slice is shown.
         maps: `[N, H, W]` (of volumes `[N, D, H, W]`) in [0, 1]: by layer, as `xaieval.explain` gives them, or one tensor.
-        titles: of the rows, N of them.
+        titles: of the rows, N of them; of one that is too long for its row the end is shown.
         subtitle: below the figure.
         preprocessing: what made the images, to undo its normalisation.
         mean: that was subtracted from the channels, in place of that.
@@ -119,7 +119,9 @@ def maps_figure(
         axes.set(xticks=[], yticks=[])
     if shown is not None:
         figure.colorbar(shown, ax=grid, label="explanation map", fraction=0.04, shrink=0.8)
-    _name(list(grid[0]), list(grid[:, 0]), ["image", *maps], titles, (figure.get_figwidth() - 1.1) / columns)
+    width = (figure.get_figwidth() - 1.1) / columns
+    _name_columns(list(grid[0]), ["image", *maps], width)
+    _name_rows(list(grid[:, 0]), titles, width * pixels.shape[2] / pixels.shape[3])
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
@@ -128,18 +130,26 @@ def maps_figure(
     return figure
 
 
-def _name(top: Sequence[Axes], left: Sequence[Axes], columns: Sequence[str], rows: Sequence[str], cell: float) -> None:
-    """Titles above the columns and beside the rows, turned where they do not fit the other way."""
+def _name_columns(top: Sequence[Axes], names: Sequence[str], width: float) -> None:
+    """Titles above the columns, upright where they do not fit side by side."""
     points = font_points("small")
-    heads = [plain(name, 16) for name in columns]
-    upright = max(text_inches(head, points) for head in heads) > 0.95 * cell
-    for axes, head in zip(top, heads, strict=True):
-        axes.set_title(head, fontsize="small", rotation=90 if upright else 0)
-    names = [plain(name, 16) for name in rows]
-    lying = max((text_inches(name, points) for name in names), default=0) > 0.95 * cell
-    for axes, name in zip(left, names, strict=False):
+    broken = [plain(name, 16) for name in names]
+    upright = max(text_inches(name, points) for name in broken) > 0.95 * width
+    for axes, lying, name in zip(top, broken, names, strict=True):
+        axes.set_title(plain(name) if upright else lying, fontsize="small", rotation=90 if upright else 0)
+
+
+def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> None:
+    """Titles beside the rows, lying where they are longer than an image is high; of those too long for that, the end."""
+    points = font_points("small")
+    broken = [plain(name, 16) for name in names]
+    lying = max((text_inches(name, points) for name in broken), default=0) > 0.95 * height
+    fitting = max(1, int(72 * height / (1.3 * points)))
+    for axes, name in zip(left, broken, strict=False):
+        lines = name.split("\n")
+        text = name if len(lines) <= fitting else "\u2026" + "\n".join(lines[-fitting:])
         side: Any = {"rotation": 0, "ha": "right", "va": "center"} if lying else {}
-        axes.set_ylabel(name, fontsize="small", **side)
+        axes.set_ylabel(text, fontsize="small", **side)
 
 
 def _pixels(images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any) -> Tensor:

@@ -1,0 +1,52 @@
+"""A picture of each kind, of one run.
+
+    python examples/figures.py [FOLDER]
+
+runs without network in under a minute, prints the summary, and writes `figures_tradeoff.png` and its kin into the folder (the
+working directory unless told). For print, give `save_figure` a name that ends with `.pdf`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import xaieval
+from xaieval.data import Preprocessing, scenes
+from xaieval.metrics import deletion, insertion
+from xaieval.report import save_figure
+
+IMAGES = 60
+
+
+def main(folder: Path) -> None:
+    """Score, and draw what came out."""
+    model = xaieval.models.fpn_scenes()
+    prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    pictures = scenes(prepare, size=IMAGES)
+    loader = pictures.loader(batch_size=20)
+    metrics = ["average_drop", "increase_in_confidence"]
+    scores = xaieval.score(model, loader, ["fpn[*]"], ["gradcam", "layercam", "random"], metrics=metrics, progress=False)
+    print(scores.summary().round(1).to_string())
+
+    metrics = [insertion(steps=8, keep_curve=True), deletion(steps=8, keep_curve=True)]
+    altered = xaieval.score(model, loader, ["fpn[*]"], metrics=metrics, max_images=20, progress=False)
+    batch = next(iter(loader))
+    images, names = batch["image"][:3], [pictures.classes[label] for label in batch["label"][:3].tolist()]
+    maps = xaieval.explain(model, images, ["fpn[*]"], method="layercam")
+
+    figures = {
+        "tradeoff": scores.plot(),
+        "heatmap": scores.plot("heatmap"),
+        "ranking": scores.plot("ranking", methods=["gradcam"]),
+        "classes": scores.plot("classes", methods=["gradcam"], classes=pictures.classes),
+        "spread": scores.plot("spread", methods=["gradcam"]),
+        "curves": altered.plot("curves"),
+        "maps": xaieval.show(images, maps, names, "LayerCAM", preprocessing=prepare),
+    }
+    for kind, figure in figures.items():
+        save_figure(figure, folder / f"figures_{kind}.png", dpi=100)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path())
