@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 __all__ = ["Interval", "Mark", "Panel", "draw_panel"]
 
 WIDTH, EDGE = 340, 10  # in units of the drawing, of which a phone's screen has about as many
-TOP, ROW = 8, 40
+TOP, ROW = 6, 35
 LONGEST = 26  # letters of a name that fit beside the numbers
 
 

@@ -16,13 +16,15 @@ def shown(value: Any, digits: int, signed: bool = False) -> str:
     """A number with so many decimals, or a dash where there is none.
 
     Example:
-        >>> shown(12.345, 1), shown(-0.01, 1), shown(3.0, 1, signed=True), shown(float("nan"), 1) == NOTHING
-        ('12.3', '0.0', '+3.0', True)
+        >>> shown(12.345, 1), shown(-0.01, 1), shown(float("nan"), 1) == NOTHING
+        ('12.3', '0.0', True)
+        >>> shown(3.0, 1, signed=True), shown(0.0, 1, signed=True)
+        ('+3.0', '0.0')
     """
     if pd.isna(value):
         return NOTHING
     rounded = round(float(value), digits) + 0.0  # turns -0.0 into 0.0
-    return f"{rounded:{'+' if signed else ''}.{digits}f}"
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
 def digits_of(metric: Mapping[str, Any]) -> int:
