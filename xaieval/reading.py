@@ -76,7 +76,7 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
         raise _no_manifest(source, "it", "a table", manifest)
     for name, (kind, words) in ENTRIES.items():
         value: Any = manifest.get(name, kind())
-        if type(value) is not kind or (kind is int and value < 0):
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise _no_manifest(source, name, words, value)
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
