@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import xaieval
-from xaieval.errors import OutputError
+from xaieval.data.batches import read_batch
+from xaieval.errors import DataError, OutputError
 from xaieval.reading import MEND, check_made_of, check_manifest, check_rows, read_manifest, read_rows
 
 METRIC = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
@@ -159,6 +160,14 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["layer", "layer"]), tmp_path / "rows.parquet")
     with pytest.raises(OutputError, match=r"rows\.parquet' holds the column 'layer' twice; "):
         read_rows(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff"])
+def test_ids_that_rows_cannot_hold_are_refused_where_they_come_in(name):
+    with pytest.raises(DataError, match=r"^the id '.*' (holds a NUL|is no text in UTF-8)"):
+        read_batch({"image": torch.zeros(1, 3, 4, 4), "id": [name]}, start=0)
+    with pytest.raises(DataError, match=r"^the id '.*' (holds a NUL|is no text in UTF-8)"):
+        read_batch({"failed": [(name, None, "gone")]}, start=0)
 
 
 MADE_OF = {"check": "2:0000abcd", "ids": ["a"], "failed": [["b", None, "gone"]], "missed": [["c", 3, "gone"]]}

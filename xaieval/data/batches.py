@@ -222,8 +222,10 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
 
 
 def _check_text(ids: Iterable[str]) -> None:
-    """Refuse ids that no file of rows can hold, such as names of files that are no UTF-8."""
+    """Refuse ids that rows cannot hold: names that are no UTF-8, and NUL, at which pandas takes a text to end."""
     for name in ids:
+        if "\0" in name:
+            raise DataError(f"the id {name!r} holds a NUL, at which tables cut it off; give the image another one")
         try:
             name.encode()
         except UnicodeEncodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,7 +80,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         _check_size(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # either it can be read, or the error says so
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can raise anything
         raise WeightsError(
             f"cannot read '{path.name}': it is damaged, or holds more than tensors, which would take code to load; "
