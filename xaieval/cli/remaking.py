@@ -115,17 +115,17 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
     most = None if options.stop else options.max_images  # a loader without end has to end where the run did
     for batch in read_batches(loader, options.batch_size, most):
         places = [place for place, image_id in enumerate(batch.ids) if image_id in wanted]
-        labels: Any = [None] * len(batch) if batch.labels is None else batch.labels
-        samples += [(batch.ids[place], batch.images[place], labels[place]) for place in places]
+        known: Any = [None] * len(batch) if batch.labels is None else batch.labels
+        samples += [(batch.ids[place], batch.images[place], known[place]) for place in places]
         if len(samples) == len(wanted):
             break
     if not samples:
         raise RunError(f"none of the images is in '{options.data}' any more")
-    ids, images, found = zip(*samples, strict=True)
+    ids, images, labels = zip(*samples, strict=True)
     if images[0].ndim != 3:
         raise RunError("the images are volumes, which a page cannot show")
-    known = [label for label in found if label is not None]
-    return _Images(list(ids), torch.stack(images), torch.stack(known) if len(known) == len(ids) else None, classes)
+    labelled = all(label is not None for label in labels)
+    return _Images(list(ids), torch.stack(images), torch.stack(labels) if labelled else None, classes)
 
 
 def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple[Iterable[Any], Sequence[str]]:
