@@ -58,7 +58,8 @@ class AblationCAM:
         activation: Any = context.activation
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
         expand = self.expand and _can_expand(context)
-        room = Room(_most(context)) if expand else context.room or Room(context.size)
+        size = context.size or len(context.images)
+        room = Room(_most(context)) if expand else context.room or Room(size)
 
         def scores_of(image: int) -> Tensor:
             return torch.cat(room.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))
@@ -77,7 +78,7 @@ def _most(context: Context) -> int:
 
     In a classifier, that is, whose maps do not get larger on the way to the logits.
     """
-    size = context.size
+    size = context.size or len(context.images)
     if not isinstance(context.task, Classification) or context.activation is None:
         return size
     return max(size, size * context.images[0].numel() // context.activation[0].numel())
@@ -87,13 +88,14 @@ def _can_expand(context: Context) -> bool:
     """Whether the model gives the same scores when the layer's output alone is many."""
     activation: Any = context.activation
     strongest = activation[0].abs().flatten(1).mean(dim=1).topk(min(2, activation.shape[1])).indices
+    size = context.size or len(context.images)
     few = torch.cat([strongest, strongest.new_tensor([activation.shape[1]])])
     with torch.no_grad():
-        expected = torch.cat([_ablated(context, 0, some, False) for some in few.split(context.size)])
+        expected = torch.cat([_ablated(context, 0, some, False) for some in few.split(size)])
         try:
             found = _ablated(context, 0, few, True)
         except Exception as error:  # whatever a model can raise in which two batch sizes meet
-            if is_out_of_memory(error) and context.size > 1:
+            if is_out_of_memory(error) and size > 1:
                 raise
             return False
     return found.shape == expected.shape and torch.allclose(
