@@ -6,7 +6,8 @@ import functools
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -223,7 +224,15 @@ CASES: dict[str, dict[str, object]] = {
     "bf16": {"precision": "bf16"},
 }
 
-LIMITS = dict.fromkeys(("captum", "captum's layers", "other libraries", "robustness"), (1, 3))  # of many passes
+LIMITS: dict[str, Sequence[int]] = {  # fewer, of what takes long; DeepLift takes two images at least
+    "gradients": range(1, N),
+    "asking methods": range(1, N),
+    "captum": (1,),
+    "captum's layers": (2,),
+    "other libraries": (1,),
+    "curves": (2,),
+    "robustness": (2,),
+}
 
 
 @pytest.fixture(scope="module")
@@ -235,12 +244,12 @@ def unlimited() -> Callable[[str], pd.DataFrame]:
     return rows
 
 
-@pytest.mark.parametrize(("case", "most"), [(case, most) for case in CASES for most in LIMITS.get(case, range(1, N))])
+@pytest.mark.parametrize(("case", "most"), [(case, most) for case in CASES for most in LIMITS.get(case, (1, 2))])
 def test_rows_do_not_change_with_what_fits(case, most, unlimited):
     model = _limited(most)
     scores = score(model, [_images()], **(CHEAP | CASES[case]))
     _assert_same_rows(scores.rows, unlimited(case))
-    assert most / 2 < scores.manifest["speed"]["batch_size"] <= most
+    assert scores.manifest["speed"]["batch_size"] <= most
     assert max(model.tried) > most
 
 
@@ -279,8 +288,8 @@ def test_a_look_that_does_not_fit_is_made_again_in_parts():
     assert model.tried == [2, 4, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("most", range(1, N + 1))
-def test_a_compiled_model_still_gets_full_passes(most, monkeypatch, unlimited):
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_compiled_model_still_gets_full_passes(most, monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     model = _limited(most)
@@ -293,7 +302,7 @@ def test_a_compiled_model_still_gets_full_passes(most, monkeypatch, unlimited):
 def test_explain_gives_the_same_maps():
     for method in ("gradcam", "score-cam"):
         expected = xaieval.explain(_limited(N), _images(), ["body.0", "body.4"], method)
-        for most in range(1, N):
+        for most in (1, 3):
             found = xaieval.explain(_limited(most), _images(), ["body.0", "body.4"], method)
             torch.testing.assert_close(found, expected, rtol=0, atol=CLOSE)
 
@@ -302,12 +311,10 @@ def test_a_sanity_check_gives_the_same_similarities():
     order = ["image_id", "layer", "method", "mode", "randomised"]
     found = [
         xaieval.sanity_check(_limited(most), [_images()], ["body.4"], modules=["head", "body.3"], progress=False).rows
-        for most in (1, 2, N)
+        for most in (1, N)
     ]
-    for rows in found[:2]:
-        pd.testing.assert_frame_equal(
-            *(each.sort_values(order, ignore_index=True) for each in (rows, found[2])), check_exact=False, rtol=0, atol=1e-4
-        )
+    one, other = (rows.sort_values(order, ignore_index=True) for rows in found)
+    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=0, atol=1e-4)
 
 
 # What is remembered, said and refused.
@@ -390,14 +397,28 @@ def _budgeted(images: int, memory: int | str | None, **options: object) -> Score
     return score(_wide(), [_images(images, SIDE)], "last", fast=False, memory=memory, **options)
 
 
-@pytest.mark.parametrize(("maps", "size"), [(20, 8), (6, 4), (3, 2), (1.5, 1)])
-def test_passes_get_as_small_as_a_budget_asks_for(maps, size):
+@pytest.mark.parametrize(("maps", "size"), [(20, 8), (4.8, 4), (2.5, 2), (1.2, 1)])
+def test_passes_get_as_small_as_a_budget_asks_for(maps, size, caplog):
     budget = int(maps * MAP)
-    expected = _budgeted(8, None)
-    found = _budgeted(8, budget)
+    found = _budgeted(9, budget, batch_size=8)
     assert found.manifest["speed"]["batch_size"] == size
     assert found.manifest["speed"]["memory"] == budget
-    _assert_same_rows(found.rows, expected.rows)
+    if size < 8:
+        [said] = _sizes(caplog)
+        assert said.startswith(f"passes of 8 images do not fit in the budget of memory, {size} from here on: one takes 1.1 MiB")
+    _assert_same_rows(found.rows, _budgeted(9, None, batch_size=8).rows)
+
+
+@pytest.mark.parametrize(
+    "method", ["gradcam", "layercam", RISE(n_masks=20), "ablation-cam", "captum:IntegratedGradients"], ids=str
+)
+def test_many_images_take_at_most_as_many_times_what_one_takes(method):
+    def peak(count: int) -> int:
+        with memory._Watch(None) as watch:
+            score(_limited(9), [_images(count, 48)], "body.0", methods=method, fast=False)
+        return watch.peak
+
+    assert peak(6) <= 6 * peak(1)
 
 
 def test_a_budget_too_small_for_one_image_is_refused():
@@ -408,8 +429,25 @@ def test_a_budget_too_small_for_one_image_is_refused():
         xaieval.explain(_wide(), _images(4, SIDE), "last", memory=MAP // 2)
 
 
+def _resident(name: str) -> int:
+    """Of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def test_the_process_itself_takes_no_more_than_the_budget_and_a_little():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except OSError:
+        pytest.skip("needs Linux, which says how much memory a process took at most")
+    images, before = _images(24, 224), _resident("VmRSS")
+    whole = 24 * 64 * 224 * 224 * 4  # the wide layer of all images, 294 MiB
+    score(_wide(), [images], "last", memory="64 MiB")
+    assert _resident("VmHWM") - before < (64 + 64) * MIB < whole / 2
+
+
 def test_what_is_watched_is_what_is_alive():
-    with Room(8, budget=10 * MIB).kept() as watch:
+    with memory._Watch(10 * MIB) as watch:
         first = torch.zeros(MIB)  # 4 MiB
         views = [first[:10], first.view(2, -1), first.t()]
         assert watch.used == 4 * MIB
@@ -420,13 +458,13 @@ def test_what_is_watched_is_what_is_alive():
         with pytest.raises(OverBudgetError):
             torch.cat([second, second])
         assert watch.used == 4 * MIB
-    with Room(8, budget=10 * MIB).kept() as watch:
+    with memory._Watch(10 * MIB) as watch:
         second.add_(1).view(-1)[:5].relu_()  # was there before
         assert watch.used == 0
 
 
 def test_what_is_made_in_inference_mode_and_kept_for_gradients_is_watched_too():
-    with Room(8, budget=100 * MIB).kept() as watch:
+    with memory._Watch(None) as watch:
         with torch.inference_mode():
             made = nn.functional.linear(torch.zeros(1024, 1024), torch.zeros(1024, 1024)).reshape(2, -1)
             assert watch.used == 4 * MIB
@@ -446,20 +484,20 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return entered
 
 
-def test_only_what_was_not_seen_to_fit_is_watched(monkeypatch):
+def test_only_one_image_of_a_shape_is_watched(monkeypatch):
     entered = _watched(monkeypatch)
-    wide = [_images(4, SIDE), _images(4, SIDE), _images(3, SIDE), _images(4, SIDE // 2), _images(5, SIDE)]
-    score(_wide(), wide, "last", fast=False, memory="1 GiB", batch_size=8)
-    assert len(entered) == 1 + 3  # the search for layers; the first batch, one of another shape, and a larger one
+    shapes = [_images(4, SIDE), _images(4, SIDE), _images(3, SIDE // 2), _images(5, SIDE)]
+    score(_wide(), shapes, "last", fast=False, memory="1 GiB", batch_size=8)
+    assert len(entered) == 2
     entered.clear()
-    score(_wide(), wide, "last", fast=False)
+    score(_wide(), shapes, "last", fast=False)
     assert not entered
 
 
-def test_with_a_budget_compiled_models_are_watched_before_they_are_compiled(monkeypatch):
+def test_a_compiled_model_keeps_to_the_budget(monkeypatch):
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    found = _budgeted(8, 3 * MAP, compile=True)
+    found = _budgeted(8, int(2.5 * MAP), compile=True)
     assert found.manifest["speed"]["compiled"]
     assert found.manifest["speed"]["batch_size"] == 2
     _assert_same_rows(found.rows, _budgeted(8, None).rows)
@@ -481,16 +519,14 @@ def test_anything_else_is_refused(given):
 
 
 def test_the_command_line_takes_a_budget(tmp_path, capsys, caplog):
-    main(["score", "--max-images", "8", "--memory", "8 MiB", "--out", str(tmp_path / "run")])
-    found = Scores.load(tmp_path / "run")
-    assert found.manifest["speed"]["memory"] == 8 * MIB
-    assert found.manifest["speed"]["batch_size"] < 32
-    assert found.manifest["options"]["memory"] == "8 MiB"
-    assert "do not fit in memory" in caplog.text
     run = tmp_path / "run.toml"
-    run.write_text(f'max_images = 8\nmemory = "8 MB"\nout = "{tmp_path / "other"}"\n')
+    run.write_text(f'max_images = 4\nmemory = "4 MiB"\nbatch_size = 4\nout = "{tmp_path / "run"}"\n')
     main(["score", str(run)])
-    assert Scores.load(tmp_path / "other").manifest["speed"]["memory"] == 8 * 10**6
+    found = Scores.load(tmp_path / "run")
+    assert found.manifest["speed"]["memory"] == 4 * MIB
+    assert found.manifest["speed"]["batch_size"] < 4
+    assert found.manifest["options"]["memory"] == "4 MiB"
+    assert "do not fit in the budget of memory" in caplog.text
     with pytest.raises(SystemExit) as caught:
         main(["score", "--max-images", "8", "--memory", "lots"])
     assert caught.value.code == 2

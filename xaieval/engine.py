@@ -133,6 +133,7 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device, followed:
         followed=followed,
         call=runner.inside,
         output=runner.output,
+        size=runner.size,
         room=runner.room,
     )
     return Look(

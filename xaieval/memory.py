@@ -1,7 +1,7 @@
 """Work on fewer images at a time when memory has no room for more.
 
 A GPU raises when its memory is full. A CPU does not: the system ends the process. There a budget takes the place of the error:
-the first batch runs under a count of the bytes that its tensors take, which raises as soon as they are too many.
+the first image goes alone while the bytes of its tensors are counted, and as many go together as the budget then has room for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -48,12 +48,12 @@ class Room:
     Attributes:
         size: images in a pass, at least 1.
         budget: bytes that the tensors of a batch may take; None for as many as there are.
-        proven: how many images of a shape have kept to it, so that they need not be watched again.
+        known: shapes of images of which one has been watched.
     """
 
     size: int
     budget: int | None = None
-    proven: dict[Sequence[int], int] = field(default_factory=dict)
+    known: set[tuple[int, ...]] = field(default_factory=set)
 
     def parts(self, count: int, work: Callable[[slice], T]) -> list[T]:
         """Results of work on `count` images, part by part in order; a part that does not fit is halved and done again.
@@ -94,8 +94,34 @@ class Room:
 
     def first(self, images: Tensor, work: Callable[[Tensor], T]) -> T:
         """What work gives on the first two images, or on the first one if memory has no room for two."""
-        with self.kept():
-            return self.parts(min(len(images), 2), lambda part: work(images[part]))[0]
+        return self.parts(min(len(images), 2), lambda part: work(images[part]))[0]
+
+    def alone(self, shape: Sequence[int], work: Callable[[], T]) -> T:
+        """Do work on one image, in passes of one, and go on with as many at a time as the budget has room for.
+
+        Nothing that is done with a batch takes more memory than so many times that for one image.
+
+        Args:
+            shape: of the image.
+            work: on it.
+
+        Raises:
+            OverBudgetError: even that takes too much.
+        """
+        size, self.size = self.size, 1
+        watch = _Watch(self.budget)
+        try:
+            with watch:
+                found = work()
+        finally:
+            self.size = size
+        self.known.add(tuple(shape))
+        most = size if self.budget is None else max(1, self.budget // max(1, watch.peak))
+        if most < size:
+            self.size = most
+            used = f"one takes {watch.peak / 2**20:.1f} MiB"
+            log.warning("passes of %d images do not fit in the budget of memory, %d from here on: %s", size, most, used)
+        return found
 
     def _shrink(self, size: int, reason: str) -> None:
         """Go on with half of the size that was tried, unless work inside of it went further already; free what can be freed."""
@@ -107,10 +133,6 @@ class Room:
         torch.xpu.empty_cache()
         if torch.backends.mps.is_available():
             torch.mps.empty_cache()
-
-    def kept(self) -> AbstractContextManager[Any]:
-        """The context in which `OverBudgetError` is raised once too many bytes are in use; it slows down what runs in it."""
-        return nullcontext() if self.budget is None else _Watch(self.budget)
 
 
 def in_batches(room: Room, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
@@ -125,18 +147,10 @@ def in_batches(room: Room, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
         RunError: a single image does not fit.
     """
     shape = tuple(batch.images.shape[1:])
-
-    def on(part: slice) -> T:
-        images, count = batch.part(part.start, part.stop, []), part.stop - part.start
-        if count <= room.proven.get(shape, 0):
-            return work(images)
-        with room.kept():
-            found = work(images)
-        room.proven[shape] = count
-        return found
-
     with refused_without_room():
-        return room.parts(len(batch), on)
+        first = [] if room.budget is None or shape in room.known else [room.alone(shape, lambda: work(batch.part(0, 1, [])))]
+        rest = batch.part(len(first), len(batch), [])
+        return first + room.parts(len(rest), lambda part: work(rest.part(part.start, part.stop, [])))
 
 
 @contextmanager
@@ -205,10 +219,11 @@ class _Watch(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int | None) -> None:
         super().__init__()
         self.budget = budget
         self.used = 0
+        self.peak = 0
         self.seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -221,7 +236,8 @@ class _Watch(TorchDispatchMode):
         self._note((args, kwargs), new=False)
         found = func(*args, **kwargs)
         self._note(found, new=True)
-        if self.used > self.budget:
+        self.peak = max(self.peak, self.used)
+        if self.budget is not None and self.used > self.budget:
             raise OverBudgetError(f"tensors take more than the {self.budget / 2**20:.1f} MiB of memory=")
         return found
 

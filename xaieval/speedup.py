@@ -286,6 +286,8 @@ def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
     compiled = replace(runner, forward=torch.compile(runner.inside))
     for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
         del vars(runner.model)[mark]
+    if runner.room.budget is not None:
+        runner.room.alone((), lambda: runner.output(images[:1]))
     reasons = runner.room.parts(len(images), lambda part: _failure(runner, compiled, images[part], task))
     if any(reasons):
         reason = next(filter(None, reasons))
@@ -296,8 +298,7 @@ def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
 
 def _failure(runner: Runner, compiled: Runner, images: Tensor, task: Task) -> str:
     """What is wrong with a compiled model; empty if nothing is."""
-    with runner.room.kept():  # in which nothing is compiled
-        expected = _tensors(task.read(runner.output(images)))
+    expected = _tensors(task.read(runner.output(images)))
     try:
         found = _tensors(task.read(compiled.output(images))[: len(images)])
     except Exception as error:  # whatever a compiler can raise

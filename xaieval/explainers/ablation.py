@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaieval.explainers.base import Context
 from xaieval.layers import parse, pick
-from xaieval.memory import is_out_of_memory
+from xaieval.memory import Room, is_out_of_memory
 from xaieval.probe import put
 from xaieval.tasks import Classification
 
@@ -58,14 +58,14 @@ class AblationCAM:
         activation: Any = context.activation
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
         expand = self.expand and _can_expand(context)
-        size = _most(context) if expand else context.size
+        size = context.size or len(context.images)
+        room = Room(_most(context)) if expand else context.room or Room(size)
+
+        def scores_of(image: int) -> Tensor:
+            return torch.cat(room.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))
+
         with torch.no_grad():
-            scores = torch.stack(
-                [
-                    torch.cat([_ablated(context, image, some, expand) for some in channels.split(size)])
-                    for image in range(len(context.images))
-                ]
-            ).to(activation.dtype)
+            scores = torch.stack([scores_of(image) for image in range(len(context.images))]).to(activation.dtype)
         whole, without = scores[:, -1:], scores[:, :-1]
         return torch.einsum("nc,nc...->n...", (whole - without) / whole, activation).clamp(min=0)
 
@@ -78,7 +78,7 @@ def _most(context: Context) -> int:
 
     In a classifier, that is, whose maps do not get larger on the way to the logits.
     """
-    size = context.size
+    size = context.size or len(context.images)
     if not isinstance(context.task, Classification) or context.activation is None:
         return size
     return max(size, size * context.images[0].numel() // context.activation[0].numel())
@@ -88,13 +88,14 @@ def _can_expand(context: Context) -> bool:
     """Whether the model gives the same scores when the layer's output alone is many."""
     activation: Any = context.activation
     strongest = activation[0].abs().flatten(1).mean(dim=1).topk(min(2, activation.shape[1])).indices
+    size = context.size or len(context.images)
     few = torch.cat([strongest, strongest.new_tensor([activation.shape[1]])])
     with torch.no_grad():
-        expected = _ablated(context, 0, few, False)
+        expected = torch.cat([_ablated(context, 0, some, False) for some in few.split(size)])
         try:
             found = _ablated(context, 0, few, True)
         except Exception as error:  # whatever a model can raise in which two batch sizes meet
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and size > 1:
                 raise
             return False
     return found.shape == expected.shape and torch.allclose(

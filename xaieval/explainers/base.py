@@ -45,7 +45,8 @@ class Context:
         followed: what is explained, of which `targets` are the classes.
         call: runs the model on images; `model(images)` unless told.
         output: likewise without gradients, as fast as the run knows how.
-        room: how many images such a pass takes; as many as the batch has unless told.
+        size: images in such a pass; the batch's number unless told.
+        room: what has become of that size since, as memory has room for; the size unless told.
     """
 
     model: nn.Module
@@ -63,12 +64,8 @@ class Context:
     followed: Followed | None = None
     call: Callable[[Tensor], Any] | None = None
     output: Callable[[Tensor], Any] | None = None
+    size: int | None = None
     room: Room | None = None
-
-    @property
-    def size(self) -> int:
-        """Images in a pass without gradients."""
-        return self.room.size if self.room else len(self.images)
 
     @property
     def everywhere(self) -> Tensor:
@@ -133,7 +130,7 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        room = self.room or Room(len(self.images))
+        room = self.room or Room(self.size or len(self.images))
 
         def fitting(images: Tensor, of: Tensor) -> Tensor:
             return torch.cat(room.parts(len(images), lambda part: forward(images[part], of[part])))

@@ -317,7 +317,7 @@ def _parameters(attribution: Any) -> Mapping[str, inspect.Parameter]:
 
 def _explain(attribution: Any, settings: Mapping[str, Any], context: Context, images: Tensor, **told: Any) -> Tensor:
     """What captum gives for images, with what it needs to be told, or takes too long without."""
-    settings = {**_defaults(_parameters(attribution), images, context.size), **settings, **told}
+    settings = {**_defaults(_parameters(attribution), images, context.size or len(context.images)), **settings, **told}
     found = attribution.attribute(leaf(images), **settings)
     if not isinstance(found, Tensor):
         raise TypeError(f"one tensor is expected, and it gave a {type(found).__name__}")

@@ -146,7 +146,7 @@ class PytorchGradCam:
             inspect.signature(made).bind(*arguments[0], **arguments[1])  # or what is half made would complain once more
             cam = made(*arguments[0], **arguments[1])
             if self.method == "ScoreCAM":
-                cam.batch_size = context.size
+                cam.batch_size = context.size or len(context.images)
             try:
                 return _maps(cam, context, self.name, KINDS[self.method], self.smooth)
             finally:
@@ -159,7 +159,7 @@ class PytorchGradCam:
         if self.method == "AblationCAM":
             from pytorch_grad_cam import AblationLayer, AblationLayerVit
 
-            found["batch_size"] = context.size
+            found["batch_size"] = context.size or len(context.images)
             found["ablation_layer"] = AblationLayer() if reshape is None else AblationLayerVit()
         return {**found, **self.settings}
 

@@ -75,7 +75,7 @@ class ScoreCAM:
         varied = activation.flatten(2).amax(dim=2) > activation.flatten(2).amin(dim=2)
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            for pairs in varied.nonzero().split(context.size):
+            for pairs in varied.nonzero().split(context.size or len(images)):
                 of, channel = pairs.unbind(dim=1)
                 yield images[of] * self._masks(activation[of, channel], context)[:, None], of
             yield torch.zeros_like(images), context.everywhere  # what a constant channel leaves of an image
@@ -150,7 +150,7 @@ class RISE:
         masks = RandomMasks.draw(self, context.seed, (height, width), images.device)
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            size = context.size
+            size = context.size or n
             for start in range(0, self.n_masks * n, size):  # all images under the first mask, then under the next one
                 stop, first = min(start + size, self.n_masks * n), start // n
                 pairs = torch.arange(start, stop, device=images.device)
@@ -257,7 +257,7 @@ class Occlusion:
         y, x = (torch.arange(side, device=images.device) for side in (height, width))
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            for pairs in torch.arange(len(corners) * n, device=images.device).split(context.size):
+            for pairs in torch.arange(len(corners) * n, device=images.device).split(context.size or n):
                 top, left = corners.to(images.device)[pairs // n].T[:, :, None]
                 rows, columns = (y >= top) & (y < top + window), (x >= left) & (x < left + window)
                 covered = (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -144,7 +144,7 @@ class TorchCam:
                 found = {"prefix_tokens": layout.prefix, "grid_shape": layout.size}
             return {**found, **self.settings}
         if KINDS[self.method].batches:
-            found["batch_size"] = context.size
+            found["batch_size"] = context.size or len(context.images)
         if self.method == "CAM":
             linear = [module for module in context.model.modules() if isinstance(module, nn.Linear)]
             found |= {"fc_layer": linear[0]} if len(linear) == 1 else {}
