@@ -65,9 +65,9 @@ def digest(content: Iterable[bytes]) -> str:
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's values as bytes, whatever its device and dtype."""
-    with torch.inference_mode():  # in which all kinds of tensors can be looked at
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        return flat.view(torch.uint8).numpy().tobytes()
+    with torch.no_grad():
+        flat = tensor.clone().cpu().contiguous().reshape(-1)  # what was made in inference mode cannot always be detached
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def _content(named: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
