@@ -83,7 +83,8 @@ def digest(content: Iterable[bytes]) -> str:
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's values as bytes, whatever its device and dtype."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    with torch.no_grad():
+        flat = tensor.clone().cpu().contiguous().reshape(-1)  # what was made in inference mode cannot always be detached
     return flat.view(torch.uint8).numpy().tobytes()
 
 
