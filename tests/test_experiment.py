@@ -244,7 +244,7 @@ def test_the_command_prints_the_comparison(tmp_path, capsys):
     assert document["folder"] == str(tmp_path)
     assert "report.md" in document["files"]
     control, selected = document["comparison"]
-    assert (control["arm"], selected["arm"], selected["n_images"]) == ("fpn-control", "selected", 30)
+    assert (control["arm"], selected["arm"], selected["n_images"]) == ("fpn-control", "selected", 20)
     assert selected["accuracy_difference"] == pytest.approx(selected["accuracy"] - control["accuracy"])
     assert control["accuracy_difference"] is None
 
