@@ -194,7 +194,7 @@ def test_torn_parts_are_said_and_measured_again(cut, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "xaieval"):
         kept = Scores.load(tmp_path / "run")
     assert kept.rows["image_id"].nunique() == 6
-    assert f"'{last}' is damaged, and what it held is measured again: " in caplog.text
+    assert f"'{last}' is damaged, so that what it held has to be measured again: " in caplog.text
     model = Net()
     run(tmp_path / "run", loader(10), model)
     assert model.looks == 2

@@ -251,7 +251,7 @@ def _unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
         return read(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        log.warning("'%s' is damaged, and what it held is measured again: %s", path, reason)
+        log.warning("'%s' is damaged, so that what it held has to be measured again: %s", path, reason)
         return None
 
 
