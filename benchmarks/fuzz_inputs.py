@@ -143,7 +143,7 @@ def _without_the_rest() -> Iterator[None]:
         for place, replacement in {
             "xaieval.launcher.launch": refuse,
             "xaieval.models.load_model": load,
-            "xaieval.data.images.download_url": offline,
+            "xaieval.data.download.fetch": offline,
             "torch.hub.download_url_to_file": offline,
         }.items():
             undo.enter_context(mock.patch(place, replacement))

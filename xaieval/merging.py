@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,13 +162,22 @@ def _found(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scor
         entries += parts[rank].manifest["unreadable"] if rank in parts else own
         numbers += share.numbers[share.unreadable].tolist()
         if rank in parts:
-            readable = share.batches[share.batches[:, 1] > 0, 0].tolist()
-            checks += zip(readable, parts[rank].manifest["data"]["batches"], strict=True)
+            checks += _numbered(share, parts[rank].manifest["data"]["batches"])
     return {
-        **describe_data(rows, [], [check for _, check in sorted(checks)]),
+        **describe_data(rows, [], [check for _, check in sorted(checks, key=lambda item: item[0])]),
         "unreadable": [entries[index] for index in np.argsort(numbers, kind="stable")],
         "ranks": {"world": len(shares), "images": [share.images for share in shares]},
     }
+
+
+def _numbered(share: Share, checks: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Each check with the number of the loader's batch that it is of; a loader's batch may be several of the run."""
+    left = iter(checks)
+    for number, readable, _ in share.batches.tolist():
+        while readable > 0:
+            check = next(left)
+            readable -= int(check.partition(":")[0])
+            yield number, check
 
 
 def _remove_others(folder: Path, ours: set[str]) -> None:
