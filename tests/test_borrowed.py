@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
 from xaieval.borrowing import borrow
-from xaieval.errors import ModelError, UsageError
+from xaieval.errors import ModelError, RunError, UsageError
 from xaieval.explainers.perturbation import RISE
 from xaieval.metrics import Metric
 from xaieval.probe import probe
