@@ -35,11 +35,12 @@ def summary_html(scores: Scores, level: float = 0.95) -> str:
         >>> "<td>7.7 [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
         (True, True)
     """
-    table = _table(scores, level).to_html(escape=True, index=False, border=0)
+    table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.manifest.get("complete", True) else ", the run is not complete"
     head = f"<p><strong>Scores</strong> of {images:,} images, {100 * level:g} % intervals{state}</p>"
-    return f"<div>{head}{table}{_doubts(scores, level)}</div>"
+    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
+    return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
 
 
 def _table(scores: Scores, level: float) -> pd.DataFrame:
