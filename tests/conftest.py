@@ -23,6 +23,10 @@ install_import_hook(
 
 import torch  # noqa: E402  # the hook has to be in place first
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would be in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+    torch.set_num_threads(1)
+
 SHARED = Path(os.environ.get("XAIEVAL_SHARED", Path(__file__).parents[2] / "shared"))
 
 

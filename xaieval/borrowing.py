@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from xaieval.errors import ModelError, UsageError
 from xaieval.process import same_random_numbers
 
-__all__ = ["borrow", "check_ready"]
+__all__ = ["borrow", "check_open", "check_ready"]
 
 _register = threading.Lock()
 _borrowers: dict[int, int] = {}  # by id of a module or tensor that is borrowed: the thread that has it
@@ -53,6 +53,8 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # its tensors are out of Python's reach
             undo.callback(_put_back_tensors, module._parameters, dict(module._parameters))
             undo.callback(_put_back_tensors, module._buffers, dict(module._buffers))
         _have_no_inference_tensors(model)
@@ -64,20 +66,28 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
 
 
 def check_ready(model: nn.Module) -> None:
-    """Refuse a model that cannot be borrowed: compiled by TorchScript, or with lazy modules that have not seen an image.
+    """Refuse a model with lazy modules that have not seen an image.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    lazy = next((name for name, tensor in named if is_lazy(tensor)), None)
+    if lazy is not None:
+        raise ModelError(f"'{lazy}' of the model has no shape before its first pass; run the model on a batch of images first")
+
+
+def check_open(model: nn.Module) -> None:
+    """Refuse a model that nobody can look inside of: TorchScript keeps hooks from running.
 
     Raises:
         ModelError: with what to do instead.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
-            "nobody can look inside a model of TorchScript; give the nn.Module that it was made of, or a function, "
-            "lambda images: model(images), with methods that need no layer ('xaieval-bench methods')"
+            "nobody can look inside a model of TorchScript; give the nn.Module that it was made of, or methods that need no "
+            "layer ('xaieval-bench methods')"
         )
-    named = [*model.named_parameters(), *model.named_buffers()]
-    lazy = next((name for name, tensor in named if is_lazy(tensor)), None)
-    if lazy is not None:
-        raise ModelError(f"'{lazy}' of the model has no shape before its first pass; run the model on a batch of images first")
 
 
 @contextmanager

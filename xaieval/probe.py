@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xaieval.borrowing import borrow
+from xaieval.borrowing import borrow, check_open
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.layers import Forward, Layer, expand, layout_of, pick, table, trace
@@ -142,10 +142,12 @@ def locate(
 
     Raises:
         AddressError: an address names nothing, several tensors, or a tensor without a map.
+        ModelError: nobody can look inside the model.
     """
     layers = list(layers)
     if not layers:
         return []
+    check_open(model)
     traced = trace(model, images[:2], forward)
     chosen: dict[str, None] = {}
     if AUTO in layers:
@@ -274,6 +276,7 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
     """
     images = check_images(images)
     with borrow(model) as device:
+        check_open(model)
         return table(trace(model, to_device(images, device)))
 
 
