@@ -109,6 +109,13 @@ def test_the_table_of_bf16_is_the_benchmark_result():
     assert [line for line in (ROOT / "docs/speed.md").read_text().splitlines() if line.startswith("| `blocks.")] == wanted
 
 
+def test_the_table_of_faults_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/faults.csv").to_dict("records")
+    wanted = [f"| {row['fault']} | {row['tried']} | {row['most_lost']} | {row['ended']} | {row['same_rows']} |" for row in rows]
+    assert len(wanted) == 9
+    assert wanted == [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line in wanted]
+
+
 def test_the_table_of_perturbation_is_the_benchmark_result():
     rows = pd.read_csv(ROOT / "benchmarks/perturbation.csv").to_dict("records")
     wanted = [

@@ -226,8 +226,8 @@ class Faulty(BaseHTTPRequestHandler):
         self.end_headers()
         if fault in ("cut", "reset", "stall"):
             body = body[: len(body) // 2]
+        told.sent += len(body)  # first, since the test goes on once it has the last byte
         self.wfile.write(body)
-        told.sent += len(body)
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if fault == "stall":

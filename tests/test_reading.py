@@ -98,6 +98,13 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path, content):
         read_manifest(tmp_path / "manifest.json")
 
 
+def test_a_manifest_of_a_newer_version_is_refused():
+    with pytest.raises(
+        OutputError, match=r"^'here' is of a newer version of xaieval \(schema 99\); update this one to read it$"
+    ):
+        check_manifest({"schema": 99}, "here")
+
+
 @pytest.mark.parametrize("manifest", [{}, MANIFEST, MANIFEST | {"seed": 3, "controls": ["random"], "of": "somebody"}])
 def test_a_manifest_may_say_less_and_more(manifest):
     assert check_manifest(manifest, "here") is manifest

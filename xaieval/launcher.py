@@ -50,7 +50,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
     )
-    with _quiet(), _threads(processes):
+    with _quiet(), _threads(processes), _own_signals():
         try:
             elastic_launch(config, sys.executable)("-P", "-m", "xaieval.cli", *arguments)
         except ChildFailedError as error:
@@ -97,6 +97,19 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Have what signals do as it was, once the launcher, which takes them, is done."""
+    taken = (signal.SIGTERM, signal.SIGINT, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)))
+    before = {number: signal.getsignal(number) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # it was no handler of Python's
+                signal.signal(number, handler)
 
 
 @contextmanager

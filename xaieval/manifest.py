@@ -18,7 +18,7 @@ from xaieval.data.batches import Failure
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox
 
-__all__ = ["describe_data", "digest", "fingerprint", "new_manifest", "tensor_bytes"]
+__all__ = ["SCHEMA", "describe_data", "digest", "fingerprint", "new_manifest", "tensor_bytes"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
 
 from xaieval.errors import OutputError
+from xaieval.manifest import SCHEMA
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows"]
 
@@ -31,6 +32,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "model": (dict, "a table"),
     "options": (dict, "a table"),
     "run": (dict, "a table"),
+    "schema": (int, "a whole number of at least 0"),
     "seed": (int, "a whole number of at least 0"),
     "stop": (dict, "a table"),
     "unreadable": (list, "a list of images"),
@@ -78,6 +80,10 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
         value: Any = manifest.get(name, kind())
         if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise _no_manifest(source, name, words, value)
+    if manifest.get("schema", SCHEMA) > SCHEMA:
+        raise OutputError(
+            f"'{source}' is of a newer version of xaieval (schema {manifest['schema']}); update this one to read it"
+        )
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
     names = Counter(metric["name"] for metric in manifest.get("metrics", []))

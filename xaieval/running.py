@@ -195,6 +195,6 @@ def show_progress(wanted: bool, loader: Any, max_images: int | None) -> Iterator
 
         def advance(count: int) -> None:
             bar.advance(task, count)
-            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.1f} images/s")
+            bar.update(task, rate="" if bar.tasks[0].speed is None else f"{bar.tasks[0].speed:.1f} images/s")
 
         yield advance

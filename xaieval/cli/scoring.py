@@ -192,8 +192,8 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
     titles = [printable(title) for title in titles]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images)
-    figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it, in the name of a class
+        figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")
         figure.savefig(folder / FIGURE, dpi=120)
     return [FIGURE]
