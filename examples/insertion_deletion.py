@@ -34,5 +34,4 @@ print(scores.summary()[["average_drop", "insertion", "deletion", "n_images"]].ro
 # The mean curves.
 
 figure = curves_figure(scores.rows, ["insertion", "deletion"])
-figure.axes[0].set_ylabel(f"confidence, mean of {IMAGES} images")
 figure.savefig(folder / "insertion_deletion.png", dpi=110)
