@@ -387,11 +387,13 @@ def suicide() -> None:
 def interrupted(count: int, rng: random.Random, expected: pa.Table) -> Record:
     """Ctrl-C."""
     record = Record("SIGINT")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     for _ in range(count):
         with place_in() as place:
             trouble = at(somewhere(rng), partial(signal.raise_signal, signal.SIGINT))
             breaks(record, place, KeyboardInterrupt, trouble)
             goes_on(record, place, expected)
+    signal.signal(signal.SIGINT, before)
     return record
 
 
