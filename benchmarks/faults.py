@@ -246,7 +246,10 @@ def killed_ranks(count: int, rng: random.Random, expected: pa.Table) -> Record:
             children = start_ranks(place)
             if record.tried < count:
                 time.sleep(rng.uniform(0.1, 1.0))
-                os.kill(rng.choice(children), signal.SIGKILL)
+                victim = rng.randrange(2)
+                os.kill(children[victim], signal.SIGKILL)
+                time.sleep(0.2)
+                os.kill(children[1 - victim], signal.SIGTERM)  # as torchrun does; it may wait for the other one
             ended = [ended_well(child) for child in children]
             if all(ended):
                 place.settle(record, expected)
