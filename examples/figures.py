@@ -1,9 +1,10 @@
-"""A picture of each kind, of one run.
+"""Pictures of a run
+=================
 
-    python examples/figures.py [FOLDER]
+One run in every kind that ``Scores.plot`` draws, and maps by ``xaieval.show``. For print, give ``save_figure`` a name that ends
+with ``.pdf``.
 
-runs without network in under a minute, prints the summary, and writes `figures_tradeoff.png` and its kin into the folder (the
-working directory unless told). For print, give `save_figure` a name that ends with `.pdf`.
+``python examples/figures.py [FOLDER]`` prints the summary and writes ``figures_tradeoff.png`` and its kin.
 """
 
 from __future__ import annotations
