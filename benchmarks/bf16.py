@@ -48,7 +48,7 @@ class Bf16Arithmetic(TorchFunctionMode):
 def main(weights: str, data: str, images: int = 1000, native: bool = False, out: Path = RESULTS) -> None:
     """Score twice, compare, write the table."""
     if not native:
-        Runner.computing = _emulated  # type: ignore[method-assign]
+        Runner.computing = _emulated  # type: ignore[method-assign]  # for all of this process
     loaded = load_model("timm:mobilenetv2_100", weights, False, {"pad_type": "same"})
     half = (0.5, 0.5, 0.5)
     preprocessing = type(loaded.preprocessing)(image_size=224, resize=256, mean=half, std=half, interpolation="bilinear")

@@ -362,24 +362,18 @@ def read_only_folder(count: int, rng: random.Random, expected: pa.Table) -> Reco
     return record
 
 
-def removed_folder(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """Somebody removes the folder with all that is in it."""
-    record = Record("folder removed")
-    for _ in range(count):
-        with place_in() as place:
-            breaks(record, place, RunError, at(somewhere(rng), partial(shutil.rmtree, place.folder)))
-            goes_on(record, place, expected)
-    return record
+def broken_by(fault: str, harm: Callable[[Place], Callable[[], Any]], workers: int = 0) -> Fault:
+    """Runs to which harm is done at some image, and which say so."""
 
+    def tried(count: int, rng: random.Random, expected: pa.Table) -> Record:
+        record = Record(fault)
+        for _ in range(count):
+            with place_in() as place:
+                breaks(record, place, RunError, at(somewhere(rng), harm(place)), workers)
+                goes_on(record, place, expected)
+        return record
 
-def dead_worker(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """A process that reads images is killed."""
-    record = Record("SIGKILL of a loader's worker")
-    for _ in range(count):
-        with place_in() as place:
-            breaks(record, place, RunError, at(somewhere(rng), suicide), workers=1)
-            goes_on(record, place, expected)
-    return record
+    return tried
 
 
 def suicide() -> None:
@@ -441,8 +435,8 @@ FAULTS: dict[str, Fault] = {
     "ranks": killed_ranks,
     "torn": torn_part,
     "interrupt": interrupted,
-    "worker": dead_worker,
-    "removed": removed_folder,
+    "worker": broken_by("SIGKILL of a loader's worker", lambda place: suicide, workers=1),
+    "removed": broken_by("folder removed", lambda place: partial(shutil.rmtree, place.folder)),
     "full": full_disk,
     "read-only": read_only_folder,
 }

@@ -44,7 +44,7 @@ def _call(network: Network, batches: Batches, variant: str) -> dict[str, Any]:
         asked.append(time.perf_counter())
 
     start = time.perf_counter()
-    ours(network, stamped(), network.layers(LAYERS), METHODS[:1], **available_variants()[variant])  # type: ignore[arg-type]
+    ours(network, stamped(), network.layers(LAYERS), METHODS[:1], **available_variants()[variant])  # type: ignore[arg-type]  # keywords of several kinds
     total = time.perf_counter() - start
     later = np.diff(asked)[len(batches) // 2 :]  # the first half may still compile
     return {

@@ -101,7 +101,7 @@ def _record(out: Path, scale: Scale, axis: str, point: Point) -> None:
 def _in_a_process(point: Point, scale: Scale) -> dict[str, float]:
     """Ask a fresh interpreter, with one thread: a peak of memory is a peak of the whole life of a process."""
     command = [sys.executable, str(Path(__file__).parent), "point", json.dumps(asdict(point)), json.dumps(asdict(scale))]
-    done = subprocess.run(command, env=_single_threaded(), capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
     if done.returncode:
         raise SystemExit(f"{point} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -198,7 +198,7 @@ def _bare_rate(name: str, scale: Scale, processes: int) -> float:
     """Images a second that so many processes pass forward at the same time, all together."""
     command = [sys.executable, str(Path(__file__).parent), "forwards", name, json.dumps(asdict(scale))]
     running = [
-        subprocess.Popen(command, env=_single_threaded(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        subprocess.Popen(command, env=_single_threaded(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  # nothing of it comes from outside
         for _ in range(processes)
     ]
     for process in running:
@@ -265,7 +265,7 @@ def _score_seconds(name: str, scale: Scale, folder: str, images: int, processes:
 
 def _command(*arguments: str) -> str:
     program = str(Path(sys.executable).with_name("xaieval-bench"))
-    done = subprocess.run([program, *arguments], env=_single_threaded(), capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([program, *arguments], env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
     return done.stdout

@@ -57,6 +57,6 @@ def _first_result(folder: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
