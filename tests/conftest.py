@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # The shapes in these modules' annotations are checked whenever a test calls their functions. (The metrics check the shapes
@@ -26,6 +27,10 @@ import torch  # noqa: E402  # the hook has to be in place first
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would be in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     torch.set_num_threads(1)
+
+# The same examples in every run; --hypothesis-profile=default searches at random.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED = Path(os.environ.get("XAIEVAL_SHARED", Path(__file__).parents[2] / "shared"))
 

@@ -1,6 +1,7 @@
 """Models and process come back as they were: after every function that borrows a model, after errors, and beside other threads.
 
-XAIEVAL_EXAMPLES=20 in the environment tries twenty times as many examples.
+XAIEVAL_EXAMPLES=20 in the environment tries twenty times as many examples; with --hypothesis-profile=default they are other
+ones each time.
 """
 
 from __future__ import annotations
@@ -481,7 +482,9 @@ def test_models_come_back_where_something_fails(place):
 @given(st.sampled_from(sorted(PLACES)), st.integers(1, 30), st.sampled_from(KINDS))
 def test_models_come_back_wherever_something_fails(place, at, kind):
     model, use = PLACES[place](Fuse(kind, at))
-    with all_unchanged(model, versions=False), suppress(kind, UsageError):
+    # Where memory has no room for a single image either, that is said as an error of ours.
+    ours = (UsageError, RunError) if kind is torch.OutOfMemoryError else (UsageError,)
+    with all_unchanged(model, versions=False), suppress(kind, *ours):
         use(model)
 
 

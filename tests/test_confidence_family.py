@@ -35,7 +35,7 @@ from xaieval.metrics import (
 from xaieval.scores import Scores
 from xaieval.stats import wilson_interval
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+PROPERTY = settings(deadline=None, max_examples=100)
 
 NAN, INF = math.nan, math.inf
 

@@ -38,7 +38,7 @@ from xaieval.protocol import Protocol
 from xaieval.report import curves_figure
 from xaieval.scores import Scores
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(deadline=None, max_examples=50)
 SIDE = 12
 
 

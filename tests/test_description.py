@@ -35,7 +35,7 @@ from xaieval.metrics import (
     sparseness,
 )
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 NAMES = ["sparseness", "entropy", "area_above_half", "center_x", "center_y"]
 
 

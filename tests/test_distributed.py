@@ -136,6 +136,14 @@ def _twice(folder: Path) -> None:
             raise AssertionError("the process group is still there")
 
 
+def _twice_with_a_slow_first(folder: Path) -> None:
+    """The first process leaves a meeting long after the others, which are early at the next one."""
+    if os.environ["RANK"] == "0":
+        destroy = dist.destroy_process_group
+        dist.destroy_process_group = lambda group: [destroy(group), time.sleep(1)]
+    _twice(folder)
+
+
 def _shuffled(folder: Path) -> None:
     _score(Images(7).loader(shuffle=True), folder / "without", seed=5)
     _score(Images(7).loader(shuffle=True, generator=torch.Generator().manual_seed(3)), folder / "with")
@@ -173,6 +181,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "stop": lambda folder: _score(Images(9).loader(), folder, stop="ranking"),
     "own group": _own_group,
     "twice": _twice,
+    "twice, slow first": _twice_with_a_slow_first,
     "shuffled": _shuffled,
     "other seed": _again_with_another_seed,
     "returned": _returned,
@@ -217,6 +226,9 @@ def _wait(processes: list[Any], folder: Path) -> list[Ended]:
     ended = []
     for rank, process in enumerate(processes):
         process.join(120)
+        if process.is_alive():  # it would keep pytest from ending
+            process.kill()
+            process.join()
         said = folder.with_suffix(f".{rank}")
         ended.append(Ended(process.exitcode, said.read_text() if said.exists() else ""))
     return ended
@@ -316,7 +328,7 @@ def test_a_stream_that_splits_itself_is_kept_whole(tmp_path):
     pd.testing.assert_series_equal(ours["masked_confidence"], alone.rows["masked_confidence"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["own group", "twice"])
+@pytest.mark.parametrize("case", ["own group", "twice", "twice, slow first"])
 def test_processes_can_meet_again_and_a_group_of_the_caller_stays(case, tmp_path):
     assert _run(case, 2, tmp_path / "run") == [Ended(0, "")] * 2
     rows = [Scores.load(tmp_path / "run" / name).rows for name in ("first", "second")]

@@ -602,7 +602,7 @@ class Recipe(nn.Module):
         return self.head(x.mean(dim=(2, 3)))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=1, max_size=8), seed=st.integers(0, 2**16))
 def test_any_network_is_the_same_function_when_it_is_folded(steps, seed):
     torch.manual_seed(seed)
@@ -620,7 +620,7 @@ def test_any_network_is_the_same_function_when_it_is_folded(steps, seed):
     assert all(math.isfinite(float(value)) for value in expected.flatten())
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None)
 @given(
     dims=st.integers(1, 3),
     groups=st.sampled_from([1, 2]),

@@ -43,7 +43,7 @@ from xaieval.metrics import (
     resolve_metrics,
 )
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 NAMES = ("pointing_hit", "energy_inside", "relevance_mass", "relevance_rank", "mask_iou", "best_mask_iou")
 EXACT = {"rtol": 1e-12, "atol": 1e-9, "equal_nan": True}
 

@@ -23,7 +23,7 @@ from xaieval.masking import Finished, baseline, finish, mask, normalise, occlude
 from xaieval.protocol import PROTOCOLS, Protocol, resolve_protocol
 
 # Without a deadline, since the machines that run this are shared; the same examples every time, so that a run can be repeated.
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 
 NORMALISATIONS = ("minmax", "max", "percentile", "none")
 MASKINGS = ("soft", "top", "top_binary", "threshold", "otsu")

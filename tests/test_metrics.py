@@ -36,7 +36,7 @@ from xaieval.metrics import (
     resolve_metrics,
 )
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+PROPERTY = settings(deadline=None, max_examples=100)
 
 NAN, INF = math.nan, math.inf
 

@@ -30,7 +30,7 @@ from xaieval.presets import PRESETS, changes
 from xaieval.protocol import PROTOCOLS, Protocol
 from xaieval.scores import Scores
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=50)
+PROPERTY = settings(deadline=None, max_examples=50)
 MEAN, STD = (0.45, 0.5, 0.4), (0.2, 0.25, 0.3)
 N, SIDE, CLASSES = 24, 16, 4
 OF_TWO_METHODS = {"win_percentage"}  # which `Scores.win_percentages` takes from the rows

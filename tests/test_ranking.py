@@ -20,7 +20,7 @@ from xaieval.ranking import group_letters
 from xaieval.report import ranking_figure
 from xaieval.scores import Scores
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 
 AD, IC = "average_drop", "increase_in_confidence"
 METRICS = [

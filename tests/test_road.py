@@ -24,7 +24,7 @@ from xaieval.errors import MetricError, RunError
 from xaieval.metrics import METRICS, linear_imputation, perturbed_pixels, road, road_lerf, road_morf
 from xaieval.protocol import Protocol
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)
+PROPERTY = settings(deadline=None, max_examples=40)
 SIDE = 16
 NAMES = ["road", "road_morf", "road_lerf"]
 

@@ -17,7 +17,7 @@ from xaieval.errors import MetricError
 from xaieval.scores import Scores
 from xaieval.selection import Selection, select_layers
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
+PROPERTY = settings(deadline=None, max_examples=20)
 
 IC, AD = "increase_in_confidence", "average_drop"
 HIGHER = {IC: True, AD: False}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from xaieval.errors import MetricError
 from xaieval.sequential import SignTest, on_grid
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 
 quarters = st.integers(-4, 4).map(lambda number: number / 4)
 numbers = st.lists(quarters, min_size=1, max_size=14)

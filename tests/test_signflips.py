@@ -17,7 +17,7 @@ from xaieval.errors import MetricError
 from xaieval.signflips import RADEMACHER, sign_flip_p_values
 from xaieval.stats import paired_p_value
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 NAN = math.nan
 
 # Quarters add up without rounding, so that ties among sums are ties.

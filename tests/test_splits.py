@@ -17,7 +17,7 @@ from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictur
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
+PROPERTY = settings(deadline=None, max_examples=60)
 
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 SPLITTERS = [block_folds, random_folds]

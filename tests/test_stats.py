@@ -15,7 +15,7 @@ from xaieval import stats
 from xaieval.errors import MetricError
 from xaieval.stats import bootstrap_interval, wilson_interval
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=100)
+PROPERTY = settings(deadline=None, max_examples=100)
 
 
 def _drops(count: int, seed: int = 0) -> np.ndarray:

@@ -18,7 +18,7 @@ from xaieval.errors import ConfigError, MetricError
 from xaieval.sequential import SignTest
 from xaieval.stopping import Stop, Stopping, certain, resolve_stop
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=20)
+PROPERTY = settings(deadline=None, max_examples=20)
 
 AD, IC = "average_drop", "increase_in_confidence"
 HIGHER = {AD: False, IC: True}

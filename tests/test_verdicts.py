@@ -26,7 +26,7 @@ from xaieval.errors import ExplainerError, MetricError
 from xaieval.scores import Scores
 from xaieval.verdicts import compare_with_controls
 
-PROPERTY = settings(deadline=None, derandomize=True, max_examples=30)
+PROPERTY = settings(deadline=None, max_examples=30)
 ROOT = Path(__file__).parents[1]
 
 AD, IC, AREA = "average_drop", "increase_in_confidence", "area"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,7 @@ def _meet(rank: Rank) -> Iterator[_Others]:
     made, store = not dist.is_initialized(), None
     if made:
         try:
-            plain, _, _ = next(rendezvous("env://", rank.rank, rank.world))
+            plain = _store(rank, os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
         except (ValueError, RuntimeError) as error:
             raise RunError(f"rank {rank.rank} cannot reach the others: {error}; start them by torchrun") from error
         attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-{next(_meetings)}"
@@ -212,6 +213,17 @@ def _meet(rank: Rank) -> Iterator[_Others]:
         raise
     finally:
         dist.destroy_process_group(None if made else group)
+
+
+@lru_cache(maxsize=1)
+def _store(rank: Rank, address: str | None, port: str | None) -> Any:
+    """The store of the environment, kept while the process lives.
+
+    Without torchrun the first process serves it. If that ended with a meeting, a process that is early at the next one
+    would connect to a server that is about to close.
+    """
+    store, _, _ = next(rendezvous("env://", rank.rank, rank.world))
+    return store
 
 
 def _check_same(others: _Others, order: str | None = None, model: str | None = None) -> None:
