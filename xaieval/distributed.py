@@ -203,8 +203,10 @@ def _meet(rank: Rank) -> Iterator[_Others]:
             raise RunError(f"rank {rank.rank} cannot reach the others: {error}; start them by torchrun") from error
         attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-{next(_meetings)}"
         store = PrefixStore(f"xaieval-{attempt}", plain)
-        dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        with _printing_to_stderr():
+            dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
+    with _printing_to_stderr():
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
     others = _Others(rank, group, store)
     try:
         yield others
@@ -213,6 +215,21 @@ def _meet(rank: Rank) -> Iterator[_Others]:
         raise
     finally:
         dist.destroy_process_group(None if made else group)
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Keep results apart from what gloo of torch 2.8 to 2.10 prints: whom it is connected to."""
+    if torch.__version__ >= "2.11":
+        yield
+        return
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @lru_cache(maxsize=1)
