@@ -44,7 +44,8 @@ def _maps(count: int = 6, shape: tuple[int, ...] = (5, 7), seed: int = 0) -> Ten
 
 
 def _close(found: Tensor, *expected: float) -> bool:
-    return bool(torch.allclose(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-9, equal_nan=True))
+    wanted = torch.tensor(expected, dtype=torch.float64)
+    return bool(torch.allclose(found.reshape(-1), wanted, rtol=1e-6, atol=1e-9, equal_nan=True))
 
 
 # ---- checks that take the functions under test

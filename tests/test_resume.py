@@ -424,7 +424,9 @@ def test_a_command_that_is_told_to_end_prints_what_there_is_and_goes_on_later(nu
     (tmp_path / "slow.py").write_text(SLOW)
     words = ["score", "--data", "slow:make", "--layers", "fpn[p5]", "--out", "run"]
     command = [sys.executable, "-m", "xaieval.cli", *words]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     while process.stdout.readline().strip() != "3":  # three batches are done, or nearly
         assert process.poll() is None

@@ -111,13 +111,13 @@ def test_structural_similarity_is_that_of_scikit_image_to_1e_10(shape):
     np.testing.assert_allclose(ssim(first, second), expected, atol=1e-10)
 
 
-def test_windows_are_those_of_torchmetrics_which_counts_those_over_the_edge_too():
+def test_windows_are_those_of_torchmetrics():
     first, second = (maps.double() for maps in pair(2, 20, 20))
-    with_edge, windows = structural_similarity_index_measure(
+    # It averages over more of them than we do, or over the same, by its version.
+    _, windows = structural_similarity_index_measure(
         first[:, None], second[:, None], data_range=1.0, reduction="none", return_full_image=True
     )
     np.testing.assert_allclose(ssim(first, second), windows[:, 0, 5:-5, 5:-5].flatten(1).mean(dim=1), atol=1e-10)
-    assert (with_edge - ssim(first, second)).abs().min() > 1e-4
 
 
 # ---- properties

@@ -117,11 +117,14 @@ def maps_figure(
             shown = axes.imshow(layer_maps[row].numpy(), cmap=colours, vmin=0, vmax=1, alpha=OPAQUE)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
-    if shown is not None:
-        figure.colorbar(shown, ax=grid, label="explanation map", fraction=0.04, shrink=0.8)
     width = (figure.get_figwidth() - 1.1) / columns
+    height = width * pixels.shape[2] / pixels.shape[3]
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=grid, fraction=0.04, shrink=0.8)
+        fits = text_inches("explanation map", font_points("small")) < 0.8 * rows * height
+        bar.set_label("explanation map" if fits else "map", fontsize="small")
     _name_columns(list(grid[0]), ["image", *maps], width)
-    _name_rows(list(grid[:, 0]), titles, width * pixels.shape[2] / pixels.shape[3])
+    _name_rows(list(grid[:, 0]), titles, height)
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
