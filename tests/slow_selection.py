@@ -45,7 +45,8 @@ def slow_tests(table: Table, higher: Mapping[str, bool]) -> dict[Any, tuple[floa
             better = [side * (a - b) for a, b in zip(table[metric][best], table[metric][layer], strict=True)]
             worse = metric == best_in
             keys.append((layer, best, best_in, metric, "worse" if worse else "better"))
-            values.append(slow_p(better if worse else [-one for one in better]))
+            tested = better if worse else [-one for one in better]
+            values.append(slow_p(tested) if sum(tested) > 0 else 1.0)  # what does not even look so is not tested
     return dict(zip(keys, zip(values, slow_holm(values, len(pairs) - len(values)), strict=True), strict=True))
 
 

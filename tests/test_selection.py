@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_selection import Table, slow_order, slow_selection, slow_tests
 
-from xaieval import selection, stats
+from xaieval import selection
 from xaieval.errors import MetricError
 from xaieval.scores import Scores
 from xaieval.selection import Selection, select_layers
+from xaieval.signflips import sign_flip_p_values
 
 PROPERTY = settings(deadline=None, max_examples=20)
 
@@ -292,7 +293,7 @@ def test_the_seed_of_the_run_decides_about_signs_that_are_drawn():
 
 def _false_positives(monkeypatch: pytest.MonkeyPatch, by: list[str], layers: int) -> float:
     """How often something is chosen among layers that differ by chance only, in 200 runs of 30 images."""
-    monkeypatch.setattr(selection, "paired_p_value", lambda a, b, _, seed: stats.paired_p_value(a, b, 999, seed))
+    monkeypatch.setattr(selection, "sign_flip_p_values", lambda table, _, seed: sign_flip_p_values(table, 999, seed))
     found, names = 0, [f"p{number}" for number in range(layers)]
     for seed in range(200):
         rng = np.random.default_rng(seed)

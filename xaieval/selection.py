@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError
 from xaieval.pairing import directions, exact_means, one_method, paired_tables
-from xaieval.stats import check_level, holm, paired_p_value
+from xaieval.signflips import sign_flip_p_values
+from xaieval.stats import check_level, holm
 
 __all__ = ["Selection", "select_layers"]
 
@@ -23,7 +25,8 @@ class Selection(Sequence[str]):
         layers: the addresses.
         ranking: all layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
         comparisons: one row a test: `layer`, `best` (the layer that is best in `best_in`), `metric` that the two are compared
-            in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` and `p_holm`.
+            in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` (see
+            `xaieval.signflips`) and `p_holm`.
         k: what the caller asked for, None if the tests decided.
         n_images: that took part.
         method: whose rows decided.
@@ -126,6 +129,7 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
     Which layer is the best is in the data too, so the correction counts the tests between all pairs of layers, both ways.
     """
     records: list[dict[str, Any]] = []
+    differences = []
     count = len(next(iter(goodness.values())).columns)
     family = count * (count - 1) * len(goodness)
     resamples = max(9999, int(10 * family / alpha))  # or the smallest p-value possible would not be small enough
@@ -137,10 +141,11 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
                 first, second = (best, layer) if worse else (layer, best)
                 record: dict[str, Any] = {"layer": layer, "best": best, "best_in": best_in, "metric": metric}
                 record |= {"value": tables[metric][layer].mean(), "best_value": tables[metric][best].mean()}
-                p = paired_p_value(values[first], values[second], resamples, seed)
-                records.append(record | {"verdict": "worse" if worse else "better", "p_value": p})
-    table = pd.DataFrame(records)
-    return table.assign(p_holm=holm(table["p_value"], family))
+                records.append(record | {"verdict": "worse" if worse else "better"})
+                differences.append((values[first] - values[second]).to_numpy())
+    table = np.column_stack(differences) if differences else np.empty((0, 0))
+    p_values = sign_flip_p_values(table, resamples, seed)
+    return pd.DataFrame(records).assign(p_value=p_values, p_holm=holm(p_values, family))
 
 
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
