@@ -18,6 +18,11 @@ def slow_p(differences: Sequence[float]) -> float:
     return sum(reached) / len(reached)
 
 
+def slow_p_above(differences: Sequence[float]) -> float:
+    """The same where the sum is above 0; what does not even look so is not tested, and gets 1."""
+    return slow_p(differences) if sum(differences) > 0 else 1.0
+
+
 def slow_holm(values: Sequence[float], more: int = 0) -> list[float]:
     """Step down: the smallest times their number, the next times one less, never below the one before, at most 1.
 
@@ -45,8 +50,7 @@ def slow_tests(table: Table, higher: Mapping[str, bool]) -> dict[Any, tuple[floa
             better = [side * (a - b) for a, b in zip(table[metric][best], table[metric][layer], strict=True)]
             worse = metric == best_in
             keys.append((layer, best, best_in, metric, "worse" if worse else "better"))
-            tested = better if worse else [-one for one in better]
-            values.append(slow_p(tested) if sum(tested) > 0 else 1.0)  # what does not even look so is not tested
+            values.append(slow_p_above(better if worse else [-one for one in better]))
     return dict(zip(keys, zip(values, slow_holm(values, len(pairs) - len(values)), strict=True), strict=True))
 
 

@@ -67,7 +67,7 @@ def _images(count=2):
 # The attention branch
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     exponent=st.floats(-6, 6),

@@ -55,7 +55,7 @@ class Network(nn.Module):
         self.second = nn.Conv2d(4, 4, 3, padding=1, bias=False)
         self.again = self.second
         self.spectral = parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))
-        # Before, torch itself writes the same statistics again in each pass of evaluation.
+        # torch before 2.12 itself writes the same statistics again in each pass of evaluation.
         tracks = torch.__version__ >= "2.12"
         self.norms = nn.Sequential(nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=tracks))
         self.head = nn.Linear(4, 5)

@@ -471,7 +471,7 @@ def test_float32_maps_equal_a_loop_over_images_channels_and_cells(function, shap
     _agree(function, *_random(1, shape, rectified, torch.float32))
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 5), st.integers(1, 5)),

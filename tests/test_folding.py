@@ -592,7 +592,7 @@ class Recipe(nn.Module):
                 "convolution": lambda x, c=convolution: c(x),
                 "norm": lambda x, n=norm: n(x),
                 "relu": lambda x: functional.relu(x),
-                "relu_": lambda x: functional.relu(x + 0, inplace=True) if x is earlier else functional.relu_(x),  # noqa: B023
+                "relu_": lambda x, e=earlier: functional.relu(x + 0, inplace=True) if x is e else functional.relu_(x),
                 "skip": lambda x, e=earlier: x + e,
                 "branch": lambda x, c=convolution, n=norm: n(y := c(x)) + torch.tanh(y),
                 "twin": lambda x, c=convolution, n=norm: torch.maximum(n(c(x)), c(x)),

@@ -19,7 +19,6 @@ def test_made_up_input_gives_a_result_or_one_clear_line(name):
     quick = settings(
         max_examples=EXAMPLES.get(name, 40),
         deadline=None,
-        database=None,
         phases=[Phase.explicit, Phase.generate],  # shrinking takes longer than all else
         suppress_health_check=list(HealthCheck),
     )

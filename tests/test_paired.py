@@ -152,9 +152,9 @@ def test_the_same_seed_gives_the_same_p_value_and_another_seed_another():
 
 def test_drawing_leaves_the_global_generator_and_the_values_alone():
     larger, smaller = _normal(30, 0.0)
-    before = np.random.get_state()[1].copy(), larger.copy(), smaller.copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy(), larger.copy(), smaller.copy()  # noqa: NPY002  # it is the one to watch
     paired_p_value(larger, smaller)
-    for then, now in zip(before, (np.random.get_state()[1], larger, smaller), strict=True):  # noqa: NPY002
+    for then, now in zip(before, (np.random.get_state()[1], larger, smaller), strict=True):  # noqa: NPY002  # it is the one to watch
         np.testing.assert_array_equal(then, now)
 
 

@@ -394,7 +394,7 @@ def _slow_occlusion(model: nn.Module, image: Tensor, target: int, window: int, s
     return total / count
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25, deadline=None)
 @given(window=st.integers(1, 6), stride=st.integers(1, 6), size=st.sampled_from([1, 3, 50]), fill=st.sampled_from([0.0, 0.7]))
 def test_occlusion_equals_a_loop_over_images_and_windows(window, stride, size, fill):
     stride = min(stride, window)

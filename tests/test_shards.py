@@ -211,10 +211,10 @@ def test_a_loader_that_shuffles_without_a_generator_is_shuffled_alike_in_all_pro
     shares = []
     for rank in range(3):
         torch.manual_seed(100 + rank)  # processes differ in what they did before
-        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002  # it is the one to watch
         shares.append(shard(Grey(9).loader(2, shuffle=True), rank, 3, seed=7))
         assert torch.equal(torch.get_rng_state(), before[0])
-        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # noqa: NPY002
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # noqa: NPY002  # it is the one to watch
     assert _together(shares) == alone, "the order that torch.manual_seed(7) gives one process"
     assert len({share.order for share in shares}) == 1
     assert _together(_shares(lambda: Grey(9).loader(2, shuffle=True), 3, seed=8)) != alone

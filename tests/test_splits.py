@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_folds_and_another_seed_others(split):
 def test_splitting_leaves_the_global_generator_alone(split):
     before = np.random.get_state()[1].copy()  # noqa: NPY002  # the global generator is what may not change
     split([0] * 40)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002  # it is the one to watch
 
 
 @pytest.mark.parametrize("split", SPLITTERS)

@@ -203,9 +203,9 @@ def _meet(rank: Rank) -> Iterator[_Others]:
             raise RunError(f"rank {rank.rank} cannot reach the others: {error}; start them by torchrun") from error
         attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-{next(_meetings)}"
         store = PrefixStore(f"xaieval-{attempt}", plain)
-        with _printing_to_stderr():
-            dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
     with _printing_to_stderr():
+        if made:
+            dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
     others = _Others(rank, group, store)
     try:
