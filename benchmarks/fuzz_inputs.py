@@ -58,7 +58,8 @@ else:
     import xaieval.distributed
     import xaieval.launcher
 
-from xaieval.config import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.options import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import Preprocessing, truth
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
@@ -66,7 +67,6 @@ from xaieval.folders import check_folder
 from xaieval.layers import expand, trace
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.parts import Parts
-from xaieval.protocol import PROTOCOLS
 
 __all__ = ["TARGETS", "FindingError"]
 

@@ -20,9 +20,9 @@ import cyclopts
 import pandas as pd
 import torch
 
+from xaieval.config.protocol import Protocol
 from xaieval.folders import ROWS
 from xaieval.metrics import resolve_metrics
-from xaieval.protocol import Protocol
 from xaieval.rows import Measured, measured_rows
 from xaieval.scores import Scores
 

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 import xaieval
+from xaieval.config.presets import PRESETS
+from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import load_data
 from xaieval.models import load_model
-from xaieval.presets import PRESETS
-from xaieval.protocol import PROTOCOLS
 from xaieval.scores import Scores
 from xaieval.stats import bootstrap_interval
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import xaieval
 from xaieval.cli import main
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.data import load_data
 from xaieval.errors import AddressError
 from xaieval.models import load_model

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
+from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError, ProtocolError
 from xaieval.masking import baseline as replacement_of
 from xaieval.metrics import (
@@ -34,7 +35,6 @@ from xaieval.metrics import (
     perturbed_pixels,
     pixel_ranks,
 )
-from xaieval.protocol import Protocol
 from xaieval.report import curves_figure
 from xaieval.scores import Scores
 

@@ -13,11 +13,11 @@ from torchvision.models import detection
 
 from xaieval import explain, list_layers, score
 from xaieval.cli import main
+from xaieval.config.protocol import Protocol
 from xaieval.errors import AddressError
 from xaieval.models import load_model
 from xaieval.padding import Frame, frame_of
 from xaieval.probe import probe
-from xaieval.protocol import Protocol
 from xaieval.tasks import Detection
 
 SMALL = {"min_size": 64, "max_size": 96}

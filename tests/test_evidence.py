@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import xaieval
+from xaieval.config.protocol import Protocol
 from xaieval.data.truth import inside_boxes
 from xaieval.errors import MetricError
 from xaieval.metrics import NEEDS, MeanOverImages, Metric
-from xaieval.protocol import Protocol
 from xaieval.scores import Scores
 
 LAYERS = ["0", "2"]

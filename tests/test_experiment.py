@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from xaieval.cli import main
-from xaieval.config import FalOptions
+from xaieval.config.options import FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
 from xaieval.experiment import prepare, read_results, run_experiment, write_report
 from xaieval.experiment.run import arms_of

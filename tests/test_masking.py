@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from xaieval.config.protocol import PROTOCOLS, Protocol, resolve_protocol
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from xaieval.errors import ProtocolError
 from xaieval.masking import Finished, baseline, finish, mask, normalise, occlude, otsu_threshold, upsample
-from xaieval.protocol import PROTOCOLS, Protocol, resolve_protocol
 
 # Without a deadline, since the machines that run this are shared; the same examples every time, so that a run can be repeated.
 PROPERTY = settings(deadline=None, max_examples=60)

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
 from xaieval.cli import main
-from xaieval.config import KINDS, names_code
+from xaieval.config.options import KINDS, names_code
 from xaieval.errors import DataError, ModelError, OutputError, WeightsError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import ABNClassifier, FPNClassifier, load_model, load_weights, read_weights

@@ -22,12 +22,12 @@ from torch.nn import functional
 
 import xaieval
 from xaieval.cli import main
-from xaieval.config import ProtocolOptions
+from xaieval.config.options import ProtocolOptions
+from xaieval.config.presets import PRESETS, changes
+from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import MetricError
 from xaieval.masking import finish, mask, normalise
 from xaieval.metrics import METRICS, AverageDrop, average_drop, drop, drop_by, increase, increase_by, increase_in_confidence
-from xaieval.presets import PRESETS, changes
-from xaieval.protocol import PROTOCOLS, Protocol
 from xaieval.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=50)

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import xaieval
+from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import Preprocessing, load_data
 from xaieval.explainers import resolve_methods
 from xaieval.models import LoadedModel, load_model
-from xaieval.protocol import PROTOCOLS
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/published"
 

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 import xaieval
-from xaieval import protocol as protocols
 from xaieval.cli import main
 from xaieval.cli.program import app
 from xaieval.cli.remaking import remake_maps
-from xaieval.config import plain
+from xaieval.config import protocol as protocols
+from xaieval.config.options import plain
+from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
-from xaieval.protocol import PROTOCOLS, Protocol
 from xaieval.report import Maps, Wanted, images_to_show, render_report
 from xaieval.report.choosing import choose_images
 from xaieval.report.intervals import Interval, draw_panel

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
+from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, ucmerced
 from xaieval.errors import MetricError, RunError
 from xaieval.metrics import METRICS, linear_imputation, perturbed_pixels, road, road_lerf, road_morf
-from xaieval.protocol import Protocol
 
 PROPERTY = settings(deadline=None, max_examples=40)
 SIDE = 16

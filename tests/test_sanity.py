@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import xaieval
+from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, scenes, ucmerced
 from xaieval.errors import AddressError, ExplainerError, ModelError, RunError, UsageError
 from xaieval.models.loading import load_model
-from xaieval.protocol import Protocol
 from xaieval.randomisation import draw_anew, find_parts, swapped
 from xaieval.sanity import COMPLETE, MEASURES, SanityCheck, sanity_check
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
+from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ModelError, OutputError, UsageError
 from xaieval.memory import Room
 from xaieval.models.builtin import fpn_scenes
 from xaieval.probe import borrow
-from xaieval.protocol import Protocol
 from xaieval.scores import Scores
 from xaieval.speedup import Runner, sped_up
 

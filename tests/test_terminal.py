@@ -22,7 +22,7 @@ import xaieval
 from xaieval.cli import main
 from xaieval.cli.documents import records, render
 from xaieval.cli.printing import print_table, say
-from xaieval.presets import PRESETS
+from xaieval.config.presets import PRESETS
 
 COMMAND = [sys.executable, "-m", "xaieval.cli"]
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])[\d;]*m")

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from xaieval import explainers, metrics, models, testing
+    from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
     from xaieval.probe import list_layers
-    from xaieval.protocol import Protocol
     from xaieval.report.maps import show
     from xaieval.sanity import sanity_check
     from xaieval.scores import Scores
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xaieval.stopping import Stop
 
 _HOMES = {
-    "Protocol": "xaieval.protocol",
+    "Protocol": "xaieval.config.protocol",
     "Scores": "xaieval.scores",
     "Stop": "xaieval.stopping",
     "XaievalError": "xaieval.errors",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
@@ -20,7 +21,6 @@ from xaieval.layouts import Layout
 from xaieval.masking import Finished, finish
 from xaieval.metrics import Metric
 from xaieval.probe import ProbeLayer, run, to_device
-from xaieval.protocol import Protocol
 from xaieval.rows import NO_LAYER
 from xaieval.speedup import Runner
 from xaieval.tasks import Classification, Followed, Task

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from xaieval.config.protocol import Protocol
 from xaieval.errors import ProtocolError
-from xaieval.protocol import Protocol
 
 __all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "otsu_threshold", "upsample"]
 

@@ -12,10 +12,10 @@ import torch
 from pandas.api.extensions import ExtensionArray
 from torch import Tensor
 
+from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Failure
 from xaieval.errors import RunError, TargetError
 from xaieval.metrics import Metric
-from xaieval.protocol import Protocol
 
 __all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Measured", "failed_rows", "joined", "measured_rows"]
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
@@ -22,7 +23,6 @@ from xaieval.memory import Room, in_batches, refused_without_room
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function, as_module
 from xaieval.probe import borrow, locate, to_device
-from xaieval.protocol import Protocol, resolve_protocol
 from xaieval.randomisation import Part, Swap, draw_anew, find_parts, swapped
 from xaieval.running import show_progress
 from xaieval.speedup import Forward, Runner, called

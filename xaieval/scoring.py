@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval.config.protocol import Protocol, plain, resolve_protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
@@ -25,7 +26,6 @@ from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
 from xaieval.process import check_repeatable, repeatable
-from xaieval.protocol import Protocol, plain, resolve_protocol
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
 from xaieval.speedup import Forward, Runner, called, check_precision, sped_up

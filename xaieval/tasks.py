@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 
+from xaieval.config.protocol import plain
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
-from xaieval.protocol import plain
 from xaieval.targets import (
     Confidence,
     Output,

@@ -15,9 +15,9 @@ import cyclopts
 import pandas as pd
 
 import xaieval
+from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.data import load_data
 from xaieval.models import LoadedModel, load_model
-from xaieval.protocol import PROTOCOLS, Protocol
 
 HERE = Path(__file__).parent
 METRICS = {"average_drop": "AD %", "average_gain": "AG %", "increase_in_confidence": "IC %"}

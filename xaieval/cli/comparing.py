@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from xaieval.cli.documents import records
 from xaieval.cli.printing import print_table, say
 from xaieval.cli.program import app
-from xaieval.config import Json, Switch, Words
+from xaieval.config.options import Json, Switch, Words
 from xaieval.errors import OutputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from xaieval.cli.documents import records
 from xaieval.cli.printing import print_comparison, say
 from xaieval.cli.program import FLAT, app
 from xaieval.cli.scoring import own_folder
-from xaieval.config import FalOptions, Json, Switch, plain
+from xaieval.config.options import FalOptions, Json, Switch, plain
 from xaieval.errors import UsageError
 
 __all__ = ["fal"]

@@ -8,9 +8,9 @@ from xaieval.cli.documents import records
 from xaieval.cli.loading import load
 from xaieval.cli.printing import print_table, say
 from xaieval.cli.program import FLAT, app
-from xaieval.config import Json, ModelOptions, Switch
+from xaieval.config.options import Json, ModelOptions, Switch
+from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
-from xaieval.presets import PRESETS, Preset, changes
 
 __all__ = ["layers", "methods", "metrics", "protocols"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from xaieval.config import ModelOptions, parse_literals
+from xaieval.config.options import ModelOptions, parse_literals
 
 if TYPE_CHECKING:
     from xaieval.models import LoadedModel

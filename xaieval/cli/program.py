@@ -17,7 +17,7 @@ from cyclopts.config import Dict
 
 from xaieval import __version__
 from xaieval.cli.documents import render
-from xaieval.config import names_code, read_toml
+from xaieval.config.options import names_code, read_toml
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.ranks import is_rank, is_spoken_for, report_failure
 

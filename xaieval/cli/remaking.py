@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.loading import load
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.errors import RunError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from xaieval.cli.printing import say
 from xaieval.cli.program import app
 from xaieval.cli.remaking import Remade, remake_maps
-from xaieval.config import Json, Switch, Words
+from xaieval.config.options import Json, Switch, Words
 
 __all__ = ["report"]
 

@@ -14,14 +14,14 @@ from xaieval.cli.documents import score_document
 from xaieval.cli.loading import load
 from xaieval.cli.printing import find_rankings, print_rankings, print_summary, say, summary_if_interrupted
 from xaieval.cli.program import FLAT, app, given
-from xaieval.config import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
+from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.ranks import Rank, is_rank
 
 if TYPE_CHECKING:
+    from xaieval.config.protocol import Protocol
     from xaieval.data import Data
     from xaieval.models import LoadedModel
-    from xaieval.protocol import Protocol
     from xaieval.stopping import Stop
 
 __all__ = ["own_folder", "score"]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from xaieval.config import plain
+from xaieval.config.options import plain
 from xaieval.data import Fold, Pictures
 from xaieval.experiment.setup import Setup
 from xaieval.folders import MANIFEST, check_folder, is_complete, write_file, write_json, writing

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 
-from xaieval.config import FalOptions, parse_literals
+from xaieval.config.options import FalOptions, parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds
 from xaieval.errors import DataError, ModelError, choose_from
 from xaieval.models import ABNClassifier, FPNClassifier

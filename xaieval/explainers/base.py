@@ -11,10 +11,10 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor, nn
 
+from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import ExplainerError
 from xaieval.layouts import Layout
 from xaieval.memory import Room
-from xaieval.protocol import Protocol, plain
 from xaieval.speedup import in_groups
 from xaieval.tasks import Classification, Followed, Task
 

@@ -6,9 +6,9 @@ import torch  # noqa: F401  # for the examples
 from jaxtyping import Float
 from torch import Tensor
 
+from xaieval.config.protocol import Protocol
 from xaieval.metrics.functional import confidence_ratio, drop, drop_in_deletion, gain, increase, win
 from xaieval.metrics.metric import Metric
-from xaieval.protocol import Protocol
 
 __all__ = [
     "AVERAGE_DROP",

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xaieval import masking
+from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.metric import Metric
-from xaieval.protocol import Protocol, plain
 
 __all__ = [
     "BASELINES",

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xaieval.config.protocol import Denominator, Drops, Ties
 from xaieval.errors import MetricError, choose_from
-from xaieval.protocol import Denominator, Drops, Ties
 
 __all__ = [
     "average_drop",
@@ -40,7 +40,7 @@ def drop(
     """Drop of each image, `100 * max(0, Y - O) / Y`, in percent, 0 to 100 for O >= 0, lower is better.
 
     NaN where Y is not positive (there is no epsilon to hide it) or a value is not finite. The options are for numbers that have
-    to be compared with those of a tool that computes them otherwise (`xaieval.presets`).
+    to be compared with those of a tool that computes them otherwise (`xaieval.config.presets`).
 
     Args:
         confidence: Y, `[N]`.

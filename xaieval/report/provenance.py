@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from xaieval.config import ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 
 __all__ = ["command_of", "facts_of", "subject_of"]
 

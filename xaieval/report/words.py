@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from xaieval.presets import PRESETS
-from xaieval.protocol import Protocol
+from xaieval.config.presets import PRESETS
+from xaieval.config.protocol import Protocol
 
 __all__ = ["Sentence", "preset_of", "protocol_sentences"]
 

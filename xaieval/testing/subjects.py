@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, check_images
 from xaieval.engine import Job, look, make_pairs
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
 from xaieval.memory import Room
 from xaieval.probe import borrow, locate
-from xaieval.protocol import Protocol
 from xaieval.speedup import Runner
 
 __all__ = ["Subject", "looking", "maps_of", "small_model", "subject", "takes"]

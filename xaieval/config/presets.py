@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from xaieval.protocol import PROTOCOLS, Protocol
+from xaieval.config.protocol import PROTOCOLS, Protocol
 
 __all__ = ["PRESETS", "Preset", "changes"]
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
+from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.errors import ConfigError, choose_from
-from xaieval.protocol import Protocol, resolve_protocol
 
 __all__ = [
     "ARMS",

@@ -1,0 +1,1 @@
+"""Every choice of a measurement, by name, without torch."""
