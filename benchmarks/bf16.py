@@ -23,9 +23,9 @@ from torch.overrides import TorchFunctionMode
 
 import xaieval
 from xaieval.data import load_data
+from xaieval.inference.forward_passes import Runner
 from xaieval.models import load_model
 from xaieval.scores import Scores
-from xaieval.speedup import Runner
 from xaieval.stats import bootstrap_interval
 
 RESULTS = Path(__file__).with_suffix(".csv")

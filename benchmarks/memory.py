@@ -1,7 +1,7 @@
 """What a budget of memory keeps a process to on a CPU, and what looking after memory costs.
 
-    python benchmarks/memory.py                # ResNet-50 at 224 px, one process for each budget
-    python benchmarks/memory.py --overhead     # MobileNetV2 at 128 px
+    python benchmarks/batch_limit.py                # ResNet-50 at 224 px, one process for each budget
+    python benchmarks/batch_limit.py --overhead     # MobileNetV2 at 128 px
 
 Each process loads a model with random weights, scores one image, and then, with a peak of its resident memory that starts anew,
 so many images in one batch under a budget. Needs Linux. The second command compares the processor time of batches with and
@@ -22,7 +22,8 @@ import timm
 import torch
 
 import xaieval
-from xaieval import measuring, memory
+from xaieval import measuring
+from xaieval.inference import batch_limit
 
 MIB = 2**20
 LAYERS = {"resnet50": ["layer1", "layer4"], "mobilenetv2_100": ["blocks.2", "blocks.5"], "vit_small_patch16_224": ["blocks.0"]}
@@ -68,11 +69,11 @@ def _resident(name: str) -> int:
 def _overhead(rounds: int = 15) -> None:
     """The ratio of processor times of batches of 8: as they are measured, over the same with nothing that halves them."""
     network = timm.create_model("mobilenetv2_100").eval()
-    own = measuring.in_batches, memory.Room.parts
+    own = measuring.in_batches, batch_limit.Room.parts
     bare = lambda room, batch, work: [work(batch)], lambda room, count, work: [work(slice(0, count))]
 
     def seconds(chosen: tuple[object, object]) -> float:
-        measuring.in_batches, memory.Room.parts = chosen  # type: ignore[assignment,method-assign]  # for the comparison
+        measuring.in_batches, batch_limit.Room.parts = chosen  # type: ignore[assignment,method-assign]  # for the comparison
         start = time.process_time()
         xaieval.score(network, [batch], LAYERS["mobilenetv2_100"], progress=False)
         return time.process_time() - start

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.data import Preprocessing, scenes
-from xaieval.randomisation import draw_anew, find_parts, swapped
+from xaieval.inference.randomisation import draw_anew, find_parts, swapped
 from xaieval.sanity import SanityCheck
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()

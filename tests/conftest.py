@@ -17,7 +17,7 @@ install_import_hook(
         "xaieval.explainers.cam",
         "xaieval.masking",
         "xaieval.models.fpn",
-        "xaieval.targets",
+        "xaieval.inference.targets",
     ],
     "shape_checks.checked",
 )

@@ -29,9 +29,9 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
-from xaieval.borrowing import borrow
 from xaieval.errors import ModelError, RunError, UsageError
 from xaieval.explainers.perturbation import RISE
+from xaieval.inference.borrowing import borrow
 from xaieval.metrics import Metric
 from xaieval.probe import probe
 

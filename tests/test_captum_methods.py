@@ -19,8 +19,8 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_methods
 from xaieval.explainers.captum_methods import CAPTUM, REDUCTIONS
 from xaieval.explainers.foreign import seeded, seeded_number
+from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.layouts import Layout
-from xaieval.tasks import Detection, Segmentation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RAW = xaieval.Protocol(normalisation="none")

@@ -25,8 +25,8 @@ import xaieval
 from xaieval.cli import main
 from xaieval.errors import OutputError, UsageError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, resolve_methods
+from xaieval.inference.reproducibility import repeatable
 from xaieval.metrics import METRICS
-from xaieval.process import repeatable
 
 COUNT = 5
 IMAGES = torch.randn(COUNT, 3, 24, 20, generator=torch.Generator().manual_seed(8))

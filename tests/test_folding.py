@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.overrides import TorchFunctionMode
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from xaieval.folding import find_pairs, folded
+from xaieval.inference.batchnorm_folding import find_pairs, folded
 from xaieval.models.builtin import fpn_scenes
 from xaieval.probe import borrow, locate, run
 

@@ -20,10 +20,10 @@ from xaieval import Protocol, explain, list_layers, score
 from xaieval.cli import main
 from xaieval.data import Preprocessing
 from xaieval.errors import AddressError, ModelError, TargetError, UsageError, WeightsError
+from xaieval.inference.tasks import Detection
 from xaieval.models import ZeroShot, load_model
 from xaieval.models.huggingface import preprocessing_of
 from xaieval.probe import probe
-from xaieval.tasks import Detection
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import xaieval
-from xaieval import memory
 from xaieval.cli import main
 from xaieval.errors import ExplainerError, RunError, UsageError
 from xaieval.explainers.ablation import AblationCAM
 from xaieval.explainers.foreign import refused
 from xaieval.explainers.perturbation import RISE, Occlusion
-from xaieval.memory import OverBudgetError, Room, is_out_of_memory, parse_bytes
+from xaieval.inference import batch_limit
+from xaieval.inference.batch_limit import OverBudgetError, Room, is_out_of_memory, parse_bytes
 from xaieval.metrics import insertion
 from xaieval.scores import Scores
 
@@ -58,7 +58,7 @@ class Limited(nn.Module):
 def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Has an entry for each collection of garbage, which takes a while and is left out here."""
     calls: list[int] = []
-    monkeypatch.setattr(memory, "gc", SimpleNamespace(collect=lambda: calls.append(1)))
+    monkeypatch.setattr(batch_limit, "gc", SimpleNamespace(collect=lambda: calls.append(1)))
     return calls
 
 
@@ -414,7 +414,7 @@ def test_passes_get_as_small_as_a_budget_asks_for(maps, size, caplog):
 )
 def test_many_images_take_at_most_as_many_times_what_one_takes(method):
     def peak(count: int) -> int:
-        with memory._Watch(None) as watch:
+        with batch_limit._Watch(None) as watch:
             score(_limited(9), [_images(count, 48)], "body.0", methods=method, fast=False)
         return watch.peak
 
@@ -447,7 +447,7 @@ def test_the_process_itself_takes_no_more_than_the_budget_and_a_little():
 
 
 def test_what_is_watched_is_what_is_alive():
-    with memory._Watch(10 * MIB) as watch:
+    with batch_limit._Watch(10 * MIB) as watch:
         first = torch.zeros(MIB)  # 4 MiB
         views = [first[:10], first.view(2, -1), first.t()]
         assert watch.used == 4 * MIB
@@ -458,13 +458,13 @@ def test_what_is_watched_is_what_is_alive():
         with pytest.raises(OverBudgetError):
             torch.cat([second, second])
         assert watch.used == 4 * MIB
-    with memory._Watch(10 * MIB) as watch:
+    with batch_limit._Watch(10 * MIB) as watch:
         second.add_(1).view(-1)[:5].relu_()  # was there before
         assert watch.used == 0
 
 
 def test_what_is_made_in_inference_mode_and_kept_for_gradients_is_watched_too():
-    with memory._Watch(None) as watch:
+    with batch_limit._Watch(None) as watch:
         with torch.inference_mode():
             made = nn.functional.linear(torch.zeros(1024, 1024), torch.zeros(1024, 1024)).reshape(2, -1)
             assert watch.used == 4 * MIB
@@ -479,8 +479,8 @@ def test_what_is_made_in_inference_mode_and_kept_for_gradients_is_watched_too():
 def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The budgets of all watches from here on."""
     entered: list[int] = []
-    own = memory._Watch
-    monkeypatch.setattr(memory, "_Watch", lambda budget: entered.append(budget) or own(budget))
+    own = batch_limit._Watch
+    monkeypatch.setattr(batch_limit, "_Watch", lambda budget: entered.append(budget) or own(budget))
     return entered
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from xaieval import Protocol, explain, score
 from xaieval.data.batches import read_batch
 from xaieval.errors import TargetError
-from xaieval.targets import choose_targets
-from xaieval.tasks import Segmentation
+from xaieval.inference.targets import choose_targets
+from xaieval.inference.tasks import Segmentation
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 1.0, 4.0]])
 LABELS = torch.tensor([[1, 0, 1], [0, 1, 0]])

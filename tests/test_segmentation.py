@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models import segmentation
 
 from xaieval import explain, score
-from xaieval.tasks import Segmentation
+from xaieval.inference.tasks import Segmentation
 
 NETWORKS = {
     "deeplabv3_mobilenet_v3_large": {"aux_loss": True},

@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, softmax
 
 from xaieval.errors import ModelError, TargetError
-from xaieval.targets import choose_targets, confidences, logits_of, take
+from xaieval.inference.targets import choose_targets, confidences, logits_of, take
 
 LOGITS = torch.tensor([[0.0, 2.0, -1.0], [5.0, 4.0, 3.0]])
 OTHER = torch.zeros(2, 3)

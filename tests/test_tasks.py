@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from xaieval import score
 from xaieval.errors import ModelError, TargetError, UsageError
-from xaieval.tasks import TASKS, Classification, Detection, Followed, Segmentation, Task, describe, resolve_task
+from xaieval.inference.tasks import TASKS, Classification, Detection, Followed, Segmentation, Task, describe, resolve_task
 
 # ---- by hand
 

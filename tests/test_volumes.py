@@ -19,12 +19,12 @@ from xaieval.cli import main
 from xaieval.errors import AddressError, DataError, ExplainerError
 from xaieval.explainers import cam, controls
 from xaieval.explainers.base import Context
-from xaieval.folding import find_pairs
+from xaieval.inference.batchnorm_folding import find_pairs
+from xaieval.inference.tasks import Segmentation
 from xaieval.layers import Layer, Trace, layout_of
 from xaieval.layouts import Layout
 from xaieval.masking import baseline, finish, mask, occlude, upsample
 from xaieval.probe import probe
-from xaieval.tasks import Segmentation
 
 SIZE = (6, 8, 10)
 

@@ -17,13 +17,13 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
+from xaieval.inference.forward_passes import Runner
+from xaieval.inference.tasks import Classification, Followed, Task
 from xaieval.layouts import Layout
 from xaieval.masking import Finished, finish
 from xaieval.metrics import Metric
 from xaieval.probe import ProbeLayer, run, to_device
 from xaieval.rows import NO_LAYER
-from xaieval.speedup import Runner
-from xaieval.tasks import Classification, Followed, Task
 
 __all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from xaieval.data.batches import Batch
 from xaieval.engine import Job, Look, finished_maps, look, raw_maps
 from xaieval.errors import MetricError
+from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude, upsample
-from xaieval.speedup import Runner
 
 __all__ = ["Evidence"]
 

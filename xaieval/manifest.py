@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from xaieval import __version__
-from xaieval.borrowing import check_ready
 from xaieval.data.batches import Failure
+from xaieval.inference.borrowing import check_ready
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox
 

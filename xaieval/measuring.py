@@ -16,10 +16,10 @@ from torch import Tensor
 from xaieval.data.batches import Batch
 from xaieval.engine import Job, Look, finished_maps, look, raw_maps
 from xaieval.evidence import Evidence
+from xaieval.inference.batch_limit import in_batches
+from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude
-from xaieval.memory import in_batches
 from xaieval.rows import Measured, joined
-from xaieval.speedup import Runner
 
 __all__ = ["measure"]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xaieval.borrowing import borrow, check_open
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
+from xaieval.inference.borrowing import borrow, check_open
 from xaieval.layers import Forward, Layer, expand, layout_of, pick, table, trace
 from xaieval.layouts import Layout
 from xaieval.padding import Frame

@@ -15,15 +15,15 @@ from xaieval.data.order import Shuffled
 from xaieval.engine import Job
 from xaieval.errors import OutputError, RunError, XaievalError
 from xaieval.explainers import describe_method
+from xaieval.inference.forward_passes import Runner
+from xaieval.inference.tasks import describe
 from xaieval.manifest import describe_data, digest, tensor_bytes
 from xaieval.metrics import Metric
 from xaieval.pairing import directed
 from xaieval.parts import Part, Parts, check_of
 from xaieval.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores
-from xaieval.speedup import Runner
 from xaieval.stopping import Stop, Stopping
-from xaieval.tasks import describe
 
 __all__ = ["Run", "show_progress"]
 

@@ -19,19 +19,19 @@ from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
+from xaieval.inference.batch_limit import Room, in_batches, parse_bytes, refused_without_room
+from xaieval.inference.forward_passes import Forward, Runner, called, check_precision, sped_up
+from xaieval.inference.reproducibility import check_repeatable, repeatable
+from xaieval.inference.targets import Output, Target
+from xaieval.inference.tasks import Task, predicted_score, resolve_task
 from xaieval.manifest import new_manifest
 from xaieval.measuring import measure
-from xaieval.memory import Room, in_batches, parse_bytes, refused_without_room
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe import borrow, locate, to_device
-from xaieval.process import check_repeatable, repeatable
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
-from xaieval.speedup import Forward, Runner, called, check_precision, sped_up
 from xaieval.stopping import Stop, resolve_stop
-from xaieval.targets import Output, Target
-from xaieval.tasks import Task, predicted_score, resolve_task
 
 __all__ = ["explain", "score"]
 
@@ -109,7 +109,7 @@ def score(
         resume: False measures what is there again.
         progress: show a progress bar, where stderr is a terminal.
         seed: of random explainers and of the bootstrap.
-        task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`, which has more choices.
+        task: "classification", "detection" or "segmentation", or an object of `xaieval.inference.tasks`, which has more choices.
         output: where the logits or detections are in the model's output: a key, an index or a function.
         forward: how to run a model that takes more than images: a function `(model, images) -> output`.
         grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers of
@@ -228,7 +228,7 @@ def explain(
         device: where to work; the model's own unless told.
         memory: as for `score`.
         seed: of random explainers.
-        task: "classification", "detection" or "segmentation", or an object of `xaieval.tasks`.
+        task: "classification", "detection" or "segmentation", or an object of `xaieval.inference.tasks`.
         output: where the logits or detections are in the model's output.
         forward: how to run a model that takes more than images: a function `(model, images) -> output`.
         grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers of

@@ -21,9 +21,9 @@ from peers import ours
 from record import replace_rows
 from safetensors.torch import save_file
 
-from xaieval.memory import Room
+from xaieval.inference.batch_limit import Room
+from xaieval.inference.forward_passes import sped_up
 from xaieval.probe import borrow
-from xaieval.speedup import sped_up
 
 __all__ = ["PARTS", "Point", "forwards", "grow", "measure_point"]
 

@@ -17,9 +17,9 @@ from record import replace_rows
 from timing import alternate, spread
 from torch import Tensor, nn
 
-from xaieval.memory import Room
+from xaieval.inference.batch_limit import Room
+from xaieval.inference.forward_passes import Runner, sped_up
 from xaieval.probe import borrow
-from xaieval.speedup import Runner, sped_up
 
 __all__ = ["efficiency", "prepared"]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from xaieval.data.batches import has_ids, read_batch
 from xaieval.errors import DataError
-from xaieval.process import ONE_AT_A_TIME, same_random_numbers
+from xaieval.inference.reproducibility import ONE_AT_A_TIME, same_random_numbers
 
 __all__ = ["Shuffled", "draw_order", "has_indices", "loader_of"]
 

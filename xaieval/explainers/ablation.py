@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.explainers.base import Context
+from xaieval.inference.batch_limit import Room, is_out_of_memory
+from xaieval.inference.tasks import Classification
 from xaieval.layers import parse, pick
-from xaieval.memory import Room, is_out_of_memory
 from xaieval.probe import put
-from xaieval.tasks import Classification
 
 __all__ = ["ABLATION", "AblationCAM"]
 

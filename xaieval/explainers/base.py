@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import ExplainerError
+from xaieval.inference.batch_limit import Room
+from xaieval.inference.forward_passes import in_groups
+from xaieval.inference.tasks import Classification, Followed, Task
 from xaieval.layouts import Layout
-from xaieval.memory import Room
-from xaieval.speedup import in_groups
-from xaieval.tasks import Classification, Followed, Task
 
 __all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model", "size_of_images"]
 

@@ -27,7 +27,7 @@ from xaieval.explainers.foreign import (
     refused,
     reshaping,
 )
-from xaieval.process import ONE_AT_A_TIME
+from xaieval.inference.reproducibility import ONE_AT_A_TIME
 
 __all__ = ["CAPTUM", "REDUCTIONS", "Captum", "CaptumObject"]
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, XaievalError
 from xaieval.explainers.base import Context
+from xaieval.inference.batch_limit import is_out_of_memory
+from xaieval.inference.reproducibility import ONE_AT_A_TIME
+from xaieval.inference.tasks import Classification
 from xaieval.layers import parse
 from xaieval.layouts import Layout
-from xaieval.memory import is_out_of_memory
-from xaieval.process import ONE_AT_A_TIME
-from xaieval.tasks import Classification
 
 __all__ = [
     "ImageTarget",

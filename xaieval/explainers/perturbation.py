@@ -111,7 +111,7 @@ class RISE:
 
     Reference:
         Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), eq. 6, and section 3.2 for the masks. With a detector it is D-RISE
-        (Petsiuk et al., CVPR 2021, arXiv 2006.03204) as `xaieval.tasks.Detection` matches objects.
+        (Petsiuk et al., CVPR 2021, arXiv 2006.03204) as `xaieval.inference.tasks.Detection` matches objects.
 
     Example:
         >>> import xaieval

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ConformanceError, XaievalError
 from xaieval.explainers import Method
-from xaieval.process import same_random_numbers
+from xaieval.inference.reproducibility import same_random_numbers
 from xaieval.testing.checks import CHECKS, Check
 from xaieval.testing.subjects import Subject, maps_of, small_model, subject
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaieval.errors import ConformanceError
-from xaieval.process import random_states, same_random_numbers
+from xaieval.inference.reproducibility import random_states, same_random_numbers
 from xaieval.testing.state import dead, equal, model_state, put_back, seed_everything
 from xaieval.testing.subjects import Subject, looking, maps_of, takes
 

@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 
 from xaieval.config.protocol import plain
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
-from xaieval.targets import (
+from xaieval.inference.targets import (
     Confidence,
     Output,
     Target,
@@ -314,10 +314,10 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
     """
     if isinstance(task, str):
         if task not in TASKS:
-            raise UsageError(f"no task {task!r}; {choose_from(task, TASKS)}; or give one of xaieval.tasks")
+            raise UsageError(f"no task {task!r}; {choose_from(task, TASKS)}; or give one of xaieval.inference.tasks")
         return TASKS[task](output=output)
     if not isinstance(task, Task) or isinstance(task, type):
-        raise UsageError(f"a task is a name ({', '.join(TASKS)}) or an object of xaieval.tasks, got {task!r}")
+        raise UsageError(f"a task is a name ({', '.join(TASKS)}) or an object of xaieval.inference.tasks, got {task!r}")
     if output is not None:
         raise UsageError("give output= to the task object, not beside it")
     return task

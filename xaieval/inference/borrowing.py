@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from xaieval.errors import ModelError, UsageError
-from xaieval.process import same_random_numbers
+from xaieval.inference.reproducibility import same_random_numbers
 
 __all__ = ["borrow", "check_open", "check_ready"]
 

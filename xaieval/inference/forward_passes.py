@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError, choose_from
-from xaieval.folding import Folding, Pair, find_pairs, folded
-from xaieval.memory import Room, is_out_of_memory
-from xaieval.tasks import Classification, Task
+from xaieval.inference.batch_limit import Room, is_out_of_memory
+from xaieval.inference.batchnorm_folding import Folding, Pair, find_pairs, folded
+from xaieval.inference.tasks import Classification, Task
 
 __all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
 

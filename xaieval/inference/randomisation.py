@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError, ModelError, choose_from
-from xaieval.process import ONE_AT_A_TIME
+from xaieval.inference.reproducibility import ONE_AT_A_TIME
 
 __all__ = ["Part", "Swap", "draw_anew", "find_parts", "swapped"]
 

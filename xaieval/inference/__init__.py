@@ -1,0 +1,1 @@
+"""Borrow a model and run it: tasks, targets, fast passes, memory."""
