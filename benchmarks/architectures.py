@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xaieval import explain, list_layers
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.tasks import Classification, predicted_score
-from xaieval.layouts import Layout
-from xaieval.probe import borrow, locate, run
+from xaieval.probe.hooks import locate, run
+from xaieval.probe.layouts import Layout
 
 SQUARE, WIDE, LARGE = (64, 64), (64, 96), (128, 192)
 QUARTERS = [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -64,9 +64,9 @@ from xaieval.data import Preprocessing, truth
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.folders import check_folder
-from xaieval.layers import expand, trace
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.parts import Parts
+from xaieval.probe.addresses import expand, trace
 
 __all__ = ["TARGETS", "FindingError"]
 

@@ -37,7 +37,7 @@ from xaieval.models import (
 )
 from xaieval.models.fpn import stages
 from xaieval.models.weights import check_fit
-from xaieval.probe import probe
+from xaieval.probe.hooks import probe
 
 SUBSETS = [levels for count in (1, 2, 3, 4) for levels in itertools.combinations(LEVELS, count)]
 

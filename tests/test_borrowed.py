@@ -33,7 +33,7 @@ from xaieval.errors import ModelError, RunError, UsageError
 from xaieval.explainers.perturbation import RISE
 from xaieval.inference.borrowing import borrow
 from xaieval.metrics import Metric
-from xaieval.probe import probe
+from xaieval.probe.hooks import probe
 
 EXAMPLES = int(os.environ.get("XAIEVAL_EXAMPLES", "1"))
 SETTINGS: dict[str, Any] = {  # an example takes long, so that what fails is shown as it is

@@ -40,7 +40,7 @@ from xaieval.explainers.cam import (
 )
 from xaieval.masking import finish
 from xaieval.models.builtin import fpn_scenes
-from xaieval.probe import probe
+from xaieval.probe.hooks import probe
 
 HALF = (0.5, 0.5, 0.5)
 CLOSE = 1e-4  # of a map's range, which is [0, 1]; float32 gives 1e-5 and better

@@ -20,7 +20,7 @@ from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_me
 from xaieval.explainers.captum_methods import CAPTUM, REDUCTIONS
 from xaieval.explainers.foreign import seeded, seeded_number
 from xaieval.inference.tasks import Detection, Segmentation
-from xaieval.layouts import Layout
+from xaieval.probe.layouts import Layout
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RAW = xaieval.Protocol(normalisation="none")

@@ -17,8 +17,8 @@ from xaieval.config.protocol import Protocol
 from xaieval.errors import AddressError
 from xaieval.inference.tasks import Detection
 from xaieval.models import load_model
-from xaieval.padding import Frame, frame_of
-from xaieval.probe import probe
+from xaieval.probe.detector_frames import Frame, frame_of
+from xaieval.probe.hooks import probe
 
 SMALL = {"min_size": 64, "max_size": 96}
 FEW = {"box_score_thresh": 0.0, "box_detections_per_img": 10, "rpn_post_nms_top_n_test": 40}

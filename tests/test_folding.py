@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from xaieval.inference.batchnorm_folding import find_pairs, folded
+from xaieval.inference.borrowing import borrow
 from xaieval.models.builtin import fpn_scenes
-from xaieval.probe import borrow, locate, run
+from xaieval.probe.hooks import locate, run
 
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d

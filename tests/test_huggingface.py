@@ -23,7 +23,7 @@ from xaieval.errors import AddressError, ModelError, TargetError, UsageError, We
 from xaieval.inference.tasks import Detection
 from xaieval.models import ZeroShot, load_model
 from xaieval.models.huggingface import preprocessing_of
-from xaieval.probe import probe
+from xaieval.probe.hooks import probe
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

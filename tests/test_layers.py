@@ -15,8 +15,8 @@ from torchvision.models.resnet import Bottleneck
 
 from xaieval import list_layers
 from xaieval.errors import AddressError
-from xaieval.layers import Address, Layer, Trace, expand, layout_of, parse, pick, table, trace
-from xaieval.layouts import Layout
+from xaieval.probe.addresses import Address, Layer, Trace, expand, layout_of, parse, pick, table, trace
+from xaieval.probe.layouts import Layout
 
 Pair = namedtuple("Pair", ["left", "right"])
 

@@ -22,7 +22,7 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError, ModelError, WeightsError
 from xaieval.models import FPNClassifier, fpn_scenes, load_model, load_weights
-from xaieval.probe import list_layers, probe
+from xaieval.probe.hooks import list_layers, probe
 
 # The FPN classifier
 

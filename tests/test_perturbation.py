@@ -24,7 +24,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import METHODS, Context, needs_model
 from xaieval.explainers.ablation import AblationCAM
 from xaieval.explainers.perturbation import RISE, Occlusion, ScoreCAM
-from xaieval.probe import probe
+from xaieval.probe.hooks import probe
 
 CLOSE = 1e-3  # of the range of a map
 

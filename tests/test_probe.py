@@ -13,7 +13,8 @@ from torch import nn
 
 import xaieval
 from xaieval.errors import AddressError, DataError
-from xaieval.probe import borrow, list_layers, locate, probe, run
+from xaieval.inference.borrowing import borrow
+from xaieval.probe.hooks import list_layers, locate, probe, run
 
 Pair = namedtuple("Pair", ["left", "right"])
 

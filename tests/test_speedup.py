@@ -22,9 +22,9 @@ from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ModelError, OutputError, UsageError
 from xaieval.inference.batch_limit import Room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
 from xaieval.models.builtin import fpn_scenes
-from xaieval.probe import borrow
 from xaieval.scores import Scores
 
 NUMBERS = ["confidence", "masked_confidence", "mask_area", "average_drop"]

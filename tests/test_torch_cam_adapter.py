@@ -18,7 +18,7 @@ from xaieval.explainers import TorchCam, resolve_methods
 from xaieval.explainers.foreign import seeded, seeded_number
 from xaieval.explainers.torch_cam_methods import KINDS, TORCH_CAM
 from xaieval.inference.tasks import Segmentation
-from xaieval.layouts import Layout
+from xaieval.probe.layouts import Layout
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1

@@ -21,10 +21,10 @@ from xaieval.explainers import cam, controls
 from xaieval.explainers.base import Context
 from xaieval.inference.batchnorm_folding import find_pairs
 from xaieval.inference.tasks import Segmentation
-from xaieval.layers import Layer, Trace, layout_of
-from xaieval.layouts import Layout
 from xaieval.masking import baseline, finish, mask, occlude, upsample
-from xaieval.probe import probe
+from xaieval.probe.addresses import Layer, Trace, layout_of
+from xaieval.probe.hooks import probe
+from xaieval.probe.layouts import Layout
 
 SIZE = (6, 8, 10)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from xaieval import explainers, metrics, models, testing
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
-    from xaieval.probe import list_layers
+    from xaieval.probe.hooks import list_layers
     from xaieval.report.maps import show
     from xaieval.sanity import sanity_check
     from xaieval.scores import Scores
@@ -27,7 +27,7 @@ _HOMES = {
     "Stop": "xaieval.stopping",
     "XaievalError": "xaieval.errors",
     "explain": "xaieval.scoring",
-    "list_layers": "xaieval.probe",
+    "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.sanity",
     "score": "xaieval.scoring",
     "show": "xaieval.report.maps",

@@ -19,10 +19,10 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import Context, Explainer, needs_model
 from xaieval.inference.forward_passes import Runner
 from xaieval.inference.tasks import Classification, Followed, Task
-from xaieval.layouts import Layout
 from xaieval.masking import Finished, finish
 from xaieval.metrics import Metric
-from xaieval.probe import ProbeLayer, run, to_device
+from xaieval.probe.hooks import ProbeLayer, run, to_device
+from xaieval.probe.layouts import Layout
 from xaieval.rows import NO_LAYER
 
 __all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]

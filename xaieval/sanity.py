@@ -19,6 +19,7 @@ from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.batch_limit import Room, in_batches, refused_without_room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Forward, Runner, called
 from xaieval.inference.randomisation import Part, Swap, draw_anew, find_parts, swapped
 from xaieval.inference.targets import Output, Target
@@ -26,7 +27,7 @@ from xaieval.inference.tasks import Task, predicted_score, resolve_task
 from xaieval.masking import upsample
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function, as_module
-from xaieval.probe import borrow, locate, to_device
+from xaieval.probe.hooks import locate, to_device
 from xaieval.running import show_progress
 from xaieval.stats import bootstrap_interval
 

@@ -20,6 +20,7 @@ from xaieval.errors import ExplainerError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.batch_limit import Room, in_batches, parse_bytes, refused_without_room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Forward, Runner, called, check_precision, sped_up
 from xaieval.inference.reproducibility import check_repeatable, repeatable
 from xaieval.inference.targets import Output, Target
@@ -28,7 +29,7 @@ from xaieval.manifest import new_manifest
 from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
-from xaieval.probe import borrow, locate, to_device
+from xaieval.probe.hooks import locate, to_device
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
 from xaieval.stopping import Stop, resolve_stop

@@ -22,8 +22,8 @@ from record import replace_rows
 from safetensors.torch import save_file
 
 from xaieval.inference.batch_limit import Room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import sped_up
-from xaieval.probe import borrow
 
 __all__ = ["PARTS", "Point", "forwards", "grow", "measure_point"]
 

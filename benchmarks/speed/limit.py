@@ -18,8 +18,8 @@ from timing import alternate, spread
 from torch import Tensor, nn
 
 from xaieval.inference.batch_limit import Room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
-from xaieval.probe import borrow
 
 __all__ = ["efficiency", "prepared"]
 

@@ -38,7 +38,7 @@ def layers(
     import torch
     from rich.table import Table
 
-    from xaieval.probe import list_layers
+    from xaieval.probe.hooks import list_layers
 
     size = loaded.preprocessing.image_size
     listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from xaieval.explainers.base import Context
 from xaieval.inference.batch_limit import Room, is_out_of_memory
 from xaieval.inference.tasks import Classification
-from xaieval.layers import parse, pick
-from xaieval.probe import put
+from xaieval.probe.addresses import parse, pick
+from xaieval.probe.hooks import put
 
 __all__ = ["ABLATION", "AblationCAM"]
 

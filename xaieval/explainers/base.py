@@ -16,7 +16,7 @@ from xaieval.errors import ExplainerError
 from xaieval.inference.batch_limit import Room
 from xaieval.inference.forward_passes import in_groups
 from xaieval.inference.tasks import Classification, Followed, Task
-from xaieval.layouts import Layout
+from xaieval.probe.layouts import Layout
 
 __all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model", "size_of_images"]
 

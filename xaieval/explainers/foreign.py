@@ -20,8 +20,8 @@ from xaieval.explainers.base import Context
 from xaieval.inference.batch_limit import is_out_of_memory
 from xaieval.inference.reproducibility import ONE_AT_A_TIME
 from xaieval.inference.tasks import Classification
-from xaieval.layers import parse
-from xaieval.layouts import Layout
+from xaieval.probe.addresses import parse
+from xaieval.probe.layouts import Layout
 
 __all__ = [
     "ImageTarget",

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.base import Context, size_of_images
-from xaieval.layouts import Layout, token_layout
+from xaieval.probe.layouts import Layout, token_layout
 
 __all__ = ["ROLLOUT", "AttentionMap", "last_block", "rollout"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import AddressError, ModelError, choose_from
-from xaieval.layers import parse
 from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
 from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, pyramid_backbone, stages
+from xaieval.probe.addresses import parse
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

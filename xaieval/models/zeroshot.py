@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xaieval.errors import ModelError, TargetError, choose_from
-from xaieval.probe import borrow
+from xaieval.inference.borrowing import borrow
 
 __all__ = ["ZeroShot"]
 

@@ -17,8 +17,9 @@ from xaieval.engine import Job, look, make_pairs
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
 from xaieval.inference.batch_limit import Room
+from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner
-from xaieval.probe import borrow, locate
+from xaieval.probe.hooks import locate
 
 __all__ = ["Subject", "looking", "maps_of", "small_model", "subject", "takes"]
 

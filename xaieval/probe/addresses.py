@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError
-from xaieval.layouts import Layout, image_layout, token_layout
-from xaieval.padding import Frame, frame_of
+from xaieval.probe.detector_frames import Frame, frame_of
+from xaieval.probe.layouts import Layout, image_layout, token_layout
 
 if TYPE_CHECKING:
     import pandas as pd

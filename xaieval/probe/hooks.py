@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
-from xaieval.layers import Forward, Layer, expand, layout_of, pick, table, trace
-from xaieval.layouts import Layout
-from xaieval.padding import Frame
-from xaieval.stages import AUTO, Shortlist, choose, shortlist
+from xaieval.probe.addresses import Forward, Layer, expand, layout_of, pick, table, trace
+from xaieval.probe.auto_layers import AUTO, Shortlist, choose, shortlist
+from xaieval.probe.detector_frames import Frame
+from xaieval.probe.layouts import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Pass", "ProbeLayer", "Probed", "borrow", "list_layers", "locate", "probe", "put", "run", "to_device"]
+__all__ = ["Pass", "ProbeLayer", "Probed", "list_layers", "locate", "probe", "put", "run", "to_device"]
 
 Score = Callable[[Any], Tensor]
 
@@ -134,7 +134,7 @@ def locate(
     Args:
         model: borrowed.
         images: `[N, C, H, W]`, on the model's device.
-        layers: addresses and patterns; "auto" stands for those that `xaieval.stages` chooses, by a second pass.
+        layers: addresses and patterns; "auto" stands for those that `xaieval.probe.auto_layers` chooses, by a second pass.
         forward: how to run the model; `model(images)` unless told.
         grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred.
         prefix_tokens: number of tokens before that grid, likewise.

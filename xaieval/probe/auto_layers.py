@@ -23,8 +23,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from xaieval.errors import AddressError
-from xaieval.layers import Layer, Trace, layout_of
-from xaieval.layouts import Layout, fits_image
+from xaieval.probe.addresses import Layer, Trace, layout_of
+from xaieval.probe.layouts import Layout, fits_image
 
 __all__ = ["AUTO", "MOST", "Shortlist", "choose", "shortlist"]
 
@@ -99,7 +99,7 @@ def choose(found: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
 
     Example:
         >>> import torch, torchvision
-        >>> from xaieval.layers import trace
+        >>> from xaieval.probe.addresses import trace
         >>> traced = trace(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 64, 64))
         >>> [layer.address for layer in choose(shortlist(traced))]
         ['layer1', 'layer2', 'layer3', 'layer4']
