@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_methods
-from xaieval.explainers.captum_methods import CAPTUM, REDUCTIONS
-from xaieval.explainers.foreign import seeded, seeded_number
+from xaieval.explainers.adapters.base import seeded, seeded_number
+from xaieval.explainers.adapters.captum import CAPTUM, REDUCTIONS
 from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.probe.layouts import Layout
 

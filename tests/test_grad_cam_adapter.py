@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ExplainerError
 from xaieval.explainers import PytorchGradCam, resolve_methods
-from xaieval.explainers.foreign import seeded, seeded_number
-from xaieval.explainers.grad_cam_methods import GRAD_CAM, KINDS
+from xaieval.explainers.adapters.base import seeded, seeded_number
+from xaieval.explainers.adapters.pytorch_grad_cam import GRAD_CAM, KINDS
 from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.probe.layouts import Layout
 

@@ -22,7 +22,7 @@ import xaieval
 from xaieval.cli import main
 from xaieval.errors import ExplainerError, RunError, UsageError
 from xaieval.explainers.ablation import AblationCAM
-from xaieval.explainers.foreign import refused
+from xaieval.explainers.adapters.base import refused
 from xaieval.explainers.perturbation import RISE, Occlusion
 from xaieval.inference import batch_limit
 from xaieval.inference.batch_limit import OverBudgetError, Room, is_out_of_memory, parse_bytes

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ExplainerError
 from xaieval.explainers import TorchCam, resolve_methods
-from xaieval.explainers.foreign import seeded, seeded_number
-from xaieval.explainers.torch_cam_methods import KINDS, TORCH_CAM
+from xaieval.explainers.adapters.base import seeded, seeded_number
+from xaieval.explainers.adapters.torch_cam import KINDS, TORCH_CAM
 from xaieval.inference.tasks import Segmentation
 from xaieval.probe.layouts import Layout
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from xaieval.errors import ExplainerError, choose_from
 from xaieval.explainers.ablation import ABLATION
+from xaieval.explainers.adapters.base import check_installed
+from xaieval.explainers.adapters.captum import CAPTUM, Captum, CaptumObject
+from xaieval.explainers.adapters.pytorch_grad_cam import GRAD_CAM, GradCamObject, PytorchGradCam
+from xaieval.explainers.adapters.torch_cam import TORCH_CAM, TorchCam, TorchCamObject
 from xaieval.explainers.base import Context, Explainer, FunctionExplainer, MapFunction, describe_method, needs_model
 from xaieval.explainers.cam import CAMS
-from xaieval.explainers.captum_methods import CAPTUM, Captum, CaptumObject
 from xaieval.explainers.controls import CONTROLS
-from xaieval.explainers.foreign import check_installed
-from xaieval.explainers.grad_cam_methods import GRAD_CAM, GradCamObject, PytorchGradCam
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.perturbation import PERTURBATIONS
 from xaieval.explainers.precomputed import PREFIX, Precomputed, precomputed
 from xaieval.explainers.rollout import ROLLOUT
-from xaieval.explainers.torch_cam_methods import TORCH_CAM, TorchCam, TorchCamObject
 
 __all__ = [
     "LIBRARY_METHODS",

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, choose_from
-from xaieval.explainers.base import Context
-from xaieval.explainers.foreign import (
+from xaieval.explainers.adapters.base import (
     check_model,
     class_targets,
     each_call_apart,
@@ -27,6 +26,7 @@ from xaieval.explainers.foreign import (
     refused,
     reshaping,
 )
+from xaieval.explainers.base import Context
 from xaieval.inference.reproducibility import ONE_AT_A_TIME
 
 __all__ = ["CAPTUM", "REDUCTIONS", "Captum", "CaptumObject"]

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, choose_from
-from xaieval.explainers.base import Context
-from xaieval.explainers.foreign import (
+from xaieval.explainers.adapters.base import (
     ReadModel,
     check_model,
     class_targets,
@@ -33,6 +32,7 @@ from xaieval.explainers.foreign import (
     refused,
     reshaping,
 )
+from xaieval.explainers.base import Context
 
 __all__ = ["GRAD_CAM", "GradCamObject", "PytorchGradCam"]
 

@@ -1,0 +1,1 @@
+"""Methods of other libraries: captum, pytorch-grad-cam, torch-cam."""
