@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.classes import (
-    AverageDrop,
-    AverageGain,
-    ConfidenceRatio,
-    DropInDeletion,
-    IncreaseInConfidence,
-    MeanOverImages,
-    WinPercentage,
-)
-from xaieval.metrics.composite import ADCC, ADCC_METRICS, Coherency, Complexity, adcc, coherency, complexity
+from xaieval.metrics.adcc import ADCC, ADCC_METRICS, Coherency, Complexity, adcc, coherency, complexity
 from xaieval.metrics.confidence import CONFIDENCE_METRICS, drop_by, increase_by
 from xaieval.metrics.curves import CURVE_METRICS, area_under, deletion, insertion, lerf, morf, perturbed_pixels, pixel_ranks
-from xaieval.metrics.debiased import ROAD_METRICS, road, road_lerf, road_morf
 from xaieval.metrics.description import (
     DESCRIPTION_METRICS,
     AreaAboveHalf,
@@ -42,7 +32,6 @@ from xaieval.metrics.functional import (
     win,
     win_percentage,
 )
-from xaieval.metrics.imputation import linear_imputation
 from xaieval.metrics.localisation import (
     LOCALISATION_METRICS,
     best_mask_iou,
@@ -55,7 +44,21 @@ from xaieval.metrics.localisation import (
     relevance_mass,
     relevance_rank,
 )
-from xaieval.metrics.localisation_classes import (
+from xaieval.metrics.metric import NEEDS, Metric
+from xaieval.metrics.noisy_imputation import linear_imputation
+from xaieval.metrics.road import ROAD_METRICS, road, road_lerf, road_morf
+from xaieval.metrics.robustness import ROBUSTNESS_METRICS, infidelity, max_sensitivity, stability_flip, stability_shift
+from xaieval.metrics.similarity import SIMILARITIES, pearson, spearman, ssim
+from xaieval.metrics.torchmetrics_classes import (
+    AverageDrop,
+    AverageGain,
+    ConfidenceRatio,
+    DropInDeletion,
+    IncreaseInConfidence,
+    MeanOverImages,
+    WinPercentage,
+)
+from xaieval.metrics.torchmetrics_localisation import (
     BestMaskIoU,
     EnergyPointingGame,
     MaskIoU,
@@ -63,9 +66,6 @@ from xaieval.metrics.localisation_classes import (
     RelevanceMassAccuracy,
     RelevanceRankAccuracy,
 )
-from xaieval.metrics.metric import NEEDS, Metric
-from xaieval.metrics.robustness import ROBUSTNESS_METRICS, infidelity, max_sensitivity, stability_flip, stability_shift
-from xaieval.metrics.similarity import SIMILARITIES, pearson, spearman, ssim
 
 __all__ = [
     "ADCC",

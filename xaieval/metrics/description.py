@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xaieval.errors import MetricError
-from xaieval.metrics.classes import MeanOverImages
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.torchmetrics_classes import MeanOverImages
 
 __all__ = [
     "DESCRIPTION_METRICS",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from xaieval.metrics.classes import MeanOverImages
 from xaieval.metrics.localisation import (
     BEST_IOU,
     ENERGY_POINTING_GAME,
@@ -15,6 +14,7 @@ from xaieval.metrics.localisation import (
     iou,
     pointing_game,
 )
+from xaieval.metrics.torchmetrics_classes import MeanOverImages
 
 __all__ = [
     "BestMaskIoU",

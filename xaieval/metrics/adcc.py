@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from xaieval.errors import MetricError
-from xaieval.metrics.classes import MeanOverImages
 from xaieval.metrics.functional import drop
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import pearson
+from xaieval.metrics.torchmetrics_classes import MeanOverImages
 
 __all__ = ["ADCC", "ADCC_METRICS", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
 

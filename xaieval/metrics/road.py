@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xaieval.errors import MetricError
 from xaieval.metrics.curves import perturbed_pixels, pixel_ranks
-from xaieval.metrics.imputation import linear_imputation
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.noisy_imputation import linear_imputation
 
 __all__ = ["FRACTIONS", "ROAD_METRICS", "RemoveAndDebias", "road", "road_lerf", "road_morf"]
 
