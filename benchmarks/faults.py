@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaieval import distributed, scoring
 from xaieval.errors import RunError
-from xaieval.folders import ROWS
+from xaieval.results.files import ROWS
 from xaieval.scores import Scores
 
 BATCHES, SIZE = 12, 4

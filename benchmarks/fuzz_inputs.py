@@ -63,10 +63,10 @@ from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import Preprocessing, truth
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
-from xaieval.folders import check_folder
 from xaieval.models import LoadedModel, loading, read_weights
-from xaieval.parts import Parts
 from xaieval.probe.addresses import expand, trace
+from xaieval.results.checkpoints import Parts
+from xaieval.results.files import check_folder
 
 __all__ = ["TARGETS", "FindingError"]
 

@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 
 from xaieval.config.protocol import Protocol
-from xaieval.folders import ROWS
 from xaieval.metrics import resolve_metrics
-from xaieval.rows import Measured, measured_rows
+from xaieval.results.files import ROWS
+from xaieval.results.rows import Measured, measured_rows
 from xaieval.scores import Scores
 
 LAYERS, METHODS = 16, 4

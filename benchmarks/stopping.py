@@ -31,7 +31,7 @@ from scipy.stats import beta, norm
 
 import xaieval
 from xaieval.metrics import METRICS
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 from xaieval.sequential import SignTest, on_grid
 from xaieval.stats import wilson_interval
 from xaieval.stopping import Stop, certain

@@ -28,8 +28,8 @@ from xaieval import distributed, launcher, merging
 from xaieval.cli import main
 from xaieval.data.images import collate
 from xaieval.errors import DataError, RunError, UsageError
-from xaieval.folders import is_complete
 from xaieval.ranks import LAUNCHED, Rank, describe, report_failure
+from xaieval.results.files import is_complete
 from xaieval.scores import Scores
 
 TINY = {"progress": False}

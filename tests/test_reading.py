@@ -16,7 +16,7 @@ from torch import nn
 import xaieval
 from xaieval.data.batches import read_batch
 from xaieval.errors import DataError, OutputError
-from xaieval.reading import MEND, check_made_of, check_manifest, check_rows, read_manifest, read_rows
+from xaieval.results.validation import MEND, check_made_of, check_manifest, check_rows, read_manifest, read_rows
 
 METRIC = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
 INCREASE = {"name": "increase", "higher_is_better": True, "interval": "wilson"}

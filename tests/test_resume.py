@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from xaieval import score
 from xaieval.errors import OutputError, RunError
-from xaieval.folders import locked, write_file
 from xaieval.metrics import insertion
+from xaieval.results.files import locked, write_file
 from xaieval.scores import Scores
 
 ROOT = Path(__file__).parents[1]
@@ -292,7 +292,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 
 HOLDER = """
 import sys, time
-from xaieval.folders import locked
+from xaieval.results.files import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -1296,7 +1296,7 @@ def test_a_missing_layer_is_no_run(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
     # Permissions do not bind an administrator, so the answer of the operating system is given here.
-    monkeypatch.setattr("xaieval.folders.os.access", lambda path, mode: False)
+    monkeypatch.setattr("xaieval.results.files.os.access", lambda path, mode: False)
     case = _resnet_case()
     calls = []
     case.model.register_forward_hook(lambda *_: calls.append(1))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from xaieval.errors import MetricError, ProtocolError, choose_from
 from xaieval.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 from xaieval.stats import check_level, holm
 
 __all__ = ["Run", "compare"]

@@ -24,11 +24,11 @@ from torch.distributed.rendezvous import rendezvous
 from xaieval import scoring
 from xaieval.data.shards import Shard, shard
 from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
-from xaieval.manifest import fingerprint
 from xaieval.merging import Share, merge, rank_folder
 from xaieval.models.blackbox import as_module
 from xaieval.ranks import Rank, describe
-from xaieval.rows import failed_rows
+from xaieval.results.manifest import fingerprint
+from xaieval.results.rows import failed_rows
 from xaieval.scores import Scores
 
 __all__ = ["Rank", "score"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.pairing import directed, images_by_pairs
-from xaieval.rows import COUNTED, EXCLUDED
+from xaieval.results.rows import COUNTED, EXCLUDED
 from xaieval.signflips import Floats, sign_flip_p_values
 from xaieval.stats import check_level, holm
 

@@ -23,7 +23,7 @@ from xaieval.masking import Finished, finish
 from xaieval.metrics import Metric
 from xaieval.probe.hooks import ProbeLayer, run, to_device
 from xaieval.probe.layouts import Layout
-from xaieval.rows import NO_LAYER
+from xaieval.results.rows import NO_LAYER
 
 __all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
 

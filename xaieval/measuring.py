@@ -19,7 +19,7 @@ from xaieval.evidence import Evidence
 from xaieval.inference.batch_limit import in_batches
 from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude
-from xaieval.rows import Measured, joined
+from xaieval.results.rows import Measured, joined
 
 __all__ = ["measure"]
 

@@ -14,10 +14,10 @@ import pandas as pd
 from xaieval.data.batches import Failure
 from xaieval.data.shards import Shard
 from xaieval.errors import DataError, OutputError, RunError
-from xaieval.folders import RANKS, check_folder, locked
-from xaieval.manifest import describe_data
 from xaieval.ranks import Rank
-from xaieval.rows import failed_rows
+from xaieval.results.files import RANKS, check_folder, locked
+from xaieval.results.manifest import describe_data
+from xaieval.results.rows import failed_rows
 from xaieval.scores import Scores
 
 __all__ = ["Share", "merge", "rank_folder"]

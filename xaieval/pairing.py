@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 
 __all__ = ["directed", "directions", "exact_means", "images_by_pairs", "one_method", "paired_tables"]
 

@@ -17,11 +17,11 @@ from xaieval.errors import OutputError, RunError, XaievalError
 from xaieval.explainers import describe_method
 from xaieval.inference.forward_passes import Runner
 from xaieval.inference.tasks import describe
-from xaieval.manifest import describe_data, digest, tensor_bytes
 from xaieval.metrics import Metric
 from xaieval.pairing import directed
-from xaieval.parts import Part, Parts, check_of
-from xaieval.rows import Measured, failed_rows, measured_rows
+from xaieval.results.checkpoints import Part, Parts, check_of
+from xaieval.results.manifest import describe_data, digest, tensor_bytes
+from xaieval.results.rows import Measured, failed_rows, measured_rows
 from xaieval.scores import Scores
 from xaieval.stopping import Stop, Stopping
 

@@ -12,11 +12,11 @@ import pandas as pd
 from xaieval.comparing import compare
 from xaieval.doubts import find_doubts
 from xaieval.errors import OutputError
-from xaieval.folders import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.paired import PairedTest
-from xaieval.parts import read_unfinished
 from xaieval.ranking import Over, Ranking, rank
-from xaieval.reading import check_rows, read_manifest, read_rows
+from xaieval.results.checkpoints import read_unfinished
+from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.validation import check_rows, read_manifest, read_rows
 from xaieval.selection import Selection, select_layers
 from xaieval.summaries import summarise
 from xaieval.verdicts import compare_with_controls

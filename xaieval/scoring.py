@@ -25,11 +25,11 @@ from xaieval.inference.forward_passes import Forward, Runner, called, check_prec
 from xaieval.inference.reproducibility import check_repeatable, repeatable
 from xaieval.inference.targets import Output, Target
 from xaieval.inference.tasks import Task, predicted_score, resolve_task
-from xaieval.manifest import new_manifest
 from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.hooks import locate, to_device
+from xaieval.results.manifest import new_manifest
 from xaieval.running import Run, show_progress
 from xaieval.scores import Scores
 from xaieval.stopping import Stop, resolve_stop

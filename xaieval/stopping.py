@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xaieval.errors import ConfigError, MetricError, choose_from
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 from xaieval.sequential import Floats, SignTest, on_grid
 
 __all__ = ["Stop", "Stopping", "certain", "resolve_stop"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.rows import COUNTED, EXCLUDED
+from xaieval.results.rows import COUNTED, EXCLUDED
 from xaieval.stats import metric_interval
 from xaieval.verdicts import CONTROLS_COLUMN, marks
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaieval.errors import MetricError
 from xaieval.pairing import directions
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 from xaieval.stats import check_level, wilson_interval
 
 __all__ = ["win_percentages"]

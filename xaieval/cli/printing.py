@@ -104,7 +104,7 @@ def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[
 def find_rankings(scores: Scores, level: float) -> list[Ranking]:
     """By metric what is best; none where there are more layers and methods than fit into a line."""
     from xaieval.errors import MetricError
-    from xaieval.rows import NO_LAYER
+    from xaieval.results.rows import NO_LAYER
 
     pairs = scores.rows[["layer", "method"]].drop_duplicates()
     if not 2 <= len(pairs) <= MOST_RANKED:

@@ -77,8 +77,8 @@ def _score(
     """Score in this process, alone or as one of several."""
     from xaieval.data import load_data
     from xaieval.distributed import score as run
-    from xaieval.folders import MANIFEST, ROWS, SUMMARY
     from xaieval.metrics import resolve_metrics
+    from xaieval.results.files import MANIFEST, ROWS, SUMMARY
     from xaieval.stats import check_level
 
     check_level(options.level)

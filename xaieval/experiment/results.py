@@ -12,8 +12,8 @@ import pandas as pd
 
 from xaieval.errors import OutputError
 from xaieval.experiment.run import BASE, CHOICE, COSTS
-from xaieval.folders import MANIFEST, is_complete
 from xaieval.models import LEVELS
+from xaieval.results.files import MANIFEST, is_complete
 from xaieval.scores import Scores
 
 __all__ = ["Results", "read_results"]

@@ -19,9 +19,9 @@ from torch import nn
 from xaieval.config.options import plain
 from xaieval.data import Fold, Pictures
 from xaieval.experiment.setup import Setup
-from xaieval.folders import MANIFEST, check_folder, is_complete, write_file, write_json, writing
-from xaieval.manifest import digest
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
+from xaieval.results.files import MANIFEST, check_folder, is_complete, write_file, write_json, writing
+from xaieval.results.manifest import digest
 from xaieval.scores import Scores
 from xaieval.scoring import score
 from xaieval.selection import Selection

@@ -10,7 +10,7 @@ import pandas as pd
 from xaieval.experiment.results import Results
 from xaieval.experiment.run import CONTROL
 from xaieval.models import LEVELS
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 from xaieval.scores import Scores
 from xaieval.stats import bootstrap_interval, wilson_interval
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.rows import NO_LAYER
+from xaieval.results.rows import NO_LAYER
 
 if TYPE_CHECKING:
     import pandas as pd

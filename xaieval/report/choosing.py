@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

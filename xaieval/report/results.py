@@ -11,7 +11,7 @@ from xaieval.errors import MetricError
 from xaieval.ranking import Over, rank
 from xaieval.report.intervals import Interval, Panel, draw_panel
 from xaieval.report.numbers import called, digits_of, shown, with_interval
-from xaieval.rows import COUNTED, NO_LAYER
+from xaieval.results.rows import COUNTED, NO_LAYER
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -28,7 +28,7 @@ from xaieval.report.canvas import (
     wrap,
 )
 from xaieval.report.choice import common_names, counted, metric_entry, narrowed, pair_names
-from xaieval.rows import COUNTED
+from xaieval.results.rows import COUNTED
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -12,7 +12,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from xaieval.errors import OutputError, XaievalError
-from xaieval.reading import read_manifest
+from xaieval.results.validation import read_manifest
 
 __all__ = [
     "MANIFEST",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
 from xaieval.errors import OutputError, RunError
-from xaieval.folders import (
+from xaieval.results.files import (
     MANIFEST,
     PARTS,
     RANKS,
@@ -36,9 +36,9 @@ from xaieval.folders import (
     write_json,
     writing,
 )
-from xaieval.manifest import describe_data, tensor_bytes
-from xaieval.reading import check_made_of, read_manifest, read_rows
-from xaieval.rows import failed_rows
+from xaieval.results.manifest import describe_data, tensor_bytes
+from xaieval.results.rows import failed_rows
+from xaieval.results.validation import check_made_of, read_manifest, read_rows
 
 __all__ = ["Part", "Parts", "check_of", "read_unfinished"]
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
 
 from xaieval.errors import OutputError
-from xaieval.manifest import SCHEMA
+from xaieval.results.manifest import SCHEMA
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows"]
 
