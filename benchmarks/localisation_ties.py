@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import xaieval
+from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.data import Preprocessing, scenes
 from xaieval.metrics import pointing_hit
-from xaieval.stats import wilson_interval
 
 IMAGES = 200
 RESULTS = Path(__file__).parent / "localisation/ties.csv"

@@ -21,12 +21,12 @@ import pandas as pd
 import torch
 
 import xaieval
+from xaieval.analysis.stats.intervals import bootstrap_interval
 from xaieval.config.presets import PRESETS
 from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import load_data
 from xaieval.models import load_model
 from xaieval.scores import Scores
-from xaieval.stats import bootstrap_interval
 
 RESULTS = Path(__file__).with_suffix("")
 LAYER, METHODS = "blocks.6", ("gradcam", "layercam")

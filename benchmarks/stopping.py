@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 import xaieval
+from xaieval.analysis.stats.intervals import wilson_interval
+from xaieval.analysis.stats.sequential import SignTest, on_grid
 from xaieval.metrics import METRICS
 from xaieval.results.rows import COUNTED
-from xaieval.sequential import SignTest, on_grid
-from xaieval.stats import wilson_interval
 from xaieval.stopping import Stop, certain
 
 Array = NDArray[Any]

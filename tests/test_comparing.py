@@ -11,9 +11,9 @@ import pytest
 import scipy.stats
 from slow_selection import slow_holm
 
+from xaieval.analysis.stats.paired import difference_interval
 from xaieval.cli import main
 from xaieval.errors import MetricError, ProtocolError
-from xaieval.paired import difference_interval
 from xaieval.scores import Scores
 
 AD, IC, AREA = "average_drop", "increase_in_confidence", "area"

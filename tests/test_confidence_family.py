@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import xaieval
+from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.errors import MetricError
 from xaieval.metrics import (
     METRICS,
@@ -33,7 +34,6 @@ from xaieval.metrics import (
     win_percentage,
 )
 from xaieval.scores import Scores
-from xaieval.stats import wilson_interval
 
 PROPERTY = settings(deadline=None, max_examples=100)
 

@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xaieval import signflips, stats
-from xaieval.errors import MetricError
-from xaieval.paired import (
+from xaieval.analysis.stats import intervals, permutation
+from xaieval.analysis.stats.intervals import bootstrap_means, metric_interval, paired_p_value, wilson_interval
+from xaieval.analysis.stats.paired import (
     cohens_dz,
     difference_interval,
     discordant_odds,
@@ -22,8 +22,8 @@ from xaieval.paired import (
     rank_biserial,
     wilcoxon_p_value,
 )
-from xaieval.power import images_needed, paired_power
-from xaieval.stats import bootstrap_means, metric_interval, paired_p_value, wilson_interval
+from xaieval.analysis.stats.power import images_needed, paired_power
+from xaieval.errors import MetricError
 
 PROPERTY = settings(deadline=None, max_examples=40)
 
@@ -112,7 +112,7 @@ def test_a_p_value_beyond_the_draws_is_a_bound_that_is_not_too_small():
 def test_drawing_in_blocks_changes_nothing_but_the_draws(monkeypatch):
     table = _skewed(60, 2.0)[:, None]
     at_once = paired_p_values(table, resamples=20_000)
-    monkeypatch.setattr(signflips, "_BLOCK", 7000)
+    monkeypatch.setattr(permutation, "_BLOCK", 7000)
     assert paired_p_values(table, resamples=20_000) == pytest.approx(at_once, abs=0.015)
 
 
@@ -120,7 +120,7 @@ def test_many_differences_get_the_normal_p_value_which_draws_agree_with(monkeypa
     # Of 2,000 draws the standard error is at most 1.1 percentage points.
     table = np.stack([_skewed(3000, mean, seed=3) - _skewed(3000, 0, seed=3).mean() for mean in (0.2, 0.6)], axis=1)
     drawn = paired_p_values(table, resamples=2000)
-    monkeypatch.setattr(signflips, "MANY", 100)
+    monkeypatch.setattr(permutation, "MANY", 100)
     quick = paired_p_values(table)
     by_formula = 2 * scipy.stats.norm.sf(np.abs(table.sum(axis=0)) / np.sqrt((table**2).sum(axis=0)))
     assert quick == pytest.approx(by_formula, rel=1e-12)
@@ -212,7 +212,7 @@ def _bent(t: float, bend: float) -> float:
 def test_the_interval_of_a_skewed_mean_is_as_worked_by_hand():
     # Values 0, 0, 0, 4: mean 1, standard error 1, skewness 2 / sqrt(3), bend 1 / sqrt(3). The ends solve g(1 - end) = +-q.
     quantile = scipy.stats.t.ppf(0.75, 3)
-    low, high = stats.mean_interval([0.0, 0.0, 0.0, 4.0], level=0.5)
+    low, high = intervals.mean_interval([0.0, 0.0, 0.0, 4.0], level=0.5)
     assert 0 < low < 1 < high < 4
     assert _bent(1 - low, 3**-0.5) == pytest.approx(quantile)
     assert _bent(1 - high, 3**-0.5) == pytest.approx(-quantile)
@@ -221,35 +221,35 @@ def test_the_interval_of_a_skewed_mean_is_as_worked_by_hand():
 @PROPERTY
 @given(st.lists(st.floats(0, 100).map(lambda value: round(value, 3)), min_size=2, max_size=40), st.floats(0.01, 0.999))
 def test_the_interval_of_a_skewed_mean_holds_it_within_the_values_and_turns_around_with_them(values, level):
-    low, high = stats.mean_interval(values, level)
+    low, high = intervals.mean_interval(values, level)
     rounding = 1e-9
     assert min(values) - rounding <= low <= np.mean(values) + rounding
     assert np.mean(values) - rounding <= high <= max(values) + rounding
-    mirrored = stats.mean_interval([100 - value for value in values], level)
+    mirrored = intervals.mean_interval([100 - value for value in values], level)
     assert (100 - mirrored[1], 100 - mirrored[0]) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_without_skewness_the_interval_of_a_mean_is_students():
     values = [*range(30), *range(30)]
     theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.9)
-    assert stats.mean_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+    assert intervals.mean_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
 
 
 def test_the_interval_of_many_skewed_values_comes_close_to_the_bootstraps():
     values = np.random.default_rng(0).beta(0.3, 2, 5000) * 100
-    ours, theirs = stats.mean_interval(values), stats.bootstrap_interval(values, resamples=4000)
+    ours, theirs = intervals.mean_interval(values), intervals.bootstrap_interval(values, resamples=4000)
     assert ours == pytest.approx(theirs, abs=0.05 * (theirs[1] - theirs[0]))
 
 
 def test_intervals_of_nothing_and_of_one_value():
-    assert all(math.isnan(end) for end in stats.mean_interval([]))
-    assert all(math.isnan(end) for end in stats.mean_interval([7.0]))  # Student's interval is as wide as can be
-    assert stats.mean_interval([7.0] * 9) == (7.0, 7.0)
-    assert stats.mean_interval([5e-324, 0, 0]) == (0.0, 5e-324)  # whose deviation is below all floats
-    low, high = stats.mean_interval([1e-200, 2e-200, 4e-200])
-    assert (low * 1e200, high * 1e200) == pytest.approx(stats.mean_interval([1, 2, 4]))
+    assert all(math.isnan(end) for end in intervals.mean_interval([]))
+    assert all(math.isnan(end) for end in intervals.mean_interval([7.0]))  # Student's interval is as wide as can be
+    assert intervals.mean_interval([7.0] * 9) == (7.0, 7.0)
+    assert intervals.mean_interval([5e-324, 0, 0]) == (0.0, 5e-324)  # whose deviation is below all floats
+    low, high = intervals.mean_interval([1e-200, 2e-200, 4e-200])
+    assert (low * 1e200, high * 1e200) == pytest.approx(intervals.mean_interval([1, 2, 4]))
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
-        stats.mean_interval([], level=2)
+        intervals.mean_interval([], level=2)
 
 
 def test_bootstrap_means_are_those_of_a_slow_loop_in_distribution_and_share_images():
@@ -282,8 +282,10 @@ def test_means_of_no_images_are_refused():
 
 def test_the_interval_of_a_mean_is_that_of_its_kind():
     assert metric_interval([0, 100, 100], "wilson") == pytest.approx(tuple(100 * end for end in wilson_interval(2, 3)))
-    assert metric_interval([1.0, 5.0, 9.0]) == stats.mean_interval([1.0, 5.0, 9.0])
-    assert metric_interval([1.0, 5.0, 9.0], resamples=50, seed=4) == stats.bootstrap_interval([1, 5, 9], resamples=50, seed=4)
+    assert metric_interval([1.0, 5.0, 9.0]) == intervals.mean_interval([1.0, 5.0, 9.0])
+    assert metric_interval([1.0, 5.0, 9.0], resamples=50, seed=4) == intervals.bootstrap_interval(
+        [1, 5, 9], resamples=50, seed=4
+    )
     with pytest.raises(MetricError, match="no interval 'normal'; known: mean, wilson"):
         metric_interval([1.0], "normal")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xaieval.doubts import find_doubts
+from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
 from xaieval.scores import Scores
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xaieval.analysis.selection import Selection
 from xaieval.cli import main
 from xaieval.config.options import FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
@@ -17,7 +18,6 @@ from xaieval.experiment.run import arms_of
 from xaieval.experiment.tables import comparison_table, level_table, macro_f1, subset_table
 from xaieval.models import LEVELS
 from xaieval.scores import Scores
-from xaieval.selection import Selection
 
 TINY = FalOptions(
     max_images=100,

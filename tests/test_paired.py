@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_selection import slow_holm, slow_p
 
-from xaieval import stats
+from xaieval.analysis.stats import intervals
+from xaieval.analysis.stats.intervals import holm, paired_p_value
 from xaieval.errors import MetricError
-from xaieval.stats import holm, paired_p_value
 
 PROPERTY = settings(deadline=None, max_examples=60)
 
@@ -162,7 +162,7 @@ def test_drawing_leaves_the_global_generator_and_the_values_alone():
 def test_drawing_in_blocks_gives_about_the_p_value_of_drawing_at_once(monkeypatch, block):
     pairs = _normal(40, 1.0)
     at_once = paired_p_value(*pairs, resamples=1999)
-    monkeypatch.setattr(stats, "_BLOCK", block)
+    monkeypatch.setattr(intervals, "_BLOCK", block)
     assert paired_p_value(*pairs, resamples=1999) == pytest.approx(at_once, abs=0.05)
 
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_selection import slow_holm
 
+from xaieval.analysis.ranking import group_letters
+from xaieval.analysis.stats.paired import paired_p_values
+from xaieval.analysis.stats.power import images_needed
 from xaieval.cli.printing import print_rankings
 from xaieval.errors import MetricError
-from xaieval.paired import paired_p_values
-from xaieval.power import images_needed
-from xaieval.ranking import group_letters
 from xaieval.report import ranking_figure
 from xaieval.scores import Scores
 

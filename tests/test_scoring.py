@@ -24,12 +24,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
+from xaieval.analysis.stats.intervals import bootstrap_interval, mean_interval
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import DataError, ExplainerError, OutputError, ProtocolError, RunError, TargetError, UsageError
 from xaieval.explainers import Context
 from xaieval.models.builtin import fpn_scenes
 from xaieval.scores import Scores
-from xaieval.stats import bootstrap_interval, mean_interval
 
 
 def score(*arguments: object, **options: object) -> Scores:

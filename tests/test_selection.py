@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_selection import Table, slow_order, slow_selection, slow_tests
 
-from xaieval import selection
+from xaieval.analysis import selection
+from xaieval.analysis.selection import Selection, select_layers
+from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.errors import MetricError
 from xaieval.scores import Scores
-from xaieval.selection import Selection, select_layers
-from xaieval.signflips import sign_flip_p_values
 
 PROPERTY = settings(deadline=None, max_examples=20)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xaieval.analysis.stats.sequential import SignTest, on_grid
 from xaieval.errors import MetricError
-from xaieval.sequential import SignTest, on_grid
 
 PROPERTY = settings(deadline=None, max_examples=60)
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from slow_selection import slow_p, slow_p_above
 
-from xaieval import signflips
+from xaieval.analysis.stats import permutation
+from xaieval.analysis.stats.intervals import paired_p_value
+from xaieval.analysis.stats.permutation import RADEMACHER, sign_flip_p_values
 from xaieval.errors import MetricError
-from xaieval.signflips import RADEMACHER, sign_flip_p_values
-from xaieval.stats import paired_p_value
 
 PROPERTY = settings(deadline=None, max_examples=60)
 NAN = math.nan
@@ -128,7 +128,7 @@ def test_a_column_has_the_same_p_value_alone_and_among_others_and_the_seed_decid
 def test_blocks_change_nothing_where_all_signs_are_tried(monkeypatch):
     table = _varied(images=9)
     expected = sign_flip_p_values(table)
-    monkeypatch.setattr(signflips, "_BLOCK", 1000)
+    monkeypatch.setattr(permutation, "_BLOCK", 1000)
     np.testing.assert_array_equal(sign_flip_p_values(table), expected)
     assert ((sign_flip_p_values(_varied(seed=5)) < 0.05) == (sign_flip_p_values(_varied(seed=5), seed=9) < 0.05)).mean() > 0.9
 
@@ -149,7 +149,7 @@ def test_without_an_effect_p_values_below_a_level_are_no_more_frequent_than_that
 
 def test_the_bound_is_reached_by_two_equal_weights():
     # Both signs have to be plus: one in four, at x = sqrt(2), where the constant comes from.
-    assert signflips._bound(np.array([[1.0], [1.0]]))[0] == pytest.approx(0.25, rel=1e-12)
+    assert permutation._bound(np.array([[1.0], [1.0]]))[0] == pytest.approx(0.25, rel=1e-12)
     assert pytest.approx(3.178, abs=1e-3) == RADEMACHER
 
 
@@ -158,7 +158,7 @@ def test_the_bound_is_reached_by_two_equal_weights():
 def test_the_bound_is_never_below_the_exact_p_value(columns):
     for column in columns:
         if any(column):
-            assert signflips._bound(np.array(column)[:, None])[0] >= slow_p(column) * (1 - 1e-12)
+            assert permutation._bound(np.array(column)[:, None])[0] >= slow_p(column) * (1 - 1e-12)
 
 
 def _exact(sizes: list[int], least: int) -> float:

@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xaieval import stats
+from xaieval.analysis.stats import intervals
+from xaieval.analysis.stats.intervals import bootstrap_interval, wilson_interval
 from xaieval.errors import MetricError
-from xaieval.stats import bootstrap_interval, wilson_interval
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -125,7 +125,7 @@ def test_drawing_in_blocks_gives_the_distribution_of_drawing_at_once(monkeypatch
     # The tolerance leaves room for a generator that does not go on exactly where a smaller draw ended.
     sample = _drops(60)
     at_once = bootstrap_interval(sample, 0.9, resamples=5000, seed=5)
-    monkeypatch.setattr(stats, "_BLOCK", block)
+    monkeypatch.setattr(intervals, "_BLOCK", block)
     assert bootstrap_interval(sample, 0.9, resamples=5000, seed=5) == pytest.approx(at_once, abs=0.08 * np.ptp(at_once))
 
 
@@ -141,7 +141,7 @@ def test_memory_stays_bounded_for_many_images(monkeypatch):
             drawn.append(math.prod(size))
             return self.rng.integers(high, size=size)
 
-    monkeypatch.setattr(stats, "_BLOCK", 10_000)
+    monkeypatch.setattr(intervals, "_BLOCK", 10_000)
     monkeypatch.setattr(np.random, "default_rng", Watched)
     bootstrap_interval(np.zeros(3000), resamples=100)
     assert max(drawn) <= 10_000
@@ -204,5 +204,5 @@ def test_many_values_get_the_normal_interval_which_the_bootstrap_agrees_with(mon
     quick = bootstrap_interval(values)
     half = 1.959963984540054 * values.std() / math.sqrt(len(values))
     assert quick == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-12)
-    monkeypatch.setattr("xaieval.stats._MANY", len(values))
+    monkeypatch.setattr("xaieval.analysis.stats.intervals._MANY", len(values))
     assert quick == pytest.approx(bootstrap_interval(values), abs=0.1 * half)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xaieval.analysis.stats.sequential import SignTest
 from xaieval.errors import ConfigError, MetricError
-from xaieval.sequential import SignTest
 from xaieval.stopping import Stop, Stopping, certain, resolve_stop
 
 PROPERTY = settings(deadline=None, max_examples=20)

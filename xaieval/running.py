@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from xaieval.analysis.tables import directed
 from xaieval.data.batches import Batch, Failure
 from xaieval.data.order import Shuffled
 from xaieval.engine import Job
@@ -18,7 +19,6 @@ from xaieval.explainers import describe_method
 from xaieval.inference.forward_passes import Runner
 from xaieval.inference.tasks import describe
 from xaieval.metrics import Metric
-from xaieval.pairing import directed
 from xaieval.results.checkpoints import Part, Parts, check_of
 from xaieval.results.manifest import describe_data, digest, tensor_bytes
 from xaieval.results.rows import Measured, failed_rows, measured_rows

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from xaieval.analysis.stats.intervals import bootstrap_interval
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
@@ -29,7 +30,6 @@ from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function, as_module
 from xaieval.probe.hooks import locate, to_device
 from xaieval.running import show_progress
-from xaieval.stats import bootstrap_interval
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 

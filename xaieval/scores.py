@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xaieval.comparing import compare
-from xaieval.doubts import find_doubts
+from xaieval.analysis.comparison import compare
+from xaieval.analysis.controls import compare_with_controls
+from xaieval.analysis.ranking import Over, Ranking, rank
+from xaieval.analysis.selection import Selection, select_layers
+from xaieval.analysis.stats.paired import PairedTest
+from xaieval.analysis.summary import summarise
+from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.wins import win_percentages
 from xaieval.errors import OutputError
-from xaieval.paired import PairedTest
-from xaieval.ranking import Over, Ranking, rank
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.results.validation import check_rows, read_manifest, read_rows
-from xaieval.selection import Selection, select_layers
-from xaieval.summaries import summarise
-from xaieval.verdicts import compare_with_controls
-from xaieval.winning import win_percentages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ class Scores:
 
         Returns:
             One row a test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
-            which both count, `p_value` (see `xaieval.signflips`), `p_holm` and `beats`.
+            which both count, `p_value` (see `xaieval.analysis.stats.permutation`), `p_holm` and `beats`.
 
         Raises:
             MetricError: the run has no controls, or the level is not in (0, 1).
@@ -274,7 +274,7 @@ class Scores:
             resamples: sets of images drawn anew, which say how stable the order is.
 
         Returns:
-            See `xaieval.ranking.Ranking`; `xaieval.report.ranking_figure` draws it.
+            See `xaieval.analysis.ranking.Ranking`; `xaieval.report.ranking_figure` draws it.
 
         Raises:
             MetricError: a metric, method or layer is not in the rows, is missing, or leaves fewer than two items.

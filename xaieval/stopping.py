@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from xaieval.analysis.stats.sequential import Floats, SignTest, on_grid
 from xaieval.errors import ConfigError, MetricError, choose_from
 from xaieval.results.rows import COUNTED
-from xaieval.sequential import Floats, SignTest, on_grid
 
 __all__ = ["Stop", "Stopping", "certain", "resolve_stop"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from xaieval.ranking import Ranking
+    from xaieval.analysis.ranking import Ranking
     from xaieval.scores import Scores
 
 __all__ = ["records", "render", "score_document"]

@@ -44,9 +44,9 @@ def fal(
     except ModuleNotFoundError as error:
         raise UsageError("the experiment trains by Lightning, which is missing: pip install 'xaieval[fal]'") from error
 
+    from xaieval.analysis.stats.intervals import check_level
     from xaieval.experiment import prepare, read_results, run_experiment, write_report
     from xaieval.experiment.tables import comparison_table
-    from xaieval.stats import check_level
 
     check_level(options.level)
     setup = prepare(options)

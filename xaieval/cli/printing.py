@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-    from xaieval.ranking import Over, Ranking
+    from xaieval.analysis.ranking import Over, Ranking
     from xaieval.scores import Scores
 
 __all__ = [

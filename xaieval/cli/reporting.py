@@ -50,9 +50,9 @@ def report(
         as_json: Print one JSON document in place of what was written.
         debug: Show the traceback of an error.
     """
+    from xaieval.analysis.stats.intervals import check_level
     from xaieval.report import Wanted, write_report
     from xaieval.scores import Scores
-    from xaieval.stats import check_level
 
     check_level(level)
     scores = Scores.load(folder)

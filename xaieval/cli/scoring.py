@@ -75,11 +75,11 @@ def _score(
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Score in this process, alone or as one of several."""
+    from xaieval.analysis.stats.intervals import check_level
     from xaieval.data import load_data
     from xaieval.distributed import score as run
     from xaieval.metrics import resolve_metrics
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
-    from xaieval.stats import check_level
 
     check_level(options.level)
     loaded = load(options.model, model_options)

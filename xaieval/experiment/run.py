@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from xaieval.analysis.selection import Selection
 from xaieval.config.options import plain
 from xaieval.data import Fold, Pictures
 from xaieval.experiment.setup import Setup
@@ -24,7 +25,6 @@ from xaieval.results.files import MANIFEST, check_folder, is_complete, write_fil
 from xaieval.results.manifest import digest
 from xaieval.scores import Scores
 from xaieval.scoring import score
-from xaieval.selection import Selection
 from xaieval.training import fit, training_loader
 
 __all__ = ["BASE", "CHOICE", "CONTROL", "COSTS", "FoldRun", "arms_of", "layers_of", "rebuild", "run_experiment"]

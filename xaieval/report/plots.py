@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xaieval.analysis.ranking import Over
 from xaieval.errors import MetricError, UsageError, choose_from
-from xaieval.ranking import Over
 from xaieval.report.canvas import Size
 from xaieval.report.choice import metric_entry, narrowed
 from xaieval.report.classes import classes_figure

@@ -6,7 +6,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaieval.ranking import Ranking
+from xaieval.analysis.ranking import Ranking
 from xaieval.report.canvas import HUES, Size, add_title, fit_height, light_grid, new_figure, plain, row_inches, worded, wrap
 from xaieval.report.choice import at_level
 
@@ -38,7 +38,7 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
 
     Example:
         >>> import pandas as pd
-        >>> from xaieval.ranking import rank
+        >>> from xaieval.analysis.ranking import rank
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
         >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}

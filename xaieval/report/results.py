@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from xaieval.analysis.ranking import Over, rank
 from xaieval.errors import MetricError
-from xaieval.ranking import Over, rank
 from xaieval.report.intervals import Interval, Panel, draw_panel
 from xaieval.report.numbers import called, digits_of, shown, with_interval
 from xaieval.results.rows import COUNTED, NO_LAYER

@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata, wilcoxon
 from scipy.stats import t as student
 
+from xaieval.analysis.stats.intervals import bootstrap_interval, check_level, paired_p_value, wilson_interval
+from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.errors import MetricError, choose_from
-from xaieval.signflips import sign_flip_p_values
-from xaieval.stats import bootstrap_interval, check_level, paired_p_value, wilson_interval
 
 __all__ = [
     "PairedTest",
@@ -35,7 +35,7 @@ def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resample
     """Two-sided p-values of "the differences are as often and as much above zero as below", of many tests at once, in (0, 1].
 
     Twice the one-sided p-value of the side that was seen, which is what all signs give, since they are symmetric:
-    `xaieval.signflips` says how many columns are tested at once. Differences of one size (yes or no for each image) are tested
+    `xaieval.analysis.stats.permutation` says how many columns are tested at once. Differences of one size (yes or no for each image) are tested
     by McNemar's exact test, whatever `test` says.
 
     Args:

@@ -9,10 +9,10 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.permutation import sign_flip_p_values
+from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError
-from xaieval.pairing import directions, exact_means, one_method, paired_tables
-from xaieval.signflips import sign_flip_p_values
-from xaieval.stats import check_level, holm
 
 __all__ = ["Selection", "select_layers"]
 
@@ -26,7 +26,7 @@ class Selection(Sequence[str]):
         ranking: all layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
         comparisons: one row a test: `layer`, `best` (the layer that is best in `best_in`), `metric` that the two are compared
             in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` (see
-            `xaieval.signflips`) and `p_holm`.
+            `xaieval.analysis.stats.permutation`) and `p_holm`.
         k: what the caller asked for, None if the tests decided.
         n_images: that took part.
         method: whose rows decided.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.controls import CONTROLS_COLUMN, marks
+from xaieval.analysis.stats.intervals import metric_interval
 from xaieval.results.rows import COUNTED, EXCLUDED
-from xaieval.stats import metric_interval
-from xaieval.verdicts import CONTROLS_COLUMN, marks
 
 __all__ = ["summarise"]
 

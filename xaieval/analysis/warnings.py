@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.pairing import directed, images_by_pairs
+from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
+from xaieval.analysis.tables import directed, images_by_pairs
 from xaieval.results.rows import COUNTED, EXCLUDED
-from xaieval.signflips import Floats, sign_flip_p_values
-from xaieval.stats import check_level, holm
 
 __all__ = ["find_doubts"]
 

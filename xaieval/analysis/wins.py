@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.intervals import check_level, wilson_interval
+from xaieval.analysis.tables import directions
 from xaieval.errors import MetricError
-from xaieval.pairing import directions
 from xaieval.results.rows import COUNTED
-from xaieval.stats import check_level, wilson_interval
 
 __all__ = ["win_percentages"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
+from xaieval.analysis.tables import directed, images_by_pairs
 from xaieval.errors import MetricError
-from xaieval.pairing import directed, images_by_pairs
-from xaieval.signflips import Floats, sign_flip_p_values
-from xaieval.stats import check_level, holm
 
 __all__ = ["CONTROLS_COLUMN", "compare_with_controls", "marks"]
 

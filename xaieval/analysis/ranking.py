@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from xaieval.analysis.stats.intervals import bootstrap_means, check_level, holm, metric_interval
+from xaieval.analysis.stats.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.analysis.stats.power import images_needed
+from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
-from xaieval.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
-from xaieval.pairing import directions, exact_means, one_method, paired_tables
-from xaieval.power import images_needed
 from xaieval.results.rows import NO_LAYER
-from xaieval.stats import bootstrap_means, check_level, holm, metric_interval
 
 __all__ = ["Over", "Ranking", "group_letters", "rank"]
 
