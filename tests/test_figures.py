@@ -22,8 +22,8 @@ from xaieval.data import Preprocessing
 from xaieval.errors import DataError, MetricError, UsageError
 from xaieval.metrics import METRICS, insertion
 from xaieval.report import curves_figure, save_figure
-from xaieval.report.canvas import HUES, colours, looks, plain
-from xaieval.report.plots import KINDS
+from xaieval.report.figures.kinds import KINDS
+from xaieval.report.figures.style import HUES, colours, looks, plain
 
 AD, IC = "average_drop", "increase_in_confidence"
 LAYERS = [f"backbone.body.layer{1 + i // 3}.{i % 3}.conv3" for i in range(12)]

@@ -26,11 +26,11 @@ from xaieval.config.options import plain
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
 from xaieval.report import Maps, Wanted, images_to_show, render_report
-from xaieval.report.choosing import choose_images
-from xaieval.report.intervals import Interval, draw_panel
-from xaieval.report.listing import list_rows
-from xaieval.report.provenance import command_of
-from xaieval.report.words import preset_of, protocol_sentences
+from xaieval.report.html.image_choice import choose_images
+from xaieval.report.html.interval_chart import Interval, draw_panel
+from xaieval.report.html.protocol_text import preset_of, protocol_sentences
+from xaieval.report.html.provenance import command_of
+from xaieval.report.html.row_table import list_rows
 from xaieval.scores import Scores
 
 AD = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
@@ -362,7 +362,7 @@ def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
     rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
     scores = _scores(rows)
     # Its tests take half a minute with so many images, and have nothing to do with the size.
-    monkeypatch.setattr("xaieval.report.page.selection_of", lambda *_: [])
+    monkeypatch.setattr("xaieval.report.html.page.selection_of", lambda *_: [])
     page = _page(scores, maps=_maps(images_to_show(scores), tuple(rows["layer"].unique())))
     assert len(page.encode()) < LIMIT / 2
     assert "data:image/jpeg" in page

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
     from xaieval.probe.hooks import list_layers
-    from xaieval.report.maps import show
+    from xaieval.report.figures.maps import show
     from xaieval.sanity import sanity_check
     from xaieval.scores import Scores
     from xaieval.scoring import explain, score
@@ -30,7 +30,7 @@ _HOMES = {
     "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.sanity",
     "score": "xaieval.scoring",
-    "show": "xaieval.report.maps",
+    "show": "xaieval.report.figures.maps",
 }
 _MODULES = ("explainers", "metrics", "models", "testing")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from xaieval.report.thumbnails import Maps
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["Scores"]
 
@@ -331,7 +331,7 @@ class Scores:
             MetricError: the run lacks what is asked for, or holds more than can be told apart.
             UsageError: no such kind, `ax` where several axes are needed, or both `ax` and `size`.
         """
-        from xaieval.report.plots import Request, plot
+        from xaieval.report.figures.kinds import Request, plot
 
         return plot(self, kind, layers, methods, Request(metrics, classes, level, size, ax))
 
@@ -367,7 +367,7 @@ class Scores:
             MetricError: a method is not in the rows, or the runs cannot be compared.
             ProtocolError: the runs were measured under other protocols.
         """
-        from xaieval.report.page import Wanted, write_report
+        from xaieval.report.html.page import Wanted, write_report
 
         write_report(self, path, Wanted(maps=maps, **wanted))
 

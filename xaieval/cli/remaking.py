@@ -62,7 +62,7 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 
 
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> Remade:
-    from xaieval.report.choosing import methods_to_show
+    from xaieval.report.html.image_choice import methods_to_show
     from xaieval.results.manifest import fingerprint
 
     settings = scores.manifest.get("options")

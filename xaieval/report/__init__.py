@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from xaieval.report.canvas import save_figure
-from xaieval.report.choosing import images_to_show
-from xaieval.report.classes import classes_figure
-from xaieval.report.curves import curves_figure
-from xaieval.report.heatmaps import heatmap_figure
-from xaieval.report.maps import maps_figure, show
-from xaieval.report.notebook import summary_html
-from xaieval.report.page import Wanted, render_report, write_report
-from xaieval.report.plots import plot
-from xaieval.report.rankings import ranking_figure
-from xaieval.report.spreads import spread_figure
-from xaieval.report.thumbnails import Maps
-from xaieval.report.tradeoffs import tradeoff_figure
+from xaieval.report.figures.classes import classes_figure
+from xaieval.report.figures.curves import curves_figure
+from xaieval.report.figures.heatmaps import heatmap_figure
+from xaieval.report.figures.kinds import plot
+from xaieval.report.figures.maps import maps_figure, show
+from xaieval.report.figures.rankings import ranking_figure
+from xaieval.report.figures.spreads import spread_figure
+from xaieval.report.figures.style import save_figure
+from xaieval.report.figures.tradeoffs import tradeoff_figure
+from xaieval.report.html.image_choice import images_to_show
+from xaieval.report.html.notebook import summary_html
+from xaieval.report.html.page import Wanted, render_report, write_report
+from xaieval.report.html.thumbnails import Maps
 
 __all__ = [
     "Maps",

@@ -9,8 +9,8 @@ import pandas as pd
 
 from xaieval.analysis.ranking import Over, rank
 from xaieval.errors import MetricError
-from xaieval.report.intervals import Interval, Panel, draw_panel
-from xaieval.report.numbers import called, digits_of, shown, with_interval
+from xaieval.report.html.formatting import called, digits_of, shown, with_interval
+from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.rows import COUNTED, NO_LAYER
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from xaieval.errors import MetricError
-from xaieval.report.canvas import (
+from xaieval.report.figures.data import at_level, common_names, counted, metric_entry, narrowed, pair_names, span
+from xaieval.report.figures.style import (
     Look,
     Size,
     add_key,
@@ -29,7 +30,6 @@ from xaieval.report.canvas import (
     worded,
     wrap,
 )
-from xaieval.report.choice import at_level, common_names, counted, metric_entry, narrowed, pair_names, span
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from xaieval.errors import MetricError
-from xaieval.report.canvas import (
+from xaieval.report.figures.data import common_names, counted, metric_entry, narrowed, pair_names
+from xaieval.report.figures.style import (
     Size,
     add_key,
     add_title,
@@ -27,7 +28,6 @@ from xaieval.report.canvas import (
     worded,
     wrap,
 )
-from xaieval.report.choice import common_names, counted, metric_entry, narrowed, pair_names
 from xaieval.results.rows import COUNTED
 
 if TYPE_CHECKING:

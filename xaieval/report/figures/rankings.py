@@ -7,8 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.analysis.ranking import Ranking
-from xaieval.report.canvas import HUES, Size, add_title, fit_height, light_grid, new_figure, plain, row_inches, worded, wrap
-from xaieval.report.choice import at_level
+from xaieval.report.figures.data import at_level
+from xaieval.report.figures.style import (
+    HUES,
+    Size,
+    add_title,
+    fit_height,
+    light_grid,
+    new_figure,
+    plain,
+    row_inches,
+    worded,
+    wrap,
+)
 
 __all__ = ["ranking_figure"]
 

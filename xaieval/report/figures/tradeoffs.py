@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaieval.errors import MetricError
-from xaieval.report.canvas import (
+from xaieval.report.figures.data import at_level, common_names, counted, narrowed, two_metrics
+from xaieval.report.figures.style import (
     MARKERS,
     Look,
     Size,
@@ -28,7 +29,6 @@ from xaieval.report.canvas import (
     root,
     worded,
 )
-from xaieval.report.choice import at_level, common_names, counted, narrowed, two_metrics
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from xaieval.analysis.ranking import Over
 from xaieval.errors import MetricError, UsageError, choose_from
-from xaieval.report.canvas import Size
-from xaieval.report.choice import metric_entry, narrowed
-from xaieval.report.classes import classes_figure
-from xaieval.report.curves import curves_figure
-from xaieval.report.heatmaps import heatmap_figure
-from xaieval.report.rankings import ranking_figure
-from xaieval.report.spreads import spread_figure
-from xaieval.report.tradeoffs import DEFAULT, tradeoff_figure
+from xaieval.report.figures.classes import classes_figure
+from xaieval.report.figures.curves import curves_figure
+from xaieval.report.figures.data import metric_entry, narrowed
+from xaieval.report.figures.heatmaps import heatmap_figure
+from xaieval.report.figures.rankings import ranking_figure
+from xaieval.report.figures.spreads import spread_figure
+from xaieval.report.figures.style import Size
+from xaieval.report.figures.tradeoffs import DEFAULT, tradeoff_figure
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -15,11 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.errors import OutputError
-from xaieval.report.choosing import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
-from xaieval.report.listing import list_rows
-from xaieval.report.numbers import called, digits_of, shown
-from xaieval.report.provenance import command_of, facts_of, subject_of
-from xaieval.report.results import (
+from xaieval.report.html.formatting import called, digits_of, shown
+from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.html.protocol_text import preset_of, protocol_sentences
+from xaieval.report.html.provenance import command_of, facts_of, subject_of
+from xaieval.report.html.row_table import list_rows
+from xaieval.report.html.sections import (
     best_of,
     comparison_of,
     controls_beaten,
@@ -28,8 +29,7 @@ from xaieval.report.results import (
     panels_of,
     selection_of,
 )
-from xaieval.report.thumbnails import Maps, colour_stops, data_url
-from xaieval.report.words import preset_of, protocol_sentences
+from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores
@@ -112,7 +112,7 @@ def render_report(scores: Scores, wanted: Wanted) -> str:
     """
     if not scores.manifest.get("metrics"):
         raise OutputError("the manifest names no metrics, so there is nothing to report; a run of xaieval.score has them")
-    beside = files("xaieval.report") / "templates"
+    beside = files("xaieval.report.html") / "templates"
     style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         _templates()
@@ -133,7 +133,7 @@ def render_report(scores: Scores, wanted: Wanted) -> str:
 @cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("xaieval.report"),
+        loader=PackageLoader("xaieval.report.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

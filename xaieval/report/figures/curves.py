@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.errors import MetricError, UsageError
-from xaieval.report.canvas import (
+from xaieval.report.figures.data import at_level, common_names, pair_names, span
+from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
     Look,
@@ -25,7 +26,6 @@ from xaieval.report.canvas import (
     plain,
     root,
 )
-from xaieval.report.choice import at_level, common_names, pair_names, span
 
 __all__ = ["curves_figure"]
 

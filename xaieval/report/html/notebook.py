@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xaieval.report.choice import digits
+from xaieval.report.figures.data import digits
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.errors import DataError
-from xaieval.report.canvas import Size, font_points, new_figure, plain, text_inches
+from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
 __all__ = ["maps_figure", "show"]
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.canvas import (
+from xaieval.report.figures.data import counted, digits, metric_entry, narrowed
+from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
     Size,
@@ -25,7 +26,6 @@ from xaieval.report.canvas import (
     worded,
     wrap,
 )
-from xaieval.report.choice import counted, digits, metric_entry, narrowed
 
 if TYPE_CHECKING:
     from xaieval.scores import Scores

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.report.numbers import NOTHING, called, digits_of, shown
+from xaieval.report.html.formatting import NOTHING, called, digits_of, shown
 
 __all__ = ["Column", "Listing", "list_rows"]
 
