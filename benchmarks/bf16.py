@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 import xaieval
 from xaieval.analysis.stats.intervals import bootstrap_interval
 from xaieval.data import load_data
+from xaieval.evaluation.scores import Scores
 from xaieval.inference.forward_passes import Runner
 from xaieval.models import load_model
-from xaieval.scores import Scores
 
 RESULTS = Path(__file__).with_suffix(".csv")
 METRICS = ("average_drop", "increase_in_confidence")

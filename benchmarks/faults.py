@@ -37,10 +37,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from xaieval import distributed, scoring
 from xaieval.errors import RunError
+from xaieval.evaluation import loop
+from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.scores import Scores
 from xaieval.results.files import ROWS
-from xaieval.scores import Scores
 
 BATCHES, SIZE = 12, 4
 IMAGES = BATCHES * SIZE
@@ -127,7 +128,7 @@ class Place:
     def run(self, trouble: Trouble = nothing, workers: int = 0) -> None:
         """Score into the folder."""
         loader = DataLoader(Images(trouble), SIZE, num_workers=workers)
-        measure(scoring.score, Counted(loader, self.begun), self.folder)
+        measure(loop.score, Counted(loader, self.begun), self.folder)
 
     def on_disk(self) -> int:
         """How many batches are there."""

@@ -49,14 +49,14 @@ if "--inside" in sys.argv:  # before the package is imported, so that Atheris se
 
         import xaieval
         import xaieval.cli
-        import xaieval.distributed
+        import xaieval.evaluation.distributed
         import xaieval.experiment
-        import xaieval.launcher
+        import xaieval.evaluation.distributed.launch
 else:
     import xaieval
     import xaieval.cli
-    import xaieval.distributed
-    import xaieval.launcher
+    import xaieval.evaluation.distributed
+    import xaieval.evaluation.distributed.launch
 
 from xaieval.config.options import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.config.protocol import PROTOCOLS
@@ -141,7 +141,7 @@ def _without_the_rest() -> Iterator[None]:
 
     with contextlib.ExitStack() as undo:
         for place, replacement in {
-            "xaieval.launcher.launch": refuse,
+            "xaieval.evaluation.distributed.launch.launch": refuse,
             "xaieval.models.load_model": load,
             "xaieval.data.download.fetch": offline,
             "torch.hub.download_url_to_file": offline,
@@ -306,7 +306,7 @@ def run_files(content: bytes, command: str) -> None:
 
     with (
         contextlib.chdir(place),
-        mock.patch("xaieval.distributed.score", scored),
+        mock.patch("xaieval.evaluation.distributed.score", scored),
         mock.patch("xaieval.experiment.prepare", prepared),
     ):
         bench(command, "run.toml")
@@ -584,7 +584,7 @@ def options(choices: list[tuple[str, Any]], command: str) -> None:
     words += [f"--{name}={dumps(value)}" for name, value in choices if isinstance(value, int | float)]
     with (
         contextlib.chdir(folder("options")),
-        mock.patch("xaieval.distributed.score", scored),
+        mock.patch("xaieval.evaluation.distributed.score", scored),
         mock.patch("xaieval.experiment.prepare", lambda _: (_ for _ in ()).throw(RunError("as far as this goes here"))),
     ):
         bench(command, *words)

@@ -22,7 +22,7 @@ import timm
 import torch
 
 import xaieval
-from xaieval import measuring
+from xaieval.evaluation import measure as measuring
 from xaieval.inference import batch_limit
 
 MIB = 2**20

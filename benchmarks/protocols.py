@@ -25,8 +25,8 @@ from xaieval.analysis.stats.intervals import bootstrap_interval
 from xaieval.config.presets import PRESETS
 from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import load_data
+from xaieval.evaluation.scores import Scores
 from xaieval.models import load_model
-from xaieval.scores import Scores
 
 RESULTS = Path(__file__).with_suffix("")
 LAYER, METHODS = "blocks.6", ("gradcam", "layercam")

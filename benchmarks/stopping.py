@@ -32,9 +32,9 @@ from scipy.stats import beta, norm
 import xaieval
 from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.analysis.stats.sequential import SignTest, on_grid
+from xaieval.evaluation.early_stopping import Stop, certain
 from xaieval.metrics import METRICS
 from xaieval.results.rows import COUNTED
-from xaieval.stopping import Stop, certain
 
 Array = NDArray[Any]
 

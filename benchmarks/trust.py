@@ -22,11 +22,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from xaieval import distributed
 from xaieval.data import load_data
+from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.scores import Scores
 from xaieval.metrics import METRICS, Metric, deletion, insertion, lerf, max_sensitivity, morf, road
 from xaieval.models import load_model
-from xaieval.scores import Scores
 
 HERE = Path(__file__).parent / "trust"
 LAYERS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.data import Preprocessing, scenes
+from xaieval.evaluation.sanity_check import SanityCheck
 from xaieval.inference.randomisation import draw_anew, find_parts, swapped
-from xaieval.sanity import SanityCheck
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 LAYER, IMAGES, SHOWN = "fpn[p3]", 30, 7

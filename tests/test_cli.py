@@ -25,8 +25,8 @@ from xaieval.cli import main
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.data import load_data
 from xaieval.errors import AddressError
+from xaieval.evaluation.scores import Scores
 from xaieval.models import load_model
-from xaieval.scores import Scores
 
 SUMMARY_COLUMNS = [
     "layer",

@@ -14,7 +14,7 @@ from slow_selection import slow_holm
 from xaieval.analysis.stats.paired import difference_interval
 from xaieval.cli import main
 from xaieval.errors import MetricError, ProtocolError
-from xaieval.scores import Scores
+from xaieval.evaluation.scores import Scores
 
 AD, IC, AREA = "average_drop", "increase_in_confidence", "area"
 METRICS = [

@@ -21,6 +21,7 @@ from torchmetrics import MetricCollection
 import xaieval
 from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.errors import MetricError
+from xaieval.evaluation.scores import Scores
 from xaieval.metrics import (
     METRICS,
     ConfidenceRatio,
@@ -33,7 +34,6 @@ from xaieval.metrics import (
     win,
     win_percentage,
 )
-from xaieval.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=100)
 

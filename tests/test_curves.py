@@ -22,6 +22,7 @@ from torch.nn import functional
 import xaieval
 from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError, ProtocolError
+from xaieval.evaluation.scores import Scores
 from xaieval.masking import baseline as replacement_of
 from xaieval.metrics import (
     METRICS,
@@ -36,7 +37,6 @@ from xaieval.metrics import (
     pixel_ranks,
 )
 from xaieval.report import curves_figure
-from xaieval.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=50)
 SIDE = 12

@@ -22,8 +22,8 @@ from torchvision.datasets import FakeData, ImageFolder
 import xaieval
 from xaieval.data import Preprocessing, arrays, huggingface, image_folder, pairs
 from xaieval.data.batches import check_images, read_batch, read_batches
-from xaieval.data.shards import shard
 from xaieval.errors import DataError, TargetError
+from xaieval.evaluation.distributed.shards import shard
 
 with warnings.catch_warnings():
     # Both are about the packages' own insides: a deprecated numpy attribute, and torch's renamed functions.
@@ -359,7 +359,7 @@ def test_a_hugging_face_data_set_is_scored_in_random_order(in_memory):
 
 def test_no_package_of_the_data_is_imported_by_ours():
     names = ["datasets", "webdataset", "lightning"]
-    program = f"import sys, xaieval.data, xaieval.scoring; print([name for name in {names} if name in sys.modules])"
+    program = f"import sys, xaieval.data, xaieval.evaluation.loop; print([name for name in {names} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -24,13 +24,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import xaieval
-from xaieval import distributed, launcher, merging
 from xaieval.cli import main
 from xaieval.data.images import collate
 from xaieval.errors import DataError, RunError, UsageError
-from xaieval.ranks import LAUNCHED, Rank, describe, report_failure
+from xaieval.evaluation.distributed import launch as launcher
+from xaieval.evaluation.distributed import merge as merging
+from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.distributed.rank import LAUNCHED, Rank, describe, report_failure
+from xaieval.evaluation.scores import Scores
 from xaieval.results.files import is_complete
-from xaieval.scores import Scores
 
 TINY = {"progress": False}
 LAYERS = ["0", "1"]
@@ -197,7 +199,9 @@ class Ended(NamedTuple):
 
 # The server imports once what each process needs, which is then forked: a process starts in a tenth of a second.
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["pytest", "pyarrow.parquet", "xaieval.cli", "xaieval.distributed", "xaieval.launcher"])
+FORKING.set_forkserver_preload(
+    ["pytest", "pyarrow.parquet", "xaieval.cli", "xaieval.evaluation.distributed", "xaieval.evaluation.distributed.launch"]
+)
 
 
 def _one(case: str, rank: int, world: int, port: int, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
-from xaieval.scores import Scores
+from xaieval.evaluation.scores import Scores
 
 AD = "average_drop"
 PAIRS = [("p4", "gradcam"), ("p5", "gradcam"), ("p5", "layercam")]

@@ -14,9 +14,9 @@ import xaieval
 from xaieval import Stop
 from xaieval.cli import main
 from xaieval.data import Pictures, Preprocessing, scenes
-from xaieval.data.order import Shuffled
 from xaieval.errors import ConfigError, DataError, MetricError
-from xaieval.scores import Scores
+from xaieval.evaluation.image_order import Shuffled
+from xaieval.evaluation.scores import Scores
 
 KEYS = ["image_id", "layer", "method"]
 BROKEN = {3, 17, 60}

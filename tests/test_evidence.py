@@ -14,8 +14,8 @@ import xaieval
 from xaieval.config.protocol import Protocol
 from xaieval.data.truth import inside_boxes
 from xaieval.errors import MetricError
+from xaieval.evaluation.scores import Scores
 from xaieval.metrics import NEEDS, MeanOverImages, Metric
-from xaieval.scores import Scores
 
 LAYERS = ["0", "2"]
 METHODS = ("gradcam", "random")

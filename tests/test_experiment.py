@@ -13,11 +13,11 @@ from xaieval.analysis.selection import Selection
 from xaieval.cli import main
 from xaieval.config.options import FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
+from xaieval.evaluation.scores import Scores
 from xaieval.experiment import prepare, read_results, run_experiment, write_report
 from xaieval.experiment.run import arms_of
 from xaieval.experiment.tables import comparison_table, level_table, macro_f1, subset_table
 from xaieval.models import LEVELS
-from xaieval.scores import Scores
 
 TINY = FalOptions(
     max_images=100,

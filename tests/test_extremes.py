@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from xaieval import Protocol, score
 from xaieval.errors import DataError, MetricError
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers import METHODS
 from xaieval.metrics import METRICS, linear_imputation
-from xaieval.scores import Scores
 
 # Not of convolutional networks, and thousands of passes that are like those of Score-CAM.
 ELSEWHERE = {"attention", "attention-rollout", "raw-attention", "precomputed", "rise", "occlusion", "cam"}

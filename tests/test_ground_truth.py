@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 
 from xaieval.data import Preprocessing, image_folder, scenes
 from xaieval.data.batches import Batch, read_batch, read_batches, split_batch
-from xaieval.data.order import Shuffled
 from xaieval.data.scenes import make_scene
-from xaieval.data.shards import shard
 from xaieval.data.truth import silhouette
 from xaieval.errors import DataError
+from xaieval.evaluation.distributed.shards import shard
+from xaieval.evaluation.image_order import Shuffled
 from xaieval.training import augmentation
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.cli import main
 from xaieval.errors import ExplainerError, RunError, UsageError
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers.ablation import AblationCAM
 from xaieval.explainers.adapters.base import refused
 from xaieval.explainers.perturbation import RISE, Occlusion
 from xaieval.inference import batch_limit
 from xaieval.inference.batch_limit import OverBudgetError, Room, is_out_of_memory, parse_bytes
 from xaieval.metrics import insertion
-from xaieval.scores import Scores
 
 N = 5
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB; set PYTORCH_ALLOC_CONF"

@@ -503,7 +503,7 @@ def test_a_file_called_as_a_library_is_imported_only_where_python_itself_would(h
 
 
 def test_the_processes_of_nproc_are_started_without_the_working_directory(monkeypatch):
-    from xaieval import launcher
+    from xaieval.evaluation.distributed import launch as launcher
 
     started = []
     monkeypatch.setattr(launcher, "elastic_launch", lambda config, program: lambda *words: started.append((program, *words)))

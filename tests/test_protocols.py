@@ -26,9 +26,9 @@ from xaieval.config.options import ProtocolOptions
 from xaieval.config.presets import PRESETS, changes
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import MetricError
+from xaieval.evaluation.scores import Scores
 from xaieval.masking import finish, mask, normalise
 from xaieval.metrics import METRICS, AverageDrop, average_drop, drop, drop_by, increase, increase_by, increase_in_confidence
-from xaieval.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=50)
 MEAN, STD = (0.45, 0.5, 0.4), (0.2, 0.25, 0.3)

@@ -17,8 +17,8 @@ from xaieval.analysis.stats.paired import paired_p_values
 from xaieval.analysis.stats.power import images_needed
 from xaieval.cli.printing import print_rankings
 from xaieval.errors import MetricError
+from xaieval.evaluation.scores import Scores
 from xaieval.report import ranking_figure
-from xaieval.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=60)
 

@@ -25,13 +25,13 @@ from xaieval.config import protocol as protocols
 from xaieval.config.options import plain
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
+from xaieval.evaluation.scores import Scores
 from xaieval.report import Maps, Wanted, images_to_show, render_report
 from xaieval.report.html.image_choice import choose_images
 from xaieval.report.html.interval_chart import Interval, draw_panel
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of
 from xaieval.report.html.row_table import list_rows
-from xaieval.scores import Scores
 
 AD = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
 IC = {"name": "increase_in_confidence", "higher_is_better": True, "interval": "wilson", "label": "IC %"}

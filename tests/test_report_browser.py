@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
+from xaieval.evaluation.scores import Scores
 from xaieval.report import Maps, images_to_show
-from xaieval.scores import Scores
 
 REQUIRED = os.environ.get("XAIEVAL_REQUIRE_BROWSER") == "1"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from xaieval import score
 from xaieval.errors import OutputError, RunError
+from xaieval.evaluation.scores import Scores
 from xaieval.metrics import insertion
 from xaieval.results.files import locked, write_file
-from xaieval.scores import Scores
 
 ROOT = Path(__file__).parents[1]
 METRICS = ("average_drop", "increase_in_confidence", insertion(steps=4, keep_curve=True))

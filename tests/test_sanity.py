@@ -25,9 +25,9 @@ import xaieval
 from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, scenes, ucmerced
 from xaieval.errors import AddressError, ExplainerError, ModelError, RunError, UsageError
+from xaieval.evaluation.sanity_check import COMPLETE, MEASURES, SanityCheck, sanity_check
 from xaieval.inference.randomisation import draw_anew, find_parts, swapped
 from xaieval.models.loading import load_model
-from xaieval.sanity import COMPLETE, MEASURES, SanityCheck, sanity_check
 
 LAYERS = ["features.1", "features.4"]
 

@@ -27,9 +27,9 @@ import xaieval
 from xaieval.analysis.stats.intervals import bootstrap_interval, mean_interval
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import DataError, ExplainerError, OutputError, ProtocolError, RunError, TargetError, UsageError
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Context
 from xaieval.models.builtin import fpn_scenes
-from xaieval.scores import Scores
 
 
 def score(*arguments: object, **options: object) -> Scores:

@@ -16,7 +16,7 @@ from xaieval.analysis import selection
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.errors import MetricError
-from xaieval.scores import Scores
+from xaieval.evaluation.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=20)
 

@@ -16,8 +16,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 
 from xaieval.data.batches import read_batches
 from xaieval.data.images import collate
-from xaieval.data.shards import Shard, shard
 from xaieval.errors import DataError, UsageError
+from xaieval.evaluation.distributed.shards import Shard, shard
 
 
 class Grey(Dataset[Any]):

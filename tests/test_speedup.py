@@ -21,11 +21,11 @@ import xaieval
 from xaieval.config.protocol import Protocol
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ModelError, OutputError, UsageError
+from xaieval.evaluation.scores import Scores
 from xaieval.inference.batch_limit import Room
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
 from xaieval.models.builtin import fpn_scenes
-from xaieval.scores import Scores
 
 NUMBERS = ["confidence", "masked_confidence", "mask_area", "average_drop"]
 UNMASKED = Protocol(normalisation="none")  # under which the control map of ones masks nothing

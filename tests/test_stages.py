@@ -13,11 +13,11 @@ from torch import nn
 from xaieval import explain, score
 from xaieval.cli import main
 from xaieval.errors import AddressError
+from xaieval.evaluation.scores import Scores
 from xaieval.models import fpn_scenes
 from xaieval.probe.addresses import Layer, expand, trace
 from xaieval.probe.auto_layers import choose, evenly, shortlist
 from xaieval.probe.hooks import locate, probe
-from xaieval.scores import Scores
 
 BLOCKS = ["blocks.2", "blocks.5", "blocks.8", "blocks.10"]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from xaieval.analysis.stats.sequential import SignTest
 from xaieval.errors import ConfigError, MetricError
-from xaieval.stopping import Stop, Stopping, certain, resolve_stop
+from xaieval.evaluation.early_stopping import Stop, Stopping, certain, resolve_stop
 
 PROPERTY = settings(deadline=None, max_examples=20)
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
-from xaieval import distributed
 from xaieval.analysis.controls import compare_with_controls
 from xaieval.cli import main
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ExplainerError, MetricError
-from xaieval.scores import Scores
+from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=30)
 ROOT = Path(__file__).parents[1]

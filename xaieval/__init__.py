@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from xaieval import explainers, metrics, models, testing
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
+    from xaieval.evaluation.early_stopping import Stop
+    from xaieval.evaluation.loop import explain, score
+    from xaieval.evaluation.sanity_check import sanity_check
+    from xaieval.evaluation.scores import Scores
     from xaieval.probe.hooks import list_layers
     from xaieval.report.figures.maps import show
-    from xaieval.sanity import sanity_check
-    from xaieval.scores import Scores
-    from xaieval.scoring import explain, score
-    from xaieval.stopping import Stop
 
 _HOMES = {
     "Protocol": "xaieval.config.protocol",
-    "Scores": "xaieval.scores",
-    "Stop": "xaieval.stopping",
+    "Scores": "xaieval.evaluation.scores",
+    "Stop": "xaieval.evaluation.early_stopping",
     "XaievalError": "xaieval.errors",
-    "explain": "xaieval.scoring",
+    "explain": "xaieval.evaluation.loop",
     "list_layers": "xaieval.probe.hooks",
-    "sanity_check": "xaieval.sanity",
-    "score": "xaieval.scoring",
+    "sanity_check": "xaieval.evaluation.sanity_check",
+    "score": "xaieval.evaluation.loop",
     "show": "xaieval.report.figures.maps",
 }
 _MODULES = ("explainers", "metrics", "models", "testing")

@@ -9,10 +9,10 @@ from torch import nn
 
 from xaieval.data.batches import Batch, read_batch
 from xaieval.errors import UsageError
+from xaieval.evaluation.loop import score
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
 from xaieval.metrics import Metric, resolve_metrics
-from xaieval.scores import Scores
-from xaieval.scoring import score
 
 try:
     import lightning

@@ -16,7 +16,7 @@ from xaieval.errors import OutputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["compare"]
 
@@ -48,7 +48,7 @@ def compare(
         as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
     runs = [Scores.load(folder) for folder in (first, second)]
     table = runs[0].compare(runs[1], metrics, test=test, level=level, across_protocols=across_protocols)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xaieval.analysis.ranking import Ranking
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["records", "render", "score_document"]
 

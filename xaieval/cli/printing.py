@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xaieval.ranks import is_rank
+from xaieval.evaluation.distributed.rank import is_rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from xaieval.analysis.ranking import Over, Ranking
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = [
     "find_rankings",
@@ -40,7 +40,7 @@ def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         from xaieval.errors import OutputError
-        from xaieval.scores import Scores
+        from xaieval.evaluation.scores import Scores
 
         with suppress(OutputError):  # there is nothing yet
             scores = Scores.load(folder)

@@ -19,7 +19,7 @@ from xaieval import __version__
 from xaieval.cli.documents import render
 from xaieval.config.options import names_code, read_toml
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
-from xaieval.ranks import is_rank, is_spoken_for, report_failure
+from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
 __all__ = ["FLAT", "app", "given", "main"]
 

@@ -13,9 +13,9 @@ from xaieval.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from xaieval.evaluation.scores import Scores
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
-    from xaieval.scores import Scores
 
 __all__ = ["Remade", "remake_maps"]
 
@@ -154,8 +154,8 @@ def _explained(
 ) -> Remade:
     import torch
 
+    from xaieval.evaluation.loop import explain
     from xaieval.report import Maps
-    from xaieval.scoring import explain
 
     rows = scores.rows
     maps: dict[str, dict[str, Tensor]] = {}

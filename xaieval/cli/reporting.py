@@ -51,8 +51,8 @@ def report(
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.stats.intervals import check_level
+    from xaieval.evaluation.scores import Scores
     from xaieval.report import Wanted, write_report
-    from xaieval.scores import Scores
 
     check_level(level)
     scores = Scores.load(folder)

@@ -16,13 +16,13 @@ from xaieval.cli.printing import find_rankings, print_rankings, print_summary, s
 from xaieval.cli.program import FLAT, app, given
 from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from, printable
-from xaieval.ranks import Rank, is_rank
+from xaieval.evaluation.distributed.rank import Rank, is_rank
 
 if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
     from xaieval.data import Data
+    from xaieval.evaluation.early_stopping import Stop
     from xaieval.models import LoadedModel
-    from xaieval.stopping import Stop
 
 __all__ = ["own_folder", "score"]
 
@@ -59,7 +59,7 @@ def score(
     folder = Path(options.out) if options.out else own_folder(settings)
     with summary_if_interrupted(folder, options.level):
         if options.nproc > 1 and not is_rank():
-            from xaieval.launcher import launch
+            from xaieval.evaluation.distributed.launch import launch
 
             launch(given.get(), options.nproc)
             return None
@@ -77,7 +77,7 @@ def _score(
     """Score in this process, alone or as one of several."""
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.data import load_data
-    from xaieval.distributed import score as run
+    from xaieval.evaluation.distributed.score import score as run
     from xaieval.metrics import resolve_metrics
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
 
@@ -145,7 +145,7 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
             raise UsageError("--stop-args say more about --stop, which is not given; add --stop ranking, best or worst")
         return None
 
-    from xaieval.stopping import Stop, resolve_stop
+    from xaieval.evaluation.early_stopping import Stop, resolve_stop
 
     resolve_stop(options.stop)
     arguments = parse_literals(options.stop_args)
@@ -167,8 +167,8 @@ def own_folder(settings: dict[str, Any]) -> Path:
 def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
     """The figure of a few images with their maps by the first method; the names of the files written."""
     from xaieval.data.batches import read_batches
+    from xaieval.evaluation.loop import explain
     from xaieval.report import maps_figure
-    from xaieval.scoring import explain
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
     if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure shows images, no volumes

@@ -10,6 +10,7 @@ import pandas as pd
 from torch import nn
 
 from xaieval.data.batches import read_batches
+from xaieval.evaluation.loop import explain
 from xaieval.experiment.results import Results, read_results
 from xaieval.experiment.run import BASE, CONTROL, FoldRun, layers_of, rebuild
 from xaieval.experiment.setup import Setup
@@ -24,7 +25,6 @@ from xaieval.experiment.tables import (
 )
 from xaieval.models import LEVELS
 from xaieval.report import maps_figure
-from xaieval.scoring import explain
 
 __all__ = ["FILES", "write_report"]
 

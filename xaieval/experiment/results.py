@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from xaieval.errors import OutputError
+from xaieval.evaluation.scores import Scores
 from xaieval.experiment.run import BASE, CHOICE, COSTS
 from xaieval.models import LEVELS
 from xaieval.results.files import MANIFEST, is_complete
-from xaieval.scores import Scores
 
 __all__ = ["Results", "read_results"]
 

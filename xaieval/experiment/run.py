@@ -19,12 +19,12 @@ from torch import nn
 from xaieval.analysis.selection import Selection
 from xaieval.config.options import plain
 from xaieval.data import Fold, Pictures
+from xaieval.evaluation.loop import score
+from xaieval.evaluation.scores import Scores
 from xaieval.experiment.setup import Setup
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
 from xaieval.results.files import MANIFEST, check_folder, is_complete, write_file, write_json, writing
 from xaieval.results.manifest import digest
-from xaieval.scores import Scores
-from xaieval.scoring import score
 from xaieval.training import fit, training_loader
 
 __all__ = ["BASE", "CHOICE", "CONTROL", "COSTS", "FoldRun", "arms_of", "layers_of", "rebuild", "run_experiment"]

@@ -16,7 +16,7 @@ from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretraine
 from xaieval.probe.addresses import parse
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["FAL", "levels_of"]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, check_images
-from xaieval.engine import Job, look, make_pairs
 from xaieval.errors import ConformanceError, DataError, ExplainerError
+from xaieval.evaluation.maps import Job, look, make_pairs
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
 from xaieval.inference.batch_limit import Room
 from xaieval.inference.borrowing import borrow

@@ -12,7 +12,7 @@ from xaieval.results.rows import NO_LAYER
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["at_level", "common_names", "counted", "digits", "metric_entry", "narrowed", "pair_names", "span", "two_metrics"]
 

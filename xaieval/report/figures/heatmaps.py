@@ -28,7 +28,7 @@ from xaieval.report.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["heatmap_figure"]
 

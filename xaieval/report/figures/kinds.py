@@ -21,7 +21,7 @@ from xaieval.report.figures.style import Size
 from xaieval.report.figures.tradeoffs import DEFAULT, tradeoff_figure
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["KINDS", "Request", "plot"]
 

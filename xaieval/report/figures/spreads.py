@@ -31,7 +31,7 @@ from xaieval.report.figures.style import (
 from xaieval.results.rows import COUNTED
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["spread_figure"]
 

@@ -31,7 +31,7 @@ from xaieval.report.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["tradeoff_figure"]
 

@@ -13,7 +13,7 @@ from xaieval.errors import MetricError, choose_from
 from xaieval.results.rows import COUNTED
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["EACH", "MOST_PAIRS", "Choice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
@@ -56,7 +56,7 @@ def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
         MetricError: the run has no such method.
 
     Example:
-        >>> from xaieval.scores import Scores
+        >>> from xaieval.evaluation.scores import Scores
         >>> rows = pd.DataFrame({"image_id": list("abcdefgh"), "layer": "p5", "method": "gradcam", "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> images_to_show(Scores(rows.assign(average_drop=range(8)), {"metrics": [drop]}))

@@ -10,7 +10,7 @@ import pandas as pd
 from xaieval.report.figures.data import digits
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["summary_html"]
 

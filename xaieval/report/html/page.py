@@ -32,7 +32,7 @@ from xaieval.report.html.sections import (
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["Wanted", "render_report", "write_report"]
 

@@ -14,7 +14,7 @@ from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.rows import COUNTED, NO_LAYER
 
 if TYPE_CHECKING:
-    from xaieval.scores import Scores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = [
     "Best",

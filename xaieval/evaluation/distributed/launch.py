@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from xaieval.errors import RunError, UsageError
-from xaieval.ranks import LAUNCHED
+from xaieval.evaluation.distributed.rank import LAUNCHED
 
 __all__ = ["launch"]
 

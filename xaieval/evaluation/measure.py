@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
-from xaieval.engine import Job, Look, finished_maps, look, raw_maps
-from xaieval.evidence import Evidence
+from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
+from xaieval.evaluation.metric_inputs import Evidence
 from xaieval.inference.batch_limit import in_batches
 from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude

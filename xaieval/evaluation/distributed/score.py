@@ -21,15 +21,15 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from xaieval import scoring
-from xaieval.data.shards import Shard, shard
 from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
-from xaieval.merging import Share, merge, rank_folder
+from xaieval.evaluation import loop
+from xaieval.evaluation.distributed.merge import Share, merge, rank_folder
+from xaieval.evaluation.distributed.rank import Rank, describe
+from xaieval.evaluation.distributed.shards import Shard, shard
+from xaieval.evaluation.scores import Scores
 from xaieval.models.blackbox import as_module
-from xaieval.ranks import Rank, describe
 from xaieval.results.manifest import fingerprint
 from xaieval.results.rows import failed_rows
-from xaieval.scores import Scores
 
 __all__ = ["Rank", "score"]
 
@@ -45,7 +45,7 @@ def score(
 ) -> Scores:
     """`xaieval.score` in each of several processes that torchrun started: each takes its share, the first one merges.
 
-    The rows are those of a single process, in its order: see `xaieval.data.shards.shard`. Each process writes its own into
+    The rows are those of a single process, in its order: see `xaieval.evaluation.distributed.shards.shard`. Each process writes its own into
     `output_dir/ranks/`, so that they are kept if another one fails. A single process scores as `xaieval.score` does.
 
     Args:
@@ -73,7 +73,7 @@ def score(
     """
     rank = Rank(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Rank.from_environment()
     if rank.alone:
-        return scoring.score(model, loader, *args, output_dir=output_dir, **options)
+        return loop.score(model, loader, *args, output_dir=output_dir, **options)
     if options.get("stop") is not None:
         raise UsageError("stop= works in one process only, which sees all images so far; score without it, or without torchrun")
     model = as_module(model)
@@ -114,7 +114,7 @@ def _score_share(model: nn.Module, part: Shard, args: Sequence[Any], folder: Pat
     """The rows of this process, written into its folder; None if it got no image that could be read."""
     try:
         with _sigterm_raises(part):
-            own = scoring.score(model, part, *args, output_dir=folder, **options)
+            own = loop.score(model, part, *args, output_dir=folder, **options)
         part.finish()
         return own
     except XaievalError:
@@ -149,7 +149,7 @@ def _sigterm_raises(part: Shard) -> Iterator[None]:
 def _score_nothing(model: nn.Module, shares: Sequence[Share], args: Sequence[Any], options: Mapping[str, Any]) -> Scores:
     """Raise what a single process raises that can read no image."""
     failures = [failure for share in shares for failure in share.failures]
-    return scoring.score(model, [{"failed": failures}] if failures else [], *args, **options)
+    return loop.score(model, [{"failed": failures}] if failures else [], *args, **options)
 
 
 # ---- meeting the others

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
-from xaieval.engine import Job, Look, finished_maps, look, raw_maps
 from xaieval.errors import MetricError
+from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
 from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude, upsample
 

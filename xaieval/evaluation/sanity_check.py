@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from xaieval.analysis.stats.intervals import bootstrap_interval
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, Failure, read_batches
-from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
+from xaieval.evaluation.maps import Job, finished_maps, look, make_pairs, raw_maps
+from xaieval.evaluation.run_state import show_progress
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.batch_limit import Room, in_batches, refused_without_room
 from xaieval.inference.borrowing import borrow
@@ -29,7 +30,6 @@ from xaieval.masking import upsample
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function, as_module
 from xaieval.probe.hooks import locate, to_device
-from xaieval.running import show_progress
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 

@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol, plain, resolve_protocol
 from xaieval.data.batches import Batch, read_batches
-from xaieval.data.order import Shuffled
-from xaieval.engine import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.errors import ExplainerError, UsageError
+from xaieval.evaluation.early_stopping import Stop, resolve_stop
+from xaieval.evaluation.image_order import Shuffled
+from xaieval.evaluation.maps import Job, finished_maps, look, make_pairs, raw_maps
+from xaieval.evaluation.measure import measure
+from xaieval.evaluation.run_state import Run, show_progress
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.batch_limit import Room, in_batches, parse_bytes, refused_without_room
@@ -25,14 +29,10 @@ from xaieval.inference.forward_passes import Forward, Runner, called, check_prec
 from xaieval.inference.reproducibility import check_repeatable, repeatable
 from xaieval.inference.targets import Output, Target
 from xaieval.inference.tasks import Task, predicted_score, resolve_task
-from xaieval.measuring import measure
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.hooks import locate, to_device
 from xaieval.results.manifest import new_manifest
-from xaieval.running import Run, show_progress
-from xaieval.scores import Scores
-from xaieval.stopping import Stop, resolve_stop
 
 __all__ = ["explain", "score"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch.utils.data import DataLoader, DistributedSampler
 
 from xaieval.data.batches import Batch, Failure, has_ids, read_batch, split_batch
-from xaieval.data.order import draw_order, has_indices, loader_of
 from xaieval.errors import DataError, UsageError
+from xaieval.evaluation.image_order import draw_order, has_indices, loader_of
 
 __all__ = ["Shard", "shard"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from xaieval.data.batches import Failure
-from xaieval.data.shards import Shard
 from xaieval.errors import DataError, OutputError, RunError
-from xaieval.ranks import Rank
+from xaieval.evaluation.distributed.rank import Rank
+from xaieval.evaluation.distributed.shards import Shard
+from xaieval.evaluation.scores import Scores
 from xaieval.results.files import RANKS, check_folder, locked
 from xaieval.results.manifest import describe_data
 from xaieval.results.rows import failed_rows
-from xaieval.scores import Scores
 
 __all__ = ["Share", "merge", "rank_folder"]
 

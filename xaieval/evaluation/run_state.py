@@ -12,9 +12,11 @@ import pandas as pd
 
 from xaieval.analysis.tables import directed
 from xaieval.data.batches import Batch, Failure
-from xaieval.data.order import Shuffled
-from xaieval.engine import Job
 from xaieval.errors import OutputError, RunError, XaievalError
+from xaieval.evaluation.early_stopping import Stop, Stopping
+from xaieval.evaluation.image_order import Shuffled
+from xaieval.evaluation.maps import Job
+from xaieval.evaluation.scores import Scores
 from xaieval.explainers import describe_method
 from xaieval.inference.forward_passes import Runner
 from xaieval.inference.tasks import describe
@@ -22,8 +24,6 @@ from xaieval.metrics import Metric
 from xaieval.results.checkpoints import Part, Parts, check_of
 from xaieval.results.manifest import describe_data, digest, tensor_bytes
 from xaieval.results.rows import Measured, failed_rows, measured_rows
-from xaieval.scores import Scores
-from xaieval.stopping import Stop, Stopping
 
 __all__ = ["Run", "show_progress"]
 
