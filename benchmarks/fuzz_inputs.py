@@ -50,7 +50,7 @@ if "--inside" in sys.argv:  # before the package is imported, so that Atheris se
         import xaieval
         import xaieval.cli
         import xaieval.evaluation.distributed
-        import xaieval.experiment
+        import xaieval.training.fal
         import xaieval.evaluation.distributed.launch
 else:
     import xaieval
@@ -307,7 +307,7 @@ def run_files(content: bytes, command: str) -> None:
     with (
         contextlib.chdir(place),
         mock.patch("xaieval.evaluation.distributed.score", scored),
-        mock.patch("xaieval.experiment.prepare", prepared),
+        mock.patch("xaieval.training.fal.prepare", prepared),
     ):
         bench(command, "run.toml")
 
@@ -585,7 +585,7 @@ def options(choices: list[tuple[str, Any]], command: str) -> None:
     with (
         contextlib.chdir(folder("options")),
         mock.patch("xaieval.evaluation.distributed.score", scored),
-        mock.patch("xaieval.experiment.prepare", lambda _: (_ for _ in ()).throw(RunError("as far as this goes here"))),
+        mock.patch("xaieval.training.fal.prepare", lambda _: (_ for _ in ()).throw(RunError("as far as this goes here"))),
     ):
         bench(command, *words)
 

@@ -27,7 +27,7 @@ import xaieval
 from xaieval.data.scenes import CLASSES, make_scene
 from xaieval.models import FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, FPN_SCENES_WEIGHTS
-from xaieval.training import fit
+from xaieval.training.fit import fit
 
 
 def scenes(split: str, size: int, seed: int) -> TensorDataset:

@@ -19,7 +19,7 @@ from pathlib import Path
 import xaieval
 from xaieval.data import Preprocessing, scenes
 from xaieval.report import maps_figure
-from xaieval.training import fit, training_loader
+from xaieval.training.fit import fit, training_loader
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -19,10 +19,10 @@ import pandas as pd
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 
-from xaieval.callbacks import ScoreLayers
 from xaieval.data import Preprocessing, scenes
 from xaieval.models import fpn_scenes
-from xaieval.training import Classifier, training_loader
+from xaieval.training.callbacks import ScoreLayers
+from xaieval.training.fit import Classifier, training_loader
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 LAYERS = ["fpn[p2]", "fpn[p5]"]

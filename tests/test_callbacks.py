@@ -22,8 +22,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
-from xaieval.callbacks import ScoreLayers
 from xaieval.errors import DataError, ExplainerError, UsageError
+from xaieval.training.callbacks import ScoreLayers
 
 pytestmark = [
     # Remarks of Lightning's that are not about the callback: loaders without workers, few steps an epoch, its own old parts,
@@ -275,9 +275,9 @@ def test_a_callback_can_be_copied_before_it_is_used():
 
 def test_without_lightning_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning", None)
-    monkeypatch.delitem(sys.modules, "xaieval.callbacks")
+    monkeypatch.delitem(sys.modules, "xaieval.training.callbacks")
     with pytest.raises(UsageError) as caught:
-        importlib.import_module("xaieval.callbacks")
+        importlib.import_module("xaieval.training.callbacks")
     assert str(caught.value) == (
         "scoring during training is a callback of Lightning, which is missing: pip install 'xaieval[fal]'"
     )

@@ -14,10 +14,10 @@ from xaieval.cli import main
 from xaieval.config.options import FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
 from xaieval.evaluation.scores import Scores
-from xaieval.experiment import prepare, read_results, run_experiment, write_report
-from xaieval.experiment.run import arms_of
-from xaieval.experiment.tables import comparison_table, level_table, macro_f1, subset_table
 from xaieval.models import LEVELS
+from xaieval.training.fal import prepare, read_results, run_experiment, write_report
+from xaieval.training.fal.run import arms_of
+from xaieval.training.fal.tables import comparison_table, level_table, macro_f1, subset_table
 
 TINY = FalOptions(
     max_images=100,

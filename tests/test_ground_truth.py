@@ -22,7 +22,7 @@ from xaieval.data.truth import silhouette
 from xaieval.errors import DataError
 from xaieval.evaluation.distributed.shards import shard
 from xaieval.evaluation.image_order import Shuffled
-from xaieval.training import augmentation
+from xaieval.training.fit import augmentation
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 PROPERTY = settings(deadline=None, max_examples=40)

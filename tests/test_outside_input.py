@@ -32,7 +32,7 @@ from xaieval.errors import DataError, ModelError, OutputError, WeightsError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import ABNClassifier, FPNClassifier, load_model, load_weights, read_weights
 from xaieval.models.weights import SAFE, UNSAFE, tensors_only
-from xaieval.training import fit
+from xaieval.training.fit import fit
 
 ROOT = Path(xaieval.__file__).parents[1]
 

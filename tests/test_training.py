@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from xaieval.data import Preprocessing, image_folder, scenes
 from xaieval.errors import DataError, UsageError, WeightsError
 from xaieval.models import FAL, FPNClassifier, attention_loss
-from xaieval.training import augmentation, cross_entropy, fit, training_loader
+from xaieval.training.fit import augmentation, cross_entropy, fit, training_loader
 
 
 def _loader(side: int = 8) -> DataLoader[tuple[torch.Tensor, ...]]:

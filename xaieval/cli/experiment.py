@@ -45,8 +45,8 @@ def fal(
         raise UsageError("the experiment trains by Lightning, which is missing: pip install 'xaieval[fal]'") from error
 
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.experiment import prepare, read_results, run_experiment, write_report
-    from xaieval.experiment.tables import comparison_table
+    from xaieval.training.fal import prepare, read_results, run_experiment, write_report
+    from xaieval.training.fal.tables import comparison_table
 
     check_level(options.level)
     setup = prepare(options)

@@ -9,10 +9,10 @@ import pandas as pd
 
 from xaieval.analysis.stats.intervals import bootstrap_interval, wilson_interval
 from xaieval.evaluation.scores import Scores
-from xaieval.experiment.results import Results
-from xaieval.experiment.run import CONTROL
 from xaieval.models import LEVELS
 from xaieval.results.rows import COUNTED
+from xaieval.training.fal.results import Results
+from xaieval.training.fal.run import CONTROL
 
 __all__ = ["accuracy_table", "attention_table", "comparison_table", "level_table", "macro_f1", "subset_table"]
 

@@ -11,10 +11,12 @@ from torch import nn
 
 from xaieval.data.batches import read_batches
 from xaieval.evaluation.loop import explain
-from xaieval.experiment.results import Results, read_results
-from xaieval.experiment.run import BASE, CONTROL, FoldRun, layers_of, rebuild
-from xaieval.experiment.setup import Setup
-from xaieval.experiment.tables import (
+from xaieval.models import LEVELS
+from xaieval.report import maps_figure
+from xaieval.training.fal.results import Results, read_results
+from xaieval.training.fal.run import BASE, CONTROL, FoldRun, layers_of, rebuild
+from xaieval.training.fal.setup import Setup
+from xaieval.training.fal.tables import (
     DROP,
     INCREASE,
     accuracy_table,
@@ -23,8 +25,6 @@ from xaieval.experiment.tables import (
     level_table,
     subset_table,
 )
-from xaieval.models import LEVELS
-from xaieval.report import maps_figure
 
 __all__ = ["FILES", "write_report"]
 

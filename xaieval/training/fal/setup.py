@@ -14,7 +14,7 @@ from xaieval.errors import DataError, ModelError, choose_from
 from xaieval.models import ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
-from xaieval.training import augmentation
+from xaieval.training.fit import augmentation
 
 __all__ = ["Setup", "prepare"]
 

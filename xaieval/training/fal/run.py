@@ -21,11 +21,11 @@ from xaieval.config.options import plain
 from xaieval.data import Fold, Pictures
 from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
-from xaieval.experiment.setup import Setup
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
 from xaieval.results.files import MANIFEST, check_folder, is_complete, write_file, write_json, writing
 from xaieval.results.manifest import digest
-from xaieval.training import fit, training_loader
+from xaieval.training.fal.setup import Setup
+from xaieval.training.fit import fit, training_loader
 
 __all__ = ["BASE", "CHOICE", "CONTROL", "COSTS", "FoldRun", "arms_of", "layers_of", "rebuild", "run_experiment"]
 

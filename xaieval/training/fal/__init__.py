@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from xaieval.experiment.report import write_report
-from xaieval.experiment.results import Results, read_results
-from xaieval.experiment.run import run_experiment
-from xaieval.experiment.setup import Setup, prepare
+from xaieval.training.fal.report import write_report
+from xaieval.training.fal.results import Results, read_results
+from xaieval.training.fal.run import run_experiment
+from xaieval.training.fal.setup import Setup, prepare
 
 __all__ = ["Results", "Setup", "prepare", "read_results", "run_experiment", "write_report"]

@@ -12,9 +12,9 @@ import pandas as pd
 
 from xaieval.errors import OutputError
 from xaieval.evaluation.scores import Scores
-from xaieval.experiment.run import BASE, CHOICE, COSTS
 from xaieval.models import LEVELS
 from xaieval.results.files import MANIFEST, is_complete
+from xaieval.training.fal.run import BASE, CHOICE, COSTS
 
 __all__ = ["Results", "read_results"]
 
