@@ -15,7 +15,7 @@ from slow_selection import slow_holm
 from xaieval.analysis.ranking import group_letters
 from xaieval.analysis.stats.paired import paired_p_values
 from xaieval.analysis.stats.power import images_needed
-from xaieval.cli.printing import print_rankings
+from xaieval.cli.tables import print_rankings
 from xaieval.errors import MetricError
 from xaieval.evaluation.scores import Scores
 from xaieval.report import ranking_figure

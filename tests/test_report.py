@@ -19,8 +19,8 @@ from PIL import Image
 
 import xaieval
 from xaieval.cli import main
-from xaieval.cli.program import app
-from xaieval.cli.remaking import remake_maps
+from xaieval.cli.app import app
+from xaieval.cli.remake_maps import remake_maps
 from xaieval.config import protocol as protocols
 from xaieval.config.options import plain
 from xaieval.config.protocol import PROTOCOLS, Protocol

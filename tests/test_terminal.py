@@ -20,8 +20,8 @@ from rich.table import Table
 
 import xaieval
 from xaieval.cli import main
-from xaieval.cli.documents import records, render
-from xaieval.cli.printing import print_table, say
+from xaieval.cli.json_output import records, render
+from xaieval.cli.tables import print_table, say
 from xaieval.config.presets import PRESETS
 
 COMMAND = [sys.executable, "-m", "xaieval.cli"]

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.documents import records
-from xaieval.cli.printing import print_comparison, say
-from xaieval.cli.program import FLAT, app
-from xaieval.cli.scoring import own_folder
+from xaieval.cli.app import FLAT, app
+from xaieval.cli.json_output import records
+from xaieval.cli.score import own_folder
+from xaieval.cli.tables import print_comparison, say
 from xaieval.config.options import FalOptions, Json, Switch, plain
 from xaieval.errors import UsageError
 

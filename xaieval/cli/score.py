@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.documents import score_document
+from xaieval.cli.app import FLAT, app, given
+from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import load
-from xaieval.cli.printing import find_rankings, print_rankings, print_summary, say, summary_if_interrupted
-from xaieval.cli.program import FLAT, app, given
+from xaieval.cli.tables import find_rankings, print_rankings, print_summary, say, summary_if_interrupted
 from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.evaluation.distributed.rank import Rank, is_rank

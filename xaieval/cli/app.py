@@ -16,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from xaieval import __version__
-from xaieval.cli.documents import render
+from xaieval.cli.json_output import render
 from xaieval.config.options import names_code, read_toml
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.printing import say
-from xaieval.cli.program import app
-from xaieval.cli.remaking import Remade, remake_maps
+from xaieval.cli.app import app
+from xaieval.cli.remake_maps import Remade, remake_maps
+from xaieval.cli.tables import say
 from xaieval.config.options import Json, Switch, Words
 
 __all__ = ["report"]

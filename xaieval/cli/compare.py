@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from xaieval.cli.documents import records
-from xaieval.cli.printing import print_table, say
-from xaieval.cli.program import app
+from xaieval.cli.app import app
+from xaieval.cli.json_output import records
+from xaieval.cli.tables import print_table, say
 from xaieval.config.options import Json, Switch, Words
 from xaieval.errors import OutputError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from xaieval.cli.documents import records
+from xaieval.cli.app import FLAT, app
+from xaieval.cli.json_output import records
 from xaieval.cli.loading import load
-from xaieval.cli.printing import print_table, say
-from xaieval.cli.program import FLAT, app
+from xaieval.cli.tables import print_table, say
 from xaieval.config.options import Json, ModelOptions, Switch
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
