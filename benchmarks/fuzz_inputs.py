@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_inputs.py toml manifests rows names --minutes 10 --out fuzz
 
-Each target is a test of Hypothesis, of which `tests/test_fuzz_inputs.py` runs some examples. Here Atheris (libFuzzer) drives
-it by the code that it reaches, for as many minutes as are wanted; it is installed by hand: `pip install atheris`. Findings are
-written to OUT/TARGET.txt, each once, with the traceback and the input. The status is 1 if there are any.
+Each target is a Hypothesis test, of which `tests/end_to_end/test_fuzz_inputs.py` runs some examples. Here Atheris (libFuzzer)
+drives it by code coverage for the given number of minutes (`pip install atheris`). Findings are written to OUT/TARGET.txt,
+each once, with the traceback and the input. The exit status is 1 if there are any.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests import shape_checks  # noqa: F401  # the hook finds it by its name
+
 # The shapes in these modules' annotations are checked whenever a test calls their functions. (The metrics check the shapes
 # that they are given themselves, with messages that tests look at.) Must come before the modules are imported.
 install_import_hook(
@@ -19,7 +21,7 @@ install_import_hook(
         "xaieval.models.fpn",
         "xaieval.inference.targets",
     ],
-    "shape_checks.checked",
+    "tests.shape_checks.checked",
 )
 
 import torch  # noqa: E402  # the hook has to be in place first

@@ -1,6 +1,6 @@
 """Picture files from outside, by kind: whole ones of every sort, damaged ones, and ones made to do harm.
 
-`benchmarks/fuzz_images.py` and `tests/test_image_fuzz.py` draw from these.
+`benchmarks/fuzz_images.py` and `tests/data/test_decoding.py` draw from these.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from peers import ours
 from record import replace_rows
 from safetensors.torch import save_file
 
-from xaieval.inference.batch_limit import Room
+from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import sped_up
 
@@ -223,7 +223,7 @@ def forwards(name: str, scale: Scale) -> None:
     """Say that one is ready, wait for a line, and print how many images a second were passed forward for some seconds."""
     network = build(name, replace(scale, pool=8), None, None, seed=0)
     images = network.images[: 2 if scale.quick else 8]
-    with borrow(network.model), sped_up(network.model, images, (), Room(len(images))) as runner:
+    with borrow(network.model), sped_up(network.model, images, (), BatchLimit(len(images))) as runner:
         runner.output(images)
         print("ready", flush=True)
         input()

@@ -17,7 +17,7 @@ from record import replace_rows
 from timing import alternate, spread
 from torch import Tensor, nn
 
-from xaieval.inference.batch_limit import Room
+from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
 
@@ -38,7 +38,7 @@ BASELINES = {"as given": False, "as score runs it": True}
 def prepared(model: nn.Module, images: Tensor, layers: Sequence[str], fast: bool) -> Iterator[Runner]:
     """A copy of the model without gradients of parameters: as it is, or as `score` runs it."""
     model = deepcopy(model)
-    with borrow(model), sped_up(model, images, layers, Room(len(images)), fast=fast) as runner:
+    with borrow(model), sped_up(model, images, layers, BatchLimit(len(images)), fast=fast) as runner:
         yield runner
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from xaieval.analysis.stats.intervals import check_level, holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directed, images_by_pairs
-from xaieval.results.rows import COUNTED, EXCLUDED
+from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER
 
 __all__ = ["find_doubts"]
 
@@ -21,8 +21,6 @@ JUDGED = "average_drop"  # what is easily fooled
 WITNESSES = ("insertion", "coherency")  # first words of the metrics that are asked about it
 SHOWN = 3  # names in a sentence
 CONSTANT, LEFT_OUT = "constant_map", "constant_map_left_out"  # statuses
-NO_LAYER = "input"
-
 Pair = tuple[str, str]  # layer and method
 
 

@@ -11,11 +11,9 @@ import pandas as pd
 from xaieval.analysis.stats.intervals import check_level, wilson_interval
 from xaieval.analysis.tables import directions
 from xaieval.errors import MetricError
-from xaieval.results.rows import COUNTED
+from xaieval.results.rows import COUNTED, NO_LAYER
 
 __all__ = ["win_percentages"]
-
-NO_LAYER = "input"  # in the rows, of methods that explain the model as a whole and of control maps
 
 
 def win_percentages(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str, level: float) -> pd.DataFrame:

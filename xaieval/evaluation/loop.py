@@ -23,7 +23,7 @@ from xaieval.evaluation.run_state import Run, show_progress
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
-from xaieval.inference.batch_limit import Room, in_batches, parse_bytes, refused_without_room
+from xaieval.inference.batch_limit import BatchLimit, in_batches, parse_bytes, refused_without_room
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Forward, Runner, called, check_precision, sped_up
 from xaieval.inference.reproducibility import check_repeatable, repeatable
@@ -110,7 +110,8 @@ def score(
         resume: False measures what is there again.
         progress: show a progress bar, where stderr is a terminal.
         seed: of random explainers and of the bootstrap.
-        task: "classification", "detection" or "segmentation", or an object of `xaieval.inference.tasks`, which has more choices.
+        task: "classification", "detection" or "segmentation", or an object of
+            `xaieval.inference.tasks`, which has more choices.
         output: where the logits or detections are in the model's output: a key, an index or a function.
         forward: how to run a model that takes more than images: a function `(model, images) -> output`.
         grid: height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers of
@@ -167,7 +168,7 @@ def score(
             call = called(model, forward)
             told = partial(predicted_score, asked)
             size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
-            room = Room(size, budget)
+            room = BatchLimit(size, budget)
             where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
             found = room.first(images, where)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
@@ -259,7 +260,7 @@ def explain(
         call = called(model, forward)
         asked = resolve_task(task, output)
         first, told = to_device(batch.images, there), partial(predicted_score, asked)
-        room = Room(max(len(batch), FULL_PASS), parse_bytes(memory))
+        room = BatchLimit(max(len(batch), FULL_PASS), parse_bytes(memory))
         where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
         with refused_without_room():
             found = room.first(first, where)

@@ -25,7 +25,7 @@ from xaieval.probe.hooks import ProbeLayer, run, to_device
 from xaieval.probe.layouts import Layout
 from xaieval.results.rows import NO_LAYER
 
-__all__ = ["NO_LAYER", "Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
+__all__ = ["Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaieval.data.batches import Batch
 from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
-from xaieval.evaluation.metric_inputs import Evidence
+from xaieval.evaluation.metric_inputs import MetricInputs
 from xaieval.inference.batch_limit import in_batches
 from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude
@@ -119,7 +119,7 @@ def _judged(
     for number, (pair, one) in enumerate(zip(job.pairs, raw, strict=True)):
         layers = [item for item in job.layers if item.address == pair[1]]
         alone = replace(job, layers=layers, pairs=[pair])
-        evidence = Evidence(runner, batch, alone, seen, one, _of_pair(found, number))
+        evidence = MetricInputs(runner, batch, alone, seen, one, _of_pair(found, number))
         for metric in asked:
             judged, curve = metric.judge(evidence)
             values[metric.name].append(judged)

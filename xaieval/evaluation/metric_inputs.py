@@ -16,11 +16,11 @@ from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
 from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude, upsample
 
-__all__ = ["Evidence"]
+__all__ = ["MetricInputs"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MetricInputs:
     """By the names of `xaieval.metrics.NEEDS`, what there is to know.
 
     Attributes:

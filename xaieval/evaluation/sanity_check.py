@@ -20,7 +20,7 @@ from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
 from xaieval.evaluation.maps import Job, finished_maps, look, make_pairs, raw_maps
 from xaieval.evaluation.run_state import show_progress
 from xaieval.explainers import Method, resolve_methods
-from xaieval.inference.batch_limit import Room, in_batches, refused_without_room
+from xaieval.inference.batch_limit import BatchLimit, in_batches, refused_without_room
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Forward, Runner, called
 from xaieval.inference.randomisation import Part, Swap, draw_anew, find_parts, swapped
@@ -185,7 +185,7 @@ def sanity_check(
             images = to_device(batch.images, there)
             told = partial(predicted_score, asked)
             wanted = addresses if needing else []
-            room = Room(batch_size or len(batch))
+            room = BatchLimit(batch_size or len(batch))
             where = partial(locate, model, layers=wanted, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
             found = room.first(images, where)
             job = Job(found, make_pairs(explainers, found), settled, asked, seed)

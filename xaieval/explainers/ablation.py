@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.explainers.base import Context
-from xaieval.inference.batch_limit import Room, is_out_of_memory
+from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.tasks import Classification
 from xaieval.probe.addresses import parse, pick
 from xaieval.probe.hooks import put
@@ -59,7 +59,7 @@ class AblationCAM:
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
         expand = self.expand and _can_expand(context)
         size = context.size or len(context.images)
-        room = Room(_most(context)) if expand else context.room or Room(size)
+        room = BatchLimit(_most(context)) if expand else context.room or BatchLimit(size)
 
         def scores_of(image: int) -> Tensor:
             return torch.cat(room.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import ExplainerError
-from xaieval.inference.batch_limit import Room
+from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.forward_passes import in_groups
 from xaieval.inference.tasks import Classification, Followed, Task
 from xaieval.probe.layouts import Layout
@@ -65,7 +65,7 @@ class Context:
     call: Callable[[Tensor], Any] | None = None
     output: Callable[[Tensor], Any] | None = None
     size: int | None = None
-    room: Room | None = None
+    room: BatchLimit | None = None
 
     @property
     def everywhere(self) -> Tensor:
@@ -130,7 +130,7 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        room = self.room or Room(self.size or len(self.images))
+        room = self.room or BatchLimit(self.size or len(self.images))
 
         def fitting(images: Tensor, of: Tensor) -> Tensor:
             return torch.cat(room.parts(len(images), lambda part: forward(images[part], of[part])))

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.data.batches import Batch
 from xaieval.errors import RunError, UsageError
 
-__all__ = ["OverBudgetError", "Room", "in_batches", "is_out_of_memory", "parse_bytes", "refused_without_room"]
+__all__ = ["BatchLimit", "OverBudgetError", "in_batches", "is_out_of_memory", "parse_bytes", "refused_without_room"]
 
 T = TypeVar("T")
 log = logging.getLogger("xaieval")
@@ -42,7 +42,7 @@ class OverBudgetError(MemoryError):
 
 
 @dataclass
-class Room:
+class BatchLimit:
     """How many images a pass takes; fewer once that many did not fit, and never more again.
 
     Attributes:
@@ -72,7 +72,7 @@ class Room:
             ...     if part.stop - part.start > 3:
             ...         raise MemoryError
             ...     return part.stop - part.start
-            >>> room = Room(size=8)
+            >>> room = BatchLimit(size=8)
             >>> room.parts(9, at_most_three), room.size
             ([2, 2, 2, 2, 1], 2)
         """
@@ -135,7 +135,7 @@ class Room:
             torch.mps.empty_cache()
 
 
-def in_batches(room: Room, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
+def in_batches(room: BatchLimit, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
     """Results of work on a batch: on all of it, or on parts of it where memory has no room for more.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError, choose_from
-from xaieval.inference.batch_limit import Room, is_out_of_memory
+from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.batchnorm_folding import Folding, Pair, find_pairs, folded
 from xaieval.inference.tasks import Classification, Task
 
@@ -46,7 +46,7 @@ class Runner:
     model: nn.Module
     inside: Callable[[Tensor], Any]
     forward: Callable[[Tensor], Any]
-    room: Room
+    room: BatchLimit
     layout: torch.memory_format = torch.contiguous_format
     autocast: torch.dtype | None = None
     folding: Folding | None = None
@@ -111,7 +111,7 @@ def sped_up(
     model: nn.Module,
     images: Tensor,
     probed: Iterable[str],
-    room: Room,
+    room: BatchLimit,
     *,
     fast: bool = True,
     precision: str = "float32",

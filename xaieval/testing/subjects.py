@@ -16,7 +16,7 @@ from xaieval.data.batches import Batch, check_images
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.evaluation.maps import Job, look, make_pairs
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
-from xaieval.inference.batch_limit import Room
+from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner
 from xaieval.probe.hooks import locate
@@ -119,7 +119,7 @@ def looking(tried: Subject, device: str | None = None) -> Iterator[Context]:
         images = tried.images.detach().clone().to(there)
         layers = locate(tried.model, images, [] if tried.layer is None else [tried.layer])
         job = Job(layers, make_pairs([tried.explainer], layers), Protocol())
-        runner = Runner(tried.model, tried.model, tried.model, Room(len(images)))
+        runner = Runner(tried.model, tried.model, tried.model, BatchLimit(len(images)))
         seen = look(runner, Batch(images, None, list(tried.ids), []), job, there)
         yield seen.at(layers[0].address if layers else None, laid_out=needs_model(tried.explainer))
 

@@ -34,9 +34,9 @@ _TINY = float(np.finfo(float).tiny)
 def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resamples: int = 9999, seed: int = 0) -> Floats:
     """Two-sided p-values of "the differences are as often and as much above zero as below", of many tests at once, in (0, 1].
 
-    Twice the one-sided p-value of the side that was seen, which is what all signs give, since they are symmetric:
-    `xaieval.analysis.stats.permutation` says how many columns are tested at once. Differences of one size (yes or no for each image) are tested
-    by McNemar's exact test, whatever `test` says.
+    Each is twice the one-sided p-value of the observed side, which equals the test over all signs, since signs are symmetric;
+    `xaieval.analysis.stats.permutation` tests many columns at once. Differences of one size (yes or no for each image) are
+    tested by McNemar's exact test, whatever `test` says.
 
     Args:
         differences: of N pairs, one column a test, `[N, T]`; NaN where a pair is missing. Neither that nor zero says anything.

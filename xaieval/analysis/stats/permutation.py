@@ -28,8 +28,8 @@ _BLOCK = 4_000_000  # numbers held at a time, so that memory stays bounded
 def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int = 0) -> Floats:
     """One-sided p-values in (0, 1] of "the mean is above 0", one for each column of paired differences; lower is more certain.
 
-    Each is that of `xaieval.analysis.stats.intervals.paired_p_value`: McNemar's exact test where all differences have one size, all signs where
-    there are few, random signs elsewhere. What makes thousands of columns cheap:
+    Each equals that of `xaieval.analysis.stats.intervals.paired_p_value`: McNemar's exact test where all differences have one
+    size, all signs where there are few differences, random signs elsewhere. What makes thousands of columns cheap:
 
     - a column whose mean is not above 0 gets 1, since its p-value is at least one half;
     - a column so far above 0 that it would take more than `resamples` draws to say how far gets an upper bound of its

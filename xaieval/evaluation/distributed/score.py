@@ -45,8 +45,9 @@ def score(
 ) -> Scores:
     """`xaieval.score` in each of several processes that torchrun started: each takes its share, the first one merges.
 
-    The rows are those of a single process, in its order: see `xaieval.evaluation.distributed.shards.shard`. Each process writes its own into
-    `output_dir/ranks/`, so that they are kept if another one fails. A single process scores as `xaieval.score` does.
+    The rows equal those of a single process, in the same order (see `xaieval.evaluation.distributed.shards.shard`). Each
+    process writes its own rows into `output_dir/ranks/`, so that they are kept if another process fails. A single process
+    scores as `xaieval.score` does.
 
     Args:
         model: the same in every process.

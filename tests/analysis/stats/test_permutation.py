@@ -1,0 +1,200 @@
+"""The paired test of many columns: each as `paired_p_value` finds it, by all signs, and what its shortcuts promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from tests.slow_selection import slow_p, slow_p_above
+from xaieval.analysis.stats import permutation
+from xaieval.analysis.stats.intervals import paired_p_value
+from xaieval.analysis.stats.permutation import RADEMACHER, sign_flip_p_values
+from xaieval.errors import MetricError
+
+PROPERTY = settings(deadline=None, max_examples=60)
+NAN = math.nan
+
+# Quarters add up without rounding, so that ties among sums are ties.
+quarters = st.integers(-20, 20).map(lambda number: number / 4)
+few_columns = st.integers(1, 9).flatmap(
+    lambda count: st.lists(st.lists(quarters, min_size=count, max_size=count), min_size=1, max_size=5)
+)
+
+
+def _columns(*columns: list[float]) -> NDArray[np.float64]:
+    return np.array(columns, dtype=float).T
+
+
+# ---- exact where there is little
+
+
+def test_by_hand():
+    # 100 three times: one half, three times. 1 + 2 of 1, 2: one in four. 3 - 1: 2 of the 4 sums 4, 2, -2, -4 reach 2.
+    found = sign_flip_p_values(_columns([100, 100, 100], [1, 2, 0], [3, -1, 0], [1, -2, 0], [0, 0, 0]))
+    assert found.tolist() == [1 / 8, 1 / 4, 1 / 2, 1.0, 1.0]
+
+
+@PROPERTY
+@given(few_columns)
+def test_few_differences_are_tested_by_all_signs(columns):
+    found = sign_flip_p_values(_columns(*columns))
+    np.testing.assert_allclose(found, [slow_p_above(column) for column in columns], rtol=1e-12)
+
+
+@PROPERTY
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 20))
+def test_yes_or_no_is_mcnemars_exact_test_however_many_there_are(wins, losses, ties):
+    column = [100.0] * wins + [-100.0] * losses + [0.0] * ties
+    expected = paired_p_value(column, [0.0] * len(column)) if wins > losses else 1.0
+    (found,) = sign_flip_p_values(np.array(column)[:, None])
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_few_differences_among_many_ties_are_tested_by_all_signs_wherever_they_are():
+    rng = np.random.default_rng(0)
+    table = np.zeros((50, 30))
+    for column in range(30):
+        places = rng.choice(50, size=rng.integers(2, 14), replace=False)
+        table[places, column] = rng.integers(-3, 8, len(places))
+    for column, found in zip(table.T, sign_flip_p_values(table), strict=True):
+        kept = column[column != 0]
+        assert found == pytest.approx(paired_p_value(column, 0 * column) if kept.sum() > 0 else 1.0, rel=1e-12)
+
+
+def test_what_is_nan_or_infinite_is_left_out():
+    table = _columns([100, NAN, 100, -100, 100], [3, 1, NAN, 2, math.inf])
+    expected = [*sign_flip_p_values(_columns([100, 100, -100, 100])), *sign_flip_p_values(_columns([3, 1, 2]))]
+    assert sign_flip_p_values(table).tolist() == expected
+    assert sign_flip_p_values(np.full((4, 2), NAN)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0), (0, 0)])
+def test_nothing_to_test_is_1_or_nothing(shape):
+    assert sign_flip_p_values(np.zeros(shape)).tolist() == [1.0] * shape[1]
+
+
+def test_what_is_no_table_is_refused_word_for_word():
+    with pytest.raises(MetricError) as caught:
+        sign_flip_p_values([1.0, 2.0])
+    assert str(caught.value) == "differences are a table [images, tests]; got shape [2]"
+
+
+# ---- random signs
+
+
+def _varied(images: int = 40, tests: int = 60, seed: int = 0) -> NDArray[np.float64]:
+    """Differences of several kinds, with means from none to far above 0."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.exponential(20, (images, tests)) * rng.choice([1, 1, 1, 8], (images, tests))
+    return np.where(rng.random((images, tests)) < np.linspace(0.5, 0.75, tests), sizes, -sizes)
+
+
+def test_random_signs_find_what_paired_p_value_finds_up_to_chance():
+    table = _varied()
+    found = sign_flip_p_values(table, seed=1)
+    compared = 0
+    for column, ours in zip(table.T, found, strict=True):
+        theirs = paired_p_value(column, 0 * column, seed=2)
+        if column.sum() > 0 and ours >= 1e-4:
+            assert abs(ours - theirs) < 5 * math.sqrt(2 * theirs * (1 - theirs) / 9999) + 2e-4
+            compared += 1
+        elif column.sum() <= 0:
+            assert ours == 1
+            assert theirs > 0.45
+    assert compared > 30
+
+
+def test_the_signs_that_were_seen_count_as_one_draw_so_that_p_values_of_draws_are_never_0():
+    found = sign_flip_p_values(_varied(), resamples=19)
+    drawn = found[(found >= 1 / 20) & (found < 1)]
+    assert len(drawn) > 20
+    np.testing.assert_allclose(20 * drawn, np.round(20 * drawn), atol=1e-9)
+
+
+def test_a_column_has_the_same_p_value_alone_and_among_others_and_the_seed_decides_it():
+    table = _varied()
+    whole = sign_flip_p_values(table, seed=3)
+    np.testing.assert_array_equal(whole, [sign_flip_p_values(table[:, [column]], seed=3)[0] for column in range(60)])
+    np.testing.assert_array_equal(whole, sign_flip_p_values(table, seed=3))
+    assert (whole != sign_flip_p_values(table, seed=4)).any()
+
+
+def test_blocks_change_nothing_where_all_signs_are_tried(monkeypatch):
+    table = _varied(images=9)
+    expected = sign_flip_p_values(table)
+    monkeypatch.setattr(permutation, "_BLOCK", 1000)
+    np.testing.assert_array_equal(sign_flip_p_values(table), expected)
+    assert ((sign_flip_p_values(_varied(seed=5)) < 0.05) == (sign_flip_p_values(_varied(seed=5), seed=9) < 0.05)).mean() > 0.9
+
+
+@pytest.mark.parametrize("level", [0.05, 0.01, 0.001])
+def test_without_an_effect_p_values_below_a_level_are_no_more_frequent_than_that(level):
+    rng = np.random.default_rng(7)
+    tests = 20_000
+    table = rng.standard_t(2, (30, tests)) * rng.choice([0, 1], (30, tests), p=[0.2, 0.8])
+    share = (sign_flip_p_values(table, seed=8) <= level).mean()
+    # All columns share their signs, so the draws' own error does not average out: a tenth of the level.
+    assert share <= 1.1 * level + 3 * math.sqrt(level / tests)
+    assert share >= 0.8 * level - 3 * math.sqrt(level / tests)
+
+
+# ---- the bound where draws would not do
+
+
+def test_the_bound_is_reached_by_two_equal_weights():
+    # Both signs have to be plus: one in four, at x = sqrt(2), where the constant comes from.
+    assert permutation._bound(np.array([[1.0], [1.0]]))[0] == pytest.approx(0.25, rel=1e-12)
+    assert pytest.approx(3.178, abs=1e-3) == RADEMACHER
+
+
+@PROPERTY
+@given(few_columns)
+def test_the_bound_is_never_below_the_exact_p_value(columns):
+    for column in columns:
+        if any(column):
+            assert permutation._bound(np.array(column)[:, None])[0] >= slow_p(column) * (1 - 1e-12)
+
+
+def _exact(sizes: list[int], least: int) -> float:
+    """The share of signed sums of whole numbers that reach `least`, number by number."""
+    total = sum(sizes)
+    ways = np.zeros(2 * total + 1)
+    ways[total] = 1.0
+    for size in sizes:
+        ways = 0.5 * (np.roll(ways, size) + np.roll(ways, -size))
+    return float(ways[total + least :].sum())
+
+
+def test_far_above_0_the_p_value_is_a_bound_within_a_factor_of_the_exact_one():
+    rng = np.random.default_rng(0)
+    for share in (0.8, 0.85, 0.9, 0.95):
+        sizes = rng.integers(1, 20, 80)
+        column = np.where(np.arange(80) < 80 * share, sizes, -sizes).astype(float)
+        exact = _exact([int(size) for size in sizes], int(column.sum()))
+        (found,) = sign_flip_p_values(column[:, None])
+        if found < 1e-4:
+            assert exact <= found <= 3.2 * norm.sf(column.sum() / np.linalg.norm(column))
+        else:
+            assert found == pytest.approx(exact, abs=5 * math.sqrt(exact / 9999) + 1e-4)
+    assert found < 1e-8
+
+
+def test_p_values_are_never_0():
+    assert (sign_flip_p_values(_columns([1.0] * 4000, [*range(1, 4001)])) > 0).all()
+
+
+# ---- many tests
+
+
+def test_thousands_of_tests_at_once():
+    # 37 layers and methods, 15 metrics, 5 controls, 210 images.
+    rng = np.random.default_rng(0)
+    table = rng.normal(0.1, 1, (210, 37 * 15 * 5))
+    found = sign_flip_p_values(table)
+    assert 0.2 < (found < 0.05).mean() < 0.7

@@ -1,0 +1,275 @@
+"""What commands show: on terminals, wide and narrow, with colours and without, in a pipe, and to machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.table import Table
+
+import xaieval
+from tests import ROOT
+from xaieval.cli import main
+from xaieval.cli.json_output import records, render
+from xaieval.cli.tables import print_table, say
+from xaieval.config.presets import PRESETS
+
+COMMAND = [sys.executable, "-m", "xaieval.cli"]
+COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])[\d;]*m")
+STYLE = re.compile(r"\x1b\[[\d;]*m")
+QUICK = ("score", "--max-images", "4", "--batch-size", "2", "--layers", "fpn[p4],fpn[p5]", "--out")
+FIELDS = re.compile(r"^\| `([\w\[\].]+)` \|", re.MULTILINE)
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    """This process's, without what a terminal or a user may have said about colours and width."""
+    told = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "TERM", "COLORTERM")
+    return {name: value for name, value in os.environ.items() if name not in told} | variables
+
+
+def _on_terminal(*arguments: str, columns: int, **variables: str) -> str:
+    """What the command shows on a terminal of its own: standard output and errors, as they come."""
+    ours, theirs = pty.openpty()
+    os.set_inheritable(theirs, True)
+    variables = {"TERM": "xterm-256color", "COLUMNS": str(columns)} | variables
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=_environment(**variables)
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # what Linux says at the end
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0, shown.decode()
+    return shown.decode().replace("\r\n", "\n")
+
+
+def _in_pipe(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, env=_environment(**variables))
+
+
+@cache
+def _document(*arguments: str) -> dict[str, Any]:
+    """The document of a command in this process, which has to be all that it writes."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+        main([*arguments, "--json"])
+    assert err.getvalue() == ""
+    document = json.loads(out.getvalue(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert document.pop("xaieval") == xaieval.__version__
+    return document
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run with controls, and what a terminal of 60 columns showed of it."""
+    folder = tmp_path_factory.mktemp("shown") / "run"
+    return folder, _on_terminal(*QUICK, str(folder), "--controls", columns=60)
+
+
+# ---- terminals
+
+
+def test_a_narrow_terminal_shows_a_block_for_each_row_with_everything_in_it(run):
+    folder, shown = run
+    text = STYLE.sub("", shown.split("\x1b[2K")[-1])  # behind the progress bar, which is wiped out
+    summary = pd.read_csv(folder / "summary.csv")
+    blocks = dict(re.findall(r"^(\S+  \S+)\n((?:  .*\n)+)", text, re.MULTILINE))
+    assert list(blocks) == [f"{row.layer}  {row.method}" for row in summary.itertuples()]
+    for row, block in zip(summary.itertuples(), blocks.values(), strict=True):
+        drop = f"{row.average_drop:.1f} [{row.average_drop_low:.1f}, {row.average_drop_high:.1f}]"
+        assert f"AD % [95% interval], lower is better: {drop}" in block
+        assert re.search(r"n: 4 .*failed: 0 ", " ".join(block.split()) + " ")
+        assert "controls beaten" in block
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 60
+
+
+def test_progress_shows_a_rate_and_the_time_left_and_is_wiped_out(run):
+    shown = run[1]
+    assert re.search(r"scoring .*\d+\.\d images/s .*\d:\d\d:\d\d", shown)
+    assert shown.index("images/s") < shown.rindex("\x1b[2K") < shown.index("fpn[p4]")
+
+
+def test_a_wide_terminal_shows_a_table():
+    shown = STYLE.sub("", _on_terminal("protocols", columns=2000))
+    heading, *rows = [line for line in shown.splitlines() if line.startswith(" ")]
+    assert heading.split()[0] == "protocol"
+    assert [row.split()[0] for row in rows] == [preset.name for preset in PRESETS]
+
+
+def test_colours_are_left_out_where_that_is_asked_for_and_nothing_else_changes(run):
+    folder, shown = run
+    without = _on_terminal(*QUICK, str(folder), "--controls", columns=60, NO_COLOR="1")
+    assert COLOUR.search(shown), "of the progress bar"
+    assert not COLOUR.search(without)
+    assert STYLE.sub("", without.split("\x1b[2K")[-1]) == STYLE.sub("", shown.split("\x1b[2K")[-1])
+
+
+def test_a_terminal_that_understands_no_control_characters_gets_none():
+    shown = _on_terminal("protocols", columns=60, TERM="dumb")
+    assert "\x1b" not in shown
+    assert shown == STYLE.sub("", _on_terminal("protocols", columns=60))
+
+
+# ---- pipes
+
+
+@pytest.mark.parametrize("variables", [{}, {"COLUMNS": "60"}, {"FORCE_COLOR": "1"}, {"PYTHONIOENCODING": "ascii"}])
+def test_a_pipe_gets_one_whole_line_for_each_row(variables):
+    done = _in_pipe("protocols", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = STYLE.sub("", done.stdout).splitlines()
+    assert len(lines) == 1 + len(PRESETS) + 1
+    for line, preset in zip(lines[1:], PRESETS, strict=False):
+        assert line.split()[0] == preset.name
+        for part in (preset.does, preset.source, preset.open_choices, preset.faults):
+            assert part in line
+
+
+def test_a_long_name_is_never_cut_off(capsys):
+    name = "backbone." + "layer." * 60 + "conv"
+    table = Table("address", "type", box=None)
+    table.add_row(name, "Conv2d")
+    print_table(table)
+    assert name in capsys.readouterr().out
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(capsys):
+    table = Table("layer", "method", "n", box=None)
+    table.add_row("fpn[p5]", "[bold]", "1")
+    print_table(table, names=2)
+    say("[red]5[/red]")
+    out = capsys.readouterr().out
+    assert re.search(r"fpn\[p5\] +\[bold\] +1", out)
+    assert "[red]5[/red]\n" in out
+
+
+# ---- machines
+
+
+def test_a_document_has_null_for_what_is_no_number_and_tables_with_the_names_of_their_index():
+    table = pd.DataFrame({"mean": [1.5, float("nan")], "n": [2, 0]}, index=pd.Index(["p4", "p5"], name="layer"))
+    assert list(records(table)[0]) == list(records(table.reset_index())[0]) == ["layer", "mean", "n"]
+    assert json.loads(render({"rows": records(table), "most": float("inf")})) == {
+        "xaieval": xaieval.__version__,
+        "rows": [{"layer": "p4", "mean": 1.5, "n": 2}, {"layer": "p5", "mean": None, "n": 0}],
+        "most": None,
+    }
+
+
+def test_the_document_of_a_run_says_what_its_files_say(run):
+    folder, _ = run
+    document = _document(*QUICK, str(folder), "--controls")
+    scores = xaieval.Scores.load(folder)
+    assert document["folder"] == str(folder)
+    assert sorted(document["files"]) == sorted(path.name for path in folder.iterdir())
+    assert [metric["name"] for metric in document["metrics"]] == ["average_drop", "increase_in_confidence"]
+    summary = scores.summary()
+    assert [(row["layer"], row["method"]) for row in document["summary"]] == list(summary.index)
+    for name in summary.columns:
+        assert [row[name] for row in document["summary"]] == pytest.approx(list(summary[name])), name
+    assert document["statuses"] == scores.rows["status"].value_counts().to_dict()
+    assert document["warnings"] == scores.warnings()
+    assert document["stopped"] is None
+    ranking = scores.rank("average_drop", "both")
+    assert document["rankings"][0]["n_images"] == ranking.n_images == 4
+    assert [item["method"] for item in document["rankings"][0]["items"]] == list(ranking.table["method"])
+
+
+def test_the_document_of_a_comparison_is_the_table(run):
+    folder = str(run[0])
+    document = _document("compare", folder, folder)
+    assert (document["first"], document["second"]) == (folder, folder)
+    assert len(document["comparison"]) == 2 * (2 + 5)
+    assert document["comparison"][0]["difference"] == 0
+    assert document["comparison"][0]["effect_size"] is None, "there is none where nothing differs"
+
+
+def test_documents_list_what_the_tables_list():
+    layers = _document("layers")["layers"]
+    assert "fpn[p5]" in [layer["address"] for layer in layers]
+    assert {type(layer["parameters"]) for layer in layers} == {int}
+    assert any(layer["stride"] is None for layer in layers)
+    methods = _document("methods")["methods"]
+    assert [entry["name"] for entry in methods] == [*xaieval.explainers.METHODS, *xaieval.explainers.LIBRARY_METHODS]
+    assert [entry["name"] for entry in _document("metrics")["metrics"]] == list(xaieval.metrics.METRICS)
+    protocols = _document("protocols")["protocols"]
+    assert [entry["name"] for entry in protocols] == [preset.name for preset in PRESETS]
+    assert protocols[1]["choices"] == {"normalisation": "max", "normalise_at": "layer"}
+
+
+def test_nothing_but_the_document_gets_to_stdout(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "chatty.py").write_text(
+        "from xaieval.models import fpn_scenes\ndef make():\n    print('loading')\n    return fpn_scenes()\n"
+    )
+    size = ("--image-size", "64", "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+    main(["score", "--model", "chatty:make", *size, *QUICK[1:], str(tmp_path / "run"), "--json"])
+    written = capsys.readouterr()
+    assert json.loads(written.out)["statuses"] == {"ok": 8}
+    assert "loading" in written.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("score", "--layers", "nope", "--max-images", "2"), 2, "no layer 'nope'"),
+        (("metrics", "--markdown"), 2, "--json and --markdown are two forms of the same table; choose one"),
+        ((*QUICK, "run", "--minimum-confidence", "2"), 1, "no row could be counted"),
+    ],
+)
+def test_errors_stay_one_line_on_stderr(arguments, status, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--json"])
+    written = capsys.readouterr()
+    assert stopped.value.code == status
+    assert written.out == ""
+    assert re.fullmatch(rf"xaieval-bench: {re.escape(message)}[^\n]*\n", written.err)
+
+
+def _paths(value: Any, before: str = "") -> set[str]:
+    """The fields of a document as the page writes them: `summary[].layer`, with `METRIC` for the name of a metric."""
+    if isinstance(value, list):
+        return set().union(*(_paths(item, f"{before}[]") for item in value))
+    if not isinstance(value, dict):
+        return {before} if before else set()
+    inner = set().union(*(_paths(item, f"{before}.{name}".lstrip(".")) for name, item in value.items()))
+    return {path.replace("average_drop", "METRIC").replace("increase_in_confidence", "METRIC") for path in inner}
+
+
+def test_the_page_lists_the_fields_of_every_document(run):
+    folder = str(run[0])
+    parts = re.split(r"^## `(\w+)`\n", (ROOT / "docs/json.md").read_text(), flags=re.MULTILINE)
+    listed = {command: set(FIELDS.findall(text)) for command, text in zip(parts[1::2], parts[2::2], strict=True)}
+    commands = {
+        "score": (*QUICK, folder, "--controls"),
+        "compare": ("compare", folder, folder),
+        "report": ("report", folder, "--no-maps"),
+        **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
+    }
+    found = {command: _paths(_document(*arguments)) for command, arguments in commands.items()}
+    found["score"] = {re.sub(r"^statuses\..*", "statuses.STATUS", path) for path in found["score"]}
+    found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
+    assert listed.keys() == {*found, "fal"}
+    for command, paths in found.items():
+        assert {path.removesuffix("[]") for path in paths} == listed[command], command
+
+
+def test_every_command_that_shows_a_table_has_a_document(capsys):
+    # The experiment takes long: its document is looked at beside its other tests.
+    for command in ("score", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
+        main([command, "--help"])
+        assert "--json" in capsys.readouterr().out, command

@@ -1,0 +1,169 @@
+"""README and examples say what the code does: commands, numbers, and scripts that run."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pandas as pd
+import pytest
+
+from tests import ROOT
+from xaieval.cli import main
+
+README = (ROOT / "README.md").read_text()
+CELL = re.compile(r"([\d.]+) \[([\d.]+), ([\d.]+)\]")
+
+
+def test_readme_has_the_commands_that_continuous_integration_runs():
+    script = (ROOT / ".ci/run").read_text()
+    for command in ("pip install . && xaieval-bench score", 'pip install -e ".[dev]" && pytest'):
+        assert f"\n{command}\n" in README
+        assert f"\n{command}\n" in script
+
+
+def test_readme_shows_what_the_first_run_gives(tmp_path):
+    main(["score", "--out", str(tmp_path), "--no-progress"])
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index("layer")
+    printed = {line.split()[0]: line for line in README.splitlines() if line.startswith(" fpn[")}
+    assert list(printed) == list(summary.index)
+    for layer, line in printed.items():
+        drop, increase = (float(mean) for mean, _, _ in CELL.findall(line))
+        # One image more or less than on the author's machine is rounding of the processor, more is another result.
+        assert summary.loc[layer, "average_drop"] == pytest.approx(drop, abs=0.6)
+        assert summary.loc[layer, "increase_in_confidence"] == pytest.approx(increase, abs=0.6)
+
+
+def test_readme_table_of_the_real_case_is_the_benchmark_result():
+    summary = pd.read_csv(ROOT / "benchmarks/ucmerced_mobilenetv2/summary.csv")
+    wanted = [
+        f"| `{row['layer']}` | {_cell(row, 'average_drop')} | {_cell(row, 'increase_in_confidence')} | {row['n_images']} |"
+        for row in summary[summary["method"] == "gradcam"].to_dict("records")
+    ]
+    assert [line for line in README.splitlines() if line.startswith("| `blocks.")] == wanted
+
+
+def test_benchmark_run_file_is_read_by_the_command(tmp_path, capsys):
+    settings = tomllib.loads((ROOT / "benchmarks/ucmerced_mobilenetv2.toml").read_text())
+    assert settings["max-images"] == 210
+    with pytest.raises(SystemExit) as stopped:
+        main(["score", str(ROOT / "benchmarks/ucmerced_mobilenetv2.toml"), "--weights", str(tmp_path / "missing.safetensors")])
+    assert stopped.value.code == 2
+    assert "no weights file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run_file", sorted((ROOT / "benchmarks/fal").glob("*.toml")), ids=lambda path: path.stem)
+def test_run_files_of_the_experiment_are_read_by_the_command(run_file, tmp_path, capsys):
+    words = ["--weights", str(tmp_path / "missing.safetensors"), "--data", "scenes", "--class", "cross", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fal", str(run_file), *words])
+    assert stopped.value.code == 2
+    assert "no weights file" in capsys.readouterr().err
+
+
+def test_tables_of_the_experiment_are_those_of_its_reports():
+    page = (ROOT / "docs/fal.md").read_text()
+    parts = re.split(r"<!-- from (benchmarks/fal/\w+/report\.md) -->\n", page)
+    assert len(parts) > 4
+    for report, text in zip(parts[1::2], parts[2::2], strict=True):
+        known = (ROOT / report).read_text().splitlines()
+        table = text.split("\n\n")[0].splitlines()
+        assert len(table) > 2
+        assert [line for line in table if line not in known] == []
+
+
+# Remarks of Lightning's on its own old parts, and on a logger that nobody asked for.
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec", "ignore:.*litlogger")
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "average_drop" in capsys.readouterr().out
+    assert list(tmp_path.glob("*.png"))
+
+
+def _cell(row: dict[str, float], metric: str) -> str:
+    return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
+
+
+def test_tables_of_the_page_on_speed_are_the_benchmark_results(tmp_path):
+    for results in (ROOT / "benchmarks/speed/results").glob("*.csv"):
+        shutil.copy(results, tmp_path)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/speed"), "tables", "--out", str(tmp_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs/speed.md").read_text()
+    tables = re.findall(r"^<!-- from (\w+\.csv) -->\n((?:\|.*\n)+)", printed, re.MULTILINE)
+    assert {name for name, _ in tables} >= TABLES
+    for _, table in tables:
+        assert table in page
+
+
+def test_the_table_of_bf16_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/bf16.csv").to_dict("records")
+    wanted = [f"| `{row['layer']}` | {row['n']} | {_change(row, 'average_drop')} | {_change(row, METRIC)} |" for row in rows]
+    assert [line for line in (ROOT / "docs/speed.md").read_text().splitlines() if line.startswith("| `blocks.")] == wanted
+
+
+def test_the_table_of_faults_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/faults.csv").to_dict("records")
+    wanted = [f"| {row['fault']} | {row['tried']} | {row['most_lost']} | {row['ended']} | {row['same_rows']} |" for row in rows]
+    assert len(wanted) == 9
+    assert wanted == [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line in wanted]
+
+
+def test_the_table_of_perturbation_is_the_benchmark_result():
+    rows = pd.read_csv(ROOT / "benchmarks/perturbation.csv").to_dict("records")
+    wanted = [
+        f"| `{row['method']}` | {row['tool']} | {row['score_is_faster']:.1f} "
+        f"[{row['score_is_faster_low']:.1f}, {row['score_is_faster_high']:.1f}] |"
+        for row in rows
+        if not row["tool"].startswith("xaieval")
+    ]
+    assert set(wanted) <= set((ROOT / "docs/perturbation.md").read_text().splitlines())
+
+
+def test_the_tables_of_concepts_are_what_its_script_measured():
+    numbers = pd.read_csv(ROOT / "docs/concepts/numbers.csv").set_index("picture")
+    page = (ROOT / "docs/concepts.md").read_text().splitlines()
+    wanted = [
+        [
+            str(row["what"]).removeprefix("map to the power "),
+            f"{row['mask_area']:.1f}",
+            _cell(row, "average_drop"),
+            _cell(row, METRIC),
+            f"{row['deletion']:.2f} [{row['deletion_low']:.2f}, {row['deletion_high']:.2f}]",
+        ]
+        for row in numbers.loc["map_size"].to_dict("records")
+    ]
+    wanted += [
+        [f"`{row['what']}`", *[_cell(row, name) for name in ("average_drop", METRIC, "average_gain", "adcc")]]
+        for row in numbers.loc["fooled"].to_dict("records")
+    ]
+    wanted += [
+        [row["what"], _cell(row, "average_drop"), _cell(row, METRIC)] for row in numbers.loc["choices"].to_dict("records")
+    ]
+    assert len(wanted) == 17
+    for cells in wanted:
+        assert f"| {' | '.join(cells)} |" in page
+    assert set(numbers["n_images"]) == {200}
+
+
+def test_the_pictures_of_concepts_are_made_by_their_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path), "2"])
+    runpy.run_path(str(ROOT / "docs/pictures.py"), run_name="__main__")
+    committed = {path.name for path in (ROOT / "docs/concepts").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == committed
+    assert "average_drop" in capsys.readouterr().out
+
+
+TABLES = {f"{name}.csv" for name in ("peers", "agreement", "batch_trials", "calls", "startup")}
+METRIC = "increase_in_confidence"
+
+
+def _change(row: dict[str, float], metric: str) -> str:
+    change = f"{row[f'{metric}_difference']:+.2f} [{row[f'{metric}_low']:+.2f}, {row[f'{metric}_high']:+.2f}]"
+    return f"{row[f'{metric}_float32']:.1f} | {change}"

@@ -1,0 +1,58 @@
+"""The list of metrics: on the command line, and in the documentation."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import ROOT
+from xaieval.cli import main
+from xaieval.metrics import METRICS, NEEDS
+from xaieval.metrics.catalogue import catalogue
+
+PAGE = ROOT / "docs/metrics.md"
+
+
+def test_the_list_has_every_metric_with_what_it_needs_and_costs(capsys):
+    main(["metrics"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines[1:]}
+    assert list(rows) == list(METRICS)
+    assert rows["average_drop"] == (
+        "average_drop confidence, masked_confidence 0 lower AD % Chattopadhay et al. 2018, arXiv 1710.11063"
+    )
+    assert rows["drop_in_deletion"].startswith("drop_in_deletion confidence, inverse_confidence 1 higher ADD % Jung and Oh")
+    assert rows["coherency"].startswith("coherency maps, masked_maps the method once more higher coherency % Poppi")
+    assert rows["sparseness"].startswith("sparseness maps 0 describes sparseness Chalasani")
+
+
+@pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
+def test_an_entry_says_what_the_metric_says(entry):
+    metric = METRICS[entry.name]
+    assert set(entry.needs.split(", ")) == set(metric.needs) - {"protocol"} <= set(NEEDS)
+    assert {"higher": True, "lower": False, "describes": None}[entry.better] is metric.higher_is_better
+    assert entry.label, "a table of results needs a heading"
+    assert entry.passes, "what it costs is said"
+
+
+def test_the_page_has_the_table_that_the_command_prints(capsys):
+    main(["metrics", "--markdown"])
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == len(METRICS) + 2
+    assert printed in PAGE.read_text(), "write what 'xaieval-bench metrics --markdown' prints into docs/metrics.md"
+
+
+def test_the_page_speaks_of_every_metric():
+    text = PAGE.read_text().split("## How each is fooled")[1]
+    assert not [name for name in METRICS if f"`{name}`" not in text], "say how it is fooled"
+
+
+def test_percentages_are_printed_to_a_tenth_and_other_units_to_a_thousandth(tmp_path, capsys):
+    words = ["--layers", "fpn[p5]", "--max-images", "4", "--metrics", "average_drop,sparseness", "--no-progress"]
+    main(["score", *words, "--out", str(tmp_path)])
+    heading, arrows, row = capsys.readouterr().out.splitlines()[:3]
+    assert "AD % [95% interval]" in heading
+    assert "sparseness [95% interval]" in heading
+    assert arrows.split() == ["layer", "method", "lower", "is", "better", "n", "failed"], "nothing is better high or low"
+    assert re.search(r"gradcam +\d+\.\d \[\d+\.\d, \d+\.\d\] +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] +4 +0$", row.rstrip())
