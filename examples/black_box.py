@@ -1,8 +1,8 @@
 """Black boxes
 ===========
 
-A model that is a function and nothing else is explained by asking it. The function here hides the built-in classifier; it may
-as well call an ONNX session, a pipeline of scikit-learn or a service.
+A model that is only a function is explained by its outputs for perturbed images. The function here wraps the built-in
+classifier; it could just as well call an ONNX session, a scikit-learn pipeline or a web service.
 
 ``python examples/black_box.py [FOLDER]`` prints the summary and writes ``black_box.png``.
 """
@@ -26,7 +26,7 @@ hidden = fpn_scenes().eval()
 
 
 def probabilities(images: np.ndarray) -> np.ndarray:
-    """All that is known of the model: images `[N, 3, 128, 128]` go in, probabilities of ten classes come out."""
+    """Probabilities `[N, 10]` of images `[N, 3, 128, 128]`; this is all that xaieval sees of the model."""
     with torch.inference_mode():
         return hidden(torch.from_numpy(images)).softmax(dim=1).numpy()
 
@@ -34,7 +34,7 @@ def probabilities(images: np.ndarray) -> np.ndarray:
 model = BlackBox(probabilities, numpy=True)
 
 # %%
-# The function's scores are probabilities already, so no softmax is taken of them.
+# The function returns probabilities, so softmax must not be applied to them.
 
 protocol = xaieval.Protocol(confidence="identity")
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -44,7 +44,7 @@ scores = xaieval.score(model, loader, methods=methods, protocol=protocol, batch_
 print(scores.summary().round(1).to_string())
 
 # %%
-# Maps come from the same methods.
+# Make maps with the same methods.
 
 images = next(iter(loader))["image"][:3]
 columns = {

@@ -1,8 +1,8 @@
 """Compare methods
 ===============
 
-One image, one classifier, eight methods of four sources side by side, and what Average Drop and Increase in Confidence say of
-them.
+One image, one classifier, and eight methods from four sources side by side, with their Average Drop and Increase in
+Confidence.
 
 ``python examples/compare_methods.py [FOLDER]`` prints the table and writes ``compare_methods.png``.
 """
@@ -19,7 +19,7 @@ from xaieval.data import Preprocessing, scenes
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
-LAYER = "fpn.layer_blocks.2"  # the module whose output is fpn[p4]; other libraries look at modules alone
+LAYER = "fpn.layer_blocks.2"  # the module whose output is fpn[p4]; other libraries need a module
 IMAGES = 8
 METHODS = (
     "gradcam",
@@ -33,7 +33,7 @@ METHODS = (
 )
 
 # %%
-# Methods of other libraries go by their names, and are measured as our own are.
+# Methods of other libraries have a name too, and are scored in the same way as xaieval's own.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -43,7 +43,7 @@ table = scores.summary().droplevel("layer").loc[list(METHODS), ["average_drop", 
 print(table.round(1).to_string())
 
 # %%
-# Eight images are few: the table shows how it is done, and decides nothing. The maps of the first one:
+# Eight images are too few for conclusions; the table only shows the procedure. The maps of the first image:
 
 image = next(iter(loader))["image"][:1]
 figure = Figure(figsize=(6.6, 7.6), layout="constrained")

@@ -1,8 +1,8 @@
 """Controls
 ========
 
-Maps that know nothing of the model beside Grad-CAM: what they look like, and what Average Drop and Increase in Confidence say
-of them.
+Grad-CAM compared with control maps, which do not depend on the model: the maps, and their Average Drop and Increase in
+Confidence.
 
 ``python examples/controls.py [FOLDER]`` prints the table with its warnings, and writes ``controls.png``.
 """
@@ -21,7 +21,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 IMAGES = 60
 
 # %%
-# ``controls=True`` puts all control maps into the run.
+# ``controls=True`` adds all control maps to the run.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -31,7 +31,8 @@ summary = scores.summary()
 print(summary[["average_drop", "increase_in_confidence", "n_images"]].round(1).to_string())
 
 # %%
-# Is Grad-CAM better than the control, beyond chance? Nobody can beat ``fake-cam`` in Average Drop: it masks a single pixel.
+# Is Grad-CAM significantly better than the controls? No method can beat ``fake-cam`` in Average Drop: ``fake-cam`` masks a
+# single pixel.
 
 tests = scores.controls_table()
 print(tests.pivot_table(index=["metric", "layer"], columns="control", values="beats", sort=False).astype(bool).to_string())

@@ -1,7 +1,7 @@
-"""An explainer of one's own
-=========================
+"""Custom explainer
+================
 
-Ten lines, checked, and scored beside Grad-CAM.
+Write an explainer in ten lines, check it, and compare it with Grad-CAM.
 
 ``python examples/custom_explainer.py [FOLDER]`` prints the summary and writes ``custom_explainer.png``.
 """
@@ -23,18 +23,18 @@ from xaieval.testing import check_explainer
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
-# An explainer says what it needs, and makes raw maps of what the context holds. Normalisation and upsampling follow by the
-# protocol.
+# An explainer declares its needs and computes raw maps from the context. Upsampling and normalisation follow as the protocol
+# says.
 
 
 @dataclass(frozen=True)
 class PositiveGradCAM:
-    """Grad-CAM whose channel weights are sums of positive gradients alone."""
+    """Grad-CAM whose channel weights are sums of positive gradients only."""
 
     name: str = "positive-gradcam"
     needs_layer: bool = True
     needs_gradient: bool = True
-    needs_model: bool = False  # it works from what the context holds
+    needs_model: bool = False  # activation and gradient in the context are enough
 
     def __call__(self, context: Context) -> torch.Tensor:
         """Raw maps `[N, h, w]`."""
@@ -43,14 +43,14 @@ class PositiveGradCAM:
 
 
 # %%
-# Does it keep what all explainers promise?
+# Does it pass the checks that every explainer has to pass?
 
 own = PositiveGradCAM()
 check_explainer(own)
-print(f"{own.name} keeps what all explainers promise")
+print(f"{own.name} passes all checks")
 
 # %%
-# Beside others, on the same images.
+# Compare it with other methods on the same images.
 
 model, layer = xaieval.models.fpn_scenes(), "fpn[p3]"
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -59,7 +59,7 @@ scores = xaieval.score(model, loader, layer, ["gradcam", own, "random"], progres
 print(scores.summary().round(1).to_string())
 
 # %%
-# What the two look like.
+# The maps of both methods.
 
 images = next(iter(loader))["image"][:4]
 maps = {

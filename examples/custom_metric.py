@@ -1,9 +1,10 @@
-"""A metric of one's own
-=====================
+"""Custom metric
+=============
 
-Five lines, and it stands beside Average Drop. The metric asks how much of a map lies on the frame of the image, where the
-padding of convolutions leaves its traces. It is a function of what it needs, here the maps; ``xaieval.metrics.NEEDS`` lists
-what else there is: confidences, ground-truth masks, maps of altered images, answers of the model to any images.
+Write a metric in five lines and use it together with Average Drop. It measures how much of a map lies near the border of the
+image, where the padding of convolutions causes artefacts. A metric is a function of the inputs that it needs, here the maps;
+``xaieval.metrics.NEEDS`` lists the other inputs: confidences, ground-truth masks, maps of altered images, and the model's
+scores of any images.
 
 ``python examples/custom_metric.py [FOLDER]`` prints the summary and writes ``custom_metric.png``.
 """
@@ -24,7 +25,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 
 def on_the_frame(maps: torch.Tensor) -> torch.Tensor:
-    """Share of each map on a frame as wide as an eighth of each side, in percent; NaN for a map of zeros."""
+    """Share of each map on a frame, an eighth of each side wide, in percent; NaN for a map of zeros."""
     height, width = maps.shape[1] // 8, maps.shape[2] // 8
     inside = maps[:, height:-height, width:-width].sum(dim=(1, 2))
     return 100 * (1 - inside / maps.sum(dim=(1, 2)))
@@ -33,7 +34,8 @@ def on_the_frame(maps: torch.Tensor) -> torch.Tensor:
 frame = Metric("frame", on_the_frame, higher_is_better=False, label="on the frame %", needs=("maps",))
 
 # %%
-# It gets an interval like any other metric. The frame is 43.75 % of the image, which is what ``random`` has on it.
+# It gets an interval like any other metric. The frame covers 43.75 % of the image, and ``random`` has
+# about as much of its map there.
 
 LAYER = "fpn[p3]"
 model = xaieval.models.fpn_scenes()
@@ -44,7 +46,7 @@ scores = xaieval.score(model, loader, LAYER, methods, metrics=["average_drop", f
 print(scores.summary().round(1).to_string())
 
 # %%
-# The maps that it is about.
+# The maps that were scored.
 
 images = next(iter(loader))["image"][:4]
 maps = {name: next(iter(xaieval.explain(model, images, LAYER, name).values())) for name in methods[:2]}

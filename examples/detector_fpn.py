@@ -1,9 +1,9 @@
-"""The pyramid of a detector
-=========================
+"""Feature pyramid of a detector
+=============================
 
-Which level of a feature pyramid explains a detector's boxes: an FCOS detector of the shapes in generated scenes. No
-detector's weights come with the package, so one is trained here: for sixty steps, on the pyramid of the built-in classifier,
-which has seen such scenes before. That is enough to find most of the shapes, not to be a good detector.
+Which level of a feature pyramid explains the boxes of a detector? The example is an FCOS detector of the shapes in generated
+scenes. The package has no detector weights, so one is trained here: for sixty steps, on the feature pyramid of the built-in
+classifier, which was trained on such scenes. This is enough to find most of the shapes, but it is not a good detector.
 
 ``python examples/detector_fpn.py [FOLDER]`` prints the scores of the levels and writes ``detector_fpn.png``.
 """
@@ -28,11 +28,11 @@ STEPS, BATCH = 60, 8
 LEVELS = "backbone.fpn[*]"
 
 # %%
-# The detector: torchvision's, on the backbone and the pyramid of the built-in classifier.
+# The detector is torchvision's, with the backbone and the pyramid of the built-in classifier.
 
 
 class Pyramid(nn.Module):
-    """The backbone and the pyramid of the built-in classifier, in the form in which torchvision's detectors take them."""
+    """The backbone and the pyramid of the built-in classifier, with the interface of torchvision's detectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class Pyramid(nn.Module):
 
 
 def detector() -> FCOS:
-    """A detector of one class; level by level it looks for larger objects."""
+    """A detector of one class; each level detects larger objects than the one before."""
     anchors = AnchorGenerator(sizes=((2,), (3,), (6,), (10,)), aspect_ratios=((1.0,),) * 4)
     half = [0.5, 0.5, 0.5]
     return FCOS(Pyramid(), 2, min_size=128, max_size=128, image_mean=half, image_std=half, anchor_generator=anchors)
 
 
 # %%
-# Its training, on scenes and the boxes of their objects.
+# Train it on scenes and the boxes of their objects.
 
 
 def load(first: int, count: int, split: str) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -64,7 +64,7 @@ def load(first: int, count: int, split: str) -> tuple[list[Tensor], list[dict[st
 
 
 def train(model: FCOS) -> None:
-    """Sixty steps."""
+    """Train for sixty steps."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS)
@@ -83,8 +83,8 @@ model = detector()
 train(model)
 
 # %%
-# A detection is made at one level, and its gradient at the others is zero. Leaving constant maps out compares each level on
-# the boxes that are its own.
+# Each detection comes from one level, and its gradient at the other levels is zero. Without the constant maps, each level is
+# scored only on its own boxes.
 
 images = torch.stack(load(0, 24, "test")[0])
 protocol = xaieval.Protocol(constant_map="leave_out")
@@ -94,7 +94,7 @@ scores = xaieval.score(
 print(scores.summary()[["average_drop", "increase_in_confidence", "n_images", "n_failed"]].round(1).to_string())
 
 # %%
-# The maps, one column a level.
+# The maps, one column per level.
 
 maps = xaieval.explain(model, images[:5], LEVELS, method="layercam", task="detection")
 with torch.no_grad():

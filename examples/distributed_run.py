@@ -1,7 +1,7 @@
 """Several processes
 =================
 
-One run shared by two processes gives the rows of one process. On a machine with GPUs each process takes one; on several
+A run shared by two processes gives the same rows as one process. On a machine with GPUs each process uses one GPU; on several
 machines torchrun starts the same command (see the page on many images).
 
 ``python examples/distributed_run.py [FOLDER]`` writes the run and ``distributed_run.png``.
@@ -21,8 +21,8 @@ from xaieval.data import Preprocessing, scenes
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
-# The command line starts the processes: ``xaieval-bench score --nproc 2``. In a script of one's own,
-# ``xaieval.evaluation.distributed.score`` does the same under torchrun.
+# The command line starts the processes: ``xaieval-bench score --nproc 2``. In your own script,
+# ``xaieval.distributed.score`` does the same under torchrun.
 
 words = "score --nproc 2 --max-images 40 --batch-size 10 --no-progress"
 command = [sys.executable, "-m", "xaieval.cli", *words.split(), "--out", str(folder / "run")]
@@ -31,7 +31,7 @@ together = xaieval.Scores.load(folder / "run")
 print(f"images of each process: {together.manifest['ranks']['images']}")
 
 # %%
-# Each process has scored whole batches, and the first one has put them together. The same in this process:
+# Each process has scored whole batches, and the first process has merged them. The same in this process:
 
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 loader = scenes(prepare, size=40).loader(batch_size=10)
@@ -42,7 +42,7 @@ print(f"largest difference in average_drop: {difference:.3f} percent points")
 print(together.summary()[["average_drop", "increase_in_confidence", "n_images"]].round(1).to_string())
 
 # %%
-# The summary as a picture, the two runs beside each other.
+# Plot the summaries of both runs.
 
 figure = Figure(figsize=(6, 3.2), layout="constrained")
 axes = figure.subplots()

@@ -1,11 +1,11 @@
 """FAL in thirty lines
 ===================
 
-Score the levels of a feature pyramid, put attention on those that need it, train on, and compare with the same pyramid after
-the same training. ``xaieval-bench fal`` does this with folds and all controls (see the page on the FAL experiment); here are
-its steps. It needs ``pip install 'xaieval[fal]'``.
+Score the levels of a feature pyramid, add attention to those that need it, continue the training, and compare with the same
+pyramid after the same training. ``xaieval-bench fal`` does this with folds and all controls (see the page on the FAL
+experiment); this example shows its steps. It needs ``pip install 'xaieval[fal]'``.
 
-``python examples/fal_in_thirty_lines.py [FOLDER]`` prints each step, and writes the log of the training and ``fal.png``.
+``python examples/fal_in_thirty_lines.py [FOLDER]`` prints each step, and writes the training log and ``fal.png``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from xaieval.training.fit import fit, training_loader
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", ".*does not have many workers.*")  # Lightning's remark; so few images need none
+warnings.filterwarnings("ignore", ".*does not have many workers.*")  # so few images need no workers
 
 # %%
-# A trained pyramid, and three sets of images that share none: to train on, to choose levels by, and to compare on.
+# A trained pyramid, and three sets of images without overlap: for training, for choosing the levels, and for the comparison.
 
 fpn = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -35,14 +35,14 @@ choose = scenes(prepare, size=100, split="validation")
 test = scenes(prepare, size=80, split="test")
 
 # %%
-# Which levels need attention? By tests: those that are worse than the best level beyond chance, and not better in the other
-# metric.
+# Which levels need attention? Those that are significantly worse than the best level in one metric, and not better in the
+# other.
 
 selection = xaieval.score(fpn, choose.loader(25), layers=["fpn[*]"], progress=False).select_layers()
 print(selection)
 
 # %%
-# Attention branches go there. The control is the pyramid itself, trained on for as long.
+# These levels get attention branches. The control is the pyramid itself, trained further for as many epochs.
 
 levels = xaieval.models.levels_of(selection)
 fal, control = xaieval.models.FAL.from_fpn(fpn, levels), copy.deepcopy(fpn)
@@ -51,7 +51,7 @@ for name, model in (("fal", fal), ("control", control)):
     fit(model, train, validation, num_classes=10, epochs=2, learning_rate=1e-3, log_dir=folder / name, progress=False)
 
 # %%
-# Both on the test images, paired by image. Two epochs on 100 images show the way, and prove nothing.
+# Compare both on the test images, paired by image. Two epochs on 100 images show the procedure and prove nothing.
 
 results = {
     name: xaieval.score(model, test.loader(20), layers=["levels[*]"], progress=False)
@@ -68,7 +68,7 @@ print(
 )
 
 # %%
-# What the attention branches look at.
+# The maps of the attention branches.
 
 images = next(iter(test.loader(4)))["image"]
 maps = xaieval.explain(fal, images, ["attention.*[map]"], method="attention")

@@ -1,10 +1,10 @@
-"""Pictures of a run
-=================
+"""Figures of a run
+================
 
-One run in every kind that ``Scores.plot`` draws, and maps by ``xaieval.show``. For print, give ``save_figure`` a name that ends
+All kinds of figures that ``Scores.plot`` makes, and maps by ``xaieval.show``. For print, give ``save_figure`` a name that ends
 with ``.pdf``.
 
-``python examples/figures.py [FOLDER]`` prints the summary and writes ``figures_tradeoff.png`` and its kin.
+``python examples/figures.py [FOLDER]`` prints the summary and writes ``figures_tradeoff.png`` and the other figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGES = 60
 
 
 def main(folder: Path) -> None:
-    """Score, and draw what came out."""
+    """Score a model and plot the results."""
     model = xaieval.models.fpn_scenes()
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     pictures = scenes(prepare, size=IMAGES)

@@ -1,9 +1,9 @@
-"""Transformers of Hugging Face
-============================
+"""Hugging Face transformers
+=========================
 
-The blocks of a vision transformer of the library transformers. ``MODEL`` is a folder that ``save_pretrained`` wrote, or a
-name on the Hub, whose weights are used. Without it a small transformer with random weights stands in: that runs without
-network, and shows the calls, but its numbers say nothing of any real model. It needs ``pip install 'xaieval[hf]'``.
+Score the blocks of a vision transformer from the library transformers. ``MODEL`` is a folder written by ``save_pretrained`` or
+the name of a model on the Hub, whose weights are used. Without it, a small transformer with random weights is used: this needs
+no network and shows the calls, but the numbers mean nothing. The example needs ``pip install 'xaieval[hf]'``.
 
 ``python examples/huggingface_vit.py [FOLDER] [MODEL]`` prints the summary and writes ``maps.png``.
 """
@@ -26,7 +26,7 @@ name = sys.argv[2] if len(sys.argv) > 2 else None
 
 
 def random_vit() -> LoadedModel:
-    """A small transformer with random weights, loaded from a folder as any other."""
+    """A small transformer with random weights, loaded from a folder like any other model."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
     torch.manual_seed(0)
@@ -38,13 +38,13 @@ def random_vit() -> LoadedModel:
 
 
 # %%
-# A loaded model brings the preprocessing that it was trained with.
+# A loaded model comes with the preprocessing that it was trained with.
 
 loaded = random_vit() if name is None else load_model(f"hf:{name}", pretrained=True)
 loader = scenes(loaded.preprocessing, size=24).loader(batch_size=8)
 
 # %%
-# What goes into each block's attention: tokens, which become maps by themselves.
+# The layers are the inputs of each block's attention. Their tokens are converted to maps automatically.
 
 layers = ["vit.layers.*.layernorm_before"]
 scores = xaieval.score(loaded.model, loader, layers=layers, methods=["gradcam", "random"], progress=False)

@@ -1,8 +1,8 @@
 """Insertion and deletion
 ======================
 
-The confidence while pixels are put in or taken away in the order of a map: curves of two levels of a feature pyramid and of a
-control, and what Average Drop says beside them.
+The confidence as pixels are inserted or deleted in the order of a map: curves of two levels of a feature pyramid and of a
+control, together with Average Drop.
 
 ``python examples/insertion_deletion.py [FOLDER]`` prints the table and writes ``insertion_deletion.png``.
 """
@@ -21,7 +21,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 IMAGES = 40
 
 # %%
-# A metric with settings of its own is an object. With ``keep_curve`` the rows have the curves beside the areas under them.
+# A metric with other settings is an object. With ``keep_curve`` the rows contain the curves as well as the areas under them.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -1,10 +1,10 @@
-"""While a model trains
-====================
+"""Scores during training
+======================
 
-Fine-tune a small network on generated scenes, and watch how faithful its explanations stay, epoch by epoch. Lightning's log
-gets a column for each metric, layer and method. It needs ``pip install 'xaieval[fal]'``.
+Fine-tune a small network on generated scenes and log how faithful its explanations are, epoch by epoch. Lightning's log gets a
+column for each metric, layer and method. The example needs ``pip install 'xaieval[fal]'``.
 
-``python examples/lightning_callback.py [FOLDER]`` prints what was logged, and writes the log and ``lightning_callback.png``.
+``python examples/lightning_callback.py [FOLDER]`` prints the logged values, and writes the log and ``lightning_callback.png``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 LAYERS = ["fpn[p2]", "fpn[p5]"]
 
 # %%
-# The callback scores layers on validation images every two epochs, with the part of the Lightning module that is the
-# classifier.
+# The callback scores layers on validation images every two epochs. ``model`` selects the classifier inside the Lightning
+# module.
 
 lightning.seed_everything(0, verbose=False)
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -39,7 +39,7 @@ validation = training_loader(scenes(prepare, size=40, split="validation").kept_i
 learner = Classifier(fpn_scenes(), num_classes=10, learning_rate=1e-3)
 watch = ScoreLayers(LAYERS, every=2, max_images=40, model=lambda module: module.model)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", ".*does not have many workers.*")  # four small batches need none
+warnings.filterwarnings("ignore", ".*does not have many workers.*")  # four small batches need no workers
 trainer = lightning.Trainer(
     max_epochs=6,
     accelerator="cpu",
@@ -53,7 +53,7 @@ trainer = lightning.Trainer(
 trainer.fit(learner, train, validation)
 
 # %%
-# What was logged.
+# The logged values.
 
 names = [f"{metric}/{layer}/gradcam" for metric in ("average_drop", "increase_in_confidence") for layer in LAYERS]
 logged = pd.read_csv(Path(trainer.logger.log_dir) / "metrics.csv").dropna(subset=names).set_index("epoch")[names]

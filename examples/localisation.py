@@ -1,8 +1,8 @@
 """Maps and objects
 ================
 
-Where maps lie beside where the object is: the pointing game and its relatives, with masks of the objects. Any loader whose
-batches are mappings with ``masks`` or ``boxes`` will do.
+Do maps lie on the object? The pointing game and related metrics, with masks of the objects. Any loader works whose batches are
+mappings with ``masks`` or ``boxes``.
 
 ``python examples/localisation.py [FOLDER]`` prints the table and writes ``localisation.png``.
 """
@@ -26,7 +26,7 @@ METRICS = (pointing_game(tolerance=0), "energy_pointing_game", "relevance_rank_a
 SHOWN = 3
 
 # %%
-# The generated scenes know where their objects are.
+# The generated scenes come with masks of their objects.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -36,7 +36,7 @@ names = [metric["name"] for metric in scores.manifest["metrics"]]
 print(scores.summary()[[*names, "n_images"]].round(1).to_string())
 
 # %%
-# Maps with the outline of the object. A cross marks where a map is largest, which is all that the pointing game looks at.
+# Maps with the outline of the object. A cross marks the maximum of a map, which is all that the pointing game uses.
 
 
 def pointed_at(saliency: Tensor) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def pointed_at(saliency: Tensor) -> tuple[int, int]:
 
 
 def caption(saliency: Tensor, mask: Tensor) -> str:
-    """What the metrics say of one map."""
+    """The metrics of one map, as text."""
     maps, masks = saliency[None], mask[None]
     hit = "hit" if pointing_hit(maps, masks, tolerance=0).item() else "miss"
     return f"{hit}, energy {energy_inside(maps, masks).item():.0f} %\nbest IoU {best_mask_iou(maps, masks).item():.0f} %"

@@ -1,7 +1,7 @@
 """Rank layers and methods
 =======================
 
-Which layers and methods can be told apart on 100 images, and how many images it would take for the others.
+Which layers and methods differ significantly on 100 images, and how many images would be needed for the others?
 
 ``python examples/rank_layers.py [FOLDER]`` prints the ranking and writes ``rank_layers.png``.
 """
@@ -18,7 +18,7 @@ from xaieval.report import ranking_figure
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
-# All pairs are tested, paired by image and corrected together. What has a letter in common cannot be told apart.
+# All pairs are tested, paired by image and corrected together. Items that share a letter do not differ significantly.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -28,6 +28,6 @@ ranking = scores.rank("average_drop", over="both")
 print(ranking)
 
 # %%
-# The same as a picture.
+# The same as a figure.
 
 ranking_figure(ranking).savefig(folder / "rank_layers.png", dpi=110)

@@ -1,11 +1,11 @@
-"""When the model forgets
-======================
+"""Sanity check with random parameters
+===================================
 
-Does a map change when the model forgets? Parameters are randomised from the output down, and maps are compared: those of two
-methods, and of two controls, which do not notice.
+Does a map change when the model's parameters are randomised? Parameters are randomised from the output down, and the maps are
+compared with those of the trained model: for two methods, and for two controls that do not depend on the model.
 
-``python examples/sanity_check.py [FOLDER]`` prints what the maps score and how alike they stay when all parameters are
-random, and writes ``sanity_check.png``: the maps of one image step by step, and the similarity over all images.
+``python examples/sanity_check.py [FOLDER]`` prints the scores of the maps and their similarity when all parameters are random,
+and writes ``sanity_check.png``: the maps of one image step by step, and the similarity over all images.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ METHODS = ("gradcam", "layercam", "edges", "center")
 MODULES = ("head", "fpn", "backbone.layer*", "backbone.conv1")  # each with all that it contains
 
 # %%
-# The table and the parts of the picture.
+# Functions for the table and the parts of the figure.
 
 
 def table(check: SanityCheck, scores: xaieval.Scores) -> pd.DataFrame:
-    """By method: Average Drop, and the similarities with all parameters random, with their intervals."""
+    """For each method: Average Drop, and the similarities when all parameters are random, with intervals."""
     alike = check.summary().xs(("complete", "*"), level=("mode", "randomised")).droplevel("layer")
     found = scores.summary().droplevel("layer").loc[list(METHODS), ["average_drop"]].round(1)
     for name in ("ssim", "spearman"):
@@ -43,7 +43,7 @@ def table(check: SanityCheck, scores: xaieval.Scores) -> pd.DataFrame:
 
 
 def cascade(model: nn.Module, image: Tensor) -> dict[str, dict[str, Tensor]]:
-    """By step and method the map of one image, for the class that the model predicts: what `sanity_check` compares."""
+    """The maps that `sanity_check` compares: by step and method, for one image and its predicted class."""
     model = model.eval()
     target = int(model(image).argmax())
     parts = find_parts(model, image, model, MODULES)
@@ -86,20 +86,20 @@ def draw_curves(figure: Any, check: SanityCheck) -> None:
 
 
 def short(step: str) -> str:
-    """A step's name without the word that most share."""
+    """A step's name without the prefix that most steps share."""
     return step.removeprefix("backbone.")
 
 
 # %%
-# A model, images, and what is asked.
+# The model and the images.
 
 model = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 loader = scenes(prepare, size=IMAGES).loader(batch_size=15)
 
 # %%
-# Similarity is measured after each step; a method whose maps stay alike when everything is random does not depend on the
-# model.
+# Similarity is measured after each step. A method whose maps stay similar when all parameters are random does not depend on
+# the model.
 
 check = xaieval.sanity_check(model, loader, LAYER, METHODS, modules=MODULES, modes="cascading", progress=False)
 print(table(check, xaieval.score(model, loader, LAYER, METHODS, progress=False)).to_string())

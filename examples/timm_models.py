@@ -1,8 +1,9 @@
-"""Networks of timm
-================
+"""timm models
+===========
 
-The layers that ``auto`` picks in three kinds of networks: convolutions, windows, a vision transformer. The weights are
-random, so the numbers say nothing about these networks; with ``timm.create_model(NAME, pretrained=True)`` they do.
+The layers that ``auto`` picks in three kinds of networks: a convolutional network, a transformer with windows, and a plain
+vision transformer. The weights are random, so the numbers mean nothing; use ``timm.create_model(NAME, pretrained=True)`` for
+real ones.
 
 ``python examples/timm_models.py [FOLDER]`` prints the scores and writes ``timm_models.png``.
 """
@@ -29,7 +30,7 @@ MODELS = {
 }
 
 # %%
-# The same two calls for each network. Tokens and maps with channels last become maps by themselves.
+# The same two calls work for each network. Tokens and channels-last outputs are converted to maps automatically.
 
 prepare = Preprocessing(image_size=128, resize=128)
 loader = scenes(prepare, size=8).loader(batch_size=8)
@@ -45,6 +46,6 @@ for name, options in MODELS.items():
 print(pd.concat(tables, names=["model"]).round(1).to_string())
 
 # %%
-# Untrained networks have maps too, and they look like something.
+# Maps of untrained networks can look plausible too.
 
 maps_figure(prepare.to_pixels(images), columns).savefig(folder / "timm_models.png", dpi=50)

@@ -1,11 +1,11 @@
 """Volumes
 =======
 
-Explain and score a network of volumes: does its map find the bright ball that it looks for? The volumes are noise with one
-bright ball each, and the network is set by hand to detect brightness, so that it is known where a faithful map has to peak.
+Explain and score a network for volumes: does its map find the bright ball? Each volume is noise with one bright ball. The
+weights of the network are set by hand to detect brightness, so it is known where a faithful map has to peak.
 
-``python examples/volume.py [FOLDER]`` prints where the maps peak and the scores, and writes the middle slice of a volume with
-its map to ``volume.png``.
+``python examples/volume.py [FOLDER]`` prints how many maps peak inside the ball and the scores, and writes the middle slice of
+a volume with its map to ``volume.png``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SIDE, RADIUS = 32, 5
 
 
 def volumes_with_balls(count: int) -> tuple[Tensor, Tensor]:
-    """Volumes `[N, 1, 32, 32, 32]`, and where their balls are, `[N, 32, 32, 32]`."""
+    """Volumes `[N, 1, 32, 32, 32]` and masks of their balls `[N, 32, 32, 32]`."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randint(RADIUS, SIDE - RADIUS, (count, 3), generator=generator)
-    centres[0] = torch.tensor([16, 11, 21])  # the one in the picture: its middle slice is that of the volume
+    centres[0] = torch.tensor([16, 11, 21])  # the ball in the figure lies in the middle slice of the volume
     places = torch.stack(torch.meshgrid(*[torch.arange(SIDE)] * 3, indexing="ij"))
     inside = ((places - centres[:, :, None, None, None]) ** 2).sum(dim=1) <= RADIUS**2
     noise = 0.3 * torch.rand(count, 1, SIDE, SIDE, SIDE, generator=generator)
@@ -38,7 +38,7 @@ def volumes_with_balls(count: int) -> tuple[Tensor, Tensor]:
 
 
 class BrightBall(nn.Module):
-    """Means over 3 x 3 x 3 voxels above a threshold, on half the resolution; class 1 is "there is a ball"."""
+    """Means over 3 x 3 x 3 voxels above a threshold, at half the resolution; class 1 is "ball"."""
 
     def __init__(self) -> None:
         super().__init__()
