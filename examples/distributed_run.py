@@ -22,7 +22,7 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
 # The command line starts the processes: ``xaieval-bench score --nproc 2``. In your own script,
-# ``xaieval.distributed.score`` does the same under torchrun.
+# ``xaieval.evaluation.distributed.score`` does the same under torchrun.
 
 words = "score --nproc 2 --max-images 40 --batch-size 10 --no-progress"
 command = [sys.executable, "-m", "xaieval.cli", *words.split(), "--out", str(folder / "run")]
