@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaieval.errors import RunError
 from xaieval.evaluation import loop
-from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.distributed import shared_run as distributed
 from xaieval.evaluation.scores import Scores
 from xaieval.results.files import ROWS
 

@@ -65,7 +65,7 @@ from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.probe.addresses import expand, trace
-from xaieval.results.checkpoints import Parts
+from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.files import check_folder
 
 __all__ = ["TARGETS", "FindingError"]
@@ -353,7 +353,7 @@ def look(path: Path) -> None:
 
 def _go_on(path: Path) -> None:
     """Take up a run where it broke off, as far as its files are concerned."""
-    with Parts.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as parts:
+    with Checkpoints.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as parts:
         for part in parts.known.values():
             part.read()
 

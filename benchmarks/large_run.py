@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 from xaieval.config.protocol import Protocol
+from xaieval.evaluation.batch_rows import Measured, measured_rows
 from xaieval.evaluation.scores import Scores
 from xaieval.metrics import resolve_metrics
 from xaieval.results.files import ROWS
-from xaieval.results.rows import Measured, measured_rows
 
 LAYERS, METHODS = 16, 4
 BATCH = 256

@@ -22,7 +22,7 @@ import timm
 import torch
 
 import xaieval
-from xaieval.evaluation import measure as measuring
+from xaieval.evaluation import job
 from xaieval.inference import batch_limit
 
 MIB = 2**20
@@ -69,11 +69,11 @@ def _resident(name: str) -> int:
 def _overhead(rounds: int = 15) -> None:
     """The ratio of processor times of batches of 8: as they are measured, over the same with nothing that halves them."""
     network = timm.create_model("mobilenetv2_100").eval()
-    own = measuring.in_batches, batch_limit.BatchLimit.parts
+    own = job.in_batches, batch_limit.BatchLimit.parts
     bare = lambda limit, batch, work: [work(batch)], lambda limit, count, work: [work(slice(0, count))]
 
     def seconds(chosen: tuple[object, object]) -> float:
-        measuring.in_batches, batch_limit.BatchLimit.parts = chosen  # type: ignore[assignment,method-assign]  # for the comparison
+        job.in_batches, batch_limit.BatchLimit.parts = chosen  # type: ignore[assignment,method-assign]  # for the comparison
         start = time.process_time()
         xaieval.score(network, [batch], LAYERS["mobilenetv2_100"], progress=False)
         return time.process_time() - start

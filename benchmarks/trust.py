@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from xaieval.data import load_data
-from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation import distributed
 from xaieval.evaluation.scores import Scores
 from xaieval.metrics import METRICS, Metric, deletion, insertion, lerf, max_sensitivity, morf, road
 from xaieval.models import load_model

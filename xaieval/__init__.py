@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from xaieval.evaluation.loop import explain, score
     from xaieval.evaluation.sanity_check import sanity_check
     from xaieval.evaluation.scores import Scores
+    from xaieval.inference.options import Inference
     from xaieval.probe.hooks import list_layers
     from xaieval.report.figures.maps import show
 
 _HOMES = {
+    "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
     "Scores": "xaieval.evaluation.scores",
     "Stop": "xaieval.evaluation.early_stopping",
@@ -35,6 +37,7 @@ _HOMES = {
 _MODULES = ("explainers", "metrics", "models", "testing")
 
 __all__ = [
+    "Inference",
     "Protocol",
     "Scores",
     "Stop",

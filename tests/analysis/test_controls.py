@@ -24,7 +24,7 @@ from xaieval.analysis.controls import compare_with_controls
 from xaieval.cli import main
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ExplainerError, MetricError
-from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation import distributed
 from xaieval.evaluation.scores import Scores
 
 PROPERTY = settings(deadline=None, max_examples=30)

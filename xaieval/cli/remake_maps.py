@@ -58,8 +58,8 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 
 
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> Remade:
+    from xaieval.evaluation.fingerprint import fingerprint
     from xaieval.report.html.image_choice import methods_to_show
-    from xaieval.results.manifest import fingerprint
 
     settings = scores.manifest.get("options")
     if not settings:

@@ -77,7 +77,7 @@ def _score(
     """Score in this process, alone or as one of several."""
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.data import load_data
-    from xaieval.evaluation.distributed.score import score as run
+    from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
 

@@ -188,7 +188,7 @@ class Stopping:
         self._left_out = [0] * len(self._contests)
         self._ids: set[Any] = set()
 
-    def add(self, rows: pd.DataFrame) -> None:
+    def add(self, rows: pd.DataFrame) -> Stopping:
         """The rows of one batch of images, those that could not be read among them; in the order in which they were drawn.
 
         Args:
@@ -207,6 +207,7 @@ class Stopping:
             self._left_out[number] += int(missing.sum())
         self._test.add(goodness[:, self._first] - goodness[:, self._second])
         self._totals += goodness.sum(axis=0)
+        return self
 
     @property
     def images(self) -> int:

@@ -5,17 +5,34 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from xaieval.data.batches import has_ids, read_batch
-from xaieval.errors import DataError
+from xaieval.data.batches import Batch, has_ids, read_batch
+from xaieval.errors import DataError, RunError
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, same_random_numbers
 
-__all__ = ["Shuffled", "draw_order", "has_indices", "loader_of"]
+__all__ = ["Shuffled", "draw_order", "first_readable", "has_indices", "loader_of"]
+
+
+def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
+    """The first batch with an image that could be read, and an iterator over all batches.
+
+    Raises:
+        RunError: No image could be read.
+    """
+    read: list[Batch] = []
+    for batch in batches:
+        read.append(batch)
+        if len(batch):
+            return batch, chain(read, batches)
+    failures = [failure for batch in read for failure in batch.failed]
+    name, _, reason = failures[0]
+    raise RunError(f"none of the {len(failures)} images could be read; the first, {name!r}: {reason}")
 
 
 class Shuffled:

@@ -1,13 +1,9 @@
-"""One look at a batch, from which explainers make their raw maps.
-
-One forward pass and one partial backward pass serve all layers and methods.
-"""
+"""From a batch to the explainers' maps: one forward and one partial backward pass serve all layers and methods."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,158 +12,134 @@ from torch import Tensor
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
-from xaieval.explainers import Context, Explainer, needs_model
-from xaieval.inference.forward_passes import Runner
-from xaieval.inference.tasks import Classification, Followed, Task
+from xaieval.evaluation.job import Job
+from xaieval.explainers import Context, needs_model
+from xaieval.inference.tasks import Classification, Followed
 from xaieval.masking import Finished, finish
-from xaieval.metrics import Metric
-from xaieval.probe.hooks import ProbeLayer, run, to_device
+from xaieval.probe.hooks import run, to_device
 from xaieval.probe.layouts import Layout
-from xaieval.results.rows import NO_LAYER
 
-__all__ = ["Job", "Look", "finished_maps", "look", "make_pairs", "raw_maps"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is asked of every batch.
-
-    Attributes:
-        layers: to probe.
-        pairs: explainer and layer (None for an explainer that needs none), in the order of the rows.
-        protocol: how maps become numbers.
-        task: how the model's output is read, and what is followed.
-        seed: for explainers and metrics that draw random numbers.
-        metrics: of the maps.
-    """
-
-    layers: Sequence[ProbeLayer]
-    pairs: Sequence[tuple[Explainer, str | None]]
-    protocol: Protocol
-    task: Task = field(default_factory=Classification)
-    seed: int = 0
-    metrics: Sequence[Metric] = ()
-
-    @property
-    def names(self) -> list[tuple[str, str]]:
-        """Layer and method of each pair, as in the rows."""
-        return [(layer or NO_LAYER, explainer.name) for explainer, layer in self.pairs]
-
-
-def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) -> list[tuple[Explainer, str | None]]:
-    """Layer by layer, method by method; then the methods that need no layer."""
-    pairs: list[tuple[Explainer, str | None]] = [(e, at.address) for at in layers for e in explainers if e.needs_layer]
-    return pairs + [(e, None) for e in explainers if not e.needs_layer]
+__all__ = ["BatchPass", "finished_maps", "raw_maps", "run_batch"]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one pass over the original images showed, on the device.
+class BatchPass:
+    """The result of one pass over the original images, on the device.
 
     Attributes:
-        context: what all explainers are given.
-        predicted: classes `[N]`.
-        found: `[N]`, whether there is anything to explain on an image.
-        confidence: of what is followed, `[N]`.
-        activations: by layer.
-        gradients: by layer.
-        layouts: by layer.
+        context: What every explainer is given.
+        predicted: Predicted classes `[N]`.
+        has_target: Whether an image has a target to explain, `[N]`.
+        confidence: Confidence of the targets, `[N]`.
+        activations: By layer address.
+        gradients: By layer address.
+        layouts: By layer address.
     """
 
     context: Context
     predicted: Tensor
-    found: Tensor
+    has_target: Tensor
     confidence: Tensor
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
     layouts: dict[str, Layout]
 
-    def at(self, layer: str | None, laid_out: bool = True) -> Context:
-        """What an explainer is given at a layer.
+    def at(self, layer: str | None, contiguous: bool = True) -> Context:
+        """The context of an explainer at a layer.
 
         Args:
-            layer: address; None for an explainer that needs none.
-            laid_out: whether tensors have to be contiguous, as somebody who views them expects; else in what order the model
-                left them, which saves copies.
+            layer: Its address; None for an explainer that needs none.
+            contiguous: Make the tensors contiguous, as other libraries expect; False keeps the model's memory order, which
+                saves copies.
         """
         if layer is None:
             return self.context
         activation, gradient = self.activations[layer], self.gradients.get(layer)
-        if laid_out:
+        if contiguous:
             activation, gradient = activation.contiguous(), None if gradient is None else gradient.contiguous()
         return replace(self.context, layer=layer, activation=activation, gradient=gradient, layout=self.layouts[layer])
 
+    def without_layers(self) -> BatchPass:
+        """A copy that holds no activations and gradients, so that their memory can be freed."""
+        return replace(self, activations={}, gradients={})
 
-def look(runner: Runner, batch: Batch, job: Job, device: torch.device, followed: Followed | None = None) -> Look:
-    """Run the images once: what is predicted and followed, and activations and gradients at all layers.
+
+def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> BatchPass:
+    """One forward and one partial backward pass: predictions, targets, and activations and gradients at all layers.
 
     Args:
-        runner: how passes are made.
-        batch: of at least one image.
-        job: what is asked.
-        device: of the model.
-        followed: on altered images, what is followed on the original ones.
+        job: What is measured.
+        batch: At least one image.
+        followed: For altered images, the targets of the original ones. Default: chosen by the protocol.
     """
-    images = to_device(batch.images, device).contiguous()
-    labels = None if batch.labels is None else to_device(batch.labels, device)
-    task, protocol = job.task, job.protocol
+    images = to_device(batch.images, job.device).contiguous()
+    labels = None if batch.labels is None else to_device(batch.labels, job.device)
+    runner, task, protocol = job.runner, job.task, job.protocol
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
-    seen = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
-    read = task.read(seen.output)
+    passed = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
+    read = task.read(passed.output)
     followed = followed or task.follow(read, protocol.target, labels)
     confidence = task.confidence(read, followed, protocol.confidence)
     gradients: dict[str, Tensor] = {}
     if differentiable and followed.found.any():
-        gradients = seen.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence)
-    elif differentiable:  # nothing is followed on any image, so that nothing has a gradient
-        gradients = {address: torch.full_like(activation, torch.nan) for address, activation in seen.activations.items()}
-    context = Context(
-        model=runner.model,
+        gradients = passed.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence)
+    elif differentiable:  # no image has a target, so nothing has a gradient
+        gradients = {address: torch.full_like(activation, torch.nan) for address, activation in passed.activations.items()}
+    return BatchPass(
+        context=_context(job, batch, images, followed, read),
+        predicted=task.predicted(read),
+        has_target=followed.found,
+        confidence=confidence.detach(),
+        activations=passed.activations,
+        gradients=gradients,
+        layouts={layer.address: layer.layout for layer in job.layers},
+    )
+
+
+def _context(job: Job, batch: Batch, images: Tensor, followed: Followed, read: Any) -> Context:
+    """What every explainer is given."""
+    return Context(
+        model=job.runner.model,
         images=images,
         targets=followed.classes,
-        logits=read.detach() if isinstance(task, Classification) else None,
+        logits=read.detach() if isinstance(job.task, Classification) else None,
         ids=batch.ids,
         seed=job.seed,
-        task=task,
-        protocol=protocol,
+        task=job.task,
+        protocol=job.protocol,
         followed=followed,
-        call=runner.inside,
-        output=runner.output,
-        size=runner.size,
-        batch_limit=runner.batch_limit,
-    )
-    return Look(
-        context,
-        task.predicted(read),
-        followed.found,
-        confidence.detach(),
-        seen.activations,
-        gradients,
-        {item.address: item.layout for item in job.layers},
+        call=job.runner.inside,
+        output=job.runner.output,
+        size=job.runner.size,
+        batch_limit=job.runner.batch_limit,
     )
 
 
-def raw_maps(runner: Runner, seen: Look, job: Job) -> list[Tensor]:
-    """What the explainers give, a tensor `[N, h, w]` for each pair, of volumes `[N, d, h, w]`.
+def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
+    """The maps as the explainers give them, one tensor `[N, h, w]` for each pair; for volumes `[N, d, h, w]`.
 
     Raises:
-        ExplainerError: an explainer did not give one map an image.
+        ExplainerError: An explainer did not give one map per image.
     """
-    images, found = seen.context.images, []
-    frames = {at.address: at.frame for at in job.layers}
+    images = batch_pass.context.images
+    frames = {layer.address: layer.frame for layer in job.layers}
+    maps = []
     for explainer, layer in job.pairs:
-        inside = needs_model(explainer)
-        with runner.lent() if inside else nullcontext():
-            raw: Any = explainer(seen.at(layer, laid_out=inside))
-        if not isinstance(raw, Tensor) or raw.ndim != images.ndim - 1 or len(raw) != len(images):
-            came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            wanted = ", ".join(("N", *"dhw"[-(images.ndim - 2) :]))
-            raise ExplainerError(
-                f"method '{explainer.name}' gave {came} for {len(images)} images; maps [{wanted}] are expected"
-            )
+        uses_model = needs_model(explainer)
+        with job.runner.lent() if uses_model else nullcontext():
+            raw = _checked(explainer.name, explainer(batch_pass.at(layer, contiguous=uses_model)), images)
         raw, frame = raw.detach().to(images.device, torch.float32), frames[layer] if layer else None
-        found.append(raw if frame is None else frame.cut(raw))
-    return found
+        maps.append(raw if frame is None else frame.cut(raw))
+    return maps
+
+
+def _checked(name: str, raw: Any, images: Tensor) -> Tensor:
+    """The maps of a method, if there is one per image."""
+    if not isinstance(raw, Tensor) or raw.ndim != images.ndim - 1 or len(raw) != len(images):
+        came = list(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        shape = ", ".join(("N", *"dhw"[-(images.ndim - 2) :]))
+        raise ExplainerError(f"method '{name}' gave {came} for {len(images)} images; maps [{shape}] are expected")
+    return raw
 
 
 def finished_maps(raw: Tensor, images: Tensor, protocol: Protocol) -> Finished:

@@ -1,139 +1,110 @@
-"""A batch becomes what was measured on it.
+"""From maps to masked confidences and metric values.
 
-Raw maps, which are small, are made first, so that what the layers left is not held any longer; each map then costs one masked
-forward pass, and the masked images of several maps share a batch. What metrics ask beyond that comes last, map by map. Nothing
-leaves the device before the batch is done.
+Raw maps, which are small, are made first, so that activations and gradients can be freed. Each map then costs one masked
+forward pass, and the masked images of several maps share a pass. What metrics need beyond that comes last, map by map. Tensors
+stay on the device until the batch is finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
-from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
+from xaieval.evaluation.job import Job
+from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.metric_inputs import MetricInputs
-from xaieval.inference.batch_limit import in_batches
-from xaieval.inference.forward_passes import Runner
 from xaieval.masking import baseline, mask, occlude
-from xaieval.results.rows import Measured, joined
 
-__all__ = ["measure"]
+__all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]
 
 
 @dataclass(frozen=True)
-class _Masked:
-    """What the masked passes gave: for each of P pairs and N images."""
+class MaskedConfidences:
+    """Confidences and flags for P pairs of layer and method and N images.
 
-    confidence: Tensor  # of the original images, [N]
+    Attributes:
+        confidence: On the original images, `[N]`.
+        masked: On the masked images, `[P, N]`.
+        inverse: On the images masked by 1 minus the mask, `[P, N]`; None if no metric needs it.
+        areas: Means of the masks, `[P, N]`.
+        constant: Whether the map had nothing to normalise, `[P, N]`.
+        invalid: Whether the map held NaN or inf, `[P, N]`.
+    """
+
+    confidence: Tensor
     masked: Tensor
-    inverse: Tensor | None  # of the images under the inverted masks, if a metric needs them
+    inverse: Tensor | None
     areas: Tensor
     constant: Tensor
     invalid: Tensor
 
+    def of_pair(self, number: int) -> dict[str, Tensor]:
+        """The confidences of one pair, by the names of `xaieval.metrics.NEEDS`."""
+        known = {"confidence": self.confidence, "masked_confidence": self.masked[number]}
+        if self.inverse is not None:
+            known["inverse_confidence"] = self.inverse[number]
+        return known
 
-def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
-    """Confidences on the original images and on the images masked by each map, and what metrics make of the maps.
 
-    All of it is on the device, which may still be at it. A batch that does not fit in memory is measured in parts.
+def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor]) -> MaskedConfidences:
+    """One forward pass of each image for each map (two if a metric needs the inverse), in passes as full as possible.
 
     Args:
-        runner: how passes are made; masked images of all maps share passes of `runner.size`.
-        batch: of at least one image.
-        job: what is asked.
-        device: of the model.
-
-    Raises:
-        RunError: a single image does not fit in memory.
+        job: What is measured.
+        batch_pass: Of the original images.
+        maps: Raw maps `[N, h, w]` of the P pairs.
     """
-    return joined(in_batches(runner.batch_limit, batch, lambda part: _measure(runner, part, job, device)))
-
-
-def _measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:
-    """Likewise, of as many images as memory has room for."""
-    seen = look(runner, batch, job, device)
-    raw = raw_maps(runner, seen, job)
-    seen = replace(seen, activations={}, gradients={})
-    found = _masked_passes(runner, job, seen, raw)
-    values, curves = _judged(runner, batch, job, seen, raw, found)
-    return Measured(
-        ids=batch.ids,
-        labels=batch.labels,
-        predicted=seen.predicted,
-        targets=seen.context.targets,
-        found=seen.found,
-        confidence=found.confidence,
-        masked=found.masked,
-        inverse=found.inverse,
-        areas=found.areas,
-        constant=found.constant,
-        invalid=found.invalid,
-        values=values,
-        curves=curves,
-    )
-
-
-def _masked_passes(runner: Runner, job: Job, seen: Look, raw: Sequence[Tensor]) -> _Masked:
-    """One forward pass of each image for each map, or two, together in full passes."""
-    context, images = seen.context, seen.context.images
+    context, images = batch_pass.context, batch_pass.context.images
     flags: list[tuple[Tensor, Tensor, Tensor]] = []
-    both = any("inverse_confidence" in metric.needs for metric in job.metrics)
+    with_inverse = any("inverse_confidence" in metric.needs for metric in job.metrics)
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        everywhere = context.everywhere
-        if runner.rounds_otherwise:  # what is compared has to come from the same arithmetic
-            yield images, everywhere
+        if job.runner.rounds_otherwise:  # confidences that are compared have to come from the same arithmetic
+            yield images, context.everywhere
         replacement = baseline(images, job.protocol)
-        for one in raw:
-            finished = finished_maps(one, images, job.protocol)
+        for raw in maps:
+            finished = finished_maps(raw, images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(images.dtype)
             flags.append((masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid))
-            yield occlude(images, masks, replacement), everywhere
-            if both:
-                yield occlude(images, 1 - masks, replacement), everywhere
+            yield occlude(images, masks, replacement), context.everywhere
+            if with_inverse:
+                yield occlude(images, 1 - masks, replacement), context.everywhere
 
     confidences = context.ask(blocks(), "confidence").view(-1, len(images))
-    masked = confidences[1:] if runner.rounds_otherwise else confidences
+    masked = confidences[1:] if job.runner.rounds_otherwise else confidences
     areas, constant, invalid = (torch.stack(column) for column in zip(*flags, strict=True))
-    return _Masked(
-        confidence=confidences[0] if runner.rounds_otherwise else seen.confidence,
-        masked=masked[::2] if both else masked,
-        inverse=masked[1::2] if both else None,
+    return MaskedConfidences(
+        confidence=confidences[0] if job.runner.rounds_otherwise else batch_pass.confidence,
+        masked=masked[::2] if with_inverse else masked,
+        inverse=masked[1::2] if with_inverse else None,
         areas=areas,
         constant=constant,
         invalid=invalid,
     )
 
 
-def _judged(
-    runner: Runner, batch: Batch, job: Job, seen: Look, raw: Sequence[Tensor], found: _Masked
+def judge_maps(
+    job: Job, batch: Batch, batch_pass: BatchPass, maps: Sequence[Tensor], confidences: MaskedConfidences
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By metric the values `[P, N]`, and of some the curves `[P, N, S]`; metrics of mere confidences are left to the rows."""
-    asked = [metric for metric in job.metrics if not metric.is_of_numbers]
-    values: dict[str, list[Tensor]] = {metric.name: [] for metric in asked}
-    curves: dict[str, list[Tensor]] = {metric.name: [] for metric in asked}
-    for number, (pair, one) in enumerate(zip(job.pairs, raw, strict=True)):
-        layers = [item for item in job.layers if item.address == pair[1]]
-        alone = replace(job, layers=layers, pairs=[pair])
-        evidence = MetricInputs(runner, batch, alone, seen, one, _of_pair(found, number))
-        for metric in asked:
-            judged, curve = metric.judge(evidence)
-            values[metric.name].append(judged)
+    """By metric the values `[P, N]`, and for some the curves `[P, N, S]`.
+
+    Metrics that need only confidences are computed when the rows are made.
+    """
+    metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
+    values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    for number, raw in enumerate(maps):
+        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number))
+        for metric in metrics:
+            value, curve = metric.judge(inputs)
+            values[metric.name].append(value)
             curves[metric.name] += [] if curve is None else [curve]
     return _stacked(values), _stacked(curves)
 
 
-def _of_pair(found: _Masked, number: int) -> dict[str, Tensor]:
-    """The confidences of one pair by their names."""
-    known = {"confidence": found.confidence, "masked_confidence": found.masked[number]}
-    if found.inverse is not None:
-        known["inverse_confidence"] = found.inverse[number]
-    return known
-
-
-def _stacked(found: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack(list(columns)) for name, columns in found.items() if columns}
+def _stacked(columns: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack(list(column)) for name, column in columns.items() if column}

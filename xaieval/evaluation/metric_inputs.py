@@ -1,4 +1,4 @@
-"""What metrics may need to know of the maps of one method at one layer on one batch, found out when it is first asked for."""
+"""The inputs of metrics for the maps of one method at one layer on one batch, each computed when it is first used."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import MetricError
-from xaieval.evaluation.maps import Job, Look, finished_maps, look, raw_maps
-from xaieval.inference.forward_passes import Runner
+from xaieval.evaluation.job import Job
+from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
 from xaieval.masking import baseline, mask, occlude, upsample
 
 __all__ = ["MetricInputs"]
@@ -21,21 +22,19 @@ __all__ = ["MetricInputs"]
 
 @dataclass(frozen=True)
 class MetricInputs:
-    """By the names of `xaieval.metrics.NEEDS`, what there is to know.
+    """The inputs by the names of `xaieval.metrics.NEEDS`.
 
     Attributes:
-        runner: how passes are made.
-        batch: the original images, and where the objects are.
-        job: whose only pair is the method and the layer.
-        seen: of the original images, without activations and gradients.
-        raw: the method's maps `[N, h, w]`.
-        confidences: those that were measured already, by name.
+        job: Its only pair is the method and the layer.
+        batch: The original images, with the ground truth if the data has it.
+        batch_pass: Of the original images, without activations and gradients.
+        raw: The method's maps `[N, h, w]`.
+        confidences: Those that are measured already, by name.
     """
 
-    runner: Runner
-    batch: Batch
     job: Job
-    seen: Look
+    batch: Batch
+    batch_pass: BatchPass
     raw: Tensor
     confidences: Mapping[str, Tensor]
 
@@ -43,23 +42,23 @@ class MetricInputs:
         return self.confidences[name] if name in self.confidences else getattr(self, name)
 
     @property
-    def protocol(self) -> Any:
-        """The run's."""
+    def protocol(self) -> Protocol:
+        """The protocol of the run."""
         return self.job.protocol
 
     @property
     def images(self) -> Tensor:
-        """The original ones, as the model sees them."""
-        return self.seen.context.images
+        """The original images, as the model sees them."""
+        return self.batch_pass.context.images
 
     @cached_property
     def maps(self) -> Tensor:
-        """In [0, 1]."""
+        """The maps in [0, 1]."""
         return finished_maps(self.raw, self.images, self.job.protocol).maps
 
     @cached_property
     def attributions(self) -> Tensor:
-        """At the image's size, not normalised."""
+        """The maps at the images' size, not normalised."""
         return upsample(self.raw, self.images.shape[2:])
 
     @cached_property
@@ -70,10 +69,10 @@ class MetricInputs:
 
     @cached_property
     def masks(self) -> Tensor:
-        """Where the objects are.
+        """The ground truth: where the objects are.
 
         Raises:
-            MetricError: the data does not say.
+            MetricError: The data does not say.
         """
         objects = self.batch.objects
         if objects is None:
@@ -85,25 +84,25 @@ class MetricInputs:
 
     @cached_property
     def ask(self) -> Any:
-        """Confidences on any images."""
-        return partial(self.seen.context.ask, wanted="confidence")
+        """A function from any images to confidences."""
+        return partial(self.batch_pass.context.ask, wanted="confidence")
 
     @property
     def draw(self) -> Any:
-        """Random numbers."""
-        return self.seen.context.draw
+        """A function that draws random numbers."""
+        return self.batch_pass.context.draw
 
     def explain(self, images: Tensor) -> Tensor:
         """The maps of altered images, in [0, 1]."""
-        return finished_maps(self._again(images), images, self.job.protocol).maps
+        return finished_maps(self._maps_of(images), images, self.job.protocol).maps
 
     def attribute(self, images: Tensor) -> Tensor:
-        """The maps of altered images, not normalised."""
-        return upsample(self._again(images), images.shape[2:])
+        """The maps of altered images at the images' size, not normalised."""
+        return upsample(self._maps_of(images), images.shape[2:])
 
-    def _again(self, images: Tensor) -> Tensor:
+    def _maps_of(self, images: Tensor) -> Tensor:
         altered = replace(self.batch, images=images)
-        with torch.enable_grad():  # whatever a metric's function may have switched off
-            seen = look(self.runner, altered, self.job, self.images.device, self.seen.context.followed)
-        [raw] = raw_maps(self.runner, seen, self.job)
+        with torch.enable_grad():  # a metric's function may have switched gradients off
+            batch_pass = run_batch(self.job, altered, self.batch_pass.context.followed)
+        [raw] = raw_maps(self.job, batch_pass)
         return raw

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,22 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.analysis.stats.intervals import bootstrap_interval
-from xaieval.config.protocol import Protocol, resolve_protocol
+from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, Failure, read_batches
-from xaieval.errors import ExplainerError, RunError, UsageError, choose_from
-from xaieval.evaluation.maps import Job, finished_maps, look, make_pairs, raw_maps
-from xaieval.evaluation.run_state import show_progress
-from xaieval.explainers import Method, resolve_methods
-from xaieval.inference.batch_limit import BatchLimit, in_batches, refused_without_room
-from xaieval.inference.borrowing import borrow
-from xaieval.inference.forward_passes import Forward, Runner, called
+from xaieval.errors import UsageError, choose_from
+from xaieval.evaluation.image_order import first_readable
+from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
+from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
+from xaieval.evaluation.progress import progress_bar
+from xaieval.evaluation.request import check_at_least_one, check_request, inference_of
+from xaieval.explainers import Method
+from xaieval.inference.batch_limit import refused_without_room
+from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.randomisation import ModelPart, Swap, draw_anew, find_parts, swapped
-from xaieval.inference.targets import Output, Target
-from xaieval.inference.tasks import Task, predicted_score, resolve_task
+from xaieval.inference.targets import Target
 from xaieval.masking import upsample
 from xaieval.metrics.similarity import spearman, ssim
-from xaieval.models.blackbox import Function, as_module
-from xaieval.probe.hooks import locate, to_device
+from xaieval.models.blackbox import Function
+from xaieval.probe.hooks import to_device
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 
@@ -108,16 +109,11 @@ def sanity_check(
     target: Target | None = None,
     protocol: str | Protocol = "default",
     threshold: float = 0.9,
-    device: torch.device | str | None = None,
-    batch_size: int | None = None,
     max_images: int | None = None,
     progress: bool = True,
     seed: int = 0,
-    task: str | Task = "classification",
-    output: Output = None,
-    forward: Forward | None = None,
-    grid: tuple[int, ...] | None = None,
-    prefix_tokens: int | None = None,
+    inference: Inference | None = None,
+    **options: Unpack[InferenceOptions],
 ) -> SanityCheck:
     """Test by random parameters: does a map change when the model forgets what it has learned?
 
@@ -138,16 +134,12 @@ def sanity_check(
         target: "predicted", "label", a class index, or a function; always of the model as it is.
         protocol: says how maps are normalised, and what the gradient is taken of.
         threshold: similarity from which a method counts as data-independent.
-        device: where to work; the model's own unless told.
-        batch_size: images in a pass; the loader's batches unless told.
-        max_images: stop after so many.
-        progress: show a progress bar, where stderr is a terminal.
-        seed: of the random parameters, of random explainers and of the bootstrap.
-        task: as for `score`.
-        output: as for `score`.
-        forward: as for `score`.
-        grid: as for `score`.
-        prefix_tokens: as for `score`.
+        max_images: Stop after this number of images.
+        progress: Show a progress bar if stderr is a terminal.
+        seed: Of the random parameters, of random explainers and of the bootstrap.
+        inference: How the model is run; see `Inference`. The model's modules run unchanged here, so that `fast` and `compile`
+            have no effect.
+        **options: Fields of `Inference` as keywords.
 
     Raises:
         UsageError: one of its kinds, for what cannot work as given.
@@ -165,43 +157,25 @@ def sanity_check(
         >>> check.data_independent
         [('input', 'center')]
     """
-    model = as_module(model)
+    how = inference_of(sanity_check, inference, options)
+    check_at_least_one(max_images=max_images)
     modes = _checked_modes(modes)
-    settled = resolve_protocol(protocol)
-    settled = settled if target is None else replace(settled, target=target)
-    explainers = resolve_methods(methods)
-    addresses = [layers] if isinstance(layers, str) else list(layers)
-    needing = [explainer.name for explainer in explainers if explainer.needs_layer]
-    if needing and not addresses:
-        raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
-    asked, call = resolve_task(task, output), called(model, forward)
+    request = check_request(model, layers, methods, (), target, protocol, how, seed)
     frames: list[pd.DataFrame] = []
     unreadable: list[Failure] = []
-    plan = None
-    with borrow(model, device) as there, show_progress(progress, loader, max_images) as advance:
-
-        @refused_without_room()
-        def begin(batch: Batch) -> _Plan:
-            images = to_device(batch.images, there)
-            told = partial(predicted_score, asked)
-            wanted = addresses if needing else []
-            batch_limit = BatchLimit(batch_size or len(batch))
-            where = partial(locate, model, layers=wanted, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
-            found = batch_limit.first(images, where)
-            job = Job(found, make_pairs(explainers, found), settled, asked, seed)
-            steps = batch_limit.first(images, lambda some: _steps(model, some, call, modules, modes, seed))
-            return _Plan(Runner(model, call, call, batch_limit), job, steps)
-
-        for batch in read_batches(loader, batch_size, max_images):
+    with ExitStack() as stack:
+        device = stack.enter_context(borrowed(request))
+        advance = stack.enter_context(progress_bar(progress, loader, max_images))
+        first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
+        limit = how.limit(len(first))
+        probed = find_layers(request, first, device, limit)
+        job = stack.enter_context(started(request, first, device, probed, limit))
+        steps = _find_steps(job, first, modules, modes)
+        for batch in batches:
             unreadable += batch.failed
             if len(batch):
-                plan = plan or begin(batch)
-                rows = partial(_rows, plan, device=there)
-                frames += chain.from_iterable(in_batches(plan.runner.batch_limit, batch, rows))
+                frames += chain.from_iterable(in_parts(job, batch, lambda part: _rows(job, steps, part)))
             advance(len(batch) + len(batch.failed))
-    if not frames:
-        name, _, reason = unreadable[0]
-        raise RunError(f"none of the {len(unreadable)} images could be read; the first, {name!r}: {reason}")
     return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable)
 
 
@@ -214,15 +188,6 @@ class _Step:
     swaps: Sequence[Swap]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is done to every batch."""
-
-    runner: Runner
-    job: Job
-    steps: Sequence[_Step]
-
-
 def _checked_modes(modes: str | Sequence[str]) -> Sequence[str]:
     modes = [modes] if isinstance(modes, str) else modes
     for mode in modes:
@@ -231,12 +196,15 @@ def _checked_modes(modes: str | Sequence[str]) -> Sequence[str]:
     return modes
 
 
-def _steps(
-    model: nn.Module, images: Tensor, call: Any, modules: str | Sequence[str] | None, modes: Sequence[str], seed: int
-) -> list[_Step]:
-    everything = find_parts(model, images, call)
-    parts = everything if modules is None else find_parts(model, images, call, modules)
-    drawn = draw_anew(model, [part.name for part in everything], seed)
+def _find_steps(job: Job, batch: Batch, modules: str | Sequence[str] | None, modes: Sequence[str]) -> list[_Step]:
+    """What is randomised in each step; which modules run, and in which order, shows on the first images."""
+    images, runner = to_device(batch.images, job.device), job.runner
+    with refused_without_room():
+        everything = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside))
+        parts = everything
+        if modules is not None:
+            parts = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside, modules))
+    drawn = draw_anew(runner.model, [part.name for part in everything], job.seed)
 
     def swaps(parts: Iterable[ModelPart]) -> list[Swap]:
         return [swap for part in parts for holder in part.holders for swap in drawn[holder]]
@@ -249,17 +217,16 @@ def _steps(
     return [*steps, _Step(COMPLETE, "*", swaps(everything))]
 
 
-def _rows(plan: _Plan, batch: Batch, device: torch.device) -> list[pd.DataFrame]:
-    """Of one batch, step by step and pair by pair."""
+def _rows(job: Job, steps: Sequence[_Step], batch: Batch) -> list[pd.DataFrame]:
+    """The rows of one batch, step by step and pair by pair."""
     frames = []
-    runner, job = plan.runner, plan.job
-    seen = look(runner, batch, job, device)
-    followed, images = seen.context.followed, seen.context.images
-    before = raw_maps(runner, seen, job)
-    del seen  # what the layers left is not held any longer
-    for step in plan.steps:
+    passed = run_batch(job, batch)
+    followed, images = passed.context.followed, passed.context.images
+    before = raw_maps(job, passed)
+    del passed  # so that activations and gradients can be freed
+    for step in steps:
         with swapped(step.swaps):
-            after = raw_maps(runner, look(runner, batch, job, device, followed), job)
+            after = raw_maps(job, run_batch(job, batch, followed))
         for (layer, method), one, other in zip(job.names, before, after, strict=True):
             place = {"layer": layer, "method": method, "mode": step.mode, "randomised": step.randomised}
             frames.append(pd.DataFrame({"image_id": batch.ids, **place, **_similarities(one, other, images, job.protocol)}))

@@ -40,7 +40,7 @@ from xaieval.results.manifest import describe_data, tensor_bytes
 from xaieval.results.rows import failed_rows
 from xaieval.results.validation import check_made_of, read_manifest, read_rows
 
-__all__ = ["Part", "Parts", "check_of", "read_unfinished"]
+__all__ = ["Checkpoint", "Checkpoints", "check_of", "read_unfinished"]
 
 KEY = b"xaieval"  # of what a part was made of, in the metadata of its file
 MADE_OF = ("check", "ids", "failed", "missed")
@@ -51,7 +51,7 @@ log = logging.getLogger("xaieval")
 
 
 @dataclass(frozen=True)
-class Part:
+class Checkpoint:
     """A batch that was measured before.
 
     Attributes:
@@ -76,7 +76,7 @@ class Part:
 
 
 @dataclass
-class Parts:
+class Checkpoints:
     """The parts of a run under way.
 
     Attributes:
@@ -85,11 +85,11 @@ class Parts:
     """
 
     folder: Path
-    known: Mapping[int, Part] = field(default_factory=dict)
+    known: Mapping[int, Checkpoint] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
-    def of(cls, path: str | Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[Parts]:
+    def of(cls, path: str | Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[Checkpoints]:
         """Look at the folder of a run, and keep others from writing into it.
 
         Args:
@@ -139,7 +139,7 @@ class Parts:
             "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
         )
 
-    def write(self, number: int, part: Part, rows: pd.DataFrame) -> None:
+    def write(self, number: int, part: Checkpoint, rows: pd.DataFrame) -> None:
         """Put the rows of a batch on the disk.
 
         Raises:
@@ -197,27 +197,27 @@ def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return rows, _manifest(places[0]) | {"complete": False} | describe_data(rows, failures, [part.check for part in parts])
 
 
-def _known(folder: Path) -> dict[int, Part]:
+def _known(folder: Path) -> dict[int, Checkpoint]:
     """What was measured before, by a finished run or since."""
     finished = _finished(folder) if is_complete(folder) else {}
     return finished | (_parts(folder) if (folder / PARTS / MANIFEST).exists() else {})
 
 
-def _parts(folder: Path) -> dict[int, Part]:
+def _parts(folder: Path) -> dict[int, Checkpoint]:
     found = {}
-    for path in Parts(folder).paths():
+    for path in Checkpoints(folder).paths():
         part = _unless_damaged(_part, path)
         if part is not None:
             found[int(path.stem)] = part
     return found
 
 
-def _part(path: Path) -> Part:
+def _part(path: Path) -> Checkpoint:
     made_of = check_made_of(json.loads(pq.read_schema(path).metadata[KEY]), path)
-    return Part(**{name: made_of[name] for name in MADE_OF}, path=path)
+    return Checkpoint(**{name: made_of[name] for name in MADE_OF}, path=path)
 
 
-def _finished(folder: Path) -> dict[int, Part]:
+def _finished(folder: Path) -> dict[int, Checkpoint]:
     """The batches of a finished run, cut out of its rows, which has them in order."""
     checks = read_manifest(folder / MANIFEST).get("data", {}).get("batches", [])
     rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
@@ -227,7 +227,7 @@ def _finished(folder: Path) -> dict[int, Part]:
     found, start = {}, 0
     for number, check in enumerate(checks):
         end = start + int(check.partition(":")[0]) * pairs
-        found[number] = Part(check, rows=rows.iloc[start:end].reset_index(drop=True))
+        found[number] = Checkpoint(check, rows=rows.iloc[start:end].reset_index(drop=True))
         start = end
     return found
 
@@ -259,7 +259,7 @@ def _names(ids: Sequence[str], failed: Sequence[Failure]) -> list[str]:
     return sorted([*ids, *(name for name, _, _ in failed)])
 
 
-def _difference(part: Part, batch: Batch) -> str:
+def _difference(part: Checkpoint, batch: Batch) -> str:
     if len(part.ids) != len(batch):
         return f"has {len(part.ids)} images, this run's has {len(batch)}"
     others = [pair for pair in zip(part.ids, batch.ids, strict=True) if pair[0] != pair[1]]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, check_images
 from xaieval.errors import ConformanceError, DataError, ExplainerError
-from xaieval.evaluation.maps import Job, look, make_pairs
+from xaieval.evaluation.job import Job, make_pairs
+from xaieval.evaluation.maps import run_batch
 from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
 from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
@@ -118,10 +119,10 @@ def looking(tried: Subject, device: str | None = None) -> Iterator[Context]:
     with borrow(tried.model, device) as there:
         images = tried.images.detach().clone().to(there)
         layers = locate(tried.model, images, [] if tried.layer is None else [tried.layer])
-        job = Job(layers, make_pairs([tried.explainer], layers), Protocol())
         runner = Runner(tried.model, tried.model, tried.model, BatchLimit(len(images)))
-        seen = look(runner, Batch(images, None, list(tried.ids), []), job, there)
-        yield seen.at(layers[0].address if layers else None, laid_out=needs_model(tried.explainer))
+        job = Job(runner, there, layers, make_pairs([tried.explainer], layers), Protocol())
+        passed = run_batch(job, Batch(images, None, list(tried.ids), []))
+        yield passed.at(layers[0].address if layers else None, contiguous=needs_model(tried.explainer))
 
 
 def maps_of(tried: Subject, device: str | None = None) -> Tensor:

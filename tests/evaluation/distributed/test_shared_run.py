@@ -30,7 +30,7 @@ from xaieval.data.images import collate
 from xaieval.errors import DataError, RunError, UsageError
 from xaieval.evaluation.distributed import launch as launcher
 from xaieval.evaluation.distributed import merge as merging
-from xaieval.evaluation.distributed import score as distributed
+from xaieval.evaluation.distributed import shared_run
 from xaieval.evaluation.distributed.rank import LAUNCHED, Rank, describe, report_failure
 from xaieval.evaluation.scores import Scores
 from xaieval.results.files import is_complete
@@ -99,7 +99,7 @@ class Troubled:
 
 def _score(loader: Any, folder: Path, **options: Any) -> Scores:
     options = TINY | {"methods": METHODS, "layers": LAYERS} | options
-    return distributed.score(options.pop("model", None) or tiny(), loader, output_dir=folder, **options)
+    return shared_run.score(options.pop("model", None) or tiny(), loader, output_dir=folder, **options)
 
 
 # ---- what the processes do, by name: each gets a folder
@@ -209,7 +209,7 @@ def _one(case: str, rank: int, world: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="localhost", MASTER_PORT=str(port))
     os.environ["MARKER"] = str(folder.with_suffix(".marker"))
     torch.set_num_threads(1)
-    distributed.GRACE = 0.1
+    shared_run.GRACE = 0.1
     try:
         CASES[case](folder)
     except BaseException as error:
@@ -478,14 +478,14 @@ def test_a_rank_is_what_torchrun_says(monkeypatch):
 
 def test_cuda_is_the_gpu_of_the_process(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert distributed._device("cuda") == "cuda"
+    assert shared_run._device("cuda") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "3")
     for count, expected in ((8, "cuda:3"), (2, "cuda:1"), (0, "cuda:0")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert distributed._device("cuda") == distributed._device(torch.device("cuda")) == expected
-    assert distributed._device("cuda:5") == "cuda:5"
-    assert distributed._device("cpu") == "cpu"
-    assert distributed._device(None) is None
+        assert shared_run._device("cuda") == shared_run._device(torch.device("cuda")) == expected
+    assert shared_run._device("cuda:5") == "cuda:5"
+    assert shared_run._device("cpu") == "cpu"
+    assert shared_run._device(None) is None
 
 
 def test_processes_without_a_meeting_place_are_told_to_use_torchrun(monkeypatch, tmp_path):
@@ -602,7 +602,7 @@ def test_a_killed_process_of_the_command_is_named_and_the_others_keep_their_rows
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-from tests.evaluation.distributed.test_score import Troubled, image, tiny, _kill
+from tests.evaluation.distributed.test_shared_run import Troubled, image, tiny, _kill
 
 def model():
     return tiny()

@@ -26,9 +26,9 @@ from xaieval.evaluation import loop
 from xaieval.evaluation.distributed.merge import Share, merge, rank_folder
 from xaieval.evaluation.distributed.rank import Rank, describe
 from xaieval.evaluation.distributed.shards import Shard, shard
+from xaieval.evaluation.fingerprint import fingerprint
 from xaieval.evaluation.scores import Scores
 from xaieval.models.blackbox import as_module
-from xaieval.results.manifest import fingerprint
 from xaieval.results.rows import failed_rows
 
 __all__ = ["Rank", "score"]

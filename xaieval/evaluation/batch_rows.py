@@ -1,0 +1,189 @@
+"""What was measured on a batch, and the rows that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from xaieval.config.protocol import Protocol
+from xaieval.data.batches import Batch
+from xaieval.errors import RunError, TargetError
+from xaieval.evaluation.maps import BatchPass
+from xaieval.evaluation.measure import MaskedConfidences
+from xaieval.metrics import Metric
+from xaieval.results.rows import COUNTED, EXCLUDED, Pair, class_column, row_table
+
+__all__ = ["Measured", "joined", "measured_rows"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on N images with P pairs of layer and method.
+
+    Attributes:
+        ids: The N image ids.
+        labels: Classes `[N]`; or zeros and ones `[N, K]`, which the rows leave out; or None.
+        predicted: Classes `[N]`.
+        targets: Classes `[N]`; -1 where the image has no target.
+        has_target: Whether the image has a target, `[N]`.
+        confidence: Confidence of the targets on the original images, `[N]`.
+        masked: Confidence of the targets on the masked images, `[P, N]`.
+        areas: Means of the masks, `[P, N]`.
+        constant: Whether the map had nothing to normalise, `[P, N]`.
+        invalid: Whether the map held NaN or inf, `[P, N]`.
+        inverse: Confidence on the images masked by 1 minus the mask, `[P, N]`; None if no metric needs it.
+        values: By metric `[P, N]`, of the metrics that need more than confidences.
+        curves: By metric `[P, N, S]`, of the metrics that keep them.
+    """
+
+    ids: Sequence[str]
+    labels: Tensor | None
+    predicted: Tensor
+    targets: Tensor
+    has_target: Tensor
+    confidence: Tensor
+    masked: Tensor
+    areas: Tensor
+    constant: Tensor
+    invalid: Tensor
+    inverse: Tensor | None = None
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    curves: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        batch: Batch,
+        batch_pass: BatchPass,
+        confidences: MaskedConfidences,
+        values: Mapping[str, Tensor],
+        curves: Mapping[str, Tensor],
+    ) -> Measured:
+        """The measurements of a batch, from what the steps before gave."""
+        return cls(
+            ids=batch.ids,
+            labels=batch.labels,
+            predicted=batch_pass.predicted,
+            targets=batch_pass.context.targets,
+            has_target=batch_pass.has_target,
+            values=values,
+            curves=curves,
+            **vars(confidences),
+        )
+
+    def cpu(self) -> Measured:
+        """A copy on the CPU; waits until the device has finished."""
+        tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        for name in ("values", "curves"):
+            tensors[name] = {metric: value.cpu() for metric, value in getattr(self, name).items()}
+        return replace(self, **tensors)
+
+
+BY_IMAGE = ("labels", "predicted", "targets", "has_target", "confidence")  # all other tensors have the pairs first
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Measurements of the parts of a batch as one, as if the whole batch had been measured at once."""
+    names = [each.name for each in fields(Measured)]
+    return Measured(**{name: _joined([getattr(part, name) for part in parts], name) for name in names})
+
+
+def _joined(values: Sequence[Any], name: str) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values), dim=0 if name in BY_IMAGE else 1)
+    if isinstance(first, Mapping):
+        return {metric: _joined([value[metric] for value in values], name) for metric in first}
+    return first if first is None else [image_id for ids in values for image_id in ids]
+
+
+def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:
+    """The rows of a batch: image by image, and for each image pair by pair.
+
+    Raises:
+        RunError: The protocol refuses a row.
+        TargetError: The protocol's choice of images needs labels.
+    """
+    measured = measured.cpu()
+    y = measured.confidence.double()
+    o = measured.masked.double().masked_fill(measured.invalid, torch.nan)
+    status = _status(measured, y, o, protocol)
+    values = _metric_values(measured, y, o, metrics, protocol)
+    counted = np.isin(status, COUNTED)
+    return row_table(
+        pairs,
+        {
+            "image_id": measured.ids,
+            "label": class_column(measured.labels, len(measured.ids)),
+            "predicted": class_column(measured.predicted),
+            "target": class_column(measured.targets),
+            "confidence": y,
+            "masked_confidence": o,
+            "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
+            **{name: np.where(counted, column, np.nan) for name, column in values.items()},
+            **{f"{name}_curve": _as_objects(curves, counted) for name, curves in measured.curves.items()},
+            "status": status,
+        },
+    )
+
+
+def _metric_values(
+    measured: Measured, y: Tensor, o: Tensor, metrics: Sequence[Metric], protocol: Protocol
+) -> dict[str, Tensor]:
+    """By metric `[P, N]`, in the order of the metrics; those that need only confidences are computed here."""
+    inputs = {"confidence": y.repeat(len(o)), "masked_confidence": o.flatten(), "protocol": protocol}
+    if measured.inverse is not None:
+        inputs["inverse_confidence"] = measured.inverse.double().flatten()
+    values = dict(measured.values)
+    values |= {metric.name: metric.judge(inputs)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
+    return {metric.name: values[metric.name] for metric in metrics}
+
+
+def _as_objects(curves: Tensor, counted: Any) -> Any:
+    """Curves `[P, N, S]` as objects `[P, N]`; None where the row does not count."""
+    objects = np.full(counted.shape, None, dtype=object)
+    for place in np.argwhere(counted):
+        objects[tuple(place)] = curves[tuple(place)].double().numpy()
+    return objects
+
+
+def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:
+    """The status of each pair and image, `[P, N]`: the first that applies."""
+    invalid = {
+        "no_target": ~measured.has_target.expand_as(o),
+        "nan_confidence": ~y.isfinite().expand_as(o),
+        "zero_confidence": (y == 0).expand_as(o),
+        "negative_confidence": (y < 0).expand_as(o),
+        "nan_map": measured.invalid,
+        "nan_masked_confidence": ~o.isfinite(),
+    }
+    excluded = {EXCLUDED: _excluded(measured, y, protocol).expand_as(o)}
+    constant = "constant_map_left_out" if protocol.constant_map == "leave_out" else "constant_map"
+    cases = excluded | invalid | {constant: measured.constant}
+    status = np.select([case.numpy() for case in cases.values()], list(cases), default="ok")
+    refused = list(invalid) if protocol.invalid == "error" else []
+    refused += [constant] if protocol.constant_map == "error" else []
+    met = [name for name in refused if (status == name).any()]
+    if met:
+        image = measured.ids[int(np.argwhere(status == met[0])[0, 1])]
+        raise RunError(f"image {image!r} has the status {met[0]}, which the protocol refuses (invalid=, constant_map=)")
+    return status
+
+
+def _excluded(measured: Measured, y: Tensor, protocol: Protocol) -> Tensor:
+    excluded = y < protocol.minimum_confidence if protocol.minimum_confidence > 0 else torch.zeros_like(y, dtype=torch.bool)
+    if protocol.images == "correct":
+        if measured.labels is None:
+            raise TargetError("images='correct' needs labels, but the data has none")
+        if measured.labels.ndim > 1:
+            raise TargetError(
+                "images='correct' needs one class an image as label, but the data has zeros and ones of each class"
+            )
+        excluded = excluded | (measured.predicted != measured.labels)
+    return excluded & y.isfinite()  # the prediction from NaN logits is arbitrary, so such an image is not excluded by it

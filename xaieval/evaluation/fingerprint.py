@@ -1,0 +1,101 @@
+"""What identifies a run: its model, its choices and its first image. Runs with the same identity may be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from xaieval.config.protocol import plain
+from xaieval.data.batches import Batch
+from xaieval.evaluation.early_stopping import Stop
+from xaieval.evaluation.request import Request
+from xaieval.explainers import describe_method
+from xaieval.inference.borrowing import check_ready
+from xaieval.inference.tasks import describe
+from xaieval.models.blackbox import BlackBox
+from xaieval.probe.hooks import ProbeLayer
+from xaieval.results.manifest import SCHEMA, digest, tensor_bytes, versions
+
+__all__ = ["fingerprint", "new_manifest", "run_identity"]
+
+
+def new_manifest(request: Request) -> dict[str, Any]:
+    """The manifest of a run that begins."""
+    return {
+        "schema": SCHEMA,
+        "complete": False,
+        "versions": versions(),
+        "seed": request.seed,
+        "model": _describe_model(request.model),
+        "metrics": [metric.to_dict() for metric in request.metrics],
+    }
+
+
+def run_identity(
+    request: Request,
+    model: Mapping[str, Any],
+    layers: Sequence[ProbeLayer],
+    first: Batch,
+    max_images: int | None,
+    stop: Stop | None,
+) -> dict[str, Any]:
+    """What makes two runs the same run, in the order in which a difference is reported.
+
+    Args:
+        request: What is measured.
+        model: The manifest's entry on the model.
+        layers: The layers, patterns expanded.
+        first: The first batch that has a readable image.
+        max_images: The number of images after which the run stops.
+        stop: The rule by which it stops earlier.
+    """
+    described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
+    method_settings = {name: values for name, values in described.items() if values}
+    metric_settings = {metric.name: dict(metric.settings) for metric in request.metrics if metric.settings}
+    how = request.inference
+    return {
+        "model": model["fingerprint"] or model["function"],
+        "layers": [layer.address for layer in layers],
+        "methods": list(described),
+        **({"method settings": method_settings} if method_settings else {}),
+        "metrics": [metric.name for metric in request.metrics],
+        **({"metric settings": metric_settings} if metric_settings else {}),
+        **{f"protocol.{name}": value for name, value in request.protocol.to_dict().items()},
+        "seed": request.seed,
+        "task": describe(request.task),
+        **({} if how.forward is None else {"forward": plain(how.forward)}),
+        "max_images": max_images,
+        "precision": how.precision,
+        "stop": None if stop is None else asdict(stop),
+        **({"deterministic": True} if how.deterministic else {}),
+        "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names and values of all parameters and buffers.
+
+    Raises:
+        ModelError: Some of them have no shape yet.
+    """
+    check_ready(model)
+    state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    return digest(_content(state.items()))
+
+
+def _describe_model(model: nn.Module) -> dict[str, Any]:
+    """The manifest's entry on the model; a function has only its name."""
+    entry = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    if isinstance(model, BlackBox):
+        return {**entry, "function": model.function_name, "parameters": None, "fingerprint": None}
+    known = fingerprint(model)  # first, since it checks that the parameters can be read
+    return {**entry, "parameters": sum(parameter.numel() for parameter in model.parameters()), "fingerprint": known}
+
+
+def _content(named: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
+    for name, tensor in named:
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        yield tensor_bytes(tensor)

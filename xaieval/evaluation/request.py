@@ -1,0 +1,132 @@
+"""What a call asks for, checked before the first image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import nn
+
+from xaieval.config.protocol import Protocol, resolve_protocol
+from xaieval.errors import ExplainerError, UsageError
+from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.explainers.controls import CONTROLS
+from xaieval.inference.options import Inference
+from xaieval.inference.targets import Target
+from xaieval.inference.tasks import Task, resolve_task
+from xaieval.metrics import Metric, resolve_metrics
+from xaieval.models.blackbox import BlackBox, Function, as_module
+
+__all__ = ["Request", "check_at_least_one", "check_request", "inference_of"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for.
+
+    Attributes:
+        model: The model to explain.
+        addresses: Layer addresses and patterns; none if no explainer needs a layer.
+        explainers: Those that need layers come first, as in the rows.
+        protocol: How maps become numbers, with the caller's target.
+        task: How the model's output is read.
+        inference: How the model is run.
+        seed: Of explainers and metrics that draw random numbers.
+        metrics: The metrics of the maps.
+    """
+
+    model: nn.Module
+    addresses: Sequence[str]
+    explainers: Sequence[Explainer]
+    protocol: Protocol
+    task: Task
+    inference: Inference
+    seed: int = 0
+    metrics: Sequence[Metric] = ()
+
+
+def check_request(
+    model: nn.Module | Function,
+    layers: str | Iterable[str],
+    methods: Method | Sequence[Method],
+    metrics: str | Metric | Sequence[str | Metric],
+    target: Target | None,
+    protocol: str | Protocol,
+    inference: Inference,
+    seed: int,
+    controls: bool = False,
+) -> Request:
+    """The request of a call, with names resolved; the arguments are those of `xaieval.score`.
+
+    Raises:
+        UsageError: One of its kinds, for arguments that cannot work.
+    """
+    if seed < 0:
+        raise UsageError(f"seed is at least 0, got {seed}")
+    model = as_module(model)
+    explainers = _explainers(methods, model, controls)
+    return Request(
+        model=model,
+        addresses=_addresses(layers, explainers),
+        explainers=explainers,
+        protocol=_protocol(protocol, target, model),
+        task=resolve_task(inference.task, inference.output),
+        inference=inference,
+        seed=seed,
+        metrics=resolve_metrics(metrics) if metrics else (),
+    )
+
+
+def inference_of(function: Callable[..., Any], inference: Inference | None, options: Mapping[str, Any]) -> Inference:
+    """How a function was asked to run the model: by `inference=`, by keyword options, or both, where the keywords win.
+
+    Raises:
+        UsageError: There is no such option.
+    """
+    parameters = signature(function).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is not Parameter.VAR_KEYWORD]
+    return (inference or Inference()).with_options(options, also=own)
+
+
+def check_at_least_one(**sizes: int | None) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        UsageError: With the name and the value.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise UsageError(f"{name} is at least 1, got {size}")
+
+
+def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: bool) -> list[Explainer]:
+    """The explainers, those that need layers first, and the control maps that are not among them already."""
+    explainers = resolve_methods(methods)
+    if controls:
+        missing = [control for control in CONTROLS if not any(control is explainer for explainer in explainers)]
+        explainers = resolve_methods([*explainers, *missing])
+    if isinstance(model, BlackBox):
+        check_black_box(explainers)
+    return sorted(explainers, key=lambda explainer: not explainer.needs_layer)
+
+
+def _addresses(layers: str | Iterable[str], explainers: Sequence[Explainer]) -> list[str]:
+    """The layers to probe: none if no explainer needs one."""
+    needing = [explainer.name for explainer in explainers if explainer.needs_layer]
+    addresses = [layers] if isinstance(layers, str) else list(layers)
+    if needing and not addresses:
+        raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
+    return addresses if needing else []
+
+
+def _protocol(protocol: str | Protocol, target: Target | None, model: nn.Module) -> Protocol:
+    """The protocol with the caller's target; a black fill gets the mean and std that images are normalised with."""
+    resolved = resolve_protocol(protocol)
+    if target is not None:
+        resolved = replace(resolved, target=target)
+    config = getattr(model, "pretrained_cfg", None)  # timm's models hold their normalisation
+    if resolved.fills_black and resolved.mean is None and isinstance(config, Mapping):
+        resolved = replace(resolved, mean=tuple(config["mean"]), std=tuple(config["std"]))
+    return resolved

@@ -1,0 +1,124 @@
+"""How a model is run: the options that `score`, `explain` and `sanity_check` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypedDict
+
+import torch
+
+from xaieval.errors import UsageError, choose_from
+from xaieval.inference.batch_limit import BatchLimit, parse_bytes
+from xaieval.inference.forward_passes import Forward, check_precision
+from xaieval.inference.reproducibility import check_repeatable
+from xaieval.inference.targets import Output
+from xaieval.inference.tasks import Task, resolve_task
+
+__all__ = ["Inference", "InferenceOptions"]
+
+
+class InferenceOptions(TypedDict, total=False):
+    """The fields of `Inference` as keyword arguments."""
+
+    task: str | Task
+    output: Output
+    forward: Forward | None
+    grid: tuple[int, ...] | None
+    prefix_tokens: int | None
+    device: torch.device | str | None
+    batch_size: int | None
+    precision: str
+    compile: bool
+    memory: int | str | None
+    fast: bool
+    deterministic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """How a model is run and how its output is read.
+
+    Give the options as keywords, `score(..., task="detection", device="cuda")`, or make one object for several calls:
+    `score(..., inference=how)`, `explain(..., inference=how)`.
+
+    Args:
+        task: "classification", "detection" or "segmentation", or an object of `xaieval.inference.tasks`, which has more
+            choices.
+        output: Where the logits or detections are in the model's output: a key, an index or a function. Default: found
+            automatically in tensors, mappings, tuples and objects with `.logits`.
+        forward: A function `(model, images) -> output` that runs a model which takes more than images. Default:
+            `model(images)`.
+        grid: Height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers for volumes.
+        prefix_tokens: Number of tokens before that grid, where it cannot be inferred. With both, the tokens that are left over
+            come after the grid.
+        device: Where the model runs. Default: the model's device.
+        batch_size: Images in a forward pass. Default: the loader's batch size. Masked images of several maps share a pass, so
+            a loader with small batches does not make small passes.
+        precision: "float32" (the model's own type), or "bf16": autocast for the passes that confidences come from, on
+            processors that support it. Maps are always made in the model's own type.
+        compile: Run masked images through `torch.compile`, which is slow at first and pays off with many images.
+        memory: Memory that the tensors of a batch may take, in bytes or as "4 GiB" or "500 MB"; fewer images run at a time if
+            needed. Meant for CPUs, where a process that takes too much is killed. On GPUs an out-of-memory error has the same
+            effect without this option.
+        fast: Fold BatchNorms into convolutions and use the channels-last memory format while the model is borrowed; results
+            change by rounding only. False runs the model's modules unchanged.
+        deterministic: Give each image the same bits for any `batch_size`, number of processes and order of the images, which
+            otherwise change results by rounding. Every pass then holds one image and runs in one thread, the model's modules
+            run unchanged, and an operation that torch cannot repeat is an error.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or two contradict each other.
+
+    Example:
+        >>> how = Inference(task="segmentation", memory="4 GiB")
+        >>> how.with_options({"batch_size": 8}).batch_size
+        8
+    """
+
+    task: str | Task = "classification"
+    output: Output = None
+    forward: Forward | None = None
+    grid: tuple[int, ...] | None = None
+    prefix_tokens: int | None = None
+    device: torch.device | str | None = None
+    batch_size: int | None = None
+    precision: str = "float32"
+    compile: bool = False
+    memory: int | str | None = None
+    fast: bool = True
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"batch_size is at least 1, got {self.batch_size}")
+        parse_bytes(self.memory)
+        check_precision(self.precision)
+        resolve_task(self.task, self.output)
+        if self.deterministic:
+            check_repeatable(self.compile)
+
+    def with_options(self, options: Mapping[str, Any], also: Iterable[str] = ()) -> Inference:
+        """A copy with some options changed.
+
+        Args:
+            options: Values by name.
+            also: Names that the caller takes beside these, for the message.
+
+        Raises:
+            UsageError: There is no such option.
+        """
+        names = [each.name for each in fields(self)]
+        unknown = next((name for name in options if name not in names), None)
+        if unknown is not None:
+            raise UsageError(f"no option {unknown!r}; {choose_from(unknown, [*also, *names])}")
+        return replace(self, **options)
+
+    @property
+    def images_per_pass(self) -> int | None:
+        """Images in a forward pass, where the options say it."""
+        return 1 if self.deterministic else self.batch_size
+
+    def limit(self, size: int) -> BatchLimit:
+        """The limit on the images in a pass: `size`, unless the options say another one."""
+        return BatchLimit(self.images_per_pass or size, parse_bytes(self.memory))
