@@ -14,7 +14,7 @@ from xaieval.cli import app, main
 READ = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")] + sorted((ROOT / "docs").glob("*.md"))
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`(xaieval-bench [^`]+)`")
-SCRIPT = re.compile(r"\b((?:examples|benchmarks|docs)/[\w/]+\.(?:py|toml))\b")
+SCRIPT = re.compile(r"(?<![\w/])((?:examples|benchmarks|docs|tests)/[\w/]+\.(?:py|toml))\b")
 # What needs neither files nor minutes.
 QUICK = ("layers timm:", "methods", "metrics", "protocols", "score --layers 'fpn[p4]' --max-images 20")
 
