@@ -1,4 +1,4 @@
-"""The order in which a DataLoader gives its images, and the same images in another order."""
+"""The order of a loader's images: shuffled, repeated, or looked at from the first readable one."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
 
 
 class Shuffled:
-    """The images of a loader in a random order, in batches of the loader's size; each keeps the id it had.
+    """The images of a loader in random order, in batches of the loader's size. Each image keeps its id.
 
     Args:
-        loader: a torch `DataLoader` over a data set with indices.
-        seed: of the order.
-        max_images: take the first so many of the loader, and shuffle them.
+        loader: A torch `DataLoader` over a data set with indices.
+        seed: Of the order.
+        max_images: Shuffle only this number of images, the first of the loader.
 
     Raises:
-        DataError: the loader can only be read from the start.
+        DataError: The loader can only be read from the start.
 
     Example:
         >>> loader = DataLoader(torch.zeros(5, 3, 8, 8), batch_size=2)
@@ -66,7 +66,7 @@ class Shuffled:
         self._loader, self._indices = loader, indices
 
     def __len__(self) -> int:
-        """Number of images, readable or not."""
+        """The number of images, with those that cannot be read."""
         return len(self.order)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -78,7 +78,7 @@ class Shuffled:
 
 
 def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
-    """The batch as a mapping, with the ids that its images have in the loader's own order."""
+    """The batch as a mapping, with the ids that its images have in the order of the loader."""
     batch = read_batch(item, 0)
     named = has_ids(item)
     if len(batch) + len(batch.failed) != len(places) or (batch.failed and not named):
@@ -91,13 +91,13 @@ def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
 
 
 def has_indices(loader: DataLoader[Any]) -> bool:
-    """Whether batches can be loaded by their indices alone, as the loader itself would load them."""
+    """Whether batches can be loaded by their indices, exactly as the loader itself would load them."""
     as_usual = type(loader).__iter__ is DataLoader.__iter__
     return as_usual and loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
 def draw_order(loader: DataLoader[Any], seed: int, max_images: int | None) -> list[list[Any]]:
-    """The indices of each batch, the same in every process; no random numbers but the loader's own next ones are used."""
+    """The indices of each batch, the same in every process; uses the random numbers that the loader would use next."""
     plan: list[list[Any]] = []
     count = 0
     with _repeatable(loader, seed):
@@ -113,7 +113,7 @@ def draw_order(loader: DataLoader[Any], seed: int, max_images: int | None) -> li
 
 @contextmanager
 def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
-    """Random numbers from the seed, or from a sampler's generator; afterwards all generators are as they were."""
+    """Random numbers from the seed, or from a sampler's generator; restores the states of all generators at the end."""
     places = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
     found = [getattr(place, "generator", None) for place in places]
     generators = [generator for generator in found if isinstance(generator, torch.Generator)]
@@ -121,7 +121,7 @@ def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
     with ONE_AT_A_TIME, same_random_numbers():
         try:
             torch.default_generator.manual_seed(seed)
-            random.seed(seed)  # samplers of others may use these
+            random.seed(seed)  # custom samplers may use these
             np.random.seed(seed % 2**32)  # noqa: NPY002  # likewise
             yield
         finally:
@@ -130,7 +130,7 @@ def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
 
 
 def loader_of(loader: DataLoader[Any], batches: Sequence[list[Any]]) -> DataLoader[Any]:
-    """The same loader for these batches alone."""
+    """A loader with the same settings for these batches only."""
     options = {
         name: getattr(loader, name)
         for name in (

@@ -1,4 +1,4 @@
-"""Whether maps depend on what the model has learned: the map of the model beside that of the model with random parameters."""
+"""The model parameter randomisation test: do maps change when the model's parameters are random?"""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from xaieval.probe.hooks import to_device
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 
 MODES = ("cascading", "independent")
-COMPLETE = "complete"  # all of the model's parameters at once, which is always tried
+COMPLETE = "complete"  # all parameters at once, which is always tested
 MEASURES = ("ssim", "spearman", "spearman_absolute")
 
 
 @dataclass(frozen=True, repr=False)
 class SanityCheck:
-    """How alike maps are before and after the model's parameters were drawn anew.
+    """How similar maps are before and after the model's parameters are randomised.
 
     Attributes:
-        rows: columns `image_id`, `layer`, `method`, `mode`, `randomised`, and the similarities `ssim`, `spearman` and
-            `spearman_absolute`. NaN where there is none: a map that holds NaN or inf, and for the correlations a constant map.
-        threshold: similarity from which a method counts as data-independent.
-        seed: of the random parameters, and of the bootstrap.
-        unreadable: id, label and reason of each image that could not be read, and has no rows.
+        rows: Columns `image_id`, `layer`, `method`, `mode`, `randomised`, and the similarities `ssim`, `spearman` and
+            `spearman_absolute`, NaN for a map that holds NaN or inf; the correlations also for a constant map.
+        threshold: The similarity from which a method counts as data-independent.
+        seed: Of the random parameters and of the bootstrap.
+        unreadable: Id, label and reason of each image that could not be read; it has no rows.
     """
 
     rows: pd.DataFrame
@@ -62,15 +62,15 @@ class SanityCheck:
         return f"all parameters random, {self.rows['image_id'].nunique()} images\n{table}\ndata-independent: {flagged}"
 
     def summary(self, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
-        """The mean of each similarity over the images, with its interval, for each step of the randomisation.
+        """The mean of each similarity over the images with its interval, for each step of the randomisation.
 
         Args:
-            level: of the percentile bootstrap intervals, in (0, 1).
-            resamples: of the bootstrap.
+            level: Of the percentile bootstrap intervals, in (0, 1).
+            resamples: Of the bootstrap.
 
         Returns:
-            Index `(layer, method, mode, randomised)` in the order of the steps; of each similarity its mean, `<name>_low`,
-            `<name>_high` and `<name>_n`, the number of images that have it; `n_images`.
+            Index `(layer, method, mode, randomised)` in the order of the steps. For each similarity its mean, `<name>_low`,
+            `<name>_high`, and `<name>_n`, the number of images that have a value; `n_images`.
         """
         records = []
         steps = ["layer", "method", "mode", "randomised"]
@@ -87,10 +87,10 @@ class SanityCheck:
 
     @property
     def data_independent(self) -> list[tuple[str, str]]:
-        """Layer and method whose maps stay alike when all parameters are random, so that they cannot show what was learned.
+        """Layer and method whose maps stay similar when all parameters are random, so that they cannot show what was learned.
 
-        Those whose 95 % interval of SSIM lies above the threshold, and whose interval of Spearman's correlation does too, or
-        cannot be had since every map is constant.
+        That is, the 95 % interval of SSIM lies above the threshold, and so does that of Spearman's correlation, unless every
+        map is constant and there is no correlation.
         """
         table = self.summary().xs((COMPLETE, "*"), level=("mode", "randomised"))
         alike = table["ssim_low"] >= self.threshold
@@ -115,25 +115,24 @@ def sanity_check(
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> SanityCheck:
-    """Test by random parameters: does a map change when the model forgets what it has learned?
+    """Test by random parameters: does a map change when the model loses what it has learned?
 
-    Parameters are drawn anew in parts of the model: "cascading" from the output downwards, so that in the end all are random;
-    "independent", one part at a time; and always all at once ("complete"). Each time the maps, for the same targets, are
-    compared with those of the model: SSIM of the maps in [0, 1], Spearman's correlation of the maps as the method gives them,
-    and of their absolute values. The model is given back as it was, to the last bit: its own parameters are put aside and
-    never written to.
+    Parameters are randomised in parts of the model: "cascading" from the output to the input, until all are random;
+    "independent", one part at a time; and always all at once ("complete"). Each time the maps for the same targets are
+    compared with those of the trained model: SSIM of the maps in [0, 1], Spearman's correlation of the raw maps, and of their
+    absolute values. The model is given back unchanged, bit by bit: its own parameters are set aside and never written to.
 
     Args:
-        model: as for `score`.
-        loader: as for `score`; each image is explained once, and once more for each part and mode.
-        layers: addresses or patterns, or "auto".
-        methods: names, `Explainer` objects, or functions.
-        modules: the parts, as paths of modules or patterns such as "layer*", each with all that it contains; every module
-            that holds parameters itself unless told, which are many in a deep model.
+        model: As for `score`.
+        loader: As for `score`; each image is explained once, and once more for each part and mode.
+        layers: Addresses or patterns, or "auto".
+        methods: Names, `Explainer` objects, or functions.
+        modules: The parts, as paths of modules or patterns such as "layer*", each with everything inside it. Default: every
+            module that holds parameters itself, which are many in a deep model.
         modes: "cascading", "independent", both, or none of them.
-        target: "predicted", "label", a class index, or a function; always of the model as it is.
-        protocol: says how maps are normalised, and what the gradient is taken of.
-        threshold: similarity from which a method counts as data-independent.
+        target: "predicted", "label", a class index, or a function; always of the trained model.
+        protocol: How maps are normalised, and what the gradient is taken of.
+        threshold: The similarity from which a method counts as data-independent.
         max_images: Stop after this number of images.
         progress: Show a progress bar if stderr is a terminal.
         seed: Of the random parameters, of random explainers and of the bootstrap.
@@ -142,8 +141,8 @@ def sanity_check(
         **options: Fields of `Inference` as keywords.
 
     Raises:
-        UsageError: one of its kinds, for what cannot work as given.
-        RunError: no image could be read.
+        UsageError: One of its kinds, for arguments that cannot work.
+        RunError: No image could be read, or a single one does not fit in memory.
 
     Reference:
         Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv 1810.03292), the model parameter randomisation
@@ -181,7 +180,7 @@ def sanity_check(
 
 @dataclass(frozen=True)
 class _Step:
-    """What is random at once."""
+    """The parameters that are random at the same time."""
 
     mode: str
     randomised: str
@@ -238,9 +237,9 @@ def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Proto
     pair = [finished_maps(raw, images, protocol) for raw in (before, after)]
     raw = [upsample(maps, images.shape[2:]) for maps in (before, after)]
     invalid = pair[0].invalid | pair[1].invalid
-    constant = pair[0].constant | pair[1].constant  # up to rounding, of which ranks would make noise
+    constant = pair[0].constant | pair[1].constant  # up to rounding, which ranks would turn into noise
     ordered = spearman(raw[0], raw[1]).masked_fill(constant, torch.nan)
-    signed = bool((raw[0] < 0).any() | (raw[1] < 0).any())  # what is not need not be put in order once more
+    signed = bool((raw[0] < 0).any() | (raw[1] < 0).any())  # otherwise the absolute values have the same order
     found = {
         "ssim": ssim(pair[0].maps, pair[1].maps).masked_fill(invalid, torch.nan),
         "spearman": ordered,

@@ -1,8 +1,8 @@
-"""What a run has measured so far, on disk batch by batch, from which a run that broke off goes on.
+"""The checkpoints of a run: its finished batches on the disk, from which an interrupted run resumes.
 
-A batch is a Parquet file of its rows in the folder `parts`, with what it was made of in the file's own metadata. Files appear
-whole or not at all, so that a run that is killed loses the batch that it was at. A finished run has all rows in one file, and
-its manifest says what each batch was made of; so it goes on likewise, and has nothing left to measure.
+A checkpoint is a Parquet file of the rows of one batch in the folder `parts`, with a description of the batch in the file's
+metadata. Files are written completely or not at all, so that a run that is killed loses only the batch under way. A finished
+run has all rows in one file, and its manifest describes the batches; it resumes in the same way, with nothing left to measure.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from xaieval.results.validation import check_made_of, read_manifest, read_rows
 
 __all__ = ["Checkpoint", "Checkpoints", "check_of", "read_unfinished"]
 
-KEY = b"xaieval"  # of what a part was made of, in the metadata of its file
+KEY = b"xaieval"  # of the description of a batch, in the metadata of its file
 MADE_OF = ("check", "ids", "failed", "missed")
 
 T = TypeVar("T")
@@ -55,12 +55,12 @@ class Checkpoint:
     """A batch that was measured before.
 
     Attributes:
-        check: of its content, see `check_of`.
-        ids: of its images; empty where only the check is known, as in a finished run.
-        failed: images of it that could not be read.
-        missed: images of earlier batches of which no image could be read.
-        rows: if they are read already.
-        path: of its file, if not.
+        check: The checksum of its content; see `check_of`.
+        ids: The ids of its images; empty if only the checksum is known, as in a finished run.
+        failed: Images of this batch that could not be read.
+        missed: Images of earlier batches, of which no image could be read.
+        rows: Its rows, if they are read already.
+        path: Its file, if they are not.
     """
 
     check: str
@@ -71,17 +71,17 @@ class Checkpoint:
     path: Path | None = None
 
     def read(self) -> pd.DataFrame | None:
-        """Its rows; None if the file is damaged, which is logged."""
+        """The rows; None if the file is damaged, which is logged."""
         return self.rows if self.path is None else _unless_damaged(read_rows, self.path)
 
 
 @dataclass
 class Checkpoints:
-    """The parts of a run under way.
+    """The checkpoints of a run under way.
 
     Attributes:
-        folder: of the run.
-        known: by number, batches that were measured before.
+        folder: The folder of the run.
+        known: By number, the batches that were measured before.
     """
 
     folder: Path
@@ -90,81 +90,81 @@ class Checkpoints:
     @classmethod
     @contextmanager
     def of(cls, path: str | Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[Checkpoints]:
-        """Look at the folder of a run, and keep others from writing into it.
+        """Open the folder of a run, and lock it against other processes.
 
         Args:
-            path: of the folder, made if need be.
-            manifest: of the run that begins.
-            resume: whether to go on from what is there; else it is measured again, and replaced in the end.
+            path: The folder, created if needed.
+            manifest: The manifest of the run that begins.
+            resume: Whether to keep finished batches; otherwise they are measured again, and replaced at the end.
 
         Raises:
-            OutputError: the folder cannot be written, or holds another run, or another process is at it.
+            OutputError: The folder cannot be written, holds another run, or is used by another process.
         """
         folder = Path(path)
         check_folder(folder, manifest["run"])
         with ExitStack() as held:
             for place in place_of(folder):
                 held.enter_context(locked(place))
-            check_folder(folder, manifest["run"])  # once more, now that nobody else can begin a run there
-            parts = cls(folder, _known(folder) if resume else {})
-            if parts.known:
-                _say_versions(_manifest(folder), manifest, len(parts.known))
+            check_folder(folder, manifest["run"])  # once more, now that no other process can begin a run there
+            checkpoints = cls(folder, _known(folder) if resume else {})
+            if checkpoints.known:
+                _say_versions(_manifest(folder), manifest, len(checkpoints.known))
             with writing(folder):
                 if not resume:
-                    parts.remove()
+                    checkpoints.remove()
                 write_json(folder / PARTS / MANIFEST, manifest)
             try:
-                yield parts
+                yield checkpoints
             finally:
-                if not parts.paths():
-                    parts.remove()
+                if not checkpoints.paths():
+                    checkpoints.remove()
 
     def find(self, number: int, batch: Batch) -> pd.DataFrame | None:
         """The rows of a batch that was measured before; None if it has to be measured.
 
         Raises:
-            OutputError: the run that broke off had other images there.
+            OutputError: The interrupted run had different images at this place.
         """
-        part = self.known.get(number)
-        if part is None:
+        checkpoint = self.known.get(number)
+        if checkpoint is None:
             return None
-        if part.check == check_of(batch):
-            return part.read()
-        if not part.ids:
+        if checkpoint.check == check_of(batch):
+            return checkpoint.read()
+        if not checkpoint.ids:
             return None  # a finished run in other batches, which is measured again
-        if part.ids != batch.ids and _names(part.ids, part.failed) == _names(batch.ids, batch.failed):
-            return None  # an image can be read now, or no more
+        if checkpoint.ids != batch.ids and _names(checkpoint.ids, checkpoint.failed) == _names(batch.ids, batch.failed):
+            return None  # an image that could not be read now can, or the other way round
         raise OutputError(
-            f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(part, batch)}; give the same "
+            f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(checkpoint, batch)}; give the same "
             "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
         )
 
-    def write(self, number: int, part: Checkpoint, rows: pd.DataFrame) -> None:
-        """Put the rows of a batch on the disk.
+    def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:
+        """Write the rows of a batch to the disk.
 
         Raises:
-            RunError: that is not possible.
+            RunError: That is not possible.
         """
-        made_of = json.dumps({name: getattr(part, name) for name in MADE_OF}).encode()
+        made_of = json.dumps({name: getattr(checkpoint, name) for name in MADE_OF}).encode()
         table = pa.Table.from_pandas(rows, preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
         with writing(self.folder, RunError):
             write_file(self.folder / PARTS / f"{number:08d}.parquet", lambda file: pq.write_table(table, file))
 
     def paths(self) -> list[Path]:
-        """The files that there are, in order."""
+        """The existing files, in order."""
         return sorted((self.folder / PARTS).glob("[0-9]*.parquet"))
 
     def remove(self) -> None:
-        """Remove all parts; their manifest first, without which nobody goes on from the rest."""
-        with suppress(OSError):  # what is left is in nobody's way
+        """Remove all checkpoints; their manifest first, since no run resumes without it."""
+        with suppress(OSError):  # files that are left do no harm
             (self.folder / PARTS / MANIFEST).unlink(missing_ok=True)
             for path in [*self.paths(), *(self.folder / PARTS).glob(".*.part")]:
                 path.unlink()
 
 
 def check_of(batch: Batch) -> str:
-    """What tells whether a batch is the same again: the number of its images, and a CRC-32 of all that came with them."""
+    """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels and ground truth."""
     truth = [batch.masks, *(batch.boxes or [])]
     tensors = [tensor for tensor in (batch.images, batch.labels, *truth) if isinstance(tensor, Tensor)]
     check = zlib.crc32(json.dumps(batch.ids).encode())
@@ -174,12 +174,12 @@ def check_of(batch: Batch) -> str:
 
 
 def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rows and manifest of a run that is not finished, in one process or several; those of unreadable images come last.
+    """Rows and manifest of an unfinished run of one process or several; the rows of unreadable images come last.
 
-    Damaged parts are left out, which is logged.
+    Damaged checkpoints are left out, which is logged.
 
     Raises:
-        FileNotFoundError: nothing was measured.
+        FileNotFoundError: Nothing was measured.
     """
     folder = Path(path)
     ranks = sorted((folder / RANKS).glob("[0-9]*-of-[0-9]*"))
@@ -198,7 +198,7 @@ def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _known(folder: Path) -> dict[int, Checkpoint]:
-    """What was measured before, by a finished run or since."""
+    """The batches that were measured before, by a finished run or by one under way."""
     finished = _finished(folder) if is_complete(folder) else {}
     return finished | (_parts(folder) if (folder / PARTS / MANIFEST).exists() else {})
 
@@ -218,7 +218,7 @@ def _part(path: Path) -> Checkpoint:
 
 
 def _finished(folder: Path) -> dict[int, Checkpoint]:
-    """The batches of a finished run, cut out of its rows, which has them in order."""
+    """The batches of a finished run, cut out of its rows, which are in order."""
     checks = read_manifest(folder / MANIFEST).get("data", {}).get("batches", [])
     rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
     if rows is None:
@@ -233,7 +233,7 @@ def _finished(folder: Path) -> dict[int, Checkpoint]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """That of the run that is there; of one under way, if there are both."""
+    """The manifest in a folder; of the run under way, if there are two."""
     under_way = folder / PARTS / MANIFEST
     return read_manifest(under_way if under_way.exists() else folder / MANIFEST)
 
@@ -246,7 +246,7 @@ def _say_versions(before: Mapping[str, Any], now: Mapping[str, Any], batches: in
 
 
 def _unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
-    """What is read from a file; None if the file is damaged, which is logged."""
+    """The content of a file; None if the file is damaged, which is logged."""
     try:
         return read(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:

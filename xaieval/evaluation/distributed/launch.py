@@ -1,4 +1,4 @@
-"""Several processes of a command on this machine, and one message where they fail."""
+"""Start a command in several processes on this machine, and report failures as one message."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ OUT_OF_MEMORY = "; out of memory, perhaps"
 def launch(arguments: Sequence[str], processes: int) -> None:
     """Run `python -P -m xaieval.cli` in several processes on this machine, as torchrun does, and wait for them.
 
-    By `-P` no module is imported from the working directory in place of an installed one.
+    `-P` keeps modules in the working directory from replacing installed ones.
 
     Args:
-        arguments: of the command line.
-        processes: how many.
+        arguments: Of the command line.
+        processes: The number of processes.
 
     Raises:
-        KeyboardInterrupt: this process was interrupted; the others have ended.
-        RunError: a process failed; with its rank and what it said.
-        UsageError: the processes found that the command cannot work as given.
+        KeyboardInterrupt: This process was interrupted; the others have ended.
+        RunError: A process failed; with its rank and its message.
+        UsageError: The processes report that the command cannot work with these arguments.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -46,7 +46,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         run_id=LAUNCHED,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",  # any free port
-        local_addr="localhost",  # or the machine's name is looked up, which not every machine knows
+        local_addr="localhost",  # otherwise the host name is looked up, which can fail
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
     )
@@ -60,7 +60,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
 
 
 def _failure(error: ChildFailedError) -> RunError | UsageError:
-    """The failure that made the others fail: a killed process, then a wrong command, then the first to say something."""
+    """The failure that caused the others: a killed process, else wrong use, else the first one reported."""
     rank, failure = min(error.failures.items(), key=lambda item: (_urgency(item[1]), item[1].timestamp, item[0]))
     if failure.exitcode < 0:
         hint = OUT_OF_MEMORY if -failure.exitcode == signal.SIGKILL else ""
@@ -76,7 +76,7 @@ def _failure(error: ChildFailedError) -> RunError | UsageError:
 
 def _urgency(failure: Any) -> int:
     if failure.exitcode < 0:
-        return 0 if -failure.exitcode != signal.SIGTERM else 4  # SIGTERM is what the launcher itself sends to the others
+        return 0 if -failure.exitcode != signal.SIGTERM else 4  # the launcher itself sends SIGTERM to the others
     if failure.exitcode == WRONG_USE:
         return 1
     return 2 if failure.exitcode == 1 else 3
@@ -90,7 +90,7 @@ def _message(failure: Any) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the launcher's own warnings: what they say is said by the error."""
+    """Silence the launcher's own warnings; the error reports the same."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -101,20 +101,20 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Have what signals do as it was, once the launcher, which takes them, is done."""
+    """Restore the signal handlers that the launcher replaces."""
     taken = (signal.SIGTERM, signal.SIGINT, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)))
     before = {number: signal.getsignal(number) for number in taken}
     try:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # it was no handler of Python's
+            if handler is not None:  # None: the handler was not set from Python
                 signal.signal(number, handler)
 
 
 @contextmanager
 def _threads(processes: int) -> Iterator[None]:
-    """Divide the processors among the processes, unless the user has."""
+    """Divide the processors among the processes, unless the user has set their number of threads."""
     if THREADS in os.environ:
         yield
         return

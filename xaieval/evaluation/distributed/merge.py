@@ -1,4 +1,4 @@
-"""The runs of several processes become the run of one: its rows, in its order, with its manifest."""
+"""Merge the runs of several processes into the run of one: its rows, in its order, with its manifest."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from xaieval.results.rows import failed_rows
 
 __all__ = ["Share", "merge", "rank_folder"]
 
-FIRST_IMAGE = "first image"  # of each process; what else says which run it is has to be the same in all
+FIRST_IMAGE = "first image"  # differs between processes; everything else in a run's identity has to be the same
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a process tells of its share: see `Shard`.
+    """What a process reports about its share; see `Shard`.
 
     Attributes:
-        written: whether its folder holds rows.
-        batches: `[B, 3]`: number of each batch, images that could be read, images that could not.
-        failures: the latter, where there are no rows that name them.
+        written: Whether its folder holds rows.
+        batches: `[B, 3]`: the number of each batch, of its images that could be read, and of those that could not.
+        failures: The latter, if there are no rows that name them.
     """
 
     written: bool
@@ -41,28 +41,28 @@ class Share:
 
     @classmethod
     def of(cls, part: Shard, written: bool) -> Share:
-        """What there is to tell of a share that was read to its end."""
+        """The report on a share that was read to its end."""
         return cls(written, np.array(part.batches, dtype=np.int64).reshape(-1, 3), [] if written else part.failures)
 
     @property
     def images(self) -> int:
-        """Number of images, also of those that could not be read."""
+        """The number of images, with those that could not be read."""
         return int(self.batches[:, 1:].sum())
 
     @property
     def numbers(self) -> Any:
-        """For each image the number of its batch: first those that could be read, then the others, as in the rows."""
+        """The batch number of each image: first those that could be read, then the others, as in the rows."""
         number, readable, failed = self.batches.T
         return np.concatenate([np.repeat(number, readable), np.repeat(number, failed)])
 
     @property
     def unreadable(self) -> Any:
-        """For each image whether it could not be read, likewise."""
+        """Whether each image could not be read, in the same order."""
         return np.repeat([False, True], self.batches[:, 1:].sum(axis=0))
 
 
 def rank_folder(output_dir: str | Path, rank: Rank) -> Path:
-    """Where a process writes its own rows.
+    """The folder into which a process writes its own rows.
 
     Example:
         >>> rank_folder("run", Rank(1, 4)).as_posix()
@@ -72,16 +72,16 @@ def rank_folder(output_dir: str | Path, rank: Rank) -> Path:
 
 
 def merge(output_dir: str | Path, shares: Sequence[Share]) -> Scores:
-    """Write the run of all processes, which have written theirs; remove what an earlier run left in `ranks/`.
+    """Write the merged run of all processes, and remove what earlier runs left in `ranks/`.
 
     Args:
-        output_dir: of the run.
-        shares: of each process; at least one has rows.
+        output_dir: The folder of the run.
+        shares: Of each process; at least one has rows.
 
     Raises:
-        DataError: an image is in two shares.
-        OutputError: the folder holds another run, or cannot be written.
-        RunError: the folder of a process is missing, or holds another run than the others.
+        DataError: An image is in two shares.
+        OutputError: The folder holds another run, or cannot be written.
+        RunError: The folder of a process is missing, or holds a different run.
     """
     parts = {rank: _load(output_dir, Rank(rank, len(shares))) for rank, share in enumerate(shares) if share.written}
     runs = {rank: part.manifest["run"] for rank, part in parts.items()}
@@ -90,7 +90,7 @@ def merge(output_dir: str | Path, shares: Sequence[Share]) -> Scores:
     with locked(output_dir):
         check_folder(output_dir, runs[first])
         rows = _in_order(shares, {rank: part.rows for rank, part in parts.items()})
-        scores = Scores(rows, parts[first].manifest | _found(rows, shares, parts))
+        scores = Scores(rows, parts[first].manifest | _merged_entries(rows, shares, parts))
         scores.save(output_dir)
     _remove_others(Path(output_dir) / RANKS, {rank_folder(output_dir, Rank(rank, len(shares))).name for rank in parts})
     return scores
@@ -108,7 +108,7 @@ def _load(output_dir: str | Path, rank: Rank) -> Scores:
 
 
 def _check_same_run(runs: Mapping[int, Mapping[str, Any]]) -> None:
-    """Refuse to put together what does not belong together."""
+    """Refuse to merge different runs."""
     (one, expected), *others = runs.items()
     for rank, run in others:
         differing = [key for key in {**expected, **run} if key != FIRST_IMAGE and expected.get(key) != run.get(key)]
@@ -121,7 +121,7 @@ def _check_same_run(runs: Mapping[int, Mapping[str, Any]]) -> None:
 
 
 def _in_order(shares: Sequence[Share], tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """All rows as a single process puts them: batch by batch, those of unreadable images last."""
+    """All rows in the order of a single process: batch by batch, those of unreadable images last."""
     known = next(iter(tables.values()))
     pairs = list(known[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     frames = []
@@ -152,8 +152,8 @@ def _check_new(frames: Sequence[pd.DataFrame]) -> None:
         )
 
 
-def _found(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scores]) -> dict[str, Any]:
-    """What the manifest of the whole run says in place of that of one process."""
+def _merged_entries(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scores]) -> dict[str, Any]:
+    """The entries in which the manifest of the whole run differs from that of one process."""
     entries: list[dict[str, str]] = []
     numbers: list[int] = []
     checks: list[tuple[int, str]] = []
@@ -171,7 +171,7 @@ def _found(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[int, Scor
 
 
 def _numbered(share: Share, checks: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Each check with the number of the loader's batch that it is of; a loader's batch may be several of the run."""
+    """Each checksum with the number of the loader's batch; a loader's batch may be several batches of the run."""
     left = iter(checks)
     for number, readable, _ in share.batches.tolist():
         while readable > 0:
@@ -181,7 +181,7 @@ def _numbered(share: Share, checks: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def _remove_others(folder: Path, ours: set[str]) -> None:
-    """Remove what earlier runs of other numbers of processes left, now that the whole run is written."""
+    """Remove the folders of earlier runs with other numbers of processes, now that the merged run is written."""
     for other in folder.glob("[0-9]*-of-[0-9]*"):
         if other.is_dir() and other.name not in ours:
             shutil.rmtree(other, ignore_errors=True)

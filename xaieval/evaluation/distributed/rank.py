@@ -1,4 +1,4 @@
-"""Which of several processes this one is, and what it tells the one that started it; without torch."""
+"""The rank of this process among several, and its report to the launcher; without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xaieval.errors import UsageError, XaievalError
 
 __all__ = ["LAUNCHED", "Rank", "describe", "is_rank", "is_spoken_for", "report_failure"]
 
-# The name of a job that `xaieval-bench score --nproc` starts: what its ranks have to say, the command says for them.
+# The name of a job that `xaieval-bench score --nproc` starts; the command prints the errors of its ranks.
 LAUNCHED = "xaieval-bench-nproc"
 
 
@@ -21,8 +21,8 @@ class Rank:
     """One process among several.
 
     Attributes:
-        rank: its number, from 0.
-        world: how many there are.
+        rank: Its number, from 0.
+        world: The number of processes.
 
     Example:
         >>> Rank(1, 4)
@@ -40,10 +40,10 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """What torchrun says in RANK and WORLD_SIZE; the only process where it did not start this one.
+        """The rank that torchrun sets by RANK and WORLD_SIZE; a single process without torchrun.
 
         Raises:
-            UsageError: the two are no whole numbers, or do not fit.
+            UsageError: The two are not whole numbers, or contradict each other.
         """
         given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
         if not is_rank():
@@ -57,12 +57,12 @@ class Rank:
 
     @property
     def alone(self) -> bool:
-        """Whether there are no others."""
+        """Whether this is the only process."""
         return self.world == 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that merges, prints and draws."""
+        """Whether this is the process that merges the rows, prints and draws."""
         return self.rank == 0
 
 
@@ -72,12 +72,12 @@ def is_rank() -> bool:
 
 
 def is_spoken_for() -> bool:
-    """Whether `xaieval-bench score --nproc` started this process, and prints its errors."""
+    """Whether `xaieval-bench score --nproc` started this process; that command then prints its errors."""
     return os.environ.get("TORCHELASTIC_RUN_ID") == LAUNCHED
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its class too, unless the message was written for the reader.
+    """An error in one line, with its class unless the message was written for users.
 
     Example:
         >>> describe(ZeroDivisionError("division by zero"))
@@ -90,7 +90,7 @@ def describe(error: BaseException) -> str:
 
 
 def report_failure(message: str) -> None:
-    """Leave word for torchrun, or for the command that started this process, why it ends; without them do nothing."""
+    """Write the reason of a failure to the file that torchrun or the starting command reads, if there is one."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path is not None:
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}

@@ -1,4 +1,4 @@
-"""Exact shares of any loader for several processes: no image twice, none left out, no padding."""
+"""Exact shares of any loader for several processes: every image once, without padding."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ FAR = 32  # bits for the number of a batch within the part of a process
 
 @dataclass
 class Shard:
-    """The batches of one process, as mappings that `xaieval.score` takes; can be read as often as the loader.
+    """The batches of one process, as mappings for `xaieval.score`; can be read as often as the loader.
 
     Attributes:
-        read: gives the batches.
-        dataset: as large as the share, where that is known before reading; for progress bars.
-        batch_size: what a single process takes from the loader, or from its first batch.
-        order: hash of the order of the whole data, so that processes can find out whether they agree; of a loader that has to
-            be read for it, known after the reading.
-        batches: what the last reading gave: the number of each batch in the order of a single process, how many images
-            could be read, and how many could not.
-        failures: images that could not be read, of the last reading.
-        finished: whether the last reading came to the end.
-        under_way: the last reading.
+        read: Gives the batches.
+        dataset: Has the length of the share, if that is known before reading; for progress bars.
+        batch_size: The loader's batch size, or the size of its first batch.
+        order: Hash of the order of the whole data, by which processes check that they agree. For a loader that has to be read
+            to know the order, set after reading.
+        batches: For each batch of the last reading, its number in the order of a single process, the number of images that
+            could be read, and the number that could not.
+        failures: Images of the last reading that could not be read.
+        finished: Whether the last reading reached the end.
+        under_way: The last reading.
     """
 
     read: Callable[[Shard], Iterator[Numbered]]
@@ -51,7 +51,7 @@ class Shard:
         return self.under_way
 
     def finish(self) -> None:
-        """Come to the end of a reading that was left before it, as one is that stops at `max_images`."""
+        """Read on to the end after a reading that stopped early, for instance at `max_images`."""
         for _ in self.under_way:
             pass
 
@@ -65,7 +65,7 @@ class Shard:
 
     @property
     def readable(self) -> int:
-        """How many images of the last reading could be read."""
+        """The number of images of the last reading that could be read."""
         return sum(count for _, count, _ in self.batches)
 
 
@@ -80,24 +80,22 @@ def shard(
 ) -> Shard:
     """The share of one process in a loader, in whole batches of that loader.
 
-    The shares of all processes together are what a single process reads: each image once, in the same batches and under the
-    same id, so that results can be equal to the last bit. Of a torch `DataLoader` over a data set with indices each process
-    loads its share alone, a run of neighbouring batches. Any other loader is read by every process, which keeps each
-    `world`-th batch.
+    All shares together equal what a single process reads: each image once, in the same batches and under the same id, so that
+    results can be equal bit by bit. With a torch `DataLoader` over a data set with indices, each process loads only its own
+    share, a run of consecutive batches. Any other loader is read by every process, which keeps every `world`-th batch.
 
     Args:
-        loader: as for `xaieval.score`.
-        rank: which process, from 0.
-        world: how many there are; some may get no batch.
-        max_images: stop after so many images of all processes together.
-        seed: decides the order of a `DataLoader` that shuffles without a generator, as `torch.manual_seed` would.
-        already_split: the loader gives another part of the data in each process, and all of it is kept. Images without ids are
-            then called by rank and position, such as "r1-0", and `max_images` is divided among the processes.
+        loader: As for `xaieval.score`.
+        rank: The number of this process, from 0.
+        world: The number of processes; some may get no batch.
+        max_images: Stop after this number of images, counted over all processes.
+        seed: Of the order of a `DataLoader` that shuffles without a generator, as `torch.manual_seed` would set it.
+        already_split: The loader gives a different part of the data in each process, all of which is kept. Images without ids
+            are then named by rank and position, such as "r1-0", and `max_images` is divided among the processes.
 
     Raises:
-        DataError: the loader has a sampler that pads; while reading, a batch is not understood, or its images cannot be told
-            by position.
-        UsageError: the rank is not below `world`.
+        DataError: The loader has a sampler that pads; or, while reading, a batch has an unknown form or an unexpected size.
+        UsageError: The rank is not below `world`.
 
     Example:
         >>> import torch
@@ -115,7 +113,7 @@ def shard(
     if already_split:
         return _own_part(loader, rank, world, max_images)
     if isinstance(loader, DataLoader) and has_indices(loader):
-        return _neighbours(loader, rank, world, max_images, seed)
+        return _consecutive(loader, rank, world, max_images, seed)
     return _every_nth(loader, rank, world, max_images)
 
 
@@ -128,8 +126,8 @@ def _refuse_padding(loader: Any) -> None:
         )
 
 
-def _neighbours(loader: DataLoader[Any], rank: int, world: int, max_images: int | None, seed: int) -> Shard:
-    """A run of neighbouring batches, which alone are loaded."""
+def _consecutive(loader: DataLoader[Any], rank: int, world: int, max_images: int | None, seed: int) -> Shard:
+    """A run of consecutive batches; the others are not loaded."""
     plan = draw_order(loader, seed, max_images)
     starts = [0, *accumulate(len(indices) for indices in plan)]
     low, high = len(plan) * rank // world, len(plan) * (rank + 1) // world
@@ -147,7 +145,7 @@ def _neighbours(loader: DataLoader[Any], rank: int, world: int, max_images: int 
 
 
 def _every_nth(loader: Iterable[Any], rank: int, world: int, max_images: int | None) -> Shard:
-    """Each `world`-th batch of a loader that has to be read from the start."""
+    """Every `world`-th batch of a loader that has to be read from the start."""
 
     def read(share: Shard) -> Iterator[Numbered]:
         start, seen = 0, hashlib.sha256()
@@ -168,7 +166,7 @@ def _every_nth(loader: Iterable[Any], rank: int, world: int, max_images: int | N
 
 
 def _own_part(loader: Iterable[Any], rank: int, world: int, max_images: int | None) -> Shard:
-    """All that the loader of this process gives."""
+    """Everything that the loader of this process gives."""
     share = None if max_images is None else _divide(max_images, rank, world)
 
     def read(_: Shard) -> Iterator[Numbered]:
@@ -188,12 +186,12 @@ def _divide(count: int, rank: int, world: int) -> int:
 
 
 def _cut(batch: Batch, start: int, max_images: int | None) -> Batch:
-    """The batch as a single process takes it: cut off where `max_images` is reached."""
+    """The batch as a single process takes it: cut where `max_images` is reached."""
     return next(split_batch(batch, None, None if max_images is None else max_images - start))
 
 
 def _check_size(item: Any, batch: Batch, expected: int, max_images: int | None) -> None:
-    """Refuse a batch that makes the positions of all later images unknown, if a position matters."""
+    """Refuse a batch of unexpected size if later images are named by position or counted."""
     came = len(batch) + len(batch.failed)
     if came != expected and not (has_ids(item) and max_images is None):
         raise DataError(

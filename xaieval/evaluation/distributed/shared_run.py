@@ -1,4 +1,4 @@
-"""One run in several processes, on one machine or many: shares, ranks, and the merging of their rows."""
+"""One run in several processes, on one machine or many: each scores its share, and the first merges the rows."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from xaieval.results.rows import failed_rows
 
 __all__ = ["Rank", "score"]
 
-# Ranks that are done wait for the others, whose shares may take hours longer; a rank that dies is noticed at once all the same.
+# Ranks that have finished wait for the others, whose shares may take hours longer. A rank that dies is noticed at once anyway.
 PATIENCE = timedelta(days=365)
-GRACE = 3.0  # seconds for the launcher to see the rank that failed, before another one ends because of it
+GRACE = 3.0  # seconds that the launcher gets to notice the rank that failed, before another one ends because of it
 
 _meetings = count()  # of this process; each has its own names in the store that torchrun keeps
 
@@ -50,19 +50,19 @@ def score(
     scores as `xaieval.score` does.
 
     Args:
-        model: the same in every process.
-        loader: the same in every process, of all images; or see `already_split`.
-        *args: of `xaieval.score`.
-        output_dir: a folder that all processes see, also those on other machines.
-        already_split: the loader gives another part of the data in each process.
-        **options: of `xaieval.score`; "cuda" as a device is the GPU of this process.
+        model: The same in every process.
+        loader: The same in every process, with all images; or see `already_split`.
+        *args: Of `xaieval.score`.
+        output_dir: A folder that all processes can reach, also from other machines.
+        already_split: The loader gives a different part of the data in each process.
+        **options: Of `xaieval.score`; the device "cuda" is the GPU of this process.
 
     Returns:
-        All rows in the first process, its own ones in each other.
+        All rows in the first process, its own rows in every other one.
 
     Raises:
-        UsageError: one of its kinds, for what cannot work as given.
-        RunError: another process failed, or the processes did not measure the same run.
+        UsageError: One of its kinds, for arguments that cannot work.
+        RunError: Another process failed, or the processes did not measure the same run.
 
     Example:
         >>> import tempfile
@@ -105,21 +105,21 @@ def score(
 
 
 def _device(device: torch.device | str | None) -> torch.device | str | None:
-    """The GPU of this process, where any is asked for."""
+    """The GPU of this process, if the device is "cuda"."""
     if device is None or str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
 
 
 def _score_share(model: nn.Module, part: Shard, args: Sequence[Any], folder: Path, options: Mapping[str, Any]) -> Scores | None:
-    """The rows of this process, written into its folder; None if it got no image that could be read."""
+    """The rows of this process, written into its folder; None if no image of its share could be read."""
     try:
         with _sigterm_raises(part):
             own = loop.score(model, part, *args, output_dir=folder, **options)
         part.finish()
         return own
     except XaievalError:
-        # A share without images is an error in a run of one process alone.
+        # A share without images is an error only in a run of a single process.
         if part.finished and not part.readable:
             return None
         raise
@@ -127,16 +127,16 @@ def _score_share(model: nn.Module, part: Shard, args: Sequence[Any], folder: Pat
 
 @contextmanager
 def _sigterm_raises(part: Shard) -> Iterator[None]:
-    """Let the launcher's SIGTERM, which comes when another process died, end this one with its rows kept.
+    """Keep the rows when the launcher sends SIGTERM because another process died.
 
-    Elsewhere it ends the process at once: it may be waiting for others, where Python cannot act.
+    Outside of this context SIGTERM ends the process at once: it may be waiting for others, where Python cannot react.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one is enough: what is being written now is written to its end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what is being written is finished
         if not part.finished:
             raise KeyboardInterrupt("SIGTERM")
 
@@ -148,7 +148,7 @@ def _sigterm_raises(part: Shard) -> Iterator[None]:
 
 
 def _score_nothing(model: nn.Module, shares: Sequence[Share], args: Sequence[Any], options: Mapping[str, Any]) -> Scores:
-    """Raise what a single process raises that can read no image."""
+    """Raise what a single process raises if it can read no image."""
     failures = [failure for share in shares for failure in share.failures]
     return loop.score(model, [{"failed": failures}] if failures else [], *args, **options)
 
@@ -158,17 +158,17 @@ def _score_nothing(model: nn.Module, shares: Sequence[Share], args: Sequence[Any
 
 @dataclass(frozen=True)
 class _Others:
-    """The processes of a run."""
+    """The processes of a run, as one of them sees them."""
 
     rank: Rank
     group: Any
-    store: Any  # None where the process group is the caller's
+    store: Any  # None if the process group belongs to the caller
 
     def gather(self, mine: Any) -> list[Any]:
-        """What each process has, in the order of the ranks.
+        """The values of all processes, in the order of the ranks.
 
         Raises:
-            RunError: one of them is no more.
+            RunError: One of them has ended.
         """
         found = [None] * self.rank.world
         try:
@@ -179,15 +179,15 @@ class _Others:
         return found
 
     def last_words(self) -> str | None:
-        """What the first process that failed said, if that is known."""
+        """The message of the first process that failed, if it is known."""
         if self.store is not None:
-            with suppress(RuntimeError):  # the store is no more
+            with suppress(RuntimeError):  # the store has closed
                 if self.store.check(["failed"]):
                     return self.store.get("failed").decode()
         return None
 
     def say(self, error: BaseException) -> None:
-        """Tell the others why this process fails."""
+        """Leave a message for the others that this process fails."""
         if self.store is not None:
             with suppress(RuntimeError):
                 self.store.compare_set("failed", "", f"rank {self.rank.rank} failed: {describe(error)}")
@@ -195,7 +195,7 @@ class _Others:
 
 @contextmanager
 def _meet(rank: Rank) -> Iterator[_Others]:
-    """Connect the processes by gloo, through a process group of their own; those that are there already stay."""
+    """Connect the processes by a gloo process group; process groups of the caller stay."""
     made, store = not dist.is_initialized(), None
     if made:
         try:
@@ -220,7 +220,7 @@ def _meet(rank: Rank) -> Iterator[_Others]:
 
 @contextmanager
 def _printing_to_stderr() -> Iterator[None]:
-    """Keep results apart from what gloo of torch 2.8 to 2.10 prints: whom it is connected to."""
+    """Send to stderr what gloo prints on connecting in torch 2.8 to 2.10, so that stdout holds only results."""
     if torch.__version__ >= "2.11":
         yield
         return
@@ -235,10 +235,10 @@ def _printing_to_stderr() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _store(rank: Rank, address: str | None, port: str | None) -> Any:
-    """The store of the environment, kept while the process lives.
+    """The store that the environment names, kept as long as the process lives.
 
-    Without torchrun the first process serves it. If that ended with a meeting, a process that is early at the next one
-    would connect to a server that is about to close.
+    Without torchrun the first process serves it. If it closed with each connection, a process that is early for the next
+    one would connect to a server that is about to close.
     """
     store, _, _ = next(rendezvous("env://", rank.rank, rank.world))
     return store
