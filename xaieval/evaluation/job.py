@@ -14,7 +14,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.evaluation.request import Request
 from xaieval.explainers import Explainer
-from xaieval.inference.batch_limit import BatchLimit, in_batches, refused_without_room
+from xaieval.inference.batch_limit import BatchLimit, in_batches, out_of_memory_is_run_error
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, called, sped_up
 from xaieval.inference.reproducibility import repeatable
@@ -96,7 +96,7 @@ def find_layers(request: Request, batch: Batch, device: torch.device, limit: Bat
         prefix_tokens=how.prefix_tokens,
         score=partial(predicted_score, request.task),
     )
-    with refused_without_room():
+    with out_of_memory_is_run_error():
         return limit.first(to_device(batch.images, device), search)
 
 
@@ -116,7 +116,7 @@ def started(
     """
     how = request.inference
     with ExitStack() as stack:
-        with refused_without_room():
+        with out_of_memory_is_run_error():
             passes = sped_up(
                 request.model,
                 to_device(batch.images, device),

@@ -23,7 +23,7 @@ from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import check_at_least_one, check_request, inference_of
 from xaieval.explainers import Method
-from xaieval.inference.batch_limit import refused_without_room
+from xaieval.inference.batch_limit import out_of_memory_is_run_error
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.randomisation import ModelPart, Swap, draw_anew, find_parts, swapped
 from xaieval.inference.targets import Target
@@ -198,7 +198,7 @@ def _checked_modes(modes: str | Sequence[str]) -> Sequence[str]:
 def _find_steps(job: Job, batch: Batch, modules: str | Sequence[str] | None, modes: Sequence[str]) -> list[_Step]:
     """What is randomised in each step; which modules run, and in which order, shows on the first images."""
     images, runner = to_device(batch.images, job.device), job.runner
-    with refused_without_room():
+    with out_of_memory_is_run_error():
         everything = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside))
         parts = everything
         if modules is not None:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.data.batches import Batch
 from xaieval.errors import RunError, UsageError
 
-__all__ = ["BatchLimit", "OverBudgetError", "in_batches", "is_out_of_memory", "parse_bytes", "refused_without_room"]
+__all__ = ["BatchLimit", "OverBudgetError", "in_batches", "is_out_of_memory", "out_of_memory_is_run_error", "parse_bytes"]
 
 T = TypeVar("T")
 log = logging.getLogger("xaieval")
@@ -148,7 +148,7 @@ def in_batches(batch_limit: BatchLimit, batch: Batch, work: Callable[[Batch], T]
         RunError: A single image does not fit.
     """
     shape = tuple(batch.images.shape[1:])
-    with refused_without_room():
+    with out_of_memory_is_run_error():
         unmeasured = batch_limit.budget is not None and shape not in batch_limit.measured_shapes
         first = [batch_limit.measure_one(shape, lambda: work(batch.part(0, 1, [])))] if unmeasured else []
         rest = batch.part(len(first), len(batch), [])
@@ -156,7 +156,7 @@ def in_batches(batch_limit: BatchLimit, batch: Batch, work: Callable[[Batch], T]
 
 
 @contextmanager
-def refused_without_room() -> Iterator[None]:
+def out_of_memory_is_run_error() -> Iterator[None]:
     """Turn out-of-memory errors into a `RunError`.
 
     Raises:
