@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
-from tests.mutants import mutated, noticed
+from tests.mutants import mutation_tests
 from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError, ProtocolError
 from xaieval.evaluation.scores import Scores
@@ -28,7 +28,6 @@ from xaieval.metrics import (
     METRICS,
     MeanOverImages,
     area_under,
-    curves,
     deletion,
     insertion,
     lerf,
@@ -169,14 +168,6 @@ def check_noise_lies_within_the_image(module: Any) -> None:
     assert ((noise == images) | (seen[0] == noise) | (seen[0] == images)).all()
 
 
-CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_curves_pass(check):
-    check(curves)
-
-
 MUTANTS = {
     "one pixel too many": ("ranks < count", "ranks <= count"),
     "least first": ("descending=True", "descending=False"),
@@ -194,9 +185,9 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_checks_fail_for_a_wrong_formula(mutant):
-    assert noticed(CHECKS, mutated(curves, *MUTANTS[mutant]), MetricError), f"no check notices: {mutant}"
+test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
+    globals(), ["xaieval.metrics.curves"], MUTANTS, MetricError
+)
 
 
 # ---- against the formulas of other tools, by slow loops
@@ -432,10 +423,10 @@ def test_black_without_mean_and_std_is_refused():
     [
         (lambda: insertion(0), "steps is at least 1, got 0"),
         (lambda: deletion(pixels_per_step=0), "pixels_per_step is at least 1, got 0"),
-        (lambda: morf((0.5, 0.2)), r"steps is a number of steps, or two or more rising shares of pixels in \[0, 1\]; got"),
-        (lambda: lerf((0, 1.5)), "rising shares"),
-        (lambda: lerf((0.5,)), "rising shares"),
-        (lambda: lerf((0, 0.5, 0.5)), "rising shares"),
+        (lambda: morf((0.5, 0.2)), r"steps is a number of steps, or two or more increasing shares of pixels in \[0, 1\]; got"),
+        (lambda: lerf((0, 1.5)), "increasing shares"),
+        (lambda: lerf((0.5,)), "increasing shares"),
+        (lambda: lerf((0, 0.5, 0.5)), "increasing shares"),
         (lambda: insertion(baseline="blurr"), "no baseline 'blurr'; did you mean 'blur'"),
         (lambda: area_under(torch.ones(2, 3), torch.ones(2)), r"got \[2, 3\] and \[2\]"),
         (lambda: area_under(torch.ones(2, 1), torch.ones(1)), "S at least 2"),

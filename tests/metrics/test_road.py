@@ -147,7 +147,7 @@ def test_imputation_takes_few_rounds_whatever_the_size():
         away = torch.arange(side).sub(side / 2).square()
         missing = (away[:, None] + away)[None] < side**2 / 5
         linear_imputation(images, missing, most=25)
-        with pytest.raises(RunError, match="did not come to its tolerance of 1e-06 in 3 rounds"):
+        with pytest.raises(RunError, match="did not reach its tolerance of 1e-06 in 3 iterations"):
             linear_imputation(images, missing, most=3)
 
 
@@ -311,10 +311,10 @@ def test_noise_is_finite_for_all_that_can_be_drawn():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: road(()), r"fractions are rising shares of pixels, each above 0 and below 1; got \(\)"),
+        (lambda: road(()), r"fractions are increasing shares of pixels, each above 0 and below 1; got \(\)"),
         (lambda: road((0.0, 0.5)), "above 0 and below 1"),
         (lambda: road_morf((0.5, 1.0)), "above 0 and below 1"),
-        (lambda: road_lerf((0.5, 0.2)), "rising"),
+        (lambda: road_lerf((0.5, 0.2)), "increasing"),
         (lambda: road(noise=-1), "noise is a standard deviation, 0 for none; got -1"),
     ],
 )

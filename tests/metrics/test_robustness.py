@@ -29,7 +29,7 @@ from xaieval.metrics import (
     stability_flip,
     stability_shift,
 )
-from xaieval.metrics.robustness import NOISE, relative_change, squared_error
+from xaieval.metrics.robustness import NOISE, _relative_change, _squared_error
 
 NAMES = ("max_sensitivity", "infidelity", "stability_shift", "stability_flip")
 
@@ -166,7 +166,7 @@ def test_one_map_with_nan_among_many_makes_the_value_nan():
 
 def test_relative_change_is_of_any_dimensions():
     volume = torch.rand(2, 3, 4, 5)
-    assert relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
+    assert _relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
 
 
 # ---- infidelity
@@ -298,9 +298,9 @@ def test_squares_lie_anywhere_and_never_reach_over_the_edge():
 
 def test_the_best_factor_is_the_best_one():
     foretold, found = torch.randn(3, 6), torch.randn(3, 6)
-    best = squared_error(foretold, found)
+    best = _squared_error(foretold, found)
     for factor in (-1.0, 0.0, 0.3, 1.0, 2.5):
-        assert (best <= squared_error(factor * foretold, found, scaled=False) + 1e-12).all()
+        assert (best <= _squared_error(factor * foretold, found, scaled=False) + 1e-12).all()
 
 
 def test_infidelity_asks_once_for_all_samples_and_draws_one_block_at_a_time():
