@@ -4,7 +4,7 @@ Each family is one module that declares its functions, `Metric` objects and clas
 What a module lists can be imported from here, too.
 """
 
-# ruff: noqa: F401, F403  # `__all__` is made from the families' own, which is also what the star imports take
+# ruff: noqa: F403  # a star import takes what the module lists in its own `__all__`
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
 from xaieval.metrics.localisation import *
-from xaieval.metrics.metric import NEEDS, Metric
+from xaieval.metrics.metric import NEEDS as NEEDS
+from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.similarity import *
-from xaieval.metrics.torchmetrics_classes import MeanOverImages
+from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
 
-# In the order of the table of metrics.
+# Modules with metrics of a run, in the order of the table of metrics; and modules with public functions only.
 FAMILIES = (
     "drop_and_increase",
     "confidence",
@@ -39,20 +40,16 @@ FAMILIES = (
     "localisation",
     "robustness",
 )
+OTHERS = ("similarity", "win_percentage")
 
 METRICS: dict[str, Metric] = {
     metric.name: metric for family in FAMILIES for metric in import_module(f"{__name__}.{family}").METRICS
 }
 
 if not TYPE_CHECKING:  # type checkers take the public names from the imports above
-    __all__ = sorted(
-        ["METRICS", "NEEDS", "MeanOverImages", "Metric", "resolve_metrics"]
-        + [
-            name
-            for module in (*FAMILIES, "similarity", "win_percentage")
-            for name in import_module(f"{__name__}.{module}").__all__
-        ]
-    )
+    __all__ = ["METRICS", "NEEDS", "MeanOverImages", "Metric", "resolve_metrics"]
+    __all__ += [name for module in (*FAMILIES, *OTHERS) for name in import_module(f"{__name__}.{module}").__all__]
+    __all__.sort()
 
 
 def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:

@@ -90,8 +90,13 @@ def drop_by(
         >>> drop_by(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]), Protocol(denominator="none")).round(decimals=3)
         tensor([20.,  0.], dtype=torch.float64)
     """
-    options = {"denominator": protocol.denominator, "drops": protocol.drops, "epsilon": protocol.epsilon}
-    return drop(confidence, masked_confidence, **options)
+    return drop(
+        confidence,
+        masked_confidence,
+        denominator=protocol.denominator,
+        drops=protocol.drops,
+        epsilon=protocol.epsilon,
+    )
 
 
 def average_drop(
