@@ -1,6 +1,6 @@
 """ADCC, coherency and complexity: by hand, by slow loops, against the authors' formulas, and in a run.
 
-The `check_*` functions take the functions under test as an argument, as in `test_metrics.py`, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def _maps(count: int = 6, shape: tuple[int, ...] = (5, 7), seed: int = 0) -> Ten
 
 
 def authors(y: float, o: float, saliency: np.ndarray, again: np.ndarray) -> dict[str, float]:
-    """What the authors' code (aimagelab/ADCC) computes of one image, as shares of one, in our own words.
+    """The values of the authors' code (aimagelab/ADCC) for one image, as fractions, reimplemented.
 
-    It sees maps after min-max normalisation, which makes a constant map NaN; its correlation is 0 then, already rescaled.
+    Maps are min-max normalised before, which makes a constant map NaN; its rescaled correlation is then 0.
     """
     ad = max(0.0, y - o) / y
     com = np.abs(saliency).sum() / (saliency.shape[-1] * saliency.shape[-2])

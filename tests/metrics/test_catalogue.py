@@ -1,4 +1,4 @@
-"""The table of metrics: on the command line, and in the documentation; and that a family module is the one place of a metric."""
+"""The table of metrics on the command line and in the documentation; each metric and public name is declared in one module."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Average Gain: by hand, by a slow loop, as the mirror of Average Drop, as a torchmetrics class, and in a run.
 
-The `check_*` functions take the functions under test as an argument, as in `test_metrics.py`, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Insertion, deletion and pixel flipping: by hand, by slow loops, against the formulas of other tools, and in a run.
 
-The `check_*` functions take the module under test as an argument, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def pictures(count: int = 4, channels: int = 3, side: int = SIDE) -> tuple[Tenso
 
 
 def asker(model: nn.Module, images: Tensor) -> Any:
-    """The confidence of what the model says of the images, on any images."""
+    """The `ask` function of a run: confidences of the classes predicted on the images, on any images."""
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
 
@@ -194,7 +194,7 @@ test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
 
 
 def by_rise(model: nn.Module, image: Tensor, saliency: Tensor, step: int, mode: str, substrate: Any) -> np.ndarray:
-    """Scores as the authors of RISE take them, pixel by pixel and step by step."""
+    """Scores as the authors' code of RISE computes them, pixel by pixel and step by step."""
     pixels = saliency.numel()
     target = int(model(image[None]).argmax())
     start, finish = (image, substrate(image[None])[0]) if mode == "del" else (substrate(image[None])[0], image)
@@ -213,7 +213,7 @@ def rise_area(scores: np.ndarray) -> float:
 
 
 def rise_blur(images: Tensor) -> Tensor:
-    """Blurred by the kernel of 11 x 11 pixels and sigma 5 of the authors' example."""
+    """Images blurred by the kernel of the authors' example: 11 x 11 pixels, sigma 5."""
     places = torch.arange(-5, 6).double()
     line = torch.exp(-0.5 * (places / 5) ** 2)
     kernel = (line[:, None] * line / line.sum() ** 2).to(images.dtype).expand(3, 1, 11, 11)
@@ -252,7 +252,7 @@ def test_of_equal_pixels_ours_are_read_from_the_upper_left_and_those_of_rise_fro
 
 
 def by_xplique(model: nn.Module, images: Tensor, maps: Tensor, steps: int, mode: str, share: float) -> float:
-    """The area as Xplique has it: of the mean curve, floors of equal steps, baseline 0."""
+    """The area as Xplique computes it: of the mean curve, with equal steps rounded down and baseline 0."""
     pixels = maps[0].numel()
     targets = model(images).argmax(dim=1)
     order = np.argsort(maps.numpy().reshape(len(maps), -1), axis=-1)[:, ::-1]

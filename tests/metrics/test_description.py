@@ -1,6 +1,6 @@
 """Descriptions of maps: by hand, by slow loops, against Quantus and scipy, in a run.
 
-The `check_*` functions take the functions under test as an argument, as in `test_metrics.py`, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ test_descriptions_pass, test_the_checks_fail_for_a_wrong_formula = mutation_test
 
 
 def _quantus(name: str, maps: Tensor) -> np.ndarray:
-    """A metric of Quantus on maps that it neither normalises nor explains."""
+    """A metric of Quantus on given maps, without its own normalisation and explanation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Quantus' own imports and remarks
         import quantus

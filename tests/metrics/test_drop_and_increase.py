@@ -1,7 +1,6 @@
 """Average Drop and Increase in Confidence: by hand, by slow loops, against other tools, and over processes.
 
-The `check_*` functions take the functions under test as an argument, so that the last test of the first part can hand them
-mutants: it proves that these checks fail where a formula is wrong.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -304,7 +303,7 @@ def _confidence(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 
 class _FixedMaps:
-    """What torch-cam's metric asks of an extractor, with maps that are given."""
+    """The part of an extractor that torch-cam's metric uses, with given maps."""
 
     def __init__(self, model: nn.Module, maps: Tensor) -> None:
         self.model = model
@@ -477,7 +476,7 @@ def test_a_collection_keeps_metrics_apart_whose_states_are_equal_after_the_first
 
 
 def _rank(rank: int, folder: str, y: Tensor, o: Tensor) -> None:
-    """One of two processes: takes its own, uneven part of the images, and writes what it computes."""
+    """One of two processes: updates with its own part of the images, of uneven size, and saves the result."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)

@@ -1,7 +1,6 @@
 """Localisation: by hand, by slow loops, against Quantus and the formulas of TorchRay, CLEVR-XAI and Score-CAM, and in runs.
 
-The `check_*` functions take the functions under test as an argument, so that mutants of them can be handed in: that proves
-that these checks fail where a formula is wrong.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ OBJECT = torch.tensor([[[True, False, False], [True, False, False]]])
 
 
 def _case(seed: int, *shape: int, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """Random maps in [0, 1], of so many values if told, and random masks with an object each."""
+    """Random maps in [0, 1], with `steps + 1` distinct values if `steps` is given, and random masks with an object each."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(shape, generator=generator, dtype=torch.float64)
     masks = torch.rand(shape, generator=generator) > 0.7
@@ -81,7 +80,7 @@ def _slow_mass(map_: Any, mask: Any) -> float:
 
 
 def _slow_rank(map_: Any, mask: Any) -> float:
-    """Over all sets of K pixels that are the most relevant ones."""
+    """The mean over all sets of the K most relevant pixels."""
     values, inside, size = map_.ravel(), mask.ravel(), int(mask.sum())
     best = sorted(values, reverse=True)[:size]
     sets = [one for one in combinations(range(len(values)), size) if sorted(values[list(one)], reverse=True) == best]
@@ -389,7 +388,7 @@ def test_quantus_puts_ties_in_the_order_of_a_sort():
 
 
 def _torchray(map_: Any, mask: Any, tolerance: float) -> bool:
-    """Its formula: whether a disc around the first maximum meets the object."""
+    """TorchRay's formula: whether a disc around the first maximum meets the object."""
     v, u = np.unravel_index(map_.argmax(), map_.shape)
     rows, columns = np.indices(mask.shape)
     disc = (rows - v) ** 2 + (columns - u) ** 2 < tolerance**2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["NEEDS", "NUMBERS", "Metric", "Values"]
+__all__ = ["NEEDS", "Metric"]
 
 Values = Tensor | tuple[Tensor, Tensor]
 
