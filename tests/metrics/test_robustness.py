@@ -79,7 +79,7 @@ def for_captum(attribute: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
 
 
 def noises(metric: str, samples: int, size: float, noise: str, images: Tensor) -> Tensor:
-    """The noise that a metric adds to images `[N, C, H, W]`, in captum's order: all samples of each image, `[N * S, C, H, W]`."""
+    """The noise that a metric adds to images `[N, C, H, W]`, all samples of an image in a row: `[N * S, C, H, W]`."""
     draw = drawn(len(images))
     every = [size * NOISE[noise](draw(images.shape[1:], f"{metric} {number}")) for number in range(samples)]
     return torch.stack(every, dim=1).flatten(0, 1).float()
