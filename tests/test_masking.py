@@ -20,7 +20,7 @@ from torch import Tensor
 from xaieval.config.protocol import PROTOCOLS, Protocol, resolve_protocol
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from xaieval.errors import ProtocolError
-from xaieval.masking import Finished, _normalise, _otsu_threshold, baseline, finish, mask, occlude, upsample
+from xaieval.masking import Finished, _otsu_threshold, baseline, finish, mask, normalise, occlude, upsample
 
 # Without a deadline, since the machines that run this are shared; the same examples every time, so that a run can be repeated.
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -66,7 +66,7 @@ raw_maps = _maps(-(2.0**60), 2.0**60)
     ],
 )
 def test_each_normalisation_of_minus_two_zero_two_six_is_as_worked_by_hand(choices, expected):
-    maps, constant = _normalise(_map([-2.0, 0.0], [2.0, 6.0]), Protocol(**choices))
+    maps, constant = normalise(_map([-2.0, 0.0], [2.0, 6.0]), Protocol(**choices))
     torch.testing.assert_close(maps.flatten(), torch.tensor(expected))
     assert constant.tolist() == [False]
 
@@ -80,14 +80,14 @@ def test_finished_maps_are_clipped_where_the_normalisation_leaves_the_unit_inter
 
 def test_minmax_divides_the_difference_from_the_minimum_and_not_the_minimum_alone():
     # Public code has `a - min / max - min` without brackets, which is 3 - 1 / 5 - 1 = 1.8 in the middle.
-    maps, _ = _normalise(_map([1.0, 3.0, 5.0]), Protocol())
+    maps, _ = normalise(_map([1.0, 3.0, 5.0]), Protocol())
     assert maps.tolist() == [[[0.0, 0.5, 1.0]]]
 
 
 def test_each_map_of_a_batch_is_normalised_by_itself():
     maps = torch.stack([scale * _random_maps(1, 5, 7)[0] - scale for scale in (1e-3, 1.0, 1e4)])
-    together, _ = _normalise(maps, Protocol())
-    alone = torch.cat([_normalise(one[None], Protocol())[0] for one in maps])
+    together, _ = normalise(maps, Protocol())
+    alone = torch.cat([normalise(one[None], Protocol())[0] for one in maps])
     assert torch.equal(together, alone)
     assert (together.amin(dim=(1, 2)) == 0).all()
     assert (together.amax(dim=(1, 2)) == 1).all()
@@ -113,7 +113,7 @@ def test_percentiles_are_those_of_numpy(percentiles, size):
     maps = _random_maps(4, *size).double() * 7 - 3
     low, high = np.percentile(maps.flatten(1).numpy(), percentiles, axis=1)
     expected = (maps.numpy() - low[:, None, None]) / (high - low)[:, None, None]
-    found, _ = _normalise(maps, Protocol(normalisation="percentile", percentiles=percentiles))
+    found, _ = normalise(maps, Protocol(normalisation="percentile", percentiles=percentiles))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -159,7 +159,7 @@ def test_minmax_does_not_feel_positive_affine_changes_of_the_raw_map(maps, facto
 def test_maximum_normalisation_does_not_feel_the_scale_of_the_raw_map(maps, factor):
     protocol = Protocol(normalisation="max")
     maps = maps.clamp(min=1e-3)
-    torch.testing.assert_close(_normalise(factor * maps, protocol)[0], _normalise(maps, protocol)[0])
+    torch.testing.assert_close(normalise(factor * maps, protocol)[0], normalise(maps, protocol)[0])
 
 
 # ---- constant and invalid maps

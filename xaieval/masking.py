@@ -17,7 +17,7 @@ from torch.nn import functional
 from xaieval.config.protocol import Protocol
 from xaieval.errors import ProtocolError
 
-__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "occlude", "upsample"]
+__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "upsample"]
 
 # Bilinear upsampling of a constant map leaves differences of a few units in the last place. A map whose range is at most this
 # share of its largest absolute value is constant.
@@ -48,10 +48,10 @@ def finish(maps: Float[Tensor, " n *space"], size: Sequence[int], protocol: Prot
     maps = maps.masked_fill(_spread(invalid, maps), 0)
     maps = maps.abs() if protocol.absolute else maps
     if protocol.normalise_at == "layer":
-        maps, constant = _normalise(maps, protocol)
+        maps, constant = normalise(maps, protocol)
         maps = upsample(maps, size)
     else:
-        maps, constant = _normalise(upsample(maps, size), protocol)
+        maps, constant = normalise(upsample(maps, size), protocol)
     return Finished(maps.clamp(0, 1), constant & ~invalid, invalid)
 
 
@@ -61,6 +61,31 @@ def upsample(maps: Float[Tensor, " n *small"], size: Sequence[int]) -> Float[Ten
     if maps.shape[1:] == size:
         return maps
     return functional.interpolate(maps[:, None], size, mode=LINEAR[len(size)], align_corners=False)[:, 0]
+
+
+def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Float[Tensor, " n *space"], Bool[Tensor, " n"]]:
+    """Normalise each map to [0, 1]; return the maps, and which of them were constant (those become zeros).
+
+    Example:
+        >>> normalise(torch.tensor([[[2.0, 4.0]], [[3.0, 3.0]]]), Protocol())
+        (tensor([[[0., 1.]],
+        <BLANKLINE>
+                [[0., 0.]]]), tensor([False,  True]))
+    """
+    if protocol.normalisation == "none":
+        return maps, torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
+    flat = maps.flatten(1) / 2  # exact, and the span of any float32 map still fits a float32
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    largest = torch.maximum(low.abs(), high.abs())
+    if protocol.normalisation == "percentile":
+        low, high = (_percentile(flat, percent) for percent in protocol.percentiles)
+    elif protocol.normalisation == "max":
+        low = torch.zeros_like(high)
+    span = high - low
+    constant = span <= FLAT * largest
+    span = span + protocol.map_epsilon / 2 if protocol.map_epsilon else span
+    span = span.masked_fill(constant, torch.inf)  # constant maps become zeros
+    return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 
 
 def mask(maps: Float[Tensor, " n *space"], protocol: Protocol) -> Float[Tensor, " n *space"]:
@@ -121,31 +146,6 @@ def occlude(
     """
     masks = masks[:, None]
     return (images * masks).addcmul_(replacement, 1 - masks)
-
-
-def _normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Float[Tensor, " n *space"], Bool[Tensor, " n"]]:
-    """Normalise each map to [0, 1]; return the maps, and which of them were constant (those become zeros).
-
-    Example:
-        >>> _normalise(torch.tensor([[[2.0, 4.0]], [[3.0, 3.0]]]), Protocol())
-        (tensor([[[0., 1.]],
-        <BLANKLINE>
-                [[0., 0.]]]), tensor([False,  True]))
-    """
-    if protocol.normalisation == "none":
-        return maps, torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
-    flat = maps.flatten(1) / 2  # exact, and the span of any float32 map still fits a float32
-    low, high = flat.amin(dim=1), flat.amax(dim=1)
-    largest = torch.maximum(low.abs(), high.abs())
-    if protocol.normalisation == "percentile":
-        low, high = (_percentile(flat, percent) for percent in protocol.percentiles)
-    elif protocol.normalisation == "max":
-        low = torch.zeros_like(high)
-    span = high - low
-    constant = span <= FLAT * largest
-    span = span + protocol.map_epsilon / 2 if protocol.map_epsilon else span
-    span = span.masked_fill(constant, torch.inf)  # constant maps become zeros
-    return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 
 
 def _otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
