@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,7 @@ from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
 from xaieval.analysis.warnings import find_doubts
 from xaieval.analysis.wins import win_percentages
-from xaieval.errors import OutputError
-from xaieval.results.checkpoints import read_unfinished
-from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
-from xaieval.results.validation import check_rows, read_manifest, read_rows
+from xaieval.results.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +29,7 @@ __all__ = ["Scores"]
 
 
 @dataclass(frozen=True, repr=False)
-class Scores:
+class Scores(RunRecord):
     """Rows and manifest of a run; summaries are computed from them alone.
 
     Attributes:
@@ -41,9 +38,6 @@ class Scores:
             "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """
-
-    rows: pd.DataFrame
-    manifest: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
@@ -120,10 +114,7 @@ class Scores:
         Raises:
             MetricError: the level is not in (0, 1).
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        unfinished = f"the run is not finished: this is what was measured on its first {self.rows['image_id'].nunique()} images"
-        doubts = find_doubts(self.rows, metrics, self._controls, level, seed)
-        return doubts if self.manifest.get("complete", True) else [unfinished, *doubts]
+        return find_doubts(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
 
     @property
     def _controls(self) -> list[str]:
@@ -336,23 +327,17 @@ class Scores:
         return plot(self, kind, layers, methods, Request(metrics, classes, level, size, ax))
 
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
-        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
+        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
         Args:
-            path: of the folder, made if need be.
-            level: of the intervals in the summary.
-            summary: what `summary(level)` gave, where that is at hand; computed unless told.
+            path: The folder; created if it does not exist.
+            level: Level of the intervals in the summary.
+            summary: The result of `summary(level)`, to save computing it again.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: The folder cannot be written.
         """
-        folder = Path(path)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            table = self.summary(level) if summary is None else summary
-            write_file(folder / SUMMARY, lambda file: file.write(table.to_csv().encode()))
-            write_json(folder / MANIFEST, self.manifest)
+        super().save(path, summary=self.summary(level) if summary is None else summary)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **wanted: Any) -> None:
         """Write the run as one HTML file that holds everything it needs; docs/report.md says how to read it.
@@ -370,20 +355,3 @@ class Scores:
         from xaieval.report.html.page import Wanted, write_report
 
         write_report(self, path, Wanted(maps=maps, **wanted))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Scores:
-        """Read what `save` wrote, or what there is of a run that is not finished (`manifest["complete"]` says which it is).
-
-        Raises:
-            OutputError: the folder holds no run, or a damaged one.
-        """
-        folder = Path(path)
-        try:
-            if not (folder / MANIFEST).exists():
-                rows, manifest = read_unfinished(folder)
-            else:
-                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
-        except FileNotFoundError as error:
-            raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        return cls(check_rows(rows, manifest, path), manifest)

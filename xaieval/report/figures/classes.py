@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -12,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import at_level, common_names, counted, metric_entry, narrowed, pair_names, span
+from xaieval.report.figures.data import at_level, common_names, counted, metric_entry, narrowed, pair_names, span, summary_of
 from xaieval.report.figures.style import (
     Look,
     Size,
@@ -30,9 +30,7 @@ from xaieval.report.figures.style import (
     worded,
     wrap,
 )
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["classes_figure"]
 
@@ -42,7 +40,7 @@ BAR = 0.11  # inches
 
 
 def classes_figure(
-    scores: Scores,
+    scores: RunRecord,
     metric: str | None = None,
     classes: Sequence[str] | Mapping[int, str] | None = None,
     *,
@@ -89,7 +87,7 @@ def classes_figure(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(worded(entry))
-    whole = shown.summary(level)
+    whole = summary_of(shown, level)
     add_title(axes, [*common_names(pairs), *counted(whole), at_level(level), *_unlabelled(shown.rows)], ax)
     light_grid(axes, "x")
     if len(pairs) > 1:
@@ -119,10 +117,10 @@ def _names(rows: pd.DataFrame, classes: Sequence[str] | Mapping[int, str] | None
     return names
 
 
-def _summary(scores: Scores, entry: dict[str, Any], label: int, level: float) -> pd.DataFrame:
+def _summary(scores: RunRecord, entry: dict[str, Any], label: int, level: float) -> pd.DataFrame:
     """The summary of one metric of the images of a class."""
     rows = scores.rows[(scores.rows["label"] == label).fillna(False).astype(bool)]
-    return replace(scores, rows=rows, manifest={**scores.manifest, "metrics": [entry]}).summary(level)
+    return summarise(rows, [entry], level=level, seed=scores.seed)
 
 
 def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, look: Look) -> None:

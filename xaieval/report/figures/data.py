@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError, choose_from
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from xaieval.evaluation.scores import Scores
-
-__all__ = ["at_level", "common_names", "counted", "digits", "metric_entry", "narrowed", "pair_names", "span", "two_metrics"]
+__all__ = [
+    "at_level",
+    "common_names",
+    "counted",
+    "digits",
+    "metric_entry",
+    "narrowed",
+    "pair_names",
+    "span",
+    "summary_of",
+    "two_metrics",
+]
 
 Pair = tuple[str, str]
 
 
-def metric_entry(scores: Scores, name: str | None) -> dict[str, Any]:
+def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
     """What the manifest says of a metric, or of the run's first one.
 
     Raises:
         MetricError: the run has no such metric, or none.
     """
-    known = {metric["name"]: metric for metric in scores.manifest.get("metrics", [])}
+    known = {metric["name"]: metric for metric in scores.metrics}
     if name is None and known:
         return next(iter(known.values()))
     if name not in known:
@@ -33,7 +42,7 @@ def metric_entry(scores: Scores, name: str | None) -> dict[str, Any]:
     return known[name]
 
 
-def two_metrics(scores: Scores, names: Sequence[str]) -> list[dict[str, Any]]:
+def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
     """What the manifest says of the two metrics on the axes.
 
     Raises:
@@ -44,8 +53,13 @@ def two_metrics(scores: Scores, names: Sequence[str]) -> list[dict[str, Any]]:
     return [metric_entry(scores, name) for name in names]
 
 
-def narrowed(scores: Scores, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> Scores:
-    """The same run with some of its layers and methods, and without tests against controls, which no figure shows.
+def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
+    """The means with their intervals, per layer and method, without the tests against controls."""
+    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
+
+
+def narrowed(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
+    """The same run with some of its layers and methods.
 
     Raises:
         MetricError: there is no such layer or method, or nothing is left.
@@ -56,7 +70,7 @@ def narrowed(scores: Scores, layers: Sequence[str] | None = None, methods: Seque
             rows = rows[rows[column].isin(_known(rows, column, names))]
     if rows.empty:
         raise MetricError(f"nothing is left to draw with layers={layers} and methods={methods}")
-    return replace(scores, rows=rows, manifest={**scores.manifest, "controls": []})
+    return RunRecord(rows, scores.manifest)
 
 
 def _known(rows: pd.DataFrame, column: str, names: Sequence[str]) -> list[str]:

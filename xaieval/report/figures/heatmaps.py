@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.figures.data import counted, digits, metric_entry, narrowed
+from xaieval.report.figures.data import counted, digits, metric_entry, narrowed, summary_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
@@ -26,9 +26,7 @@ from xaieval.report.figures.style import (
     worded,
     wrap,
 )
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["heatmap_figure"]
 
@@ -40,7 +38,7 @@ FILLED = 0.75  # of a cell's width, by its number at most
 
 
 def heatmap_figure(
-    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+    scores: RunRecord, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
 ) -> Figure:
     """A metric of every layer (rows) and method (columns), written into cells whose colour says the same; bright is better.
 
@@ -70,7 +68,7 @@ def heatmap_figure(
         ['5.000', '9.000']
     """
     entry = metric_entry(scores, metric)
-    table = narrowed(scores).summary(level)
+    table = summary_of(narrowed(scores), level)
     layers, methods = (list(table.index.unique(name)) for name in ("layer", "method"))
     values = np.array(
         [[table[entry["name"]].get((layer, method), np.nan) for method in methods] for layer in layers], dtype=float

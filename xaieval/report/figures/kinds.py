@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaieval.analysis.ranking import Over
+from xaieval.analysis.ranking import Over, rank
 from xaieval.errors import MetricError, UsageError, choose_from
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
@@ -19,9 +19,7 @@ from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import Size
 from xaieval.report.figures.tradeoffs import DEFAULT, tradeoff_figure
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["KINDS", "Request", "plot"]
 
@@ -53,7 +51,7 @@ class Request:
         return {"level": self.level, "size": self.size, "ax": self.ax}
 
 
-def plot(scores: Scores, kind: str, layers: Sequence[str] | None, methods: Sequence[str] | None, request: Request) -> Figure:
+def plot(scores: RunRecord, kind: str, layers: Sequence[str] | None, methods: Sequence[str] | None, request: Request) -> Figure:
     """See `xaieval.Scores.plot`, which gives itself.
 
     Raises:
@@ -67,15 +65,15 @@ def plot(scores: Scores, kind: str, layers: Sequence[str] | None, methods: Seque
     return KINDS[kind](narrowed(scores, layers, methods), request)
 
 
-def _tradeoff(scores: Scores, request: Request) -> Figure:
+def _tradeoff(scores: RunRecord, request: Request) -> Figure:
     return tradeoff_figure(scores, DEFAULT if request.metrics is None else request.metrics, **request.style())
 
 
-def _heatmap(scores: Scores, request: Request) -> Figure:
+def _heatmap(scores: RunRecord, request: Request) -> Figure:
     return heatmap_figure(scores, request.one(), **request.style())
 
 
-def _curves(scores: Scores, request: Request) -> Figure:
+def _curves(scores: RunRecord, request: Request) -> Figure:
     """Curves of the metrics that kept them; their axis as their settings say."""
     kept = [str(name).removesuffix("_curve") for name in scores.rows if str(name).endswith("_curve")]
     names = kept if request.metrics is None else request.metrics
@@ -85,7 +83,7 @@ def _curves(scores: Scores, request: Request) -> Figure:
     axes = {_shares(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw them one by one, by metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), seed=scores.manifest.get("seed", 0), **request.style())
+    return curves_figure(scores.rows, names, axes.pop(), seed=scores.seed, **request.style())
 
 
 def _shares(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -95,25 +93,26 @@ def _shares(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
     return tuple(listed) if isinstance(listed, list | tuple) else None
 
 
-def _ranking(scores: Scores, request: Request) -> Figure:
+def _ranking(scores: RunRecord, request: Request) -> Figure:
     """Over layers or methods where there is one of the others, else over both."""
     if request.ax is not None:
         raise UsageError("kind='ranking' takes two axes, and ax= is one; leave ax= out, or take kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
     counts = scores.rows[["layer", "method"]].nunique()
     over: Over = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
-    return ranking_figure(scores.rank(metric, over, level=request.level), size=request.size)
+    ranking = rank(scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed)
+    return ranking_figure(ranking, size=request.size)
 
 
-def _classes(scores: Scores, request: Request) -> Figure:
+def _classes(scores: RunRecord, request: Request) -> Figure:
     return classes_figure(scores, request.one(), request.classes, **request.style())
 
 
-def _spread(scores: Scores, request: Request) -> Figure:
+def _spread(scores: RunRecord, request: Request) -> Figure:
     return spread_figure(scores, request.one(), **request.style())
 
 
-KINDS: Mapping[str, Callable[[Scores, Request], Figure]] = {
+KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "tradeoff": _tradeoff,
     "heatmap": _heatmap,
     "curves": _curves,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import common_names, counted, metric_entry, narrowed, pair_names
+from xaieval.report.figures.data import common_names, counted, metric_entry, narrowed, pair_names, summary_of
 from xaieval.report.figures.style import (
     Size,
     add_key,
@@ -28,10 +28,8 @@ from xaieval.report.figures.style import (
     worded,
     wrap,
 )
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
 
 __all__ = ["spread_figure"]
 
@@ -42,7 +40,7 @@ INCHES = 0.42  # the least height of a row
 
 
 def spread_figure(
-    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+    scores: RunRecord, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
 ) -> Figure:
     """How a metric spreads over the images: a row a layer and method, with the mean and its interval, median and quartiles.
 
@@ -79,7 +77,7 @@ def spread_figure(
             "metric such as average_drop"
         )
     shown = narrowed(scores)
-    table, values = shown.summary(level), _values(shown.rows, entry["name"])
+    table, values = summary_of(shown, level), _values(shown.rows, entry["name"])
     edges = _edges(values, entry["name"])
     axes = one_axes(size, ax)
     hues = dict(zip(table.index.unique("method"), colours() * len(table), strict=False))

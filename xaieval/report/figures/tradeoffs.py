@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import at_level, common_names, counted, narrowed, two_metrics
+from xaieval.report.figures.data import at_level, common_names, counted, narrowed, summary_of, two_metrics
 from xaieval.report.figures.style import (
     MARKERS,
     Look,
@@ -29,9 +29,7 @@ from xaieval.report.figures.style import (
     root,
     worded,
 )
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["tradeoff_figure"]
 
@@ -42,7 +40,7 @@ LINE, HOLLOW = {"marker": "o", "linestyle": "-"}, {"markerfacecolor": "none"}
 
 
 def tradeoff_figure(
-    scores: Scores,
+    scores: RunRecord,
     metrics: Sequence[str] = DEFAULT,
     *,
     level: float = 0.95,
@@ -78,7 +76,7 @@ def tradeoff_figure(
         'a, higher is better'
     """
     across, up = two_metrics(scores, metrics)
-    table = narrowed(scores).summary(level)
+    table = summary_of(narrowed(scores), level)
     pairs = list(table.index)
     chosen = _looks(pairs)
     axes = one_axes(size, ax)

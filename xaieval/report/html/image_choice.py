@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
 
 __all__ = ["EACH", "MOST_PAIRS", "Choice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
@@ -45,7 +43,7 @@ class Choice:
         return list(dict.fromkeys(image for kind in kinds for image in kind))
 
 
-def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
+def images_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
     """The ids of the images whose maps a report asks for.
 
     Args:
@@ -56,7 +54,7 @@ def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
         MetricError: the run has no such method.
 
     Example:
-        >>> from xaieval.evaluation.scores import Scores
+        >>> from xaieval import Scores
         >>> rows = pd.DataFrame({"image_id": list("abcdefgh"), "layer": "p5", "method": "gradcam", "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> images_to_show(Scores(rows.assign(average_drop=range(8)), {"metrics": [drop]}))
@@ -67,13 +65,13 @@ def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
     return [] if choice is None else choice.ids
 
 
-def methods_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
+def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
     """The methods asked for, or the first one that is no control map.
 
     Raises:
         MetricError: the run has no such method.
     """
-    controls = scores.manifest.get("controls", [])
+    controls = scores.controls
     known = list(scores.rows["method"].unique())
     for method in methods:
         if method not in known:
@@ -81,13 +79,13 @@ def methods_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
     return list(methods) or [*(method for method in known if method not in controls), *known][:1]
 
 
-def pairs_to_show(scores: Scores, methods: Sequence[str]) -> list[Pair]:
+def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
     """Layers of these methods, method by method."""
     pairs = scores.rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None)
     return sorted((pair for pair in pairs if pair[1] in methods), key=lambda pair: methods.index(pair[1]))
 
 
-def choose_images(scores: Scores, pairs: Sequence[Pair], among: Collection[str] | None = None) -> Choice | None:
+def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[str] | None = None) -> Choice | None:
     """The best, the worst and random images by the run's first metric that has a direction.
 
     Images that are equal in it are told apart by what share of the confidence is kept, then by their ids.
@@ -100,7 +98,7 @@ def choose_images(scores: Scores, pairs: Sequence[Pair], among: Collection[str] 
     Returns:
         None if the run has no metric with a direction.
     """
-    metric = next((one for one in scores.manifest["metrics"] if one["higher_is_better"] is not None), None)
+    metric = next((one for one in scores.metrics if one["higher_is_better"] is not None), None)
     if metric is None:
         return None
     rows = scores.rows[scores.rows["status"].isin(COUNTED)]
@@ -110,7 +108,7 @@ def choose_images(scores: Scores, pairs: Sequence[Pair], among: Collection[str] 
     worst = {pair: ids[::-1][: min(EACH, len(ids) // 2)] for pair, ids in ordered.items()}
     extremes = {image for kinds in (best, worst) for ids in kinds.values() for image in ids}
     # An order of all images of the run, so that the choice among some of them keeps to that among all.
-    shuffled = np.random.default_rng(scores.manifest.get("seed", 0)).permutation(sorted(scores.rows["image_id"].unique()))
+    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
     there = {image for ids in ordered.values() for image in ids} - extremes
     return Choice(metric, best, worst, [str(image) for image in shuffled if image in there][:EACH])
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from xaieval.report.figures.data import digits
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.analysis.warnings import find_doubts
+from xaieval.report.figures.data import digits, summary_of
+from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
 
 FEW = 20_000  # rows for which the reasons to doubt them are found in a moment
 
 
-def summary_html(scores: Scores, level: float = 0.95) -> str:
+def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     """The summary with intervals and the reasons to doubt it, as HTML without colours of its own, for light and dark pages.
 
     Args:
@@ -37,17 +36,17 @@ def summary_html(scores: Scores, level: float = 0.95) -> str:
     """
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
-    state = "" if scores.manifest.get("complete", True) else ", the run is not complete"
+    state = "" if scores.complete else ", the run is not complete"
     head = f"<p><strong>Scores</strong> of {images:,} images, {100 * level:g} % intervals{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
     return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
 
 
-def _table(scores: Scores, level: float) -> pd.DataFrame:
+def _table(scores: RunRecord, level: float) -> pd.DataFrame:
     """A column a metric, the mean with its interval."""
-    summary = scores.summary(level).reset_index()
+    summary = summary_of(scores, level).reset_index()
     shown = summary[["layer", "method"]].astype(str)
-    for entry in scores.manifest["metrics"]:
+    for entry in scores.metrics:
         arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
         cells = [_cell(row, entry["name"], digits(entry)) for row in summary.to_dict("records")]
         shown[f"{entry.get('label') or entry['name']}{arrow}"] = cells
@@ -61,8 +60,8 @@ def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
     return f"{mean} [{low}, {high}]" if pd.notna(row[name]) else "no value"
 
 
-def _doubts(scores: Scores, level: float) -> str:
+def _doubts(scores: RunRecord, level: float) -> str:
     if len(scores.rows) > FEW:
         return "<p>Call <code>warnings()</code> for reasons to doubt these numbers.</p>"
-    found = scores.warnings(level)
+    found = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in found)}</ul>" if found else ""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.errors import OutputError
+from xaieval.report.figures.data import summary_of
 from xaieval.report.html.formatting import called, digits_of, shown
 from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
@@ -30,9 +31,7 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["Wanted", "render_report", "write_report"]
 
@@ -59,7 +58,7 @@ class Wanted:
     why_no_maps: str = NOT_GIVEN
     methods: Sequence[str] = ()
     classes: Sequence[str] = ()
-    other: Scores | None = None
+    other: RunRecord | None = None
     names: tuple[str, str] = ("this run", "the other run")
     level: float = 0.95
     across_protocols: bool = False
@@ -83,7 +82,7 @@ class Gallery(NamedTuple):
     kinds: list[tuple[str, list[Picture]]]
 
 
-def write_report(scores: Scores, path: str | Path, wanted: Wanted) -> int:
+def write_report(scores: RunRecord, path: str | Path, wanted: Wanted) -> int:
     """Write the page.
 
     Returns:
@@ -102,7 +101,7 @@ def write_report(scores: Scores, path: str | Path, wanted: Wanted) -> int:
     return len(page)
 
 
-def render_report(scores: Scores, wanted: Wanted) -> str:
+def render_report(scores: RunRecord, wanted: Wanted) -> str:
     """The page as text.
 
     Raises:
@@ -110,7 +109,7 @@ def render_report(scores: Scores, wanted: Wanted) -> str:
         MetricError: a method is not in the rows, or the runs cannot be compared.
         ProtocolError: they were measured under other protocols.
     """
-    if not scores.manifest.get("metrics"):
+    if not scores.metrics:
         raise OutputError("the manifest names no metrics, so there is nothing to report; a run of xaieval.score has them")
     beside = files("xaieval.report.html") / "templates"
     style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -141,10 +140,10 @@ def _templates() -> Environment:
     )
 
 
-def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
+def _contents(scores: RunRecord, wanted: Wanted) -> dict[str, Any]:
     """Everything that the template is told of the run."""
     rows, manifest, level = scores.rows, scores.manifest, wanted.level
-    summary = scores.summary(level)
+    summary = summary_of(scores, level)
     methods = methods_to_show(scores, wanted.methods)
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
@@ -153,12 +152,12 @@ def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
         "model": model,
         "data": data,
         "images": rows["image_id"].nunique(),
-        "layers": rows.loc[~rows["method"].isin(manifest.get("controls", [])), "layer"].nunique(),
-        "methods": rows["method"].nunique() - len(manifest.get("controls", [])),
-        "controls": manifest.get("controls", []),
-        "complete": manifest.get("complete", True),
+        "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
+        "methods": rows["method"].nunique() - len(scores.controls),
+        "controls": scores.controls,
+        "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [{"label": called(one), "higher": one["higher_is_better"]} for one in manifest["metrics"]],
+        "metrics": [{"label": called(one), "higher": one["higher_is_better"]} for one in scores.metrics],
         "lines": lines_of(scores, summary),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
@@ -170,7 +169,7 @@ def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
         "selection": selection_of(scores, methods, level),
         "comparison": wanted.other and comparison_of(scores, wanted.other, wanted.names, level, wanted.across_protocols),
         **_pictures(scores, wanted, methods),
-        "listing": list_rows(rows, manifest["metrics"], manifest.get("controls", []), wanted.classes, manifest.get("seed", 0)),
+        "listing": list_rows(rows, scores.metrics, scores.controls, wanted.classes, scores.seed),
         "protocol": protocol_sentences(choices) if choices else [],
         "preset": preset_of(choices) if choices else None,
         "command": command_of(manifest),
@@ -179,7 +178,7 @@ def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _pictures(scores: Scores, wanted: Wanted, methods: Sequence[str]) -> dict[str, Any]:
+def _pictures(scores: RunRecord, wanted: Wanted, methods: Sequence[str]) -> dict[str, Any]:
     """The galleries, and what is to be said of them."""
     maps, pairs = wanted.maps, pairs_to_show(scores, methods)
     found: dict[str, Any] = {"galleries": [], "why_no_maps": wanted.why_no_maps, "chosen_by": "", "among": 0, "pairs_left": 0}
@@ -201,7 +200,7 @@ def _pictures(scores: Scores, wanted: Wanted, methods: Sequence[str]) -> dict[st
     }
 
 
-def _gallery(scores: Scores, maps: Maps, choice: Choice, pair: tuple[str, str]) -> Gallery:
+def _gallery(scores: RunRecord, maps: Maps, choice: Choice, pair: tuple[str, str]) -> Gallery:
     layer, method = pair
     rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))

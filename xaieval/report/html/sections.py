@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from xaieval.analysis.comparison import compare
+from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.ranking import Over, rank
+from xaieval.analysis.selection import select_layers
+from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
 from xaieval.report.html.formatting import called, digits_of, shown, with_interval
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, NO_LAYER
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
 
 __all__ = [
     "Best",
@@ -99,9 +101,9 @@ class Comparison(NamedTuple):
     differences: list[tuple[str, str, str]]
 
 
-def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
+def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
     """The summary as text."""
-    metrics, controls = scores.manifest["metrics"], scores.manifest.get("controls", [])
+    metrics, controls = scores.metrics, scores.controls
     best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
     areas = _areas(scores.rows)
     return [
@@ -118,9 +120,9 @@ def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
     ]
 
 
-def panels_of(scores: Scores, summary: pd.DataFrame) -> list[Panel]:
+def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
     """A chart of intervals for each metric."""
-    controls = scores.manifest.get("controls", [])
+    controls = scores.controls
     rows = list(zip(summary.index, summary.to_dict("records"), strict=True))
     return [
         draw_panel(
@@ -129,15 +131,15 @@ def panels_of(scores: Scores, summary: pd.DataFrame) -> list[Panel]:
             [_interval(layer, method, row, metric, method in controls) for (layer, method), row in rows],
             "%" in called(metric),
         )
-        for metric in scores.manifest["metrics"][:MOST_PANELS]
+        for metric in scores.metrics[:MOST_PANELS]
     ]
 
 
-def best_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[Best]:
+def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best]:
     """For each metric that has a direction the best layer and method, controls aside."""
-    controls = scores.manifest.get("controls", [])
+    controls = scores.controls
     found = []
-    for metric in scores.manifest["metrics"]:
+    for metric in scores.metrics:
         pair = _best_pair(summary, metric, controls)
         if metric["higher_is_better"] is not None and pair is not None:
             cell = _cell(summary.loc[[pair]].to_dict("records")[0], metric, True)
@@ -147,21 +149,22 @@ def best_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[Best]:
     return found
 
 
-def doubts_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[str]:
+def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
     """Reasons to doubt the numbers: the run's own, and too few images."""
+    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     fewest = int(summary["n_images"].min())
     few = (
         f"only {fewest} {'image counts' if fewest == 1 else 'images count'} at a layer and method: below {FEW}, intervals of "
         "skewed values hold the true mean too rarely; take more images"
     )
-    return [*([few] if fewest < FEW else []), *scores.warnings(level)]
+    return [*([few] if fewest < FEW else []), *doubts]
 
 
-def controls_beaten(scores: Scores, level: float) -> dict[tuple[str, str], list[tuple[str, list[str]]]]:
+def controls_beaten(scores: RunRecord, level: float) -> dict[tuple[str, str], list[tuple[str, list[str]]]]:
     """By layer and method, for each metric that has a direction: how many controls it beats, and which not."""
-    if not scores.rows["method"].isin(scores.manifest.get("controls", [])).any():
+    if not scores.rows["method"].isin(scores.controls).any():
         return {}
-    table = scores.controls_table(level)
+    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
     found: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
@@ -170,32 +173,35 @@ def controls_beaten(scores: Scores, level: float) -> dict[tuple[str, str], list[
     return found
 
 
-def selection_of(scores: Scores, methods: Sequence[str], level: float) -> list[Chosen]:
+def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[Chosen]:
     """For each method that has several layers, which of them need attention, and why."""
     pairs = list(scores.rows[["layer", "method"]].drop_duplicates()["method"])
-    names = [metric["name"] for metric in scores.manifest["metrics"] if metric["higher_is_better"] is not None]
+    names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
     several = [method for method in methods if pairs.count(method) > 1]
     return [_chosen(scores, method, by, level) for method in several if by]
 
 
-def _chosen(scores: Scores, method: str, by: Sequence[str], level: float) -> Chosen:
+def _chosen(scores: RunRecord, method: str, by: Sequence[str], level: float) -> Chosen:
     try:
-        selection = scores.select_layers(by=by, method=method, level=level)
+        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
     except MetricError as error:  # no image counts at every layer
         return Chosen(method, [], [str(error)])
     return Chosen(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
 
 
-def comparison_of(scores: Scores, other: Scores, names: tuple[str, str], level: float, across_protocols: bool) -> Comparison:
+def comparison_of(
+    scores: RunRecord, other: RunRecord, names: tuple[str, str], level: float, across_protocols: bool
+) -> Comparison:
     """Two runs beside each other, paired by image.
 
     Raises:
         MetricError: see `Scores.compare`.
         ProtocolError: see there.
     """
-    table = scores.compare(other, level=level, across_protocols=across_protocols).reset_index()
-    metrics = {metric["name"]: metric for metric in scores.manifest["metrics"]}
+    runs = (scores.rows, scores.manifest), (other.rows, other.manifest)
+    table = compare(*runs, level=level, across_protocols=across_protocols).reset_index()
+    metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
     panels = []
@@ -234,7 +240,7 @@ def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
     return Interval(row["layer"], row["method"], *ends, f"{mean} [{low}, {high}]", not row["better"])
 
 
-def _differences(scores: Scores, other: Scores) -> list[tuple[str, str, str]]:
+def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, str]]:
     """What makes the two other runs: what, of this, of the other."""
     one, two = (run.manifest.get("run", {}) for run in (scores, other))
     return [(name, str(one.get(name)), str(two.get(name))) for name in {**one, **two} if one.get(name) != two.get(name)]
@@ -262,17 +268,16 @@ def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -
     return pair
 
 
-def _ties(scores: Scores, metric: Metric, best: tuple[str, str], level: float) -> list[str] | None:
+def _ties(scores: RunRecord, metric: Metric, best: tuple[str, str], level: float) -> list[str] | None:
     """What cannot be told apart from the best; None where there is nothing to test, or too much."""
-    manifest = scores.manifest
-    rows = scores.rows[~scores.rows["method"].isin(manifest.get("controls", []))]
+    rows = scores.rows[~scores.rows["method"].isin(scores.controls)]
     pairs = rows[["layer", "method"]].drop_duplicates()
     if not 2 <= len(pairs) <= MOST_RANKED:
         return None
-    layers, methods, seed = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"])), manifest.get("seed", 0)
+    layers, methods, seed = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"])), scores.seed
     over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
     try:
-        ranking = rank(rows, manifest["metrics"], metric["name"], over, level=level, resamples=1, seed=seed)
+        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=seed)
     except MetricError:  # no image counts everywhere, as the table shows
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
