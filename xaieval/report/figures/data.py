@@ -16,7 +16,6 @@ __all__ = [
     "at_level",
     "common_names",
     "counted",
-    "digits",
     "metric_entry",
     "narrowed",
     "pair_names",
@@ -123,8 +122,3 @@ def span(counts: Iterable[int]) -> str:
 def at_level(level: float) -> str:
     """What the intervals are."""
     return f"{100 * level:g} % intervals"
-
-
-def digits(entry: dict[str, Any]) -> int:
-    """Decimals of a metric in print: of percentages one, of shares of one three."""
-    return 1 if "%" in (entry.get("label") or "") else 3

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.figures.data import counted, digits, metric_entry, narrowed, summary_of
+from xaieval.report.figures.data import counted, metric_entry, narrowed, summary_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
@@ -26,6 +26,7 @@ from xaieval.report.figures.style import (
     worded,
     wrap,
 )
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["heatmap_figure"]
@@ -83,7 +84,7 @@ def heatmap_figure(
     cell = _name(axes, rows, methods)
     add_title(axes, counted(table), ax)
     places = [(layers.index(layer), methods.index(method)) for layer, method in table.index]
-    decimals = digits(entry)
+    decimals = decimals_of(entry)
     written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NONE for place in places}
     _write(axes, mesh, written, cell)
     if ax is None:

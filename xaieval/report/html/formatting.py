@@ -1,13 +1,12 @@
-"""Numbers as the report writes them, and the names of metrics."""
+"""Numbers as the report writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["NOTHING", "called", "digits_of", "shown", "with_interval"]
+__all__ = ["NOTHING", "shown", "with_interval"]
 
 NOTHING = "\N{EN DASH}"  # where there is no value
 
@@ -25,16 +24,6 @@ def shown(value: Any, digits: int, signed: bool = False) -> str:
         return NOTHING
     rounded = round(float(value), digits) + 0.0  # turns -0.0 into 0.0
     return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
-
-
-def digits_of(metric: Mapping[str, Any]) -> int:
-    """Decimals of a metric: one of percentages, three of other units, which may be shares of one."""
-    return 1 if "%" in called(metric) else 3
-
-
-def called(metric: Mapping[str, Any]) -> str:
-    """The metric's short name with its unit."""
-    return str(metric.get("label") or metric["name"])
 
 
 def with_interval(mean: Any, low: Any, high: Any, digits: int) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from xaieval.analysis.warnings import find_doubts
-from xaieval.report.figures.data import digits, summary_of
+from xaieval.report.figures.data import summary_of
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
@@ -48,7 +49,7 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
     shown = summary[["layer", "method"]].astype(str)
     for entry in scores.metrics:
         arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
-        cells = [_cell(row, entry["name"], digits(entry)) for row in summary.to_dict("records")]
+        cells = [_cell(row, entry["name"], decimals_of(entry)) for row in summary.to_dict("records")]
         shown[f"{entry.get('label') or entry['name']}{arrow}"] = cells
     shown["n"] = summary["n_images"]
     shown["failed"] = summary["n_failed"]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import summary_of
-from xaieval.report.html.formatting import called, digits_of, shown
+from xaieval.report.html.formatting import shown
 from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
@@ -31,6 +31,7 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
+from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["Wanted", "render_report", "write_report"]
@@ -157,7 +158,7 @@ def _contents(scores: RunRecord, wanted: Wanted) -> dict[str, Any]:
         "controls": scores.controls,
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [{"label": called(one), "higher": one["higher_is_better"]} for one in scores.metrics],
+        "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
         "lines": lines_of(scores, summary),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
@@ -194,7 +195,7 @@ def _pictures(scores: RunRecord, wanted: Wanted, methods: Sequence[str]) -> dict
         return found | {"why_no_maps": "none of the maps that were given is of an image, layer and method with a value"}
     return found | {
         "galleries": [_gallery(scores, maps, choice, pair) for pair in pairs[:MOST_PAIRS]],
-        "chosen_by": called(choice.metric),
+        "chosen_by": label_of(choice.metric),
         "among": among,
         "pairs_left": max(0, len(pairs) - MOST_PAIRS),
     }
@@ -216,7 +217,7 @@ def _picture(maps: Maps, choice: Choice, rows: Any, pair: tuple[str, str], image
         image_id=image_id,
         image=data_url(maps.picture(place)),
         overlay=data_url(maps.map_over(place, *pair)),
-        value=f"{called(choice.metric)} {shown(row[choice.metric['name']], digits_of(choice.metric))}",
+        value=f"{label_of(choice.metric)} {shown(row[choice.metric['name']], decimals_of(choice.metric))}",
         confidence=" \N{RIGHTWARDS ARROW} ".join(shown(row[name], 2) for name in columns),
     )
 

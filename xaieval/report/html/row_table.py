@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.report.html.formatting import NOTHING, called, digits_of, shown
+from xaieval.report.html.formatting import NOTHING, shown
+from xaieval.results.metric_display import decimals_of, label_of
 
 __all__ = ["Column", "Listing", "list_rows"]
 
@@ -113,7 +114,7 @@ def list_rows(
         columns = _columns(kept, metrics, classes)
     metric = next((one for one in metrics if one["higher_is_better"] is not None), None)
     worst = [] if metric is None else _worst(kept, metric, controls)
-    by = called(metric) if metric and worst else ""
+    by = label_of(metric) if metric and worst else ""
     return Listing(columns, worst or list(range(min(MOST_WORST, len(kept)))), by, count, len(images), len(rows))
 
 
@@ -127,13 +128,13 @@ def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> li
     for name in ("image_id", "layer", "method", *CLASSES, *SHARES, *names, "status"):
         if name not in rows:
             continue
-        label = called(names[name]) if name in names else LABELS.get(name, name)
+        label = label_of(names[name]) if name in names else LABELS.get(name, name)
         if name in WORDS:
             found.append(_of_words(label, rows[name]))
         elif name in CLASSES:
             found.append(_of_classes(label, rows[name], classes if name == "label" else ()))
         else:
-            found.append(_of_numbers(label, rows[name], SHARES.get(name) or digits_of(names[name])))
+            found.append(_of_numbers(label, rows[name], SHARES.get(name) or decimals_of(names[name])))
     return found
 
 

@@ -13,8 +13,9 @@ from xaieval.analysis.ranking import Over, rank
 from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
-from xaieval.report.html.formatting import called, digits_of, shown, with_interval
+from xaieval.report.html.formatting import shown, with_interval
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
+from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, NO_LAYER
 
@@ -129,7 +130,7 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
             _title(metric),
             DIRECTIONS[metric["higher_is_better"]],
             [_interval(layer, method, row, metric, method in controls) for (layer, method), row in rows],
-            "%" in called(metric),
+            "%" in label_of(metric),
         )
         for metric in scores.metrics[:MOST_PANELS]
     ]
@@ -207,7 +208,7 @@ def comparison_of(
     panels = []
     for name, part in table.groupby("metric", sort=False):
         metric = metrics[str(name)]
-        intervals = [_difference(row, digits_of(metric)) for row in part.to_dict("records")]
+        intervals = [_difference(row, decimals_of(metric)) for row in part.to_dict("records")]
         panels.append(draw_panel(_title(metric), f"difference; {DIRECTIONS[metric['higher_is_better']]}", intervals, False))
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
     verdict = f"Of {len(table)} comparisons, " + " and ".join(f"{count} are better in {name}" for name, count in wins.items())
@@ -216,15 +217,15 @@ def comparison_of(
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
     mean, low, high = (row[f"{metric['name']}{end}"] for end in ("", "_low", "_high"))
-    return Interval(layer, method, mean, low, high, with_interval(mean, low, high, digits_of(metric)), muted)
+    return Interval(layer, method, mean, low, high, with_interval(mean, low, high, decimals_of(metric)), muted)
 
 
 def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str]) -> dict[str, Any]:
-    digits = digits_of(metric)
+    digits = decimals_of(metric)
     return {
         "layer": row["layer"],
         "method": row["method"],
-        "metric": called(metric),
+        "metric": label_of(metric),
         "mean": shown(row["mean"], digits),
         "other": shown(row["other_mean"], digits),
         "difference": _difference(row, digits).text,
@@ -248,12 +249,12 @@ def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, st
 
 def _title(metric: Metric) -> str:
     name = str(metric["name"]).replace("_", " ")
-    label = called(metric)
+    label = label_of(metric)
     return name if label.casefold() == name.casefold() else f"{name} ({label})"
 
 
 def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
-    name, digits = metric["name"], digits_of(metric)
+    name, digits = metric["name"], decimals_of(metric)
     low, high = (shown(row[f"{name}_{end}"], digits) for end in ("low", "high"))
     return Cell(shown(row[name], digits), f"[{low}, {high}]", best)
 
