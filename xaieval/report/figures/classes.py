@@ -13,12 +13,23 @@ from matplotlib.patches import Patch
 
 from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import at_level, common_names, counted, metric_entry, narrowed, pair_names, span, summary_of
+from xaieval.report.figures.data import (
+    at_level,
+    common_names,
+    counted,
+    metric_entry,
+    narrowed,
+    pair_names,
+    pairs_of,
+    span,
+    summary_of,
+)
 from xaieval.report.figures.style import (
     Look,
     Size,
     add_key,
     add_title,
+    error_bars,
     fit_height,
     key_room,
     light_grid,
@@ -78,7 +89,7 @@ def classes_figure(
     shown = narrowed(scores)
     names = _names(shown.rows, classes)
     tables = {label: _summary(shown, entry, label, level) for label in names}
-    pairs = list(shown.rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    pairs = pairs_of(shown.rows)
     chosen = looks(len(pairs), "bars of each class")
     axes = one_axes(size, ax)
     for number, (pair, look) in enumerate(zip(pairs, chosen, strict=True)):
@@ -127,15 +138,13 @@ def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, loo
     """The bars of a layer and method, one a class."""
     height = FILLED / of
     places = [place + (number + 0.5) * height - FILLED / 2 for place in range(len(rows))]
-    values = [row[name] for row in rows]
-    # By rounding a mean may lie a hair outside of its interval.
-    ends = [[max(row[name] - row[f"{name}_low"], 0) for row in rows], [max(row[f"{name}_high"] - row[name], 0) for row in rows]]
+    values, low, high = ([row[name + end] for row in rows] for end in ("", "_low", "_high"))
     wide = 0.6 * mpl.rcParams["lines.linewidth"]
     axes.barh(
         places,
         values,
         height,
-        xerr=ends,
+        xerr=error_bars(values, low, high),
         color=look.colour,
         hatch=look.hatch,
         edgecolor=_edge(),

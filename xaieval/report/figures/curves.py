@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.errors import MetricError, UsageError
-from xaieval.report.figures.data import at_level, common_names, pair_names, span
+from xaieval.report.figures.data import at_level, common_names, pair_names, rows_of, span
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
@@ -129,8 +129,8 @@ def _curves(rows: pd.DataFrame, name: str) -> dict[tuple[str, str], np.ndarray]:
 
 def _mean(rows: pd.DataFrame, pair: tuple[str, str], name: str) -> float:
     """Of a metric, over the rows that have a curve."""
-    own = rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1]) & rows[f"{name}_curve"].notna()]
-    return float(own[name].mean())
+    own = rows_of(rows, pair)
+    return float(own.loc[own[f"{name}_curve"].notna(), name].mean())
 
 
 def _band(

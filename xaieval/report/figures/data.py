@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,18 +13,27 @@ from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
 __all__ = [
+    "DIRECTIONS",
+    "NO_VALUE",
+    "Pair",
     "at_level",
     "common_names",
     "counted",
+    "first_directed",
     "metric_entry",
     "narrowed",
     "pair_names",
+    "pairs_of",
+    "rows_of",
     "span",
     "summary_of",
     "two_metrics",
 ]
 
-Pair = tuple[str, str]
+Pair = tuple[str, str]  # layer and method
+
+DIRECTIONS = {True: "higher is better", False: "lower is better", None: "describes the map"}
+NO_VALUE = "\N{EN DASH}"  # as wide as a digit
 
 
 def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
@@ -39,6 +48,11 @@ def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
     if name not in known:
         raise MetricError(f"the run has no metric {name!r} to draw; {choose_from(name, known)}")
     return known[name]
+
+
+def first_directed(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first metric that has a direction; None if none has one."""
+    return next((metric for metric in metrics if metric["higher_is_better"] is not None), None)
 
 
 def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,6 +94,16 @@ def _known(rows: pd.DataFrame, column: str, names: Sequence[str]) -> list[str]:
         if name not in there:
             raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, there)}")
     return wanted
+
+
+def pairs_of(rows: pd.DataFrame) -> list[Pair]:
+    """All pairs of layer and method, in the order of the rows."""
+    return list(rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def rows_of(rows: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    """The rows of a layer and method."""
+    return rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1])]
 
 
 def pair_names(pairs: Sequence[Pair]) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.figures.data import counted, metric_entry, narrowed, summary_of
+from xaieval.report.figures.data import NO_VALUE, counted, metric_entry, narrowed, summary_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
@@ -32,7 +32,6 @@ from xaieval.results.record import RunRecord
 __all__ = ["heatmap_figure"]
 
 SHADES = "cividis"  # perceptually uniform, and made for colour-blind eyes; the bright end is the better one
-NONE = "–"  # noqa: RUF001  # a dash as wide as a figure, where no row counts
 CELL = 0.75  # inches, the width of a cell where it is free
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue light
 FILLED = 0.75  # of a cell's width, by its number at most
@@ -85,7 +84,7 @@ def heatmap_figure(
     add_title(axes, counted(table), ax)
     places = [(layers.index(layer), methods.index(method)) for layer, method in table.index]
     decimals = decimals_of(entry)
-    written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NONE for place in places}
+    written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NO_VALUE for place in places}
     _write(axes, mesh, written, cell)
     if ax is None:
         for _ in range(2):  # what the colour bar takes depends on the height
@@ -128,5 +127,5 @@ def _write(axes: Axes, mesh: QuadMesh, written: dict[tuple[int, int], str], cell
     shades = mesh.to_rgba(values)
     for (row, column), text in written.items():
         bright = np.dot(np.power(shades[row, column, :3], 2.2), LUMINANCE) > 0.18  # black and white contrast alike
-        colour = mpl.rcParams["text.color"] if text == NONE else "black" if bright else "white"
+        colour = mpl.rcParams["text.color"] if text == NO_VALUE else "black" if bright else "white"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=size)

@@ -15,7 +15,7 @@ from xaieval.data.preprocessing import Preprocessing
 from xaieval.errors import DataError
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
-__all__ = ["maps_figure", "show"]
+__all__ = ["COLOURS", "OPAQUE", "maps_figure", "show"]
 
 COLOURS = "inferno"  # perceptually uniform, and told apart by people who are colour-blind
 CELL = 1.35  # inches

@@ -12,6 +12,7 @@ from xaieval.report.figures.style import (
     HUES,
     Size,
     add_title,
+    error_bars,
     fit_height,
     light_grid,
     new_figure,
@@ -72,8 +73,7 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
 
 def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
     table = ranking.table
-    # An interval is made for its own sake, so that by rounding the mean may lie a hair outside of it.
-    ends = [(table["mean"] - table["low"]).clip(lower=0), (table["high"] - table["mean"]).clip(lower=0)]
+    ends = error_bars(table["mean"], table["low"], table["high"])
     axes.errorbar(table["mean"], range(len(table)), xerr=ends, fmt="o", color=HUES[0], capsize=3)
     axes.set_yticks(range(len(table)), names)
     axes.set_xlabel(worded(ranking.metric, 24))

@@ -19,6 +19,7 @@ from xaieval.report.figures.style import (
     add_key,
     add_title,
     colours,
+    error_bars,
     fit_height,
     light_grid,
     one_axes,
@@ -144,7 +145,7 @@ def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
 
 def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> list[tuple[Any, str]]:
     """The means with their intervals; and the key to everything in a row."""
-    ends = [(table[name] - table[f"{name}_low"]).clip(lower=0), (table[f"{name}_high"] - table[name]).clip(lower=0)]
+    ends = error_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
     ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     paper = mpl.rcParams["axes.facecolor"]
     drawn = axes.errorbar(

@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from numpy.typing import NDArray
 
 from xaieval.errors import MetricError, UsageError
+from xaieval.report.figures.data import DIRECTIONS
+from xaieval.results.metric_display import label_of
 
 __all__ = [
     "COLUMN",
@@ -33,6 +37,7 @@ __all__ = [
     "add_key",
     "add_title",
     "colours",
+    "error_bars",
     "fit_height",
     "font_points",
     "key_room",
@@ -250,9 +255,18 @@ def _filled(pieces: Sequence[str], width: int) -> str:
 
 def worded(entry: Mapping[str, Any], width: int = 34) -> str:
     """What the manifest says of a metric, for an axis, in lines of so many characters."""
-    way = {True: "higher is better", False: "lower is better", None: ""}[entry["higher_is_better"]]
-    label = plain(entry.get("label") or entry["name"], width)
-    return _filled([f"{label}, ", way], width) if way else label
+    label = plain(label_of(entry), width)
+    way = DIRECTIONS[entry["higher_is_better"]]
+    return label if entry["higher_is_better"] is None else _filled([f"{label}, ", way], width)
+
+
+def error_bars(mean: Any, low: Any, high: Any) -> NDArray[np.float64]:
+    """The lengths of error bars below and above the means, `[2, N]`.
+
+    By rounding a mean may lie a hair outside its interval; such a length is 0.
+    """
+    means = np.atleast_1d(np.asarray(mean, dtype=float))
+    return np.clip(np.stack([means - np.asarray(low, dtype=float), np.asarray(high, dtype=float) - means]), 0, None)
 
 
 def light_grid(axes: Axes, axis: str) -> None:

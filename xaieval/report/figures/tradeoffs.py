@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +19,7 @@ from xaieval.report.figures.style import (
     Size,
     add_key,
     add_title,
+    error_bars,
     fit_height,
     key_room,
     light_grid,
@@ -117,17 +117,12 @@ def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: 
         axes.errorbar(
             row[across],
             row[up],
-            xerr=_ends(row, across),
-            yerr=_ends(row, up),
+            xerr=error_bars(row[across], row[f"{across}_low"], row[f"{across}_high"]),
+            yerr=error_bars(row[up], row[f"{up}_low"], row[f"{up}_high"]),
             **_point(look),
             color=look.colour,
             elinewidth=0.7 * mpl.rcParams["lines.linewidth"],
         )
-
-
-def _ends(row: dict[Any, Any], name: str) -> Any:
-    """What lies below and above the mean, `[2, 1]`; by rounding it may lie a hair outside of its interval."""
-    return np.clip([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0, None)
 
 
 def _point(look: Look) -> dict[str, Any]:

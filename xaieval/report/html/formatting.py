@@ -6,31 +6,32 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["NOTHING", "shown", "with_interval"]
+from xaieval.report.figures.data import NO_VALUE
 
-NOTHING = "\N{EN DASH}"  # where there is no value
+__all__ = ["shown", "with_interval"]
 
 
 def shown(value: Any, digits: int, signed: bool = False) -> str:
     """A number with so many decimals, or a dash where there is none.
 
     Example:
-        >>> shown(12.345, 1), shown(-0.01, 1), shown(float("nan"), 1) == NOTHING
+        >>> shown(12.345, 1), shown(-0.01, 1), shown(float("nan"), 1) == NO_VALUE
         ('12.3', '0.0', True)
         >>> shown(3.0, 1, signed=True), shown(0.0, 1, signed=True)
         ('+3.0', '0.0')
     """
     if pd.isna(value):
-        return NOTHING
+        return NO_VALUE
     rounded = round(float(value), digits) + 0.0  # turns -0.0 into 0.0
     return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
-def with_interval(mean: Any, low: Any, high: Any, digits: int) -> str:
+def with_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
     """A mean and its interval.
 
     Example:
         >>> with_interval(1.34, 0.4, 6.9, 1)
         '1.3 [0.4, 6.9]'
     """
-    return f"{shown(mean, digits)} [{shown(low, digits)}, {shown(high, digits)}]"
+    mean, low, high = (shown(value, digits, signed) for value in (mean, low, high))
+    return f"{mean} [{low}, {high}]"

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
+from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
 
 __all__ = ["EACH", "MOST_PAIRS", "Choice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
 EACH, MOST_PAIRS = 3, 12  # images of a kind; layers and methods that are shown
-
-Pair = tuple[str, str]  # layer and method
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]
 
 def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
     """Layers of these methods, method by method."""
-    pairs = scores.rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None)
-    return sorted((pair for pair in pairs if pair[1] in methods), key=lambda pair: methods.index(pair[1]))
+    pairs = [pair for pair in pairs_of(scores.rows) if pair[1] in methods]
+    return sorted(pairs, key=lambda pair: methods.index(pair[1]))
 
 
 def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[str] | None = None) -> Choice | None:
@@ -98,12 +97,12 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     Returns:
         None if the run has no metric with a direction.
     """
-    metric = next((one for one in scores.metrics if one["higher_is_better"] is not None), None)
+    metric = first_directed(scores.metrics)
     if metric is None:
         return None
     rows = scores.rows[scores.rows["status"].isin(COUNTED)]
     rows = rows if among is None else rows[rows["image_id"].isin(list(among))]
-    ordered = {pair: _best_first(_of(rows, pair), metric) for pair in pairs}
+    ordered = {pair: _best_first(rows_of(rows, pair), metric) for pair in pairs}
     best = {pair: ids[: min(EACH, -(-len(ids) // 2))] for pair, ids in ordered.items()}
     worst = {pair: ids[::-1][: min(EACH, len(ids) // 2)] for pair, ids in ordered.items()}
     extremes = {image for kinds in (best, worst) for ids in kinds.values() for image in ids}
@@ -111,10 +110,6 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
     there = {image for ids in ordered.values() for image in ids} - extremes
     return Choice(metric, best, worst, [str(image) for image in shuffled if image in there][:EACH])
-
-
-def _of(rows: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    return rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1])]
 
 
 def _best_first(rows: pd.DataFrame, metric: Mapping[str, Any]) -> list[str]:

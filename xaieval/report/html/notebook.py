@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from xaieval.analysis.warnings import find_doubts
-from xaieval.report.figures.data import summary_of
-from xaieval.results.metric_display import decimals_of
+from xaieval.report.figures.data import at_level, summary_of
+from xaieval.report.html.formatting import with_interval
+from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
@@ -38,7 +39,7 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
-    head = f"<p><strong>Scores</strong> of {images:,} images, {100 * level:g} % intervals{state}</p>"
+    head = f"<p><strong>Scores</strong> of {images:,} images, {at_level(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
     return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
 
@@ -50,15 +51,14 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
     for entry in scores.metrics:
         arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
         cells = [_cell(row, entry["name"], decimals_of(entry)) for row in summary.to_dict("records")]
-        shown[f"{entry.get('label') or entry['name']}{arrow}"] = cells
+        shown[f"{label_of(entry)}{arrow}"] = cells
     shown["n"] = summary["n_images"]
     shown["failed"] = summary["n_failed"]
     return shown
 
 
 def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
-    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean} [{low}, {high}]" if pd.notna(row[name]) else "no value"
+    return with_interval(*(row[name + end] for end in ("", "_low", "_high")), decimals) if pd.notna(row[name]) else "no value"
 
 
 def _doubts(scores: RunRecord, level: float) -> str:

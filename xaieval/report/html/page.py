@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.errors import OutputError
-from xaieval.report.figures.data import summary_of
+from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import shown
 from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
@@ -201,16 +201,16 @@ def _pictures(scores: RunRecord, wanted: Wanted, methods: Sequence[str]) -> dict
     }
 
 
-def _gallery(scores: RunRecord, maps: Maps, choice: Choice, pair: tuple[str, str]) -> Gallery:
+def _gallery(scores: RunRecord, maps: Maps, choice: Choice, pair: Pair) -> Gallery:
     layer, method = pair
-    rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
+    rows = rows_of(scores.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     return Gallery(
         layer, method, [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
     )
 
 
-def _picture(maps: Maps, choice: Choice, rows: Any, pair: tuple[str, str], image_id: str) -> Picture:
+def _picture(maps: Maps, choice: Choice, rows: Any, pair: Pair, image_id: str) -> Picture:
     place, row = maps.number[image_id], rows.loc[image_id]
     columns = [name for name in ("confidence", "masked_confidence") if name in rows]
     return Picture(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.report.html.formatting import NOTHING, shown
+from xaieval.report.figures.data import NO_VALUE, first_directed
+from xaieval.report.html.formatting import shown
 from xaieval.results.metric_display import decimals_of, label_of
 
 __all__ = ["Column", "Listing", "list_rows"]
@@ -45,7 +46,7 @@ class Column:
         """A cell as it is shown."""
         value = self.values[row]
         if value is None:
-            return NOTHING
+            return NO_VALUE
         return shown(value, self.digits) if self.words is None else self.words[value]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def list_rows(
         count = max(1, min(count - 1, int(0.97 * count * most_bytes / size)))
         kept = rows[rows["image_id"].isin(images[np.sort(order[:count])])]
         columns = _columns(kept, metrics, classes)
-    metric = next((one for one in metrics if one["higher_is_better"] is not None), None)
+    metric = first_directed(metrics)
     worst = [] if metric is None else _worst(kept, metric, controls)
     by = label_of(metric) if metric and worst else ""
     return Listing(columns, worst or list(range(min(MOST_WORST, len(kept)))), by, count, len(images), len(rows))

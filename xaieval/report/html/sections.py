@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from xaieval.analysis.ranking import Over, rank
 from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
+from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
 from xaieval.report.html.formatting import shown, with_interval
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.metric_display import decimals_of, label_of
@@ -37,7 +39,6 @@ __all__ = [
 FEW = 50  # images, below which intervals of skewed values hold the mean too rarely (benchmarks/coverage)
 MOST_RANKED = 8  # layers and methods that are tested against each other
 MOST_PANELS = 6  # metrics that get a chart
-DIRECTIONS = {True: "higher is better", False: "lower is better", None: "describes the map"}
 ATTENTION = ("increase_in_confidence", "average_drop")  # what layers are selected by, where the run has it
 
 Metric = Mapping[str, Any]
@@ -161,12 +162,12 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
     return [*([few] if fewest < FEW else []), *doubts]
 
 
-def controls_beaten(scores: RunRecord, level: float) -> dict[tuple[str, str], list[tuple[str, list[str]]]]:
+def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
     """By layer and method, for each metric that has a direction: how many controls it beats, and which not."""
     if not scores.rows["method"].isin(scores.controls).any():
         return {}
     table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
-    found: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
+    found: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
         missed = list(tests.loc[~tests["beats"], "control"])
@@ -176,10 +177,10 @@ def controls_beaten(scores: RunRecord, level: float) -> dict[tuple[str, str], li
 
 def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[Chosen]:
     """For each method that has several layers, which of them need attention, and why."""
-    pairs = list(scores.rows[["layer", "method"]].drop_duplicates()["method"])
+    counts = Counter(method for _, method in pairs_of(scores.rows))
     names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
-    several = [method for method in methods if pairs.count(method) > 1]
+    several = [method for method in methods if counts[method] > 1]
     return [_chosen(scores, method, by, level) for method in several if by]
 
 
@@ -237,8 +238,7 @@ def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str])
 
 def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
     ends = row["difference"], row["low"], row["high"]
-    mean, low, high = (shown(value, digits, signed=True) for value in ends)
-    return Interval(row["layer"], row["method"], *ends, f"{mean} [{low}, {high}]", not row["better"])
+    return Interval(row["layer"], row["method"], *ends, with_interval(*ends, digits, signed=True), not row["better"])
 
 
 def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, str]]:
@@ -259,26 +259,26 @@ def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
     return Cell(shown(row[name], digits), f"[{low}, {high}]", best)
 
 
-def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> tuple[str, str] | None:
+def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
     """Layer and method of the best mean that is of no control."""
     higher = metric["higher_is_better"]
     own: Any = summary.loc[[pair[1] not in controls for pair in summary.index], metric["name"]].dropna()
     if higher is None or own.empty:
         return None
-    pair: tuple[str, str] = own.idxmax() if higher else own.idxmin()
+    pair: Pair = own.idxmax() if higher else own.idxmin()
     return pair
 
 
-def _ties(scores: RunRecord, metric: Metric, best: tuple[str, str], level: float) -> list[str] | None:
+def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[str] | None:
     """What cannot be told apart from the best; None where there is nothing to test, or too much."""
     rows = scores.rows[~scores.rows["method"].isin(scores.controls)]
-    pairs = rows[["layer", "method"]].drop_duplicates()
+    pairs = pairs_of(rows)
     if not 2 <= len(pairs) <= MOST_RANKED:
         return None
-    layers, methods, seed = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"])), scores.seed
-    over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
+    layers, methods = (set(names) for names in zip(*pairs, strict=True))
+    over: Over = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
-        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=seed)
+        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
     except MetricError:  # no image counts everywhere, as the table shows
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
@@ -286,7 +286,7 @@ def _ties(scores: RunRecord, metric: Metric, best: tuple[str, str], level: float
     return [_named(pair, over) for pair, group in letters.items() if own & set(group)]
 
 
-def _named(pair: tuple[str, str], over: Over) -> str:
+def _named(pair: Pair, over: Over) -> str:
     return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)
 
 

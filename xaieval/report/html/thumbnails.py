@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaieval.errors import DataError
+from xaieval.report.figures.maps import COLOURS, OPAQUE
 
 __all__ = ["Maps", "colour_stops", "data_url", "overlay"]
 
 SIDE = 160  # pixels of the longer side
 QUALITY = 80  # of JPEG, at which a picture of noise takes 16 kB and a photo about 6
-COLOURS = "inferno"  # perceptually uniform, and told apart by people who are colour-blind
-SHARE = 0.65  # of the map's colour over the grey image
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Maps:
 def overlay(picture: Any, one: Any) -> Any:
     """A map `[h, w]` in colour over a picture `[h, w, 3]` in grey, all in [0, 1]."""
     colours = mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
-    return (1 - SHARE) * picture.mean(axis=2, keepdims=True) + SHARE * colours
+    return (1 - OPAQUE) * picture.mean(axis=2, keepdims=True) + OPAQUE * colours
 
 
 def data_url(picture: Any) -> str:
