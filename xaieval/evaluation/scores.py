@@ -345,13 +345,13 @@ class Scores(RunRecord):
         Args:
             path: of the file.
             maps: images with their maps; `xaieval.report.images_to_show` says which ones the report asks for.
-            wanted: other fields of `xaieval.report.Wanted`: `other`, a run to compare with; `methods`, `classes`, `level`.
+            wanted: other fields of `xaieval.report.ReportOptions`: `other`, a run to compare with; `methods`, `classes`, `level`.
 
         Raises:
             OutputError: the file cannot be written.
             MetricError: a method is not in the rows, or the runs cannot be compared.
             ProtocolError: the runs were measured under other protocols.
         """
-        from xaieval.report.html.page import Wanted, write_report
+        from xaieval.report.html.page import ReportOptions, write_report
 
-        write_report(self, path, Wanted(maps=maps, **wanted))
+        write_report(self, path, ReportOptions(maps=maps, **wanted))

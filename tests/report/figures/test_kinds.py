@@ -23,7 +23,7 @@ from xaieval.errors import DataError, MetricError, UsageError
 from xaieval.metrics import METRICS, insertion
 from xaieval.report import curves_figure, save_figure
 from xaieval.report.figures.kinds import KINDS
-from xaieval.report.figures.style import HUES, colours, looks, plain
+from xaieval.report.figures.style import HUES, colours, plain, styles
 
 AD, IC = "average_drop", "increase_in_confidence"
 LAYERS = [f"backbone.body.layer{1 + i // 3}.{i % 3}.conv3" for i in range(12)]
@@ -428,10 +428,10 @@ def test_colour_maps_get_brighter_all_the_way(name, eyes):
 
 def test_no_two_looks_are_alike_even_without_colours():
     for field in ("marker", "dash", "hatch"):
-        chosen = looks(24, "curves")
-        assert len({(look.colour, getattr(look, field)) for look in chosen}) == 24
+        chosen = styles(24, "curves")
+        assert len({(style.colour, getattr(style, field)) for style in chosen}) == 24
     with pytest.raises(MetricError, match="25 curves cannot be told apart"):
-        looks(25, "curves")
+        styles(25, "curves")
 
 
 # ---- names

@@ -26,7 +26,7 @@ from xaieval.config.options import plain
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
 from xaieval.evaluation.scores import Scores
-from xaieval.report import Maps, Wanted, images_to_show, render_report
+from xaieval.report import Maps, ReportOptions, images_to_show, render_report
 from xaieval.report.html.image_choice import choose_images
 from xaieval.report.html.interval_chart import Interval, draw_panel
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
@@ -87,7 +87,7 @@ def _maps(ids: list[str], layers: tuple[str, ...] = ("p4", "p5"), side: int = 20
 
 
 def _page(scores: Scores, **wanted: Any) -> str:
-    return render_report(scores, Wanted(**wanted))
+    return render_report(scores, ReportOptions(**wanted))
 
 
 def _text(page: str) -> str:

@@ -14,32 +14,32 @@ from matplotlib.patches import Patch
 from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import (
-    at_level,
     common_names,
-    counted,
+    count_range,
+    counts_note,
+    level_note,
     metric_entry,
-    narrowed,
     pair_names,
     pairs_of,
-    span,
+    subset,
     summary_of,
 )
 from xaieval.report.figures.style import (
-    Look,
     Size,
-    add_key,
+    Style,
+    add_legend,
     add_title,
+    axis_label,
     error_bars,
+    figure_of,
     fit_height,
-    key_room,
+    legend_characters,
     light_grid,
-    looks,
+    name_characters,
     one_axes,
     plain,
-    root,
     row_inches,
-    worded,
-    wrap,
+    styles,
 )
 from xaieval.results.record import RunRecord
 
@@ -86,27 +86,34 @@ def classes_figure(
         ['cat, n = 1', 'dog, n = 2']
     """
     entry = metric_entry(scores, metric)
-    shown = narrowed(scores)
+    shown = subset(scores)
     names = _names(shown.rows, classes)
     tables = {label: _summary(shown, entry, label, level) for label in names}
     pairs = pairs_of(shown.rows)
-    chosen = looks(len(pairs), "bars of each class")
+    chosen = styles(len(pairs), "bars of each class")
     axes = one_axes(size, ax)
-    for number, (pair, look) in enumerate(zip(pairs, chosen, strict=True)):
-        _draw_bars(axes, [table.loc[pair] for table in tables.values()], entry["name"], number, len(pairs), look)
-    rows = [plain(f"{names[label]}, {span(table['n_images'])}", wrap(root(axes))) for label, table in tables.items()]
+    for number, (pair, style) in enumerate(zip(pairs, chosen, strict=True)):
+        _draw_bars(axes, [table.loc[pair] for table in tables.values()], entry["name"], number, len(pairs), style)
+    rows = [
+        plain(f"{names[label]}, {count_range(table['n_images'])}", name_characters(figure_of(axes)))
+        for label, table in tables.items()
+    ]
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(worded(entry))
+    axes.set_xlabel(axis_label(entry))
     whole = summary_of(shown, level)
-    add_title(axes, [*common_names(pairs), *counted(whole), at_level(level), *_unlabelled(shown.rows)], ax)
+    add_title(axes, [*common_names(pairs), *counts_note(whole), level_note(level), *_unlabelled(shown.rows)], ax)
     light_grid(axes, "x")
     if len(pairs) > 1:
-        handles = [Patch(facecolor=look.colour, hatch=look.hatch, edgecolor=_edge()) for look in chosen]
-        add_key(axes, [list(zip(handles, [plain(name, key_room(axes, ax)) for name in pair_names(pairs)], strict=True))], ax)
+        handles = [Patch(facecolor=style.colour, hatch=style.hatch, edgecolor=_edge()) for style in chosen]
+        add_legend(
+            axes,
+            [list(zip(handles, [plain(name, legend_characters(axes, ax)) for name in pair_names(pairs)], strict=True))],
+            ax,
+        )
     if ax is None:
         fit_height(axes, max(row_inches(rows), BAR * len(pairs) / FILLED) * len(rows), size)
-    return root(axes)
+    return figure_of(axes)
 
 
 def _names(rows: pd.DataFrame, classes: Sequence[str] | Mapping[int, str] | None) -> dict[int, str]:
@@ -134,7 +141,7 @@ def _summary(scores: RunRecord, entry: dict[str, Any], label: int, level: float)
     return summarise(rows, [entry], level=level, seed=scores.seed)
 
 
-def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, look: Look) -> None:
+def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, style: Style) -> None:
     """The bars of a layer and method, one a class."""
     height = FILLED / of
     places = [place + (number + 0.5) * height - FILLED / 2 for place in range(len(rows))]
@@ -145,8 +152,8 @@ def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, loo
         values,
         height,
         xerr=error_bars(values, low, high),
-        color=look.colour,
-        hatch=look.hatch,
+        color=style.colour,
+        hatch=style.hatch,
         edgecolor=_edge(),
         linewidth=0.5,
         error_kw={"elinewidth": wide, "ecolor": mpl.rcParams["text.color"]},

@@ -10,21 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.errors import MetricError, UsageError
-from xaieval.report.figures.data import at_level, common_names, pair_names, rows_of, span
+from xaieval.report.figures.data import common_names, count_range, level_note, pair_names, rows_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
-    Look,
     Size,
-    add_key,
+    Style,
+    add_legend,
     add_title,
+    figure_of,
     fit_height,
-    key_room,
-    looks,
+    legend_characters,
     new_figure,
     one_axes,
     plain,
-    root,
+    styles,
 )
 
 __all__ = ["curves_figure"]
@@ -70,27 +70,27 @@ def curves_figure(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     curves = [_curves(rows, name) for name in names]
-    chosen = looks(len(curves[0]), "curves")
+    chosen = styles(len(curves[0]), "curves")
     panels, high = _panels(len(names), size, ax)
     for axes, name, found in zip(panels, names, curves, strict=True):
-        for (pair, values), look in zip(found.items(), chosen, strict=True):
+        for (pair, values), style in zip(found.items(), chosen, strict=True):
             label = plain(f"{', '.join(pair)}: {_mean(rows, pair, name):.3f}")
-            _band(axes, values, fractions, level, seed, look, label)
+            _band(axes, values, fractions, level, seed, style, label)
         axes.set_xlim(0, 1)
         axes.set_ylabel(plain(name, 30))
         axes.grid(alpha=0.35)
     _name_axes(panels, high)
-    room = max(key_room(panels[0], ax) - 2 - 7 * len(names), 12)  # beside the means
+    room = max(legend_characters(panels[0], ax) - 2 - 7 * len(names), 12)  # beside the means
     words = [plain(word, room) for word in pair_names(list(curves[0]))]
     means = [", ".join(f"{_mean(rows, pair, name):.3f}" for name in names) for pair in curves[0]]
     labels = [f"{word}: {mean}" for word, mean in zip(words, means, strict=True)]
     counts = [len(values) for found in curves for values in found.values()]
-    add_title(panels[0], [*common_names(list(curves[0])), span(counts), at_level(level)], ax)
+    add_title(panels[0], [*common_names(list(curves[0])), count_range(counts), level_note(level)], ax)
     key = list(zip(panels[0].get_lines(), labels, strict=True))
-    add_key(panels[0], [key], ax, title=f"mean {', '.join(plain(name) for name in names)}")
+    add_legend(panels[0], [key], ax, title=f"mean {', '.join(plain(name) for name in names)}")
     if ax is None:
         fit_height(panels[0], HEIGHT, size, high)
-    return root(panels[0])
+    return figure_of(panels[0])
 
 
 def _panels(count: int, size: Size, ax: Axes | None) -> tuple[list[Axes], int]:
@@ -134,7 +134,7 @@ def _mean(rows: pd.DataFrame, pair: tuple[str, str], name: str) -> float:
 
 
 def _band(
-    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, look: Look, label: str
+    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, style: Style, label: str
 ) -> None:
     """One mean curve with its band."""
     count, points = curves.shape
@@ -143,5 +143,5 @@ def _band(
         raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; give the metric's own shares")
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
     low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    axes.plot(axis, curves.mean(axis=0), color=look.colour, linestyle=look.dash, label=label)
-    axes.fill_between(axis, low, high, color=look.colour, alpha=0.2, linewidth=0)
+    axes.plot(axis, curves.mean(axis=0), color=style.colour, linestyle=style.dash, label=label)
+    axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)

@@ -16,16 +16,16 @@ __all__ = [
     "DIRECTIONS",
     "NO_VALUE",
     "Pair",
-    "at_level",
     "common_names",
-    "counted",
+    "count_range",
+    "counts_note",
     "first_directed",
+    "level_note",
     "metric_entry",
-    "narrowed",
     "pair_names",
     "pairs_of",
     "rows_of",
-    "span",
+    "subset",
     "summary_of",
     "two_metrics",
 ]
@@ -71,7 +71,7 @@ def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
     return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
 
 
-def narrowed(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
+def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
     """The same run with some of its layers and methods.
 
     Raises:
@@ -126,23 +126,23 @@ def common_names(pairs: Sequence[Pair]) -> list[str]:
     return [names[0] for names in columns if len(names) == 1]
 
 
-def counted(summary: pd.DataFrame) -> list[str]:
+def counts_note(summary: pd.DataFrame) -> list[str]:
     """Of how many images numbers are, and how many rows failed."""
     failed = int(summary["n_failed"].sum())
-    return [span(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
+    return [count_range(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
 
 
-def span(counts: Iterable[int]) -> str:
+def count_range(counts: Iterable[int]) -> str:
     """The number of images, or the least and the largest.
 
     Example:
-        >>> span([10, 10]), span([9, 10])
+        >>> count_range([10, 10]), count_range([9, 10])
         ('n = 10', 'n = 9 to 10')
     """
     least, most = min(counts := list(counts)), max(counts)
     return f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
 
 
-def at_level(level: float) -> str:
+def level_note(level: float) -> str:
     """What the intervals are."""
     return f"{100 * level:g} % intervals"

@@ -10,21 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.figures.data import NO_VALUE, counted, metric_entry, narrowed, summary_of
+from xaieval.report.figures.data import NO_VALUE, counts_note, metric_entry, subset, summary_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
     Size,
     add_title,
+    axis_label,
+    figure_of,
     fit_height,
     font_points,
+    name_characters,
     one_axes,
     plain,
-    root,
     row_inches,
     text_inches,
-    worded,
-    wrap,
 )
 from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
@@ -68,20 +68,20 @@ def heatmap_figure(
         ['5.000', '9.000']
     """
     entry = metric_entry(scores, metric)
-    table = summary_of(narrowed(scores), level)
+    table = summary_of(subset(scores), level)
     layers, methods = (list(table.index.unique(name)) for name in ("layer", "method"))
     values = np.array(
         [[table[entry["name"]].get((layer, method), np.nan) for method in methods] for layer in layers], dtype=float
     )
     axes = one_axes(size, ax, float(np.clip(CELL * len(methods) + 1.8, COLUMN, PAGE)))
-    rows = [plain(layer, wrap(root(axes))) for layer in layers]
+    rows = [plain(layer, name_characters(figure_of(axes))) for layer in layers]
     high = row_inches(rows) * len(rows)
     mesh = axes.pcolormesh(values, cmap=_shades(entry), edgecolors=mpl.rcParams["axes.facecolor"], linewidth=1)
-    root(axes).colorbar(
-        mesh, ax=axes, location="bottom", label=worded(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
+    figure_of(axes).colorbar(
+        mesh, ax=axes, location="bottom", label=axis_label(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
     )
     cell = _name(axes, rows, methods)
-    add_title(axes, counted(table), ax)
+    add_title(axes, counts_note(table), ax)
     places = [(layers.index(layer), methods.index(method)) for layer, method in table.index]
     decimals = decimals_of(entry)
     written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NO_VALUE for place in places}
@@ -89,7 +89,7 @@ def heatmap_figure(
     if ax is None:
         for _ in range(2):  # what the colour bar takes depends on the height
             fit_height(axes, high, size)
-    return root(axes)
+    return figure_of(axes)
 
 
 def _shades(entry: dict[str, Any]) -> str:
@@ -108,7 +108,7 @@ def _name(axes: Axes, rows: list[str], columns: list[str]) -> float:
     axes.invert_yaxis()
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    figure = root(axes)
+    figure = figure_of(axes)
     figure.draw_without_rendering()
     cell = axes.get_window_extent().width / figure.dpi / len(columns)
     broken = [plain(name, 16) for name in columns]

@@ -13,7 +13,7 @@ from xaieval.analysis.ranking import Over, rank
 from xaieval.errors import MetricError, UsageError, choose_from
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
-from xaieval.report.figures.data import metric_entry, narrowed
+from xaieval.report.figures.data import metric_entry, subset
 from xaieval.report.figures.heatmaps import heatmap_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
@@ -62,7 +62,7 @@ def plot(scores: RunRecord, kind: str, layers: Sequence[str] | None, methods: Se
         raise UsageError(f"no picture of the kind {kind!r}; {choose_from(kind, KINDS)}")
     if request.classes is not None and kind != "classes":
         raise UsageError(f"classes= names classes for kind='classes'; kind={kind!r} has none, leave it out")
-    return KINDS[kind](narrowed(scores, layers, methods), request)
+    return KINDS[kind](subset(scores, layers, methods), request)
 
 
 def _tradeoff(scores: RunRecord, request: Request) -> Figure:

@@ -7,19 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.analysis.ranking import Ranking
-from xaieval.report.figures.data import at_level
+from xaieval.report.figures.data import level_note
 from xaieval.report.figures.style import (
     HUES,
     Size,
     add_title,
+    axis_label,
     error_bars,
     fit_height,
     light_grid,
+    name_characters,
     new_figure,
     plain,
     row_inches,
-    worded,
-    wrap,
 )
 
 __all__ = ["ranking_figure"]
@@ -59,12 +59,12 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
     """
     groups = [group for group in ranking.groups if len(group) > 1]
     figure = new_figure(size)
-    names = [plain(item, wrap(figure)) for item in ranking.table.index]
+    names = [plain(item, name_characters(figure)) for item in ranking.table.index]
     left, right = figure.subplots(1, 2, width_ratios=(5, 0.3 + 0.35 * len(groups)))
     _draw_means(left, ranking, names)
     _draw_groups(right, ranking, groups)
     fixed = [ranking.fixed] if ranking.fixed else []
-    add_title(left, [*fixed, f"n = {ranking.n_images}", at_level(ranking.level)], None)
+    add_title(left, [*fixed, f"n = {ranking.n_images}", level_note(ranking.level)], None)
     for axes in (left, right):
         axes.set_ylim(len(names) - 0.5, HEADING - 0.4)
     fit_height(left, row_inches([*names, ""]) * (len(names) + 0.9), size)
@@ -76,7 +76,7 @@ def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
     ends = error_bars(table["mean"], table["low"], table["high"])
     axes.errorbar(table["mean"], range(len(table)), xerr=ends, fmt="o", color=HUES[0], capsize=3)
     axes.set_yticks(range(len(table)), names)
-    axes.set_xlabel(worded(ranking.metric, 24))
+    axes.set_xlabel(axis_label(ranking.metric, 24))
     light_grid(axes, "x")
 
 

@@ -13,21 +13,21 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import common_names, counted, metric_entry, narrowed, pair_names, summary_of
+from xaieval.report.figures.data import common_names, counts_note, metric_entry, pair_names, subset, summary_of
 from xaieval.report.figures.style import (
     Size,
-    add_key,
+    add_legend,
     add_title,
+    axis_label,
     colours,
     error_bars,
+    figure_of,
     fit_height,
     light_grid,
+    name_characters,
     one_axes,
     plain,
-    root,
     row_inches,
-    worded,
-    wrap,
 )
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
@@ -77,7 +77,7 @@ def spread_figure(
             f"{entry['name']} is yes or no for an image, so that its mean says all of its spread; take kind='tradeoff', or a "
             "metric such as average_drop"
         )
-    shown = narrowed(scores)
+    shown = subset(scores)
     table, values = summary_of(shown, level), _values(shown.rows, entry["name"])
     edges = _edges(values, entry["name"])
     axes = one_axes(size, ax)
@@ -87,16 +87,16 @@ def spread_figure(
         draw(axes, values[pair], edges, place, hues[pair[1]])
         _draw_middle(axes, values[pair], place)
     key = _draw_means(axes, table, entry["name"], level)
-    names = [plain(name, wrap(root(axes))) for name in pair_names(list(table.index))]
+    names = [plain(name, name_characters(figure_of(axes))) for name in pair_names(list(table.index))]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(worded(entry))
-    add_title(axes, [*common_names(list(table.index)), *counted(table)], ax)
+    axes.set_xlabel(axis_label(entry))
+    add_title(axes, [*common_names(list(table.index)), *counts_note(table)], ax)
     light_grid(axes, "x")
-    add_key(axes, [key], ax)
+    add_legend(axes, [key], ax)
     if ax is None:
         fit_height(axes, max(INCHES, row_inches(names)) * len(names), size)
-    return root(axes)
+    return figure_of(axes)
 
 
 def _values(rows: pd.DataFrame, name: str) -> dict[Any, NDArray[np.float64]]:

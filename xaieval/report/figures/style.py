@@ -30,29 +30,29 @@ __all__ = [
     "COLUMN",
     "HUES",
     "MARKERS",
-    "MOST_LOOKS",
+    "MOST_STYLES",
     "PAGE",
-    "Look",
     "Size",
-    "add_key",
+    "Style",
+    "add_legend",
     "add_title",
+    "axis_label",
     "colours",
     "error_bars",
+    "figure_of",
     "fit_height",
     "font_points",
-    "key_room",
+    "legend_characters",
     "light_grid",
-    "line_room",
-    "looks",
+    "line_characters",
+    "name_characters",
     "new_figure",
     "one_axes",
     "plain",
-    "root",
     "row_inches",
     "save_figure",
+    "styles",
     "text_inches",
-    "worded",
-    "wrap",
 ]
 
 Size = float | tuple[float, float] | None
@@ -67,11 +67,11 @@ HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5f5f
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 DASHES = ("-", "--", ":")
 HATCHES = ("", "////", "....")
-MOST_LOOKS = len(DASHES) * (len(HUES) + 1)
+MOST_STYLES = len(DASHES) * (len(HUES) + 1)
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How one of several things is drawn, such that no two look the same, also without colours.
 
     Attributes:
@@ -94,8 +94,8 @@ def colours() -> list[str]:
     return [*HUES[:-1], mpl.colors.to_hex(mpl.rcParams["text.color"]), HUES[-1]]
 
 
-def looks(number: int, what: str, most: int = MOST_LOOKS) -> list[Look]:
-    """As many looks as there are things to draw.
+def styles(number: int, what: str, most: int = MOST_STYLES) -> list[Style]:
+    """As many styles as there are things to draw.
 
     Args:
         number: of them.
@@ -112,7 +112,7 @@ def looks(number: int, what: str, most: int = MOST_LOOKS) -> list[Look]:
         )
     hues = colours()
     return [
-        Look(hues[i % len(hues)], MARKERS[i % len(MARKERS)], DASHES[i // len(hues)], HATCHES[i // len(hues)], i < len(hues))
+        Style(hues[i % len(hues)], MARKERS[i % len(MARKERS)], DASHES[i // len(hues)], HATCHES[i // len(hues)], i < len(hues))
         for i in range(number)
     ]
 
@@ -147,7 +147,7 @@ def one_axes(size: Size, ax: Axes | None, width: float = PAGE) -> Axes:
     return ax
 
 
-def root(axes: Axes) -> Figure:
+def figure_of(axes: Axes) -> Figure:
     """The figure that axes are in, also those of a subfigure."""
     figure: Any = axes.figure
     return figure.figure
@@ -164,7 +164,7 @@ def fit_height(axes: Axes, inches: float, size: Size, panels: int = 1) -> None:
     """
     if isinstance(size, tuple):
         return
-    figure = root(axes)
+    figure = figure_of(axes)
     figure.draw_without_rendering()
     spent = figure.get_figheight() - panels * axes.get_window_extent().height / figure.dpi
     figure.set_figheight(spent + panels * inches)
@@ -205,7 +205,7 @@ def plain(name: object, width: int = 1000) -> str:
     return f" {text}" if text.startswith("_") else text  # matplotlib leaves labels with an underscore out of legends
 
 
-def wrap(figure: Figure) -> int:
+def name_characters(figure: Figure) -> int:
     """Characters in a line of a name beside the axes, about a third of the figure's width."""
     return max(16, int(4.5 * figure.get_figwidth()))
 
@@ -218,14 +218,16 @@ def add_title(axes: Axes, parts: Sequence[str], ax: Axes | None) -> None:
         parts: of the line, which is broken between them.
         ax: what the caller gave.
     """
-    text = _filled([f"{part}, " for part in parts[:-1]] + [*parts[-1:]], line_room(axes, ax, "medium")).replace("$", r"\$")
+    text = _filled([f"{part}, " for part in parts[:-1]] + [*parts[-1:]], line_characters(axes, ax, "medium")).replace(
+        "$", r"\$"
+    )
     if ax is None:
-        root(axes).suptitle(text, fontsize="medium")
+        figure_of(axes).suptitle(text, fontsize="medium")
     else:
         axes.set_title(text, fontsize="medium")
 
 
-def line_room(axes: Axes, ax: Axes | None, font: str = "legend.fontsize", taken: float = 0.2) -> int:
+def line_characters(axes: Axes, ax: Axes | None, font: str = "legend.fontsize", taken: float = 0.2) -> int:
     """Characters that fit into a line over a figure of ours, or over the caller's own axes.
 
     Args:
@@ -234,13 +236,13 @@ def line_room(axes: Axes, ax: Axes | None, font: str = "legend.fontsize", taken:
         font: "small", or one of the rcParams.
         taken: inches of that width which are not free.
     """
-    width = root(axes).get_figwidth() if ax is None else axes.get_window_extent().width / root(axes).dpi
+    width = figure_of(axes).get_figwidth() if ax is None else axes.get_window_extent().width / figure_of(axes).dpi
     return int((width - taken) / text_inches("n", font_points(font)))
 
 
-def key_room(axes: Axes, ax: Axes | None) -> int:
+def legend_characters(axes: Axes, ax: Axes | None) -> int:
     """Characters that fit into a line of the key."""
-    return line_room(axes, ax, taken=0.2 + _handle_inches())
+    return line_characters(axes, ax, taken=0.2 + _handle_inches())
 
 
 def _filled(pieces: Sequence[str], width: int) -> str:
@@ -253,7 +255,7 @@ def _filled(pieces: Sequence[str], width: int) -> str:
     return "\n".join(line.strip() for line in lines)
 
 
-def worded(entry: Mapping[str, Any], width: int = 34) -> str:
+def axis_label(entry: Mapping[str, Any], width: int = 34) -> str:
     """What the manifest says of a metric, for an axis, in lines of so many characters."""
     label = plain(label_of(entry), width)
     way = DIRECTIONS[entry["higher_is_better"]]
@@ -276,7 +278,7 @@ def light_grid(axes: Axes, axis: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def add_key(axes: Axes, groups: Sequence[Sequence[tuple[Any, str]]], ax: Axes | None, title: str = "") -> None:
+def add_legend(axes: Axes, groups: Sequence[Sequence[tuple[Any, str]]], ax: Axes | None, title: str = "") -> None:
     """The legend: below the axes of a figure of ours, in as many columns as fit; inside of the caller's own axes.
 
     Args:
@@ -295,7 +297,7 @@ def add_key(axes: Axes, groups: Sequence[Sequence[tuple[Any, str]]], ax: Axes | 
             entries = [entry for group in groups for entry in [*group, *blank * (-len(group) % rows)]]
         where = {"loc": "outside lower center", "ncols": -(-len(entries) // rows), "columnspacing": GAP, "frameon": False}
     handles, labels = zip(*entries, strict=True)
-    (axes if ax is not None else root(axes)).legend(handles, labels, title=title or None, **where)
+    (axes if ax is not None else figure_of(axes)).legend(handles, labels, title=title or None, **where)
 
 
 def _spent(groups: Sequence[Sequence[Any]], rows: int) -> int:
@@ -307,7 +309,7 @@ def _columns(axes: Axes, labels: Sequence[str]) -> int:
     """Columns of the key that fit into the width of the figure."""
     points = font_points("legend.fontsize")
     widest = max(text_inches(label, points) for label in labels) + _handle_inches()
-    return max(1, int((root(axes).get_figwidth() - 0.2) / widest))
+    return max(1, int((figure_of(axes).get_figwidth() - 0.2) / widest))
 
 
 def _handle_inches() -> float:

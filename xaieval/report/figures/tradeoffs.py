@@ -12,22 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import at_level, common_names, counted, narrowed, summary_of, two_metrics
+from xaieval.report.figures.data import common_names, counts_note, level_note, subset, summary_of, two_metrics
 from xaieval.report.figures.style import (
     MARKERS,
-    Look,
     Size,
-    add_key,
+    Style,
+    add_legend,
     add_title,
+    axis_label,
     error_bars,
+    figure_of,
     fit_height,
-    key_room,
+    legend_characters,
     light_grid,
-    looks,
     one_axes,
     plain,
-    root,
-    worded,
+    styles,
 )
 from xaieval.results.record import RunRecord
 
@@ -76,67 +76,67 @@ def tradeoff_figure(
         'a, higher is better'
     """
     across, up = two_metrics(scores, metrics)
-    table = summary_of(narrowed(scores), level)
+    table = summary_of(subset(scores), level)
     pairs = list(table.index)
-    chosen = _looks(pairs)
+    chosen = _styles(pairs)
     axes = one_axes(size, ax)
     for _, group in table.groupby("method", sort=False):
         _draw_method(axes, group, across["name"], up["name"], chosen)
-    axes.set(xlabel=worded(across), ylabel=worded(up))
-    add_title(axes, [*common_names(pairs), *counted(table), at_level(level)], ax)
+    axes.set(xlabel=axis_label(across), ylabel=axis_label(up))
+    add_title(axes, [*common_names(pairs), *counts_note(table), level_note(level)], ax)
     light_grid(axes, "both")
     if len(pairs) > 1:
-        add_key(axes, _key(pairs, chosen, key_room(axes, ax)), ax)
+        add_legend(axes, _key(pairs, chosen, legend_characters(axes, ax)), ax)
     if ax is None:
         fit_height(axes, HEIGHT, size)
-    return root(axes)
+    return figure_of(axes)
 
 
-def _looks(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
+def _styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
     """How each point is drawn."""
     layers, methods = ([*dict.fromkeys(names)] for names in zip(*pairs, strict=True))
     if len(methods) == 1:
-        return dict(zip(pairs, looks(len(pairs), "layers"), strict=True))
+        return dict(zip(pairs, styles(len(pairs), "layers"), strict=True))
     if len(layers) > len(MARKERS):
         raise MetricError(
             f"{len(layers)} layers of {len(methods)} methods cannot be told apart in one picture, at most {len(MARKERS)} can; "
             "choose some by layers=, or one method by methods=, or see all in kind='heatmap'"
         )
-    hues = dict(zip(methods, looks(len(methods), "methods", MOST_METHODS), strict=True))
+    hues = dict(zip(methods, styles(len(methods), "methods", MOST_METHODS), strict=True))
     shapes = dict(zip(layers, MARKERS, strict=False))
-    return {(layer, method): Look(**{**vars(hues[method]), "marker": shapes[layer]}) for layer, method in pairs}
+    return {(layer, method): Style(**{**vars(hues[method]), "marker": shapes[layer]}) for layer, method in pairs}
 
 
-def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Look]) -> None:
+def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> None:
     """The points of a method, with their intervals, and the line that joins them."""
     first = chosen[table.index[0]]
     joined = mpl.rcParams["text.color"] if len({chosen[pair].colour for pair in table.index}) > 1 else first.colour
     axes.plot(table[across], table[up], color=joined, alpha=0.35, linewidth=0.6 * mpl.rcParams["lines.linewidth"], zorder=1)
     for pair, row in zip(table.index, table.to_dict("records"), strict=True):
-        look = chosen[pair]
+        style = chosen[pair]
         axes.errorbar(
             row[across],
             row[up],
             xerr=error_bars(row[across], row[f"{across}_low"], row[f"{across}_high"]),
             yerr=error_bars(row[up], row[f"{up}_low"], row[f"{up}_high"]),
-            **_point(look),
-            color=look.colour,
+            **_point(style),
+            color=style.colour,
             elinewidth=0.7 * mpl.rcParams["lines.linewidth"],
         )
 
 
-def _point(look: Look) -> dict[str, Any]:
+def _point(style: Style) -> dict[str, Any]:
     """A marker without a line."""
-    return {"marker": look.marker, "linestyle": "", "markerfacecolor": look.colour if look.filled else "none"}
+    return {"marker": style.marker, "linestyle": "", "markerfacecolor": style.colour if style.filled else "none"}
 
 
-def _key(pairs: list[tuple[str, str]], chosen: dict[Any, Look], width: int) -> list[list[tuple[Line2D, str]]]:
+def _key(pairs: list[tuple[str, str]], chosen: dict[Any, Style], width: int) -> list[list[tuple[Line2D, str]]]:
     """Of layers by their colours; or of methods by colour, and of layers by shape."""
     methods = {method: chosen[layer, method] for layer, method in pairs}
     layers = {layer: chosen[layer, method] for layer, method in pairs}
     if len(methods) == 1:
-        return [[(Line2D([], [], color=look.colour, **_point(look)), plain(layer, width)) for layer, look in layers.items()]]
+        return [[(Line2D([], [], color=style.colour, **_point(style)), plain(layer, width)) for layer, style in layers.items()]]
     ink = mpl.rcParams["text.color"]
-    lines = {name: Line2D([], [], color=look.colour, **(_point(look) | LINE)) for name, look in methods.items()}
-    shapes = {name: Line2D([], [], color=ink, **(_point(look) | HOLLOW)) for name, look in layers.items()}
+    lines = {name: Line2D([], [], color=style.colour, **(_point(style) | LINE)) for name, style in methods.items()}
+    shapes = {name: Line2D([], [], color=ink, **(_point(style) | HOLLOW)) for name, style in layers.items()}
     return [[(artist, plain(name, width)) for name, artist in group.items()] for group in (lines, shapes)]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from xaieval.report.figures.data import NO_VALUE
 
-__all__ = ["shown", "with_interval"]
+__all__ = ["format_interval", "shown"]
 
 
 def shown(value: Any, digits: int, signed: bool = False) -> str:
@@ -26,11 +26,11 @@ def shown(value: Any, digits: int, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
-def with_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
+def format_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
     """A mean and its interval.
 
     Example:
-        >>> with_interval(1.34, 0.4, 6.9, 1)
+        >>> format_interval(1.34, 0.4, 6.9, 1)
         '1.3 [0.4, 6.9]'
     """
     mean, low, high = (shown(value, digits, signed) for value in (mean, low, high))

@@ -14,13 +14,13 @@ from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
 
-__all__ = ["EACH", "MOST_PAIRS", "Choice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
+__all__ = ["EACH", "MOST_PAIRS", "ImageChoice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
 EACH, MOST_PAIRS = 3, 12  # images of a kind; layers and methods that are shown
 
 
 @dataclass(frozen=True)
-class Choice:
+class ImageChoice:
     """Ids of images.
 
     Attributes:
@@ -84,7 +84,7 @@ def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: methods.index(pair[1]))
 
 
-def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[str] | None = None) -> Choice | None:
+def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[str] | None = None) -> ImageChoice | None:
     """The best, the worst and random images by the run's first metric that has a direction.
 
     Images that are equal in it are told apart by what share of the confidence is kept, then by their ids.
@@ -109,7 +109,7 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     # An order of all images of the run, so that the choice among some of them keeps to that among all.
     shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
     there = {image for ids in ordered.values() for image in ids} - extremes
-    return Choice(metric, best, worst, [str(image) for image in shuffled if image in there][:EACH])
+    return ImageChoice(metric, best, worst, [str(image) for image in shuffled if image in there][:EACH])
 
 
 def _best_first(rows: pd.DataFrame, metric: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from xaieval.analysis.warnings import find_doubts
-from xaieval.report.figures.data import at_level, summary_of
-from xaieval.report.html.formatting import with_interval
+from xaieval.report.figures.data import level_note, summary_of
+from xaieval.report.html.formatting import format_interval
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
 
@@ -39,7 +39,7 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
-    head = f"<p><strong>Scores</strong> of {images:,} images, {at_level(level)}{state}</p>"
+    head = f"<p><strong>Scores</strong> of {images:,} images, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
     return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
 
@@ -58,7 +58,7 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
 
 
 def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
-    return with_interval(*(row[name + end] for end in ("", "_low", "_high")), decimals) if pd.notna(row[name]) else "no value"
+    return format_interval(*(row[name + end] for end in ("", "_low", "_high")), decimals) if pd.notna(row[name]) else "no value"
 
 
 def _doubts(scores: RunRecord, level: float) -> str:

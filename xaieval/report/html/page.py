@@ -17,7 +17,7 @@ from markupsafe import Markup
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import shown
-from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
 from xaieval.report.html.row_table import list_rows
@@ -34,14 +34,14 @@ from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
 
-__all__ = ["Wanted", "render_report", "write_report"]
+__all__ = ["ReportOptions", "render_report", "write_report"]
 
 MOST_UNREADABLE = 10  # images whose reasons are written out
 NOT_GIVEN = "no maps were given; Scores.to_html takes them by maps="
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ReportOptions:
     """What a report shows beside the run itself.
 
     Attributes:
@@ -83,7 +83,7 @@ class Gallery(NamedTuple):
     kinds: list[tuple[str, list[Picture]]]
 
 
-def write_report(scores: RunRecord, path: str | Path, wanted: Wanted) -> int:
+def write_report(scores: RunRecord, path: str | Path, wanted: ReportOptions) -> int:
     """Write the page.
 
     Returns:
@@ -102,7 +102,7 @@ def write_report(scores: RunRecord, path: str | Path, wanted: Wanted) -> int:
     return len(page)
 
 
-def render_report(scores: RunRecord, wanted: Wanted) -> str:
+def render_report(scores: RunRecord, wanted: ReportOptions) -> str:
     """The page as text.
 
     Raises:
@@ -141,7 +141,7 @@ def _templates() -> Environment:
     )
 
 
-def _contents(scores: RunRecord, wanted: Wanted) -> dict[str, Any]:
+def _contents(scores: RunRecord, wanted: ReportOptions) -> dict[str, Any]:
     """Everything that the template is told of the run."""
     rows, manifest, level = scores.rows, scores.manifest, wanted.level
     summary = summary_of(scores, level)
@@ -179,7 +179,7 @@ def _contents(scores: RunRecord, wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _pictures(scores: RunRecord, wanted: Wanted, methods: Sequence[str]) -> dict[str, Any]:
+def _pictures(scores: RunRecord, wanted: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:
     """The galleries, and what is to be said of them."""
     maps, pairs = wanted.maps, pairs_to_show(scores, methods)
     found: dict[str, Any] = {"galleries": [], "why_no_maps": wanted.why_no_maps, "chosen_by": "", "among": 0, "pairs_left": 0}
@@ -201,7 +201,7 @@ def _pictures(scores: RunRecord, wanted: Wanted, methods: Sequence[str]) -> dict
     }
 
 
-def _gallery(scores: RunRecord, maps: Maps, choice: Choice, pair: Pair) -> Gallery:
+def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
     layer, method = pair
     rows = rows_of(scores.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
@@ -210,7 +210,7 @@ def _gallery(scores: RunRecord, maps: Maps, choice: Choice, pair: Pair) -> Galle
     )
 
 
-def _picture(maps: Maps, choice: Choice, rows: Any, pair: Pair, image_id: str) -> Picture:
+def _picture(maps: Maps, choice: ImageChoice, rows: Any, pair: Pair, image_id: str) -> Picture:
     place, row = maps.number[image_id], rows.loc[image_id]
     columns = [name for name in ("confidence", "masked_confidence") if name in rows]
     return Picture(

@@ -15,7 +15,7 @@ from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
-from xaieval.report.html.formatting import shown, with_interval
+from xaieval.report.html.formatting import format_interval, shown
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
@@ -24,9 +24,9 @@ from xaieval.results.rows import COUNTED, NO_LAYER
 __all__ = [
     "Best",
     "Cell",
-    "Chosen",
     "Comparison",
     "Line",
+    "SelectedLayers",
     "best_of",
     "comparison_of",
     "controls_beaten",
@@ -86,7 +86,7 @@ class Best(NamedTuple):
     ties: list[str] | None
 
 
-class Chosen(NamedTuple):
+class SelectedLayers(NamedTuple):
     """The layers of a method that need attention, worst first, and the reasons: a verdict, tests, and how they were made."""
 
     method: str
@@ -175,7 +175,7 @@ def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[st
     return found
 
 
-def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[Chosen]:
+def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[SelectedLayers]:
     """For each method that has several layers, which of them need attention, and why."""
     counts = Counter(method for _, method in pairs_of(scores.rows))
     names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
@@ -184,12 +184,12 @@ def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> lis
     return [_chosen(scores, method, by, level) for method in several if by]
 
 
-def _chosen(scores: RunRecord, method: str, by: Sequence[str], level: float) -> Chosen:
+def _chosen(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
     try:
         selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
     except MetricError as error:  # no image counts at every layer
-        return Chosen(method, [], [str(error)])
-    return Chosen(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
+        return SelectedLayers(method, [], [str(error)])
+    return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
 
 
 def comparison_of(
@@ -218,7 +218,7 @@ def comparison_of(
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
     mean, low, high = (row[f"{metric['name']}{end}"] for end in ("", "_low", "_high"))
-    return Interval(layer, method, mean, low, high, with_interval(mean, low, high, decimals_of(metric)), muted)
+    return Interval(layer, method, mean, low, high, format_interval(mean, low, high, decimals_of(metric)), muted)
 
 
 def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str]) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str])
 
 def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
     ends = row["difference"], row["low"], row["high"]
-    return Interval(row["layer"], row["method"], *ends, with_interval(*ends, digits, signed=True), not row["better"])
+    return Interval(row["layer"], row["method"], *ends, format_interval(*ends, digits, signed=True), not row["better"])
 
 
 def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, str]]:
