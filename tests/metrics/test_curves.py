@@ -541,7 +541,8 @@ def test_the_figure_shows_means_and_intervals():
 
 def test_a_figure_without_curves_is_refused():
     rows = pd.DataFrame({"layer": ["p2"], "method": "gradcam", "area": [0.2], "status": "ok"})
-    with pytest.raises(MetricError, match="the rows hold no curves of 'area'; a metric made with keep_curve=True keeps them"):
+    message = "the rows have no curves of 'area'; create the metric with keep_curve=True to keep them"
+    with pytest.raises(MetricError, match=message):
         curves_figure(rows, "area")
     rows["area_curve"] = [[0.1, 0.2]]
     with pytest.raises(MetricError, match="the curves have 2 points, but fractions has 3"):

@@ -296,31 +296,31 @@ class Scores(RunRecord):
         level: float = 0.95,
         size: float | tuple[float, float] | None = None,
     ) -> Figure:
-        """A picture of the run; docs/figures.md shows one of each kind.
+        """Draw a figure of the run; docs/figures.md shows one of each kind.
 
-        - "tradeoff": two metrics (AD and IC unless told) against each other per layer and method, with both intervals.
-        - "heatmap": one metric, layers x methods, the values written into the cells.
-        - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with bands.
-        - "ranking": one metric, best first, with groups that cannot be told apart and how stable the order is; two axes.
-        - "classes": one metric class by class, by label, with intervals and n.
-        - "spread": how one metric spreads over the images, per layer and method.
+        - "tradeoff": two metrics (default: AD and IC) against each other, per layer and method, with both intervals.
+        - "heatmap": one metric per layer and method, as numbers in coloured cells.
+        - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
+        - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
+        - "spread": the distribution of one metric over the images, per layer and method.
 
         Args:
-            kind: one of these.
-            ax: axes of your own to draw on; not for "ranking", nor for the curves of several metrics.
-            metrics: of the run; its first one, for kinds of one metric, unless told.
-            layers: to show; all unless told.
-            methods: likewise.
-            classes: for "classes", the names of classes 0, 1, ...; or by class, which shows these alone.
-            level: of the intervals, in (0, 1).
-            size: width in inches, to which the height is fitted, or (width, height); 3.5 fits one column of most journals.
+            kind: One of these kinds.
+            ax: Axes to draw on (default: those of a new figure); not for "ranking" and not for the curves of several metrics.
+            metrics: Names of metrics of the run (default for kinds that show one metric: the first one).
+            layers: Addresses of the layers to show (default: all).
+            methods: Names of the methods to show (default: all).
+            classes: For "classes", names of the classes 0, 1, ...; or a mapping from classes to names, to show only these.
+            level: Level of the intervals, in (0, 1).
+            size: Width in inches, with a fitted height, or (width, height); 3.5 fits one column of most journals.
 
         Returns:
-            A figure that belongs to no window, or that of `ax`; `xaieval.report.save_figure` saves it for print.
+            A new figure that is not shown in a window, or the figure of `ax`; `xaieval.report.save_figure` saves it for print.
 
         Raises:
-            MetricError: the run lacks what is asked for, or holds more than can be told apart.
-            UsageError: no such kind, `ax` where several axes are needed, or both `ax` and `size`.
+            MetricError: The run lacks what is to be drawn, or has more of it than can be told apart.
+            UsageError: The kind is unknown, `ax` is given for several axes, or both `ax` and `size` are given.
         """
         from xaieval.report.figures.kinds import Request, plot
 
@@ -339,19 +339,20 @@ class Scores(RunRecord):
         """
         super().save(path, summary=self.summary(level) if summary is None else summary)
 
-    def to_html(self, path: str | Path, maps: Maps | None = None, **wanted: Any) -> None:
-        """Write the run as one HTML file that holds everything it needs; docs/report.md says how to read it.
+    def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
+        """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.
 
         Args:
-            path: of the file.
-            maps: images with their maps; `xaieval.report.images_to_show` says which ones the report asks for.
-            wanted: other fields of `xaieval.report.ReportOptions`: `other`, a run to compare with; `methods`, `classes`, `level`.
+            path: The file.
+            maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
+            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, and `other`, a run
+                to compare with.
 
         Raises:
-            OutputError: the file cannot be written.
-            MetricError: a method is not in the rows, or the runs cannot be compared.
-            ProtocolError: the runs were measured under other protocols.
+            OutputError: The file cannot be written.
+            MetricError: A method is not in the rows, or the runs cannot be compared.
+            ProtocolError: The runs were measured under different protocols.
         """
         from xaieval.report.html.page import ReportOptions, write_report
 
-        write_report(self, path, ReportOptions(maps=maps, **wanted))
+        write_report(self, path, ReportOptions(maps=maps, **options))

@@ -1,4 +1,4 @@
-"""Figures of explanations, of what was measured of them, and of rankings; and a run as one HTML page."""
+"""Figures of explanation maps, scores and rankings, and the HTML report of a run."""
 
 from __future__ import annotations
 

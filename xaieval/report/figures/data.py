@@ -1,4 +1,4 @@
-"""What of a run a figure shows."""
+"""The part of a run that a figure shows, and the words for it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,14 @@ NO_VALUE = "\N{EN DASH}"  # as wide as a digit
 
 
 def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
-    """What the manifest says of a metric, or of the run's first one.
+    """The manifest's entry of a metric.
+
+    Args:
+        scores: The run.
+        name: Name of the metric (default: the first metric of the run).
 
     Raises:
-        MetricError: the run has no such metric, or none.
+        MetricError: The run has no such metric, or none at all.
     """
     known = {metric["name"]: metric for metric in scores.metrics}
     if name is None and known:
@@ -56,10 +60,10 @@ def first_directed(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | 
 
 
 def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What the manifest says of the two metrics on the axes.
+    """The manifest's entries of two metrics.
 
     Raises:
-        MetricError: they are not two, or the run lacks one.
+        MetricError: The names are not two, or the run lacks one of them.
     """
     if isinstance(names, str) or len(names) != 2:
         raise MetricError(f"a trade-off is between two metrics, such as ('average_drop', 'insertion'); got {names!r}")
@@ -67,15 +71,20 @@ def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]
 
 
 def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
-    """The means with their intervals, per layer and method, without the tests against controls."""
+    """The mean of each metric with its interval, per layer and method, without the tests against controls."""
     return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
 
 
 def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
-    """The same run with some of its layers and methods.
+    """The same run with only some of its layers and methods.
+
+    Args:
+        scores: The run.
+        layers: Addresses (default: all).
+        methods: Names (default: all).
 
     Raises:
-        MetricError: there is no such layer or method, or nothing is left.
+        MetricError: A layer or method is not in the run, or no row is left.
     """
     rows = scores.rows
     for column, names in (("layer", layers), ("method", methods)):
@@ -87,13 +96,13 @@ def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequ
 
 
 def _known(rows: pd.DataFrame, column: str, names: Sequence[str]) -> list[str]:
-    """The names, looked up."""
-    there = [str(name) for name in rows[column].unique()]
-    wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
-        if name not in there:
-            raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, there)}")
-    return wanted
+    """The names as a list, each of which is checked to be in the column."""
+    known = [str(name) for name in rows[column].unique()]
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in known:
+            raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, known)}")
+    return chosen
 
 
 def pairs_of(rows: pd.DataFrame) -> list[Pair]:
@@ -107,7 +116,7 @@ def rows_of(rows: pd.DataFrame, pair: Pair) -> pd.DataFrame:
 
 
 def pair_names(pairs: Sequence[Pair]) -> list[str]:
-    """What tells each pair of layer and method from the others: its layer, its method, or both.
+    """Short names that distinguish pairs of layer and method: the layer, the method, or both.
 
     Example:
         >>> pair_names([("p2", "gradcam"), ("p5", "gradcam")]), pair_names([("p2", "gradcam"), ("input", "random")])
@@ -121,19 +130,19 @@ def pair_names(pairs: Sequence[Pair]) -> list[str]:
 
 
 def common_names(pairs: Sequence[Pair]) -> list[str]:
-    """The layer that all pairs share, and the method."""
+    """The layer and the method that all pairs have in common, if there are any."""
     columns = [list(dict.fromkeys(names)) for names in zip(*pairs, strict=True)]
     return [names[0] for names in columns if len(names) == 1]
 
 
 def counts_note(summary: pd.DataFrame) -> list[str]:
-    """Of how many images numbers are, and how many rows failed."""
+    """The number of images, and the number of failed rows if there are any."""
     failed = int(summary["n_failed"].sum())
     return [count_range(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
 
 
 def count_range(counts: Iterable[int]) -> str:
-    """The number of images, or the least and the largest.
+    """The number of images, or the smallest and the largest number.
 
     Example:
         >>> count_range([10, 10]), count_range([9, 10])
@@ -144,5 +153,5 @@ def count_range(counts: Iterable[int]) -> str:
 
 
 def level_note(level: float) -> str:
-    """What the intervals are."""
+    """The level of the intervals in words."""
     return f"{100 * level:g} % intervals"

@@ -24,29 +24,29 @@ from xaieval.report.figures.style import (
 
 __all__ = ["ranking_figure"]
 
-HEADING = -0.95  # the row of the heading, above the first item at 0
+HEADING = -0.95  # the vertical position of the heading; the first item is at 0
 
 
 def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
-    """Means with intervals, best at the top; to their right a bar through each group that cannot be told apart,
-    its letters, and how often an item is first in resampled sets of images.
+    """Draw a ranking: means with intervals, best first, and groups of items that do not differ significantly.
 
-    As in a critical-difference diagram, items that no bar joins differ beyond chance. Dots on a bar are its members: where
-    spreads differ, a group may leave out an item in its midst.
+    Each group is a bar to the right of the means, as in a critical-difference diagram: items that no bar connects differ
+    significantly. The dots on a bar are its members, since a group may leave out an item in between if variances differ. Beside
+    the bars are the letters of the groups, and how often an item ranks first in resampled sets of images.
 
     Args:
-        ranking: by `Scores.rank`.
-        size: width, or width and height, in inches.
+        ranking: The result of `Scores.rank`.
+        size: Width, or width and height, in inches.
 
     Returns:
-        A figure that belongs to no window; save it by `savefig`.
+        A new figure that is not shown in a window.
 
     Raises:
-        UsageError: the size is none.
+        UsageError: The size is not positive.
 
     Reference:
-        The bars are those of Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006, section
-        3.2.3; the tests are not his (see `Scores.rank`).
+        The bars follow Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006, section 3.2.3;
+        the tests are different ones (see `Scores.rank`).
 
     Example:
         >>> import pandas as pd
@@ -72,6 +72,7 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
 
 
 def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
+    """Draw the means with their intervals."""
     table = ranking.table
     ends = error_bars(table["mean"], table["low"], table["high"])
     axes.errorbar(table["mean"], range(len(table)), xerr=ends, fmt="o", color=HUES[0], capsize=3)
@@ -81,7 +82,7 @@ def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
 
 
 def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
-    """The bars, and to their right the letters and shares as names of the rows."""
+    """Draw the bars of the groups, with letters and shares as tick labels on the right."""
     rows = {str(item): place for place, item in enumerate(ranking.table.index)}
     ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     for number, group in enumerate(groups):

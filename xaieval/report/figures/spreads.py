@@ -1,4 +1,4 @@
-"""How a metric spreads over the images."""
+"""Distributions of a metric over the images."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ from xaieval.results.rows import COUNTED
 __all__ = ["spread_figure"]
 
 BINS = 50
-DOTS = 100  # images of a row, of which each is a dot; more are a histogram
-REACH = 0.42  # of a row, to either side of its middle
-INCHES = 0.42  # the least height of a row
+DOTS = 100  # the largest number of images per row that are drawn as dots; more are drawn as a histogram
+REACH = 0.42  # of the height of a row, above and below its middle
+INCHES = 0.42  # the smallest height of a row
 
 
 def spread_figure(
     scores: RunRecord, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
 ) -> Figure:
-    """How a metric spreads over the images: a row a layer and method, with the mean and its interval, median and quartiles.
+    """Draw the distribution of a metric over the images: one row per layer and method, with mean, interval, median, quartiles.
 
-    Up to 100 images are a dot each, stacked where they are alike; more are a histogram, mirrored. Nothing is smoothed, so that
-    heaps at 0 or 100 are seen as such. The fullest of the 50 bins of each row is as high as the row.
+    Up to 100 images are drawn as one dot each, stacked within a bin; more as a mirrored histogram. Nothing is smoothed, so that
+    peaks at 0 or 100 stay visible. The fullest of the 50 bins of a row takes the height of the row.
 
     Args:
-        scores: a run.
-        metric: the run's first unless told.
-        level: of the intervals, in (0, 1).
-        size: width, or width and height, in inches.
-        ax: axes to draw on, in place of a new figure.
+        scores: The run (`xaieval.Scores`).
+        metric: Name of the metric (default: the first metric of the run).
+        level: Level of the intervals, in (0, 1).
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the run lacks the metric, it is yes or no for an image, or no row has a value.
-        UsageError: both `size` and `ax` are given.
+        MetricError: The run has no such metric, the metric is binary, or no row has a value.
+        UsageError: Both `size` and `ax` are given.
 
     Example:
         >>> import pandas as pd
@@ -74,8 +74,8 @@ def spread_figure(
     entry = metric_entry(scores, metric)
     if entry["interval"] == "wilson":
         raise MetricError(
-            f"{entry['name']} is yes or no for an image, so that its mean says all of its spread; take kind='tradeoff', or a "
-            "metric such as average_drop"
+            f"{entry['name']} is 0 or 100 for each image, so its mean describes the whole distribution; use kind='tradeoff' "
+            "or a metric such as average_drop"
         )
     shown = subset(scores)
     table, values = summary_of(shown, level), _values(shown.rows, entry["name"])
@@ -100,14 +100,14 @@ def spread_figure(
 
 
 def _values(rows: pd.DataFrame, name: str) -> dict[Any, NDArray[np.float64]]:
-    """By layer and method the values of the rows that count."""
+    """The values of the rows that count, per layer and method."""
     values = rows[name].where(rows["status"].isin(COUNTED)).astype(float)
     pairs = values.groupby([rows["layer"], rows["method"]], sort=False)
     return {pair: np.asarray(group.dropna(), dtype=float) for pair, group in pairs}
 
 
 def _edges(values: dict[Any, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
-    """Of the bins, the same for all rows."""
+    """The edges of the bins, the same for all rows."""
     every = np.concatenate(list(values.values()))
     if not len(every):
         raise MetricError(f"no row has a value of {name}; the column 'status' of scores.rows says why")
@@ -115,7 +115,7 @@ def _edges(values: dict[Any, NDArray[np.float64]], name: str) -> NDArray[np.floa
 
 
 def _draw_dots(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
-    """A dot an image; those of one bin stand on each other, around the middle of the row."""
+    """Draw one dot per image; dots of one bin are stacked around the middle of the row."""
     values = np.sort(values)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -127,14 +127,14 @@ def _draw_dots(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float6
 
 
 def _draw_histogram(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
-    """A histogram, to both sides of the middle of the row."""
+    """Draw a histogram, mirrored at the middle of the row."""
     counts = np.histogram(values, edges)[0]
     heights = REACH * np.append(counts, counts[-1]) / max(counts.max(), 1)
     axes.fill_between(edges, place - heights, place + heights, step="post", color=hue, alpha=0.5, linewidth=0, zorder=2)
 
 
 def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
-    """The quartiles as a line, and the median as a stroke across it."""
+    """Draw the interquartile range as a line, and the median as a stroke across it."""
     if not len(values):
         return
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -144,7 +144,7 @@ def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
 
 
 def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> list[tuple[Any, str]]:
-    """The means with their intervals; and the key to everything in a row."""
+    """Draw the means with their intervals, and return the legend's entries for everything in a row."""
     ends = error_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
     ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     paper = mpl.rcParams["axes.facecolor"]
@@ -153,4 +153,4 @@ def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> lis
     )
     middle = Line2D([], [], color=ink, linewidth=1.6 * wide, alpha=0.45)
     stroke = Line2D([], [], color=ink, marker="|", markersize=9, markeredgewidth=wide, linestyle="")
-    return [(drawn, f"mean, {100 * level:g} % interval"), (stroke, "median"), (middle, "middle half")]
+    return [(drawn, f"mean, {100 * level:g} % interval"), (stroke, "median"), (middle, "interquartile range")]

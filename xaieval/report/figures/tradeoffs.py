@@ -1,4 +1,4 @@
-"""Two metrics against each other."""
+"""Scatter plots of two metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from xaieval.results.record import RunRecord
 __all__ = ["tradeoff_figure"]
 
 DEFAULT = ("average_drop", "increase_in_confidence")
-HEIGHT = 2.8  # inches, of the axes
+HEIGHT = 2.8  # inches, the height of the axes
 MOST_METHODS = 16
 LINE, HOLLOW = {"marker": "o", "linestyle": "-"}, {"markerfacecolor": "none"}
 
@@ -47,24 +47,24 @@ def tradeoff_figure(
     size: Size = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Two metrics against each other: a point a layer and method, with an interval on each axis.
+    """Draw two metrics against each other: one point per layer and method, with an interval on each axis.
 
-    A line joins the layers of a method in order of execution. With one method each layer has a colour; with several, a method
-    has a colour and a layer has a shape.
+    A line connects the layers of a method in order of execution. Colours show layers if there is one method; with several
+    methods colours show methods, and markers show layers.
 
     Args:
-        scores: a run.
-        metrics: on the axes, first the horizontal one.
-        level: of the intervals, in (0, 1).
-        size: width, or width and height, in inches.
-        ax: axes to draw on, in place of a new figure.
+        scores: The run (`xaieval.Scores`).
+        metrics: The metrics on the horizontal and the vertical axis.
+        level: Level of the intervals, in (0, 1).
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the run lacks a metric, or has more layers or methods than can be told apart.
-        UsageError: both `size` and `ax` are given.
+        MetricError: The run lacks a metric, or has more layers or methods than can be told apart.
+        UsageError: Both `size` and `ax` are given.
 
     Example:
         >>> import pandas as pd
@@ -86,21 +86,21 @@ def tradeoff_figure(
     add_title(axes, [*common_names(pairs), *counts_note(table), level_note(level)], ax)
     light_grid(axes, "both")
     if len(pairs) > 1:
-        add_legend(axes, _key(pairs, chosen, legend_characters(axes, ax)), ax)
+        add_legend(axes, _legend(pairs, chosen, legend_characters(axes, ax)), ax)
     if ax is None:
         fit_height(axes, HEIGHT, size)
     return figure_of(axes)
 
 
 def _styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
-    """How each point is drawn."""
+    """The style of each point."""
     layers, methods = ([*dict.fromkeys(names)] for names in zip(*pairs, strict=True))
     if len(methods) == 1:
         return dict(zip(pairs, styles(len(pairs), "layers"), strict=True))
     if len(layers) > len(MARKERS):
         raise MetricError(
-            f"{len(layers)} layers of {len(methods)} methods cannot be told apart in one picture, at most {len(MARKERS)} can; "
-            "choose some by layers=, or one method by methods=, or see all in kind='heatmap'"
+            f"{len(layers)} layers of {len(methods)} methods cannot be told apart in one figure, at most {len(MARKERS)} can; "
+            "choose layers with layers= or one method with methods=, or use kind='heatmap'"
         )
     hues = dict(zip(methods, styles(len(methods), "methods", MOST_METHODS), strict=True))
     shapes = dict(zip(layers, MARKERS, strict=False))
@@ -108,7 +108,7 @@ def _styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
 
 
 def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> None:
-    """The points of a method, with their intervals, and the line that joins them."""
+    """Draw the points of a method with their intervals, and the line that connects them."""
     first = chosen[table.index[0]]
     joined = mpl.rcParams["text.color"] if len({chosen[pair].colour for pair in table.index}) > 1 else first.colour
     axes.plot(table[across], table[up], color=joined, alpha=0.35, linewidth=0.6 * mpl.rcParams["lines.linewidth"], zorder=1)
@@ -126,12 +126,12 @@ def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: 
 
 
 def _point(style: Style) -> dict[str, Any]:
-    """A marker without a line."""
+    """The marker of a point, without a line."""
     return {"marker": style.marker, "linestyle": "", "markerfacecolor": style.colour if style.filled else "none"}
 
 
-def _key(pairs: list[tuple[str, str]], chosen: dict[Any, Style], width: int) -> list[list[tuple[Line2D, str]]]:
-    """Of layers by their colours; or of methods by colour, and of layers by shape."""
+def _legend(pairs: list[tuple[str, str]], chosen: dict[Any, Style], width: int) -> list[list[tuple[Line2D, str]]]:
+    """The groups of the legend: layers by colour, or methods by colour and layers by marker."""
     methods = {method: chosen[layer, method] for layer, method in pairs}
     layers = {layer: chosen[layer, method] for layer, method in pairs}
     if len(methods) == 1:

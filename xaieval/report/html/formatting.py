@@ -1,4 +1,4 @@
-"""Numbers as the report writes them."""
+"""Numbers and intervals as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pandas as pd
 
 from xaieval.report.figures.data import NO_VALUE
 
-__all__ = ["format_interval", "shown"]
+__all__ = ["format_interval", "format_number"]
 
 
-def shown(value: Any, digits: int, signed: bool = False) -> str:
-    """A number with so many decimals, or a dash where there is none.
+def format_number(value: Any, digits: int, signed: bool = False) -> str:
+    """A number as text with `digits` decimals; a dash for a missing value.
 
     Example:
-        >>> shown(12.345, 1), shown(-0.01, 1), shown(float("nan"), 1) == NO_VALUE
+        >>> format_number(12.345, 1), format_number(-0.01, 1), format_number(float("nan"), 1) == NO_VALUE
         ('12.3', '0.0', True)
-        >>> shown(3.0, 1, signed=True), shown(0.0, 1, signed=True)
+        >>> format_number(3.0, 1, signed=True), format_number(0.0, 1, signed=True)
         ('+3.0', '0.0')
     """
     if pd.isna(value):
@@ -27,11 +27,11 @@ def shown(value: Any, digits: int, signed: bool = False) -> str:
 
 
 def format_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
-    """A mean and its interval.
+    """A mean and its interval as text.
 
     Example:
         >>> format_interval(1.34, 0.4, 6.9, 1)
         '1.3 [0.4, 6.9]'
     """
-    mean, low, high = (shown(value, digits, signed) for value in (mean, low, high))
+    mean, low, high = (format_number(value, digits, signed) for value in (mean, low, high))
     return f"{mean} [{low}, {high}]"

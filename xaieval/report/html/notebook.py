@@ -1,4 +1,4 @@
-"""A run as a notebook shows it."""
+"""A run as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
 
-FEW = 20_000  # rows for which the reasons to doubt them are found in a moment
+FEW = 20_000  # the largest number of rows whose warnings are computed quickly enough
 
 
 def summary_html(scores: RunRecord, level: float = 0.95) -> str:
-    """The summary with intervals and the reasons to doubt it, as HTML without colours of its own, for light and dark pages.
+    """The summary with intervals and warnings, as HTML without colours of its own, for light and dark pages.
 
     Args:
-        scores: a run.
-        level: of the intervals, in (0, 1).
+        scores: The run (`xaieval.Scores`).
+        level: Level of the intervals, in (0, 1).
 
     Returns:
-        One `<div>`, all names escaped. For more than 20,000 rows the warnings are left out, which would take a while.
+        One `<div>`, with all names escaped. Warnings are left out for more than 20,000 rows, since they would take long.
 
     Example:
         >>> from xaieval import Scores
@@ -40,12 +40,12 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
     head = f"<p><strong>Scores</strong> of {images:,} images, {level_note(level)}{state}</p>"
-    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
-    return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
+    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
+    return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
 
 
 def _table(scores: RunRecord, level: float) -> pd.DataFrame:
-    """A column a metric, the mean with its interval."""
+    """The summary with one column per metric, the mean with its interval."""
     summary = summary_of(scores, level).reset_index()
     shown = summary[["layer", "method"]].astype(str)
     for entry in scores.metrics:
@@ -58,11 +58,13 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
 
 
 def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
+    """The mean of a metric with its interval as text."""
     return format_interval(*(row[name + end] for end in ("", "_low", "_high")), decimals) if pd.notna(row[name]) else "no value"
 
 
-def _doubts(scores: RunRecord, level: float) -> str:
+def _warnings(scores: RunRecord, level: float) -> str:
+    """The warnings as a list."""
     if len(scores.rows) > FEW:
-        return "<p>Call <code>warnings()</code> for reasons to doubt these numbers.</p>"
-    found = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
-    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in found)}</ul>" if found else ""
+        return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
+    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
+    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in doubts)}</ul>" if doubts else ""

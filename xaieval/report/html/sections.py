@@ -1,4 +1,4 @@
-"""What came out of a run, as the report shows it: the table, the best, reasons for doubt, the selection, the comparison."""
+"""The results in a report: the table, the best methods, warnings, selected layers, controls, the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
-from xaieval.report.html.formatting import format_interval, shown
+from xaieval.report.html.formatting import format_interval, format_number
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
@@ -36,16 +36,16 @@ __all__ = [
     "selection_of",
 ]
 
-FEW = 50  # images, below which intervals of skewed values hold the mean too rarely (benchmarks/coverage)
-MOST_RANKED = 8  # layers and methods that are tested against each other
-MOST_PANELS = 6  # metrics that get a chart
-ATTENTION = ("increase_in_confidence", "average_drop")  # what layers are selected by, where the run has it
+FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
+MOST_RANKED = 8  # the largest number of layers and methods that are tested against each other
+MOST_PANELS = 6  # the largest number of metrics with a chart
+ATTENTION = ("increase_in_confidence", "average_drop")  # the metrics that select layers, if the run has them
 
 Metric = Mapping[str, Any]
 
 
 class Cell(NamedTuple):
-    """A mean and its interval as text, and whether it is the best of its column."""
+    """A mean and its interval as text, and whether it is the best in its column."""
 
     mean: str
     interval: str
@@ -68,13 +68,13 @@ class Best(NamedTuple):
     """The best layer and method in a metric.
 
     Attributes:
-        metric: its label.
-        way: what is better.
-        value: its mean.
-        interval: around it.
-        layer: where.
-        method: by what.
-        ties: those that cannot be told apart from it; None where that was not tested.
+        metric: Label of the metric.
+        way: Which direction is better.
+        value: The mean as text.
+        interval: The interval as text.
+        layer: Address of the layer.
+        method: Name of the method.
+        ties: The layers and methods that are not significantly worse; None if that was not tested.
     """
 
     metric: str
@@ -87,7 +87,7 @@ class Best(NamedTuple):
 
 
 class SelectedLayers(NamedTuple):
-    """The layers of a method that need attention, worst first, and the reasons: a verdict, tests, and how they were made."""
+    """The layers that need attention by a method, worst first, and the reasons: a conclusion, the tests, and their settings."""
 
     method: str
     layers: list[str]
@@ -95,7 +95,7 @@ class SelectedLayers(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two runs beside each other."""
+    """The comparison of two runs."""
 
     lines: list[dict[str, Any]]
     panels: list[Panel]
@@ -104,7 +104,7 @@ class Comparison(NamedTuple):
 
 
 def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
-    """The summary as text."""
+    """The rows of the table of results."""
     metrics, controls = scores.metrics, scores.controls
     best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
     areas = _areas(scores.rows)
@@ -114,7 +114,7 @@ def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
             method=pair[1],
             control=pair[1] in controls,
             cells=[_cell(row, metric, best[metric["name"]] == pair) for metric in metrics],
-            area=shown(100 * areas.get(pair, float("nan")), 1),
+            area=format_number(100 * areas.get(pair, float("nan")), 1),
             images=int(row["n_images"]),
             failed=int(row["n_failed"]),
         )
@@ -138,56 +138,57 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
 
 
 def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best]:
-    """For each metric that has a direction the best layer and method, controls aside."""
+    """For each metric that has a direction, the best layer and method, without controls."""
     controls = scores.controls
-    found = []
+    results = []
     for metric in scores.metrics:
         pair = _best_pair(summary, metric, controls)
         if metric["higher_is_better"] is not None and pair is not None:
             cell = _cell(summary.loc[[pair]].to_dict("records")[0], metric, True)
             ties = _ties(scores, metric, pair, level)
             way = DIRECTIONS[metric["higher_is_better"]]
-            found.append(Best(_title(metric), way, cell.mean, cell.interval, *pair, ties))
-    return found
+            results.append(Best(_title(metric), way, cell.mean, cell.interval, *pair, ties))
+    return results
 
 
 def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
-    """Reasons to doubt the numbers: the run's own, and too few images."""
+    """The warnings of the run, and one more if there are few images."""
     doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     fewest = int(summary["n_images"].min())
     few = (
-        f"only {fewest} {'image counts' if fewest == 1 else 'images count'} at a layer and method: below {FEW}, intervals of "
-        "skewed values hold the true mean too rarely; take more images"
+        f"only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "
+        "intervals of skewed values contain the true mean too rarely, so score more images"
     )
     return [*([few] if fewest < FEW else []), *doubts]
 
 
 def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
-    """By layer and method, for each metric that has a direction: how many controls it beats, and which not."""
+    """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
     if not scores.rows["method"].isin(scores.controls).any():
         return {}
     table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
-    found: dict[Pair, list[tuple[str, list[str]]]] = {}
+    beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
         missed = list(tests.loc[~tests["beats"], "control"])
-        found.setdefault((layer, method), []).append((f"{len(tests) - len(missed)} of {len(tests)}", missed))
-    return found
+        beaten.setdefault((layer, method), []).append((f"{len(tests) - len(missed)} of {len(tests)}", missed))
+    return beaten
 
 
 def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[SelectedLayers]:
-    """For each method that has several layers, which of them need attention, and why."""
+    """For each method that has several layers, the layers that need attention, and the reasons."""
     counts = Counter(method for _, method in pairs_of(scores.rows))
     names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
     several = [method for method in methods if counts[method] > 1]
-    return [_chosen(scores, method, by, level) for method in several if by]
+    return [_selected(scores, method, by, level) for method in several if by]
 
 
-def _chosen(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
+def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
+    """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
         selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
-    except MetricError as error:  # no image counts at every layer
+    except MetricError as error:  # no image has rows that count at every layer
         return SelectedLayers(method, [], [str(error)])
     return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
 
@@ -195,11 +196,18 @@ def _chosen(scores: RunRecord, method: str, by: Sequence[str], level: float) -> 
 def comparison_of(
     scores: RunRecord, other: RunRecord, names: tuple[str, str], level: float, across_protocols: bool
 ) -> Comparison:
-    """Two runs beside each other, paired by image.
+    """Compare two runs, paired by image.
+
+    Args:
+        scores: A run.
+        other: A run on the same images.
+        names: Names of the two runs.
+        level: Level of the intervals, and 1 minus the probability of even one false positive, in (0, 1).
+        across_protocols: Compare although the runs were measured under different protocols.
 
     Raises:
-        MetricError: see `Scores.compare`.
-        ProtocolError: see there.
+        MetricError: The runs have no image, layer and method, or metric in common.
+        ProtocolError: They were measured under different protocols.
     """
     runs = (scores.rows, scores.manifest), (other.rows, other.manifest)
     table = compare(*runs, level=level, across_protocols=across_protocols).reset_index()
@@ -212,23 +220,26 @@ def comparison_of(
         intervals = [_difference(row, decimals_of(metric)) for row in part.to_dict("records")]
         panels.append(draw_panel(_title(metric), f"difference; {DIRECTIONS[metric['higher_is_better']]}", intervals, False))
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
-    verdict = f"Of {len(table)} comparisons, " + " and ".join(f"{count} are better in {name}" for name, count in wins.items())
-    return Comparison(lines, panels, f"{verdict}, beyond chance; the others are not certain.", _differences(scores, other))
+    better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
+    verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
+    return Comparison(lines, panels, verdict, _differences(scores, other))
 
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
+    """A row of a chart of means."""
     mean, low, high = (row[f"{metric['name']}{end}"] for end in ("", "_low", "_high"))
     return Interval(layer, method, mean, low, high, format_interval(mean, low, high, decimals_of(metric)), muted)
 
 
 def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str]) -> dict[str, Any]:
+    """A row of the table of the comparison, as text."""
     digits = decimals_of(metric)
     return {
         "layer": row["layer"],
         "method": row["method"],
         "metric": label_of(metric),
-        "mean": shown(row["mean"], digits),
-        "other": shown(row["other_mean"], digits),
+        "mean": format_number(row["mean"], digits),
+        "other": format_number(row["other_mean"], digits),
         "difference": _difference(row, digits).text,
         "p": f"{row['p_holm']:.2g}",
         "images": int(row["n_images"]),
@@ -237,30 +248,33 @@ def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str])
 
 
 def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
+    """A row of a chart of differences."""
     ends = row["difference"], row["low"], row["high"]
     return Interval(row["layer"], row["method"], *ends, format_interval(*ends, digits, signed=True), not row["better"])
 
 
 def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, str]]:
-    """What makes the two other runs: what, of this, of the other."""
+    """The settings in which two runs differ: name, value in this run, value in the other."""
     one, two = (run.manifest.get("run", {}) for run in (scores, other))
     return [(name, str(one.get(name)), str(two.get(name))) for name in {**one, **two} if one.get(name) != two.get(name)]
 
 
 def _title(metric: Metric) -> str:
+    """The name of a metric with its label, such as "average drop (AD %)"."""
     name = str(metric["name"]).replace("_", " ")
     label = label_of(metric)
     return name if label.casefold() == name.casefold() else f"{name} ({label})"
 
 
 def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
+    """A cell of the table of results."""
     name, digits = metric["name"], decimals_of(metric)
-    low, high = (shown(row[f"{name}_{end}"], digits) for end in ("low", "high"))
-    return Cell(shown(row[name], digits), f"[{low}, {high}]", best)
+    low, high = (format_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
+    return Cell(format_number(row[name], digits), f"[{low}, {high}]", best)
 
 
 def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
-    """Layer and method of the best mean that is of no control."""
+    """The layer and method with the best mean, without controls."""
     higher = metric["higher_is_better"]
     own: Any = summary.loc[[pair[1] not in controls for pair in summary.index], metric["name"]].dropna()
     if higher is None or own.empty:
@@ -270,7 +284,7 @@ def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -
 
 
 def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[str] | None:
-    """What cannot be told apart from the best; None where there is nothing to test, or too much."""
+    """The layers and methods that do not differ significantly from the best; None if there are too few or too many to test."""
     rows = scores.rows[~scores.rows["method"].isin(scores.controls)]
     pairs = pairs_of(rows)
     if not 2 <= len(pairs) <= MOST_RANKED:
@@ -279,7 +293,7 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
     over: Over = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
         ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
-    except MetricError:  # no image counts everywhere, as the table shows
+    except MetricError:  # no image has rows that count for every item
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
     own = set(letters.pop(best, ""))
@@ -287,10 +301,12 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
 
 
 def _named(pair: Pair, over: Over) -> str:
+    """The part of a pair that is ranked."""
     return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)
 
 
 def _areas(rows: pd.DataFrame) -> dict[Any, float]:
+    """The mean mask area per layer and method."""
     if "mask_area" not in rows:
         return {}
     means: Any = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"])["mask_area"].mean()
