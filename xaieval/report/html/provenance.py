@@ -44,10 +44,10 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         "model class": model.get("class"),
         "parameters": f"{model['parameters']:,}" if model.get("parameters") is not None else None,
         "fingerprint of the model": model.get("fingerprint") or model.get("function"),
-        "fingerprint of the images' ids": data.get("fingerprint"),
+        "fingerprint of the image ids": data.get("fingerprint"),
         "seed": manifest.get("seed"),
         "device": manifest.get("device"),
-        "passes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in speed.items()),
+        "forward passes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in speed.items()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
