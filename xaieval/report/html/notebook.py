@@ -59,7 +59,9 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
 
 def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
     """The mean of a metric with its interval as text."""
-    return format_interval(*(row[name + end] for end in ("", "_low", "_high")), decimals) if pd.notna(row[name]) else "no value"
+    if pd.isna(row[name]):
+        return "no value"
+    return format_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
 
 
 def _warnings(scores: RunRecord, level: float) -> str:
