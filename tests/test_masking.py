@@ -20,7 +20,7 @@ from torch import Tensor
 from xaieval.config.protocol import PROTOCOLS, Protocol, resolve_protocol
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from xaieval.errors import ProtocolError
-from xaieval.masking import Finished, baseline, finish, mask, normalise, occlude, otsu_threshold, upsample
+from xaieval.masking import Finished, _otsu_threshold, baseline, finish, mask, normalise, occlude, upsample
 
 # Without a deadline, since the machines that run this are shared; the same examples every time, so that a run can be repeated.
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -387,7 +387,7 @@ def test_otsu_separates_pixels_as_opencv_does(size, power):
 
 def test_otsu_finds_the_gap_between_two_values():
     low, high = 51 / 255, 204 / 255
-    threshold = float(otsu_threshold(_map([low, low, low, high])))
+    threshold = float(_otsu_threshold(_map([low, low, low, high])))
     assert low < threshold < high
     assert mask(_map([low, low, low, high]), Protocol(masking="otsu")).tolist() == [[[0, 0, 0, 1]]]
 
@@ -533,7 +533,7 @@ def test_black_without_the_numbers_of_the_input_is_refused_word_for_word():
     with pytest.raises(ProtocolError) as error:
         baseline(torch.rand(1, 3, 2, 2), Protocol(space="pixels"))
     assert str(error.value) == (
-        "fill='zero' in space='pixels' means black pixels, which takes the numbers that the images were normalised with: "
+        "fill='zero' in space='pixels' means black pixels, which needs the mean and std that the images were normalised with: "
         "give Protocol(mean=(...), std=(...))"
     )
     with pytest.raises(ProtocolError) as error:

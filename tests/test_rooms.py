@@ -251,12 +251,17 @@ def _section(name: str) -> int:
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "xaieval"])
 def test_every_module_lists_its_public_names_in_order_and_has_them(name):
     tree = _modules()[name]
-    listed = _listed(tree)
     if _is_docstring_alone(tree):
         return
+    if name == "xaieval.metrics":  # its list is made of those of its modules
+        module = importlib.import_module(name)
+        listed, defined = list(module.__all__), set(vars(module))
+        assert listed == sorted(set(listed))
+    else:
+        listed, defined = _listed(tree), _defined(tree)
+        assert listed == sorted(listed, key=lambda word: (_section(word), word))
     assert listed, "public means in __all__"
-    assert listed == sorted(listed, key=lambda word: (_section(word), word))
-    assert set(listed) <= _defined(tree)
+    assert set(listed) <= defined
     assert not [word for word in listed if word.startswith("_")]
 
 

@@ -1,7 +1,7 @@
-"""From a raw map to an explanation map in [0, 1], from that to a mask, and from an image and a mask to an occluded image.
+"""From a raw map to an explanation map in [0, 1], from the map to a mask, and from an image and its mask to an occluded image.
 
-Each step is a function of whole batches; `Protocol` names the choices. Images are `[N, C, H, W]` or volumes
-`[N, C, D, H, W]`: space is whatever follows the channels.
+Each step is a function of whole batches; a `Protocol` holds the choices. Images are `[N, C, H, W]`, volumes `[N, C, D, H, W]`:
+the axes after the channels are space.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.nn import functional
 from xaieval.config.protocol import Protocol
 from xaieval.errors import ProtocolError
 
-__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "otsu_threshold", "upsample"]
+__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "upsample"]
 
-# Bilinear upsampling of a constant map leaves differences of a few units in the last place; a map that varies less than
-# this share of its largest value is constant.
+# Bilinear upsampling of a constant map leaves differences of a few units in the last place. A map whose range is at most this
+# share of its largest absolute value is constant.
 FLAT = 1e-6
 
-LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # interpolation over so many axes
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}  # interpolation mode by the number of axes
 
 
 class Finished(NamedTuple):
-    """Explanation maps `[N, H, W]` in [0, 1], and which of them had nothing to normalise or held NaN or inf (`[N]`)."""
+    """Explanation maps `[N, H, W]` in [0, 1], and which of them were constant or had NaN or inf (bool `[N]` each)."""
 
     maps: Tensor
     constant: Tensor
@@ -35,14 +35,14 @@ class Finished(NamedTuple):
 
 
 def finish(maps: Float[Tensor, " n *space"], size: Sequence[int], protocol: Protocol) -> Finished:
-    """Bring raw maps to the image's size and to [0, 1], as the protocol says.
+    """Upsample raw maps to the size of the images and normalise them to [0, 1].
 
-    A map with NaN or inf, or with nothing to normalise, comes out as zeros and is flagged.
+    A constant map, and a map with NaN or inf, becomes zeros and is flagged.
 
     Args:
-        maps: as an explainer gives them, at any resolution.
-        size: height and width of the images; of volumes depth, height and width.
-        protocol: `normalisation`, `normalise_at`, `absolute`, `percentiles`, `map_epsilon`.
+        maps: Maps as the explainer returns them, `[N, h, w]`, at any resolution.
+        size: Height and width of the images; of volumes depth, height and width.
+        protocol: Its `normalisation`, `normalise_at`, `absolute`, `percentiles` and `map_epsilon` are used.
     """
     invalid = ~maps.isfinite().flatten(1).all(dim=1)
     maps = maps.masked_fill(_spread(invalid, maps), 0)
@@ -56,7 +56,7 @@ def finish(maps: Float[Tensor, " n *space"], size: Sequence[int], protocol: Prot
 
 
 def upsample(maps: Float[Tensor, " n *small"], size: Sequence[int]) -> Float[Tensor, " n *large"]:
-    """Bilinear (of volumes trilinear) interpolation with half-pixel centres (`align_corners=False`) to `size`."""
+    """Interpolate to `size`, bilinearly (volumes trilinearly) with half-pixel centres (`align_corners=False`)."""
     size = tuple(size)
     if maps.shape[1:] == size:
         return maps
@@ -64,7 +64,7 @@ def upsample(maps: Float[Tensor, " n *small"], size: Sequence[int]) -> Float[Ten
 
 
 def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Float[Tensor, " n *space"], Bool[Tensor, " n"]]:
-    """Each map by itself to [0, 1], and which maps had nothing to normalise (those become zeros).
+    """Normalise each map to [0, 1]; return the maps, and which of them were constant (those become zeros).
 
     Example:
         >>> normalise(torch.tensor([[[2.0, 4.0]], [[3.0, 3.0]]]), Protocol())
@@ -74,7 +74,7 @@ def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Flo
     """
     if protocol.normalisation == "none":
         return maps, torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
-    flat = maps.flatten(1) / 2  # which is exact, and keeps the span of any float32 map a float32
+    flat = maps.flatten(1) / 2  # exact, and the span of any float32 map still fits a float32
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     largest = torch.maximum(low.abs(), high.abs())
     if protocol.normalisation == "percentile":
@@ -84,16 +84,16 @@ def normalise(maps: Float[Tensor, " n *space"], protocol: Protocol) -> tuple[Flo
     span = high - low
     constant = span <= FLAT * largest
     span = span + protocol.map_epsilon / 2 if protocol.map_epsilon else span
-    span = span.masked_fill(constant, torch.inf)  # so that nothing to normalise becomes zeros
+    span = span.masked_fill(constant, torch.inf)  # constant maps become zeros
     return (flat - low[:, None]).div_(span[:, None]).view_as(maps), constant
 
 
 def mask(maps: Float[Tensor, " n *space"], protocol: Protocol) -> Float[Tensor, " n *space"]:
-    """What stays of each pixel, in [0, 1].
+    """The share of each pixel that is kept, in [0, 1].
 
     Args:
-        maps: explanation maps in [0, 1].
-        protocol: `masking`, `keep_percent`, `threshold`, `inverse`.
+        maps: Explanation maps in [0, 1], `[N, H, W]`.
+        protocol: Its `masking`, `keep_percent`, `threshold` and `inverse` are used.
 
     Example:
         >>> mask(torch.tensor([[[0.1, 0.9, 0.4, 0.6]]]), Protocol(masking="top_binary", keep_percent=50))
@@ -104,26 +104,26 @@ def mask(maps: Float[Tensor, " n *space"], protocol: Protocol) -> Float[Tensor, 
         "top": lambda: maps * _largest(maps, protocol.keep_percent),
         "top_binary": lambda: _largest(maps, protocol.keep_percent).to(maps.dtype),
         "threshold": lambda: (maps >= protocol.threshold).to(maps.dtype),
-        "otsu": lambda: (maps > _spread(otsu_threshold(maps), maps)).to(maps.dtype),
+        "otsu": lambda: (maps > _spread(_otsu_threshold(maps), maps)).to(maps.dtype),
     }[protocol.masking]()
     return 1 - kept if protocol.inverse else kept
 
 
 def baseline(images: Float[Tensor, "n c *space"], protocol: Protocol) -> Float[Tensor, "#n c *#space"]:
-    """What replaces the masked part of each image, in the model's input space, broadcastable to the images.
+    """The values that replace masked pixels, in the model's input space, broadcastable to the images.
 
     Args:
-        images: normalised as the model expects.
-        protocol: `fill`, `space`, and for black the input's `mean` and `std`.
+        images: Images, normalised as the model expects, `[N, C, H, W]`.
+        protocol: Its `fill` and `space` are used, and for black its `mean` and `std`.
 
     Raises:
-        ProtocolError: black is asked for and the protocol lacks the input's mean and std.
+        ProtocolError: The fill is black, and the protocol has no `mean` and `std` or they do not fit the channels.
     """
     channels, space = images.shape[1], range(2, images.ndim)
     if protocol.fills_black:
         if protocol.mean is None or protocol.std is None:
             raise ProtocolError(
-                f"fill={protocol.fill!r} in space={protocol.space!r} means black pixels, which takes the numbers that the "
+                f"fill={protocol.fill!r} in space={protocol.space!r} means black pixels, which needs the mean and std that the "
                 "images were normalised with: give Protocol(mean=(...), std=(...))"
             )
         if not len(protocol.mean) == len(protocol.std) == channels:
@@ -140,16 +140,16 @@ def baseline(images: Float[Tensor, "n c *space"], protocol: Protocol) -> Float[T
 def occlude(
     images: Float[Tensor, "n c *space"], masks: Float[Tensor, " n *space"], replacement: Float[Tensor, "#n c *#space"]
 ) -> Float[Tensor, "n c *space"]:
-    """The masked images: `images * mask + replacement * (1 - mask)`.
+    """The masked images, `images * mask + replacement * (1 - mask)`.
 
-    Where the mask is exactly 1 the image's own values come out, to the last bit.
+    Pixels whose mask is exactly 1 keep their values bit by bit.
     """
     masks = masks[:, None]
     return (images * masks).addcmul_(replacement, 1 - masks)
 
 
-def otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """The threshold in [0, 1] that separates each map's values best into two classes.
+def _otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
+    """Otsu's threshold of each map, in [0, 1], which best separates its values into two classes.
 
     It maximises the variance between the classes over 256 levels (Otsu, "A threshold selection method from gray-level
     histograms", IEEE Trans. SMC 1979, eq. 18).
@@ -166,12 +166,12 @@ def otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 
 
 def _spread(values: Tensor, over: Tensor) -> Tensor:
-    """One value for each entry of a tensor's first axis, broadcastable to the tensor."""
+    """The values, one for each entry of the first axis of `over`, reshaped to broadcast over `over`."""
     return values.view(-1, *[1] * (over.ndim - 1))
 
 
 def _blurred(images: Tensor) -> Tensor:
-    """A Gaussian along each axis in turn, sigma a tenth of the shortest side; axes of one cell have nothing to blur."""
+    """The images blurred by a Gaussian along each axis, sigma a tenth of the shortest side; axes of length 1 are skipped."""
     axes = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]
     sigma = max(0.1 * min((images.shape[axis] for axis in axes), default=1), 0.1)
     radius = max(1, round(2.5 * sigma))
@@ -186,7 +186,7 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def _largest(maps: Tensor, percent: float) -> Tensor:
-    """Which pixels are among the largest `percent` % of their map; of equal ones the upper left come first."""
+    """Which pixels are among the largest `percent` % of their map; ties are broken row by row from the upper left."""
     flat = maps.flatten(1)
     count = round(flat.shape[1] * percent / 100)
     order = flat.argsort(dim=1, descending=True, stable=True)
@@ -195,7 +195,7 @@ def _largest(maps: Tensor, percent: float) -> Tensor:
 
 
 def _percentile(flat: Tensor, percent: float) -> Tensor:
-    """Linear interpolation between the order statistics; torch.quantile refuses more than 16 million values."""
+    """The percentile by linear interpolation; torch.quantile refuses more than 16 million values."""
     ordered = flat.sort(dim=1).values
     place = percent / 100 * (flat.shape[1] - 1)
     lower = int(place)

@@ -473,7 +473,7 @@ def test_black_needs_the_numbers_of_the_normalisation(choices, shown):
     with pytest.raises(ProtocolError) as caught:
         score(Dial(), [dial(0.75)], methods="center", protocol=xaieval.Protocol(**choices))
     assert str(caught.value) == (
-        f"fill={shown} means black pixels, which takes the numbers that the images were normalised with: "
+        f"fill={shown} means black pixels, which needs the mean and std that the images were normalised with: "
         "give Protocol(mean=(...), std=(...))"
     )
 

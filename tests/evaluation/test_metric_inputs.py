@@ -222,7 +222,7 @@ def test_layers_are_not_selected_by_a_mere_description():
     ("made", "message"),
     [
         (lambda: Metric("own", mean, None, needs="maps"), "needs is a sequence of names, such as \\('maps',\\); got a string"),
-        (lambda: Metric("own", mean, None, needs=("mapps",)), "needs 'mapps', which there is not; did you mean 'maps'"),
+        (lambda: Metric("own", mean, None, needs=("mapps",)), "needs 'mapps', which is not an input; did you mean 'maps'"),
         (
             lambda: score(Metric("own", lambda maps: maps, None, needs=("maps",))),
             r"gave \[5, 12, 12\] for 5 images; values \[5\]",

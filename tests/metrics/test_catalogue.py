@@ -1,14 +1,16 @@
-"""The list of metrics: on the command line, and in the documentation."""
+"""The table of metrics on the command line and in the documentation; each metric and public name is declared in one module."""
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 
 import pytest
 
 from tests import ROOT
+from xaieval import metrics
 from xaieval.cli import main
-from xaieval.metrics import METRICS, NEEDS
+from xaieval.metrics import FAMILIES, METRICS, NEEDS
 from xaieval.metrics.catalogue import catalogue
 
 PAGE = ROOT / "docs/metrics.md"
@@ -25,6 +27,18 @@ def test_the_list_has_every_metric_with_what_it_needs_and_costs(capsys):
     assert rows["drop_in_deletion"].startswith("drop_in_deletion confidence, inverse_confidence 1 higher ADD % Jung and Oh")
     assert rows["coherency"].startswith("coherency maps, masked_maps the method once more higher coherency % Poppi")
     assert rows["sparseness"].startswith("sparseness maps 0 describes sparseness Chalasani")
+
+
+def test_every_metric_of_a_family_is_known_by_its_own_name():
+    families = [import_module(f"xaieval.metrics.{family}").METRICS for family in FAMILIES]
+    assert [metric for family in families for metric in family] == list(METRICS.values()), "two metrics have one name"
+
+
+@pytest.mark.parametrize("module", [*FAMILIES, *metrics.OTHERS])
+def test_the_package_has_every_public_name_of_its_modules(module):
+    for name in import_module(f"xaieval.metrics.{module}").__all__:
+        assert name in metrics.__all__
+        assert getattr(metrics, name) is getattr(import_module(f"xaieval.metrics.{module}"), name), name
 
 
 @pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)

@@ -1,6 +1,6 @@
 """Insertion, deletion and pixel flipping: by hand, by slow loops, against the formulas of other tools, and in a run.
 
-The `check_*` functions take the module under test as an argument, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import xaieval
-from tests.mutants import mutated, noticed
+from tests.mutants import mutation_tests
 from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError, ProtocolError
 from xaieval.evaluation.scores import Scores
@@ -28,7 +28,6 @@ from xaieval.metrics import (
     METRICS,
     MeanOverImages,
     area_under,
-    curves,
     deletion,
     insertion,
     lerf,
@@ -63,7 +62,7 @@ def pictures(count: int = 4, channels: int = 3, side: int = SIDE) -> tuple[Tenso
 
 
 def asker(model: nn.Module, images: Tensor) -> Any:
-    """The confidence of what the model says of the images, on any images."""
+    """The `ask` function of a run: confidences of the classes predicted on the images, on any images."""
     with torch.no_grad():
         targets = model(images).argmax(dim=1)
 
@@ -169,14 +168,6 @@ def check_noise_lies_within_the_image(module: Any) -> None:
     assert ((noise == images) | (seen[0] == noise) | (seen[0] == images)).all()
 
 
-CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_curves_pass(check):
-    check(curves)
-
-
 MUTANTS = {
     "one pixel too many": ("ranks < count", "ranks <= count"),
     "least first": ("descending=True", "descending=False"),
@@ -194,16 +185,16 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_checks_fail_for_a_wrong_formula(mutant):
-    assert noticed(CHECKS, mutated(curves, *MUTANTS[mutant]), MetricError), f"no check notices: {mutant}"
+test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
+    globals(), ["xaieval.metrics.curves"], MUTANTS, MetricError
+)
 
 
 # ---- against the formulas of other tools, by slow loops
 
 
 def by_rise(model: nn.Module, image: Tensor, saliency: Tensor, step: int, mode: str, substrate: Any) -> np.ndarray:
-    """Scores as the authors of RISE take them, pixel by pixel and step by step."""
+    """Scores as the authors' code of RISE computes them, pixel by pixel and step by step."""
     pixels = saliency.numel()
     target = int(model(image[None]).argmax())
     start, finish = (image, substrate(image[None])[0]) if mode == "del" else (substrate(image[None])[0], image)
@@ -222,7 +213,7 @@ def rise_area(scores: np.ndarray) -> float:
 
 
 def rise_blur(images: Tensor) -> Tensor:
-    """Blurred by the kernel of 11 x 11 pixels and sigma 5 of the authors' example."""
+    """Images blurred by the kernel of the authors' example: 11 x 11 pixels, sigma 5."""
     places = torch.arange(-5, 6).double()
     line = torch.exp(-0.5 * (places / 5) ** 2)
     kernel = (line[:, None] * line / line.sum() ** 2).to(images.dtype).expand(3, 1, 11, 11)
@@ -261,7 +252,7 @@ def test_of_equal_pixels_ours_are_read_from_the_upper_left_and_those_of_rise_fro
 
 
 def by_xplique(model: nn.Module, images: Tensor, maps: Tensor, steps: int, mode: str, share: float) -> float:
-    """The area as Xplique has it: of the mean curve, floors of equal steps, baseline 0."""
+    """The area as Xplique computes it: of the mean curve, with equal steps rounded down and baseline 0."""
     pixels = maps[0].numel()
     targets = model(images).argmax(dim=1)
     order = np.argsort(maps.numpy().reshape(len(maps), -1), axis=-1)[:, ::-1]
@@ -432,10 +423,10 @@ def test_black_without_mean_and_std_is_refused():
     [
         (lambda: insertion(0), "steps is at least 1, got 0"),
         (lambda: deletion(pixels_per_step=0), "pixels_per_step is at least 1, got 0"),
-        (lambda: morf((0.5, 0.2)), r"steps is a number of steps, or two or more rising shares of pixels in \[0, 1\]; got"),
-        (lambda: lerf((0, 1.5)), "rising shares"),
-        (lambda: lerf((0.5,)), "rising shares"),
-        (lambda: lerf((0, 0.5, 0.5)), "rising shares"),
+        (lambda: morf((0.5, 0.2)), r"steps is a number of steps, or two or more increasing shares of pixels in \[0, 1\]; got"),
+        (lambda: lerf((0, 1.5)), "increasing shares"),
+        (lambda: lerf((0.5,)), "increasing shares"),
+        (lambda: lerf((0, 0.5, 0.5)), "increasing shares"),
         (lambda: insertion(baseline="blurr"), "no baseline 'blurr'; did you mean 'blur'"),
         (lambda: area_under(torch.ones(2, 3), torch.ones(2)), r"got \[2, 3\] and \[2\]"),
         (lambda: area_under(torch.ones(2, 1), torch.ones(1)), "S at least 2"),
@@ -550,7 +541,8 @@ def test_the_figure_shows_means_and_intervals():
 
 def test_a_figure_without_curves_is_refused():
     rows = pd.DataFrame({"layer": ["p2"], "method": "gradcam", "area": [0.2], "status": "ok"})
-    with pytest.raises(MetricError, match="the rows hold no curves of 'area'; a metric made with keep_curve=True keeps them"):
+    message = "the rows have no curves of 'area'; create the metric with keep_curve=True to keep them"
+    with pytest.raises(MetricError, match=message):
         curves_figure(rows, "area")
     rows["area_curve"] = [[0.1, 0.2]]
     with pytest.raises(MetricError, match="the curves have 2 points, but fractions has 3"):

@@ -1,6 +1,6 @@
 """Descriptions of maps: by hand, by slow loops, against Quantus and scipy, in a run.
 
-The `check_*` functions take the functions under test as an argument, as in `test_metrics.py`, so that mutants can be handed in.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import xaieval
-from tests.mutants import mutated, noticed
+from tests.mutants import mutation_tests
 from xaieval.errors import MetricError
 from xaieval.metrics import (
     METRICS,
@@ -30,7 +30,6 @@ from xaieval.metrics import (
     Sparseness,
     area_above_half,
     center_of_mass,
-    description,
     entropy,
     sparseness,
 )
@@ -116,14 +115,6 @@ def check_volumes_are_maps_too(describe: Any) -> None:
     assert _close(describe.center_of_mass(single)[0], 0.75, 0.5 / 3, 2.5 / 4)
 
 
-CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_descriptions_pass(check):
-    check(description)
-
-
 MUTANTS = {
     "largest first": (".sort(dim=1)", ".sort(dim=1, descending=True)"),
     "not sorted": (".sort(dim=1).values", ""),
@@ -142,16 +133,16 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_checks_fail_for_a_wrong_formula(mutant):
-    assert noticed(CHECKS, mutated(description, *MUTANTS[mutant])), f"no check notices: {mutant}"
+test_descriptions_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
+    globals(), ["xaieval.metrics.description"], MUTANTS
+)
 
 
 # ---- other tools
 
 
 def _quantus(name: str, maps: Tensor) -> np.ndarray:
-    """A metric of Quantus on maps that it neither normalises nor explains."""
+    """A metric of Quantus on given maps, without its own normalisation and explanation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Quantus' own imports and remarks
         import quantus

@@ -1,7 +1,6 @@
 """Localisation: by hand, by slow loops, against Quantus and the formulas of TorchRay, CLEVR-XAI and Score-CAM, and in runs.
 
-The `check_*` functions take the functions under test as an argument, so that mutants of them can be handed in: that proves
-that these checks fail where a formula is wrong.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import xaieval
-from tests.mutants import mutated, noticed
+from tests.mutants import mutation_tests
+from xaieval import metrics
 from xaieval.errors import MetricError
 from xaieval.metrics import (
     METRICS,
@@ -34,7 +34,6 @@ from xaieval.metrics import (
     energy_inside,
     iou,
     iou_curve,
-    localisation,
     mask_iou,
     pointing_game,
     pointing_hit,
@@ -53,7 +52,7 @@ OBJECT = torch.tensor([[[True, False, False], [True, False, False]]])
 
 
 def _case(seed: int, *shape: int, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """Random maps in [0, 1], of so many values if told, and random masks with an object each."""
+    """Random maps in [0, 1], with `steps + 1` distinct values if `steps` is given, and random masks with an object each."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(shape, generator=generator, dtype=torch.float64)
     masks = torch.rand(shape, generator=generator) > 0.7
@@ -81,7 +80,7 @@ def _slow_mass(map_: Any, mask: Any) -> float:
 
 
 def _slow_rank(map_: Any, mask: Any) -> float:
-    """Over all sets of K pixels that are the most relevant ones."""
+    """The mean over all sets of the K most relevant pixels."""
     values, inside, size = map_.ravel(), mask.ravel(), int(mask.sum())
     best = sorted(values, reverse=True)[:size]
     sets = [one for one in combinations(range(len(values)), size) if sorted(values[list(one)], reverse=True) == best]
@@ -216,14 +215,6 @@ def check_a_value_that_was_set_to_the_threshold_reaches_it(metrics: Any) -> None
         assert metrics.mask_iou(maps, torch.ones(1, 1, 2, dtype=torch.bool), threshold).item() == 100, threshold
 
 
-CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_metrics_pass(check):
-    check(localisation)
-
-
 MUTANTS = {
     "the margin counts": ("(squared < tolerance**2)", "(squared <= tolerance**2)"),
     "the object itself is forgotten": ("masks | (squared", "(squared"),
@@ -250,9 +241,9 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_checks_fail_for_a_wrong_formula(mutant):
-    assert noticed(CHECKS, mutated(localisation, *MUTANTS[mutant])), f"no check notices: {mutant}"
+test_the_metrics_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
+    globals(), ["xaieval.metrics.localisation", "xaieval.metrics.pointing_game"], MUTANTS
+)
 
 
 # ---- properties
@@ -270,7 +261,7 @@ cases = sized.flatmap(
 def test_every_number_is_a_percentage_or_nan_and_of_its_image_alone(case):
     maps, masks = case
     for name in NAMES:
-        function = getattr(localisation, name)
+        function = getattr(metrics, name)
         values = function(maps, masks)
         assert (values.isnan() | ((values >= 0) & (values <= 100 + 1e-9))).all(), name
         alone = torch.cat([function(maps[i : i + 1], masks[i : i + 1]) for i in range(len(maps))])
@@ -282,7 +273,7 @@ def test_every_number_is_a_percentage_or_nan_and_of_its_image_alone(case):
 def test_flipping_image_and_object_together_changes_nothing(case):
     maps, masks = case
     for name in NAMES:
-        function = getattr(localisation, name)
+        function = getattr(metrics, name)
         np.testing.assert_allclose(function(maps, masks), function(maps.flip(1, 2), masks.flip(1, 2)), **EXACT, err_msg=name)
 
 
@@ -320,7 +311,7 @@ def test_the_object_itself_is_the_best_map(case):
     _, masks = case
     some = masks.flatten(1).any(dim=1)
     for name in NAMES:
-        values = getattr(localisation, name)(masks.double(), masks)
+        values = getattr(metrics, name)(masks.double(), masks)
         assert (values[some] == 100).all(), name
         assert values[~some].isnan().all(), name
 
@@ -397,7 +388,7 @@ def test_quantus_puts_ties_in_the_order_of_a_sort():
 
 
 def _torchray(map_: Any, mask: Any, tolerance: float) -> bool:
-    """Its formula: whether a disc around the first maximum meets the object."""
+    """TorchRay's formula: whether a disc around the first maximum meets the object."""
     v, u = np.unravel_index(map_.argmax(), map_.shape)
     rows, columns = np.indices(mask.shape)
     disc = (rows - v) ** 2 + (columns - u) ** 2 < tolerance**2
@@ -444,12 +435,12 @@ def test_the_script_of_score_cam_takes_rows_for_columns():
 # ---- errors and the registry
 
 SHAPES = "maps and masks are of one shape, [N, H, W]; got {} and {}: resize the masks to the maps, or the maps to the images"
-TYPES = "maps are floating-point and masks bool, got {} and {}; of a label map make masks by masks == label"
+TYPES = "maps are floating-point and masks bool, got {} and {}; make masks from a label map with labels == label"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_fit_is_refused_word_for_word(name):
-    function = getattr(localisation, name)
+    function = getattr(metrics, name)
     for maps, masks, message in (
         (torch.ones(2, 3, 4), torch.ones(2, 4, 3, dtype=torch.bool), SHAPES.format([2, 3, 4], [2, 4, 3])),
         (torch.ones(2, 3, 4), torch.ones(1, 3, 4, dtype=torch.bool), SHAPES.format([2, 3, 4], [1, 3, 4])),
@@ -481,7 +472,7 @@ def test_settings_out_of_range_are_refused_word_for_word():
 
 
 def test_metrics_are_found_by_name_with_their_settings():
-    found = resolve_metrics([metric.name for metric in localisation.LOCALISATION_METRICS])
+    found = resolve_metrics([name for name, metric in METRICS.items() if "masks" in metric.needs])
     assert [metric.name for metric in found] == [
         "pointing_game",
         "energy_pointing_game",
@@ -510,7 +501,7 @@ def test_a_class_over_batches_is_the_mean_over_all_images_with_an_object(kind, n
     metric = kind()
     for part in (slice(0, 5), slice(5, 6), slice(6, 9)):
         metric.update(maps[part], masks[part])
-    expected = getattr(localisation, name)(maps, masks)
+    expected = getattr(metrics, name)(maps, masks)
     assert float(metric.compute()) == pytest.approx(float(expected.nanmean()), abs=1e-9)
     assert int(getattr(metric, f"{metric.metric.name}_failed")) == 1
     assert metric.higher_is_better
@@ -525,13 +516,13 @@ def test_a_collection_keeps_all_of_them_apart():
     collection.update(maps, masks)
     found = collection.compute()
     for kind, name in zip(CLASSES, NAMES, strict=True):
-        values = torch.cat([torch.full((2,), 100.0), getattr(localisation, name)(maps, masks)])
+        values = torch.cat([torch.full((2,), 100.0), getattr(metrics, name)(maps, masks)])
         assert float(found[kind.__name__]) == pytest.approx(float(values.mean()), abs=1e-6)
 
 
 # ---- in a run
 
-ALL = [metric.name for metric in localisation.LOCALISATION_METRICS]
+ALL = [name for name, metric in METRICS.items() if "masks" in metric.needs]
 
 
 def _net() -> nn.Module:

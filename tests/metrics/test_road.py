@@ -37,7 +37,7 @@ def tiny(channels: int = 3, classes: int = 4) -> nn.Module:
 
 
 def pictures(count: int = 4, channels: int = 3) -> tuple[Tensor, Tensor]:
-    """Images, and maps without ties that are as smooth as real ones."""
+    """Images, and maps without ties that are as smooth as real maps."""
     generator = torch.Generator().manual_seed(5)
     rough = torch.rand(count, 1, 4, 4, generator=generator)
     maps = functional.interpolate(rough, (SIDE, SIDE), mode="bilinear")[:, 0]
@@ -86,7 +86,7 @@ def test_the_middle_of_nine_is_the_weighted_mean_of_eight():
 
 
 def by_loops(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """One equation a missing pixel, its neighbours one by one, and a direct solver."""
+    """One equation for each missing pixel, built neighbour by neighbour, and a direct solver."""
     height, width = missing.shape
     number = {place: row for row, place in enumerate(zip(*np.nonzero(missing), strict=True))}
     matrix, right = np.zeros((len(number), len(number))), np.zeros((len(number), len(image)))
@@ -147,7 +147,7 @@ def test_imputation_takes_few_rounds_whatever_the_size():
         away = torch.arange(side).sub(side / 2).square()
         missing = (away[:, None] + away)[None] < side**2 / 5
         linear_imputation(images, missing, most=25)
-        with pytest.raises(RunError, match="did not come to its tolerance of 1e-06 in 3 rounds"):
+        with pytest.raises(RunError, match="did not reach its tolerance of 1e-06 in 3 iterations"):
             linear_imputation(images, missing, most=3)
 
 
@@ -183,13 +183,13 @@ def test_what_cannot_be_imputed_is_refused():
 
 
 def their_shares(percentiles: list[int], pixels: int) -> list[float]:
-    """The shares of pixels that pytorch-grad-cam removes: those from the percentile on, of values without ties."""
+    """The shares of pixels that pytorch-grad-cam removes: the values at or above the percentile, without ties."""
     return sorted((pixels - int(np.ceil((pixels - 1) * percentile / 100))) / pixels for percentile in percentiles)
 
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The noise of pytorch-grad-cam, which cannot be seeded apart, switched off."""
+    """Switch off the noise of pytorch-grad-cam, which has no seed of its own."""
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 
     _, weighting = NoisyLinearImputer.__init__.__defaults__
@@ -311,10 +311,10 @@ def test_noise_is_finite_for_all_that_can_be_drawn():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: road(()), r"fractions are rising shares of pixels, each above 0 and below 1; got \(\)"),
+        (lambda: road(()), r"fractions are increasing shares of pixels, each above 0 and below 1; got \(\)"),
         (lambda: road((0.0, 0.5)), "above 0 and below 1"),
         (lambda: road_morf((0.5, 1.0)), "above 0 and below 1"),
-        (lambda: road_lerf((0.5, 0.2)), "rising"),
+        (lambda: road_lerf((0.5, 0.2)), "increasing"),
         (lambda: road(noise=-1), "noise is a standard deviation, 0 for none; got -1"),
     ],
 )

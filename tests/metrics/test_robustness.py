@@ -29,7 +29,7 @@ from xaieval.metrics import (
     stability_flip,
     stability_shift,
 )
-from xaieval.metrics.robustness import NOISE, relative_change, squared_error
+from xaieval.metrics.robustness import NOISE, _relative_change, _squared_error
 
 NAMES = ("max_sensitivity", "infidelity", "stability_shift", "stability_flip")
 
@@ -56,7 +56,7 @@ def pictures(count: int = 5, start: int = 0) -> Tensor:
 
 
 def drawn(count: int) -> Draw:
-    """Numbers by image and name, as a run draws them for its images "0", "1", ..."""
+    """Random numbers by image and name, as a run draws them for its images "0", "1", ..."""
 
     def draw(shape: Sequence[int], name: str) -> Tensor:
         found = []
@@ -74,12 +74,12 @@ def same(value: float) -> Draw:
 
 
 def for_captum(attribute: Callable[[Tensor], Tensor]) -> Callable[[Any], Any]:
-    """An explanation as captum calls it: first of a tuple of inputs, which gives a tuple, then of a tensor."""
+    """An explanation function as captum calls it: first with a tuple of inputs, returning a tuple, then with a tensor."""
     return lambda inputs: (attribute(inputs[0]),) if isinstance(inputs, tuple) else attribute(inputs)
 
 
 def noises(metric: str, samples: int, size: float, noise: str, images: Tensor) -> Tensor:
-    """What a metric adds to images `[N, C, H, W]`: of each image all samples, `[N * S, C, H, W]`, as captum wants it."""
+    """The noise that a metric adds to images `[N, C, H, W]`, all samples of an image in a row: `[N * S, C, H, W]`."""
     draw = drawn(len(images))
     every = [size * NOISE[noise](draw(images.shape[1:], f"{metric} {number}")) for number in range(samples)]
     return torch.stack(every, dim=1).flatten(0, 1).float()
@@ -166,7 +166,7 @@ def test_one_map_with_nan_among_many_makes_the_value_nan():
 
 def test_relative_change_is_of_any_dimensions():
     volume = torch.rand(2, 3, 4, 5)
-    assert relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
+    assert _relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
 
 
 # ---- infidelity
@@ -241,7 +241,7 @@ def test_infidelity_is_that_of_captum_to_1e_4_given_the_same_noise(noise, scaled
 
 
 def slow_squares(samples: int, share: float, count: int, height: int, width: int) -> Tensor:
-    """Where squares lie, drawn as a run draws, `[N, S, 1, H, W]`."""
+    """The positions of the squares, drawn as in a run, `[N, S, 1, H, W]`."""
     inside, draw = torch.zeros(count, samples, 1, height, width), drawn(count)
     tall, wide = round(share * height), round(share * width)
     for sample in range(samples):
@@ -298,9 +298,9 @@ def test_squares_lie_anywhere_and_never_reach_over_the_edge():
 
 def test_the_best_factor_is_the_best_one():
     foretold, found = torch.randn(3, 6), torch.randn(3, 6)
-    best = squared_error(foretold, found)
+    best = _squared_error(foretold, found)
     for factor in (-1.0, 0.0, 0.3, 1.0, 2.5):
-        assert (best <= squared_error(factor * foretold, found, scaled=False) + 1e-12).all()
+        assert (best <= _squared_error(factor * foretold, found, scaled=False) + 1e-12).all()
 
 
 def test_infidelity_asks_once_for_all_samples_and_draws_one_block_at_a_time():
@@ -334,7 +334,7 @@ def test_gaussian_noise_is_finite_and_symmetric_at_both_ends_of_what_is_drawn():
 
 
 def slow_shift(image: Tensor, axis: int, step: int) -> Tensor:
-    """An image `[C, H, W]` moved pixel by pixel; what would come from outside is the nearest pixel inside."""
+    """An image `[C, H, W]` shifted pixel by pixel; pixels from outside take the nearest pixel inside."""
     moved = torch.empty_like(image)
     for y in range(image.shape[1]):
         for x in range(image.shape[2]):

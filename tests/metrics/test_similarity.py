@@ -1,4 +1,4 @@
-"""Pearson, Spearman and SSIM: by hand, by slow loops, against scipy and scikit-image, and what they do not depend on."""
+"""Pearson, Spearman and SSIM: by hand, by slow loops, against scipy and scikit-image, and their invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows and manifests from files: those of a run come back as they were, others are refused in one clear line."""
+"""Rows and manifests of a run are read unchanged; other files are refused with one clear line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_rows_come_back_as_pandas_itself_reads_them(run):
     pd.testing.assert_frame_equal(check_rows(read_rows(run / "rows.parquet"), manifest, run), read_rows(run / "rows.parquet"))
 
 
-def test_what_pandas_wrote_into_the_file_about_itself_does_not_count(run, tmp_path):
+def test_metadata_of_pandas_is_ignored(run, tmp_path):
     table = pq.read_table(run / "rows.parquet").replace_schema_metadata({b"pandas": b'{"columns": 3, "index_columns": [{}]}'})
     pq.write_table(table, tmp_path / "rows.parquet")
     shutil.copy(run / "manifest.json", tmp_path)
@@ -87,12 +87,12 @@ def test_a_manifest_of_another_form_is_refused_with_what_came(tmp_path, text, me
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(OutputError) as caught:
         read_manifest(tmp_path / "manifest.json")
-    assert str(caught.value).startswith(f"'{tmp_path / 'manifest.json'}' is no manifest: ")
+    assert str(caught.value).startswith(f"'{tmp_path / 'manifest.json'}' is not a manifest: ")
     assert str(caught.value).endswith(f"{message}; {MEND}")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b'{"seed": ' + b"1" * 5000 + b"}", b'{"seed"'])
-def test_a_manifest_that_is_no_json_is_refused(tmp_path, content):
+def test_a_manifest_that_is_not_json_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(OutputError, match=r"manifest\.json' cannot be read as JSON: .*; score it again, into another folder$"):
         read_manifest(tmp_path / "manifest.json")
@@ -100,21 +100,21 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path, content):
 
 def test_a_manifest_of_a_newer_version_is_refused():
     with pytest.raises(
-        OutputError, match=r"^'here' is of a newer version of xaieval \(schema 99\); update this one to read it$"
+        OutputError, match=r"^'here' was written by a newer version of xaieval \(schema 99\); update xaieval to read it$"
     ):
         check_manifest({"schema": 99}, "here")
 
 
-@pytest.mark.parametrize("manifest", [{}, MANIFEST, MANIFEST | {"seed": 3, "controls": ["random"], "of": "somebody"}])
+@pytest.mark.parametrize("manifest", [{}, MANIFEST, MANIFEST | {"seed": 3, "controls": ["random"], "author": "A. Nonymous"}])
 def test_a_manifest_may_say_less_and_more(manifest):
     assert check_manifest(manifest, "here") is manifest
 
 
 ROWS = [
-    ({"status": None}, "column 'status' is text, and nowhere missing, got "),
-    ({"image_id": ["a", None]}, "column 'image_id' is text, and nowhere missing, got "),
-    ({"layer": [1, 2]}, "column 'layer' is text, and nowhere missing, got int64"),
-    ({"layer": pd.Categorical(["p5", "p5"])}, "column 'layer' is text, and nowhere missing, got category"),
+    ({"status": None}, "column 'status' is text without missing values, got "),
+    ({"image_id": ["a", None]}, "column 'image_id' is text without missing values, got "),
+    ({"layer": [1, 2]}, "column 'layer' is text without missing values, got int64"),
+    ({"layer": pd.Categorical(["p5", "p5"])}, "column 'layer' is text without missing values, got category"),
     ({"method": "a\x1b[2J"}, "column 'method' is text that can be printed, got "),
     ({"label": [0.5, 1.0]}, "column 'label' is whole numbers, got float64"),
     ({"average_drop": ["1", "2"]}, "column 'average_drop' is numbers, got "),
@@ -131,14 +131,14 @@ def test_rows_of_another_form_are_refused_with_what_came(columns, message):
     assert str(caught.value).startswith(f"'here' holds no rows of a run: the {message}")
 
 
-def test_rows_that_are_missing_or_come_twice_are_refused():
+def test_rows_that_are_missing_or_duplicated_are_refused():
     with pytest.raises(OutputError, match=r"^'here' holds no rows of a run: the column 'increase' is missing; "):
         check_rows(_rows().drop(columns="increase"), MANIFEST, "here")
     with pytest.raises(OutputError, match=r"^'here' holds a run without rows; "):
         check_rows(_rows()[:0], MANIFEST, "here")
     with pytest.raises(OutputError, match=r"^'here' holds the row of 'a', 'p5' and 'gradcam' twice; "):
         check_rows(_rows(image_id="a"), MANIFEST, "here")
-    with pytest.raises(OutputError, match=r"its manifest does not say which metrics there are; "):
+    with pytest.raises(OutputError, match=r"its manifest does not list the metrics; "):
         check_rows(_rows(), {}, "here")
 
 
@@ -149,7 +149,7 @@ def test_missing_numbers_of_any_type_are_nan():
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"nothing at all", b"PAR1" + bytes(40) + b"PAR1"])
-def test_a_file_that_is_no_parquet_is_refused(tmp_path, content):
+def test_a_file_that_is_not_parquet_is_refused(tmp_path, content):
     (tmp_path / "rows.parquet").write_bytes(content)
     with pytest.raises(OutputError, match=r"rows\.parquet' cannot be read as Parquet: "):
         read_rows(tmp_path / "rows.parquet")
@@ -163,7 +163,7 @@ def test_a_torn_file_is_refused_wherever_it_is_torn(run, tmp_path):
             read_rows(tmp_path / "rows.parquet")
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path):
+def test_a_duplicated_column_is_refused(tmp_path):
     pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["layer", "layer"]), tmp_path / "rows.parquet")
     with pytest.raises(OutputError, match=r"rows\.parquet' holds the column 'layer' twice; "):
         read_rows(tmp_path / "rows.parquet")
@@ -192,7 +192,7 @@ MADE_OF = {"check": "2:0000abcd", "ids": ["a"], "failed": [["b", None, "gone"]],
         {"missed": {}},
     ],
 )
-def test_what_a_part_says_that_it_was_made_of_is_looked_at(change):
+def test_the_description_of_a_checkpoint_is_checked(change):
     assert check_made_of(MADE_OF, "here") is MADE_OF
     with pytest.raises(OutputError, match=r"^'here' does not say which "):
         check_made_of(MADE_OF | change, "here")

@@ -30,6 +30,7 @@ def find_doubts(
     controls: Sequence[str] = (),
     level: float = 0.95,
     seed: int = 0,
+    complete: bool = True,
 ) -> list[str]:
     """See `xaieval.Scores.warnings`, which gives its own rows, metrics and controls.
 
@@ -38,7 +39,10 @@ def find_doubts(
     """
     check_level(level)
     statuses = _statuses(rows)
+    images = rows["image_id"].nunique()
+    unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
+        *([] if complete else [unfinished]),
         *_constant_maps(statuses, controls),
         *_failures(statuses),
         *_best_controls(rows, directed(metrics), controls),

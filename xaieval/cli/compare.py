@@ -73,7 +73,9 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
     """The differences, and how the verdicts came about."""
     from rich.table import Table
 
-    labels = {metric["name"]: metric.get("label") or metric["name"] for metric in run.manifest["metrics"]}
+    from xaieval.results.metric_display import label_of
+
+    labels = {metric["name"]: label_of(metric) for metric in run.manifest["metrics"]}
     shown = Table("layer", "method", "metric", box=None, header_style="bold")
     for heading in ("first", "second", f"difference [{level:.0%} interval]", "p", "effect", "n"):
         shown.add_column(heading, justify="right")

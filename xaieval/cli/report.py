@@ -52,7 +52,7 @@ def report(
     """
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.evaluation.scores import Scores
-    from xaieval.report import Wanted, write_report
+    from xaieval.report import ReportOptions, write_report
 
     check_level(level)
     scores = Scores.load(folder)
@@ -60,7 +60,7 @@ def report(
     if maps:
         remade = remake_maps(scores, methods, device, import_code)
     page = out or folder / PAGE
-    wanted = Wanted(
+    wanted = ReportOptions(
         maps=remade.maps,
         why_no_maps=remade.why,
         methods=methods,

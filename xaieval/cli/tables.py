@@ -84,9 +84,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
-    """The mean and its interval: percentages to a tenth, other units, which may be shares of one, to a thousandth."""
-    name, digits = metric["name"], 1 if "%" in metric["label"] else 3
-    mean, low, high = (f"{row[column]:.{digits}f}" for column in (name, f"{name}_low", f"{name}_high"))
+    """The mean and its interval."""
+    from xaieval.results.metric_display import decimals_of
+
+    name, decimals = metric["name"], decimals_of(metric)
+    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
     return f"{mean} [{low}, {high}]"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,7 @@ from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
 from xaieval.analysis.warnings import find_doubts
 from xaieval.analysis.wins import win_percentages
-from xaieval.errors import OutputError
-from xaieval.results.checkpoints import read_unfinished
-from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
-from xaieval.results.validation import check_rows, read_manifest, read_rows
+from xaieval.results.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +29,7 @@ __all__ = ["Scores"]
 
 
 @dataclass(frozen=True, repr=False)
-class Scores:
+class Scores(RunRecord):
     """Rows and manifest of a run; summaries are computed from them alone.
 
     Attributes:
@@ -41,9 +38,6 @@ class Scores:
             "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """
-
-    rows: pd.DataFrame
-    manifest: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
@@ -120,10 +114,7 @@ class Scores:
         Raises:
             MetricError: the level is not in (0, 1).
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        unfinished = f"the run is not finished: this is what was measured on its first {self.rows['image_id'].nunique()} images"
-        doubts = find_doubts(self.rows, metrics, self._controls, level, seed)
-        return doubts if self.manifest.get("complete", True) else [unfinished, *doubts]
+        return find_doubts(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
 
     @property
     def _controls(self) -> list[str]:
@@ -305,85 +296,63 @@ class Scores:
         level: float = 0.95,
         size: float | tuple[float, float] | None = None,
     ) -> Figure:
-        """A picture of the run; docs/figures.md shows one of each kind.
+        """Draw a figure of the run; docs/figures.md shows one of each kind.
 
-        - "tradeoff": two metrics (AD and IC unless told) against each other per layer and method, with both intervals.
-        - "heatmap": one metric, layers x methods, the values written into the cells.
-        - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with bands.
-        - "ranking": one metric, best first, with groups that cannot be told apart and how stable the order is; two axes.
-        - "classes": one metric class by class, by label, with intervals and n.
-        - "spread": how one metric spreads over the images, per layer and method.
+        - "tradeoff": two metrics (default: AD and IC) against each other, per layer and method, with both intervals.
+        - "heatmap": one metric per layer and method, as numbers in coloured cells.
+        - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
+        - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
+        - "spread": the distribution of one metric over the images, per layer and method.
 
         Args:
-            kind: one of these.
-            ax: axes of your own to draw on; not for "ranking", nor for the curves of several metrics.
-            metrics: of the run; its first one, for kinds of one metric, unless told.
-            layers: to show; all unless told.
-            methods: likewise.
-            classes: for "classes", the names of classes 0, 1, ...; or by class, which shows these alone.
-            level: of the intervals, in (0, 1).
-            size: width in inches, to which the height is fitted, or (width, height); 3.5 fits one column of most journals.
+            kind: One of these kinds.
+            ax: Axes to draw on (default: those of a new figure); not for "ranking" and not for the curves of several metrics.
+            metrics: Names of metrics of the run (default for kinds that show one metric: the first one).
+            layers: Addresses of the layers to show (default: all).
+            methods: Names of the methods to show (default: all).
+            classes: For "classes", names of the classes 0, 1, ...; or a mapping from classes to names, to show only these.
+            level: Level of the intervals, in (0, 1).
+            size: Width in inches, with a fitted height, or (width, height); 3.5 fits one column of most journals.
 
         Returns:
-            A figure that belongs to no window, or that of `ax`; `xaieval.report.save_figure` saves it for print.
+            A new figure that is not shown in a window, or the figure of `ax`; `xaieval.report.save_figure` saves it for print.
 
         Raises:
-            MetricError: the run lacks what is asked for, or holds more than can be told apart.
-            UsageError: no such kind, `ax` where several axes are needed, or both `ax` and `size`.
+            MetricError: The run lacks what is to be drawn, or has more of it than can be told apart.
+            UsageError: The kind is unknown, `ax` is given for several axes, or both `ax` and `size` are given.
         """
         from xaieval.report.figures.kinds import Request, plot
 
         return plot(self, kind, layers, methods, Request(metrics, classes, level, size, ax))
 
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
-        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder; a file is either the old or the new one.
+        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
         Args:
-            path: of the folder, made if need be.
-            level: of the intervals in the summary.
-            summary: what `summary(level)` gave, where that is at hand; computed unless told.
+            path: The folder; created if it does not exist.
+            level: Level of the intervals in the summary.
+            summary: The result of `summary(level)`, to save computing it again.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: The folder cannot be written.
         """
-        folder = Path(path)
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
-            table = self.summary(level) if summary is None else summary
-            write_file(folder / SUMMARY, lambda file: file.write(table.to_csv().encode()))
-            write_json(folder / MANIFEST, self.manifest)
+        super().save(path, summary=self.summary(level) if summary is None else summary)
 
-    def to_html(self, path: str | Path, maps: Maps | None = None, **wanted: Any) -> None:
-        """Write the run as one HTML file that holds everything it needs; docs/report.md says how to read it.
+    def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
+        """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.
 
         Args:
-            path: of the file.
-            maps: images with their maps; `xaieval.report.images_to_show` says which ones the report asks for.
-            wanted: other fields of `xaieval.report.Wanted`: `other`, a run to compare with; `methods`, `classes`, `level`.
+            path: The file.
+            maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
+            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, and `other`, a run
+                to compare with.
 
         Raises:
-            OutputError: the file cannot be written.
-            MetricError: a method is not in the rows, or the runs cannot be compared.
-            ProtocolError: the runs were measured under other protocols.
+            OutputError: The file cannot be written.
+            MetricError: A method is not in the rows, or the runs cannot be compared.
+            ProtocolError: The runs were measured under different protocols.
         """
-        from xaieval.report.html.page import Wanted, write_report
+        from xaieval.report.html.page import ReportOptions, write_report
 
-        write_report(self, path, Wanted(maps=maps, **wanted))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Scores:
-        """Read what `save` wrote, or what there is of a run that is not finished (`manifest["complete"]` says which it is).
-
-        Raises:
-            OutputError: the folder holds no run, or a damaged one.
-        """
-        folder = Path(path)
-        try:
-            if not (folder / MANIFEST).exists():
-                rows, manifest = read_unfinished(folder)
-            else:
-                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
-        except FileNotFoundError as error:
-            raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        return cls(check_rows(rows, manifest, path), manifest)
+        write_report(self, path, ReportOptions(maps=maps, **options))

@@ -1,23 +1,24 @@
-"""ADCC: Average Drop together with the two numbers that a map which merely keeps the drop low has to pay with.
+"""ADCC: Average Drop combined with coherency and complexity, which penalise maps that keep the drop low for no good reason.
 
-Coherency asks whether the masked image has the same map again, complexity how much of the image the map keeps.
+Coherency measures whether the masked image has the same map again, complexity how much of the image the map keeps.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from xaieval.errors import MetricError
-from xaieval.metrics.functional import drop
+from xaieval.metrics.drop_and_increase import drop
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import pearson
-from xaieval.metrics.torchmetrics_classes import MeanOverImages
+from xaieval.metrics.torchmetrics_classes import MeanOf
 
-__all__ = ["ADCC", "ADCC_METRICS", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
+__all__ = ["ADCC", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
+
+POPPI = "Poppi et al. 2021, arXiv 2104.10252"
+AGAIN = "the method once more"
 
 
 def coherency(
@@ -25,20 +26,20 @@ def coherency(
 ) -> Float[Tensor, " n"]:
     """Coherency of each map, `100 * (1 + r) / 2`, in percent, 0 to 100, higher is better.
 
-    r is Pearson's correlation of the map's pixels with those of the map of the image that it masks; 50 is no correlation.
-    A constant map has no correlation with anything: NaN, and the image is left out of the mean and counted.
+    r is Pearson's correlation between the pixels of the map and those of the map of the masked image; 50 means no correlation.
+    The correlation with a constant map is undefined: NaN, and the image is left out of the mean and counted.
 
     Args:
-        maps: explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
-        masked_maps: those of the masked images, for the same targets.
-        constant: the value where one of the two maps is constant; the authors' code has 0 there.
+        maps: Explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
+        masked_maps: Maps of the masked images, for the same targets.
+        constant: The value if either map is constant; the authors' code has 0.
 
     Raises:
-        MetricError: the two are not maps of one shape.
+        MetricError: The two are not maps of the same shape.
 
     Reference:
         Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021
-        (arXiv 2104.10252); the scale from -1..1 to 0..1 is that of the authors' code (aimagelab/ADCC, metrics/coherency.py).
+        (arXiv 2104.10252); the scaling from -1..1 to 0..1 follows the authors' code (aimagelab/ADCC, metrics/coherency.py).
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 0.0]]])
@@ -57,17 +58,17 @@ def coherency(
 def complexity(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
     """Complexity of each map, 100 times the mean of its absolute values, in percent, 0 to 100, lower is better.
 
-    For maps in [0, 1] it is the share of the image that a soft mask keeps, so `mask_area` of the rows in percent.
+    For maps in [0, 1] it is the share of the image that a soft mask keeps: `mask_area` of the rows, in percent.
 
     Args:
-        maps: explanation maps in [0, 1], `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps in [0, 1], `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Raises:
-        MetricError: they are no maps.
+        MetricError: They are not maps.
 
     Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252): the L1 norm of the map; its division by the number of pixels is
-        that of the authors' code (aimagelab/ADCC, metrics/complexity.py).
+        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252): the L1 norm of the map; the division by the number of pixels
+        follows the authors' code (aimagelab/ADCC, metrics/complexity.py).
 
     Example:
         >>> complexity(torch.tensor([[[0.0, 1.0], [0.5, 0.5]], [[0.0, 0.0], [0.0, 1.0]]]))
@@ -81,18 +82,18 @@ def complexity(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 def adcc(drop: Float[Tensor, " *n"], coherency: Float[Tensor, " *n"], complexity: Float[Tensor, " *n"]) -> Float[Tensor, " *n"]:
     """ADCC, the harmonic mean of coherency, 100 - complexity and 100 - drop, in percent, 0 to 100, higher is better.
 
-    One part that is 0 makes it 0. NaN where a part is NaN or outside 0 to 100, as the drop of a negative confidence is.
+    If one part is 0, so is ADCC. NaN if a part is NaN or outside 0 to 100, such as the drop of a negative confidence.
 
-    Of each image it takes vectors, and the result of a run is the mean of what it gives. It takes the three means just as well:
-    that is the other way to aggregate, and another number (docs/metrics.md).
+    Vectors give the ADCC of each image, and the result of a run is their mean. The function also takes the three means: that is
+    the other way to aggregate, and gives another number (docs/metrics.md).
 
     Args:
-        drop: in percent, as `drop` has it, or its mean.
-        coherency: in percent, as `coherency` has it, or its mean.
-        complexity: in percent, as `complexity` has it, or its mean.
+        drop: `drop` of each image or its mean, in percent.
+        coherency: `coherency` of each image or its mean, in percent.
+        complexity: `complexity` of each image or its mean, in percent.
 
     Raises:
-        MetricError: the three differ in shape.
+        MetricError: The three differ in shape.
 
     Reference:
         Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252), and the authors' code (aimagelab/ADCC, metrics/adcc.py).
@@ -108,7 +109,7 @@ def adcc(drop: Float[Tensor, " *n"], coherency: Float[Tensor, " *n"], complexity
         )
     parts = torch.stack([coherency.double(), 100 - complexity.double(), 100 - drop.double()])
     possible = ((parts >= 0) & (parts <= 100)).all(dim=0)
-    mean: Tensor = 3 / (1 / parts).sum(dim=0)  # 1 / 0 is infinite, and so the mean 0
+    mean: Tensor = 3 / (1 / parts).sum(dim=0)  # 1 / 0 is infinite, which makes the mean 0
     return mean.masked_fill(~possible, torch.nan)
 
 
@@ -121,12 +122,9 @@ def _is_constant(maps: Tensor) -> Tensor:
     return flat.amin(dim=1) == flat.amax(dim=1)
 
 
-POPPI = "Poppi et al. 2021, arXiv 2104.10252"
-AGAIN = "the method once more"
-
 COHERENCY = Metric("coherency", coherency, True, label="coherency %", needs=("maps", "masked_maps"), passes=AGAIN, paper=POPPI)
 COMPLEXITY = Metric("complexity", complexity, False, label="complexity %", needs=("maps",), paper=POPPI)
-_ADCC = Metric(
+OF_IMAGE = Metric(
     "adcc",
     _of_image,
     True,
@@ -136,17 +134,14 @@ _ADCC = Metric(
     paper=POPPI,
 )
 
-ADCC_METRICS = (COHERENCY, COMPLEXITY, _ADCC)
+METRICS = (COHERENCY, COMPLEXITY, OF_IMAGE)
 
 
-class ADCC(MeanOverImages):
+class ADCC(MeanOf, metric=OF_IMAGE):
     """ADCC, in percent, higher is better: the mean of `adcc` over images.
 
-    `update` takes Y, O, the maps, and the maps of the masked images. Images without a value are left out and counted in
-    `adcc_failed`.
-
-    Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+    `update` takes Y and O, `[N]` each, the maps, and the maps of the masked images, `[N, H, W]` each. Images without a value
+    are left out and counted in `adcc_failed`.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
@@ -156,20 +151,12 @@ class ADCC(MeanOverImages):
         tensor(75., dtype=torch.float64)
     """
 
-    higher_is_better = True
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(_ADCC, **kwargs)
-
-
-class Coherency(MeanOverImages):
+class Coherency(MeanOf, metric=COHERENCY):
     """Coherency, in percent, higher is better: the mean of `coherency` over images.
 
-    `update` takes the maps and those of the masked images. Where one of the two is constant the image is left out and counted
-    in `coherency_failed`.
-
-    Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+    `update` takes the maps and the maps of the masked images, `[N, H, W]` each. Images of which either map is constant are left
+    out and counted in `coherency_failed`.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
@@ -179,17 +166,9 @@ class Coherency(MeanOverImages):
         tensor(0., dtype=torch.float64)
     """
 
-    higher_is_better = True
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(COHERENCY, **kwargs)
-
-
-class Complexity(MeanOverImages):
-    """Complexity, in percent, lower is better: the mean of `complexity` over images. `update` takes the maps.
-
-    Reference:
-        Poppi et al., CVPR Workshops 2021 (arXiv 2104.10252).
+class Complexity(MeanOf, metric=COMPLEXITY):
+    """Complexity, in percent, lower is better: the mean of `complexity` over images; `update` takes the maps, `[N, H, W]`.
 
     Example:
         >>> metric = Complexity()
@@ -197,8 +176,3 @@ class Complexity(MeanOverImages):
         >>> metric.compute()
         tensor(50., dtype=torch.float64)
     """
-
-    higher_is_better = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(COMPLEXITY, **kwargs)

@@ -1,4 +1,4 @@
-"""A table of all metrics that have a name."""
+"""The table of all metrics by name, as `xaieval-bench metrics` prints it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ BETTER = {True: "higher", False: "lower", None: "describes"}
 
 
 class Entry(NamedTuple):
-    """What is to be known of a metric before it is taken.
+    """A row of the table of metrics.
 
     Attributes:
-        name: for `metrics=`, and the column in `rows` and `summary`.
-        needs: what it is a function of, by the names of `xaieval.metrics.NEEDS`.
-        passes: forward passes an image and map beyond the masked one.
-        better: "higher", "lower", or "describes" for a number of the map that is neither.
-        label: short name with its unit.
-        paper: where the metric is from.
+        name: Name for `metrics=`, and of the column in `rows` and `summary`.
+        needs: Its inputs, by the names of `xaieval.metrics.NEEDS`.
+        passes: Forward passes for each image and map beyond the masked one.
+        better: "higher", "lower", or "describes" for a number that only describes a map.
+        label: Short name with its unit.
+        paper: The source.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Every metric by name.
+    """Return an entry for each metric in `xaieval.metrics.METRICS`.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "coherency"][0]
@@ -43,6 +43,6 @@ def catalogue() -> list[Entry]:
 
 
 def _entry(metric: Metric) -> Entry:
-    needs = ", ".join(need for need in metric.needs if need != "protocol")  # which is known anyway
+    needs = ", ".join(need for need in metric.needs if need != "protocol")  # every run has a protocol
     better = BETTER[metric.higher_is_better]
     return Entry(metric.name, needs, metric.passes, better, metric.label or metric.name, metric.paper)

@@ -1,92 +1,166 @@
-"""The metrics that are functions of confidences alone, by name, with the conventions that a protocol may ask for."""
+"""Metrics of the confidences alone: Average Gain, drop in deletion and the confidence ratio.
+
+Y is the confidence on the original image, O the confidence on the image masked by its explanation map `m`, and D the confidence
+on the image masked by `1 - m`; all of the target that was fixed on the original image. The functions know neither models nor
+maps. Average Drop and Increase in Confidence are in `xaieval.metrics.drop_and_increase`.
+
+To add a metric, write its function, its `Metric` and, if you want one, its torchmetrics class; list the public names in
+`__all__` and the `Metric` in `METRICS`. `xaieval.metrics`, `score` and the command line take them from there.
+"""
 
 from __future__ import annotations
 
-import torch  # noqa: F401  # for the examples
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xaieval.config.protocol import Protocol
-from xaieval.metrics.functional import confidence_ratio, drop, drop_in_deletion, gain, increase, win
+from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "AVERAGE_DROP",
-    "AVERAGE_GAIN",
-    "CONFIDENCE_METRICS",
-    "CONFIDENCE_RATIO",
-    "DROP_IN_DELETION",
-    "INCREASE_IN_CONFIDENCE",
-    "WIN_PERCENTAGE",
-    "drop_by",
-    "increase_by",
+    "AverageGain",
+    "ConfidenceRatio",
+    "DropInDeletion",
+    "average_gain",
+    "confidence_ratio",
+    "drop_in_deletion",
+    "gain",
 ]
 
-DEFAULT = Protocol()
-BY_PROTOCOL = ("confidence", "masked_confidence", "protocol")
-
-
-def drop_by(
-    confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], protocol: Protocol = DEFAULT
-) -> Float[Tensor, " n"]:
-    """`drop` as a protocol has it: in percent of Y, or in percent points without a denominator; lower is better.
-
-    Args:
-        confidence: Y, `[N]`.
-        masked_confidence: O, `[N]`.
-        protocol: `denominator`, `drops`, `epsilon`.
-
-    Raises:
-        MetricError: the two are not vectors of one length.
-
-    Example:
-        >>> drop_by(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]), Protocol(denominator="none")).round(decimals=3)
-        tensor([20.,  0.], dtype=torch.float64)
-    """
-    return drop(
-        confidence,
-        masked_confidence,
-        denominator=protocol.denominator,
-        drops=protocol.drops,
-        epsilon=protocol.epsilon,
-    )
-
-
-def increase_by(
-    confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], protocol: Protocol = DEFAULT
-) -> Float[Tensor, " n"]:
-    """`increase` as a protocol has it: 100 or 0, in percent, higher is better.
-
-    Args:
-        confidence: Y, `[N]`.
-        masked_confidence: O, `[N]`.
-        protocol: `ties`.
-
-    Raises:
-        MetricError: the two are not vectors of one length.
-
-    Example:
-        >>> increase_by(torch.tensor([0.5, 0.5]), torch.tensor([0.5, 0.6]), Protocol(ties="increase"))
-        tensor([100., 100.], dtype=torch.float64)
-    """
-    return increase(confidence, masked_confidence, ties=protocol.ties)
-
-
-GRAD_CAM_PP = "Chattopadhay et al. 2018, arXiv 1710.11063"
 OPTI_CAM = "Zhang et al. 2024, arXiv 2301.07002"
 LIFT_CAM = "Jung and Oh 2021, arXiv 2102.05228"
 
-AVERAGE_DROP = Metric("average_drop", drop_by, higher_is_better=False, label="AD %", needs=BY_PROTOCOL, paper=GRAD_CAM_PP)
-INCREASE_IN_CONFIDENCE = Metric(
-    "increase_in_confidence",
-    increase_by,
-    higher_is_better=True,
-    interval="wilson",
-    label="IC %",
-    needs=BY_PROTOCOL,
-    paper=GRAD_CAM_PP,
-)
+
+def gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Gain of each image, `100 * max(0, O - Y) / (1 - Y)`, in percent, 0 to 100, higher is better.
+
+    0 if Y is 1, since there is nothing to gain. NaN if Y is not positive, if Y or O is above 1 (then they are no
+    probabilities), or if a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: The two are not vectors of the same length.
+
+    Reference:
+        Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2: the summand of Average Gain.
+
+    Example:
+        >>> gain(torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0.6, 0.4, 1.0]))
+        tensor([20.0000,  0.0000,  0.0000], dtype=torch.float64)
+    """
+    y, o = checked_vectors(confidence, masked_confidence)
+    share = torch.where(y < 1, (o - y).clamp(min=0) / (1 - y), torch.zeros_like(y))
+    return (100 * share).masked_fill(~valid(y, o) | (y > 1) | (o > 1), torch.nan)
+
+
+def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Average Gain, in percent, higher is better: the mean of `gain` over all images, the counterpart of Average Drop.
+
+    NaN if any value is invalid, as for `average_drop`.
+
+    Args:
+        confidence: Y, `[N]`, N at least 1.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: The two are not vectors of the same length, or are empty.
+
+    Reference:
+        Zhang et al., "Opti-CAM", CVIU 2024 (arXiv 2301.07002), section 4.2.
+
+    Example:
+        >>> average_gain(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.4]))
+        tensor(10.0000, dtype=torch.float64)
+    """
+    return mean_of(gain(confidence, masked_confidence))
+
+
 AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM)
+
+
+class AverageGain(MeanOf, metric=AVERAGE_GAIN):
+    """Average Gain, in percent, higher is better: the mean of `gain` over images; `update` takes Y and O, `[N]` each.
+
+    Images without a value are left out and counted in `average_gain_failed`.
+
+    Example:
+        >>> metric = AverageGain()
+        >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.4]))
+        >>> metric.compute()
+        tensor(10.0000, dtype=torch.float64)
+    """
+
+
+def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Share of each image's confidence that its map keeps, `100 * O / Y`, in percent, 0 or more, higher is better.
+
+    Above 100 if the confidence rises. `drop` is `100 - ratio`, but at least 0. One image with a small Y can have a ratio of
+    thousands and dominate the mean; the bound of `drop` prevents that. NaN if Y is not positive or a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        masked_confidence: O, `[N]`.
+
+    Raises:
+        MetricError: The two are not vectors of the same length.
+
+    Reference:
+        We know of no paper that defines it under this name. Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1, subtract
+        this quotient from 1 and clip at 0.
+
+    Example:
+        >>> confidence_ratio(torch.tensor([0.8, 0.5, 0.0]), torch.tensor([0.6, 0.75, 0.1]))
+        tensor([ 75.0000, 150.0000,      nan], dtype=torch.float64)
+    """
+    y, o = checked_vectors(confidence, masked_confidence)
+    return (100 * o / y).masked_fill(~valid(y, o), torch.nan)
+
+
+CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %")
+
+
+class ConfidenceRatio(MeanOf, metric=CONFIDENCE_RATIO):
+    """Confidence ratio, in percent, higher is better: the mean of `confidence_ratio` over images; `update` takes Y and O.
+
+    Images without a value are left out and counted in `confidence_ratio_failed`.
+
+    Example:
+        >>> metric = ConfidenceRatio()
+        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.75]))
+        >>> metric.compute()
+        tensor(112.5000, dtype=torch.float64)
+    """
+
+
+def drop_in_deletion(confidence: Float[Tensor, " n"], inverse_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Drop of each image after its map is deleted, `100 * (Y - D) / Y`, in percent, at most 100, higher is better.
+
+    D is the confidence on the image masked by `1 - m`, which removes what the map shows. Unlike `drop` it is not clipped at 0:
+    an image whose confidence rises counts against the map. NaN if Y is not positive or a value is not finite.
+
+    Args:
+        confidence: Y, `[N]`.
+        inverse_confidence: D, `[N]`.
+
+    Raises:
+        MetricError: The two are not vectors of the same length.
+
+    Reference:
+        Jung and Oh, "Towards Better Explanations of Class Activation Mapping" (LIFT-CAM), ICCV 2021 (arXiv 2102.05228): the
+        summand of Average Drop in Deletion (ADD).
+
+    Example:
+        >>> drop_in_deletion(torch.tensor([0.8, 0.5, 0.0]), torch.tensor([0.2, 0.75, 0.1]))
+        tensor([ 75., -50.,  nan], dtype=torch.float64)
+    """
+    y, d = checked_vectors(confidence, inverse_confidence, "confidence and inverse_confidence")
+    return (100 * (y - d) / y).masked_fill(~valid(y, d), torch.nan)
+
+
 DROP_IN_DELETION = Metric(
     "drop_in_deletion",
     drop_in_deletion,
@@ -96,11 +170,48 @@ DROP_IN_DELETION = Metric(
     passes="1",
     paper=LIFT_CAM,
 )
-CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %")
 
-# Of two methods, so it is not among the metrics of a run: `Scores.win_percentages` takes it from the rows.
-WIN_PERCENTAGE = Metric(
-    "win_percentage", win, higher_is_better=True, interval="wilson", label="win %", needs=(), paper=GRAD_CAM_PP
-)
 
-CONFIDENCE_METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE, AVERAGE_GAIN, DROP_IN_DELETION, CONFIDENCE_RATIO)
+class DropInDeletion(MeanOf, metric=DROP_IN_DELETION):
+    """Average Drop in Deletion (ADD), in percent, higher is better: the mean of `drop_in_deletion`; `update` takes Y and D.
+
+    Images without a value are left out and counted in `drop_in_deletion_failed`.
+
+    Example:
+        >>> metric = DropInDeletion()
+        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.2, 0.75]))
+        >>> metric.compute()
+        tensor(12.5000, dtype=torch.float64)
+    """
+
+
+METRICS = (AVERAGE_GAIN, DROP_IN_DELETION, CONFIDENCE_RATIO)
+
+
+def checked_vectors(
+    confidence: Tensor, other: Tensor, names: str = "confidence and masked_confidence"
+) -> tuple[Tensor, Tensor]:
+    """Return both in float64.
+
+    Raises:
+        MetricError: They are not vectors of the same length; `names` says in the message what they are.
+    """
+    if confidence.ndim != 1 or confidence.shape != other.shape:
+        raise MetricError(f"{names} are vectors [N] of one length, got {list(confidence.shape)} and {list(other.shape)}")
+    return confidence.double(), other.double()
+
+
+def valid(y: Tensor, other: Tensor) -> Tensor:
+    """Return which images have a positive, finite Y and a finite other confidence."""
+    return (y > 0) & y.isfinite() & other.isfinite()
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Return the mean over images.
+
+    Raises:
+        MetricError: There are no images.
+    """
+    if not len(values):
+        raise MetricError("a mean needs at least one image, got none; give at least one confidence")
+    return values.mean()

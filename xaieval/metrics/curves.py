@@ -1,7 +1,7 @@
-"""The confidence while pixels are put in or taken away in the order of a map: curves, and the areas under and over them.
+"""Perturbation curves: the confidence while pixels are inserted or removed in the order of a map, and the areas they enclose.
 
-The pixels of a map are put in order once; each step of a curve is then a comparison of ranks with a number, for all images of
-the batch at a time. The passes of all images and steps are made together, as full as can be.
+The pixels of each map are ranked once; each step of a curve is then a comparison of ranks with a count, for the whole batch at
+once. The images of all steps share forward passes, which are filled as far as memory allows.
 """
 
 from __future__ import annotations
@@ -20,15 +20,11 @@ from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.metric import Metric
 
 __all__ = [
-    "BASELINES",
-    "CURVE_METRICS",
-    "CurveOfPixels",
     "area_under",
     "deletion",
     "insertion",
     "lerf",
     "morf",
-    "perturbation_curves",
     "perturbed_pixels",
     "pixel_ranks",
 ]
@@ -43,13 +39,13 @@ SAMEK = "Samek et al. 2017, arXiv 1509.06321"
 
 
 def pixel_ranks(maps: Float[Tensor, " n *space"]) -> Int[Tensor, " n *space"]:
-    """The place of each pixel in its map's order: 0 for the largest value; of equal values the one that is read first.
+    """The rank of each pixel in its map, from 0 for the largest value.
 
-    The order is that of a stable sort, so that it is the same on all devices: where a map is flat, pixels come row by row
-    from the upper left. The least relevant first is this order read backwards, `pixels - 1 - ranks`.
+    Equal values are ranked row by row from the upper left, by a stable sort, so that the ranks are the same on all devices. The
+    order with the least relevant pixels first is the reverse, `pixels - 1 - ranks`.
 
     Args:
-        maps: `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Example:
         >>> pixel_ranks(torch.tensor([[[0.1, 0.9], [0.5, 0.1]]]))
@@ -63,13 +59,13 @@ def pixel_ranks(maps: Float[Tensor, " n *space"]) -> Int[Tensor, " n *space"]:
 
 
 def perturbed_pixels(pixels: int, steps: Steps, pixels_per_step: int | None = None) -> Int[Tensor, " s"]:
-    """How many pixels are changed at each point of a curve, `[S]`; divided by `pixels` they are the curve's axis.
+    """The number of changed pixels at each point of a curve, `[S]`; divided by `pixels` it is the axis of the curve.
 
     Args:
-        pixels: of an image.
-        steps: how many equal steps, which makes one point more; or the shares themselves, rising in [0, 1]. Both are rounded
-            to whole pixels.
-        pixels_per_step: instead of `steps`; the last step takes what is left.
+        pixels: Number of pixels of an image.
+        steps: Number of equal steps, for a curve of `steps + 1` points; or the shares of pixels, increasing, in [0, 1]. Both
+            are rounded to whole pixels.
+        pixels_per_step: Pixels of each step, instead of `steps`; the last step takes the remaining ones.
 
     Example:
         >>> perturbed_pixels(10, 4)
@@ -84,17 +80,16 @@ def perturbed_pixels(pixels: int, steps: Steps, pixels_per_step: int | None = No
 
 
 def area_under(curves: Float[Tensor, "n s"], fractions: Float[Tensor, " s"]) -> Float[Tensor, " n"]:
-    """The area under each curve by the trapezoidal rule, divided by the width of its axis: the curve's mean height.
+    """Mean height of each curve, in its unit: the area under it by the trapezoidal rule, divided by the width of its axis.
 
-    In the unit of the curve. On an axis from 0 to 1 it is the area itself. NaN where the axis has no width, and for a curve
-    with NaN.
+    On an axis from 0 to 1 it is the area itself. NaN if the axis has no width, and for a curve with NaN.
 
     Args:
-        curves: `[N, S]`.
-        fractions: the axis, the shares of pixels that really were changed, `[S]`; the steps need not be equal.
+        curves: Curves, `[N, S]`.
+        fractions: Axis of the curves: the shares of pixels that were changed, `[S]`. The steps need not be equal.
 
     Raises:
-        MetricError: there is not one share for each of at least two points.
+        MetricError: There is not one share for each point, or there are fewer than two points.
 
     Example:
         >>> area_under(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([0.0, 0.25, 1.0]))
@@ -109,7 +104,7 @@ def area_under(curves: Float[Tensor, "n s"], fractions: Float[Tensor, " s"]) -> 
     return torch.trapezoid(curves.double(), axis, dim=1) / (axis[-1] - axis[0])
 
 
-def perturbation_curves(
+def _perturbation_curves(
     ask: Callable[[Iterator[tuple[Tensor, Tensor]]], Tensor],
     images: Float[Tensor, "n c *space"],
     ranks: Int[Tensor, " n *space"],
@@ -117,38 +112,39 @@ def perturbation_curves(
     counts: Int[Tensor, " s"],
     inserts: bool = False,
 ) -> Float[Tensor, "n s"]:
-    """The confidences `[N, S]` where the pixels of the lowest ranks are replaced, or are all that is left of the image.
+    """The confidences `[N, S]` while the pixels of the lowest ranks are replaced, or inserted.
 
     Args:
-        ask: from blocks of images `[G, C, H, W]` and the numbers `[G]` of the batch's images to confidences; see `NEEDS`.
-        images: `[N, C, H, W]`, of volumes `[N, C, D, H, W]`.
-        ranks: of their pixels, 0 for the one that changes first.
-        replacement: what pixels are replaced by, broadcastable to the images.
-        counts: how many pixels have changed at each point.
-        inserts: start from the replacement and put pixels of the image in; else the other way round.
+        ask: Function from blocks (images `[G, C, H, W]`, indices `[G]` into the batch) to confidences; see `NEEDS`.
+        images: Images, `[N, C, H, W]`, of volumes `[N, C, D, H, W]`.
+        ranks: Ranks of their pixels, 0 for the pixel that changes first.
+        replacement: Values that replace the pixels, broadcastable to the images.
+        counts: Number of changed pixels at each point.
+        inserts: Start from the replacement and insert pixels of the image; otherwise start from the image and replace them.
     """
-    numbers = torch.arange(len(images), device=images.device)
+    indices = torch.arange(len(images), device=images.device)
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         for count in counts.tolist():
             changed = (ranks < count)[:, None]
-            yield torch.where(changed if inserts else ~changed, images, replacement), numbers
+            yield torch.where(changed if inserts else ~changed, images, replacement), indices
 
     return ask(blocks()).view(len(counts), len(images)).T
 
 
 @dataclass(frozen=True)
 class CurveOfPixels:
-    """One of the metrics of this module as a function of what it needs; `insertion` and its neighbours make them.
+    """The function of a metric of this module; `insertion`, `deletion`, `morf` and `lerf` make them.
 
     Attributes:
-        steps: as `perturbed_pixels` has it.
-        pixels_per_step: likewise.
-        baseline: one of `BASELINES`, or a function from images to what replaces them.
-        keep_curve: give the curves beside the values.
-        least_first: the least relevant pixels change first.
-        inserts: from the baseline to the image; else from the image to the baseline.
-        over: the value is what lies between the curve and the confidence on the whole image; else what lies below the curve.
+        steps: See `perturbed_pixels`.
+        pixels_per_step: See `perturbed_pixels`.
+        baseline: One of `BASELINES`, or a function from images to their replacement.
+        keep_curve: Return the curves with the values.
+        least_first: The least relevant pixels change first.
+        inserts: Go from the baseline to the image; otherwise from the image to the baseline.
+        over: The value is the area between the curve and the confidence on the original image; otherwise the area under the
+            curve.
     """
 
     steps: Steps
@@ -164,18 +160,18 @@ class CurveOfPixels:
         if not callable(self.baseline) and self.baseline not in BASELINES:
             raise MetricError(
                 f"no baseline {self.baseline!r}; {choose_from(self.baseline, BASELINES)}; or give a function from images "
-                "[N, C, H, W] to what replaces them"
+                "[N, C, H, W] to their replacement"
             )
 
     def __call__(
         self, confidence: Tensor, maps: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Values `[N]`, with the curves `[N, S]` if they are to be kept."""
+        """Return values `[N]`, and with `keep_curve` the curves `[N, S]`."""
         pixels, ranks = maps[0].numel(), pixel_ranks(maps)
         counts = perturbed_pixels(pixels, self.steps, self.pixels_per_step)
         replacement = _replacement(images, self.baseline, protocol, draw)
         order = pixels - 1 - ranks if self.least_first else ranks
-        curves = perturbation_curves(ask, images, order, replacement, counts, self.inserts)
+        curves = _perturbation_curves(ask, images, order, replacement, counts, self.inserts)
         area = area_under(curves, counts / pixels)
         values = confidence - area if self.over else area
         return (values, curves) if self.keep_curve else values
@@ -189,22 +185,22 @@ def insertion(
     pixels_per_step: int | None = None,
     name: str = "insertion",
 ) -> Metric:
-    """Insertion: the area under the confidence while pixels are put in, most relevant first; 0 to 1, higher is better.
+    """Insertion: area under the confidence while pixels are inserted, most relevant first, in its unit, higher is better.
 
-    The range is that of the confidence, so 0 to 1 for softmax. Each image and map takes `steps + 1` forward passes.
+    0 to 1 for softmax. Each image and map takes `steps + 1` forward passes.
 
     Args:
-        steps: how many equal steps from the baseline to the image; or shares of pixels, rising in [0, 1].
-        baseline: what the image starts from: "blur" (Gaussian, sigma a tenth of the shorter side), "zero" (in the model's
-            input space), "black" (needs the protocol's `mean` and `std`), "mean" (the image's mean colour), "noise" (uniform
-            between the image's smallest and largest value of each channel, by the run's seed), or a function from images
-            `[N, C, H, W]` to their replacement.
-        keep_curve: keep each image's curve in the rows, as `<name>_curve`.
-        pixels_per_step: instead of `steps`, as the authors' own code counts.
-        name: of the column; two that differ in settings need two names.
+        steps: Number of equal steps from the baseline to the image; or shares of pixels, increasing, in [0, 1].
+        baseline: The start: "blur" (Gaussian, sigma a tenth of the shorter side), "zero" (in the model's input space), "black"
+            (needs the protocol's `mean` and `std`), "mean" (the image's mean colour), "noise" (uniform between the image's
+            smallest and largest value of each channel, by the run's seed), or a function from images `[N, C, H, W]` to their
+            replacement.
+        keep_curve: Keep each image's curve in the rows, as `<name>_curve`.
+        pixels_per_step: Pixels of each step, instead of `steps`, as in the authors' code.
+        name: Name of the column; two metrics with different settings need two names.
 
     Raises:
-        MetricError: steps or baseline that there cannot be.
+        MetricError: Steps or baseline are invalid.
 
     Reference:
         Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), the insertion metric; steps and area as in the authors'
@@ -226,19 +222,19 @@ def deletion(
     pixels_per_step: int | None = None,
     name: str = "deletion",
 ) -> Metric:
-    """Deletion: the area under the confidence while pixels are taken away, most relevant first; 0 to 1, lower is better.
+    """Deletion: area under the confidence while pixels are removed, most relevant first, in its unit, lower is better.
 
-    The range is that of the confidence, so 0 to 1 for softmax. Each image and map takes `steps + 1` forward passes.
+    0 to 1 for softmax. Each image and map takes `steps + 1` forward passes.
 
     Args:
-        steps: as in `insertion`, from the image to the baseline.
-        baseline: as in `insertion`; "zero" is 0 in the model's input space, as in the authors' code.
-        keep_curve: keep each image's curve in the rows, as `<name>_curve`.
-        pixels_per_step: instead of `steps`.
-        name: of the column.
+        steps: As in `insertion`, from the image to the baseline.
+        baseline: As in `insertion`; "zero" is 0 in the model's input space, as in the authors' code.
+        keep_curve: Keep each image's curve in the rows, as `<name>_curve`.
+        pixels_per_step: Pixels of each step, instead of `steps`.
+        name: Name of the column.
 
     Raises:
-        MetricError: steps or baseline that there cannot be.
+        MetricError: Steps or baseline are invalid.
 
     Reference:
         Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), the deletion metric.
@@ -259,25 +255,25 @@ def morf(
     pixels_per_step: int | None = None,
     name: str = "morf",
 ) -> Metric:
-    """Pixel flipping, most relevant first: the confidence's mean fall along the curve, -1 to 1, higher is better.
+    """Pixel flipping, most relevant pixels first: the mean fall of the confidence, -1 to 1 for softmax, higher is better.
 
-    The area between the confidence on the whole image and the curve (area over the perturbation curve, AOPC). Single pixels
-    are flipped, where the paper flips squares of 9 x 9, and the mean is by the trapezoidal rule, where the paper's is over the
-    points. Each image and map takes `steps + 1` forward passes.
+    It is the area between the confidence on the original image and the curve (area over the perturbation curve, AOPC). The
+    paper flips squares of 9 x 9 pixels and averages over the points of the curve; here single pixels are flipped and the mean
+    is by the trapezoidal rule. Each image and map takes `steps + 1` forward passes.
 
     Args:
-        steps: as in `insertion`, from the image to the baseline.
-        baseline: as in `insertion`; "noise" as in the paper.
-        keep_curve: keep each image's curve (confidences) in the rows, as `<name>_curve`.
-        pixels_per_step: instead of `steps`.
-        name: of the column.
+        steps: As in `insertion`, from the image to the baseline.
+        baseline: As in `insertion`; "noise" as in the paper.
+        keep_curve: Keep each image's curve (confidences) in the rows, as `<name>_curve`.
+        pixels_per_step: Pixels of each step, instead of `steps`.
+        name: Name of the column.
 
     Raises:
-        MetricError: steps or baseline that there cannot be.
+        MetricError: Steps or baseline are invalid.
 
     Reference:
         Samek et al., "Evaluating the visualization of what a deep neural network has learned", TNNLS 2017 (arXiv 1509.06321),
-        AOPC of the most relevant first order; pixels as in Bach et al., PLoS ONE 2015.
+        AOPC in the most relevant first order; single pixels as in Bach et al., PLoS ONE 2015.
 
     Example:
         >>> morf(baseline="mean").higher_is_better
@@ -295,19 +291,19 @@ def lerf(
     pixels_per_step: int | None = None,
     name: str = "lerf",
 ) -> Metric:
-    """Pixel flipping, least relevant first: the confidence's mean fall along the curve, -1 to 1, lower is better.
+    """Pixel flipping, least relevant pixels first: the mean fall of the confidence, -1 to 1 for softmax, lower is better.
 
-    As `morf`, in the same order read backwards. `morf - lerf` at equal settings is the area between the two curves.
+    Like `morf`, in the reverse order. `morf - lerf` with equal settings is the area between the two curves.
 
     Args:
-        steps: as in `insertion`, from the image to the baseline.
-        baseline: as in `insertion`.
-        keep_curve: keep each image's curve (confidences) in the rows, as `<name>_curve`.
-        pixels_per_step: instead of `steps`.
-        name: of the column.
+        steps: As in `insertion`, from the image to the baseline.
+        baseline: As in `insertion`.
+        keep_curve: Keep each image's curve (confidences) in the rows, as `<name>_curve`.
+        pixels_per_step: Pixels of each step, instead of `steps`.
+        name: Name of the column.
 
     Raises:
-        MetricError: steps or baseline that there cannot be.
+        MetricError: Steps or baseline are invalid.
 
     Reference:
         Samek et al., TNNLS 2017 (arXiv 1509.06321), the least relevant first order.
@@ -339,7 +335,7 @@ def _check_steps(steps: Steps, pixels_per_step: int | None) -> None:
         if steps < 1:
             raise MetricError(f"steps is at least 1, got {steps}")
     elif len(steps) < 2 or list(steps) != sorted(set(steps)) or not 0 <= steps[0] < steps[-1] <= 1:
-        raise MetricError(f"steps is a number of steps, or two or more rising shares of pixels in [0, 1]; got {steps}")
+        raise MetricError(f"steps is a number of steps, or two or more increasing shares of pixels in [0, 1]; got {steps}")
 
 
 def _metric(name: str, curve: CurveOfPixels, *, higher_is_better: bool, label: str, paper: str) -> Metric:
@@ -356,4 +352,4 @@ def _metric(name: str, curve: CurveOfPixels, *, higher_is_better: bool, label: s
     )
 
 
-CURVE_METRICS = (insertion(), deletion(), morf(), lerf())
+METRICS = (insertion(), deletion(), morf(), lerf())

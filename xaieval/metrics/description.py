@@ -1,12 +1,10 @@
-"""Numbers that describe a map. They say nothing of the model, so none of them is better high or low.
+"""Numbers that describe a map: whether it is concentrated or spread out, and where it lies.
 
-They show what a method's maps are like: concentrated or spread out, and where. Read beside a metric they tell whether methods
-differ in more than the size of their maps.
+They do not depend on the model, so neither high nor low values are better. Next to a metric, they show whether methods differ
+in more than the size of their maps.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,10 +12,9 @@ from torch import Tensor
 
 from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOverImages
+from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "DESCRIPTION_METRICS",
     "AreaAboveHalf",
     "CenterX",
     "CenterY",
@@ -29,21 +26,24 @@ __all__ = [
     "sparseness",
 ]
 
+CHALASANI = "Chalasani et al. 2020, arXiv 1810.06583"
+BHATT = "Bhatt et al. 2020, arXiv 2005.00631"
+
 
 def sparseness(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """Sparseness of each map, the Gini index of its absolute values, 0 (all pixels equal) to 1 - 1 / pixels (a single one).
+    """Sparseness of each map: the Gini index of its absolute values, from 0 (all pixels equal) to 1 - 1 / pixels (one pixel).
 
     NaN for a map of zeros.
 
     Args:
-        maps: `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Raises:
-        MetricError: they are no maps.
+        MetricError: They are not maps.
 
     Reference:
         Chalasani et al., "Concise Explanations of Neural Networks using Adversarial Training", ICML 2020 (arXiv 1810.06583),
-        who take the index from Hurley and Rickard, "Comparing Measures of Sparsity", 2009.
+        based on Hurley and Rickard, "Comparing Measures of Sparsity", 2009.
 
     Example:
         >>> sparseness(torch.tensor([[[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]))
@@ -56,16 +56,16 @@ def sparseness(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 
 
 def entropy(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """Entropy of each map, in nats, 0 (a single pixel) to the logarithm of the number of pixels (all equal).
+    """Entropy of each map, in nats, from 0 (a single pixel) to the logarithm of the number of pixels (all equal).
 
-    The absolute values, divided by their sum, are taken for a distribution over pixels. It grows with the image's size:
-    compare maps of one size. NaN for a map of zeros.
+    The absolute values, divided by their sum, are the probabilities of the pixels. Entropy grows with the size of the image, so
+    compare only maps of the same size. NaN for a map of zeros.
 
     Args:
-        maps: `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Raises:
-        MetricError: they are no maps.
+        MetricError: They are not maps.
 
     Reference:
         Bhatt et al., "Evaluating and Aggregating Feature-based Model Explanations", IJCAI 2020 (arXiv 2005.00631), who call it
@@ -79,15 +79,15 @@ def entropy(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 
 
 def area_above_half(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """Area of each map's pixels above one half, in percent, 0 to 100.
+    """Share of each map's pixels with a value above 0.5, in percent, 0 to 100.
 
-    For maps that were normalised by their maximum, half is half of the maximum. 0 for a map of zeros, NaN for one with NaN.
+    For maps normalised by their maximum, 0.5 is half of the maximum. 0 for a map of zeros, NaN for a map with NaN.
 
     Args:
-        maps: explanation maps in [0, 1], `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps in [0, 1], `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Raises:
-        MetricError: they are no maps.
+        MetricError: They are not maps.
 
     Example:
         >>> area_above_half(torch.tensor([[[0.0, 0.5], [0.6, 1.0]]]))
@@ -98,18 +98,18 @@ def area_above_half(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 
 
 def center_of_mass(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n axes"]:
-    """Centre of mass of each map's absolute values, along each axis in [0, 1] from the first pixel's edge to the last one's.
+    """Centre of mass of each map's absolute values, along each axis from 0 (the image's first edge) to 1 (its last edge).
 
-    One half is the middle of the image, whatever its size. NaN for a map of zeros.
+    0.5 is the middle of the image at any size. NaN for a map of zeros.
 
     Args:
-        maps: `[N, H, W]`, of volumes `[N, D, H, W]`.
+        maps: Explanation maps, `[N, H, W]`, of volumes `[N, D, H, W]`.
 
     Returns:
-        Along the axes in the order of the map's: y and x, of volumes z, y and x.
+        One column for each axis of the map, in that order: y, x; of volumes z, y, x.
 
     Raises:
-        MetricError: they are no maps.
+        MetricError: They are not maps.
 
     Example:
         >>> center_of_mass(torch.tensor([[[0.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]]]))
@@ -122,7 +122,7 @@ def center_of_mass(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n axes"]
 
 
 def _center(shares: Tensor) -> Tensor:
-    """Of shares along one axis, `[N, pixels]`, which add up to 1."""
+    """Centre of the shares along one axis, `[N, pixels]`, which add up to 1."""
     count = shares.shape[1]
     places = (torch.arange(count, dtype=shares.dtype, device=shares.device) + 0.5) / count
     return (shares * places).sum(dim=1)
@@ -148,20 +148,17 @@ def _shares(maps: Tensor) -> Tensor:
     return flat / flat.sum(dim=1, keepdim=True)
 
 
-CHALASANI = "Chalasani et al. 2020, arXiv 1810.06583"
-BHATT = "Bhatt et al. 2020, arXiv 2005.00631"
-
 SPARSENESS = Metric("sparseness", sparseness, None, label="sparseness", needs=("maps",), paper=CHALASANI)
 ENTROPY = Metric("entropy", entropy, None, label="entropy (nats)", needs=("maps",), paper=BHATT)
 AREA_ABOVE_HALF = Metric("area_above_half", area_above_half, None, label="area above half %", needs=("maps",))
 CENTER_X = Metric("center_x", _center_x, None, label="centre x", needs=("maps",))
 CENTER_Y = Metric("center_y", _center_y, None, label="centre y", needs=("maps",))
 
-DESCRIPTION_METRICS = (SPARSENESS, ENTROPY, AREA_ABOVE_HALF, CENTER_X, CENTER_Y)
+METRICS = (SPARSENESS, ENTROPY, AREA_ABOVE_HALF, CENTER_X, CENTER_Y)
 
 
-class AreaAboveHalf(MeanOverImages):
-    """Area above one half, in percent: the mean of `area_above_half` over images. `update` takes the maps.
+class AreaAboveHalf(MeanOf, metric=AREA_ABOVE_HALF):
+    """Area above 0.5, in percent: the mean of `area_above_half` over images; `update` takes the maps, `[N, H, W]`.
 
     Example:
         >>> metric = AreaAboveHalf()
@@ -170,12 +167,9 @@ class AreaAboveHalf(MeanOverImages):
         tensor(50., dtype=torch.float64)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(AREA_ABOVE_HALF, **kwargs)
 
-
-class CenterX(MeanOverImages):
-    """Horizontal centre of mass, 0 (left) to 1 (right): the mean over images. `update` takes the maps.
+class CenterX(MeanOf, metric=CENTER_X):
+    """Horizontal centre of mass, 0 (left) to 1 (right): the mean over images; `update` takes the maps, `[N, H, W]`.
 
     Example:
         >>> metric = CenterX()
@@ -184,12 +178,9 @@ class CenterX(MeanOverImages):
         tensor(0.7500, dtype=torch.float64)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(CENTER_X, **kwargs)
 
-
-class CenterY(MeanOverImages):
-    """Vertical centre of mass, 0 (top) to 1 (bottom): the mean over images. `update` takes the maps.
+class CenterY(MeanOf, metric=CENTER_Y):
+    """Vertical centre of mass, 0 (top) to 1 (bottom): the mean over images; `update` takes the maps, `[N, H, W]`.
 
     Example:
         >>> metric = CenterY()
@@ -198,17 +189,11 @@ class CenterY(MeanOverImages):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(CENTER_Y, **kwargs)
 
-
-class Entropy(MeanOverImages):
-    """Entropy, in nats: the mean of `entropy` over images. `update` takes the maps.
+class Entropy(MeanOf, metric=ENTROPY):
+    """Entropy, in nats: the mean of `entropy` over images; `update` takes the maps, `[N, H, W]`.
 
     Maps of zeros are left out and counted in `entropy_failed`.
-
-    Reference:
-        Bhatt et al., IJCAI 2020 (arXiv 2005.00631).
 
     Example:
         >>> metric = Entropy()
@@ -217,17 +202,11 @@ class Entropy(MeanOverImages):
         tensor(1.3863, dtype=torch.float64)
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(ENTROPY, **kwargs)
 
-
-class Sparseness(MeanOverImages):
-    """Sparseness, 0 to 1: the mean of `sparseness` over images. `update` takes the maps.
+class Sparseness(MeanOf, metric=SPARSENESS):
+    """Sparseness, 0 to 1: the mean of `sparseness` over images; `update` takes the maps, `[N, H, W]`.
 
     Maps of zeros are left out and counted in `sparseness_failed`.
-
-    Reference:
-        Chalasani et al., ICML 2020 (arXiv 1810.06583).
 
     Example:
         >>> metric = Sparseness()
@@ -235,6 +214,3 @@ class Sparseness(MeanOverImages):
         >>> metric.compute()
         tensor(0.7500, dtype=torch.float64)
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(SPARSENESS, **kwargs)

@@ -1,8 +1,8 @@
-"""Localisation: how well a map lies on the object, where that is known from masks or boxes.
+"""Localisation: how well a map lies on the object, for data with masks or boxes of the objects.
 
-The functions take maps and masks of one shape, `[N, H, W]` or of volumes `[N, D, H, W]`, and give one number an image, in
-percent. An image without an object has none: its value is NaN. They ask whether a map agrees with people's idea of the object,
-not whether it is true to the model, which may well look elsewhere.
+The functions take maps and masks of the same shape, `[N, H, W]` or of volumes `[N, D, H, W]`, and return one number for each
+image, in percent; NaN for an image without an object. They measure whether a map agrees with what people call the object, not
+whether it is faithful to the model, which may use other pixels. The pointing game is in `xaieval.metrics.pointing_game`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,76 +19,42 @@ from torch.nn import functional
 
 from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.torchmetrics_classes import MeanOf, MeanOverImages
 
 __all__ = [
-    "BEST_IOU",
-    "ENERGY_POINTING_GAME",
-    "IOU",
-    "LOCALISATION_METRICS",
-    "POINTING_GAME",
-    "RELEVANCE_MASS_ACCURACY",
-    "RELEVANCE_RANK_ACCURACY",
+    "BestMaskIoU",
+    "EnergyPointingGame",
+    "MaskIoU",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
     "best_mask_iou",
     "energy_inside",
     "iou",
     "iou_curve",
     "mask_iou",
-    "pointing_game",
-    "pointing_hit",
     "relevance_mass",
     "relevance_rank",
 ]
 
-TOLERANCE = 15.0  # pixels
+SCORE_CAM = "Wang et al. 2020, arXiv 1910.01279"
+CLEVR_XAI = "Arras et al. 2022, arXiv 2003.07258"
+
+NEEDED = ("maps", "masks")
 THRESHOLD = 0.5
 
 
-def pointing_hit(
-    maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"], tolerance: float = TOLERANCE
-) -> Float[Tensor, " n"]:
-    """Whether each map points at the object: 100 where it does and 0 elsewhere, in percent, higher is better.
-
-    A map points at its largest value, and hits if that lies on the object or less than `tolerance` pixels from it, between
-    centres of pixels. Of several equal largest values all have to hit: ties do not count for the map, and a map of zeros hits
-    only if all of the image is that near. NaN where there is no object or the map is not finite.
-
-    Args:
-        maps: `[N, H, W]`, of any range.
-        masks: where the object is, bool `[N, H, W]`.
-        tolerance: in pixels of the map; 0 for the object alone. 1 is the same, since the nearest pixels are 1 away.
-
-    Raises:
-        MetricError: maps and masks do not fit, or the tolerance is negative or not finite.
-
-    Reference:
-        Zhang et al., "Top-Down Neural Attention by Excitation Backprop", ECCV 2016 (arXiv 1608.00507), section 4.1; the
-        margin of 15 pixels, which a distance has to be below, is that of TorchRay's `PointingGame`.
-
-    Example:
-        >>> maps = torch.tensor([[[0.1, 0.2, 0.9, 0.0]], [[0.9, 0.2, 0.9, 0.0]]])
-        >>> masks = torch.tensor([[[True, False, False, False]]]).expand(2, 1, 4)
-        >>> pointing_hit(maps, masks, tolerance=0), pointing_hit(maps, masks, tolerance=3)
-        (tensor([0., 0.], dtype=torch.float64), tensor([100., 100.], dtype=torch.float64))
-    """
-    flat, inside = _checked(maps, masks)
-    near = _near(masks, _tolerance(tolerance)).flatten(1)
-    largest = flat == flat.amax(dim=1, keepdim=True)
-    hit = ~(largest & ~near).any(dim=1)
-    return _usable(100 * hit.double(), flat, inside)
-
-
 def energy_inside(maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """The share of each map's energy that lies on the object, in percent, 0 to 100, higher is better.
+    """Share of each map's energy that lies on the object, in percent, 0 to 100, higher is better.
 
-    The energy of a map is the sum of its values. NaN where there is no object or no energy (a map of zeros), and where a
-    value is negative or not finite. Where it is defined it equals `relevance_mass`.
+    The energy of a map is the sum of its values. NaN if there is no object or no energy (a map of zeros), or if a value is
+    negative or not finite. Where it is defined it equals `relevance_mass`.
 
     Args:
-        maps: `[N, H, W]`, not negative.
-        masks: where the object is, bool `[N, H, W]`.
+        maps: Explanation maps, `[N, H, W]`, not negative.
+        masks: The pixels of the object, bool `[N, H, W]`.
 
     Raises:
-        MetricError: maps and masks do not fit.
+        MetricError: Maps and masks do not fit.
 
     Reference:
         Wang et al., "Score-CAM", CVPR Workshops 2020 (arXiv 1910.01279), section 4.3: the energy-based pointing game.
@@ -96,22 +63,22 @@ def energy_inside(maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *spa
         >>> energy_inside(torch.tensor([[[0.75, 0.25]], [[0.0, 0.0]]]), torch.tensor([[[True, False]], [[True, False]]]))
         tensor([75., nan], dtype=torch.float64)
     """
-    flat, inside = _checked(maps, masks)
-    return _usable(relevance_mass(maps, masks), flat, inside, low=0)
+    flat, inside = checked_maps(maps, masks)
+    return usable(relevance_mass(maps, masks), flat, inside, low=0)
 
 
 def relevance_mass(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """Relevance mass accuracy of each image: the share of its positive relevance on the object, in percent, higher is better.
+    """Relevance mass accuracy: share of each image's positive relevance on the object, in percent, 0 to 100, higher is better.
 
-    Negative relevance counts as none, which is one of the paper's ways to make it positive ("sum,pos"). NaN where there is no
-    object or no positive relevance (a map of zeros), and where a value is not finite. From 0 to 100.
+    Negative relevance counts as 0, one of the options of the paper ("sum,pos"). NaN if there is no object or no positive
+    relevance (a map of zeros), or if a value is not finite.
 
     Args:
-        relevance: `[N, H, W]`, of any range.
-        masks: where the object is, bool `[N, H, W]`.
+        relevance: Relevance of the pixels, `[N, H, W]`, of any range.
+        masks: The pixels of the object, bool `[N, H, W]`.
 
     Raises:
-        MetricError: relevance and masks do not fit.
+        MetricError: Relevance and masks do not fit.
 
     Reference:
         Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4, where it is a fraction.
@@ -120,24 +87,24 @@ def relevance_mass(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " 
         >>> relevance_mass(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
         tensor([75.], dtype=torch.float64)
     """
-    flat, inside = _checked(relevance, masks)
+    flat, inside = checked_maps(relevance, masks)
     positive = flat.double().clamp(min=0)
-    return _usable(100 * (positive * inside).sum(dim=1) / positive.sum(dim=1), flat, inside)
+    return usable(100 * (positive * inside).sum(dim=1) / positive.sum(dim=1), flat, inside)
 
 
 def relevance_rank(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """Relevance rank accuracy of each image: how many of the K most relevant pixels lie on its object of K pixels, in percent.
+    """Relevance rank accuracy: share of the K most relevant pixels on the object of K pixels, in percent, higher is better.
 
-    From 0 to 100, higher is better. Where pixels of equal relevance compete for the last of the K places, it is the mean over
-    all ways to choose among them: a constant map has the share of the image that the object covers. NaN where there is no
-    object or a value is not finite.
+    From 0 to 100. If pixels of equal relevance compete for the last of the K places, it is the mean over all ways to choose
+    among them: a constant map scores the share of the image that the object covers. NaN if there is no object or a value is not
+    finite.
 
     Args:
-        relevance: `[N, H, W]`, of any range; only its order counts.
-        masks: where the object is, bool `[N, H, W]`.
+        relevance: Relevance of the pixels, `[N, H, W]`, of any range; only its order matters.
+        masks: The pixels of the object, bool `[N, H, W]`.
 
     Raises:
-        MetricError: relevance and masks do not fit.
+        MetricError: Relevance and masks do not fit.
 
     Reference:
         Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258), equations 1 to 4, where it is a fraction.
@@ -146,30 +113,30 @@ def relevance_rank(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " 
         >>> relevance_rank(torch.tensor([[[0.9, 0.5, 0.1]], [[0.9, 0.1, 0.1]]]), torch.tensor([[[True, False, True]]] * 2))
         tensor([50., 75.], dtype=torch.float64)
     """
-    flat, inside = _checked(relevance, masks)
+    flat, inside = checked_maps(relevance, masks)
     size = inside.sum(dim=1)
     ordered = flat.sort(dim=1, descending=True).values
     last = ordered.gather(1, (size - 1).clamp(min=0)[:, None])
     above, level = flat > last, flat == last
     places = size - above.sum(dim=1)
     chosen = places * (level & inside).sum(dim=1).double() / level.sum(dim=1)
-    return _usable(100 * ((above & inside).sum(dim=1) + chosen) / size, flat, inside)
+    return usable(100 * ((above & inside).sum(dim=1) + chosen) / size, flat, inside)
 
 
 def mask_iou(
     maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"], threshold: float = THRESHOLD
 ) -> Float[Tensor, " n"]:
-    """Intersection over union of the object and of where each map is at least `threshold`, in percent, higher is better.
+    """Intersection over union of the object and the pixels of at least `threshold`, in percent, 0 to 100, higher is better.
 
-    From 0 to 100; 0 for a map of zeros, which marks nothing. NaN where there is no object, and where a map leaves [0, 1].
+    0 for a map of zeros, which marks nothing. NaN if there is no object, or if a map has values outside [0, 1].
 
     Args:
-        maps: `[N, H, W]` in [0, 1].
-        masks: where the object is, bool `[N, H, W]`.
-        threshold: in (0, 1].
+        maps: Explanation maps in [0, 1], `[N, H, W]`.
+        masks: The pixels of the object, bool `[N, H, W]`.
+        threshold: A number in (0, 1].
 
     Raises:
-        MetricError: maps and masks do not fit, or the threshold is out of range.
+        MetricError: Maps and masks do not fit, or the threshold is out of range.
 
     Example:
         >>> mask_iou(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
@@ -183,23 +150,23 @@ def iou_curve(
 ) -> Float[Tensor, "n s"]:
     """`mask_iou` at several thresholds at once, in percent, `[N, S]`.
 
-    The threshold that is best for a whole data set is where its mean over the images is largest.
+    The best common threshold for a data set is the one with the largest mean over the images.
 
     Args:
-        maps: `[N, H, W]` in [0, 1].
-        masks: where the object is, bool `[N, H, W]`.
-        thresholds: in (0, 1], ascending.
+        maps: Explanation maps in [0, 1], `[N, H, W]`.
+        masks: The pixels of the object, bool `[N, H, W]`.
+        thresholds: Numbers in (0, 1], ascending.
 
     Raises:
-        MetricError: maps and masks do not fit, or the thresholds are out of range or not ascending.
+        MetricError: Maps and masks do not fit, or the thresholds are out of range or not ascending.
 
     Example:
         >>> iou_curve(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]), [0.1, 0.5, 0.9])
         tensor([[66.6667, 33.3333, 50.0000]], dtype=torch.float64)
     """
-    flat, inside = _checked(maps, masks)
-    bounds = flat.new_tensor(_thresholds(thresholds))  # of the map's type, so that a value that was set to one reaches it
-    reached = torch.bucketize(flat, bounds, right=True)  # how many thresholds, of each pixel
+    flat, inside = checked_maps(maps, masks)
+    bounds = flat.new_tensor(_thresholds(thresholds))  # of the map's type, so that a value set to a threshold reaches it
+    reached = torch.bucketize(flat, bounds, right=True)  # the number of thresholds that each pixel reaches
 
     def count(which: Tensor) -> Tensor:
         histogram = flat.new_zeros(len(flat), len(bounds) + 1, dtype=torch.float64).scatter_add_(1, reached, which.double())
@@ -207,39 +174,42 @@ def iou_curve(
 
     both = count(inside)
     either = count(torch.ones_like(inside)) + inside.sum(dim=1, keepdim=True) - both
-    return _usable(100 * both / either, flat, inside, low=0, high=1)
+    return usable(100 * both / either, flat, inside, low=0, high=1)
 
 
 def best_mask_iou(maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *space"]) -> Float[Tensor, " n"]:
-    """`mask_iou` at the threshold that is best for each image by itself, in percent, 0 to 100, higher is better.
+    """`mask_iou` at the best threshold of each image, in percent, 0 to 100, higher is better.
 
-    All thresholds above 0 are tried, exactly. It says how well a map could mark the object if somebody who knows the object
-    chose the threshold, so it is above what any common threshold gives. 0 for a map of zeros. NaN where there is no object,
-    and where a map leaves [0, 1].
+    All thresholds above 0 are tried, exactly. The threshold is chosen with knowledge of the object, so the value is an upper
+    bound for any common threshold. 0 for a map of zeros. NaN if there is no object, or if a map has values outside [0, 1].
 
     Args:
-        maps: `[N, H, W]` in [0, 1].
-        masks: where the object is, bool `[N, H, W]`.
+        maps: Explanation maps in [0, 1], `[N, H, W]`.
+        masks: The pixels of the object, bool `[N, H, W]`.
 
     Raises:
-        MetricError: maps and masks do not fit.
+        MetricError: Maps and masks do not fit.
 
     Example:
         >>> best_mask_iou(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
         tensor([66.6667], dtype=torch.float64)
     """
-    flat, inside = _checked(maps, masks)
+    flat, inside = checked_maps(maps, masks)
     ordered, order = flat.sort(dim=1, descending=True)
     both = inside.gather(1, order).cumsum(dim=1)
     marked = torch.arange(1, flat.shape[1] + 1, device=flat.device)
     shares = both.double() / (marked + inside.sum(dim=1, keepdim=True) - both)
-    # A threshold takes all pixels of one value or none: what counts is the last of each value, if that is above 0.
+    # A threshold takes all pixels of one value or none: only the last pixel of each value counts, if the value is above 0.
     last = functional.pad(ordered[:, 1:] < ordered[:, :-1], (0, 1), value=True) & (ordered > 0)
-    return _usable(100 * shares.masked_fill(~last, 0).amax(dim=1), flat, inside, low=0, high=1)
+    return usable(100 * shares.masked_fill(~last, 0).amax(dim=1), flat, inside, low=0, high=1)
 
 
-def _checked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps and masks with their pixels in a row, `[N, P]`."""
+def checked_maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps and masks with their pixels along one axis, `[N, P]`.
+
+    Raises:
+        MetricError: They differ in shape, the maps are not floating-point, or the masks are not bool.
+    """
     if maps.shape != masks.shape or maps.ndim < 2 or 0 in maps.shape[1:]:
         raise MetricError(
             f"maps and masks are of one shape, [N, H, W]; got {list(maps.shape)} and {list(masks.shape)}: "
@@ -247,21 +217,17 @@ def _checked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         )
     if masks.dtype != torch.bool or not maps.is_floating_point():
         came = " and ".join(str(given.dtype).removeprefix("torch.") for given in (maps, masks))
-        raise MetricError(f"maps are floating-point and masks bool, got {came}; of a label map make masks by masks == label")
+        raise MetricError(
+            f"maps are floating-point and masks bool, got {came}; make masks from a label map with labels == label"
+        )
     return maps.flatten(1).contiguous(), masks.flatten(1)
 
 
-def _usable(values: Tensor, flat: Tensor, inside: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
-    """The values `[N]` or `[N, S]`; NaN without an object, and where a map is not finite or leaves its range."""
+def usable(values: Tensor, flat: Tensor, inside: Tensor, low: float = -math.inf, high: float = math.inf) -> Tensor:
+    """Return the values `[N]` or `[N, S]`; NaN for an image without an object, or a map that is not finite or out of range."""
     lowest, highest = flat.aminmax(dim=1)
-    usable = inside.any(dim=1) & (lowest >= low) & (highest <= high) & lowest.isfinite() & highest.isfinite()
-    return values.masked_fill(~usable.view(-1, *[1] * (values.ndim - 1)), torch.nan)
-
-
-def _tolerance(tolerance: float) -> float:
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise MetricError(f"a tolerance is a distance in pixels, at least 0; got {tolerance}")
-    return tolerance
+    valid = inside.any(dim=1) & (lowest >= low) & (highest <= high) & lowest.isfinite() & highest.isfinite()
+    return values.masked_fill(~valid.view(-1, *[1] * (values.ndim - 1)), torch.nan)
 
 
 def _thresholds(thresholds: Sequence[float]) -> list[float]:
@@ -271,70 +237,15 @@ def _thresholds(thresholds: Sequence[float]) -> list[float]:
     return given
 
 
-def _near(masks: Tensor, tolerance: float) -> Tensor:
-    """The pixels less than `tolerance` from the object, and the object itself."""
-    squared = torch.zeros(masks.shape, device=masks.device).masked_fill(~masks, torch.inf)
-    for axis in range(1, masks.ndim):
-        squared = _nearest_along(squared, axis, max(math.ceil(tolerance) - 1, 0))
-    return masks | (squared < tolerance**2)
-
-
-def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
-    """The smallest of the squared distances within reach along one axis, each with the square of the way there.
-
-    Axis after axis this is the squared Euclidean distance, wherever that is within reach.
-    """
-    lines = squared.movedim(axis, -1)
-    length = lines.shape[-1]
-    reach = min(reach, length - 1)
-    padded = functional.pad(lines, (reach, reach), value=torch.inf)
-    nearest = lines
-    for step in range(-reach, reach + 1):
-        nearest = torch.minimum(nearest, padded.narrow(-1, reach + step, length) + step**2)
-    return nearest.movedim(-1, axis)
-
-
-EXCITATION_BACKPROP = "Zhang et al. 2016, arXiv 1608.00507"
-SCORE_CAM = "Wang et al. 2020, arXiv 1910.01279"
-CLEVR_XAI = "Arras et al. 2022, arXiv 2003.07258"
-NEEDED = ("maps", "masks")
-
-
-def pointing_game(tolerance: float = TOLERANCE, name: str = "pointing_game") -> Metric:
-    """The pointing game, in percent of the images, higher is better: see `pointing_hit`.
-
-    Args:
-        tolerance: in pixels, by the size of the images: 15 is the usual one where their sides are several hundred.
-        name: of the metric, for a run with several tolerances.
-
-    Raises:
-        MetricError: the tolerance is negative or not finite.
-
-    Example:
-        >>> pointing_game(tolerance=0, name="pointing_game_0").settings
-        {'tolerance': 0}
-    """
-    return Metric(
-        name,
-        partial(pointing_hit, tolerance=_tolerance(tolerance)),
-        higher_is_better=True,
-        interval="wilson",
-        label="pointing %",
-        needs=NEEDED,
-        settings={"tolerance": tolerance},
-        paper=EXCITATION_BACKPROP,
-    )
-
-
 def iou(threshold: float = THRESHOLD, name: str = "iou") -> Metric:
     """Intersection over union at a threshold, in percent, higher is better: see `mask_iou`.
 
     Args:
-        threshold: of the map, in (0, 1].
-        name: of the metric, for a run with several thresholds.
+        threshold: A number in (0, 1].
+        name: Name of the metric, for a run with several thresholds.
 
     Raises:
-        MetricError: the threshold is out of range.
+        MetricError: The threshold is out of range.
 
     Example:
         >>> iou(threshold=0.2, name="iou_0.2").settings
@@ -351,24 +262,88 @@ def iou(threshold: float = THRESHOLD, name: str = "iou") -> Metric:
     )
 
 
-POINTING_GAME = pointing_game()
-ENERGY_POINTING_GAME = Metric(
-    "energy_pointing_game", energy_inside, higher_is_better=True, label="energy %", needs=NEEDED, paper=SCORE_CAM
-)
-RELEVANCE_MASS_ACCURACY = Metric(
-    "relevance_mass_accuracy", relevance_mass, higher_is_better=True, label="mass %", needs=NEEDED, paper=CLEVR_XAI
-)
-RELEVANCE_RANK_ACCURACY = Metric(
-    "relevance_rank_accuracy", relevance_rank, higher_is_better=True, label="rank %", needs=NEEDED, paper=CLEVR_XAI
-)
-IOU = iou()
-BEST_IOU = Metric("best_iou", best_mask_iou, higher_is_better=True, label="best IoU %", needs=NEEDED)
+ENERGY_POINTING_GAME = Metric("energy_pointing_game", energy_inside, True, label="energy %", needs=NEEDED, paper=SCORE_CAM)
+RELEVANCE_MASS_ACCURACY = Metric("relevance_mass_accuracy", relevance_mass, True, label="mass %", needs=NEEDED, paper=CLEVR_XAI)
+RELEVANCE_RANK_ACCURACY = Metric("relevance_rank_accuracy", relevance_rank, True, label="rank %", needs=NEEDED, paper=CLEVR_XAI)
+BEST_IOU = Metric("best_iou", best_mask_iou, True, label="best IoU %", needs=NEEDED)
 
-LOCALISATION_METRICS = (
-    POINTING_GAME,
-    ENERGY_POINTING_GAME,
-    RELEVANCE_MASS_ACCURACY,
-    RELEVANCE_RANK_ACCURACY,
-    IOU,
-    BEST_IOU,
-)
+METRICS = (ENERGY_POINTING_GAME, RELEVANCE_MASS_ACCURACY, RELEVANCE_RANK_ACCURACY, iou(), BEST_IOU)
+
+
+class EnergyPointingGame(MeanOf, metric=ENERGY_POINTING_GAME):
+    """The energy-based pointing game, in percent, higher is better: the mean of `energy_inside`.
+
+    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object and maps of zeros are left
+    out and counted in `energy_pointing_game_failed`.
+
+    Example:
+        >>> metric = EnergyPointingGame()
+        >>> metric.update(torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[True, False]]]))
+        >>> metric.compute()
+        tensor(75., dtype=torch.float64)
+    """
+
+
+class RelevanceMassAccuracy(MeanOf, metric=RELEVANCE_MASS_ACCURACY):
+    """Relevance mass accuracy, in percent, higher is better: the mean of `relevance_mass`.
+
+    `update` takes the relevance and the masks of the objects, `[N, H, W]` each. Images without an object or without positive
+    relevance are left out and counted in `relevance_mass_accuracy_failed`.
+
+    Example:
+        >>> metric = RelevanceMassAccuracy()
+        >>> metric.update(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
+        >>> metric.compute()
+        tensor(75., dtype=torch.float64)
+    """
+
+
+class RelevanceRankAccuracy(MeanOf, metric=RELEVANCE_RANK_ACCURACY):
+    """Relevance rank accuracy, in percent, higher is better: the mean of `relevance_rank`.
+
+    `update` takes the relevance and the masks of the objects, `[N, H, W]` each. Images without an object are left out and
+    counted in `relevance_rank_accuracy_failed`.
+
+    Example:
+        >>> metric = RelevanceRankAccuracy()
+        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
+        >>> metric.compute()
+        tensor(50., dtype=torch.float64)
+    """
+
+
+class MaskIoU(MeanOverImages):
+    """Intersection over union at a threshold, in percent, higher is better: the mean of `mask_iou`.
+
+    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
+    `iou_failed`.
+
+    Args:
+        threshold: A number in (0, 1].
+        **kwargs: Passed to torchmetrics.
+
+    Example:
+        >>> metric = MaskIoU(threshold=0.5)
+        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, True, True]]]))
+        >>> metric.compute()
+        tensor(66.6667, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(self, threshold: float = THRESHOLD, **kwargs: Any) -> None:
+        super().__init__(iou(threshold), **kwargs)
+
+
+class BestMaskIoU(MeanOf, metric=BEST_IOU):
+    """Intersection over union at the best threshold of each image, in percent, higher is better: the mean of `best_mask_iou`.
+
+    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
+    `best_iou_failed`.
+
+    Example:
+        >>> metric = BestMaskIoU()
+        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, True, True]]]))
+        >>> metric.compute()
+        tensor(100., dtype=torch.float64)
+    """

@@ -1,4 +1,4 @@
-"""What a metric is: a function of what it needs to know of each image, which the run then finds out."""
+"""What a metric is: a function of some of the known facts about each image, with a name, a unit and a direction."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["NEEDS", "NUMBERS", "Metric", "Values"]
+__all__ = ["NEEDS", "Metric"]
 
 Values = Tensor | tuple[Tensor, Tensor]
 
 NEEDS = {
     "confidence": "Y, the confidence of the target on the original image, [N]",
-    "masked_confidence": "O, the confidence on the image masked by its map, [N]",
-    "inverse_confidence": "the confidence on the image masked by 1 - m, [N]; takes one more forward pass",
-    "maps": "explanation maps in [0, 1], [N, H, W]; zeros where there was nothing to normalise",
-    "attributions": "the maps as the method gave them, at the image's size, not normalised, [N, H, W]",
-    "masked_maps": "maps of the masked images for the same targets, in [0, 1], [N, H, W]; takes the method once more",
-    "masks": "the ground truth: where the object is by the data's masks or boxes, bool [N, H, W]",
-    "images": "as the model sees them, [N, C, H, W]",
-    "ask": "a function of blocks (images [G, C, H, W], of [G]) to the confidences, on all of them, of what is followed on the "
-    "batch's image number `of`; in passes as full as can be",
-    "explain": "a function of altered images [N, C, H, W], one for each of the batch's, to their maps [N, H, W] in [0, 1] for "
-    "the same targets",
-    "attribute": "likewise, to maps as the method gives them, at the image's size, not normalised",
-    "draw": "a function of a shape and a name to random numbers [N, *shape], uniform in [0, 1), by the run's seed and the "
-    "images' ids, whatever the batch",
+    "masked_confidence": "O, the confidence of the target on the image masked by its map, [N]",
+    "inverse_confidence": "D, the confidence of the target on the image masked by 1 - map, [N]; costs one more forward pass",
+    "maps": "explanation maps in [0, 1], [N, H, W]; a map without anything to normalise is all zeros",
+    "attributions": "the method's maps before normalisation, at the size of the image, [N, H, W]",
+    "masked_maps": "maps of the masked images for the same targets, in [0, 1], [N, H, W]; runs the method once more",
+    "masks": "ground truth: which pixels belong to the object, by the data's masks or boxes, bool [N, H, W]",
+    "images": "the input of the model, [N, C, H, W]",
+    "ask": "a function that takes blocks (images [G, C, H, W], indices [G] into the batch) and returns the confidences of the "
+    "batch's targets on all these images; it fills forward passes as far as memory allows",
+    "explain": "a function that takes changed images [N, C, H, W], one for each image of the batch, and returns their maps "
+    "[N, H, W] in [0, 1] for the same targets",
+    "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
+    "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
+    "on the run's seed and the image ids and not on the batch",
     "protocol": "the run's `Protocol`",
 }
 
-NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small: known once a batch is done
+NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small, and known after each batch
 
 
-class Known(Protocol):
-    """What is known, by the names of `NEEDS`."""
+class Inputs(Protocol):
+    """The inputs of metrics by the names of `NEEDS`, computed when they are read."""
 
     def __getitem__(self, name: str, /) -> Any:
-        """It, found out if need be."""
+        """Return the input of this name."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric for `score(metrics=...)`: one number an image, whose mean over the images is the result.
+    """A metric for `score(metrics=...)`: one number for each image; the result of a run is the mean over images.
 
     Attributes:
-        name: of the column in `rows` and `summary`.
-        per_image: a function of what `needs` names, in that order, to values `[N]`, NaN where there is none; or to values and
-            the curve that they were taken of, `[N, S]`, which the rows hold as `<name>_curve`.
-        higher_is_better: its direction; None for a number that describes a map.
+        name: Name of its column in `rows` and `summary`.
+        per_image: Function of the inputs in `needs`, in that order. It returns values `[N]`, NaN for an image without a value;
+            or values and the curves they were computed from, `[N, S]`, which the rows keep as `<name>_curve`.
+        higher_is_better: Its direction; None for a number that only describes a map.
         interval: "mean" for means; "wilson" if the values are 0 and 100, so that the mean is a proportion in percent.
-        label: short name with its unit, for tables and figures.
-        needs: keys of `NEEDS`, which say what each is. Everything is on the device of the images, confidences in float64.
-        settings: what else says which metric it is, for the manifest.
-        passes: how many forward passes an image and map it takes beyond the masked one, in words.
-        paper: where it comes from.
+        label: Short name with its unit, for tables and figures.
+        needs: Names of its inputs, keys of `NEEDS`. Inputs are on the device of the images; confidences are float64.
+        settings: Further settings that define the metric, for the manifest.
+        passes: Forward passes for each image and map beyond the masked one, in words.
+        paper: The source.
 
     Raises:
-        MetricError: it needs something that there is not.
+        MetricError: It needs an input that does not exist.
 
     Example:
-        A metric of your own is a function with a declared need:
+        A metric of your own is a function with declared needs:
 
         >>> gain = Metric("gain", lambda y, o: 100 * (o - y).clamp(min=0), higher_is_better=True)
         >>> bright = Metric("bright", lambda maps: (maps > 0.5).flatten(1).double().mean(1), None, needs=("maps",))
@@ -87,7 +87,7 @@ class Metric:
         unknown = [need for need in self.needs if need not in NEEDS]
         if unknown:
             raise MetricError(
-                f"metric {self.name!r} needs {unknown[0]!r}, which there is not; {choose_from(unknown[0], NEEDS)}"
+                f"metric {self.name!r} needs {unknown[0]!r}, which is not an input; {choose_from(unknown[0], NEEDS)}"
             )
 
     @property
@@ -95,23 +95,22 @@ class Metric:
         """Whether it is a function of confidences alone."""
         return set(self.needs) <= NUMBERS
 
-    def judge(self, evidence: Known) -> tuple[Tensor, Tensor | None]:
-        """Values `[N]` and curves `[N, S]` or None, from all that is known.
+    def judge(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Return values `[N]`, and curves `[N, S]` or None.
 
         Raises:
-            MetricError: its function does not give one value an image.
+            MetricError: Its function does not return one value for each image.
         """
-        known = [evidence[need] for need in self.needs]
-        found: Any = self.per_image(*known)
-        values, curves = found if isinstance(found, tuple) else (found, None)
-        count = len(evidence["confidence"])
+        result: Any = self.per_image(*(inputs[need] for need in self.needs))
+        values, curves = result if isinstance(result, tuple) else (result, None)
+        count = len(inputs["confidence"])
         if not isinstance(values, Tensor) or values.shape != (count,):
             came = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise MetricError(f"metric {self.name!r} gave {came} for {count} images; values [{count}] are expected")
         return values.double(), curves
 
     def to_dict(self) -> dict[str, Any]:
-        """What a table has to know of it, for the manifest."""
+        """Return what tables of a saved run show about it, for the manifest."""
         return {
             "name": self.name,
             "higher_is_better": self.higher_is_better,

@@ -1,7 +1,7 @@
-"""Robustness: whether a map stays what it is when its image changes a little, and whether it foretells what the model does.
+"""Robustness: whether a map is stable under small changes of the image, and whether it predicts changes of the confidence.
 
-Each metric alters the images, and asks the method or the model again. All of them are made by a function with settings; the
-registry holds what it makes by default.
+Each metric changes the images and runs the method or the model again. A function with settings makes each metric; `METRICS` has
+those with the default settings.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import resolve_similarity
 
 __all__ = [
-    "NOISE",
-    "ROBUSTNESS_METRICS",
     "infidelity",
     "max_sensitivity",
-    "relative_change",
-    "squared_error",
     "stability_flip",
     "stability_shift",
 ]
+
+YEH = "Yeh et al. 2019, arXiv 1901.09392"
+CRABBE = "after Crabbe and van der Schaar 2023, arXiv 2304.06715"
 
 Maps = Float[Tensor, " n *space"]
 Explain = Callable[[Tensor], Tensor]
@@ -42,9 +41,9 @@ def _uniform(drawn: Tensor) -> Tensor:
 
 
 def _gaussian(drawn: Tensor) -> Tensor:
-    """Standard normal numbers of numbers uniform in [0, 1), by the inverse of the distribution function.
+    """Standard normal numbers from numbers uniform in [0, 1), by the inverse of the distribution function.
 
-    Drawn numbers are multiples of 2^-24, of which 0 would become minus infinity: half a step keeps away from both ends.
+    The drawn numbers are multiples of 2^-24. Half a step is added, because 0 would become minus infinity.
     """
     return torch.special.ndtri(drawn.double() + 2.0**-25)
 
@@ -53,24 +52,24 @@ NOISE: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": _gaussian, "uniform"
 
 
 def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "uniform", normalised: bool = False) -> Metric:
-    """Max-sensitivity: the largest change of the map under noise on the image, relative to the map, 0 or more, lower is better.
+    """Max-sensitivity: the largest relative change of the map under noise on the image, 0 or more, lower is better.
 
-    `max_k |phi(x + e_k) - phi(x)| / |phi(x)|` over the drawn noises, with the Euclidean norm over all pixels. NaN where the
-    map of the image is zero everywhere. The maximum over few samples is a lower bound of that over the whole ball.
+    `max_k |phi(x + e_k) - phi(x)| / |phi(x)|` over the drawn noises, with the Euclidean norm over all pixels. NaN if the map of
+    the image is zero everywhere. The maximum over a few samples is a lower bound of the maximum over the whole ball.
 
-    Maps are compared as the method gives them, at the image's size: as in the paper and in captum, where the division by the
-    norm takes care of the scale. Maps normalised to [0, 1] would hide that all of a map grew, and are mixed with the position
-    of their extremes; `normalised=True` compares those, which is what a viewer sees.
+    By default maps are compared before normalisation, at the size of the image, as in the paper and in captum; the division by
+    the norm removes the scale. Normalisation to [0, 1] would hide a change of the whole map, and would depend on its extremes;
+    `normalised=True` compares normalised maps, which is what a viewer sees.
 
     Args:
-        samples: noisy images per image.
-        radius: half the width of uniform noise in each pixel (a ball of the maximum norm), or the standard deviation of
-            Gaussian noise; in the units of the model's input.
+        samples: Noisy images for each image.
+        radius: Half the width of uniform noise in each pixel (a ball of the maximum norm), or the standard deviation of
+            Gaussian noise; in the unit of the model's input.
         noise: "uniform" or "gaussian".
-        normalised: compare maps in [0, 1].
+        normalised: Compare maps normalised to [0, 1].
 
     Raises:
-        MetricError: a setting is out of range.
+        MetricError: A setting is out of range.
 
     Reference:
         Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv 1901.09392), the definition of
@@ -95,23 +94,23 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
 
 
 def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "square", scaled: bool = True) -> Metric:
-    """Infidelity: how badly the map foretells changes of the confidence, in confidence squared, 0 or more, lower is better.
+    """Infidelity: squared error of the confidence changes that the map predicts, in confidence squared, lower is better.
 
-    `mean_k (b I_k . phi - (f(x) - f(x_k)))^2` over altered images `x_k`, where f is the confidence and the product runs over
-    all pixels and channels, each channel with the map's value. With noise, `x_k = x - I_k`. With squares, `I_k` is 1 inside of
-    a square and 0 outside, and what is inside becomes 0, so that a square is foretold to be worth the map's sum in it. b is 1,
-    or with `scaled` the factor that makes the mean smallest: maps of the CAM family have a shape but no unit, so that without
-    it infidelity compares their scales.
+    `mean_k (b I_k . phi - (f(x) - f(x_k)))^2` over changed images `x_k`, 0 or more. f is the confidence, and the product runs
+    over all pixels and channels, with the map's value in each channel. With noise, `x_k = x - I_k`. With squares, `I_k` is 1
+    inside a square and 0 outside, and the pixels inside are set to 0: the map predicts a change by its sum over the square. b
+    is 1, or with `scaled` the factor that minimises the mean. Maps of the CAM family have no unit, so without b infidelity
+    would compare their scales.
 
     Args:
-        samples: altered images per image.
-        size: of squares a share of each side of the image, in (0, 1]; the standard deviation of Gaussian noise, or half the
-            width of uniform noise, in the units of the model's input.
+        samples: Changed images for each image.
+        size: Side of the squares as a share of each side of the image, in (0, 1]; or the standard deviation of Gaussian noise,
+            or half the width of uniform noise, in the unit of the model's input.
         perturbation: "square", "gaussian" or "uniform".
-        scaled: find b, as the paper's experiments do; False for maps in the unit of the confidence, such as gradients.
+        scaled: Fit b, as in the paper's experiments; False for maps in the unit of the confidence, such as gradients.
 
     Raises:
-        MetricError: a setting is out of range.
+        MetricError: A setting is out of range.
 
     Reference:
         Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv 1901.09392), the definition of
@@ -138,18 +137,18 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
 
 
 def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metric:
-    """Stability under shifts: how alike the map is when the image moves and the map is moved back, -1 to 1, higher is better.
+    """Stability under shifts: similarity of the map to the map of the shifted image, shifted back, -1 to 1, higher is better.
 
-    The image is shifted by a share of each side there and back along each axis, its edge repeated where nothing is left to
-    see. The map of the shifted image is moved back and compared with the map of the image in the region that both see. The
-    value is the mean over the directions; NaN where a map is constant in such a region.
+    The image is shifted by a share of its side in both directions along each axis; its edge is repeated to fill the gap. The
+    map of the shifted image is shifted back and compared with the map of the image in the region that both show. The value is
+    the mean over the directions; NaN if a map is constant in such a region.
 
     Args:
-        share: of a side that the image is shifted by, in (0, 0.5); at least one pixel.
-        similarity: "pearson", which does not depend on how the two maps were normalised, "spearman" or "ssim".
+        share: Share of a side to shift by, in (0, 0.5); at least one pixel.
+        similarity: "pearson", which does not depend on the normalisation of the two maps, "spearman" or "ssim".
 
     Raises:
-        MetricError: a setting is out of range, or there is no such similarity.
+        MetricError: A setting is out of range, or the similarity is unknown.
 
     Reference:
         Crabbe and van der Schaar, "Evaluating the Robustness of Interpretability Methods through Explanation Invariance and
@@ -175,15 +174,15 @@ def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metri
 
 
 def stability_flip(similarity: str = "pearson") -> Metric:
-    """Stability under a flip: how alike the map of the mirrored image, mirrored back, is to the map, -1 to 1, higher is better.
+    """Stability under a flip: similarity of the map to the map of the flipped image, flipped back, -1 to 1, higher is better.
 
-    Left and right are exchanged. NaN where one of the two maps is constant.
+    Left and right are exchanged. NaN if one of the two maps is constant.
 
     Args:
         similarity: "pearson", "spearman" or "ssim".
 
     Raises:
-        MetricError: there is no such similarity.
+        MetricError: The similarity is unknown.
 
     Reference:
         Crabbe and van der Schaar, NeurIPS 2023 (arXiv 2304.06715): explanation equivariance, of which this is one case.
@@ -205,17 +204,17 @@ def stability_flip(similarity: str = "pearson") -> Metric:
     )
 
 
-def relative_change(maps: Maps, changed: Maps) -> Float[Tensor, " n"]:
-    """Size of the change of a map relative to the map, `|changed - map| / |map|` in Euclidean norms, 0 or more.
+def _relative_change(maps: Maps, changed: Maps) -> Float[Tensor, " n"]:
+    """Relative change of each map, `|changed - map| / |map|` with Euclidean norms, 0 or more.
 
-    NaN where the map is zero everywhere.
+    NaN if the map is zero everywhere.
 
     Args:
-        maps: `[N, H, W]`.
-        changed: of the same shape.
+        maps: Maps, `[N, H, W]`.
+        changed: Maps of the same shape.
 
     Example:
-        >>> relative_change(torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]]), torch.tensor([[[3.0, 3.0]], [[1.0, 0.0]]]))
+        >>> _relative_change(torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]]), torch.tensor([[[3.0, 3.0]], [[1.0, 0.0]]]))
         tensor([0.2000,    nan], dtype=torch.float64)
     """
     before, after = maps.double().flatten(1), changed.double().flatten(1)
@@ -223,36 +222,35 @@ def relative_change(maps: Maps, changed: Maps) -> Float[Tensor, " n"]:
     return ((after - before).norm(dim=1) / norm).masked_fill(norm == 0, torch.nan)
 
 
-def squared_error(foretold: Float[Tensor, "n s"], found: Float[Tensor, "n s"], scaled: bool = True) -> Float[Tensor, " n"]:
-    """Mean squared difference over S samples, 0 or more; with `scaled` after the best common factor on what was foretold.
+def _squared_error(predicted: Float[Tensor, "n s"], actual: Float[Tensor, "n s"], scaled: bool = True) -> Float[Tensor, " n"]:
+    """Mean squared difference over S samples, 0 or more; with `scaled` after the predictions are scaled by the best factor.
 
-    The factor of an image is `sum_k foretold_k found_k / sum_k foretold_k^2`. Where all that was foretold is 0, no factor
-    makes a difference.
+    The factor of an image is `sum_k predicted_k actual_k / sum_k predicted_k^2`; 1 if all its predictions are 0.
 
     Args:
-        foretold: changes by the map, `[N, S]`.
-        found: changes of the model, `[N, S]`.
-        scaled: whether to find a factor.
+        predicted: Changes predicted by the map, `[N, S]`.
+        actual: Changes of the model's confidence, `[N, S]`.
+        scaled: Fit the factor.
 
     Example:
-        >>> squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]))
+        >>> _squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]))
         tensor([0.], dtype=torch.float64)
-        >>> squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]), scaled=False)
+        >>> _squared_error(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 2.0]]), scaled=False)
         tensor([2.5000], dtype=torch.float64)
     """
-    foretold, found = foretold.double(), found.double()
+    predicted, actual = predicted.double(), actual.double()
     if scaled:
-        size = foretold.square().sum(dim=1, keepdim=True)
-        factor = (foretold * found).sum(dim=1, keepdim=True) / size
-        foretold = foretold * factor.masked_fill(size == 0, 1)
-    return (foretold - found).square().mean(dim=1)
+        size = predicted.square().sum(dim=1, keepdim=True)
+        factor = (predicted * actual).sum(dim=1, keepdim=True) / size
+        predicted = predicted * factor.masked_fill(size == 0, 1)
+    return (predicted - actual).square().mean(dim=1)
 
 
 def _max_sensitivity(
     maps: Tensor, images: Tensor, again: Explain, draw: Draw, *, samples: int, radius: float, noise: str
 ) -> Tensor:
     changes = (
-        relative_change(maps, again(images + _drawn(draw, images, noise, radius, f"max-sensitivity {number}")))
+        _relative_change(maps, again(images + _drawn(draw, images, noise, radius, f"max-sensitivity {number}")))
         for number in range(samples)
     )
     return reduce(torch.maximum, changes)
@@ -270,21 +268,21 @@ def _infidelity(
     perturbation: str,
     scaled: bool,
 ) -> Tensor:
-    everywhere = torch.arange(len(images), device=images.device)
-    foretold: list[Tensor] = []
+    indices = torch.arange(len(images), device=images.device)
+    predicted: list[Tensor] = []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(samples):
-            change, altered = _perturbed(draw, images, perturbation, size, f"infidelity {number}")
-            foretold.append((change.double().sum(dim=1) * attributions).flatten(1).sum(dim=1))
-            yield altered, everywhere
+            change, changed = _perturbed(draw, images, perturbation, size, f"infidelity {number}")
+            predicted.append((change.double().sum(dim=1) * attributions).flatten(1).sum(dim=1))
+            yield changed, indices
 
-    asked = ask(blocks()).double().view(samples, len(images))
-    return squared_error(torch.stack(foretold, dim=1), confidence[:, None] - asked.T, scaled)
+    confidences = ask(blocks()).double().view(samples, len(images))
+    return _squared_error(torch.stack(predicted, dim=1), confidence[:, None] - confidences.T, scaled)
 
 
 def _perturbed(draw: Draw, images: Tensor, perturbation: str, size: float, name: str) -> tuple[Tensor, Tensor]:
-    """I and the altered image, for each image."""
+    """I and the changed image, for each image."""
     if perturbation == "square":
         inside = _square(draw, images, size, name)
         return inside.expand_as(images), images * (1 - inside)
@@ -293,7 +291,7 @@ def _perturbed(draw: Draw, images: Tensor, perturbation: str, size: float, name:
 
 
 def _square(draw: Draw, images: Tensor, size: float, name: str) -> Tensor:
-    """Ones inside of a square that lies anywhere on each image, `[N, 1, H, W]`; as flat as the image is."""
+    """1 inside a square at a random position of each image and 0 outside, `[N, 1, H, W]`; a cube for volumes."""
     sides = images.shape[2:]
     corners = draw((len(sides),), name)
     inside = images.new_ones(len(images), 1, *(1 for _ in sides))
@@ -314,21 +312,21 @@ def _drawn(draw: Draw, images: Tensor, noise: str, size: float, name: str) -> Te
 def _stability_shift(
     maps: Tensor, images: Tensor, explain: Explain, *, share: float, alike: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    found = [
+    similarities = [
         alike(_moved(maps, axis, -step), _moved(explain(_shifted(images, axis, step)), axis, step))
         for axis, step in _steps(images, share)
     ]
-    return torch.stack(found).mean(dim=0)
+    return torch.stack(similarities).mean(dim=0)
 
 
 def _steps(images: Tensor, share: float) -> list[tuple[int, int]]:
-    """Each direction: an axis counted from the last, and by how many pixels."""
+    """The directions: an axis, counted from the last, and the number of pixels to shift by."""
     axes = range(2 - images.ndim, 0)
     return [(axis, sign * max(1, round(share * images.shape[axis]))) for axis, sign in product(axes, (1, -1))]
 
 
 def _shifted(images: Tensor, axis: int, step: int) -> Tensor:
-    """The images moved towards larger indices by `step`, their edge repeated."""
+    """The images shifted towards larger indices by `step`, with their edge repeated."""
     pads = [0] * (2 * (images.ndim - 2))
     pads[2 * (-axis - 1) + (step < 0)] = abs(step)
     padded = functional.pad(images, pads, mode="replicate")
@@ -336,7 +334,7 @@ def _shifted(images: Tensor, axis: int, step: int) -> Tensor:
 
 
 def _moved(maps: Tensor, axis: int, step: int) -> Tensor:
-    """What is left of the maps after `step` cells at their beginning, or at their end for a negative one."""
+    """The maps without their first `step` cells along an axis, or without their last ones if it is negative."""
     return maps.narrow(axis, max(step, 0), maps.shape[axis] - abs(step))
 
 
@@ -357,7 +355,4 @@ def _check_noise(noise: str) -> None:
         raise MetricError(f"no noise {noise!r}; {choose_from(noise, NOISE)}")
 
 
-YEH = "Yeh et al. 2019, arXiv 1901.09392"
-CRABBE = "after Crabbe and van der Schaar 2023, arXiv 2304.06715"
-
-ROBUSTNESS_METRICS = (max_sensitivity(), infidelity(), stability_shift(), stability_flip())
+METRICS = (max_sensitivity(), infidelity(), stability_shift(), stability_flip())

@@ -1,7 +1,7 @@
-"""How alike two maps are: Pearson's and Spearman's correlation, and structural similarity (SSIM).
+"""Similarity of two maps: Pearson's and Spearman's correlation, and structural similarity (SSIM).
 
-They compare maps `[N, H, W]` with maps `[N, H, W]`, image by image; of volumes `[N, D, H, W]`. A map that is constant, or that
-holds NaN or inf, has no correlation with anything: that is NaN, and no epsilon makes a number of it.
+The functions compare maps `[N, H, W]` with maps of the same shape, image by image; of volumes `[N, D, H, W]`. The correlation
+with a map that is constant, or has NaN or inf, is undefined: NaN. No epsilon hides that.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["SIMILARITIES", "pearson", "resolve_similarity", "spearman", "ssim"]
+__all__ = ["SIMILARITIES", "pearson", "spearman", "ssim"]
 
 Maps = Float[Tensor, " n *space"]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
-WINDOW, DEVIATION = 11, 1.5  # of SSIM, in pixels
-LIGHT, CONTRAST = 0.01**2, 0.03**2  # its constants for values in [0, 1], which keep its quotients from 0 / 0
+WINDOW, DEVIATION = 11, 1.5  # of SSIM: side of the window and standard deviation of its weights, in pixels
+LIGHT, CONTRAST = 0.01**2, 0.03**2  # of SSIM: constants for values in [0, 1], which prevent 0 / 0
 
 
 def pearson(first: Maps, second: Maps) -> Float[Tensor, " n"]:
-    """Pearson's correlation of two maps over their pixels, -1 to 1, higher is more alike.
+    """Pearson's correlation of two maps over their pixels, -1 to 1, higher is more similar.
 
-    It does not depend on the scale and the offset of either map. NaN where a map is constant, or holds NaN or inf.
+    It does not depend on the scale and the offset of either map. NaN if a map is constant, or has NaN or inf.
 
     Args:
-        first: maps `[N, H, W]`, or `[N, D, H, W]`.
-        second: of the same shape.
+        first: Maps, `[N, H, W]` or `[N, D, H, W]`.
+        second: Maps of the same shape.
 
     Raises:
-        MetricError: the two are not maps of one shape.
+        MetricError: The two are not maps of the same shape.
 
     Reference:
         Pearson, "Notes on regression and inheritance in the case of two parents", Proc. Royal Society 58, 1895.
@@ -49,17 +49,17 @@ def pearson(first: Maps, second: Maps) -> Float[Tensor, " n"]:
 
 
 def spearman(first: Maps, second: Maps) -> Float[Tensor, " n"]:
-    """Spearman's rank correlation of two maps over their pixels, -1 to 1, higher is more alike.
+    """Spearman's rank correlation of two maps over their pixels, -1 to 1, higher is more similar.
 
-    Equal values share the mean of their ranks. It does not change where a map is rescaled by any rising function. NaN where a
-    map is constant, or holds NaN or inf.
+    Equal values get the mean of their ranks. It does not change if a map is rescaled by an increasing function. NaN if a map is
+    constant, or has NaN or inf.
 
     Args:
-        first: maps `[N, H, W]`, or `[N, D, H, W]`.
-        second: of the same shape.
+        first: Maps, `[N, H, W]` or `[N, D, H, W]`.
+        second: Maps of the same shape.
 
     Raises:
-        MetricError: the two are not maps of one shape.
+        MetricError: The two are not maps of the same shape.
 
     Reference:
         Spearman, "The proof and measurement of association between two things", American Journal of Psychology 15, 1904.
@@ -71,23 +71,22 @@ def spearman(first: Maps, second: Maps) -> Float[Tensor, " n"]:
     """
     _check_shapes(first, second)
     one, other = first.flatten(1), second.flatten(1)
-    invalid = _invalid(one) | _invalid(other)  # which have no order
+    invalid = _invalid(one) | _invalid(other)  # they have no order
     return _correlation(_ranks(one), _ranks(other)).masked_fill(invalid, torch.nan)
 
 
 def ssim(first: Maps, second: Maps) -> Float[Tensor, " n"]:
-    """Structural similarity of two maps in [0, 1], -1 to 1, higher is more alike; 1 only for equal maps.
+    """Structural similarity of two maps in [0, 1], -1 to 1, higher is more similar; 1 only for equal maps.
 
-    The mean over all windows of 11 x 11 pixels that lie inside the map, weighted by a Gaussian of standard deviation 1.5. Its
-    constants are those of the paper for values in [0, 1], so that constant maps have a value too. NaN where a map holds NaN or
-    inf.
+    The mean over all windows of 11 x 11 pixels inside the map, with Gaussian weights of standard deviation 1.5. The constants
+    are those of the paper for values in [0, 1], so constant maps have a value too. NaN if a map has NaN or inf.
 
     Args:
-        first: maps in [0, 1], `[N, H, W]` or `[N, D, H, W]`, each side at least 11 pixels.
-        second: of the same shape.
+        first: Maps in [0, 1], `[N, H, W]` or `[N, D, H, W]`, each side at least 11 pixels.
+        second: Maps of the same shape.
 
     Raises:
-        MetricError: the two are not maps of one shape, or are smaller than a window.
+        MetricError: The two are not maps of the same shape, or are smaller than a window.
 
     Reference:
         Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE Trans. Image Processing
@@ -119,10 +118,10 @@ SIMILARITIES: dict[str, Similarity] = {"pearson": pearson, "spearman": spearman,
 
 
 def resolve_similarity(name: str) -> Similarity:
-    """A similarity of two maps by its name.
+    """Return the similarity of this name.
 
     Raises:
-        MetricError: there is none of that name.
+        MetricError: The name is unknown.
     """
     if name not in SIMILARITIES:
         raise MetricError(f"no similarity {name!r}; {choose_from(name, SIMILARITIES)}")
@@ -146,7 +145,7 @@ def _invalid(flat: Tensor) -> Tensor:
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    if one.shape[1] == 0:  # what is left of a map of one pixel that moves
+    if one.shape[1] == 0:  # the overlap of a map of one pixel with its shifted copy
         return one.new_full((len(one),), torch.nan)
     one, constant = _deviations(one)
     other, other_constant = _deviations(other)
@@ -155,15 +154,15 @@ def _correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _deviations(flat: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows less their mean, scaled to at most 1, and which are constant; rows with NaN or inf come out as NaN."""
+    """Rows minus their mean, scaled to at most 1, and which rows are constant; rows with NaN or inf become NaN."""
     constant = flat.amin(dim=1) == flat.amax(dim=1)
     centred = flat - flat.mean(dim=1, keepdim=True)
     largest = centred.abs().amax(dim=1, keepdim=True).masked_fill(constant[:, None], math.inf)
-    return centred / largest, constant  # or the squares of tiny values would vanish
+    return centred / largest, constant  # without the division the squares of tiny values would underflow
 
 
 def _windowed(maps: Tensor) -> Tensor:
-    """The weighted mean of each window that lies inside; along one axis after the other, as a Gaussian allows."""
+    """The weighted mean of each window inside the maps, along one axis after the other, since a Gaussian is separable."""
     weights = torch.exp(-0.5 * ((torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2) / DEVIATION) ** 2)
     for axis in range(1, maps.ndim):
         left = maps.shape[axis] - WINDOW + 1
@@ -173,11 +172,13 @@ def _windowed(maps: Tensor) -> Tensor:
 
 
 def _ranks(flat: Tensor) -> Tensor:
-    """The rank of each value in its row, from 1; of equal values the mean of their ranks."""
+    """The rank of each value in its row, from 1; equal values get the mean of their ranks."""
     ordered, places = flat.sort(dim=1)
     numbers = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
     rises = ordered[:, 1:] != ordered[:, :-1]
     edge = rises.new_ones(len(flat), 1)
-    first = numbers.masked_fill(~torch.cat([edge, rises], dim=1), 0).cummax(dim=1).values  # of those that are equal
+    first = (
+        numbers.masked_fill(~torch.cat([edge, rises], dim=1), 0).cummax(dim=1).values
+    )  # rank of the first and last of equal values
     last = numbers.masked_fill(~torch.cat([rises, edge], dim=1), flat.shape[1]).flip(1).cummin(dim=1).values.flip(1)
     return torch.zeros_like(flat, dtype=torch.float64).scatter_(1, places, (first + last).double() / 2 + 1)

@@ -1,4 +1,4 @@
-"""Figures of explanations, of what was measured of them, and of rankings; and a run as one HTML page."""
+"""Figures of explanation maps, scores and rankings, and the HTML report of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from xaieval.report.figures.style import save_figure
 from xaieval.report.figures.tradeoffs import tradeoff_figure
 from xaieval.report.html.image_choice import images_to_show
 from xaieval.report.html.notebook import summary_html
-from xaieval.report.html.page import Wanted, render_report, write_report
+from xaieval.report.html.page import ReportOptions, render_report, write_report
 from xaieval.report.html.thumbnails import Maps
 
 __all__ = [
     "Maps",
-    "Wanted",
+    "ReportOptions",
     "classes_figure",
     "curves_figure",
     "heatmap_figure",

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, whether it holds a run and which, and how a file gets there whole or not at all."""
+"""The folder of a run: names of its files, which run it contains, locking, and files that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from xaieval.errors import OutputError, XaievalError
-from xaieval.results.validation import read_manifest
+from xaieval.results.validation import read_manifest, shortened
 
 __all__ = [
     "MANIFEST",
@@ -30,20 +30,20 @@ __all__ = [
 ]
 
 ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
-PARTS = "parts"  # folder in that of a run: what is measured so far, until the run is finished
-RANKS = "ranks"  # likewise, of a run of several processes: a run of each
+PARTS = "parts"  # subfolder with the batches measured so far, until the run is finished
+RANKS = "ranks"  # subfolder of a run of several processes, with one run per process
 LOCK = ".lock"
 
 
 def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
-    """Refuse an output folder that cannot be written, or holds a run other than `run`, finished or not.
+    """Check that an output folder can be written and contains no other run, finished or not.
 
     Args:
-        path: of the folder; it need not exist.
-        run: the part of the manifest that says what a run is.
+        path: The folder; it may not exist yet.
+        run: The settings that identify a run, as in the manifest.
 
     Raises:
-        OutputError: with the first difference named.
+        OutputError: The folder cannot be written, or contains another run; the message names the first difference.
     """
     folder = Path(path)
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -58,13 +58,13 @@ def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
 
 
 def place_of(folder: Path) -> list[Path]:
-    """The folders that a process writes for: its own, and that of the whole run if it is the first of several."""
-    first = folder.parent.name == RANKS and folder.name.startswith("0000-")  # it sees the first image of the run
+    """The folders that a process writes to: its own, and that of the whole run if it is the first of several."""
+    first = folder.parent.name == RANKS and folder.name.startswith("0000-")  # it has the first image of the run
     return [folder.parent.parent, folder] if first else [folder]
 
 
 def is_complete(path: str | Path) -> bool:
-    """Whether a folder holds a finished run."""
+    """Whether a folder contains a finished run."""
     try:
         return bool(read_manifest(Path(path) / MANIFEST)["complete"])
     except (OSError, OutputError, KeyError):
@@ -73,10 +73,10 @@ def is_complete(path: str | Path) -> bool:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Keep other processes from writing a run into this folder; the operating system lets go of it if this process dies.
+    """Lock a folder against other processes that write a run; the operating system releases the lock if this process dies.
 
     Raises:
-        OutputError: another process is at it, or the folder cannot be written.
+        OutputError: Another process has locked the folder, or the folder cannot be written.
     """
     parts = Path(path) / PARTS
     with writing(path):
@@ -95,27 +95,27 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: str | Path, kind: type[XaievalError] = OutputError) -> Iterator[None]:
-    """Have what goes wrong while a folder is written said in one line, with the operating system's reason.
+    """Turn an OSError while a folder is written into an error of one line with the reason.
 
     Args:
-        path: of the folder.
-        kind: of the error that is raised; `RunError` where something was measured already.
+        path: The folder.
+        kind: The type of the error; `RunError` if something was measured already.
     """
     try:
         yield
     except OSError as error:
         raise kind(
-            f"cannot write into '{path}': {error.strerror or error}; what is there is kept, and the same command goes on from "
-            "it once that is mended"
+            f"cannot write into '{path}': {error.strerror or error}; files written so far are kept, and the same command "
+            "continues from them once this is fixed"
         ) from error
 
 
 def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Have a file written under another name, and renamed when it is whole and on the disk: it is the old one or the new one.
+    """Write a file under a temporary name and rename it once it is complete and on disk, so no file is ever half written.
 
     Args:
-        path: of the file.
-        write: is given the file, open for bytes.
+        path: The file.
+        write: A function that writes to the file, which is open in binary mode.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -125,20 +125,20 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
-        with suppress(OSError):  # on a full disk it would be in the way
+        with suppress(OSError):  # the partial file would only take space on a full disk
             part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, likewise; its folder is made if need be."""
+    """Write a JSON file in the same way; its folder is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, lambda file: file.write(f"{json.dumps(content, indent=2)}\n".encode()))
 
 
 def _tidy(parts: Path) -> None:
-    """Leave no empty folders behind."""
+    """Remove the lock file and empty folders."""
     with suppress(OSError):
         if all(path.name == LOCK for path in parts.iterdir()):
             (parts / LOCK).unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def _tidy(parts: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name on the disk too, where the system can do that (Windows cannot open folders)."""
+    """Flush a rename to disk, if the system supports that (Windows cannot open folders)."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -156,20 +156,21 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _check_same(manifest: Path, folder: Path, here: Mapping[str, Any]) -> None:
+def _check_same(manifest: Path, folder: Path, run: Mapping[str, Any]) -> None:
+    """Raise an OutputError if the manifest is that of another run than `run`."""
     try:
-        there = read_manifest(manifest)["run"]
-        keys = [*here, *(there.keys() - here.keys())]
+        other = read_manifest(manifest)["run"]
+        keys = [*run, *(other.keys() - run.keys())]
     except (OSError, OutputError, KeyError) as error:
         raise OutputError(f"'{folder}' holds a {MANIFEST} that cannot be read; choose another folder") from error
     for key in keys:
-        if here.get(key) != there.get(key):
+        if run.get(key) != other.get(key):
             raise OutputError(
-                f"'{folder}' holds another run: its {key} is {_short(there.get(key))}, this run's is {_short(here.get(key))}; "
+                f"'{folder}' holds another run: its {key} is {_short(other.get(key))}, this run's is {_short(run.get(key))}; "
                 "choose another folder, or remove that one"
             )
 
 
-def _short(value: Any, most: int = 120) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= most else text[:most] + "..."
+def _short(value: Any) -> str:
+    """A setting as JSON, cut after 120 characters."""
+    return shortened(json.dumps(value), 120)

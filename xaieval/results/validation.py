@@ -1,4 +1,4 @@
-"""Rows and manifests that come from files, which anybody may have written: read, and refused unless they are those of a run."""
+"""Rows and manifests read from files, which may come from anyone, and checked to be those of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, 
 from xaieval.errors import OutputError
 from xaieval.results.manifest import SCHEMA
 
-__all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows"]
+__all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
 
 MEND = "score it again, into another folder"
-KEYS = ["image_id", "layer", "method"]  # that no two rows share
+KEYS = ["image_id", "layer", "method"]  # identify a row
 INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_confidence", "mask_area")
 
-# What each entry of a manifest is, if it is there, and in words.
+# The type of each entry of a manifest, and its name in messages. All entries are optional.
 ENTRIES: dict[str, tuple[type, str]] = {
     "complete": (bool, "true or false"),
     "controls": (list, "a list of methods"),
@@ -41,14 +41,14 @@ ENTRIES: dict[str, tuple[type, str]] = {
 
 
 def read_manifest(file: str | Path) -> dict[str, Any]:
-    """The manifest in a file.
+    """Read and check a manifest.
 
     Args:
-        file: JSON.
+        file: A JSON file.
 
     Raises:
-        FileNotFoundError: there is none.
-        OutputError: it is no manifest; with what came and what was expected.
+        FileNotFoundError: The file does not exist.
+        OutputError: The file is not a manifest.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -60,19 +60,19 @@ def read_manifest(file: str | Path) -> dict[str, Any]:
 
 
 def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
-    """The same manifest, if it is one.
+    """Check a manifest, and return it unchanged.
 
     Args:
-        manifest: whatever JSON can hold.
-        source: where it comes from, for messages.
+        manifest: The content of a JSON file.
+        source: Its origin, for messages.
 
     Raises:
-        OutputError: an entry is of another kind than a run has.
+        OutputError: An entry has the wrong type.
 
     Example:
         >>> check_manifest({"seed": "zero"}, "manifest.json")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        xaieval.errors.OutputError: 'manifest.json' is no manifest: seed is a whole number of at least 0, got 'zero'; ...
+        xaieval.errors.OutputError: 'manifest.json' is not a manifest: seed is a whole number of at least 0, got 'zero'; ...
     """
     if not isinstance(manifest, dict):
         raise _no_manifest(source, "it", "a table", manifest)
@@ -82,7 +82,7 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
             raise _no_manifest(source, name, words, value)
     if manifest.get("schema", SCHEMA) > SCHEMA:
         raise OutputError(
-            f"'{source}' is of a newer version of xaieval (schema {manifest['schema']}); update this one to read it"
+            f"'{source}' was written by a newer version of xaieval (schema {manifest['schema']}); update xaieval to read it"
         )
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
@@ -99,14 +99,14 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
 
 
 def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
-    """What a part says that it was made of, if it says so as a part does.
+    """Check the description of the batch that a checkpoint was made of, and return it unchanged.
 
     Args:
-        made_of: whatever JSON can hold.
-        source: where it comes from, for messages.
+        made_of: The content of the metadata, parsed as JSON.
+        source: Its origin, for messages.
 
     Raises:
-        OutputError: an entry is missing or of another kind.
+        OutputError: An entry is missing or has the wrong type.
     """
     if not isinstance(made_of, dict) or not _is_check(made_of.get("check")):
         raise OutputError(f"'{source}' does not say which batch it was made of")
@@ -120,15 +120,17 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
 
 
 def _is_check(check: Any) -> bool:
+    """Whether a value is a size and a checksum of a batch, such as "32:1f0a5b9c"."""
     return isinstance(check, str) and re.fullmatch(r"\d{1,9}:[0-9a-f]{8}", check, re.ASCII) is not None
 
 
 def _list(value: Any) -> list[Any]:
-    """The value, if it is a list; else a list of what is in no list that is looked for here."""
+    """The value if it is a list, else `[None]`, which no check of the elements accepts."""
     return value if isinstance(value, list) else [None]
 
 
 def _check_metric(metric: Any, source: str | Path) -> None:
+    """Raise an OutputError unless a value is a manifest's entry of a metric."""
     if not isinstance(metric, dict) or not {"name", "interval", "higher_is_better"} <= metric.keys():
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
     for key in ("name", "label"):
@@ -142,17 +144,25 @@ def _check_metric(metric: Any, source: str | Path) -> None:
 
 
 def _no_manifest(source: str | Path, name: str, words: str, value: Any) -> OutputError:
-    text = repr(value)
-    came = text if len(text) <= 60 else f"{text[:60]}..."
-    return OutputError(f"'{source}' is no manifest: {name} is {words}, got {came}; {MEND}")
+    return OutputError(f"'{source}' is not a manifest: {name} is {words}, got {shortened(repr(value), 60)}; {MEND}")
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its first `most` characters and an ellipsis.
+
+    Example:
+        >>> shortened("abcdef", 4)
+        'abcd...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def read_rows(file: str | Path) -> pd.DataFrame:
-    """The rows in a Parquet file. Of what it says about itself only the types of Parquet count, not what pandas wrote there.
+    """Read rows from a Parquet file. Only the types of Parquet count; metadata written by pandas is ignored.
 
     Raises:
-        FileNotFoundError: there is none.
-        OutputError: it is no such file, or torn.
+        FileNotFoundError: The file does not exist.
+        OutputError: The file is not Parquet, or it is incomplete.
     """
     try:
         with pq.ParquetFile(file) as parquet:
@@ -168,19 +178,19 @@ def read_rows(file: str | Path) -> pd.DataFrame:
 
 
 def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path) -> pd.DataFrame:
-    """The same rows, if they are those of a run with such a manifest.
+    """Check that rows are those of a run, and return them with metrics as float64.
 
     Args:
-        rows: from `read_rows`.
-        manifest: from `read_manifest`, which says which metrics there are.
-        source: where they come from, for messages.
+        rows: The result of `read_rows`.
+        manifest: The result of `read_manifest`, which lists the metrics.
+        source: Their origin, for messages.
 
     Raises:
-        OutputError: a column is missing or of another type, a value is missing or impossible, a row comes twice, or there is
-            none.
+        OutputError: A column is missing or has the wrong type, a value is missing or impossible, a row occurs twice, or there
+            are no rows.
     """
     if "metrics" not in manifest:
-        raise OutputError(f"'{source}' holds no rows of a run: its manifest does not say which metrics there are; {MEND}")
+        raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
     metrics = {metric["name"]: metric["interval"] for metric in manifest["metrics"]}
     for name in [*KEYS, "status", *metrics]:
         if name not in rows.columns:
@@ -196,13 +206,14 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
 
 
 def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
+    """Raise an OutputError unless a column has the type, and a metric the values, of a run."""
     name = str(column.name)
     if name in (*KEYS, "status"):
         good, words = (
             is_string_dtype(column) and column.dtype != "category" and not column.isna().any(),
-            "text, and nowhere missing",
+            "text without missing values",
         )
-        if good and name != "image_id":  # they stand in tables
+        if good and name != "image_id":  # they are printed in tables
             good, words = all(map(str.isprintable, column.unique())), "text that can be printed"
     elif name in INTEGERS:
         good, words = is_integer_dtype(column) or bool(column.isna().all()), "whole numbers"

@@ -1,4 +1,4 @@
-"""Pictures: what they show is what the summary says, no label lies on another, and they are fit for print."""
+"""Figures show the numbers of the summary, their labels do not overlap, and they can be printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xaieval.errors import DataError, MetricError, UsageError
 from xaieval.metrics import METRICS, insertion
 from xaieval.report import curves_figure, save_figure
 from xaieval.report.figures.kinds import KINDS
-from xaieval.report.figures.style import HUES, colours, looks, plain
+from xaieval.report.figures.style import HUES, colours, plain, styles
 
 AD, IC = "average_drop", "increase_in_confidence"
 LAYERS = [f"backbone.body.layer{1 + i // 3}.{i % 3}.conv3" for i in range(12)]
@@ -34,7 +34,7 @@ ENTRIES = [METRICS[AD].to_dict(), METRICS[IC].to_dict(), insertion(steps=SHARES,
 
 
 def run(layers: int = 4, methods: int = 1, images: int = 30, classes: int = 3) -> Scores:
-    """A run of made-up numbers: the deeper the layer, the better."""
+    """A run of made-up numbers that get better from layer to layer."""
     rng = np.random.default_rng(0)
     parts = []
     for number, (layer, method) in enumerate(itertools.product(LAYERS[:layers], METHODS[:methods])):
@@ -48,7 +48,7 @@ def run(layers: int = 4, methods: int = 1, images: int = 30, classes: int = 3) -
 
 @pytest.fixture
 def drawn_texts(monkeypatch):
-    """A function from a figure to the box of every text that is really drawn, by what it says."""
+    """A function that returns the text and the bounding box of every text drawn in a figure."""
 
     def boxes(figure: Figure) -> list[tuple[str, mpl.transforms.Bbox]]:
         found: list[Text] = []
@@ -62,7 +62,7 @@ def drawn_texts(monkeypatch):
 
 
 def overlaps(boxes):
-    """Pairs of texts that lie on each other by more than a hair."""
+    """Pairs of texts that overlap by more than a pixel."""
     return [
         (one, other)
         for (one, a), (other, b) in itertools.combinations(boxes, 2)
@@ -71,7 +71,7 @@ def overlaps(boxes):
 
 
 def outside(figure: Figure, boxes):
-    """Texts that are cut off at the border."""
+    """Texts that are cut off at the border of the figure."""
     whole = figure.bbox
     return [text for text, box in boxes if min(box.x0, box.y0) < -1 or box.x1 > whole.x1 + 1 or box.y1 > whole.y1 + 1]
 
@@ -83,17 +83,17 @@ CASES = [
     *[("curves", 12, 1, ONE), ("curves", 4, 3, TWO), ("classes", 1, 8, ONE), ("classes", 12, 1, TWO)],
     *[("spread", 12, 1, ONE), ("spread", 2, 4, TWO), ("ranking", 4, 1, ONE), ("ranking", 1, 8, TWO)],
 ]
-# XAIEVAL_ALL_FIGURES=1 takes every number of layers and methods, which takes half an hour.
+# XAIEVAL_ALL_FIGURES=1 tests all numbers of layers and methods, which takes half an hour.
 EVERY = [(layers, methods, width) for layers in range(1, 13) for methods in range(1, 9) for width in (ONE, TWO)]
 if os.environ.get("XAIEVAL_ALL_FIGURES"):
     CASES = [(kind, *case) for kind in KINDS for case in EVERY]
 
 
 @pytest.mark.parametrize(("kind", "layers", "methods", "width"), CASES)
-def test_no_label_lies_on_another_or_is_cut_off(kind, layers, methods, width, drawn_texts):
+def test_labels_neither_overlap_nor_are_cut_off(kind, layers, methods, width, drawn_texts):
     too_many = kind in ("curves", "classes") and layers * methods > 24
     if too_many or (kind == "ranking" and not 2 <= layers * methods <= 24):
-        pytest.skip("refused, as other tests show; or a ranking of which every pair is tested")
+        pytest.skip("refused (see other tests), or a ranking with too many pairs to test")
     figure = run(layers, methods, images=12).plot(kind, size=width)
     assert figure.get_figwidth() == width
     boxes = drawn_texts(figure)
@@ -103,18 +103,18 @@ def test_no_label_lies_on_another_or_is_cut_off(kind, layers, methods, width, dr
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, ONE), (4, TWO), (12, ONE)])
-def test_no_label_of_maps_lies_on_another_or_is_cut_off(count, width, drawn_texts):
+def test_labels_of_maps_neither_overlap_nor_are_cut_off(count, width, drawn_texts):
     maps = {name: torch.rand(3, 8, 8) for name in LAYERS[:count]}
     titles = ["airplane", "baseballdiamond", "a/long/folder/agricultural00.tif"]
     figure = xaieval.show(torch.rand(3, 3, 8, 8), maps, titles, "mobilenetv2_100, gradcam", size=width)
     boxes = drawn_texts(figure)
-    cut = width == ONE and count == 12  # where the end of a long title has to do
+    cut = width == ONE and count == 12  # only the end of a long title fits
     assert {text.replace("\n", "") for text, _ in boxes} >= {"image", *maps, *titles[: 2 if cut else 3]}
     assert overlaps(boxes) == []
     assert outside(figure, boxes) == []
 
 
-def test_the_check_of_overlaps_sees_one(drawn_texts):
+def test_the_check_of_overlaps_detects_one(drawn_texts):
     figure = Figure()
     for x in (0.5, 0.51, 0.99):
         figure.text(x, 0.5, "label")
@@ -182,7 +182,7 @@ def test_bars_of_classes_are_the_means_of_their_images():
         low, high = Scores(rows, scores.manifest).summary(0.8)[[f"{AD}_low", f"{AD}_high"]].iloc[0]
         np.testing.assert_allclose([ends[2][0][0], ends[2][1][0]], [low, high])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["river, n = 6", "forest, n = 7", "beach, n = 6"]
-    assert "1 images without a label left out" in axes.figure.get_suptitle()
+    assert "without 1 unlabelled image" in axes.figure.get_suptitle()
     chosen = scores.plot("classes", classes={2: "beach", 0: "river"}).axes[0]
     assert [label.get_text() for label in chosen.get_yticklabels()] == ["beach, n = 6", "river, n = 6"]
 
@@ -255,11 +255,11 @@ def test_a_run_with_controls_is_drawn_without_them():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "heatmp"}, "no picture of the kind 'heatmp'; did you mean 'heatmap'?"),
+        ({"kind": "heatmp"}, "unknown kind of figure 'heatmp'; did you mean 'heatmap'?"),
         ({"kind": "heatmap", "metrics": "insertoin"}, "the run has no metric 'insertoin' to draw; did you mean 'insertion'?"),
         (
             {"kind": "spread", "metrics": [AD, "insertion"]},
-            "this picture is of one metric; got \\['average_drop', 'insertion'\\]",
+            "this kind of figure shows one metric; got \\['average_drop', 'insertion'\\]",
         ),
         ({"metrics": AD}, "a trade-off is between two metrics, such as .*; got 'average_drop'"),
         (
@@ -268,12 +268,12 @@ def test_a_run_with_controls_is_drawn_without_them():
         ),
         ({"layers": ["layer9"]}, "the run has no layer 'layer9'; known: backbone"),
         ({"methods": ["gradcm"]}, "the run has no method 'gradcm'; did you mean 'gradcam'?"),
-        ({"kind": "spread", "metrics": IC}, "increase_in_confidence is yes or no for an image"),
-        ({"kind": "curves", "metrics": AD}, "the rows hold no curves of 'average_drop'"),
-        ({"classes": ["cat"]}, "classes= names classes for kind='classes'; kind='tradeoff' has none"),
+        ({"kind": "spread", "metrics": IC}, "increase_in_confidence is 0 or 100 for each image"),
+        ({"kind": "curves", "metrics": AD}, "the rows have no curves of 'average_drop'"),
+        ({"classes": ["cat"]}, "classes= applies only to kind='classes', not to kind='tradeoff'"),
         ({"kind": "classes", "classes": ["cat", "dog"]}, "classes= has no name for the label 2; labels of the run: 0, 1, 2"),
         ({"kind": "classes", "classes": {7: "cat"}}, "no image has the label 7; labels of the run: 0, 1, 2"),
-        ({"size": 0}, "size is a width, or \\(width, height\\), in inches and positive; got 0"),
+        ({"size": 0}, "size is a positive width, or \\(width, height\\), in inches; got 0"),
         ({"level": 2}, "the level of an interval is a probability"),
     ],
 )
@@ -286,9 +286,9 @@ def test_what_cannot_be_drawn_is_refused(arguments, message):
 def test_a_run_without_labels_curves_or_values_says_so():
     scores = run(2)
     scores.rows["label"] = pd.array([pd.NA] * len(scores.rows), dtype="Int64")
-    with pytest.raises(MetricError, match=r"the rows hold no labels, so there are no classes to draw; score batches of"):
+    with pytest.raises(MetricError, match=r"the rows have no labels, so no classes can be drawn; score batches of"):
         scores.plot("classes")
-    with pytest.raises(MetricError, match=r"the run kept no curves; give score a metric that keeps them"):
+    with pytest.raises(MetricError, match=r"the run kept no curves; score it with a metric that keeps them"):
         Scores(scores.rows.drop(columns="insertion_curve"), scores.manifest).plot("curves")
     with pytest.raises(MetricError, match=r"no row has a value of average_drop; the column 'status'"):
         Scores(scores.rows.assign(status="nan_map"), scores.manifest).plot("spread")
@@ -297,14 +297,14 @@ def test_a_run_without_labels_curves_or_values_says_so():
 def test_more_than_can_be_told_apart_is_refused():
     many = run(12, 3, images=3)
     with pytest.raises(
-        MetricError, match=r"36 curves cannot be told apart in one picture, at most 24 can; choose some by layers="
+        MetricError, match=r"36 curves cannot be told apart in one figure, at most 24 can; choose some with layers="
     ):
         many.plot("curves")
     rows = pd.concat([run(1, images=3).rows.assign(layer=f"p{number}", method=f"m{number % 2}") for number in range(13)])
-    with pytest.raises(MetricError, match=r"13 layers of 2 methods cannot be told apart in one picture, at most 12 can"):
+    with pytest.raises(MetricError, match=r"13 layers of 2 methods cannot be told apart in one figure, at most 12 can"):
         Scores(rows, many.manifest).plot()
     labelled = run(1, images=101, classes=101)
-    with pytest.raises(MetricError, match=r"101 classes do not fit into a picture, 100 do; choose some by classes="):
+    with pytest.raises(MetricError, match=r"101 classes do not fit into a figure, at most 100 do; choose some with classes="):
         labelled.plot("classes")
 
 
@@ -312,22 +312,22 @@ def test_more_than_can_be_told_apart_is_refused():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ranking"])
-def test_a_picture_goes_into_the_callers_axes(kind):
+def test_a_figure_is_drawn_on_the_axes_of_the_caller(kind):
     figure = Figure(figsize=(6, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     assert run(2).plot(kind, ax=right) is figure
     assert right.has_data()
     assert not left.has_data()
-    assert tuple(figure.get_size_inches()) == (6, 5), "the size of the figure is its owner's"
+    assert tuple(figure.get_size_inches()) == (6, 5), "the figure keeps its size"
 
 
 def test_axes_are_refused_where_several_are_needed_or_a_size_is_given():
     axes = Figure().subplots()
-    with pytest.raises(UsageError, match="kind='ranking' takes two axes, and ax= is one; leave ax= out"):
+    with pytest.raises(UsageError, match="kind='ranking' needs two axes, but ax= is one; leave ax= out"):
         run(2).plot("ranking", ax=axes)
-    with pytest.raises(UsageError, match="2 metrics take 2 axes, and ax= is one; draw one metric"):
+    with pytest.raises(UsageError, match="2 metrics need 2 axes, but ax= is one; draw one metric"):
         curves_figure(run(2).rows, ["insertion", "insertion"], SHARES, ax=axes)
-    with pytest.raises(UsageError, match="size= is that of a new figure, and ax= draws into one of yours"):
+    with pytest.raises(UsageError, match="size= sets the size of a new figure, and ax= draws on existing axes"):
         run(2).plot(ax=axes, size=3.5)
 
 
@@ -337,7 +337,7 @@ def test_a_figure_in_a_subfigure_is_the_whole_one():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_figures_belong_to_no_window_and_leave_settings_alone(kind, tmp_path):
+def test_figures_open_no_window_and_change_no_settings(kind, tmp_path):
     before, windows = dict(mpl.rcParams), plt.get_fignums()  # other tests may have some
     figure = run(2).plot(kind)
     save_figure(figure, tmp_path / "figure.svg")
@@ -347,7 +347,7 @@ def test_figures_belong_to_no_window_and_leave_settings_alone(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_style_sheets_are_respected(kind, drawn_texts):
+def test_style_sheets_apply(kind, drawn_texts):
     with plt.style.context(["dark_background", {"font.family": "serif", "font.size": 6, "lines.linewidth": 3}]):
         figure = run(2, 1, images=10).plot(kind)
         boxes = drawn_texts(figure)
@@ -365,7 +365,7 @@ def test_sizes_are_inches():
     assert tuple(run(2).plot(size=(4, 3)).get_size_inches()) == (4, 3)
     few, many = (run(count, images=5).plot("heatmap", size=6) for count in (2, 12))
     assert (few.get_figwidth(), many.get_figwidth()) == (6, 6)
-    assert many.get_figheight() > few.get_figheight() + 2, "the height follows from what there is to show"
+    assert many.get_figheight() > few.get_figheight() + 2, "the height depends on the number of layers"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -379,13 +379,13 @@ def test_a_pdf_has_truetype_fonts_and_no_pixels_but_a_colour_bar(kind, tmp_path)
 
 def test_a_pdf_by_savefig_alone_would_have_other_fonts(tmp_path):
     run(2).plot().savefig(tmp_path / "figure.pdf")
-    assert b"/Type3" in (tmp_path / "figure.pdf").read_bytes(), "or save_figure has nothing to do"
+    assert b"/Type3" in (tmp_path / "figure.pdf").read_bytes(), "otherwise save_figure is not needed"
 
 
 # ---- colours
 
-# What is left of red, green and blue light to eyes without one kind of cones: Machado, Oliveira and Fernandes, "A
-# physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15, 2009, severity 1.
+# Colours as seen without one kind of cones: Machado, Oliveira and Fernandes, "A physiologically-based model for simulation of
+# color vision deficiency", IEEE TVCG 15, 2009, severity 1.
 EYES = {
     "all cones": np.eye(3),
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -393,11 +393,11 @@ EYES = {
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
 XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
-JUST_SEEN = 2.3  # distance in Lab of two colours side by side that are just seen to differ
+JUST_SEEN = 2.3  # the just noticeable difference in Lab
 
 
 def lab(colour: str, eyes) -> np.ndarray:
-    """CIE L*a*b* (D65) of a colour as such eyes see it."""
+    """CIE L*a*b* (D65) of a colour as these eyes see it."""
     srgb = np.array(mpl.colors.to_rgb(colour))
     light = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     xyz = XYZ @ np.clip(np.asarray(eyes) @ light, 0, 1) / XYZ.sum(axis=1)
@@ -411,7 +411,7 @@ def nearest(palette, eyes) -> float:
 
 @pytest.mark.parametrize("ink", ["#000000", "#ffffff"])
 @pytest.mark.parametrize("eyes", EYES.values(), ids=EYES)
-def test_colours_are_told_apart_by_all_eyes(eyes, ink):
+def test_colours_differ_for_all_eyes(eyes, ink):
     assert nearest([*HUES, ink], eyes) > 6 * JUST_SEEN
 
 
@@ -426,19 +426,19 @@ def test_colour_maps_get_brighter_all_the_way(name, eyes):
     assert min(np.diff(shades)) > 0
 
 
-def test_no_two_looks_are_alike_even_without_colours():
+def test_no_two_styles_are_the_same_even_without_colours():
     for field in ("marker", "dash", "hatch"):
-        chosen = looks(24, "curves")
-        assert len({(look.colour, getattr(look, field)) for look in chosen}) == 24
+        chosen = styles(24, "curves")
+        assert len({(style.colour, getattr(style, field)) for style in chosen}) == 24
     with pytest.raises(MetricError, match="25 curves cannot be told apart"):
-        looks(25, "curves")
+        styles(25, "curves")
 
 
 # ---- names
 
 
 @pytest.mark.parametrize("name", ["_blocks.0", "a$b$c", "$", "<b>&", "x" * 60, "fpn[p2]#1"])
-def test_names_are_drawn_letter_by_letter(name, drawn_texts):
+def test_names_are_drawn_literally(name, drawn_texts):
     rows = run(2, images=5).rows
     rows["layer"] = rows["layer"].replace(LAYERS[0], name)
     for kind in ("tradeoff", "heatmap"):
@@ -450,7 +450,7 @@ def test_names_are_drawn_letter_by_letter(name, drawn_texts):
 
 def test_long_names_are_broken_where_they_have_joints():
     assert plain("backbone.fpn[pool]", 14) == "backbone.fpn\n[pool]"
-    assert plain("x" * 25, 10).split("\n") == ["x" * 10, "x" * 10, "x" * 5], "where there is none"
+    assert plain("x" * 25, 10).split("\n") == ["x" * 10, "x" * 10, "x" * 5], "if it has no joint"
 
 
 # ---- show
@@ -496,11 +496,11 @@ def test_show_takes_grey_images_gradients_and_volumes():
             3 * torch.ones(1, 3, 4, 4),
             torch.rand(1, 4, 4),
             {},
-            r"images are in \[0, 1\]; these are in \[3, 3\]; give preprocessing=",
+            r"images are in \[0, 1\]; these are in \[3, 3\]; pass preprocessing=",
         ),
         (torch.rand(1, 3, 4, 4), {"p2": 2 * torch.ones(1, 4, 4)}, {}, r"maps of 'p2' are in \[0, 1\]; these are in \[2, 2\]"),
         (torch.rand(3, 4, 4), torch.rand(1, 4, 4), {}, r"images are \[N, 3, H, W\], .*; got \[3, 4, 4\]"),
-        (torch.rand(2, 3, 4, 4), torch.rand(1, 4, 4), {}, r"maps of 'map' are \[2, 4, 4\], one an image and of its size; got"),
+        (torch.rand(2, 3, 4, 4), torch.rand(1, 4, 4), {}, r"maps of 'map' are \[2, 4, 4\], one per image and of its size; got"),
         (torch.rand(2, 3, 4, 4), {}, {}, "there are no maps to show"),
         (torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4), {"titles": ["one"]}, "1 titles for 2 images"),
         (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), {"mean": (0, 0, 0)}, "mean= and std= undo a normalisation together"),
@@ -526,12 +526,12 @@ def test_a_notebook_shows_the_summary_with_intervals():
     assert "&lt;script&gt;" in html
     assert "of 20 images, 95 % intervals" in html
     assert "<td>19</td>" in html
-    assert "color" not in html, "whatever the page's colours are"
+    assert "color" not in html, "the page decides the colours"
     for tag in ("div", "table", "tr", "td", "th", "p"):
         assert html.count(f"<{tag}>") + html.count(f"<{tag} ") == html.count(f"</{tag}>")
 
 
-def test_a_notebook_shows_the_reasons_to_doubt_a_small_run():
+def test_a_notebook_shows_the_warnings_of_a_small_run():
     scores = run(1, images=20)
     scores.rows["status"] = "constant_map"
     assert "<li>" in scores._repr_html_()

@@ -1,4 +1,4 @@
-"""The page of a run: what it says is what the run says, whatever the run; nothing comes from elsewhere; nothing is executed."""
+"""The report of any run states the numbers of the run, loads nothing from elsewhere, and executes no code from names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xaieval.config.options import plain
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
 from xaieval.evaluation.scores import Scores
-from xaieval.report import Maps, Wanted, images_to_show, render_report
+from xaieval.report import Maps, ReportOptions, images_to_show, render_report
 from xaieval.report.html.image_choice import choose_images
 from xaieval.report.html.interval_chart import Interval, draw_panel
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 
 def _rows(count: int = 60, layers: tuple[str, ...] = ("p4", "p5"), methods: tuple[str, ...] = ("gradcam",)) -> pd.DataFrame:
-    """Rows image by image; each layer loses less confidence than the one before, if on average alone."""
+    """Rows image by image; on average each layer loses less confidence than the one before."""
     rng = np.random.default_rng(0)
     pairs = [(layer, method) for layer in layers for method in methods]
     confidence = np.repeat(rng.uniform(0.5, 1, count), len(pairs))
@@ -80,18 +80,18 @@ def _failed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _maps(ids: list[str], layers: tuple[str, ...] = ("p4", "p5"), side: int = 200) -> Maps:
-    """Noise, which takes most bytes."""
+    """Noise, which compresses worst."""
     return Maps(
         ids, torch.rand(len(ids), 3, side, side), {"gradcam": {one: torch.rand(len(ids), side, side) for one in layers}}
     )
 
 
-def _page(scores: Scores, **wanted: Any) -> str:
-    return render_report(scores, Wanted(**wanted))
+def _page(scores: Scores, **options: Any) -> str:
+    return render_report(scores, ReportOptions(**options))
 
 
 def _text(page: str) -> str:
-    """What a reader reads, more or less."""
+    """The visible text of a page, approximately."""
     words = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
     return " ".join(words.split())
 
@@ -102,7 +102,7 @@ def _data(page: str) -> list[dict[str, Any]]:
     return json.loads(found[1])["columns"]
 
 
-# ---- what it says
+# ---- the numbers
 
 
 def test_the_table_is_the_summary_with_its_intervals():
@@ -123,16 +123,16 @@ def test_the_first_screen_says_what_was_scored_and_what_came_out():
     best = scores.summary().loc[("p5", "gradcam")]
     assert "Explanation scores of timm:resnet18 on folder:photos 60 images, 2 layers, 1 method." in text
     assert f"Best average drop (AD %) {best['average_drop']:.1f} [" in text
-    assert "lower is better; better than all others beyond chance" in text
+    assert "lower is better; significantly better than all others" in text
     assert "Layers that need attention 1 p4" in text
     assert "p4, average_drop: " in text
-    assert "No reason for doubt was found" in text
+    assert "No reasons to doubt the numbers" in text
 
 
-def test_what_cannot_be_told_apart_from_the_best_is_named():
+def test_methods_that_do_not_differ_from_the_best_are_named():
     rows = _rows(60)
     rows.loc[rows["layer"] == "p4", "average_drop"] = rows.loc[rows["layer"] == "p5", "average_drop"].to_numpy()[::-1]
-    assert "not certainly better than p4" in _text(_page(_scores(rows))) or "not certainly better than p5" in _text(
+    assert "not significantly better than p4" in _text(_page(_scores(rows))) or "not significantly better than p5" in _text(
         _page(_scores(rows))
     )
 
@@ -143,7 +143,7 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     scores = _scores(rows)
     [own] = scores.warnings()
     text = _text(_page(scores))
-    assert "2 reasons to doubt the numbers only 20 images count at a layer and method: below 50" in text
+    assert "2 reasons to doubt the numbers only 20 images count for a layer and method; with fewer than 50," in text
     assert own in text
     assert "Rows by status: ok 36, constant_map 4." in text
 
@@ -188,7 +188,7 @@ def test_a_run_of_failures_alone_has_no_best_and_no_maps():
     rows = _failed(_rows())
     text = _text(_page(_scores(rows), maps=_maps(list(rows["image_id"].unique()[:3]), side=8)))
     assert "No result No row has a value" in text
-    assert "No maps are shown: none of the maps that were given" in text
+    assert "No maps are shown: none of the given maps" in text
     assert "100% of the rows failed (nan_map 60)" in text
 
 
@@ -208,8 +208,8 @@ def test_two_runs_stand_side_by_side_as_compare_says():
     row = scores.compare(other).loc[("p4", "gradcam", "average_drop")]
     shown = f"{row['mean']:.1f} {row['other_mean']:.1f} {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
     assert f"p4 gradcam AD % {shown} {row['p_holm']:.2g} 60 first" in text
-    assert "Of 4 comparisons, 2 are better in first and 0 are better in second" in text
-    assert "What is different about the runs what first second model a b" in text
+    assert "Of 4 comparisons, 2 are significantly better in first and 0 are significantly better in second" in text
+    assert "Settings that differ setting first second model a b" in text
 
 
 def test_runs_that_cannot_be_compared_are_an_error():
@@ -222,7 +222,7 @@ def test_runs_that_cannot_be_compared_are_an_error():
 def test_an_unknown_method_and_a_manifest_without_metrics_are_errors():
     with pytest.raises(MetricError, match=r"^no method 'gradcm' in this run; did you mean 'gradcam'"):
         _page(_scores(), methods=["gradcm"])
-    with pytest.raises(OutputError, match=r"^the manifest names no metrics"):
+    with pytest.raises(OutputError, match=r"^the manifest lists no metrics"):
         _page(Scores(_rows(), {}))
 
 
@@ -268,12 +268,12 @@ def test_the_protocol_of_the_manifest_is_in_the_page():
     run = {f"protocol.{name}": value for name, value in PROTOCOLS["tame-15"].to_dict().items()}
     text = _text(_page(_scores(run=run)))
     assert "the protocol tame-15" in text
-    assert "The 15 % of the pixels where the map is largest keep the map as mask, the others get 0. not the default" in text
-    assert "What the mask hides becomes black pixels. not the default" in text
-    assert "does not say by which protocol" in _text(_page(_scores()))
+    assert "The mask is the map in the 15 % of the pixels with the largest map values, and 0 elsewhere. not the default" in text
+    assert "What the mask hides is replaced by black pixels. not the default" in text
+    assert "The manifest does not contain the protocol" in _text(_page(_scores()))
 
 
-# ---- where it comes from
+# ---- the origin of the numbers
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_without_javascript_the_worst_rows_are_there_but_no_controls():
     assert listing.by == "AD %"
     page = _page(_scores(rows, controls=["random"]))
     assert f"<td>{worst['image_id'].iloc[0]}</td>" in page
-    assert "The 20 worst rows by AD %, controls aside of 180" in _text(page).replace(" , controls", ", controls")
+    assert "The 20 worst rows by AD % (without controls), of 180 in total" in _text(page)
 
 
 def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so():
@@ -361,7 +361,7 @@ def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so(
 def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
     rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
     scores = _scores(rows)
-    # Its tests take half a minute with so many images, and have nothing to do with the size.
+    # Its tests take half a minute for this number of images, and do not affect the size.
     monkeypatch.setattr("xaieval.report.html.page.selection_of", lambda *_: [])
     page = _page(scores, maps=_maps(images_to_show(scores), tuple(rows["layer"].unique())))
     assert len(page.encode()) < LIMIT / 2
@@ -370,7 +370,7 @@ def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
     many = [rows.assign(method=f"method {number}") for number in range(3)]
     page = _page(_scores(pd.concat(many, ignore_index=True)))
     assert 4_500_000 < len(page.encode()) < LIMIT
-    assert re.search(r"it holds the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
+    assert re.search(r"this file contains the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
 
 
 # ---- maps
@@ -458,7 +458,7 @@ def test_places_in_a_chart_are_those_of_the_axis():
 
 
 def _hostile() -> Scores:
-    """Every name that a user can give is one that attacks."""
+    """Every name that a user can choose is an injection attempt."""
     rows = _rows(60, layers=("<script>alert(1)</script>", f"'\"{EVIL}"), methods=(f"m{EVIL}",))
     rows["image_id"] = [f"{one}{EVIL}" for one in rows["image_id"]]
     rows.loc[rows.index[:2], "status"] = f"status{EVIL}"
@@ -574,7 +574,7 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
 
 def test_two_folders_are_compared(bench, scored):
     assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
-    assert "Of 6 comparisons, 0 are better in" in _text(Path("both.html").read_text())
+    assert "Of 6 comparisons, 0 are significantly better in" in _text(Path("both.html").read_text())
 
 
 @pytest.mark.parametrize(
@@ -595,7 +595,7 @@ def test_wrong_use_is_one_clear_line(bench, scored, words, message):
 
 
 def _altered(scored: Path, **options: Any) -> Path:
-    """The run as if it had been made with other options."""
+    """The run with other options in its manifest."""
     scores = Scores.load(scored)
     changed = scores.manifest | {"options": scores.manifest["options"] | options}
     Scores(scores.rows, changed).save("altered")
@@ -627,13 +627,13 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
     )
 
 
-def test_a_run_from_python_has_no_maps_but_those_given(bench):
+def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
     assert "made from Python, where Scores.to_html takes them by maps=" in bench("report", "python").out
 
 
 @pytest.mark.parametrize(
-    ("option", "name"),  # each test has a folder of its own, and a module is imported once
+    ("option", "name"),  # each test has its own folder, but a module is imported only once
     [("model", "evil_model"), ("data", "evil_data"), ("data", "scenes")],  # the last is also the name of a source
 )
 def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option, name):
@@ -670,8 +670,8 @@ endless = Endless
 
 
 @pytest.mark.parametrize(("model", "data", "shown"), [("model", "volumes", False), ("flat", "endless", True)])
-def test_code_of_ones_own_makes_maps_and_volumes_have_none(bench, model, data, shown):
-    name = f"factories_of_{data}"  # each test has a folder of its own, and a module is imported once
+def test_factories_of_a_user_make_maps_and_volumes_have_none(bench, model, data, shown):
+    name = f"factories_of_{data}"  # each test has its own folder, but a module is imported only once
     Path(f"{name}.py").write_text(FACTORIES)
     words = ["--model", f"{name}:{model}", "--data", f"{name}:{data}", "--layers", "1", "--max-images", "10"]
     assert bench("score", *words, "--no-progress", "--out", "run").status == 0

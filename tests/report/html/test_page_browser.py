@@ -1,4 +1,4 @@
-"""The page of a run in a real browser: anybody can read it, it works by keyboard, and loads and runs nothing it should not."""
+"""The report of a run in a real browser: it is accessible, works by keyboard, and neither loads nor executes anything else."""
 
 from __future__ import annotations
 
@@ -57,16 +57,16 @@ def _scores(count: int, layers: list[str], methods: list[str], prefix: str = "ph
     return Scores(rows, {"metrics": METRICS, "seed": 0, "complete": True, "run": run} | manifest)
 
 
-def _write(scores: Scores, path: Path, method: str, **wanted: Any) -> Path:
+def _write(scores: Scores, path: Path, method: str, **options: Any) -> Path:
     ids, layers = images_to_show(scores), [one for one in scores.rows["layer"].unique() if one != "input"]
     maps = {method: {layer: torch.rand(len(ids), 16, 16) for layer in layers}}
-    scores.to_html(path, Maps(ids, torch.rand(len(ids), 3, 16, 16), maps), **wanted)
+    scores.to_html(path, Maps(ids, torch.rand(len(ids), 3, 16, 16), maps), **options)
     return path
 
 
 @pytest.fixture(scope="module")
 def page_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With everything that a page can have: controls, a comparison, names as long as they get."""
+    """A page with everything that a page can have: controls, a comparison, very long names."""
     options = {"model": "timm:vit_small_patch16_224", "data": "folder:" + "photographs/" * 6}
     layers = ["blocks.3", "backbone.feature_pyramid_network.layer_blocks.0[pool]"]
     manifest = {"options": options, "controls": ["random"], "versions": {"xaieval": "0.1.0"}}
@@ -77,7 +77,7 @@ def page_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every name of a user's attacks."""
+    """A page in which every name that a user can choose is an injection attempt."""
     scores = _scores(40, list(EVIL), list(EVIL), EVIL[0] + EVIL[1], options={"model": EVIL[0], "data": EVIL[1]})
     scores.rows.loc[0, "status"] = EVIL[1]
     return _write(scores, tmp_path_factory.mktemp("hostile") / "page.html", EVIL[0], classes=list(EVIL))
@@ -85,7 +85,7 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a window."""
+    """Chromium without a window."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -105,7 +105,7 @@ def _go_without(reason: str) -> None:
 
 
 class Visit:
-    """A page in the browser, and what happened on it."""
+    """A page in the browser, and the events on it."""
 
     def __init__(self, browser: Any, path: Path, size: dict[str, int] = DESKTOP, **settings: Any) -> None:
         self.context = browser.new_context(viewport=size, **settings)
@@ -125,7 +125,7 @@ class Visit:
         self.context.close()
 
     def column(self, place: int) -> list[str]:
-        """The cells of a column of the table of rows."""
+        """The texts of a column of the table of rows."""
         return self.page.locator(f"#rows-table tbody td:nth-child({place})").all_inner_texts()
 
 
@@ -185,7 +185,7 @@ def test_axe_finds_nothing_serious(browser, page_of_a_run, size, scheme):
 def test_a_phone_does_not_scroll_sideways(browser, page, request):
     with Visit(browser, request.getfixturevalue(page), PHONE) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 375
-        assert visit.page.evaluate("document.querySelector('.scroll').scrollWidth > 375"), "the tables do, by themselves"
+        assert visit.page.evaluate("document.querySelector('.scroll').scrollWidth > 375"), "only the tables scroll"
 
 
 def test_the_table_is_sorted_and_filtered_by_keyboard(browser, page_of_a_run):

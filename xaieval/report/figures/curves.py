@@ -1,4 +1,4 @@
-"""Mean curves, such as those of insertion and deletion."""
+"""Mean curves of metrics such as insertion and deletion."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.errors import MetricError, UsageError
-from xaieval.report.figures.data import at_level, common_names, pair_names, span
+from xaieval.report.figures.data import common_names, count_range, level_note, pair_names, rows_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
-    Look,
     Size,
-    add_key,
+    Style,
+    add_legend,
     add_title,
+    figure_of,
     fit_height,
-    key_room,
-    looks,
+    legend_characters,
     new_figure,
     one_axes,
     plain,
-    root,
+    styles,
 )
 
 __all__ = ["curves_figure"]
 
-PANEL, HEIGHT = 2.6, 2.3  # inches, the least width of a panel beside others, and the height of its axes
+PANEL, HEIGHT = 2.6, 2.3  # inches, the smallest width of one of several panels, and the height of its axes
 
 
 def curves_figure(
@@ -42,25 +42,25 @@ def curves_figure(
     size: Size = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """The mean curve of each layer and method, one panel a metric, with a band: the mean's interval at each point by itself.
+    """Draw the mean curve of each layer and method with a pointwise interval of the mean, one panel per metric.
 
-    The intervals are by percentile bootstrap over the images (1,000 resamples). The key gives the mean of each metric.
+    Intervals are percentile bootstrap intervals over the images (1,000 resamples). The legend shows the mean of each metric.
 
     Args:
-        rows: of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
-        metrics: names.
-        fractions: the curves' axis, shares of pixels in [0, 1]; equal steps from 0 to 1 unless told.
-        level: of the intervals, in (0, 1).
-        seed: of the resamples.
-        size: width, or width and height, in inches.
-        ax: axes to draw the only metric on, in place of a new figure.
+        rows: The rows of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
+        metrics: Names of metrics.
+        fractions: The horizontal axis, fractions of the pixels in [0, 1] (default: equal steps from 0 to 1).
+        level: Level of the intervals, in (0, 1).
+        seed: Seed of the resampling.
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on, for a single metric (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the rows hold no curves of a metric, curves of other lengths than `fractions`, or too many to tell apart.
-        UsageError: several metrics are to be drawn on one `ax`, or both `size` and `ax` are given.
+        MetricError: The rows have no curves of a metric, curves that do not have the length of `fractions`, or too many curves.
+        UsageError: There are several metrics for one `ax`, or both `size` and `ax` are given.
 
     Example:
         >>> rows = pd.DataFrame({"layer": "p2", "method": "gradcam", "area": [0.5, 0.7]})
@@ -70,33 +70,33 @@ def curves_figure(
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
     curves = [_curves(rows, name) for name in names]
-    chosen = looks(len(curves[0]), "curves")
+    chosen = styles(len(curves[0]), "curves")
     panels, high = _panels(len(names), size, ax)
-    for axes, name, found in zip(panels, names, curves, strict=True):
-        for (pair, values), look in zip(found.items(), chosen, strict=True):
+    for axes, name, by_pair in zip(panels, names, curves, strict=True):
+        for (pair, values), style in zip(by_pair.items(), chosen, strict=True):
             label = plain(f"{', '.join(pair)}: {_mean(rows, pair, name):.3f}")
-            _band(axes, values, fractions, level, seed, look, label)
+            _band(axes, values, fractions, level, seed, style, label)
         axes.set_xlim(0, 1)
         axes.set_ylabel(plain(name, 30))
         axes.grid(alpha=0.35)
     _name_axes(panels, high)
-    room = max(key_room(panels[0], ax) - 2 - 7 * len(names), 12)  # beside the means
-    words = [plain(word, room) for word in pair_names(list(curves[0]))]
+    width = max(legend_characters(panels[0], ax) - 2 - 7 * len(names), 12)  # the means take the rest
+    words = [plain(word, width) for word in pair_names(list(curves[0]))]
     means = [", ".join(f"{_mean(rows, pair, name):.3f}" for name in names) for pair in curves[0]]
     labels = [f"{word}: {mean}" for word, mean in zip(words, means, strict=True)]
-    counts = [len(values) for found in curves for values in found.values()]
-    add_title(panels[0], [*common_names(list(curves[0])), span(counts), at_level(level)], ax)
+    counts = [len(values) for by_pair in curves for values in by_pair.values()]
+    add_title(panels[0], [*common_names(list(curves[0])), count_range(counts), level_note(level)], ax)
     key = list(zip(panels[0].get_lines(), labels, strict=True))
-    add_key(panels[0], [key], ax, title=f"mean {', '.join(plain(name) for name in names)}")
+    add_legend(panels[0], [key], ax, title=f"mean {', '.join(plain(name) for name in names)}")
     if ax is None:
         fit_height(panels[0], HEIGHT, size, high)
-    return root(panels[0])
+    return figure_of(panels[0])
 
 
 def _panels(count: int, size: Size, ax: Axes | None) -> tuple[list[Axes], int]:
-    """A panel a metric, side by side where the width allows, and how many stand above each other."""
+    """One panel per metric, side by side if the width allows, and the number of rows of panels."""
     if ax is not None and count > 1:
-        raise UsageError(f"{count} metrics take {count} axes, and ax= is one; draw one metric, or leave ax= out")
+        raise UsageError(f"{count} metrics need {count} axes, but ax= is one; draw one metric, or leave ax= out")
     if ax is not None or count == 1:
         return [one_axes(size, ax, COLUMN + 1.5)], 1
     figure = new_figure(size, PAGE)
@@ -109,7 +109,7 @@ def _panels(count: int, size: Size, ax: Axes | None) -> tuple[list[Axes], int]:
 
 
 def _name_axes(panels: Sequence[Axes], high: int) -> None:
-    """What the horizontal axis is, below the lowest panel of each column."""
+    """Name the horizontal axis below the lowest panel of each column."""
     columns = -(-len(panels) // high)
     for axes in panels[-columns:]:
         axes.set_xlabel("share of pixels changed")
@@ -119,7 +119,7 @@ def _name_axes(panels: Sequence[Axes], high: int) -> None:
 def _curves(rows: pd.DataFrame, name: str) -> dict[tuple[str, str], np.ndarray]:
     """The curves `[N, S]` of each layer and method."""
     if f"{name}_curve" not in rows:
-        raise MetricError(f"the rows hold no curves of {name!r}; a metric made with keep_curve=True keeps them")
+        raise MetricError(f"the rows have no curves of {name!r}; create the metric with keep_curve=True to keep them")
     kept = rows[rows[f"{name}_curve"].notna()]
     if kept.empty:
         raise MetricError(f"no row has a curve of {name!r}; the column 'status' of scores.rows says why")
@@ -128,20 +128,20 @@ def _curves(rows: pd.DataFrame, name: str) -> dict[tuple[str, str], np.ndarray]:
 
 
 def _mean(rows: pd.DataFrame, pair: tuple[str, str], name: str) -> float:
-    """Of a metric, over the rows that have a curve."""
-    own = rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1]) & rows[f"{name}_curve"].notna()]
-    return float(own[name].mean())
+    """The mean of a metric over the rows that have a curve."""
+    own = rows_of(rows, pair)
+    return float(own.loc[own[f"{name}_curve"].notna(), name].mean())
 
 
 def _band(
-    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, look: Look, label: str
+    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, style: Style, label: str
 ) -> None:
-    """One mean curve with its band."""
+    """Draw one mean curve with its interval."""
     count, points = curves.shape
     axis = np.linspace(0, 1, points) if fractions is None else np.asarray(fractions)
     if len(axis) != points:
-        raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; give the metric's own shares")
+        raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; pass the fractions of the metric")
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
     low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    axes.plot(axis, curves.mean(axis=0), color=look.colour, linestyle=look.dash, label=label)
-    axes.fill_between(axis, low, high, color=look.colour, alpha=0.2, linewidth=0)
+    axes.plot(axis, curves.mean(axis=0), color=style.colour, linestyle=style.dash, label=label)
+    axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)

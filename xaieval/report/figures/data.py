@@ -1,31 +1,52 @@
-"""What of a run a figure shows."""
+"""The part of a run that a figure shows, and the words for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import pandas as pd
+
+from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError, choose_from
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = [
+    "DIRECTIONS",
+    "NO_VALUE",
+    "Pair",
+    "common_names",
+    "count_range",
+    "counts_note",
+    "first_directed",
+    "level_note",
+    "metric_entry",
+    "pair_names",
+    "pairs_of",
+    "rows_of",
+    "subset",
+    "summary_of",
+    "two_metrics",
+]
 
-    from xaieval.evaluation.scores import Scores
+Pair = tuple[str, str]  # layer and method
 
-__all__ = ["at_level", "common_names", "counted", "digits", "metric_entry", "narrowed", "pair_names", "span", "two_metrics"]
+DIRECTIONS = {True: "higher is better", False: "lower is better", None: "describes the map"}
+NO_VALUE = "\N{EN DASH}"  # as wide as a digit
 
-Pair = tuple[str, str]
 
+def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
+    """The manifest's entry of a metric.
 
-def metric_entry(scores: Scores, name: str | None) -> dict[str, Any]:
-    """What the manifest says of a metric, or of the run's first one.
+    Args:
+        scores: The run.
+        name: Name of the metric (default: the first metric of the run).
 
     Raises:
-        MetricError: the run has no such metric, or none.
+        MetricError: The run has no such metric, or none at all.
     """
-    known = {metric["name"]: metric for metric in scores.manifest.get("metrics", [])}
+    known = {metric["name"]: metric for metric in scores.metrics}
     if name is None and known:
         return next(iter(known.values()))
     if name not in known:
@@ -33,22 +54,37 @@ def metric_entry(scores: Scores, name: str | None) -> dict[str, Any]:
     return known[name]
 
 
-def two_metrics(scores: Scores, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What the manifest says of the two metrics on the axes.
+def first_directed(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first metric that has a direction; None if none has one."""
+    return next((metric for metric in metrics if metric["higher_is_better"] is not None), None)
+
+
+def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The manifest's entries of two metrics.
 
     Raises:
-        MetricError: they are not two, or the run lacks one.
+        MetricError: The names are not two, or the run lacks one of them.
     """
     if isinstance(names, str) or len(names) != 2:
         raise MetricError(f"a trade-off is between two metrics, such as ('average_drop', 'insertion'); got {names!r}")
     return [metric_entry(scores, name) for name in names]
 
 
-def narrowed(scores: Scores, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> Scores:
-    """The same run with some of its layers and methods, and without tests against controls, which no figure shows.
+def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
+    """The mean of each metric with its interval, per layer and method, without the tests against controls."""
+    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
+
+
+def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
+    """The same run with only some of its layers and methods.
+
+    Args:
+        scores: The run.
+        layers: Addresses (default: all).
+        methods: Names (default: all).
 
     Raises:
-        MetricError: there is no such layer or method, or nothing is left.
+        MetricError: A layer or method is not in the run, or no row is left.
     """
     rows = scores.rows
     for column, names in (("layer", layers), ("method", methods)):
@@ -56,21 +92,31 @@ def narrowed(scores: Scores, layers: Sequence[str] | None = None, methods: Seque
             rows = rows[rows[column].isin(_known(rows, column, names))]
     if rows.empty:
         raise MetricError(f"nothing is left to draw with layers={layers} and methods={methods}")
-    return replace(scores, rows=rows, manifest={**scores.manifest, "controls": []})
+    return RunRecord(rows, scores.manifest)
 
 
 def _known(rows: pd.DataFrame, column: str, names: Sequence[str]) -> list[str]:
-    """The names, looked up."""
-    there = [str(name) for name in rows[column].unique()]
-    wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
-        if name not in there:
-            raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, there)}")
-    return wanted
+    """The names as a list, each of which is checked to be in the column."""
+    known = [str(name) for name in rows[column].unique()]
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in known:
+            raise MetricError(f"the run has no {column} {name!r}; {choose_from(name, known)}")
+    return chosen
+
+
+def pairs_of(rows: pd.DataFrame) -> list[Pair]:
+    """All pairs of layer and method, in the order of the rows."""
+    return list(rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+
+
+def rows_of(rows: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    """The rows of a layer and method."""
+    return rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1])]
 
 
 def pair_names(pairs: Sequence[Pair]) -> list[str]:
-    """What tells each pair of layer and method from the others: its layer, its method, or both.
+    """Short names that distinguish pairs of layer and method: the layer, the method, or both.
 
     Example:
         >>> pair_names([("p2", "gradcam"), ("p5", "gradcam")]), pair_names([("p2", "gradcam"), ("input", "random")])
@@ -84,33 +130,28 @@ def pair_names(pairs: Sequence[Pair]) -> list[str]:
 
 
 def common_names(pairs: Sequence[Pair]) -> list[str]:
-    """The layer that all pairs share, and the method."""
+    """The layer and the method that all pairs have in common, if there are any."""
     columns = [list(dict.fromkeys(names)) for names in zip(*pairs, strict=True)]
     return [names[0] for names in columns if len(names) == 1]
 
 
-def counted(summary: pd.DataFrame) -> list[str]:
-    """Of how many images numbers are, and how many rows failed."""
+def counts_note(summary: pd.DataFrame) -> list[str]:
+    """The number of images, and the number of failed rows if there are any."""
     failed = int(summary["n_failed"].sum())
-    return [span(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
+    return [count_range(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
 
 
-def span(counts: Iterable[int]) -> str:
-    """The number of images, or the least and the largest.
+def count_range(counts: Iterable[int]) -> str:
+    """The number of images, or the smallest and the largest number.
 
     Example:
-        >>> span([10, 10]), span([9, 10])
+        >>> count_range([10, 10]), count_range([9, 10])
         ('n = 10', 'n = 9 to 10')
     """
     least, most = min(counts := list(counts)), max(counts)
     return f"n = {least:,}" if least == most else f"n = {least:,} to {most:,}"
 
 
-def at_level(level: float) -> str:
-    """What the intervals are."""
+def level_note(level: float) -> str:
+    """The level of the intervals in words."""
     return f"{100 * level:g} % intervals"
-
-
-def digits(entry: dict[str, Any]) -> int:
-    """Decimals of a metric in print: of percentages one, of shares of one three."""
-    return 1 if "%" in (entry.get("label") or "") else 3

@@ -1,8 +1,8 @@
-"""A metric of every layer and method."""
+"""Heatmaps of a metric over layers and methods."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,55 +10,53 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from xaieval.report.figures.data import counted, digits, metric_entry, narrowed
+from xaieval.report.figures.data import NO_VALUE, counts_note, metric_entry, subset, summary_of
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
     Size,
     add_title,
+    axis_label,
+    figure_of,
     fit_height,
     font_points,
+    name_characters,
     one_axes,
     plain,
-    root,
     row_inches,
     text_inches,
-    worded,
-    wrap,
 )
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.metric_display import decimals_of
+from xaieval.results.record import RunRecord
 
 __all__ = ["heatmap_figure"]
 
-SHADES = "cividis"  # perceptually uniform, and made for colour-blind eyes; the bright end is the better one
-NONE = "–"  # noqa: RUF001  # a dash as wide as a figure, where no row counts
-CELL = 0.75  # inches, the width of a cell where it is free
-LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue light
-FILLED = 0.75  # of a cell's width, by its number at most
+SHADES = "cividis"  # perceptually uniform, designed for colour-blind readers; bright is better
+CELL = 0.75  # inches, the width of a cell if no size is given
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # weights of red, green and blue light
+FILLED = 0.75  # the largest share of the width of a cell that its number takes
 
 
 def heatmap_figure(
-    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+    scores: RunRecord, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
 ) -> Figure:
-    """A metric of every layer (rows) and method (columns), written into cells whose colour says the same; bright is better.
+    """Draw a metric per layer (rows) and method (columns) as numbers in coloured cells; bright is better.
 
-    A cell is empty where the run has no such pair, a dash stands where no row counts.
+    A cell is empty if the run does not have that pair, and shows a dash if none of its rows count.
 
     Args:
-        scores: a run.
-        metric: the run's first unless told.
-        level: is not seen here, since cells have no intervals; as in all kinds.
-        size: width, or width and height, in inches.
-        ax: axes to draw on, in place of a new figure; the colour bar goes below them.
+        scores: The run (`xaieval.Scores`).
+        metric: Name of the metric (default: the first metric of the run).
+        level: Not used, since cells show no intervals; accepted as in all kinds of figures.
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on, with the colour bar below (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the run lacks the metric.
-        UsageError: both `size` and `ax` are given.
+        MetricError: The run has no such metric.
+        UsageError: Both `size` and `ax` are given.
 
     Example:
         >>> import pandas as pd
@@ -70,47 +68,47 @@ def heatmap_figure(
         ['5.000', '9.000']
     """
     entry = metric_entry(scores, metric)
-    table = narrowed(scores).summary(level)
+    table = summary_of(subset(scores), level)
     layers, methods = (list(table.index.unique(name)) for name in ("layer", "method"))
     values = np.array(
         [[table[entry["name"]].get((layer, method), np.nan) for method in methods] for layer in layers], dtype=float
     )
     axes = one_axes(size, ax, float(np.clip(CELL * len(methods) + 1.8, COLUMN, PAGE)))
-    rows = [plain(layer, wrap(root(axes))) for layer in layers]
+    rows = [plain(layer, name_characters(figure_of(axes))) for layer in layers]
     high = row_inches(rows) * len(rows)
     mesh = axes.pcolormesh(values, cmap=_shades(entry), edgecolors=mpl.rcParams["axes.facecolor"], linewidth=1)
-    root(axes).colorbar(
-        mesh, ax=axes, location="bottom", label=worded(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
+    figure_of(axes).colorbar(
+        mesh, ax=axes, location="bottom", label=axis_label(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
     )
     cell = _name(axes, rows, methods)
-    add_title(axes, counted(table), ax)
+    add_title(axes, counts_note(table), ax)
     places = [(layers.index(layer), methods.index(method)) for layer, method in table.index]
-    decimals = digits(entry)
-    written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NONE for place in places}
+    decimals = decimals_of(entry)
+    written = {place: f"{values[place]:.{decimals}f}" if np.isfinite(values[place]) else NO_VALUE for place in places}
     _write(axes, mesh, written, cell)
     if ax is None:
-        for _ in range(2):  # what the colour bar takes depends on the height
+        for _ in range(2):  # since the height of the colour bar depends on that of the figure
             fit_height(axes, high, size)
-    return root(axes)
+    return figure_of(axes)
 
 
 def _shades(entry: dict[str, Any]) -> str:
-    """Bright for what is better."""
+    """The colour map in which better values are brighter."""
     return f"{SHADES}_r" if entry["higher_is_better"] is False else SHADES
 
 
 def _name(axes: Axes, rows: list[str], columns: list[str]) -> float:
-    """Layers at the left from top to bottom, methods above, upright where they do not fit side by side.
+    """Write layers on the left and methods above, rotated if they do not fit side by side.
 
     Returns:
-        The width of a cell in inches, which the names decide.
+        The width of a cell in inches, which depends on the names.
     """
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
     axes.set_xticks(np.arange(len(columns)) + 0.5, [plain(name) for name in columns], rotation=90)
     axes.invert_yaxis()
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    figure = root(axes)
+    figure = figure_of(axes)
     figure.draw_without_rendering()
     cell = axes.get_window_extent().width / figure.dpi / len(columns)
     broken = [plain(name, 16) for name in columns]
@@ -121,13 +119,13 @@ def _name(axes: Axes, rows: list[str], columns: list[str]) -> float:
 
 
 def _write(axes: Axes, mesh: QuadMesh, written: dict[tuple[int, int], str], cell: float) -> None:
-    """The texts of the cells, dark on bright ones and bright on dark ones; smaller than others where they would not fit."""
+    """Write the texts of the cells, black on bright and white on dark colours, in a smaller font if they do not fit."""
     points = font_points("font.size")
     widest = text_inches(max(written.values(), key=len), points)
     size = min(points, points * FILLED * cell / widest)
     values: Any = mesh.get_array()
     shades = mesh.to_rgba(values)
     for (row, column), text in written.items():
-        bright = np.dot(np.power(shades[row, column, :3], 2.2), LUMINANCE) > 0.18  # black and white contrast alike
-        colour = mpl.rcParams["text.color"] if text == NONE else "black" if bright else "white"
+        bright = np.dot(np.power(shades[row, column, :3], 2.2), LUMINANCE) > 0.18  # where black and white have equal contrast
+        colour = mpl.rcParams["text.color"] if text == NO_VALUE else "black" if bright else "white"
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, fontsize=size)

@@ -1,4 +1,4 @@
-"""Figures of maps over their images."""
+"""Figures of explanation maps over their images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from xaieval.data.preprocessing import Preprocessing
 from xaieval.errors import DataError
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
-__all__ = ["maps_figure", "show"]
+__all__ = ["COLOURS", "OPAQUE", "maps_figure", "show"]
 
-COLOURS = "inferno"  # perceptually uniform, and told apart by people who are colour-blind
-CELL = 1.35  # inches
-OPAQUE = 0.65  # of a map over its image
-SLACK = 1e-4  # of pixels and maps beyond [0, 1], by rounding
+COLOURS = "inferno"  # perceptually uniform, also for colour-blind readers
+CELL = 1.35  # inches, the width of an image if no size is given
+OPAQUE = 0.65  # opacity of a map over its image
+SLACK = 1e-4  # how far rounding may move pixels and maps out of [0, 1]
 
 
 def show(
@@ -35,26 +35,27 @@ def show(
     colours: str = COLOURS,
     size: Size = None,
 ) -> Figure:
-    """Images in the left column, their explanation maps laid over them in the others, with one colour bar.
+    """Draw images in the left column and their explanation maps over them in the others, with one colour bar.
 
     Args:
-        images: `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1]; or as a model takes them, with `preprocessing` or `mean` and `std`;
-            of volumes `[N, C, D, H, W]` the middle slice is shown.
-        maps: `[N, H, W]` (of volumes `[N, D, H, W]`) in [0, 1]: by layer, as `xaieval.explain` gives them, or one tensor.
-        titles: of the rows, N of them; of one that is too long for its row the end is shown.
-        subtitle: below the figure.
-        preprocessing: what made the images, to undo its normalisation.
-        mean: that was subtracted from the channels, in place of that.
-        std: that they were divided by.
-        colours: a colour map of matplotlib.
-        size: width, or width and height, in inches.
+        images: Images `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1], or model inputs with `preprocessing`, or with `mean` and
+            `std`. Of volumes `[N, C, D, H, W]` the middle slice is shown.
+        maps: Maps `[N, H, W]` (for volumes `[N, D, H, W]`) in [0, 1]: one tensor, or a mapping from layers to tensors as
+            `xaieval.explain` returns.
+        titles: Titles of the N rows; if one is too long for its row, its end is shown.
+        subtitle: Text below the figure.
+        preprocessing: The preprocessing of the images, whose normalisation is undone.
+        mean: Mean of the normalisation per channel, instead of `preprocessing`.
+        std: Standard deviation of the normalisation per channel.
+        colours: Name of a matplotlib colour map.
+        size: Width, or width and height, in inches.
 
     Returns:
-        A figure that belongs to no window; a notebook shows it, `savefig` or `xaieval.report.save_figure` saves it.
+        A new figure that is not shown in a window; a notebook displays it, `savefig` or `xaieval.report.save_figure` saves it.
 
     Raises:
-        DataError: images, maps or titles do not fit together, or their values are not in [0, 1].
-        UsageError: the size is none.
+        DataError: Images, maps and titles do not match in number or size, or values are not in [0, 1].
+        UsageError: The size is not positive.
 
     Example:
         >>> import torch
@@ -65,10 +66,10 @@ def show(
     pixels = _pixels(images, preprocessing, mean, std)
     named = {"map": maps} if isinstance(maps, Tensor) else maps
     if not named:
-        raise DataError("there are no maps to show; give {layer: maps [N, H, W]}, as xaieval.explain does")
+        raise DataError("there are no maps to show; pass {layer: maps [N, H, W]}, as xaieval.explain returns")
     fitting = {name: _map(name, values, images) for name, values in named.items()}
     if titles and len(titles) != len(pixels):
-        raise DataError(f"{len(titles)} titles for {len(pixels)} images; give one an image, or none")
+        raise DataError(f"{len(titles)} titles for {len(pixels)} images; pass one title per image, or none")
     return maps_figure(pixels, fitting, titles, subtitle, colours=colours, size=size)
 
 
@@ -81,23 +82,23 @@ def maps_figure(
     colours: str = COLOURS,
     size: Size = None,
 ) -> Figure:
-    """Images in the left column, and to the right of each its maps laid over it in grey, one column a layer, one colour scale.
+    """Draw images in the left column and their maps over them in grey in the others, one column per layer, one colour scale.
 
-    `xaieval.show` does the same with what it is given, and says what does not fit.
+    `xaieval.show` accepts more kinds of images, and checks its arguments.
 
     Args:
-        pixels: images in [0, 1], `[N, 3, H, W]`.
-        maps: by column title, `[N, H, W]` in [0, 1].
-        titles: of the rows, N of them.
-        subtitle: below the figure.
-        colours: a colour map of matplotlib.
-        size: width, or width and height, in inches.
+        pixels: Images in [0, 1], `[N, 3, H, W]`.
+        maps: Maps `[N, H, W]` in [0, 1] by title of their column.
+        titles: Titles of the N rows.
+        subtitle: Text below the figure.
+        colours: Name of a matplotlib colour map.
+        size: Width, or width and height, in inches.
 
     Returns:
-        A figure that belongs to no window; save it by `savefig`.
+        A new figure that is not shown in a window.
 
     Raises:
-        UsageError: the size is none.
+        UsageError: The size is not positive.
 
     Example:
         >>> import torch
@@ -134,7 +135,7 @@ def maps_figure(
 
 
 def _name_columns(top: Sequence[Axes], names: Sequence[str], width: float) -> None:
-    """Titles above the columns, upright where they do not fit side by side."""
+    """Write titles above the columns, rotated if they do not fit side by side."""
     points = font_points("small")
     broken = [plain(name, 16) for name in names]
     upright = max(text_inches(name, points) for name in broken) > 0.95 * width
@@ -143,7 +144,7 @@ def _name_columns(top: Sequence[Axes], names: Sequence[str], width: float) -> No
 
 
 def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> None:
-    """Titles beside the rows, lying where they are longer than an image is high; of those too long for that, the end."""
+    """Write titles beside the rows, horizontally if they are longer than an image is high; of longer ones only the end."""
     points = font_points("small")
     broken = [plain(name, 16) for name in names]
     lying = max((text_inches(name, points) for name in broken), default=0) > 0.95 * height
@@ -156,37 +157,38 @@ def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> Non
 
 
 def _pixels(images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any) -> Tensor:
-    """Images of any kind as pixels `[N, 3, H, W]` in [0, 1] on the CPU."""
+    """Images, model inputs or volumes as pixels `[N, 3, H, W]` in [0, 1] on the CPU."""
     if images.ndim not in (4, 5) or images.shape[1] not in (1, 3):
         raise DataError(f"images are [N, 3, H, W], [N, 1, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
     flat = _slice(images).detach().cpu().float()
     if preprocessing is not None:
         mean, std = preprocessing.mean, preprocessing.std
     if (mean is None) != (std is None):
-        raise DataError("mean= and std= undo a normalisation together; give both, or preprocessing=")
+        raise DataError("mean= and std= undo a normalisation together; pass both, or preprocessing=")
     if mean is not None:
         shift, scale = (torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, 1, 1) for numbers in (mean, std))
         flat = (flat * scale + shift).clamp(0, 1)
-    _check_range("images", flat, "give preprocessing=, or mean= and std=, to undo what the model's input went through")
+    _check_range("images", flat, "pass preprocessing=, or mean= and std=, to undo the normalisation")
     return flat.clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def _map(name: str, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps `[N, H, W]` on the CPU, checked."""
+    """Maps `[N, H, W]` on the CPU, with shape and range checked."""
     expected = [len(images), *images.shape[2:]]
     if list(maps.shape) != expected:
-        raise DataError(f"maps of {name!r} are {expected}, one an image and of its size; got {list(maps.shape)}")
+        raise DataError(f"maps of {name!r} are {expected}, one per image and of its size; got {list(maps.shape)}")
     flat = _slice(maps[:, None])[:, 0].detach().cpu().float()
-    _check_range(f"maps of {name!r}", flat, "xaieval.explain gives such maps")
+    _check_range(f"maps of {name!r}", flat, "xaieval.explain returns such maps")
     return flat
 
 
 def _slice(images: Tensor) -> Tensor:
-    """The middle slice of volumes; images as they are."""
+    """The middle slice of volumes; images unchanged."""
     return images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
 
 
 def _check_range(what: str, values: Tensor, mend: str) -> None:
+    """Raise a DataError, which says how to mend it, unless all finite values are in [0, 1]."""
     known = values[values.isfinite()]
     if len(known) and not -SLACK <= known.min() <= known.max() <= 1 + SLACK:
         raise DataError(f"{what} are in [0, 1]; these are in [{known.min():.3g}, {known.max():.3g}]; {mend}")

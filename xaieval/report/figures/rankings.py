@@ -7,45 +7,46 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.analysis.ranking import Ranking
-from xaieval.report.figures.data import at_level
+from xaieval.report.figures.data import level_note
 from xaieval.report.figures.style import (
     HUES,
     Size,
     add_title,
+    axis_label,
+    error_bars,
     fit_height,
     light_grid,
+    name_characters,
     new_figure,
     plain,
     row_inches,
-    worded,
-    wrap,
 )
 
 __all__ = ["ranking_figure"]
 
-HEADING = -0.95  # the row of the heading, above the first item at 0
+HEADING = -0.95  # the vertical position of the heading; the first item is at 0
 
 
 def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
-    """Means with intervals, best at the top; to their right a bar through each group that cannot be told apart,
-    its letters, and how often an item is first in resampled sets of images.
+    """Draw a ranking: means with intervals, best first, and groups of items that do not differ significantly.
 
-    As in a critical-difference diagram, items that no bar joins differ beyond chance. Dots on a bar are its members: where
-    spreads differ, a group may leave out an item in its midst.
+    Each group is a bar to the right of the means, as in a critical-difference diagram: items that no bar connects differ
+    significantly. The dots on a bar are its members, since a group may leave out an item in between if variances differ. Beside
+    the bars are the letters of the groups, and how often an item ranks first in resampled sets of images.
 
     Args:
-        ranking: by `Scores.rank`.
-        size: width, or width and height, in inches.
+        ranking: The result of `Scores.rank`.
+        size: Width, or width and height, in inches.
 
     Returns:
-        A figure that belongs to no window; save it by `savefig`.
+        A new figure that is not shown in a window.
 
     Raises:
-        UsageError: the size is none.
+        UsageError: The size is not positive.
 
     Reference:
-        The bars are those of Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006, section
-        3.2.3; the tests are not his (see `Scores.rank`).
+        The bars follow Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 7, 2006, section 3.2.3;
+        the tests are different ones (see `Scores.rank`).
 
     Example:
         >>> import pandas as pd
@@ -58,12 +59,12 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
     """
     groups = [group for group in ranking.groups if len(group) > 1]
     figure = new_figure(size)
-    names = [plain(item, wrap(figure)) for item in ranking.table.index]
+    names = [plain(item, name_characters(figure)) for item in ranking.table.index]
     left, right = figure.subplots(1, 2, width_ratios=(5, 0.3 + 0.35 * len(groups)))
     _draw_means(left, ranking, names)
     _draw_groups(right, ranking, groups)
     fixed = [ranking.fixed] if ranking.fixed else []
-    add_title(left, [*fixed, f"n = {ranking.n_images}", at_level(ranking.level)], None)
+    add_title(left, [*fixed, f"n = {ranking.n_images}", level_note(ranking.level)], None)
     for axes in (left, right):
         axes.set_ylim(len(names) - 0.5, HEADING - 0.4)
     fit_height(left, row_inches([*names, ""]) * (len(names) + 0.9), size)
@@ -71,17 +72,17 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
 
 
 def _draw_means(axes: Axes, ranking: Ranking, names: list[str]) -> None:
+    """Draw the means with their intervals."""
     table = ranking.table
-    # An interval is made for its own sake, so that by rounding the mean may lie a hair outside of it.
-    ends = [(table["mean"] - table["low"]).clip(lower=0), (table["high"] - table["mean"]).clip(lower=0)]
+    ends = error_bars(table["mean"], table["low"], table["high"])
     axes.errorbar(table["mean"], range(len(table)), xerr=ends, fmt="o", color=HUES[0], capsize=3)
     axes.set_yticks(range(len(table)), names)
-    axes.set_xlabel(worded(ranking.metric, 24))
+    axes.set_xlabel(axis_label(ranking.metric, 24))
     light_grid(axes, "x")
 
 
 def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
-    """The bars, and to their right the letters and shares as names of the rows."""
+    """Draw the bars of the groups, with letters and shares as tick labels on the right."""
     rows = {str(item): place for place, item in enumerate(ranking.table.index)}
     ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     for number, group in enumerate(groups):

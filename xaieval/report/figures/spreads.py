@@ -1,8 +1,8 @@
-"""How a metric spreads over the images."""
+"""Distributions of a metric over the images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,55 +13,54 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import common_names, counted, metric_entry, narrowed, pair_names
+from xaieval.report.figures.data import common_names, counts_note, metric_entry, pair_names, subset, summary_of
 from xaieval.report.figures.style import (
     Size,
-    add_key,
+    add_legend,
     add_title,
+    axis_label,
     colours,
+    error_bars,
+    figure_of,
     fit_height,
     light_grid,
+    name_characters,
     one_axes,
     plain,
-    root,
     row_inches,
-    worded,
-    wrap,
 )
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
 
 __all__ = ["spread_figure"]
 
 BINS = 50
-DOTS = 100  # images of a row, of which each is a dot; more are a histogram
-REACH = 0.42  # of a row, to either side of its middle
-INCHES = 0.42  # the least height of a row
+DOTS = 100  # the largest number of images per row that are drawn as dots; more are drawn as a histogram
+REACH = 0.42  # of the height of a row, above and below its middle
+INCHES = 0.42  # the smallest height of a row
 
 
 def spread_figure(
-    scores: Scores, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
+    scores: RunRecord, metric: str | None = None, *, level: float = 0.95, size: Size = None, ax: Axes | None = None
 ) -> Figure:
-    """How a metric spreads over the images: a row a layer and method, with the mean and its interval, median and quartiles.
+    """Draw the distribution of a metric over the images: one row per layer and method, with mean, interval, median, quartiles.
 
-    Up to 100 images are a dot each, stacked where they are alike; more are a histogram, mirrored. Nothing is smoothed, so that
-    heaps at 0 or 100 are seen as such. The fullest of the 50 bins of each row is as high as the row.
+    Up to 100 images are drawn as one dot each, stacked within a bin; more as a mirrored histogram. Nothing is smoothed, so that
+    peaks at 0 or 100 stay visible. The fullest of the 50 bins of a row takes the height of the row.
 
     Args:
-        scores: a run.
-        metric: the run's first unless told.
-        level: of the intervals, in (0, 1).
-        size: width, or width and height, in inches.
-        ax: axes to draw on, in place of a new figure.
+        scores: The run (`xaieval.Scores`).
+        metric: Name of the metric (default: the first metric of the run).
+        level: Level of the intervals, in (0, 1).
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the run lacks the metric, it is yes or no for an image, or no row has a value.
-        UsageError: both `size` and `ax` are given.
+        MetricError: The run has no such metric, the metric is binary, or no row has a value.
+        UsageError: Both `size` and `ax` are given.
 
     Example:
         >>> import pandas as pd
@@ -75,11 +74,11 @@ def spread_figure(
     entry = metric_entry(scores, metric)
     if entry["interval"] == "wilson":
         raise MetricError(
-            f"{entry['name']} is yes or no for an image, so that its mean says all of its spread; take kind='tradeoff', or a "
-            "metric such as average_drop"
+            f"{entry['name']} is 0 or 100 for each image, so its mean describes the whole distribution; use kind='tradeoff' "
+            "or a metric such as average_drop"
         )
-    shown = narrowed(scores)
-    table, values = shown.summary(level), _values(shown.rows, entry["name"])
+    shown = subset(scores)
+    table, values = summary_of(shown, level), _values(shown.rows, entry["name"])
     edges = _edges(values, entry["name"])
     axes = one_axes(size, ax)
     hues = dict(zip(table.index.unique("method"), colours() * len(table), strict=False))
@@ -88,27 +87,27 @@ def spread_figure(
         draw(axes, values[pair], edges, place, hues[pair[1]])
         _draw_middle(axes, values[pair], place)
     key = _draw_means(axes, table, entry["name"], level)
-    names = [plain(name, wrap(root(axes))) for name in pair_names(list(table.index))]
+    names = [plain(name, name_characters(figure_of(axes))) for name in pair_names(list(table.index))]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(worded(entry))
-    add_title(axes, [*common_names(list(table.index)), *counted(table)], ax)
+    axes.set_xlabel(axis_label(entry))
+    add_title(axes, [*common_names(list(table.index)), *counts_note(table)], ax)
     light_grid(axes, "x")
-    add_key(axes, [key], ax)
+    add_legend(axes, [key], ax)
     if ax is None:
         fit_height(axes, max(INCHES, row_inches(names)) * len(names), size)
-    return root(axes)
+    return figure_of(axes)
 
 
 def _values(rows: pd.DataFrame, name: str) -> dict[Any, NDArray[np.float64]]:
-    """By layer and method the values of the rows that count."""
+    """The values of the rows that count, per layer and method."""
     values = rows[name].where(rows["status"].isin(COUNTED)).astype(float)
     pairs = values.groupby([rows["layer"], rows["method"]], sort=False)
     return {pair: np.asarray(group.dropna(), dtype=float) for pair, group in pairs}
 
 
 def _edges(values: dict[Any, NDArray[np.float64]], name: str) -> NDArray[np.float64]:
-    """Of the bins, the same for all rows."""
+    """The edges of the bins, the same for all rows."""
     every = np.concatenate(list(values.values()))
     if not len(every):
         raise MetricError(f"no row has a value of {name}; the column 'status' of scores.rows says why")
@@ -116,7 +115,7 @@ def _edges(values: dict[Any, NDArray[np.float64]], name: str) -> NDArray[np.floa
 
 
 def _draw_dots(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
-    """A dot an image; those of one bin stand on each other, around the middle of the row."""
+    """Draw one dot per image; dots of one bin are stacked around the middle of the row."""
     values = np.sort(values)
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -128,14 +127,14 @@ def _draw_dots(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float6
 
 
 def _draw_histogram(axes: Axes, values: NDArray[np.float64], edges: NDArray[np.float64], place: int, hue: str) -> None:
-    """A histogram, to both sides of the middle of the row."""
+    """Draw a histogram, mirrored at the middle of the row."""
     counts = np.histogram(values, edges)[0]
     heights = REACH * np.append(counts, counts[-1]) / max(counts.max(), 1)
     axes.fill_between(edges, place - heights, place + heights, step="post", color=hue, alpha=0.5, linewidth=0, zorder=2)
 
 
 def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
-    """The quartiles as a line, and the median as a stroke across it."""
+    """Draw the interquartile range as a line, and the median as a stroke across it."""
     if not len(values):
         return
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -145,8 +144,8 @@ def _draw_middle(axes: Axes, values: NDArray[np.float64], place: int) -> None:
 
 
 def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> list[tuple[Any, str]]:
-    """The means with their intervals; and the key to everything in a row."""
-    ends = [(table[name] - table[f"{name}_low"]).clip(lower=0), (table[f"{name}_high"] - table[name]).clip(lower=0)]
+    """Draw the means with their intervals, and return the legend's entries for everything in a row."""
+    ends = error_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
     ink, wide = mpl.rcParams["text.color"], mpl.rcParams["lines.linewidth"]
     paper = mpl.rcParams["axes.facecolor"]
     drawn = axes.errorbar(
@@ -154,4 +153,4 @@ def _draw_means(axes: Axes, table: pd.DataFrame, name: str, level: float) -> lis
     )
     middle = Line2D([], [], color=ink, linewidth=1.6 * wide, alpha=0.45)
     stroke = Line2D([], [], color=ink, marker="|", markersize=9, markeredgewidth=wide, linestyle="")
-    return [(drawn, f"mean, {100 * level:g} % interval"), (stroke, "median"), (middle, "middle half")]
+    return [(drawn, f"mean, {100 * level:g} % interval"), (stroke, "median"), (middle, "interquartile range")]

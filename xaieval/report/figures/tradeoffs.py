@@ -1,72 +1,70 @@
-"""Two metrics against each other."""
+"""Scatter plots of two metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xaieval.errors import MetricError
-from xaieval.report.figures.data import at_level, common_names, counted, narrowed, two_metrics
+from xaieval.report.figures.data import common_names, counts_note, level_note, subset, summary_of, two_metrics
 from xaieval.report.figures.style import (
     MARKERS,
-    Look,
     Size,
-    add_key,
+    Style,
+    add_legend,
     add_title,
+    axis_label,
+    error_bars,
+    figure_of,
     fit_height,
-    key_room,
+    legend_characters,
     light_grid,
-    looks,
     one_axes,
     plain,
-    root,
-    worded,
+    styles,
 )
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 __all__ = ["tradeoff_figure"]
 
 DEFAULT = ("average_drop", "increase_in_confidence")
-HEIGHT = 2.8  # inches, of the axes
+HEIGHT = 2.8  # inches, the height of the axes
 MOST_METHODS = 16
 LINE, HOLLOW = {"marker": "o", "linestyle": "-"}, {"markerfacecolor": "none"}
 
 
 def tradeoff_figure(
-    scores: Scores,
+    scores: RunRecord,
     metrics: Sequence[str] = DEFAULT,
     *,
     level: float = 0.95,
     size: Size = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Two metrics against each other: a point a layer and method, with an interval on each axis.
+    """Draw two metrics against each other: one point per layer and method, with an interval on each axis.
 
-    A line joins the layers of a method in order of execution. With one method each layer has a colour; with several, a method
-    has a colour and a layer has a shape.
+    A line connects the layers of a method in order of execution. Colours show layers if there is one method; with several
+    methods colours show methods, and markers show layers.
 
     Args:
-        scores: a run.
-        metrics: on the axes, first the horizontal one.
-        level: of the intervals, in (0, 1).
-        size: width, or width and height, in inches.
-        ax: axes to draw on, in place of a new figure.
+        scores: The run (`xaieval.Scores`).
+        metrics: The metrics on the horizontal and the vertical axis.
+        level: Level of the intervals, in (0, 1).
+        size: Width, or width and height, in inches.
+        ax: Axes to draw on (default: those of a new figure).
 
     Returns:
-        A figure that belongs to no window, or that of `ax`.
+        A new figure that is not shown in a window, or the figure of `ax`.
 
     Raises:
-        MetricError: the run lacks a metric, or has more layers or methods than can be told apart.
-        UsageError: both `size` and `ax` are given.
+        MetricError: The run lacks a metric, or has more layers or methods than can be told apart.
+        UsageError: Both `size` and `ax` are given.
 
     Example:
         >>> import pandas as pd
@@ -78,72 +76,67 @@ def tradeoff_figure(
         'a, higher is better'
     """
     across, up = two_metrics(scores, metrics)
-    table = narrowed(scores).summary(level)
+    table = summary_of(subset(scores), level)
     pairs = list(table.index)
-    chosen = _looks(pairs)
+    chosen = _styles(pairs)
     axes = one_axes(size, ax)
     for _, group in table.groupby("method", sort=False):
         _draw_method(axes, group, across["name"], up["name"], chosen)
-    axes.set(xlabel=worded(across), ylabel=worded(up))
-    add_title(axes, [*common_names(pairs), *counted(table), at_level(level)], ax)
+    axes.set(xlabel=axis_label(across), ylabel=axis_label(up))
+    add_title(axes, [*common_names(pairs), *counts_note(table), level_note(level)], ax)
     light_grid(axes, "both")
     if len(pairs) > 1:
-        add_key(axes, _key(pairs, chosen, key_room(axes, ax)), ax)
+        add_legend(axes, _legend(pairs, chosen, legend_characters(axes, ax)), ax)
     if ax is None:
         fit_height(axes, HEIGHT, size)
-    return root(axes)
+    return figure_of(axes)
 
 
-def _looks(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
-    """How each point is drawn."""
+def _styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
+    """The style of each point."""
     layers, methods = ([*dict.fromkeys(names)] for names in zip(*pairs, strict=True))
     if len(methods) == 1:
-        return dict(zip(pairs, looks(len(pairs), "layers"), strict=True))
+        return dict(zip(pairs, styles(len(pairs), "layers"), strict=True))
     if len(layers) > len(MARKERS):
         raise MetricError(
-            f"{len(layers)} layers of {len(methods)} methods cannot be told apart in one picture, at most {len(MARKERS)} can; "
-            "choose some by layers=, or one method by methods=, or see all in kind='heatmap'"
+            f"{len(layers)} layers of {len(methods)} methods cannot be told apart in one figure, at most {len(MARKERS)} can; "
+            "choose layers with layers= or one method with methods=, or use kind='heatmap'"
         )
-    hues = dict(zip(methods, looks(len(methods), "methods", MOST_METHODS), strict=True))
+    hues = dict(zip(methods, styles(len(methods), "methods", MOST_METHODS), strict=True))
     shapes = dict(zip(layers, MARKERS, strict=False))
-    return {(layer, method): Look(**{**vars(hues[method]), "marker": shapes[layer]}) for layer, method in pairs}
+    return {(layer, method): Style(**{**vars(hues[method]), "marker": shapes[layer]}) for layer, method in pairs}
 
 
-def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Look]) -> None:
-    """The points of a method, with their intervals, and the line that joins them."""
+def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> None:
+    """Draw the points of a method with their intervals, and the line that connects them."""
     first = chosen[table.index[0]]
     joined = mpl.rcParams["text.color"] if len({chosen[pair].colour for pair in table.index}) > 1 else first.colour
     axes.plot(table[across], table[up], color=joined, alpha=0.35, linewidth=0.6 * mpl.rcParams["lines.linewidth"], zorder=1)
     for pair, row in zip(table.index, table.to_dict("records"), strict=True):
-        look = chosen[pair]
+        style = chosen[pair]
         axes.errorbar(
             row[across],
             row[up],
-            xerr=_ends(row, across),
-            yerr=_ends(row, up),
-            **_point(look),
-            color=look.colour,
+            xerr=error_bars(row[across], row[f"{across}_low"], row[f"{across}_high"]),
+            yerr=error_bars(row[up], row[f"{up}_low"], row[f"{up}_high"]),
+            **_point(style),
+            color=style.colour,
             elinewidth=0.7 * mpl.rcParams["lines.linewidth"],
         )
 
 
-def _ends(row: dict[Any, Any], name: str) -> Any:
-    """What lies below and above the mean, `[2, 1]`; by rounding it may lie a hair outside of its interval."""
-    return np.clip([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0, None)
+def _point(style: Style) -> dict[str, Any]:
+    """The marker of a point, without a line."""
+    return {"marker": style.marker, "linestyle": "", "markerfacecolor": style.colour if style.filled else "none"}
 
 
-def _point(look: Look) -> dict[str, Any]:
-    """A marker without a line."""
-    return {"marker": look.marker, "linestyle": "", "markerfacecolor": look.colour if look.filled else "none"}
-
-
-def _key(pairs: list[tuple[str, str]], chosen: dict[Any, Look], width: int) -> list[list[tuple[Line2D, str]]]:
-    """Of layers by their colours; or of methods by colour, and of layers by shape."""
+def _legend(pairs: list[tuple[str, str]], chosen: dict[Any, Style], width: int) -> list[list[tuple[Line2D, str]]]:
+    """The groups of the legend: layers by colour, or methods by colour and layers by marker."""
     methods = {method: chosen[layer, method] for layer, method in pairs}
     layers = {layer: chosen[layer, method] for layer, method in pairs}
     if len(methods) == 1:
-        return [[(Line2D([], [], color=look.colour, **_point(look)), plain(layer, width)) for layer, look in layers.items()]]
+        return [[(Line2D([], [], color=style.colour, **_point(style)), plain(layer, width)) for layer, style in layers.items()]]
     ink = mpl.rcParams["text.color"]
-    lines = {name: Line2D([], [], color=look.colour, **(_point(look) | LINE)) for name, look in methods.items()}
-    shapes = {name: Line2D([], [], color=ink, **(_point(look) | HOLLOW)) for name, look in layers.items()}
+    lines = {name: Line2D([], [], color=style.colour, **(_point(style) | LINE)) for name, style in methods.items()}
+    shapes = {name: Line2D([], [], color=ink, **(_point(style) | HOLLOW)) for name, style in layers.items()}
     return [[(artist, plain(name, width)) for name, artist in group.items()] for group in (lines, shapes)]

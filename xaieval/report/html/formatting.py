@@ -1,47 +1,37 @@
-"""Numbers as the report writes them, and the names of metrics."""
+"""Numbers and intervals as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["NOTHING", "called", "digits_of", "shown", "with_interval"]
+from xaieval.report.figures.data import NO_VALUE
 
-NOTHING = "\N{EN DASH}"  # where there is no value
+__all__ = ["format_interval", "format_number"]
 
 
-def shown(value: Any, digits: int, signed: bool = False) -> str:
-    """A number with so many decimals, or a dash where there is none.
+def format_number(value: Any, digits: int, signed: bool = False) -> str:
+    """A number as text with `digits` decimals; a dash for a missing value.
 
     Example:
-        >>> shown(12.345, 1), shown(-0.01, 1), shown(float("nan"), 1) == NOTHING
+        >>> format_number(12.345, 1), format_number(-0.01, 1), format_number(float("nan"), 1) == NO_VALUE
         ('12.3', '0.0', True)
-        >>> shown(3.0, 1, signed=True), shown(0.0, 1, signed=True)
+        >>> format_number(3.0, 1, signed=True), format_number(0.0, 1, signed=True)
         ('+3.0', '0.0')
     """
     if pd.isna(value):
-        return NOTHING
+        return NO_VALUE
     rounded = round(float(value), digits) + 0.0  # turns -0.0 into 0.0
     return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
 
 
-def digits_of(metric: Mapping[str, Any]) -> int:
-    """Decimals of a metric: one of percentages, three of other units, which may be shares of one."""
-    return 1 if "%" in called(metric) else 3
-
-
-def called(metric: Mapping[str, Any]) -> str:
-    """The metric's short name with its unit."""
-    return str(metric.get("label") or metric["name"])
-
-
-def with_interval(mean: Any, low: Any, high: Any, digits: int) -> str:
-    """A mean and its interval.
+def format_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
+    """A mean and its interval as text.
 
     Example:
-        >>> with_interval(1.34, 0.4, 6.9, 1)
+        >>> format_interval(1.34, 0.4, 6.9, 1)
         '1.3 [0.4, 6.9]'
     """
-    return f"{shown(mean, digits)} [{shown(low, digits)}, {shown(high, digits)}]"
+    mean, low, high = (format_number(value, digits, signed) for value in (mean, low, high))
+    return f"{mean} [{low}, {high}]"

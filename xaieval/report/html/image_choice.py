@@ -1,36 +1,33 @@
-"""Which images a report shows: the best, the worst and random ones, layer by layer."""
+"""The images that a report shows: the best, the worst and random ones, per layer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
+from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
 
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+__all__ = ["EACH", "MOST_PAIRS", "ImageChoice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
-__all__ = ["EACH", "MOST_PAIRS", "Choice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
-
-EACH, MOST_PAIRS = 3, 12  # images of a kind; layers and methods that are shown
-
-Pair = tuple[str, str]  # layer and method
+EACH, MOST_PAIRS = 3, 12  # images of each kind; the largest number of layers and methods
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Ids of images.
+class ImageChoice:
+    """The ids of the images to show.
 
     Attributes:
-        metric: what the manifest says of the metric that decided.
-        best: by layer and method, the best first.
-        worst: by layer and method, the worst first.
-        others: drawn at random from all that are neither, the same for all layers and methods.
+        metric: The manifest's entry of the metric that orders the images.
+        best: Ids per layer and method, best first.
+        worst: Ids per layer and method, worst first.
+        others: Ids drawn at random from all images that are neither best nor worst, the same for all layers and methods.
     """
 
     metric: Mapping[str, Any]
@@ -40,23 +37,23 @@ class Choice:
 
     @property
     def ids(self) -> list[str]:
-        """All of them, each once."""
+        """All ids, each once."""
         kinds = [*self.best.values(), *self.worst.values(), self.others]
         return list(dict.fromkeys(image for kind in kinds for image in kind))
 
 
-def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
-    """The ids of the images whose maps a report asks for.
+def images_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
+    """The ids of the images that a report of the run shows.
 
     Args:
-        scores: of a run.
-        methods: whose maps are shown; the first one that is no control map unless told.
+        scores: The run (`xaieval.Scores`).
+        methods: Methods whose maps are shown (default: the first one that is not a control map).
 
     Raises:
-        MetricError: the run has no such method.
+        MetricError: A method is not in the run.
 
     Example:
-        >>> from xaieval.evaluation.scores import Scores
+        >>> from xaieval import Scores
         >>> rows = pd.DataFrame({"image_id": list("abcdefgh"), "layer": "p5", "method": "gradcam", "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> images_to_show(Scores(rows.assign(average_drop=range(8)), {"metrics": [drop]}))
@@ -67,13 +64,13 @@ def images_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
     return [] if choice is None else choice.ids
 
 
-def methods_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
-    """The methods asked for, or the first one that is no control map.
+def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
+    """The methods whose maps are shown: the given ones, or the first one that is not a control map.
 
     Raises:
-        MetricError: the run has no such method.
+        MetricError: A method is not in the run.
     """
-    controls = scores.manifest.get("controls", [])
+    controls = scores.controls
     known = list(scores.rows["method"].unique())
     for method in methods:
         if method not in known:
@@ -81,46 +78,42 @@ def methods_to_show(scores: Scores, methods: Sequence[str] = ()) -> list[str]:
     return list(methods) or [*(method for method in known if method not in controls), *known][:1]
 
 
-def pairs_to_show(scores: Scores, methods: Sequence[str]) -> list[Pair]:
-    """Layers of these methods, method by method."""
-    pairs = scores.rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None)
-    return sorted((pair for pair in pairs if pair[1] in methods), key=lambda pair: methods.index(pair[1]))
+def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
+    """All pairs of layer and method with these methods, in the order of the methods."""
+    pairs = [pair for pair in pairs_of(scores.rows) if pair[1] in methods]
+    return sorted(pairs, key=lambda pair: methods.index(pair[1]))
 
 
-def choose_images(scores: Scores, pairs: Sequence[Pair], among: Collection[str] | None = None) -> Choice | None:
-    """The best, the worst and random images by the run's first metric that has a direction.
+def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[str] | None = None) -> ImageChoice | None:
+    """The best, the worst and random images by the first metric of the run that has a direction.
 
-    Images that are equal in it are told apart by what share of the confidence is kept, then by their ids.
+    Ties are broken by the share of the confidence that is kept, then by the ids.
 
     Args:
-        scores: of a run.
-        pairs: layers and methods, each of which has its own best and worst images.
-        among: ids to choose from; those of all rows unless told.
+        scores: The run.
+        pairs: Layers and methods; each pair has its own best and worst images.
+        among: Ids to choose from (default: all images of the run).
 
     Returns:
-        None if the run has no metric with a direction.
+        The choice, or None if the run has no metric with a direction.
     """
-    metric = next((one for one in scores.manifest["metrics"] if one["higher_is_better"] is not None), None)
+    metric = first_directed(scores.metrics)
     if metric is None:
         return None
     rows = scores.rows[scores.rows["status"].isin(COUNTED)]
     rows = rows if among is None else rows[rows["image_id"].isin(list(among))]
-    ordered = {pair: _best_first(_of(rows, pair), metric) for pair in pairs}
+    ordered = {pair: _best_first(rows_of(rows, pair), metric) for pair in pairs}
     best = {pair: ids[: min(EACH, -(-len(ids) // 2))] for pair, ids in ordered.items()}
     worst = {pair: ids[::-1][: min(EACH, len(ids) // 2)] for pair, ids in ordered.items()}
     extremes = {image for kinds in (best, worst) for ids in kinds.values() for image in ids}
-    # An order of all images of the run, so that the choice among some of them keeps to that among all.
-    shuffled = np.random.default_rng(scores.manifest.get("seed", 0)).permutation(sorted(scores.rows["image_id"].unique()))
-    there = {image for ids in ordered.values() for image in ids} - extremes
-    return Choice(metric, best, worst, [str(image) for image in shuffled if image in there][:EACH])
-
-
-def _of(rows: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    return rows[(rows["layer"] == pair[0]) & (rows["method"] == pair[1])]
+    # All images of the run are shuffled, so that the random images do not depend on `among` if it has them.
+    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
+    rest = {image for ids in ordered.values() for image in ids} - extremes
+    return ImageChoice(metric, best, worst, [str(image) for image in shuffled if image in rest][:EACH])
 
 
 def _best_first(rows: pd.DataFrame, metric: Mapping[str, Any]) -> list[str]:
-    """Ids of one layer and method in order of the metric; those without a value are left out."""
+    """The ids of the rows of one layer and method, best first; rows without a value are left out."""
     kept = rows["masked_confidence"] / rows["confidence"] if {"confidence", "masked_confidence"} <= {*rows} else 0.0
     good = rows[metric["name"]] * (1 if metric["higher_is_better"] else -1)
     table = pd.DataFrame({"good": good, "kept": kept, "image_id": rows["image_id"]}).dropna(subset="good")

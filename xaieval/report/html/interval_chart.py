@@ -1,4 +1,4 @@
-"""Where dots, lines and words of the charts of intervals go; the template draws them as SVG."""
+"""Layout of the charts of intervals, which the template draws as SVG."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from matplotlib.ticker import MaxNLocator
 
 __all__ = ["Interval", "Mark", "Panel", "draw_panel"]
 
-WIDTH, EDGE = 340, 10  # in units of the drawing, of which a phone's screen has about as many
+WIDTH, EDGE = 340, 10  # in SVG units; a phone's screen is about as wide
 TOP, ROW = 6, 35
-LONGEST = 26  # letters of a name that fit beside the numbers
+LONGEST = 26  # characters of a name that fit beside the numbers
 
 
 class Interval(NamedTuple):
-    """A mean to be drawn.
+    """A mean with its interval, to be drawn as one row of a chart.
 
     Attributes:
-        layer: address.
-        method: name.
-        mean: may be NaN, and then so are its ends.
-        low: of the interval.
-        high: of the interval.
-        text: what is written beside it.
-        muted: whether it is of a control map.
+        layer: Address of the layer.
+        method: Name of the method.
+        mean: The mean; NaN if it has no value, as the ends are then.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        text: Text beside it.
+        muted: Whether to draw it in a muted style, as for control maps.
     """
 
     layer: str
@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """One row of a chart; `x` of the dot and the ends in units of the drawing, None where there is no value."""
+    """One row of a chart; the positions `x`, `low` and `high` are in SVG units, None if there is no value."""
 
     name: str
     of: str
@@ -56,14 +56,14 @@ class Panel(NamedTuple):
     """A chart of one metric.
 
     Attributes:
-        title: above it.
-        note: what is better.
-        marks: its rows.
-        ticks: place and words of the axis.
-        zero: place of the line at zero, if zero lies inside of the chart.
-        width: of the drawing.
-        height: of the drawing.
-        left_out: how many rows did not fit.
+        title: Title of the chart.
+        note: Which direction is better.
+        marks: The rows.
+        ticks: Positions and labels of the ticks.
+        zero: Position of the line at zero, None if zero is not inside the chart.
+        width: Width in SVG units.
+        height: Height in SVG units.
+        left_out: Number of rows that did not fit.
     """
 
     title: str
@@ -77,14 +77,14 @@ class Panel(NamedTuple):
 
 
 def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bool, most: int = 40) -> Panel:
-    """Lay a chart out.
+    """Lay out a chart.
 
     Args:
-        title: above it.
-        note: what is better.
-        intervals: its rows, from the top.
-        percent: whether the axis begins at zero and ends at 100 at most, where the values allow it.
-        most: rows that are drawn; the others are counted.
+        title: Title of the chart.
+        note: Which direction is better.
+        intervals: The rows, from top to bottom.
+        percent: Whether the axis starts at 0 and ends at 100 at most, if the values allow it.
+        most: The largest number of rows that are drawn; the others are counted.
 
     Example:
         >>> panel = draw_panel("AD %", "lower is better", [Interval("p5", "gradcam", 50.0, 0.0, 100.0, "50")], True)
@@ -107,16 +107,17 @@ def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bo
 
 
 def _mark(one: Interval, y: int, places: Sequence[float | None]) -> Mark:
+    """A row of the chart at height `y`."""
     mean, low, high = places
-    room = LONGEST - len(one.layer)
+    left = LONGEST - len(one.layer)
     full = f"{one.layer}, {one.method}: {one.text}"
     return Mark(
-        _short(one.layer, LONGEST), _short(one.method, room) if room > 3 else "", full, one.text, y, mean, low, high, one.muted
+        _short(one.layer, LONGEST), _short(one.method, left) if left > 3 else "", full, one.text, y, mean, low, high, one.muted
     )
 
 
 def _short(name: str, most: int) -> str:
-    """The end of a name that is too long, since addresses differ there."""
+    """The name, or the end of a name that is too long, since addresses differ at their ends."""
     return name if len(name) <= most else "\N{HORIZONTAL ELLIPSIS}" + name[len(name) - most + 1 :]
 
 
@@ -129,5 +130,5 @@ def _ticks(values: Sequence[Any], percent: bool) -> list[float]:
         high = 100.0 if 50 < high <= 100 else high
     if high - low < 1e-9:
         low, high = low - 0.5 * (low != 0), high + 0.5
-    found = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return [float(tick) for tick in np.round(found, 10)]
+    ticks = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in np.round(ticks, 10)]

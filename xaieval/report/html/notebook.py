@@ -1,31 +1,32 @@
-"""A run as a notebook shows it."""
+"""A run as HTML for notebooks."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from xaieval.report.figures.data import digits
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+from xaieval.analysis.warnings import find_doubts
+from xaieval.report.figures.data import level_note, summary_of
+from xaieval.report.html.formatting import format_interval
+from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
 
-FEW = 20_000  # rows for which the reasons to doubt them are found in a moment
+FEW = 20_000  # the largest number of rows whose warnings are computed quickly enough
 
 
-def summary_html(scores: Scores, level: float = 0.95) -> str:
-    """The summary with intervals and the reasons to doubt it, as HTML without colours of its own, for light and dark pages.
+def summary_html(scores: RunRecord, level: float = 0.95) -> str:
+    """The summary with intervals and warnings, as HTML without colours of its own, for light and dark pages.
 
     Args:
-        scores: a run.
-        level: of the intervals, in (0, 1).
+        scores: The run (`xaieval.Scores`).
+        level: Level of the intervals, in (0, 1).
 
     Returns:
-        One `<div>`, all names escaped. For more than 20,000 rows the warnings are left out, which would take a while.
+        One `<div>`, with all names escaped. Warnings are left out for more than 20,000 rows, since they would take long.
 
     Example:
         >>> from xaieval import Scores
@@ -37,32 +38,35 @@ def summary_html(scores: Scores, level: float = 0.95) -> str:
     """
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
-    state = "" if scores.manifest.get("complete", True) else ", the run is not complete"
-    head = f"<p><strong>Scores</strong> of {images:,} images, {100 * level:g} % intervals{state}</p>"
-    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in its line
-    return f"<div>{head}{wide}{_doubts(scores, level)}</div>"
+    state = "" if scores.complete else ", the run is not complete"
+    head = f"<p><strong>Scores</strong> of {images:,} images, {level_note(level)}{state}</p>"
+    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
+    return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
 
 
-def _table(scores: Scores, level: float) -> pd.DataFrame:
-    """A column a metric, the mean with its interval."""
-    summary = scores.summary(level).reset_index()
+def _table(scores: RunRecord, level: float) -> pd.DataFrame:
+    """The summary with one column per metric, the mean with its interval."""
+    summary = summary_of(scores, level).reset_index()
     shown = summary[["layer", "method"]].astype(str)
-    for entry in scores.manifest["metrics"]:
+    for entry in scores.metrics:
         arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
-        cells = [_cell(row, entry["name"], digits(entry)) for row in summary.to_dict("records")]
-        shown[f"{entry.get('label') or entry['name']}{arrow}"] = cells
+        cells = [_cell(row, entry["name"], decimals_of(entry)) for row in summary.to_dict("records")]
+        shown[f"{label_of(entry)}{arrow}"] = cells
     shown["n"] = summary["n_images"]
     shown["failed"] = summary["n_failed"]
     return shown
 
 
 def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
-    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean} [{low}, {high}]" if pd.notna(row[name]) else "no value"
+    """The mean of a metric with its interval as text."""
+    if pd.isna(row[name]):
+        return "no value"
+    return format_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
 
 
-def _doubts(scores: Scores, level: float) -> str:
+def _warnings(scores: RunRecord, level: float) -> str:
+    """The warnings as a list."""
     if len(scores.rows) > FEW:
-        return "<p>Call <code>warnings()</code> for reasons to doubt these numbers.</p>"
-    found = scores.warnings(level)
-    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in found)}</ul>" if found else ""
+        return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
+    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
+    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in doubts)}</ul>" if doubts else ""

@@ -1,4 +1,4 @@
-"""One HTML file that shows a run: it holds everything it needs, and asks nothing of anyone."""
+"""A report of a run as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.errors import OutputError
-from xaieval.report.html.formatting import called, digits_of, shown
-from xaieval.report.html.image_choice import MOST_PAIRS, Choice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.figures.data import Pair, rows_of, summary_of
+from xaieval.report.html.formatting import format_number
+from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
 from xaieval.report.html.row_table import list_rows
@@ -30,43 +31,42 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
+from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.record import RunRecord
 
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
+__all__ = ["ReportOptions", "render_report", "write_report"]
 
-__all__ = ["Wanted", "render_report", "write_report"]
-
-MOST_UNREADABLE = 10  # images whose reasons are written out
-NOT_GIVEN = "no maps were given; Scores.to_html takes them by maps="
+MOST_UNREADABLE = 10  # the largest number of unreadable images that are listed
+NOT_GIVEN = "no maps were given; pass them to Scores.to_html as maps="
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a report shows beside the run itself.
+class ReportOptions:
+    """What a report shows in addition to the run itself.
 
     Attributes:
-        maps: images with their maps.
-        why_no_maps: the reason why there are none.
-        methods: whose maps and selected layers are shown; the first one that is no control map unless told.
-        classes: names of the labels.
-        other: a run to compare with.
-        names: what the two runs are called.
-        level: of intervals and tests, in (0, 1).
-        across_protocols: compare although the runs were measured under other protocols.
+        maps: Images with their maps (default: no maps).
+        why_no_maps: The reason to give if there are no maps.
+        methods: Methods whose maps and selected layers are shown (default: the first one that is not a control map).
+        classes: Names of the labels.
+        other: A run to compare with.
+        names: Names of the two runs.
+        level: Level of intervals and tests, in (0, 1).
+        across_protocols: Compare although the runs were measured under different protocols.
     """
 
     maps: Maps | None = None
     why_no_maps: str = NOT_GIVEN
     methods: Sequence[str] = ()
     classes: Sequence[str] = ()
-    other: Scores | None = None
+    other: RunRecord | None = None
     names: tuple[str, str] = ("this run", "the other run")
     level: float = 0.95
     across_protocols: bool = False
 
 
 class Picture(NamedTuple):
-    """An image, its map over it, and what to say of them."""
+    """An image, its map over it, and the text below them."""
 
     image_id: str
     image: str
@@ -76,25 +76,30 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """The pictures of a layer and method: kinds with their pictures."""
+    """The pictures of a layer and method, by kind: best, worst, at random."""
 
     layer: str
     method: str
     kinds: list[tuple[str, list[Picture]]]
 
 
-def write_report(scores: Scores, path: str | Path, wanted: Wanted) -> int:
-    """Write the page.
+def write_report(scores: RunRecord, path: str | Path, options: ReportOptions) -> int:
+    """Write a report of a run.
+
+    Args:
+        scores: The run (`xaieval.Scores`).
+        path: The file.
+        options: What to show in addition to the run.
 
     Returns:
-        Its size in bytes.
+        The size of the file in bytes.
 
     Raises:
-        OutputError: the file cannot be written, or the manifest does not say what the metrics are.
-        MetricError: a method is not in the rows, or the runs cannot be compared.
-        ProtocolError: they were measured under other protocols.
+        OutputError: The file cannot be written, or the manifest lists no metrics.
+        MetricError: A method is not in the rows, or the runs cannot be compared.
+        ProtocolError: The runs were measured under different protocols.
     """
-    page = render_report(scores, wanted).encode()
+    page = render_report(scores, options).encode()
     try:
         Path(path).write_bytes(page)
     except OSError as error:
@@ -102,30 +107,34 @@ def write_report(scores: Scores, path: str | Path, wanted: Wanted) -> int:
     return len(page)
 
 
-def render_report(scores: Scores, wanted: Wanted) -> str:
-    """The page as text.
+def render_report(scores: RunRecord, options: ReportOptions) -> str:
+    """The report of a run as HTML.
+
+    Args:
+        scores: The run (`xaieval.Scores`).
+        options: What to show in addition to the run.
 
     Raises:
-        OutputError: the manifest does not say what the metrics are.
-        MetricError: a method is not in the rows, or the runs cannot be compared.
-        ProtocolError: they were measured under other protocols.
+        OutputError: The manifest lists no metrics.
+        MetricError: A method is not in the rows, or the runs cannot be compared.
+        ProtocolError: The runs were measured under different protocols.
     """
-    if not scores.manifest.get("metrics"):
-        raise OutputError("the manifest names no metrics, so there is nothing to report; a run of xaieval.score has them")
-    beside = files("xaieval.report.html") / "templates"
-    style, script = ((beside / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    if not scores.metrics:
+        raise OutputError("the manifest lists no metrics, so there is nothing to report; xaieval.score writes them")
+    templates = files("xaieval.report.html") / "templates"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return (
         _templates()
         .get_template("page.html")
         .render(
             style=Markup(style),  # noqa: S704  # the package's own file
-            script=Markup(script),  # noqa: S704  # likewise
+            script=Markup(script),  # noqa: S704  # the package's own file
             style_hash=_csp_hash(style),
             script_hash=_csp_hash(script),
             stops=colour_stops(),
-            level=f"{wanted.level:.0%}",
-            names=wanted.names,
-            **_contents(scores, wanted),
+            level=f"{options.level:.0%}",
+            names=options.names,
+            **_contents(scores, options),
         )
     )
 
@@ -141,11 +150,11 @@ def _templates() -> Environment:
     )
 
 
-def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
-    """Everything that the template is told of the run."""
-    rows, manifest, level = scores.rows, scores.manifest, wanted.level
-    summary = scores.summary(level)
-    methods = methods_to_show(scores, wanted.methods)
+def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
+    """The variables of the template."""
+    rows, manifest, level = scores.rows, scores.manifest, options.level
+    summary = summary_of(scores, level)
+    methods = methods_to_show(scores, options.methods)
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
@@ -153,12 +162,12 @@ def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
         "model": model,
         "data": data,
         "images": rows["image_id"].nunique(),
-        "layers": rows.loc[~rows["method"].isin(manifest.get("controls", [])), "layer"].nunique(),
-        "methods": rows["method"].nunique() - len(manifest.get("controls", [])),
-        "controls": manifest.get("controls", []),
-        "complete": manifest.get("complete", True),
+        "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
+        "methods": rows["method"].nunique() - len(scores.controls),
+        "controls": scores.controls,
+        "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [{"label": called(one), "higher": one["higher_is_better"]} for one in manifest["metrics"]],
+        "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
         "lines": lines_of(scores, summary),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
@@ -168,23 +177,29 @@ def _contents(scores: Scores, wanted: Wanted) -> dict[str, Any]:
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
         "beaten": controls_beaten(scores, level),
         "selection": selection_of(scores, methods, level),
-        "comparison": wanted.other and comparison_of(scores, wanted.other, wanted.names, level, wanted.across_protocols),
-        **_pictures(scores, wanted, methods),
-        "listing": list_rows(rows, manifest["metrics"], manifest.get("controls", []), wanted.classes, manifest.get("seed", 0)),
+        "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
+        **_pictures(scores, options, methods),
+        "listing": list_rows(rows, scores.metrics, scores.controls, options.classes, scores.seed),
         "protocol": protocol_sentences(choices) if choices else [],
         "preset": preset_of(choices) if choices else None,
         "command": command_of(manifest),
         "facts": facts_of(manifest),
-        "other_facts": facts_of(wanted.other.manifest) if wanted.other else [],
+        "other_facts": facts_of(options.other.manifest) if options.other else [],
     }
 
 
-def _pictures(scores: Scores, wanted: Wanted, methods: Sequence[str]) -> dict[str, Any]:
-    """The galleries, and what is to be said of them."""
-    maps, pairs = wanted.maps, pairs_to_show(scores, methods)
-    found: dict[str, Any] = {"galleries": [], "why_no_maps": wanted.why_no_maps, "chosen_by": "", "among": 0, "pairs_left": 0}
+def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:
+    """The variables of the template that concern maps."""
+    maps, pairs = options.maps, pairs_to_show(scores, methods)
+    variables: dict[str, Any] = {
+        "galleries": [],
+        "why_no_maps": options.why_no_maps,
+        "chosen_by": "",
+        "among": 0,
+        "pairs_left": 0,
+    }
     if maps is None:
-        return found
+        return variables
     pairs = [pair for pair in pairs if pair[0] in maps.maps.get(pair[1], {})]
     choice = choose_images(scores, pairs[:MOST_PAIRS])
     among = 0
@@ -192,36 +207,38 @@ def _pictures(scores: Scores, wanted: Wanted, methods: Sequence[str]) -> dict[st
         choice = choose_images(scores, pairs[:MOST_PAIRS], among=maps.number)
         among = len(set(maps.number) & set(scores.rows["image_id"]))
     if choice is None or not choice.ids:
-        return found | {"why_no_maps": "none of the maps that were given is of an image, layer and method with a value"}
-    return found | {
+        return variables | {"why_no_maps": "none of the given maps belongs to an image, layer and method that has a value"}
+    return variables | {
         "galleries": [_gallery(scores, maps, choice, pair) for pair in pairs[:MOST_PAIRS]],
-        "chosen_by": called(choice.metric),
+        "chosen_by": label_of(choice.metric),
         "among": among,
         "pairs_left": max(0, len(pairs) - MOST_PAIRS),
     }
 
 
-def _gallery(scores: Scores, maps: Maps, choice: Choice, pair: tuple[str, str]) -> Gallery:
+def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
+    """The pictures of a layer and method."""
     layer, method = pair
-    rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
+    rows = rows_of(scores.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     return Gallery(
         layer, method, [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
     )
 
 
-def _picture(maps: Maps, choice: Choice, rows: Any, pair: tuple[str, str], image_id: str) -> Picture:
+def _picture(maps: Maps, choice: ImageChoice, rows: Any, pair: Pair, image_id: str) -> Picture:
+    """An image with its map and its scores."""
     place, row = maps.number[image_id], rows.loc[image_id]
     columns = [name for name in ("confidence", "masked_confidence") if name in rows]
     return Picture(
         image_id=image_id,
         image=data_url(maps.picture(place)),
         overlay=data_url(maps.map_over(place, *pair)),
-        value=f"{called(choice.metric)} {shown(row[choice.metric['name']], digits_of(choice.metric))}",
-        confidence=" \N{RIGHTWARDS ARROW} ".join(shown(row[name], 2) for name in columns),
+        value=f"{label_of(choice.metric)} {format_number(row[choice.metric['name']], decimals_of(choice.metric))}",
+        confidence=" \N{RIGHTWARDS ARROW} ".join(format_number(row[name], 2) for name in columns),
     )
 
 
 def _csp_hash(text: str) -> str:
-    """How a Content-Security-Policy names the only script, or style, that it lets pass."""
+    """The hash by which a Content-Security-Policy allows one script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

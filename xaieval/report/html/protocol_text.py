@@ -12,16 +12,16 @@ __all__ = ["Sentence", "preset_of", "protocol_sentences"]
 
 Choices = Mapping[str, Any]
 
-_OF_THE_DATA = ("target", "mean", "std")  # what a preset leaves to the run
+_OF_THE_DATA = ("target", "mean", "std")  # choices that a preset does not fix
 
 
 class Sentence(NamedTuple):
-    """What was done at one step.
+    """A step of the measurement.
 
     Attributes:
-        title: of the step.
-        text: what was done.
-        differs: whether that is another choice than the default protocol's.
+        title: Name of the step.
+        text: What was done.
+        differs: Whether the choice differs from the default protocol.
     """
 
     title: str
@@ -33,11 +33,11 @@ def protocol_sentences(choices: Choices) -> list[Sentence]:
     """A sentence for each choice of a protocol, in the order of the steps.
 
     Args:
-        choices: as `Protocol.to_dict` gives them. A run that is older than a choice was measured by its default.
+        choices: The result of `Protocol.to_dict`; missing choices have their defaults.
 
     Example:
         >>> protocol_sentences({"masking": "top", "keep_percent": 15})[4].text
-        'The 15 % of the pixels where the map is largest keep the map as mask, the others get 0.'
+        'The mask is the map in the 15 % of the pixels with the largest map values, and 0 elsewhere.'
     """
     default = Protocol().to_dict()
     chosen = default | dict(choices)
@@ -45,7 +45,7 @@ def protocol_sentences(choices: Choices) -> list[Sentence]:
 
 
 def preset_of(choices: Choices) -> tuple[str, str] | None:
-    """Name and description of the named protocol that has these choices, if there is one.
+    """Name and description of the named protocol with these choices, None if there is none.
 
     Example:
         >>> preset_of({})[0], preset_of({"keep_percent": 50.0, "masking": "top"})[0], preset_of({"fill": "blur"})
@@ -62,64 +62,65 @@ def _without(choices: Choices) -> dict[str, Any]:
 def _class(chosen: Choices) -> str:
     target = chosen["target"]
     whose = {
-        "predicted": "the one that the model predicts on the original image",
-        "label": "the image's label",
-    }.get(target, f"class {target}" if isinstance(target, int) else f"what the function {target} says")
-    return f"The class that is followed is {whose}; it stays the same on the masked image."
+        "predicted": "the class that the model predicts for the original image",
+        "label": "the label of the image",
+    }.get(target, f"class {target}" if isinstance(target, int) else f"chosen by the function {target}")
+    return f"The target class is {whose}; it is the same for the masked image."
 
 
 def _confidence(chosen: Choices) -> str:
     what = {
-        "softmax": "the softmax probability of that class",
-        "sigmoid": "the sigmoid of that class's logit",
-        "identity": "that class's raw logit",
-    }.get(chosen["confidence"], f"what the function {chosen['confidence']} makes of the logits")
+        "softmax": "the softmax probability of the target class",
+        "sigmoid": "the sigmoid of the logit of the target class",
+        "identity": "the raw logit of the target class",
+    }.get(chosen["confidence"], f"the function {chosen['confidence']} of the logits")
     return f"Confidence is {what}."
 
 
 def _gradient(chosen: Choices) -> str:
     what = "logit" if chosen["gradient"] == "logit" else "confidence"
-    return f"Methods that use gradients take those of the class's {what}."
+    return f"Methods that use gradients differentiate the {what} of the target class."
 
 
 def _map(chosen: Choices) -> str:
     scaled = {
-        "minmax": "scaled from its minimum and maximum to 0 and 1",
+        "minmax": "scaled so that its minimum is 0 and its maximum 1",
         "max": "divided by its maximum",
-        "percentile": "scaled from its {:g}th and {:g}th percentile to 0 and 1".format(*chosen["percentiles"]),
-        "none": "cut off at 0 and 1, not scaled",
+        "percentile": "scaled so that its {:g}th percentile is 0 and its {:g}th percentile 1".format(*chosen["percentiles"]),
+        "none": "clipped to [0, 1] without scaling",
     }[chosen["normalisation"]]
-    first = "Of each map the absolute value is taken; it is" if chosen["absolute"] else "Each map is"
-    place = "enlarged to the image's size and then {}" if chosen["normalise_at"] == "image" else "{}, then enlarged"
-    added = f"; {chosen['map_epsilon']:g} is added to what it is divided by" if chosen["map_epsilon"] else ""
-    return f"{first} {place.format(scaled)}{added}."
+    first = "The absolute value of each map is" if chosen["absolute"] else "Each map is"
+    resized = "resized to the size of the image"
+    order = f"{resized}, then {scaled}" if chosen["normalise_at"] == "image" else f"{scaled}, then {resized}"
+    added = f"; {chosen['map_epsilon']:g} is added to the divisor" if chosen["map_epsilon"] else ""
+    return f"{first} {order}{added}."
 
 
 def _mask(chosen: Choices) -> str:
-    kept = f"The {chosen['keep_percent']:g} % of the pixels where the map is largest"
+    kept = f"in the {chosen['keep_percent']:g} % of the pixels with the largest map values, and 0 elsewhere"
     text = {
         "soft": "The map itself is the mask",
-        "top": f"{kept} keep the map as mask, the others get 0",
-        "top_binary": f"{kept} are kept as they are, the others get 0",
-        "threshold": f"Pixels where the map is at least {chosen['threshold']:g} are kept as they are, the others get 0",
-        "otsu": "Pixels where the map is above Otsu's threshold are kept as they are, the others get 0",
+        "top": f"The mask is the map {kept}",
+        "top_binary": f"The mask is 1 {kept}",
+        "threshold": f"The mask is 1 where the map is at least {chosen['threshold']:g}, and 0 elsewhere",
+        "otsu": "The mask is 1 where the map is above Otsu's threshold, and 0 elsewhere",
     }[chosen["masking"]]
-    return text + (", and the mask is turned around." if chosen["inverse"] else ".")
+    return text + ("; then the mask is inverted." if chosen["inverse"] else ".")
 
 
 def _fill(chosen: Choices) -> str:
-    zero = "zero of the model's input space, which is the mean colour of normalised images"
+    zero = "zeros in the input space of the model, the mean colour if images are normalised"
     what = {
         "zero": zero if chosen["space"] == "model" else "black pixels",
         "black": "black pixels",
-        "mean": "the image's mean colour",
+        "mean": "the mean colour of the image",
         "blur": "a blurred copy of the image",
     }[chosen["fill"]]
-    return f"What the mask hides becomes {what}."
+    return f"What the mask hides is replaced by {what}."
 
 
 def _images(chosen: Choices) -> str:
-    who = "All images take part" if chosen["images"] == "all" else "Only images that the model gets right take part"
+    who = "All images are used" if chosen["images"] == "all" else "Only correctly classified images are used"
     least = chosen["minimum_confidence"]
     return f"{who}, if the confidence is at least {least:g}." if least else f"{who}."
 
@@ -127,30 +128,32 @@ def _images(chosen: Choices) -> str:
 def _constant(chosen: Choices) -> str:
     then = {
         "zeros": "becomes a map of zeros, and its row counts",
-        "leave_out": "is left out of the means, and counted as failed",
+        "leave_out": "is left out of the means and counted as failed",
         "error": "ends the run",
     }[chosen["constant_map"]]
-    return f"A constant map, which has nothing to scale, {then}."
+    return f"A constant map, which cannot be scaled, {then}."
 
 
 def _invalid(chosen: Choices) -> str:
-    then = "keeps its row with a status, outside of the means" if chosen["invalid"] == "status" else "ends the run"
+    then = "sets the status of its row, which is left out of the means" if chosen["invalid"] == "status" else "ends the run"
     return f"A value that is not finite, or a confidence that is not positive, {then}."
 
 
 def _drop(chosen: Choices) -> str:
-    of = "the confidence on the original image" if chosen["denominator"] == "confidence" else "nothing, so it is in points"
     added = f" plus {chosen['epsilon']:g}" if chosen["epsilon"] else ""
-    over = "all images" if chosen["drops"] == "all" else "the images whose confidence falls alone"
-    return f"A drop is divided by {of}{added}; Average Drop is the mean over {over}."
+    divided = f"divided by the confidence on the original image{added}"
+    by = divided if chosen["denominator"] == "confidence" else "not divided by anything, so it is in percentage points"
+    over = "all images" if chosen["drops"] == "all" else "the images whose confidence falls"
+    return f"The drop in confidence is {by}{added}; Average Drop is the mean over {over}."
 
 
 def _increase(chosen: Choices) -> str:
-    return f"A confidence that stays exactly the same counts as {'no ' if chosen['ties'] == 'no_increase' else ''}increase."
+    counts = "does not count" if chosen["ties"] == "no_increase" else "counts"
+    return f"A confidence that stays exactly the same {counts} as an increase."
 
 
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Choices], str]], ...] = (
-    ("Class", ("target",), _class),
+    ("Target class", ("target",), _class),
     ("Confidence", ("confidence",), _confidence),
     ("Gradient", ("gradient",), _gradient),
     ("Map", ("normalisation", "normalise_at", "absolute", "percentiles", "map_epsilon"), _map),

@@ -1,4 +1,4 @@
-"""Where a run came from: the command, versions, seed, fingerprints."""
+"""The origin of a run: command, versions, seed, fingerprints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Manifest = Mapping[str, Any]
 
 
 def command_of(manifest: Manifest) -> str:
-    """The command line that made the run; "" for a run made from Python, which notes no options.
+    """The command line of the run; "" for a run from Python, whose manifest has no options.
 
     Example:
         >>> command_of({"options": {"model": "timm:resnet18", "data": "folder:my photos", "layers": ["layer3", "layer4"]}})
@@ -37,24 +37,24 @@ def command_of(manifest: Manifest) -> str:
 
 
 def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
-    """Versions, seed, fingerprints and how passes were made, each with its name."""
+    """Names and values of versions, seed, fingerprints and other facts about the run."""
     model, data, speed = (manifest.get(key) or {} for key in ("model", "data", "speed"))
     versions = manifest.get("versions") or {}
-    found = {
+    facts = {
         "model class": model.get("class"),
         "parameters": f"{model['parameters']:,}" if model.get("parameters") is not None else None,
         "fingerprint of the model": model.get("fingerprint") or model.get("function"),
-        "fingerprint of the images' ids": data.get("fingerprint"),
+        "fingerprint of the image ids": data.get("fingerprint"),
         "seed": manifest.get("seed"),
         "device": manifest.get("device"),
-        "passes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in speed.items()),
+        "forward passes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in speed.items()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-    return [(name, str(value)) for name, value in found.items() if value not in (None, "")]
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
 
 
 def subject_of(manifest: Manifest) -> tuple[str, str]:
-    """What was scored, and on what: as the options say, or the model's class and ""."""
+    """The model and the data: their names in the options, or the class of the model and ""."""
     options = manifest.get("options") or {}
     model = options.get("model") or (manifest.get("model") or {}).get("class") or "a model"
     return str(model), str(options.get("data") or "")
@@ -65,6 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def _option(name: str, value: Any) -> list[str]:
+    """An option of the command line with its value, as words."""
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, Mapping):

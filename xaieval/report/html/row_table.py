@@ -1,4 +1,4 @@
-"""The rows of a run as columns for a page's table, small enough to be read there."""
+"""The rows of a run as columns of a table in a page, limited in size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.report.html.formatting import NOTHING, called, digits_of, shown
+from xaieval.report.figures.data import NO_VALUE, first_directed
+from xaieval.report.html.formatting import format_number
+from xaieval.results.metric_display import decimals_of, label_of
 
 __all__ = ["Column", "Listing", "list_rows"]
 
-MOST_BYTES = 5_000_000  # of the rows in a page
-MOST_WORST = 20  # rows that can be read without JavaScript
+MOST_BYTES = 5_000_000  # the largest size of the rows in a page
+MOST_WORST = 20  # the number of rows shown without JavaScript
 WORDS = ("image_id", "layer", "method", "status")
 CLASSES = ("label", "predicted", "target")
-SHARES = {"confidence": 4, "masked_confidence": 4, "mask_area": 3}  # and their decimals
+SHARES = {"confidence": 4, "masked_confidence": 4, "mask_area": 3}  # columns in [0, 1], with their decimals
 LABELS = {"image_id": "image", "masked_confidence": "masked confidence", "mask_area": "mask area"}
 
 Metrics = Sequence[Mapping[str, Any]]
@@ -29,10 +31,10 @@ class Column:
     """A column of the table.
 
     Attributes:
-        label: its heading.
-        values: one a row: a number, None, or a place in `words`.
-        words: what the values stand for, if they are no numbers.
-        digits: decimals of numbers.
+        label: The heading.
+        values: One value per row: a number, None, or an index into `words`.
+        words: The texts that the values stand for, None for numbers.
+        digits: Decimals of numbers.
     """
 
     label: str
@@ -41,28 +43,28 @@ class Column:
     digits: int = 0
 
     def text(self, row: int) -> str:
-        """A cell as it is shown."""
+        """The text of a cell."""
         value = self.values[row]
         if value is None:
-            return NOTHING
-        return shown(value, self.digits) if self.words is None else self.words[value]
+            return NO_VALUE
+        return format_number(value, self.digits) if self.words is None else self.words[value]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The column as plain values, for JSON."""
         return {"label": self.label, "values": self.values, "words": self.words, "digits": self.digits}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows that a page holds.
+    """The rows in a page.
 
     Attributes:
-        columns: of all of them.
-        worst: places of the rows that are shown without JavaScript.
-        by: label of the metric that those are the worst in; "" if they are the first rows.
-        images: how many images they are of.
-        all_images: how many images the run has.
-        rows: how many rows the run has.
+        columns: The columns of the table.
+        worst: Positions of the rows that are shown without JavaScript.
+        by: Label of the metric in which these rows are the worst; "" if they are simply the first rows.
+        images: Number of images in the page.
+        all_images: Number of images in the run.
+        rows: Number of rows in the run.
     """
 
     columns: list[Column]
@@ -74,7 +76,7 @@ class Listing:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the page's script reads."""
+        """The data for the script of the page."""
         return {"columns": [column.to_dict() for column in self.columns]}
 
 
@@ -86,15 +88,15 @@ def list_rows(
     seed: int = 0,
     most_bytes: int = MOST_BYTES,
 ) -> Listing:
-    """The rows, or those of as many images drawn at random as fit.
+    """The rows as a table; if they do not fit, the rows of images drawn at random.
 
     Args:
-        rows: of a run.
-        metrics: what its manifest says of them.
-        controls: methods whose rows are not among the worst.
-        classes: names of the labels.
-        seed: of the draw.
-        most_bytes: of the rows as JSON.
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Methods whose rows are not counted among the worst.
+        classes: Names of the labels.
+        seed: Seed of the random draw.
+        most_bytes: The largest size of the rows as JSON.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": ["a", "b"], "layer": "p5", "method": "gradcam", "average_drop": [1.0, 2.0]})
@@ -111,30 +113,31 @@ def list_rows(
         count = max(1, min(count - 1, int(0.97 * count * most_bytes / size)))
         kept = rows[rows["image_id"].isin(images[np.sort(order[:count])])]
         columns = _columns(kept, metrics, classes)
-    metric = next((one for one in metrics if one["higher_is_better"] is not None), None)
+    metric = first_directed(metrics)
     worst = [] if metric is None else _worst(kept, metric, controls)
-    by = called(metric) if metric and worst else ""
+    by = label_of(metric) if metric and worst else ""
     return Listing(columns, worst or list(range(min(MOST_WORST, len(kept)))), by, count, len(images), len(rows))
 
 
 def _size(columns: Sequence[Column]) -> int:
+    """The number of bytes of the columns as JSON."""
     return sum(len(json.dumps(column.to_dict(), separators=(",", ":"))) for column in columns)
 
 
 def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> list[Column]:
-    found = []
+    columns = []
     names = {metric["name"]: metric for metric in metrics}
     for name in ("image_id", "layer", "method", *CLASSES, *SHARES, *names, "status"):
         if name not in rows:
             continue
-        label = called(names[name]) if name in names else LABELS.get(name, name)
+        label = label_of(names[name]) if name in names else LABELS.get(name, name)
         if name in WORDS:
-            found.append(_of_words(label, rows[name]))
+            columns.append(_of_words(label, rows[name]))
         elif name in CLASSES:
-            found.append(_of_classes(label, rows[name], classes if name == "label" else ()))
+            columns.append(_of_classes(label, rows[name], classes if name == "label" else ()))
         else:
-            found.append(_of_numbers(label, rows[name], SHARES.get(name) or digits_of(names[name])))
-    return found
+            columns.append(_of_numbers(label, rows[name], SHARES.get(name) or decimals_of(names[name])))
+    return columns
 
 
 def _of_words(label: str, values: pd.Series[Any]) -> Column:
@@ -143,7 +146,7 @@ def _of_words(label: str, values: pd.Series[Any]) -> Column:
 
 
 def _of_classes(label: str, values: pd.Series[Any], classes: Sequence[str]) -> Column:
-    """By name where names are known for all of them."""
+    """A column of classes: by name if all of them have a name, else by number."""
     numbers = [None if pd.isna(value) else int(value) for value in values]
     known = all(number is None or 0 <= number < len(classes) for number in numbers)
     return Column(label, numbers, [str(name) for name in classes] if classes and known else None)
@@ -155,8 +158,8 @@ def _of_numbers(label: str, values: pd.Series[Any], digits: int) -> Column:
 
 
 def _worst(rows: pd.DataFrame, metric: Mapping[str, Any], controls: Sequence[str]) -> list[int]:
-    """Places of the worst rows that have a value and are of no control."""
+    """Positions of the worst rows, without rows of control maps and rows without a value."""
     values = rows[metric["name"]].to_numpy(dtype=float)
     order = np.argsort(values if metric["higher_is_better"] else -values, kind="stable")
-    asked = np.isfinite(values) & ~rows["method"].isin(list(controls)).to_numpy()
-    return [int(place) for place in order[asked[order]][:MOST_WORST]]
+    eligible = np.isfinite(values) & ~rows["method"].isin(list(controls)).to_numpy()
+    return [int(place) for place in order[eligible[order]][:MOST_WORST]]

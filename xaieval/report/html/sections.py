@@ -1,27 +1,32 @@
-"""What came out of a run, as the report shows it: the table, the best, reasons for doubt, the selection, the comparison."""
+"""The results in a report: the table, the best methods, warnings, selected layers, controls, the comparison of two runs."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from xaieval.analysis.comparison import compare
+from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.ranking import Over, rank
+from xaieval.analysis.selection import select_layers
+from xaieval.analysis.warnings import find_doubts
 from xaieval.errors import MetricError
-from xaieval.report.html.formatting import called, digits_of, shown, with_interval
+from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
+from xaieval.report.html.formatting import format_interval, format_number
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
+from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, NO_LAYER
-
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
 
 __all__ = [
     "Best",
     "Cell",
-    "Chosen",
     "Comparison",
     "Line",
+    "SelectedLayers",
     "best_of",
     "comparison_of",
     "controls_beaten",
@@ -31,17 +36,16 @@ __all__ = [
     "selection_of",
 ]
 
-FEW = 50  # images, below which intervals of skewed values hold the mean too rarely (benchmarks/coverage)
-MOST_RANKED = 8  # layers and methods that are tested against each other
-MOST_PANELS = 6  # metrics that get a chart
-DIRECTIONS = {True: "higher is better", False: "lower is better", None: "describes the map"}
-ATTENTION = ("increase_in_confidence", "average_drop")  # what layers are selected by, where the run has it
+FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
+MOST_RANKED = 8  # the largest number of layers and methods that are tested against each other
+MOST_PANELS = 6  # the largest number of metrics with a chart
+ATTENTION = ("increase_in_confidence", "average_drop")  # the metrics that select layers, if the run has them
 
 Metric = Mapping[str, Any]
 
 
 class Cell(NamedTuple):
-    """A mean and its interval as text, and whether it is the best of its column."""
+    """A mean and its interval as text, and whether it is the best in its column."""
 
     mean: str
     interval: str
@@ -64,13 +68,13 @@ class Best(NamedTuple):
     """The best layer and method in a metric.
 
     Attributes:
-        metric: its label.
-        way: what is better.
-        value: its mean.
-        interval: around it.
-        layer: where.
-        method: by what.
-        ties: those that cannot be told apart from it; None where that was not tested.
+        metric: Label of the metric.
+        way: Which direction is better.
+        value: The mean as text.
+        interval: The interval as text.
+        layer: Address of the layer.
+        method: Name of the method.
+        ties: The layers and methods that are not significantly worse; None if that was not tested.
     """
 
     metric: str
@@ -82,8 +86,8 @@ class Best(NamedTuple):
     ties: list[str] | None
 
 
-class Chosen(NamedTuple):
-    """The layers of a method that need attention, worst first, and the reasons: a verdict, tests, and how they were made."""
+class SelectedLayers(NamedTuple):
+    """The layers that need attention by a method, worst first, and the reasons: a conclusion, the tests, and their settings."""
 
     method: str
     layers: list[str]
@@ -91,7 +95,7 @@ class Chosen(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Two runs beside each other."""
+    """The comparison of two runs."""
 
     lines: list[dict[str, Any]]
     panels: list[Panel]
@@ -99,9 +103,9 @@ class Comparison(NamedTuple):
     differences: list[tuple[str, str, str]]
 
 
-def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
-    """The summary as text."""
-    metrics, controls = scores.manifest["metrics"], scores.manifest.get("controls", [])
+def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
+    """The rows of the table of results."""
+    metrics, controls = scores.metrics, scores.controls
     best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
     areas = _areas(scores.rows)
     return [
@@ -110,7 +114,7 @@ def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
             method=pair[1],
             control=pair[1] in controls,
             cells=[_cell(row, metric, best[metric["name"]] == pair) for metric in metrics],
-            area=shown(100 * areas.get(pair, float("nan")), 1),
+            area=format_number(100 * areas.get(pair, float("nan")), 1),
             images=int(row["n_images"]),
             failed=int(row["n_failed"]),
         )
@@ -118,109 +122,124 @@ def lines_of(scores: Scores, summary: pd.DataFrame) -> list[Line]:
     ]
 
 
-def panels_of(scores: Scores, summary: pd.DataFrame) -> list[Panel]:
+def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
     """A chart of intervals for each metric."""
-    controls = scores.manifest.get("controls", [])
+    controls = scores.controls
     rows = list(zip(summary.index, summary.to_dict("records"), strict=True))
     return [
         draw_panel(
             _title(metric),
             DIRECTIONS[metric["higher_is_better"]],
             [_interval(layer, method, row, metric, method in controls) for (layer, method), row in rows],
-            "%" in called(metric),
+            "%" in label_of(metric),
         )
-        for metric in scores.manifest["metrics"][:MOST_PANELS]
+        for metric in scores.metrics[:MOST_PANELS]
     ]
 
 
-def best_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[Best]:
-    """For each metric that has a direction the best layer and method, controls aside."""
-    controls = scores.manifest.get("controls", [])
-    found = []
-    for metric in scores.manifest["metrics"]:
+def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best]:
+    """For each metric that has a direction, the best layer and method, without controls."""
+    controls = scores.controls
+    results = []
+    for metric in scores.metrics:
         pair = _best_pair(summary, metric, controls)
         if metric["higher_is_better"] is not None and pair is not None:
             cell = _cell(summary.loc[[pair]].to_dict("records")[0], metric, True)
             ties = _ties(scores, metric, pair, level)
             way = DIRECTIONS[metric["higher_is_better"]]
-            found.append(Best(_title(metric), way, cell.mean, cell.interval, *pair, ties))
-    return found
+            results.append(Best(_title(metric), way, cell.mean, cell.interval, *pair, ties))
+    return results
 
 
-def doubts_of(scores: Scores, summary: pd.DataFrame, level: float) -> list[str]:
-    """Reasons to doubt the numbers: the run's own, and too few images."""
+def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
+    """The warnings of the run, and one more if there are few images."""
+    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     fewest = int(summary["n_images"].min())
     few = (
-        f"only {fewest} {'image counts' if fewest == 1 else 'images count'} at a layer and method: below {FEW}, intervals of "
-        "skewed values hold the true mean too rarely; take more images"
+        f"only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "
+        "intervals of skewed values contain the true mean too rarely, so score more images"
     )
-    return [*([few] if fewest < FEW else []), *scores.warnings(level)]
+    return [*([few] if fewest < FEW else []), *doubts]
 
 
-def controls_beaten(scores: Scores, level: float) -> dict[tuple[str, str], list[tuple[str, list[str]]]]:
-    """By layer and method, for each metric that has a direction: how many controls it beats, and which not."""
-    if not scores.rows["method"].isin(scores.manifest.get("controls", [])).any():
+def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
+    """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
+    if not scores.rows["method"].isin(scores.controls).any():
         return {}
-    table = scores.controls_table(level)
-    found: dict[tuple[str, str], list[tuple[str, list[str]]]] = {}
+    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
+    beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
         missed = list(tests.loc[~tests["beats"], "control"])
-        found.setdefault((layer, method), []).append((f"{len(tests) - len(missed)} of {len(tests)}", missed))
-    return found
+        beaten.setdefault((layer, method), []).append((f"{len(tests) - len(missed)} of {len(tests)}", missed))
+    return beaten
 
 
-def selection_of(scores: Scores, methods: Sequence[str], level: float) -> list[Chosen]:
-    """For each method that has several layers, which of them need attention, and why."""
-    pairs = list(scores.rows[["layer", "method"]].drop_duplicates()["method"])
-    names = [metric["name"] for metric in scores.manifest["metrics"] if metric["higher_is_better"] is not None]
+def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[SelectedLayers]:
+    """For each method that has several layers, the layers that need attention, and the reasons."""
+    counts = Counter(method for _, method in pairs_of(scores.rows))
+    names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
-    several = [method for method in methods if pairs.count(method) > 1]
-    return [_chosen(scores, method, by, level) for method in several if by]
+    several = [method for method in methods if counts[method] > 1]
+    return [_selected(scores, method, by, level) for method in several if by]
 
 
-def _chosen(scores: Scores, method: str, by: Sequence[str], level: float) -> Chosen:
+def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
+    """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
-        selection = scores.select_layers(by=by, method=method, level=level)
-    except MetricError as error:  # no image counts at every layer
-        return Chosen(method, [], [str(error)])
-    return Chosen(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
+        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
+    except MetricError as error:  # no image has rows that count at every layer
+        return SelectedLayers(method, [], [str(error)])
+    return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
 
 
-def comparison_of(scores: Scores, other: Scores, names: tuple[str, str], level: float, across_protocols: bool) -> Comparison:
-    """Two runs beside each other, paired by image.
+def comparison_of(
+    scores: RunRecord, other: RunRecord, names: tuple[str, str], level: float, across_protocols: bool
+) -> Comparison:
+    """Compare two runs, paired by image.
+
+    Args:
+        scores: A run.
+        other: A run on the same images.
+        names: Names of the two runs.
+        level: Level of the intervals, and 1 minus the probability of even one false positive, in (0, 1).
+        across_protocols: Compare although the runs were measured under different protocols.
 
     Raises:
-        MetricError: see `Scores.compare`.
-        ProtocolError: see there.
+        MetricError: The runs have no image, layer and method, or metric in common.
+        ProtocolError: They were measured under different protocols.
     """
-    table = scores.compare(other, level=level, across_protocols=across_protocols).reset_index()
-    metrics = {metric["name"]: metric for metric in scores.manifest["metrics"]}
+    runs = (scores.rows, scores.manifest), (other.rows, other.manifest)
+    table = compare(*runs, level=level, across_protocols=across_protocols).reset_index()
+    metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
     panels = []
     for name, part in table.groupby("metric", sort=False):
         metric = metrics[str(name)]
-        intervals = [_difference(row, digits_of(metric)) for row in part.to_dict("records")]
+        intervals = [_difference(row, decimals_of(metric)) for row in part.to_dict("records")]
         panels.append(draw_panel(_title(metric), f"difference; {DIRECTIONS[metric['higher_is_better']]}", intervals, False))
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
-    verdict = f"Of {len(table)} comparisons, " + " and ".join(f"{count} are better in {name}" for name, count in wins.items())
-    return Comparison(lines, panels, f"{verdict}, beyond chance; the others are not certain.", _differences(scores, other))
+    better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
+    verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
+    return Comparison(lines, panels, verdict, _differences(scores, other))
 
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
+    """A row of a chart of means."""
     mean, low, high = (row[f"{metric['name']}{end}"] for end in ("", "_low", "_high"))
-    return Interval(layer, method, mean, low, high, with_interval(mean, low, high, digits_of(metric)), muted)
+    return Interval(layer, method, mean, low, high, format_interval(mean, low, high, decimals_of(metric)), muted)
 
 
 def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str]) -> dict[str, Any]:
-    digits = digits_of(metric)
+    """A row of the table of the comparison, as text."""
+    digits = decimals_of(metric)
     return {
         "layer": row["layer"],
         "method": row["method"],
-        "metric": called(metric),
-        "mean": shown(row["mean"], digits),
-        "other": shown(row["other_mean"], digits),
+        "metric": label_of(metric),
+        "mean": format_number(row["mean"], digits),
+        "other": format_number(row["other_mean"], digits),
         "difference": _difference(row, digits).text,
         "p": f"{row['p_holm']:.2g}",
         "images": int(row["n_images"]),
@@ -229,62 +248,65 @@ def _compared(row: Mapping[Any, Any], metric: Metric, better: Mapping[str, str])
 
 
 def _difference(row: Mapping[Any, Any], digits: int) -> Interval:
+    """A row of a chart of differences."""
     ends = row["difference"], row["low"], row["high"]
-    mean, low, high = (shown(value, digits, signed=True) for value in ends)
-    return Interval(row["layer"], row["method"], *ends, f"{mean} [{low}, {high}]", not row["better"])
+    return Interval(row["layer"], row["method"], *ends, format_interval(*ends, digits, signed=True), not row["better"])
 
 
-def _differences(scores: Scores, other: Scores) -> list[tuple[str, str, str]]:
-    """What makes the two other runs: what, of this, of the other."""
+def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, str]]:
+    """The settings in which two runs differ: name, value in this run, value in the other."""
     one, two = (run.manifest.get("run", {}) for run in (scores, other))
     return [(name, str(one.get(name)), str(two.get(name))) for name in {**one, **two} if one.get(name) != two.get(name)]
 
 
 def _title(metric: Metric) -> str:
+    """The name of a metric with its label, such as "average drop (AD %)"."""
     name = str(metric["name"]).replace("_", " ")
-    label = called(metric)
+    label = label_of(metric)
     return name if label.casefold() == name.casefold() else f"{name} ({label})"
 
 
 def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
-    name, digits = metric["name"], digits_of(metric)
-    low, high = (shown(row[f"{name}_{end}"], digits) for end in ("low", "high"))
-    return Cell(shown(row[name], digits), f"[{low}, {high}]", best)
+    """A cell of the table of results."""
+    name, digits = metric["name"], decimals_of(metric)
+    low, high = (format_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
+    return Cell(format_number(row[name], digits), f"[{low}, {high}]", best)
 
 
-def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> tuple[str, str] | None:
-    """Layer and method of the best mean that is of no control."""
+def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
+    """The layer and method with the best mean, without controls."""
     higher = metric["higher_is_better"]
     own: Any = summary.loc[[pair[1] not in controls for pair in summary.index], metric["name"]].dropna()
     if higher is None or own.empty:
         return None
-    pair: tuple[str, str] = own.idxmax() if higher else own.idxmin()
+    pair: Pair = own.idxmax() if higher else own.idxmin()
     return pair
 
 
-def _ties(scores: Scores, metric: Metric, best: tuple[str, str], level: float) -> list[str] | None:
-    """What cannot be told apart from the best; None where there is nothing to test, or too much."""
-    manifest = scores.manifest
-    rows = scores.rows[~scores.rows["method"].isin(manifest.get("controls", []))]
-    pairs = rows[["layer", "method"]].drop_duplicates()
+def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[str] | None:
+    """The layers and methods that do not differ significantly from the best; None if there are too few or too many to test."""
+    rows = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    pairs = pairs_of(rows)
     if not 2 <= len(pairs) <= MOST_RANKED:
         return None
-    layers, methods, seed = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"])), manifest.get("seed", 0)
-    over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
+    layers, methods = (set(names) for names in zip(*pairs, strict=True))
+    over: Over = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
-        ranking = rank(rows, manifest["metrics"], metric["name"], over, level=level, resamples=1, seed=seed)
-    except MetricError:  # no image counts everywhere, as the table shows
+        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
+    except MetricError:  # no image has rows that count for every item
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
     own = set(letters.pop(best, ""))
     return [_named(pair, over) for pair, group in letters.items() if own & set(group)]
 
 
-def _named(pair: tuple[str, str], over: Over) -> str:
+def _named(pair: Pair, over: Over) -> str:
+    """The part of a pair that is ranked."""
     return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)
 
 
 def _areas(rows: pd.DataFrame) -> dict[Any, float]:
+    """The mean mask area per layer and method."""
     if "mask_area" not in rows:
         return {}
     means: Any = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"])["mask_area"].mean()

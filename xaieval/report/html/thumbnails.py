@@ -1,4 +1,4 @@
-"""Images and their maps as small pictures inside of a page."""
+"""Images and their maps as thumbnails in a page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaieval.errors import DataError
+from xaieval.report.figures.maps import COLOURS, OPAQUE
 
 __all__ = ["Maps", "colour_stops", "data_url", "overlay"]
 
 SIDE = 160  # pixels of the longer side
-QUALITY = 80  # of JPEG, at which a picture of noise takes 16 kB and a photo about 6
-COLOURS = "inferno"  # perceptually uniform, and told apart by people who are colour-blind
-SHARE = 0.65  # of the map's colour over the grey image
+QUALITY = 80  # of JPEG; noise then takes 16 kB, a photo about 6 kB
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Maps:
     """Images and their explanation maps, for a report.
 
     Attributes:
-        ids: of the images, as in the rows, N of them.
-        pixels: the images in [0, 1], `[N, 3, H, W]`, or `[N, 1, H, W]` of grey ones.
-        maps: by method, what `xaieval.explain` gives of these images: by layer `[N, H, W]` in [0, 1].
+        ids: The N ids of the images, as in the rows.
+        pixels: The images in [0, 1], `[N, 3, H, W]`, or `[N, 1, H, W]` for grey images.
+        maps: For each method the result of `xaieval.explain` on these images: maps `[N, H, W]` in [0, 1] by layer.
 
     Raises:
-        DataError: images or maps are of another form or number.
+        DataError: Images or maps have the wrong shape.
 
     Example:
         >>> import torch
@@ -50,43 +49,43 @@ class Maps:
         shape, count = tuple(self.pixels.shape), len(self.ids)
         if len(shape) != 4 or shape[0] != count or shape[1] not in (1, 3):
             raise DataError(f"pixels of {count} ids are [{count}, 3, H, W] in [0, 1]; got {list(shape)}")
-        wanted = (count, *shape[2:])
+        expected = (count, *shape[2:])
         for method, layers in self.maps.items():
             for layer, maps in layers.items():
-                if tuple(maps.shape) != wanted:
-                    raise DataError(f"maps of {method} at {layer} are {list(wanted)}; got {list(maps.shape)}")
+                if tuple(maps.shape) != expected:
+                    raise DataError(f"maps of {method} at {layer} are {list(expected)}; got {list(maps.shape)}")
 
     @property
     def number(self) -> dict[str, int]:
-        """The place of each image by its id."""
+        """The position of each image by its id."""
         return {str(image): place for place, image in enumerate(self.ids)}
 
     def picture(self, place: int) -> Any:
-        """An image as an array `[h, w, 3]` in [0, 1], small."""
+        """The thumbnail of an image, `[h, w, 3]` in [0, 1]."""
         small = _small(self.pixels[place : place + 1].detach().float().cpu())[0]
         return np.clip(np.broadcast_to(small.permute(1, 2, 0).numpy(), (*small.shape[1:], 3)), 0, 1)
 
     def map_over(self, place: int, layer: str, method: str) -> Any:
-        """A map over its image in grey, as an array `[h, w, 3]` in [0, 1], small."""
+        """The thumbnail of a map over its image in grey, `[h, w, 3]` in [0, 1]."""
         one = self.maps[method][layer][place].detach().float().cpu()
         return overlay(self.picture(place), _small(one[None, None])[0, 0].numpy())
 
 
 def overlay(picture: Any, one: Any) -> Any:
-    """A map `[h, w]` in colour over a picture `[h, w, 3]` in grey, all in [0, 1]."""
+    """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]."""
     colours = mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
-    return (1 - SHARE) * picture.mean(axis=2, keepdims=True) + SHARE * colours
+    return (1 - OPAQUE) * picture.mean(axis=2, keepdims=True) + OPAQUE * colours
 
 
 def data_url(picture: Any) -> str:
-    """A picture `[h, w, 3]` in [0, 1] as the address of a JPEG that holds itself."""
+    """An image `[h, w, 3]` in [0, 1] as the data URL of a JPEG."""
     file = BytesIO()
     Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def colour_stops(count: int = 9) -> list[tuple[str, str]]:
-    """Places in percent and colours of the legend, from 0 to 1.
+    """Positions in percent and colours of the legend's gradient.
 
     Example:
         >>> colour_stops(2)
@@ -97,7 +96,7 @@ def colour_stops(count: int = 9) -> list[tuple[str, str]]:
 
 
 def _small(pictures: Tensor) -> Tensor:
-    """`[N, C, h, w]` with the longer side of `SIDE` pixels; smaller ones stay as they are."""
+    """Images `[N, C, h, w]` whose longer side has `SIDE` pixels; smaller images are unchanged."""
     share = SIDE / max(pictures.shape[2:])
     if share >= 1:
         return pictures

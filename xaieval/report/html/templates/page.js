@@ -1,5 +1,5 @@
 "use strict";
-// Makes the static table of rows one of all rows, which is sorted, filtered and read page by page. Text is set as text, never as HTML.
+// Turns the static table into one of all rows, with sorting, filters and pages. Text is set as text, never as HTML.
 (() => {
   const NOTHING = "\u2013", PAGE = 25, MOST_CHOICES = 200;
   const columns = JSON.parse(document.getElementById("rows-data").textContent).columns;
@@ -17,7 +17,7 @@
     return column.words ? column.words[value] : value.toFixed(column.digits);
   };
 
-  // Words are compared by their place among all words, so that each pair of them is compared once.
+  // Words are sorted once, and rows are compared by the rank of their word.
   const keys = (column) => {
     if (!column.words) return column.values;
     const sorted = column.words.map((_, place) => place).sort((a, b) => collator.compare(column.words[a], column.words[b]));
@@ -45,7 +45,7 @@
     const of = shown.length === total ? "" : ` (of ${grouped.format(total)})`;
     status.textContent = shown.length
       ? `Rows ${grouped.format(first + 1)} to ${grouped.format(first + page.length)} of ${grouped.format(shown.length)}${of}`
-      : "No row fits the filters";
+      : "No row matches the filters";
   };
 
   const search = element("input", { type: "search", autocomplete: "off" });
@@ -73,7 +73,7 @@
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const key = keys(column), sign = down ? -1 : 1;
-    // What has no value comes last, either way.
+    // Rows without a value come last in both directions.
     order.sort((a, b) => (key[a] === null) - (key[b] === null) || sign * (key[a] - key[b]) || a - b);
     filter();
   };
@@ -90,6 +90,6 @@
   on.addEventListener("click", () => { first += PAGE; draw(); });
   pager.append(back, on, status);
   form.hidden = pager.hidden = false;
-  document.getElementById("rows-note").textContent = `${grouped.format(total)} rows. A heading sorts by its column.`;
+  document.getElementById("rows-note").textContent = `${grouped.format(total)} rows. Select a heading to sort by its column.`;
   draw();
 })();

@@ -1,12 +1,10 @@
 """Average Drop and Increase in Confidence: by hand, by slow loops, against other tools, and over processes.
 
-The `check_*` functions take the functions under test as an argument, so that the last test of the first part can hand them
-mutants: it proves that these checks fail where a formula is wrong.
+The `check_*` functions take the functions under test as an argument: `tests.mutants` also calls them with wrong formulas.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from functools import partial
 from typing import Any
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 import xaieval
-from tests.mutants import executed, mutated, noticed
+from tests.mutants import mutation_tests
 from xaieval.errors import MetricError
 from xaieval.metrics import (
     METRICS,
@@ -30,7 +28,6 @@ from xaieval.metrics import (
     Metric,
     average_drop,
     drop,
-    functional,
     increase,
     increase_in_confidence,
     resolve_metrics,
@@ -124,14 +121,6 @@ def check_no_images_are_refused(metrics: Any) -> None:
             function(torch.zeros(0), torch.zeros(0))
 
 
-CHECKS = [value for name, value in sorted(globals().items()) if name.startswith("check_")]
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_metrics_pass(check):
-    check(functional)
-
-
 # Each a change of the source that a check has to notice; the first of several are mistakes found in public code.
 MUTANTS = {
     "drop not divided by Y": ("clamp(min=0) / below)", "clamp(min=0))"),
@@ -147,25 +136,22 @@ MUTANTS = {
     "drop as a share": ("(100 * (y - o)", "((y - o)"),
     "increase as a share": ("(100 * rises", "(1 * rises"),
     "drop turned around": ("(y - o)", "(o - y)"),
-    "Y and O swapped": ("return confidence.double(), masked", "return masked_confidence.double(), confidence.double() #"),
+    "Y and O swapped": ("return confidence.double(), other", "return other.double(), confidence.double() #"),
     "Y = 0 counts": ("(y > 0)", "(y >= 0)"),
     "negative Y counts": ("(y > 0)", "(y != 0)"),
     "infinite Y counts": ("y.isfinite() & ", ""),
-    "infinite O counts": (" & o.isfinite()", ""),
-    "single precision": ("return confidence.double(), masked_confidence.double()", "return confidence, masked_confidence"),
+    "infinite O counts": (" & other.isfinite()", ""),
+    "single precision": ("return confidence.double(), other.double()", "return confidence, other"),
     "matrices pass": ("confidence.ndim != 1 or ", ""),
-    "lengths differ": (" or confidence.shape != masked_confidence.shape", ""),
+    "lengths differ": (" or confidence.shape != other.shape", ""),
     "no images pass": ("if not len(values):", "if False:"),
     "median": ("values.mean()", "values.median()"),
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_checks_fail_for_a_wrong_formula(mutant):
-    source = inspect.getsource(functional)
-    for check in CHECKS:
-        check(executed(functional, source))
-    assert noticed(CHECKS, mutated(functional, *MUTANTS[mutant])), f"no check notices: {mutant}"
+test_the_metrics_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
+    globals(), ["xaieval.metrics.confidence", "xaieval.metrics.drop_and_increase"], MUTANTS
+)
 
 
 # ---- properties
@@ -250,7 +236,7 @@ def test_wrong_shapes_are_refused_word_for_word(function):
 def test_a_mean_over_nothing_is_refused_word_for_word(function):
     with pytest.raises(MetricError) as error:
         function(torch.ones(0), torch.ones(0))
-    assert str(error.value) == "a mean over no images was asked for; give at least one confidence"
+    assert str(error.value) == "a mean needs at least one image, got none; give at least one confidence"
 
 
 @pytest.mark.parametrize(
@@ -317,7 +303,7 @@ def _confidence(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 
 class _FixedMaps:
-    """What torch-cam's metric asks of an extractor, with maps that are given."""
+    """The part of an extractor that torch-cam's metric uses, with given maps."""
 
     def __init__(self, model: nn.Module, maps: Tensor) -> None:
         self.model = model
@@ -490,7 +476,7 @@ def test_a_collection_keeps_metrics_apart_whose_states_are_equal_after_the_first
 
 
 def _rank(rank: int, folder: str, y: Tensor, o: Tensor) -> None:
-    """One of two processes: takes its own, uneven part of the images, and writes what it computes."""
+    """One of two processes: updates with its own part of the images, of uneven size, and saves the result."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)

@@ -1,0 +1,88 @@
+"""A run as data: its rows and its manifest, and the folder that keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from xaieval.errors import OutputError
+from xaieval.results.checkpoints import read_unfinished
+from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.validation import check_rows, read_manifest, read_rows
+
+__all__ = ["RunRecord"]
+
+
+@dataclass(frozen=True, repr=False)
+class RunRecord:
+    """The rows of a run and its manifest, from which every table, figure and page is made.
+
+    Attributes:
+        rows: One row per image, layer and method.
+        manifest: Versions, protocol, seed, metrics, and fingerprints of model and data.
+
+    Example:
+        >>> record = RunRecord(pd.DataFrame({"image_id": ["a"]}), {"seed": 7, "controls": ["random"]})
+        >>> record.seed, record.controls, record.metrics, record.complete
+        (7, ['random'], [], True)
+    """
+
+    rows: pd.DataFrame
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The manifest's entries of the metrics: name, direction, kind of interval, settings."""
+        return list(self.manifest.get("metrics", []))
+
+    @property
+    def controls(self) -> list[str]:
+        """The methods that are control maps; empty for a run without controls."""
+        return list(self.manifest.get("controls", []))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; resampling and random choices of images use it too."""
+        return int(self.manifest.get("seed", 0))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has finished."""
+        return bool(self.manifest.get("complete", True))
+
+    def save(self, path: str | Path, *, summary: pd.DataFrame) -> None:
+        """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
+
+        Args:
+            path: The folder; created if it does not exist.
+            summary: The table for `summary.csv`.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        folder = Path(path)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
+            write_file(folder / SUMMARY, lambda file: file.write(summary.to_csv().encode()))
+            write_json(folder / MANIFEST, self.manifest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a run from its folder. Of an unfinished run, read the batches measured so far; `complete` is then False.
+
+        Raises:
+            OutputError: The folder holds no run, or a damaged one.
+        """
+        folder = Path(path)
+        try:
+            if not (folder / MANIFEST).exists():
+                rows, manifest = read_unfinished(folder)
+            else:
+                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
+        except FileNotFoundError as error:
+            raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
+        return cls(check_rows(rows, manifest, path), manifest)
