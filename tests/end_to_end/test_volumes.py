@@ -19,7 +19,7 @@ from xaieval.cli import main
 from xaieval.errors import AddressError, DataError, ExplainerError
 from xaieval.explainers import cam, controls
 from xaieval.explainers.base import Context
-from xaieval.inference.batchnorm_folding import find_pairs
+from xaieval.inference.batchnorm_folding import find_foldable_pairs
 from xaieval.inference.tasks import Segmentation
 from xaieval.masking import baseline, finish, mask, occlude, upsample
 from xaieval.probe.addresses import Layer, Trace, layout_of
@@ -307,7 +307,7 @@ def test_a_real_network_for_video_is_scored_with_its_norms_folded():
 
 def test_norms_of_volumes_are_found():
     model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2), nn.ReLU(), nn.Conv3d(2, 2, 1), nn.BatchNorm3d(2)).eval()
-    assert len(find_pairs(model, torch.rand(1, 1, 4, 4, 4))) == 2
+    assert len(find_foldable_pairs(model, torch.rand(1, 1, 4, 4, 4))) == 2
 
 
 class Slices(nn.Module):

@@ -111,10 +111,10 @@ def test_parts_by_patterns_hold_all_that_is_in_them():
 
 def test_patterns_and_models_that_hold_nothing_are_refused():
     with pytest.raises(
-        AddressError, match=r"^no module with parameters fits 'heads'; did you mean 'head'\? known: features.0, "
+        AddressError, match=r"^no module with parameters matches 'heads'; did you mean 'head'\? known: features.0, "
     ):
         parts_of(tiny(), patterns=["heads"])
-    with pytest.raises(AddressError, match=r"no module with parameters fits 'features\.1'"):
+    with pytest.raises(AddressError, match=r"no module with parameters matches 'features\.1'"):
         parts_of(tiny(), patterns=["features.1"])
     with pytest.raises(ModelError, match=r"^Sequential has no parameters to randomise$"):
         parts_of(nn.Sequential(nn.ReLU()))

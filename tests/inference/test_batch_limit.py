@@ -1,4 +1,4 @@
-"""Work that does not fit in memory is done on fewer images at a time, and gives the same rows."""
+"""Batches that do not fit in memory are processed in smaller parts, with the same rows."""
 
 from __future__ import annotations
 
@@ -348,8 +348,8 @@ def test_a_single_image_that_does_not_fit_is_a_clear_error(run):
     with pytest.raises(RunError) as caught:
         run(model, given, ["body.4"])
     assert str(caught.value) == (
-        "memory has no room for a single image: CUDA out of memory; take smaller images, deeper layers (what comes after the "
-        "shallowest one is kept for gradients), a device with more memory, or a higher memory= if one is set"
+        "a single image does not fit in memory: CUDA out of memory; use smaller images, deeper layers (everything after the "
+        "shallowest one is kept for gradients), a device with more memory, or a larger memory= if one is set"
     )
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
     assert model.training
@@ -365,7 +365,7 @@ def test_rows_of_batches_before_an_image_that_does_not_fit_are_kept(tmp_path):
         model.most = 0
         yield _images()
 
-    with pytest.raises(RunError, match="no room for a single image"):
+    with pytest.raises(RunError, match="a single image does not fit in memory"):
         score(model, loader(), output_dir=tmp_path)
     assert len(Scores.load(tmp_path).rows) == 2 * N
 
@@ -405,7 +405,7 @@ def test_passes_get_as_small_as_a_budget_asks_for(maps, size, caplog):
     assert found.manifest["speed"]["memory"] == budget
     if size < 8:
         [said] = _sizes(caplog)
-        assert said.startswith(f"passes of 8 images do not fit in the budget of memory, {size} from here on: one takes 1.1 MiB")
+        assert said.startswith(f"passes of 8 images do not fit in the memory budget, {size} from here on: one takes 1.1 MiB")
     _assert_same_rows(found.rows, _budgeted(9, None, batch_size=8).rows)
 
 
@@ -424,8 +424,8 @@ def test_many_images_take_at_most_as_many_times_what_one_takes(method):
 def test_a_budget_too_small_for_one_image_is_refused():
     with pytest.raises(RunError) as caught:
         _budgeted(4, MAP // 2)
-    assert "no room for a single image: tensors take more than the 0.5 MiB of memory=" in str(caught.value)
-    with pytest.raises(RunError, match="no room for a single image"):
+    assert "a single image does not fit in memory: tensors take more than the 0.5 MiB of memory=" in str(caught.value)
+    with pytest.raises(RunError, match="a single image does not fit in memory"):
         xaieval.explain(_wide(), _images(4, SIDE), "last", memory=MAP // 2)
 
 
@@ -526,7 +526,7 @@ def test_the_command_line_takes_a_budget(tmp_path, capsys, caplog):
     assert found.manifest["speed"]["memory"] == 4 * MIB
     assert found.manifest["speed"]["batch_size"] < 4
     assert found.manifest["options"]["memory"] == "4 MiB"
-    assert "do not fit in the budget of memory" in caplog.text
+    assert "do not fit in the memory budget" in caplog.text
     with pytest.raises(SystemExit) as caught:
         main(["score", "--max-images", "8", "--memory", "lots"])
     assert caught.value.code == 2

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.overrides import TorchFunctionMode
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from xaieval.inference.batchnorm_folding import find_pairs, folded
+from xaieval.inference.batchnorm_folding import find_foldable_pairs, folded
 from xaieval.inference.borrowing import borrow
 from xaieval.models.builtin import fpn_scenes
 from xaieval.probe.hooks import locate, run
@@ -76,7 +76,7 @@ def _check(model: nn.Module, images: torch.Tensor, count: int, probed: tuple[str
     with torch.no_grad():
         expected = _logits(model(images))
     before = _state(model)
-    pairs = find_pairs(model, images[:1], probed)
+    pairs = find_foldable_pairs(model, images[:1], probed)
     assert len(pairs) == count
     assert _state(model) == before
     with torch.no_grad(), folded(pairs):
@@ -153,13 +153,14 @@ def test_real_networks_are_the_same_function_with_every_pair_folded(name):
 def test_as_many_pairs_are_found_as_torch_fx_fuses(name):
     model = _lively(REAL[name][0]())
     left = sum(isinstance(m, NORMS) for m in fuse(model).modules())
-    assert len(find_pairs(model, torch.rand(1, 3, 64, 64))) == sum(isinstance(m, NORMS) for m in model.modules()) - left
+    pairs = find_foldable_pairs(model, torch.rand(1, 3, 64, 64))
+    assert len(pairs) == sum(isinstance(m, NORMS) for m in model.modules()) - left
 
 
 def test_the_pairs_are_convolutions_with_their_own_norms():
     model = _lively(torchvision.models.resnet18())
     names = {module: name for name, module in model.named_modules()}
-    found = {names[pair.convolution]: names[pair.norm] for pair in find_pairs(model, torch.rand(1, 3, 64, 64))}
+    found = {names[pair.convolution]: names[pair.norm] for pair in find_foldable_pairs(model, torch.rand(1, 3, 64, 64))}
     assert found["conv1"] == "bn1"
     assert found["layer2.0.conv2"] == "layer2.0.bn2"
     assert found["layer2.0.downsample.0"] == "layer2.0.downsample.1"
@@ -168,7 +169,7 @@ def test_the_pairs_are_convolutions_with_their_own_norms():
 
 def test_it_comes_back_after_an_error_inside():
     model = _lively(torchvision.models.resnet18())
-    before, pairs = _state(model), find_pairs(model, torch.rand(1, 3, 64, 64))
+    before, pairs = _state(model), find_foldable_pairs(model, torch.rand(1, 3, 64, 64))
     with pytest.raises(KeyboardInterrupt), folded(pairs):
         raise KeyboardInterrupt
     assert _state(model) == before
@@ -176,7 +177,7 @@ def test_it_comes_back_after_an_error_inside():
 
 def test_it_comes_back_after_an_error_on_the_way_in():
     model = _lively(torchvision.models.resnet18())
-    before, pairs = _state(model), find_pairs(model, torch.rand(1, 3, 64, 64))
+    before, pairs = _state(model), find_foldable_pairs(model, torch.rand(1, 3, 64, 64))
     pairs[7].norm.running_var = pairs[7].norm.running_var[:3]  # which cannot be folded
     with pytest.raises(RuntimeError), folded(pairs):
         pytest.fail("this one cannot be folded")
@@ -191,9 +192,9 @@ def test_an_error_of_the_model_while_pairs_are_looked_for_leaves_nothing_behind(
     model = _lively(torchvision.models.resnet18())
     before = _state(model)
     with pytest.raises(RuntimeError, match="channels"):
-        find_pairs(model, torch.rand(1, 4, 64, 64))
+        find_foldable_pairs(model, torch.rand(1, 4, 64, 64))
     assert _state(model) == before
-    assert len(find_pairs(model, torch.rand(1, 3, 64, 64))) == 20
+    assert len(find_foldable_pairs(model, torch.rand(1, 3, 64, 64))) == 20
 
 
 def test_gradients_at_activations_are_those_of_the_model_as_it_is():
@@ -203,7 +204,7 @@ def test_gradients_at_activations_are_those_of_the_model_as_it_is():
         layers = locate(model, images, paths)
         expected = run(model, images, layers)
         expected_gradients = expected.gradients(expected.output[:, 1])
-        pairs = find_pairs(model, images, [item.layer.path for item in layers])
+        pairs = find_foldable_pairs(model, images, [item.layer.path for item in layers])
         assert len(pairs) == 19
         with folded(pairs):
             seen = run(model, images, layers)
@@ -438,14 +439,14 @@ class _Training(nn.BatchNorm2d):
 def test_nothing_is_folded(name):
     model = _lively(LEFT_ALONE[name]())
     with torch.no_grad():
-        found = find_pairs(model, torch.randn(IMAGES))
+        found = find_foldable_pairs(model, torch.randn(IMAGES))
     assert found == []
 
 
 def test_a_norm_that_is_in_training_mode_when_it_runs_is_left_alone():
     model = _lively(Net(norm=nn.BatchNorm2d(8, momentum=0.0)))
     model.norm.train()
-    assert find_pairs(model, torch.randn(IMAGES)) == []
+    assert find_foldable_pairs(model, torch.randn(IMAGES)) == []
 
 
 def test_only_the_pair_that_is_used_elsewhere_is_left_alone():
@@ -463,7 +464,7 @@ def test_only_the_pair_that_is_used_elsewhere_is_left_alone():
 
     model = _lively(Two())
     images = torch.randn(IMAGES)
-    assert [pair.norm for pair in find_pairs(model, images)] == [model.second_norm]
+    assert [pair.norm for pair in find_foldable_pairs(model, images)] == [model.second_norm]
     _check(model, images, 1)
 
 
@@ -492,7 +493,7 @@ def test_a_probed_block_that_ends_in_a_convolution_shows_what_the_convolution_gi
     with borrow(model):
         layers = locate(model, images, [path])
         expected = run(model, images, layers).activations[path]
-        with folded(find_pairs(model, images, [path])):
+        with folded(find_foldable_pairs(model, images, [path])):
             _assert_same(run(model, images, layers).activations[path], expected)
 
 
@@ -504,7 +505,7 @@ def test_what_the_model_gives_besides_is_left_alone():
 
     model, images = _lively(Two()), torch.randn(IMAGES)
     expected = model(images)["features"]
-    with folded(find_pairs(model, images)):
+    with folded(find_foldable_pairs(model, images)):
         _assert_same(model(images)["features"], expected)
 
 
@@ -514,7 +515,7 @@ def test_a_network_without_convolutions_or_norms_is_not_even_run():
 
     for model in (nn.Linear(2, 2), nn.Conv2d(3, 3, 1), nn.Sequential(nn.BatchNorm2d(3)), nn.Identity()):
         model.forward = never
-        assert find_pairs(model, torch.rand(1, 3, 8, 8)) == []
+        assert find_foldable_pairs(model, torch.rand(1, 3, 8, 8)) == []
 
 
 def test_a_convolution_that_the_model_holds_under_two_names_is_folded_once():
@@ -532,17 +533,17 @@ def test_the_modes_of_other_people_see_the_pass_as_it_is():
             return function(*args, **(kwargs or {}))
 
     with Listening():
-        assert len(find_pairs(_lively(Net()), torch.randn(IMAGES))) == 1
+        assert len(find_foldable_pairs(_lively(Net()), torch.randn(IMAGES))) == 1
     assert {"conv2d", "batch_norm", "linear"} <= set(seen)
 
 
 def test_folding_again_inside_is_undone_from_the_inside_out():
     model, images = _lively(torchvision.models.resnet18(num_classes=5)), torch.rand(2, 3, 64, 64)
-    before, pairs = _state(model), find_pairs(model, images)
+    before, pairs = _state(model), find_foldable_pairs(model, images)
     with torch.no_grad(), folded(pairs):
         expected, within = model(images), _state(model)
-        assert find_pairs(model, images) == []
-        with folded(find_pairs(model, images)):
+        assert find_foldable_pairs(model, images) == []
+        with folded(find_foldable_pairs(model, images)):
             assert model(images).equal(expected)
         assert _state(model) == within
     assert _state(model) == before
@@ -552,7 +553,7 @@ def test_a_copy_that_is_made_meanwhile_is_folded_too_and_stands_alone():
     model, images = _lively(torchvision.models.resnet18(num_classes=5)), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(images)
-        with folded(find_pairs(model, images)):
+        with folded(find_foldable_pairs(model, images)):
             twin = copy.deepcopy(model)
         _assert_same(twin(images), expected)
         assert model(images).equal(expected)
@@ -612,7 +613,7 @@ def test_any_network_is_the_same_function_when_it_is_folded(steps, seed):
     before = _state(model)
     with torch.no_grad():
         expected = model(images)
-        pairs = find_pairs(model, images)
+        pairs = find_foldable_pairs(model, images)
         with folded(pairs):
             _assert_same(model(images), expected, 1e-11)
     assert _state(model) == before

@@ -316,7 +316,7 @@ def _like_network(model: nn.Module) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # such models are about still
 def test_a_model_of_torchscript_is_one_clear_error():
     model = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), IMAGES)
-    with pytest.raises(ModelError, match=r"^nobody can look inside a model of TorchScript; give the nn.Module"):
+    with pytest.raises(ModelError, match=r"^the layers of a TorchScript model cannot be probed; give the nn.Module"):
         score(model, [IMAGES], ["0"], "gradcam")
     assert len(score(lambda images: model(images), [IMAGES], (), "occlusion").rows) == 3
 
@@ -485,7 +485,7 @@ def test_models_come_back_where_something_fails(place):
 @given(st.sampled_from(sorted(PLACES)), st.integers(1, 30), st.sampled_from(KINDS))
 def test_models_come_back_wherever_something_fails(place, at, kind):
     model, use = PLACES[place](Fuse(kind, at))
-    # Where memory has no room for a single image either, that is said as an error of ours.
+    # If a single image does not fit in memory either, a RunError says so.
     ours = (UsageError, RunError) if kind is torch.OutOfMemoryError else (UsageError,)
     with all_unchanged(model, versions=False), suppress(kind, *ours):
         use(model)
@@ -557,7 +557,7 @@ def test_a_model_that_another_thread_has_is_refused_and_the_other_one_goes_on(sh
         try:
             assert under_way.wait(60)
             with pytest.raises(
-                ModelError, match=r"^another thread is at work on this model, or on one that shares parts with it"
+                ModelError, match=r"^another thread is using this model, or one that shares parts with it"
             ):
                 score(other, layers=["0"] if other is not model else ["norm"], methods="gradcam")
         finally:

@@ -23,7 +23,7 @@ from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.batch_limit import BatchLimit, in_batches, refused_without_room
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Forward, Runner, called
-from xaieval.inference.randomisation import Part, Swap, draw_anew, find_parts, swapped
+from xaieval.inference.randomisation import ModelPart, Swap, draw_anew, find_parts, swapped
 from xaieval.inference.targets import Output, Target
 from xaieval.inference.tasks import Task, predicted_score, resolve_task
 from xaieval.masking import upsample
@@ -238,7 +238,7 @@ def _steps(
     parts = everything if modules is None else find_parts(model, images, call, modules)
     drawn = draw_anew(model, [part.name for part in everything], seed)
 
-    def swaps(parts: Iterable[Part]) -> list[Swap]:
+    def swaps(parts: Iterable[ModelPart]) -> list[Swap]:
         return [swap for part in parts for holder in part.holders for swap in drawn[holder]]
 
     steps = []

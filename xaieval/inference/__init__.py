@@ -1,1 +1,1 @@
-"""Borrow a model and run it: tasks, targets, fast passes, memory."""
+"""Borrow a model and run it: tasks, targets, fast forward passes, limits of memory."""

@@ -1,7 +1,7 @@
-"""BatchNorm folded into the convolutions before it, inside a borrowed model, and undone afterwards.
+"""Fold BatchNorms into the convolutions before them, inside a borrowed model, and undo it afterwards.
 
-Which pairs can be folded is seen in one forward pass: the functions that run are watched, not the modules' classes, so that a
-convolution whose output goes elsewhere too, or is used twice, is left alone.
+One forward pass shows which pairs can be folded. It observes the functions that run, not the modules' classes, so a convolution
+whose output is also used elsewhere, or used twice, is left alone.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Folding", "Pair", "find_pairs", "folded"]
+__all__ = ["FoldablePair", "Folding", "find_foldable_pairs", "folded"]
 
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
 
-# What is left of a normalisation's forward once its arithmetic is in the convolution.
+# What remains of a normalisation's forward once its arithmetic is part of the convolution.
 REMAINDERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     nn.BatchNorm1d: lambda norm, x: x,
     nn.BatchNorm2d: lambda norm, x: x,
@@ -36,84 +36,85 @@ REMAINDERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A convolution whose output goes into a BatchNorm and nowhere else."""
+class FoldablePair:
+    """A convolution whose output is used by one BatchNorm and by nothing else."""
 
     convolution: Any  # mypy takes attributes of modules for tensors or modules
     norm: Any
 
 
-def find_pairs(
+def find_foldable_pairs(
     model: nn.Module, images: Tensor, probed: Iterable[str] = (), call: Callable[[Tensor], Any] | None = None
-) -> list[Pair]:
-    """The pairs of a model in eval mode that can be folded, found in one forward pass.
+) -> list[FoldablePair]:
+    """Find the pairs of a model in eval mode that can be folded, with one forward pass.
 
     Args:
-        model: borrowed.
-        images: `[N, C, H, W]`; one is enough.
-        probed: paths of modules whose outputs somebody looks at; those convolutions are left alone.
-        call: runs the model on images; `model(images)` unless told.
+        model: The borrowed model.
+        images: Images `[N, C, H, W]`; one is enough.
+        probed: Paths of modules whose outputs are probed; these convolutions are not folded.
+        call: Runs the model on images. Default: `model(images)`.
 
     Example:
         >>> import torchvision
-        >>> len(find_pairs(torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)))
+        >>> len(find_foldable_pairs(torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)))
         20
     """
-    left_alone = set(probed)
-    by_weight = {id(m.weight): m for name, m in model.named_modules() if name not in left_alone and _is_convolution(m)}
+    excluded = set(probed)
+    by_weight = {id(m.weight): m for name, m in model.named_modules() if name not in excluded and _is_convolution(m)}
     by_mean = {id(m.running_mean): m for m in model.modules() if type(m) in REMAINDERS and "forward" not in vars(m)}
     if not by_weight or not by_mean:
         return []
-    watch = _watched(model, images, left_alone, model if call is None else call)
-    found = []
-    for mean, (source, count) in watch.normalised().items():
+    recorder = _record_pass(model, images, excluded, model if call is None else call)
+    pairs = []
+    for mean, (source, count) in recorder.normalised().items():
         convolution, norm = by_weight.get(source), by_mean.get(mean)
         if convolution is not None and norm is not None and count == 1:
-            found.append(Pair(convolution, norm))
-    return found
+            pairs.append(FoldablePair(convolution, norm))
+    return pairs
 
 
-def _watched(model: nn.Module, images: Tensor, probed: Iterable[str], call: Callable[[Tensor], Any]) -> _Watch:
-    """What a forward pass does; outputs of the model itself and of probed modules are looked at by somebody."""
-    watch = _Watch()
+def _record_pass(model: nn.Module, images: Tensor, probed: Iterable[str], call: Callable[[Tensor], Any]) -> _Recorder:
+    """Record one forward pass. Outputs of the model itself and of probed modules count as used."""
+    recorder = _Recorder()
     with ExitStack() as undo:
         for module in (model, *(model.get_submodule(path) for path in probed)):
-            hook = module.register_forward_hook(lambda module, inputs, output: watch.look_at(output))
+            hook = module.register_forward_hook(lambda module, inputs, output: recorder.count_uses(output))
             undo.callback(hook.remove)
         undo.enter_context(torch.no_grad())
-        undo.enter_context(watch)
-        watch.look_at(call(images))
-    return watch
+        undo.enter_context(recorder)
+        recorder.count_uses(call(images))
+    return recorder
 
 
 @dataclass(frozen=True)
 class Folding:
-    """Pairs that are folded for a while.
+    """Pairs that are folded at the moment.
 
     Attributes:
-        own: of each convolution its weight, as data, and its bias, as the parameter or None.
-        fused: likewise, with the normalisation's arithmetic in them.
+        pairs: The folded pairs.
+        original: The weight (data) and bias (parameter or None) of each convolution.
+        fused: The weight and bias of each convolution with the arithmetic of its BatchNorm included.
     """
 
-    pairs: list[Pair]
-    own: list[tuple[Tensor, Any]]
+    pairs: list[FoldablePair]
+    original: list[tuple[Tensor, Any]]
     fused: list[tuple[Tensor, Any]]
 
     def _fold(self) -> None:
         for pair, tensors in zip(self.pairs, self.fused, strict=True):
-            _give(pair.convolution, *tensors)
-            # A bound method, which torch.compile recognises when the same model is compiled again.
+            _set_weights(pair.convolution, *tensors)
+            # A bound method, because torch.compile recognises it when the same model is compiled again.
             pair.norm.forward = MethodType(REMAINDERS[type(pair.norm)], pair.norm)
 
     def _unfold(self) -> None:
-        for pair, tensors in zip(self.pairs, self.own, strict=True):
-            _give(pair.convolution, *tensors)
+        for pair, tensors in zip(self.pairs, self.original, strict=True):
+            _set_weights(pair.convolution, *tensors)
             vars(pair.norm).pop("forward", None)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Have the modules as they are by themselves, for somebody who looks inside."""
-        # What else was done to the weights since, such as another layout in memory, is to stay.
+        """Unfold the pairs inside this context, for code that looks at the model's own weights."""
+        # Other changes made to the weights since, such as another memory layout, have to stay.
         self.fused[:] = [(pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in self.pairs]
         self._unfold()
         try:
@@ -123,11 +124,11 @@ class Folding:
 
 
 @contextmanager
-def folded(pairs: Iterable[Pair]) -> Iterator[Folding]:
-    """Fold these pairs; the modules get their own weights and their own forward back, come what may."""
+def folded(pairs: Iterable[FoldablePair]) -> Iterator[Folding]:
+    """Fold these pairs. The modules get their own weights and forward back on exit, also after an error."""
     pairs = list(pairs)
-    own = [(pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in pairs]
-    folding = Folding(pairs, own, [_fused(pair) for pair in pairs])
+    original = [(pair.convolution.weight.data, pair.convolution._parameters["bias"]) for pair in pairs]
+    folding = Folding(pairs, original, [_fused(pair) for pair in pairs])
     try:
         folding._fold()
         yield folding
@@ -135,13 +136,13 @@ def folded(pairs: Iterable[Pair]) -> Iterator[Folding]:
         folding._unfold()
 
 
-def _give(convolution: Any, weight: Tensor, bias: Any) -> None:
+def _set_weights(convolution: Any, weight: Tensor, bias: Any) -> None:
     convolution.weight.data = weight
     convolution._parameters["bias"] = bias
 
 
-def _fused(pair: Pair) -> tuple[Tensor, nn.Parameter]:
-    """Weight and bias of both together, computed in float64 where the device has it."""
+def _fused(pair: FoldablePair) -> tuple[Tensor, nn.Parameter]:
+    """The fused weight and bias, computed in float64 where the device supports it."""
     convolution, norm = pair.convolution, pair.norm
     weight = convolution.weight.data
     wide = weight.dtype if weight.device.type == "mps" else torch.float64
@@ -157,7 +158,7 @@ def _fused(pair: Pair) -> tuple[Tensor, nn.Parameter]:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    """A convolution with weights of its own: not parametrised, not in half precision, its output not looked at by a hook."""
+    """Whether a module is a convolution that can be folded: not parametrised, not in half precision, without forward hooks."""
     return (
         isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         and module._parameters.get("weight") is not None
@@ -167,12 +168,12 @@ def _is_convolution(module: nn.Module) -> bool:
     )
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every function that runs, and what becomes of the convolutions' outputs."""
+class _Recorder(TorchFunctionMode):
+    """Records every function that runs, and where the outputs of convolutions are used."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.outputs: dict[int, tuple[int, Tensor]] = {}  # by id; kept alive, so that no id comes twice
+        self.outputs: dict[int, tuple[int, Tensor]] = {}  # by id; kept alive, so that no id is reused
         self.uses: Counter[int] = Counter()  # of each output
         self.runs: Counter[int] = Counter()  # of each weight and each running mean
         self.norms: list[tuple[int, int]] = []  # running mean, output
@@ -181,7 +182,7 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         if not isinstance(result, int | float | torch.Size | torch.dtype | torch.device):
-            self.look_at((args, kwargs))
+            self.count_uses((args, kwargs))
         if function in CONVOLUTIONS:
             weight = id(args[1] if len(args) > 1 else kwargs["weight"])
             self.runs[weight] += 1
@@ -190,21 +191,22 @@ class _Watch(TorchFunctionMode):
             self._note(args, kwargs)
         return result
 
-    def look_at(self, values: Any) -> None:
-        """Count a use of each output of a convolution among these."""
+    def count_uses(self, values: Any) -> None:
+        """Count one use of each convolution output in `values`."""
         self.uses.update({id(leaf) for leaf in tree_leaves(values) if id(leaf) in self.outputs})
 
     def _note(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False)) | kwargs
-        mean = id(given.get("running_mean"))
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        mean = id(arguments.get("running_mean"))
         self.runs[mean] += 1
-        if not given.get("training", False) and id(given["input"]) in self.outputs:
-            self.norms.append((mean, id(given["input"])))
+        if not arguments.get("training", False) and id(arguments["input"]) in self.outputs:
+            self.norms.append((mean, id(arguments["input"])))
 
     def normalised(self) -> dict[int, tuple[int, int]]:
-        """By running mean: the weight of the convolution before it, and 1 if neither ran, or went, anywhere else."""
-        found = {}
+        """By running mean: the weight of the convolution before it, and how often either was used or run; 1 if only once."""
+        by_mean = {}
         for mean, output in self.norms:
             weight = self.outputs[output][0]
-            found[mean] = (weight, max(self.uses[output], self.runs[weight], self.runs[mean]))
-        return found
+            by_mean[mean] = (weight, max(self.uses[output], self.runs[weight], self.runs[mean]))
+        return by_mean

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError, choose_from
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
-from xaieval.inference.batchnorm_folding import Folding, Pair, find_pairs, folded
+from xaieval.inference.batchnorm_folding import FoldablePair, Folding, find_foldable_pairs, folded
 from xaieval.inference.tasks import Classification, Task
 
 __all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
@@ -194,7 +194,7 @@ Change = tuple[Folding | None, torch.memory_format]
 
 
 @contextmanager
-def _changed(model: nn.Module, pairs: list[Pair], layout: torch.memory_format) -> Iterator[Change]:
+def _changed(model: nn.Module, pairs: list[FoldablePair], layout: torch.memory_format) -> Iterator[Change]:
     """These pairs folded, and weights laid out like the images."""
     with ExitStack() as undo:
         folding = undo.enter_context(folded(pairs)) if pairs else None
@@ -206,7 +206,7 @@ def _changed(model: nn.Module, pairs: list[Pair], layout: torch.memory_format) -
 def _adopt(
     undo: ExitStack,
     model: nn.Module,
-    pairs: list[Pair],
+    pairs: list[FoldablePair],
     layouts: Iterable[torch.memory_format],
     is_right: Callable[[torch.memory_format], bool],
 ) -> Change:
@@ -237,7 +237,7 @@ def _look(call: Callable[[Tensor], Any], task: Task, images: Tensor) -> Seen | N
 
 def _first_look(
     model: nn.Module, look: Callable[[Tensor], Seen | None], images: Tensor, probed: Iterable[str]
-) -> tuple[Seen | None, list[Pair]]:
+) -> tuple[Seen | None, list[FoldablePair]]:
     """What the model gives as it is, and what can be folded, both from one pass; nothing in a model that cannot be watched."""
     seen: list[Seen | None] = []
 
@@ -246,7 +246,7 @@ def _first_look(
         return seen[0]
 
     try:
-        pairs = find_pairs(model, images, probed, watched)
+        pairs = find_foldable_pairs(model, images, probed, watched)
     except Exception:  # whatever a model can raise whose functions are watched
         pairs = []
     if seen and seen[0] is not None:
@@ -287,7 +287,7 @@ def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
     for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
         del vars(runner.model)[mark]
     if runner.batch_limit.budget is not None:
-        runner.batch_limit.alone((), lambda: runner.output(images[:1]))
+        runner.batch_limit.measure_one((), lambda: runner.output(images[:1]))
     reasons = runner.batch_limit.parts(len(images), lambda part: _failure(runner, compiled, images[part], task))
     if any(reasons):
         reason = next(filter(None, reasons))

@@ -1,4 +1,4 @@
-"""A borrowed model with some of its parameters drawn anew; its own tensors are put aside meanwhile, and never written to."""
+"""Randomise parameters of a borrowed model. The model's own tensors are set aside and never written to."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from xaieval.errors import AddressError, ModelError, choose_from
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
 
-__all__ = ["Part", "Swap", "draw_anew", "find_parts", "swapped"]
+__all__ = ["ModelPart", "Swap", "draw_anew", "find_parts", "swapped"]
 
-Swap = tuple[Tensor, Tensor]  # a tensor of the model, and what stands in for its values
+Swap = tuple[Tensor, Tensor]  # a tensor of the model, and the values that replace its own
 
-# What a BatchNorm begins with, for one that is frozen and has buffers alone.
-BEGINNING = {"running_mean": 0.0, "running_var": 1.0, "weight": 1.0, "bias": 0.0}
+# The initial values of a BatchNorm, for a frozen one that holds only buffers.
+INITIAL = {"running_mean": 0.0, "running_var": 1.0, "weight": 1.0, "bias": 0.0}
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is randomised in one step.
+class ModelPart:
+    """A module that is randomised in one step.
 
     Attributes:
-        name: path of a module.
-        holders: paths of the modules in it that hold parameters or statistics of their own.
+        name: Path of the module.
+        holders: Paths of the modules inside it that hold parameters or statistics themselves.
     """
 
     name: str
@@ -39,54 +39,54 @@ class Part:
 
 def find_parts(
     model: nn.Module, images: Tensor, call: Callable[[Tensor], Any], patterns: str | Sequence[str] | None = None
-) -> list[Part]:
-    """The parts of a model from its output down to its input.
+) -> list[ModelPart]:
+    """List the parts of a model from its output to its input.
 
-    The order is that in which modules begin to work, in a pass over these images. A module that is not called itself, since
-    the one around it uses its weights, has the place of that one.
+    Modules are ordered by the start of their first call in a forward pass. A module that is never called, because its parent
+    uses its weights directly, takes the place of the parent.
 
     Args:
-        model: borrowed.
-        images: one or two are enough.
-        call: runs the model on images.
-        patterns: paths of modules, each a part with all that it contains; `*` and `?` stand for anything but a dot. Every
-            module that holds parameters or statistics itself is a part, unless told.
+        model: The borrowed model.
+        images: Images for the pass; one or two are enough.
+        call: Runs the model on images.
+        patterns: Paths of modules, each one part with everything inside it; `*` and `?` match anything but a dot. Default: each
+            module that holds parameters or statistics itself is a part.
 
     Raises:
-        AddressError: a pattern fits no module with parameters.
-        ModelError: the model has no parameters.
+        AddressError: A pattern matches no module with parameters.
+        ModelError: The model has no parameters.
     """
     holders = _holders(model)
     if not holders:
         raise ModelError(f"{type(model).__name__} has no parameters to randomise")
-    begun = _begin(model, images, call)
-    order = sorted(holders, key=lambda path: _place(path, begun))  # stable: else as they were defined
+    first_calls = _first_calls(model, images, call)
+    order = sorted(holders, key=lambda path: _position(path, first_calls))  # stable: ties stay in order of definition
     if patterns is None:
-        return [Part(path, (path,)) for path in reversed(order)]
-    wanted = [patterns] if isinstance(patterns, str) else patterns
+        return [ModelPart(path, (path,)) for path in reversed(order)]
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     paths = [path for path, _ in model.named_modules() if path]
-    found = dict.fromkeys(chain.from_iterable(_fitting(pattern, paths, order) for pattern in wanted))
-    return sorted(found, key=lambda part: order.index(part.holders[-1]), reverse=True)
+    parts = dict.fromkeys(chain.from_iterable(_matching_parts(pattern, paths, order) for pattern in patterns))
+    return sorted(parts, key=lambda part: order.index(part.holders[-1]), reverse=True)
 
 
 def draw_anew(model: nn.Module, paths: Iterable[str], seed: int) -> dict[str, list[Swap]]:
-    """New values for what each of these modules holds itself; the model and the global random numbers stay as they are.
+    """Draw new values for the tensors that each module holds itself, without changing the model or the global random state.
 
-    They are drawn by the module's own `reset_parameters`, which also gives a BatchNorm the statistics that it began with; of
-    a module without it, from a normal distribution around 0 with each parameter's own root mean square. The seed and the
-    module's path decide them, whatever the device and whichever others are drawn.
+    Values come from the module's own `reset_parameters`, which also resets the statistics of a BatchNorm. For a module without
+    that method they are drawn from a normal distribution with mean 0 and the root mean square of each parameter. They depend
+    only on the seed and the module's path, not on the device or on the other modules.
 
     Args:
-        model: borrowed.
-        paths: of modules.
-        seed: of the draw.
+        model: The borrowed model.
+        paths: Paths of the modules.
+        seed: The random seed.
     """
     return {path: _drawn(model.get_submodule(path), seed_from(seed, path)) for path in paths}
 
 
 @contextmanager
 def swapped(swaps: Iterable[Swap]) -> Iterator[None]:
-    """Have other values in place of tensors; afterwards they hold what they held, in the same memory, come what may."""
+    """Replace the values of tensors. On exit, also after an error, they have their own values back, in the same memory."""
     with ExitStack() as undo:
         for tensor, values in swaps:
             undo.callback(setattr, tensor, "data", tensor.data)
@@ -99,7 +99,7 @@ def _own(module: nn.Module, recurse: bool = False) -> list[Tensor]:
 
 
 def _holders(model: nn.Module) -> list[str]:
-    """Modules with parameters, or with the statistics of a BatchNorm; other buffers are tables, not learned."""
+    """Paths of modules with parameters or BatchNorm statistics. Other buffers are constant tables, not learned."""
     return [
         path
         for path, module in model.named_modules()
@@ -107,46 +107,46 @@ def _holders(model: nn.Module) -> list[str]:
     ]
 
 
-def _begin(model: nn.Module, images: Tensor, call: Callable[[Tensor], Any]) -> dict[str, int]:
-    """By path of a module, the place of its first call among those of all modules."""
-    begun: dict[str, int] = {}
+def _first_calls(model: nn.Module, images: Tensor, call: Callable[[Tensor], Any]) -> dict[str, int]:
+    """The rank of each module's first call among the first calls of all modules, by path."""
+    ranks: dict[str, int] = {}
 
     def note(path: str, module: nn.Module, inputs: Any) -> None:
-        begun.setdefault(path, len(begun))
+        ranks.setdefault(path, len(ranks))
 
     with ExitStack() as undo, torch.no_grad():
         for path, module in model.named_modules():
             undo.callback(module.register_forward_pre_hook(partial(note, path)).remove)
         call(images[:2])
-    return begun
+    return ranks
 
 
-def _place(path: str, begun: Mapping[str, int]) -> int:
-    while path and path not in begun:
+def _position(path: str, first_calls: Mapping[str, int]) -> int:
+    while path and path not in first_calls:
         path = path.rpartition(".")[0]
-    return begun.get(path, 0)
+    return first_calls.get(path, 0)
 
 
-def _fitting(pattern: str, paths: Sequence[str], order: Sequence[str]) -> list[Part]:
-    """The parts that a pattern names, their holders in order."""
+def _matching_parts(pattern: str, paths: Sequence[str], order: Sequence[str]) -> list[ModelPart]:
+    """The parts that a pattern matches, with their holders in order."""
     words = pattern.split(".")
-    found = []
+    parts = []
     for path in paths:
         names = path.split(".")
         if len(names) == len(words) and all(map(fnmatchcase, names, words)):
             inside = tuple(holder for holder in order if holder == path or holder.startswith(f"{path}."))
-            found += [Part(path, inside)] if inside else []
-    if not found:
-        raise AddressError(f"no module with parameters fits {pattern!r}; {choose_from(pattern, order)}")
-    return found
+            parts += [ModelPart(path, inside)] if inside else []
+    if not parts:
+        raise AddressError(f"no module with parameters matches {pattern!r}; {choose_from(pattern, order)}")
+    return parts
 
 
 def _drawn(module: nn.Module, seed: int) -> list[Swap]:
     own = _own(module)
-    # A module's reset may reach into the modules in it. On the CPU, so that every device gets the same numbers.
+    # A module's reset may change its submodules. Draw on the CPU, so that every device gets the same numbers.
     trial = [(tensor, tensor.detach().cpu().clone()) for tensor in _own(module, recurse=True)]
     with swapped(trial), _registered(module), ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(seed)  # that of the CPU alone, which is put back
+        torch.default_generator.manual_seed(seed)  # only the CPU's generator, which is restored
         _reset(module)
         values = [tensor.data for tensor in _own(module)]
     return [(tensor, drawn.to(tensor.device)) for tensor, drawn in zip(own, values, strict=True)]
@@ -154,7 +154,7 @@ def _drawn(module: nn.Module, seed: int) -> list[Swap]:
 
 @contextmanager
 def _registered(module: nn.Module) -> Iterator[None]:
-    """Afterwards the modules hold the tensors that they held, also if a reset made new ones in place of filling them."""
+    """Restore the modules' own tensors, also if a reset created new ones instead of filling them."""
     before = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
     try:
         yield
@@ -170,11 +170,11 @@ def _reset(module: nn.Module) -> None:
     if callable(reset):
         reset()
     for parameter, earlier in before:
-        # One of ones or zeros may begin as that. Any other that a reset left alone was not drawn, as with weight_norm.
-        begins_so = callable(reset) and bool((earlier == earlier.flatten()[:1]).all())
-        if torch.equal(parameter, earlier) and not begins_so:
+        # A constant parameter may have its initial value. Any other that the reset left unchanged (weight_norm) was not drawn.
+        is_initial = callable(reset) and bool((earlier == earlier.flatten()[:1]).all())
+        if torch.equal(parameter, earlier) and not is_initial:
             parameter.normal_().mul_(earlier.square().mean().sqrt())
     if not callable(reset) and "running_mean" in module._buffers:
         for name, tensor in module.named_buffers(recurse=False):
-            if name in BEGINNING:
-                tensor.fill_(BEGINNING[name])
+            if name in INITIAL:
+                tensor.fill_(INITIAL[name])
