@@ -126,8 +126,8 @@ def test_unreadable_images_with_several_labels_have_none_in_their_rows():
 # ---- what they cannot say
 
 MESSAGE = (
-    "target 'label' needs one class an image, but the data has zeros and ones of each class, [2, 3]; give target= as a class "
-    "index, or as a function of logits and labels"
+    "target 'label' needs one class per image, but the labels are zeros and ones for each class, [2, 3]; give target= as a "
+    "class index, or as a function of logits and labels"
 )
 
 

@@ -391,12 +391,12 @@ def test_gradients_are_those_of_the_target(target):
         (
             lambda logits, labels: logits.argmax(dim=1) + 5,
             None,
-            "the target function gave class 5, but the model has 2 classes, 0 to 1",
+            "the target function returned class 5, but the model has 2 classes, 0 to 1",
         ),
         (
             lambda logits, labels: logits,
             None,
-            "a target function gives one class index an image, got torch.float32 [2, 2]",
+            "a target function returns one class index per image, got torch.float32 [2, 2]",
         ),
     ],
     ids=lambda value: str(value) if isinstance(value, str | int) else "",

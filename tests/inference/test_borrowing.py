@@ -556,9 +556,7 @@ def test_a_model_that_another_thread_has_is_refused_and_the_other_one_goes_on(sh
         rows = pool.submit(_rows, model, "gradcam")
         try:
             assert under_way.wait(60)
-            with pytest.raises(
-                ModelError, match=r"^another thread is using this model, or one that shares parts with it"
-            ):
+            with pytest.raises(ModelError, match=r"^another thread is using this model, or one that shares parts with it"):
                 score(other, layers=["0"] if other is not model else ["norm"], methods="gradcam")
         finally:
             go_on.set()

@@ -276,7 +276,7 @@ def test_other_errors_stay_as_they_are():
 
 
 def test_compiled_passes_are_refused():
-    with pytest.raises(UsageError, match=r"^deterministic=True runs the model's modules as they are; leave it out"):
+    with pytest.raises(UsageError, match=r"^deterministic=True cannot run a compiled model; leave out one of "):
         rows(loader([0], 1), deterministic=True, compile=True)
 
 

@@ -48,11 +48,11 @@ def test_output_says_where_the_logits_are(output, where):
         (
             {"a": OTHER, "b": LOGITS},
             None,
-            "the model's output holds no logits [N, K]: got NoneType; say where they are by output=",
+            "the model's output has no logits [N, K]: got a NoneType; say where they are with output=",
         ),
-        (torch.zeros(2, 3, 4), None, "the model's output holds no logits [N, K]: got torch.float32 [2, 3, 4]; say"),
-        (torch.zeros(2, 3, dtype=torch.long), None, "the model's output holds no logits [N, K]: got torch.int64 [2, 3]; say"),
-        ((), None, "the model's output holds no logits [N, K]: got tuple; say"),
+        (torch.zeros(2, 3, 4), None, "the model's output has no logits [N, K]: got torch.float32 [2, 3, 4]; say"),
+        (torch.zeros(2, 3, dtype=torch.long), None, "the model's output has no logits [N, K]: got torch.int64 [2, 3]; say"),
+        ((), None, "the model's output has no logits [N, K]: got a tuple; say"),
         ({"a": OTHER}, "b", "the model's output has no 'b': it is a mapping with 'a'"),
         ((OTHER,), 1, "the model's output has no 1: it is a tuple of 1"),
         (SimpleNamespace(a=OTHER), "a", "the model's output has no 'a': it is a SimpleNamespace"),
@@ -78,7 +78,7 @@ def test_confidences_near_one_are_told_apart():
 
 
 def test_a_confidence_function_keeps_the_shape():
-    with pytest.raises(ModelError, match=r"the confidence function gave \[2\] for logits \[2, 3\]"):
+    with pytest.raises(ModelError, match=r"the confidence function returned \[2\] for logits \[2, 3\]"):
         confidences(LOGITS, lambda logits: logits[:, 0])
 
 
@@ -98,8 +98,11 @@ def test_targets_are_the_predicted_class_the_label_or_one_class():
         (-1, "no class -1; the model has 3 classes, 0 to 2"),
         (True, "target True is not 'predicted', 'label', a class index or a function"),
         ("label", "target 'label' needs labels, but the data has none; use target='predicted' or a class index"),
-        (lambda logits, labels: logits[:, 0], "a target function gives one class index an image, got torch.float32 [2]"),
-        (lambda logits, labels: torch.tensor([0, 7]), "the target function gave class 7, but the model has 3 classes, 0 to 2"),
+        (lambda logits, labels: logits[:, 0], "a target function returns one class index per image, got torch.float32 [2]"),
+        (
+            lambda logits, labels: torch.tensor([0, 7]),
+            "the target function returned class 7, but the model has 3 classes, 0 to 2",
+        ),
     ],
 )
 def test_a_target_that_is_no_class_is_refused_word_for_word(target, message):

@@ -112,12 +112,12 @@ def test_what_is_followed_can_be_asked_of_images_in_any_order():
     [
         (lambda: resolve_task("detecting"), "no task 'detecting'; did you mean 'detection'?"),
         (lambda: resolve_task(Detection), "a task is a name"),
-        (lambda: resolve_task(Detection(), "out"), "give output= to the task object"),
+        (lambda: resolve_task(Detection(), "out"), "with a task object, give output= to the object itself"),
         (lambda: Detection(iou=0), "iou lies in"),
         (lambda: Detection(box=(3, 0, 1, 2)), "box is"),
         (lambda: Segmentation(region="some"), "no region 'some'; known: predicted, all"),
-        (lambda: Detection().read(torch.zeros(1, 3)), "holds no detections: got torch.float32 [1, 3]"),
-        (lambda: Segmentation().read(torch.zeros(1, 3)), "holds no logits [N, K, h, w]: got torch.float32 [1, 3]"),
+        (lambda: Detection().read(torch.zeros(1, 3)), "has no detections: got torch.float32 [1, 3]"),
+        (lambda: Segmentation().read(torch.zeros(1, 3)), "has no logits [N, K, h, w]: got torch.float32 [1, 3]"),
         (lambda: Classification().read(SEEN), "holds no logits [N, K]"),
     ],
 )
@@ -140,7 +140,7 @@ def test_segmentation_refuses_a_class_outside_the_model():
 
 
 def test_a_function_of_logits_is_no_confidence_of_a_detection():
-    with pytest.raises(TargetError, match="takes no function for detectors"):
+    with pytest.raises(TargetError, match="cannot be a function for detectors"):
         Detection().confidence(SEEN, Detection().follow(SEEN, "predicted", None), lambda logits: logits)
 
 

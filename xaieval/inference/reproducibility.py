@@ -1,6 +1,6 @@
-"""What belongs to the whole process and is put back as it was: random numbers, and the switches by which torch repeats itself.
+"""Save and restore the state of the process: global random numbers, and torch's deterministic settings.
 
-Threads share these, so that what several of them do at a time is counted: the first one saves, the last one puts back.
+All threads share this state. Overlapping uses are counted: the first one saves the state, the last one restores it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from xaieval.errors import UsageError
 
 __all__ = ["ONE_AT_A_TIME", "check_repeatable", "random_states", "repeatable", "same_random_numbers", "seed_from"]
 
-# Held by whoever changes the random numbers or the warnings of all threads for a while, and needs them to stay that way.
+# Held by code that changes the random numbers or the warnings of all threads temporarily, so that no other thread interferes.
 ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass
 class _Shared:
-    """Something that all threads share, and that some of them have changed."""
+    """State that all threads share, and that some of them change."""
 
     save: Callable[[], dict[str, Any]]
-    put_back: Callable[[dict[str, Any]], None]
+    restore: Callable[[dict[str, Any]], None]
     users: int = 0
     before: dict[str, Any] | None = None
 
     @contextmanager
     def used(self) -> Iterator[dict[str, Any]]:
-        """Have it for a while; gives what it was before anybody had it."""
+        """Use the state inside this context; yields its value before the first use."""
         with ONE_AT_A_TIME:
             before = self.before = self.save() if self.before is None else self.before
             self.users += 1
@@ -46,18 +46,18 @@ class _Shared:
                 self.users -= 1
                 if not self.users:
                     self.before = None
-                    self.put_back(before)
+                    self.restore(before)
 
 
 def random_states() -> dict[str, Any]:
-    """The states of the global random numbers, by whose they are; those of GPUs only where these are in use."""
-    states = {"torch": torch.get_rng_state(), "NumPy": np.random.get_state(), "Python": random.getstate()}  # noqa: NPY002  # these are the ones to watch
+    """The states of the global random generators, by library; GPU generators only if CUDA is initialised."""
+    states = {"torch": torch.get_rng_state(), "NumPy": np.random.get_state(), "Python": random.getstate()}  # noqa: NPY002  # the global generator is meant
     return states | ({"CUDA": tuple(torch.cuda.get_rng_state_all())} if torch.cuda.is_initialized() else {})
 
 
-def _put_back_random(states: dict[str, Any]) -> None:
+def _restore_random(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
-    np.random.set_state(states["NumPy"])  # noqa: NPY002  # likewise
+    np.random.set_state(states["NumPy"])  # noqa: NPY002  # the global generator is meant
     random.setstate(states["Python"])
     if "CUDA" in states:
         torch.cuda.set_rng_state_all(states["CUDA"])
@@ -72,13 +72,13 @@ def _switches() -> dict[str, Any]:
     }
 
 
-def _put_back_switches(before: dict[str, Any]) -> None:
+def _restore_switches(before: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(before["algorithms"], warn_only=before["warn_only"])
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before["cudnn"]
 
 
-_random_numbers = _Shared(random_states, _put_back_random)
-_repeating = _Shared(_switches, _put_back_switches)
+_random_numbers = _Shared(random_states, _restore_random)
+_repeating = _Shared(_switches, _restore_switches)
 
 
 def seed_from(*parts: object, bits: int = 63) -> int:
@@ -98,9 +98,9 @@ def seed_from(*parts: object, bits: int = 63) -> int:
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """The global random numbers of torch, NumPy and Python go on afterwards as if nothing had been.
+    """Restore the global random state of torch, NumPy and Python on exit.
 
-    Where such contexts are inside one another, or overlap in several threads, that is so after the last one.
+    If such contexts are nested, or overlap in several threads, the state is restored at the end of the last one.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -115,13 +115,13 @@ def same_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Have torch give the same bits for the same input, or raise where it cannot.
+    """Make torch return the same bits for the same input, or raise where it cannot.
 
-    In one thread, since sums of another number of parts have other bits. Meanwhile that is so for all threads; afterwards
-    everything is as it was.
+    torch uses one CPU thread, because sums over another number of parts have other bits. The settings hold for all threads, and
+    are restored on exit.
 
     Raises:
-        UsageError: something was asked for that torch cannot repeat.
+        UsageError: An operation has no deterministic implementation.
 
     Example:
         >>> with repeatable():
@@ -139,21 +139,21 @@ def repeatable() -> Iterator[None]:
                 raise
             raise UsageError(f"deterministic=True cannot be kept: {_reason(str(error))}") from error
         finally:
-            torch.set_num_threads(before["threads"])  # of this thread, each has its own
+            torch.set_num_threads(before["threads"])  # for this thread: each thread has its own number
 
 
 def check_repeatable(compile: bool) -> None:
-    """Refuse what may round otherwise the next time.
+    """Refuse options whose results can differ by rounding between runs.
 
     Raises:
-        UsageError: with what to leave out.
+        UsageError: The model is to be compiled.
     """
     if compile:
-        raise UsageError("deterministic=True runs the model's modules as they are; leave it out, or compile=True")
+        raise UsageError("deterministic=True cannot run a compiled model; leave out one of deterministic=True and compile=True")
 
 
 def _reason(message: str) -> str:
-    """What matters of torch's message, and what to do."""
+    """The relevant part of torch's message, and what to do."""
     if "CUBLAS_WORKSPACE_CONFIG" in message:
         return "cuBLAS needs the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python starts"
     return f"{message.split(', but')[0]}; leave out what needs it, or deterministic=True"

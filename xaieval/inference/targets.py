@@ -1,4 +1,4 @@
-"""Which class is followed, and how a model's output becomes logits and confidences."""
+"""Choose the target class, and turn a model's output into logits and confidences."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "check_labels",
     "choose_targets",
     "confidences",
+    "describe_value",
     "find",
     "logits_of",
     "named_classes",
@@ -37,59 +38,59 @@ _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
-    """The logits in a model's output.
+    """Find the logits in a model's output.
 
     Args:
-        output: a tensor, an object with `.logits`, a mapping with "logits" or "out" or one entry, a tuple or list (its first).
-        where: overrides this: a key, an index, or a function from the output to logits.
+        output: A tensor, an object with `.logits`, a mapping with "logits", "out" or a single entry, or a tuple or list whose
+            first item is used.
+        where: Where the logits are instead: a key, an index, or a function from the output to logits.
 
     Raises:
-        ModelError: there are no logits `[N, K]` to be found.
+        ModelError: The output has no logits `[N, K]` in that place.
 
     Example:
         >>> logits_of({"logits": torch.zeros(2, 5), "features": torch.zeros(2, 8)}).shape
         torch.Size([2, 5])
     """
-    found = find(output, where)
-    if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
-        came = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    logits = find(output, where)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise ModelError(
-            f"the model's output holds no logits [N, K]: got {came}; say where they are by output= (a key, an index, or a "
-            "function of the output)"
+            f"the model's output has no logits [N, K]: got {describe_value(logits)}; say where they are with output= (a key, "
+            "an index, or a function of the output)"
         )
-    return found
+    return logits
 
 
 def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> Float[Tensor, "n k"]:
-    """Scores of all classes: "softmax" and "sigmoid" lie in [0, 1], "identity" is the logits, or a function of them.
+    """Compute the confidences of all classes: "softmax" and "sigmoid" in [0, 1], "identity" for the logits, or a function.
 
-    In float64, where the device has it: float32 cannot tell two confidences near 1 from one another, and whether one of them is
-    an increase would be rounding noise.
+    They are computed in float64 where the device supports it. Float32 cannot distinguish confidences near 1, so an increase
+    between them would be rounding noise.
 
     Raises:
-        ModelError: the function changed the shape.
+        ModelError: The function changed the shape.
     """
     wide = logits if logits.device.type == "mps" else logits.double()
     scores: Tensor = _CONFIDENCES[kind](wide) if isinstance(kind, str) else kind(wide)
     if scores.shape != logits.shape:
-        raise ModelError(f"the confidence function gave {list(scores.shape)} for logits {list(logits.shape)}")
+        raise ModelError(f"the confidence function returned {list(scores.shape)} for logits {list(logits.shape)}")
     return scores
 
 
 def choose_targets(
     target: Target, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n *classes"] | None = None
 ) -> Int[Tensor, " n"]:
-    """The class to follow for each image, fixed on the original image.
+    """Choose the target class of each image, from the model's output for the original image.
 
     Args:
         target: "predicted" (the class of the highest logit), "label", a class index, or a function
             `(logits, labels) -> classes [N]`.
-        logits: of the original images.
-        labels: true classes `[N]`, or zeros and ones of all classes `[N, K]`, of which "label" names none; may be missing
-            unless the target needs them.
+        logits: The logits of the original images.
+        labels: The true classes `[N]`, or zeros and ones for each class `[N, K]`, which do not work with "label". Only needed
+            if the target uses them.
 
     Raises:
-        TargetError: labels are missing or not one class an image, or a class is outside `0..K-1`.
+        TargetError: Labels are missing or not one class per image, or a class is outside `0..K-1`.
 
     Example:
         >>> choose_targets(0, torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
@@ -103,19 +104,19 @@ def choose_targets(
         if not 0 <= target < classes:
             raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
         return chosen
-    return check_labels(chosen, classes, "the data has label" if target == "label" else "the target function gave class")
+    return check_labels(chosen, classes, "the data has label" if target == "label" else "the target function returned class")
 
 
 def named_classes(target: Any, read: Any, labels: Tensor | None, count: int, device: torch.device) -> Tensor | None:
-    """The classes `[N]` that a target names, whether the model has them or not; None for what is predicted.
+    """Return the classes `[N]` that a target names, without checking that the model has them; None for "predicted".
 
     Raises:
-        TargetError: the target is of no known kind, labels are missing, or a function does not give one class an image.
+        TargetError: The target is of an unknown kind, labels are missing, or a function does not return one class per image.
     """
     if callable(target):
         chosen = torch.as_tensor(target(read, labels), device=device)
         if chosen.shape != (count,) or chosen.is_floating_point():
-            raise TargetError(f"a target function gives one class index an image, got {chosen.dtype} {list(chosen.shape)}")
+            raise TargetError(f"a target function returns one class index per image, got {chosen.dtype} {list(chosen.shape)}")
         return chosen.long()
     if target == "predicted":
         return None
@@ -127,10 +128,10 @@ def named_classes(target: Any, read: Any, labels: Tensor | None, count: int, dev
 
 
 def one_label_each(labels: Tensor | None) -> Tensor:
-    """The labels `[N]`, if there is one class an image.
+    """Return the labels `[N]` if each image has exactly one class.
 
     Raises:
-        TargetError: there are none, or several classes can be true of an image.
+        TargetError: There are no labels, or an image can have several classes.
 
     Example:
         >>> one_label_each(torch.tensor([2, 0]))
@@ -140,17 +141,17 @@ def one_label_each(labels: Tensor | None) -> Tensor:
         raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
     if labels.ndim > 1:
         raise TargetError(
-            f"target 'label' needs one class an image, but the data has zeros and ones of each class, {list(labels.shape)}; "
-            "give target= as a class index, or as a function of logits and labels"
+            "target 'label' needs one class per image, but the labels are zeros and ones for each class, "
+            f"{list(labels.shape)}; give target= as a class index, or as a function of logits and labels"
         )
     return labels
 
 
 def check_labels(labels: Int[Tensor, " n"], classes: int, what: str) -> Int[Tensor, " n"]:
-    """The labels, if all of them are classes of the model.
+    """Return the labels if all of them are classes of the model.
 
     Raises:
-        TargetError: one is not.
+        TargetError: A label is not a class of the model.
     """
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
@@ -159,19 +160,19 @@ def check_labels(labels: Int[Tensor, " n"], classes: int, what: str) -> Int[Tens
 
 
 def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Each image's score of its own target."""
+    """Select each image's score of its own target class."""
     return scores.gather(1, targets[:, None]).squeeze(1)
 
 
 def find(output: Any, where: Output = None) -> Any:
-    """What an output holds at a key, an index or by a function; else where models have their logits."""
+    """Return the part of an output at a key, at an index or by a function. Default: where models usually have their logits."""
     if callable(where):
         return where(output)
     if where is not None:
         try:
             return output[where]
         except (KeyError, IndexError, TypeError) as error:
-            raise ModelError(f"the model's output has no {where!r}: it is {_describe(output)}") from error
+            raise ModelError(f"the model's output has no {where!r}: it is {_describe_container(output)}") from error
     if hasattr(output, "logits"):
         return output.logits
     if isinstance(output, Mapping):
@@ -180,7 +181,12 @@ def find(output: Any, where: Output = None) -> Any:
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
-def _describe(output: Any) -> str:
+def describe_value(value: Any) -> str:
+    """Describe a value in an error message: the dtype and shape of a tensor, else the type."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _describe_container(output: Any) -> str:
     if isinstance(output, Mapping):
         return f"a mapping with {', '.join(map(repr, output))}"
     if isinstance(output, tuple | list):

@@ -1,4 +1,4 @@
-"""What a model is asked: which class, detection or region is followed on each image, and what the model scores it."""
+"""The tasks of a model: how its output is read, and which class, detection or region is followed on each image."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from xaieval.inference.targets import (
     check_labels,
     choose_targets,
     confidences,
+    describe_value,
     find,
     logits_of,
     named_classes,
@@ -42,12 +43,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Followed:
-    """What is followed on each of N images, fixed on the original ones.
+    """The class, detection or region that is followed on each of N images, chosen on the original images.
 
     Attributes:
-        classes: `[N]`; -1 where there is nothing to follow.
-        found: `[N]`, False where there is nothing to follow: a detector that found no such object.
-        details: what else says which it is, each with N rows: boxes, regions.
+        classes: The classes `[N]`; -1 where there is nothing to follow.
+        found: Whether there is something to follow, `[N]`; False if a detector found no such object.
+        details: Further tensors with N rows, such as boxes or regions.
     """
 
     classes: Int[Tensor, " n"]
@@ -56,51 +57,51 @@ class Followed:
 
     @classmethod
     def all(cls, classes: Tensor) -> Followed:
-        """Classes alone, all of which there are."""
+        """Follow these classes, one on each image."""
         return cls(classes, torch.ones_like(classes, dtype=torch.bool))
 
     def of(self, index: Tensor) -> Followed:
-        """What is followed on images `index`, any of which may come several times."""
+        """Select the images `index`; an image may occur several times."""
         return Followed(self.classes[index], self.found[index], tuple(detail[index] for detail in self.details))
 
 
 @runtime_checkable
 class Task(Protocol):
-    """How a model's output is read, and what of it is followed.
+    """How to read a model's output, and what to follow in it.
 
-    What `read` returns can be sliced along the images, and is what the other methods are given.
+    The result of `read` can be sliced along the images, and is the first argument of the other methods.
     """
 
     def read(self, output: Any) -> Any:
-        """What matters of a model's output.
+        """Extract the relevant part of a model's output.
 
         Raises:
-            ModelError: it is of another kind.
+            ModelError: The output is of another kind.
         """
 
     def predicted(self, read: Any) -> Tensor:
-        """The class that is predicted for each image, `[N]`; -1 for none."""
+        """The predicted class of each image, `[N]`; -1 for none."""
 
     def follow(self, read: Any, target: Target, labels: Tensor | None) -> Followed:
-        """What is followed, by the choice of target.
+        """Choose what to follow on each image.
 
         Raises:
-            TargetError: the target is none of this model or of this data.
+            TargetError: The model or the data does not have this target.
         """
 
     def score(self, read: Any, followed: Followed) -> Tensor:
-        """The score that gradients are taken of, `[N]`; 0 where there is nothing to follow."""
+        """The score whose gradients are computed, `[N]`; 0 where there is nothing to follow."""
 
     def confidence(self, read: Any, followed: Followed, kind: Confidence) -> Tensor:
-        """The confidence, `[N]`, in float64 where the device has it; 0 where what is followed is not to be found."""
+        """The confidence, `[N]`, in float64 where the device supports it; 0 where the followed object is not found."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Logits `[N, K]`, of which one class is followed.
+    """Logits `[N, K]`; one class is followed on each image.
 
     Args:
-        output: where the logits are in the model's output: a key, an index or a function; found by itself in most models.
+        output: Where the logits are in the model's output: a key, an index or a function. Default: found automatically.
 
     Example:
         >>> logits = torch.tensor([[1.0, 3.0], [2.0, 0.0]])
@@ -120,7 +121,7 @@ class Classification:
         return read.argmax(dim=1)
 
     def follow(self, read: Float[Tensor, "n k"], target: Target, labels: Tensor | None) -> Followed:
-        """A class of each image."""
+        """Choose a class for each image."""
         return Followed.all(choose_targets(target, read.detach(), labels))
 
     def score(self, read: Float[Tensor, "n k"], followed: Followed) -> Tensor:
@@ -137,32 +138,32 @@ Detections = Sequence[dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Detection:
-    """Boxes with classes and scores, of which one detection is followed.
+    """Boxes with classes and scores; one detection is followed on each image.
 
-    The best detection of the target's class is followed ("predicted": the best of all). On any other image its confidence is
-    the score of the best detection of the same class whose box overlaps with it, and 0 if there is none. Detectors give scores
-    that are probabilities already, so that the protocol's choice of confidence does not matter, and gradients are taken of the
-    score: by a factor for each image that is the gradient of its logit.
+    The best detection of the target class is followed ("predicted": the best of all). On the masked image, its confidence is
+    the score of the best detection of the same class whose box overlaps, and 0 if there is none. The scores of detectors are
+    already probabilities, so the protocol's choice of confidence does not apply. Gradients are those of the score, which equal
+    the gradients of its logit up to one factor per image.
 
     Args:
-        iou: how much two boxes have to overlap to be the same object: intersection over union, in (0, 1].
-        box: follow the detection that overlaps most with this box `(x1, y1, x2, y2)`, in pixels of the model's input, instead.
-        output: where the detections are in the model's output: one mapping an image with "boxes" `[D, 4]`, "labels" `[D]` and
-            "scores" `[D]`, as torchvision's detectors give.
+        iou: The smallest intersection over union of two boxes of the same object, in (0, 1].
+        box: Follow the detection that overlaps most with this box `(x1, y1, x2, y2)`, in pixels of the model's input, instead.
+        output: Where the detections are in the model's output: one mapping per image with "boxes" `[D, 4]`, "labels" `[D]` and
+            "scores" `[D]`, as torchvision's detectors return.
 
     Raises:
-        UsageError: `iou` is out of range, or `box` is none.
+        UsageError: `iou` is out of range, or `box` is not a box.
 
     Reference:
-        The matching is that of D-RISE (Petsiuk et al., CVPR 2021, arXiv 2006.03204, section 3.2), with the class's score in
-        place of the similarity of all classes' scores, which these detectors do not give.
+        The matching is that of D-RISE (Petsiuk et al., CVPR 2021, arXiv 2006.03204, section 3.2), with the score of the class
+        instead of the similarity of the scores of all classes, which these detectors do not return.
 
     Example:
-        >>> found = {"boxes": torch.tensor([[0.0, 0, 8, 8], [4, 4, 8, 8]]), "labels": torch.tensor([1, 2])}
-        >>> seen = [found | {"scores": torch.tensor([0.9, 0.4])}]
-        >>> masked = [found | {"scores": torch.tensor([0.3, 0.6])}]
+        >>> boxes = {"boxes": torch.tensor([[0.0, 0, 8, 8], [4, 4, 8, 8]]), "labels": torch.tensor([1, 2])}
+        >>> original = [boxes | {"scores": torch.tensor([0.9, 0.4])}]
+        >>> masked = [boxes | {"scores": torch.tensor([0.3, 0.6])}]
         >>> task = Detection()
-        >>> task.confidence(masked, task.follow(seen, "predicted", None), "softmax")
+        >>> task.confidence(masked, task.follow(original, "predicted", None), "softmax")
         tensor([0.3000], dtype=torch.float64)
     """
 
@@ -177,13 +178,13 @@ class Detection:
             raise UsageError(f"box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2, got {self.box}")
 
     def read(self, output: Any) -> Detections:
-        """One mapping an image."""
-        found = output if self.output is None else find(output, self.output)
-        if isinstance(found, tuple | list) and all(isinstance(one, dict) and {*KEYS} <= one.keys() for one in found):
-            return [{key: one[key] for key in KEYS} for one in found]
+        """One mapping per image."""
+        detections = output if self.output is None else find(output, self.output)
+        if isinstance(detections, tuple | list) and all(isinstance(one, dict) and {*KEYS} <= one.keys() for one in detections):
+            return [{key: one[key] for key in KEYS} for one in detections]
         raise ModelError(
-            f"the model's output holds no detections: got {_kind(found)}; one mapping an image with 'boxes', 'labels' and "
-            "'scores' is expected; say where they are by output= (a key, an index, or a function of the output)"
+            f"the model's output has no detections: got {describe_value(detections)}; one mapping per image with 'boxes', "
+            "'labels' and 'scores' is expected; say where they are with output= (a key, an index, or a function of the output)"
         )
 
     def predicted(self, read: Detections) -> Tensor:
@@ -191,7 +192,7 @@ class Detection:
         return torch.stack([_best(one["labels"], one["scores"]) for one in read])
 
     def follow(self, read: Detections, target: Target, labels: Tensor | None) -> Followed:
-        """The best detection of a class, or the one at a box."""
+        """Choose the best detection of a class, or the one at a box."""
         wanted = _wanted_classes(target, read, labels, len(read))
         boxes, classes = [], []
         for number, one in enumerate(read):
@@ -206,17 +207,17 @@ class Detection:
 
     def score(self, read: Detections, followed: Followed) -> Tensor:
         """The score of the detection, differentiable."""
-        found = []
+        best = []
         for one, label, box in zip(read, followed.classes, followed.details[0], strict=True):
             same = (one["labels"] == label) & (_overlap(one["boxes"], box) >= self.iou)
             scores = one["scores"]
-            found.append(scores[same].max() if same.any() else scores.sum() * 0)
-        return torch.stack(found)
+            best.append(scores[same].max() if same.any() else scores.sum() * 0)
+        return torch.stack(best)
 
     def confidence(self, read: Detections, followed: Followed, kind: Confidence) -> Tensor:
         """The score of the detection."""
         if callable(kind):
-            raise TargetError("a detection's confidence is its score; confidence= takes no function for detectors")
+            raise TargetError("the confidence of a detection is its score; confidence= cannot be a function for detectors")
         scores = self.score(read, followed)
         return scores if scores.device.type == "mps" else scores.double()
 
@@ -227,17 +228,17 @@ Region = Literal["predicted", "all"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Logits `[N, K, h, w]` (of volumes `[N, K, d, h, w]`), of which one class is followed in a region.
+    """Logits `[N, K, h, w]` (volumes: `[N, K, d, h, w]`); one class is followed in a region of each image.
 
-    The score is the mean of the class's logits over the region, the confidence the mean of its probabilities there.
+    The score is the mean logit of the class over the region, and the confidence is the mean confidence of the class there.
 
     Args:
-        region: where: "predicted", the pixels that are predicted to be of the class on the original image, or "all" of them.
-        background: the class that "predicted" never means, since it is everywhere; None for a model without one.
-        output: where the logits are in the model's output: a key, an index or a function; found by itself in most models.
+        region: "predicted" for the pixels that are predicted as the class on the original image, or "all" for all pixels.
+        background: The class that target "predicted" never chooses, because it is everywhere; None for a model without one.
+        output: Where the logits are in the model's output: a key, an index or a function. Default: found automatically.
 
     Raises:
-        UsageError: there is no such region.
+        UsageError: The region is unknown.
 
     Reference:
         Vinogradova et al., "Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping" (arXiv
@@ -260,16 +261,16 @@ class Segmentation:
 
     def read(self, output: Any) -> Tensor:
         """The logits `[N, K, h, w]`."""
-        found = find(output, self.output)
-        if isinstance(found, Tensor) and found.ndim in (4, 5) and found.is_floating_point():
-            return found
+        logits = find(output, self.output)
+        if isinstance(logits, Tensor) and logits.ndim in (4, 5) and logits.is_floating_point():
+            return logits
         raise ModelError(
-            f"the model's output holds no logits [N, K, h, w]: got {_kind(found)}; say where they are by output= (a key, an "
-            "index, or a function of the output)"
+            f"the model's output has no logits [N, K, h, w]: got {describe_value(logits)}; say where they are with output= (a "
+            "key, an index, or a function of the output)"
         )
 
     def predicted(self, read: Float[Tensor, "n k *space"]) -> Tensor:
-        """The class of most pixels, other than the background if there is any."""
+        """The class with the most pixels, other than the background; -1 if all pixels are background."""
         areas = torch.stack([labels.bincount(minlength=read.shape[1]) for labels in read.argmax(dim=1).flatten(1)])
         if self.background is not None:
             areas[:, self.background].clamp_(max=0)
@@ -277,7 +278,7 @@ class Segmentation:
         return classes.masked_fill(areas.amax(dim=1) == 0, -1)
 
     def follow(self, read: Float[Tensor, "n k *space"], target: Target, labels: Tensor | None) -> Followed:
-        """A class and its region."""
+        """Choose a class and its region for each image."""
         wanted = _wanted_classes(target, read, labels, len(read))
         classes = self.predicted(read) if wanted is None else check_labels(wanted, read.shape[1], "the target is class")
         at = classes.view(-1, *[1] * (read.ndim - 2))
@@ -287,11 +288,11 @@ class Segmentation:
         return Followed(classes, regions.flatten(1).any(dim=1), (regions,))
 
     def score(self, read: Float[Tensor, "n k *space"], followed: Followed) -> Tensor:
-        """The mean of the class's logits over the region."""
+        """The mean logit of the class over the region."""
         return _mean_over(followed.details[0], read, followed.classes)
 
     def confidence(self, read: Float[Tensor, "n k *space"], followed: Followed, kind: Confidence) -> Tensor:
-        """The mean of the class's confidences over the region."""
+        """The mean confidence of the class over the region."""
         classes = read.shape[1]
         pixels = confidences(read.movedim(1, -1).reshape(-1, classes), kind)
         return _mean_over(
@@ -307,10 +308,10 @@ TASKS: dict[str, type[Classification | Detection | Segmentation]] = {
 
 
 def resolve_task(task: str | Task, output: Output = None) -> Task:
-    """A task by name, which reads the output at `output`, or the object itself.
+    """Return the task of a name, which reads the model's output at `output`; a task object is returned unchanged.
 
     Raises:
-        UsageError: no task has that name, or an object comes with `output`, which it has a place for itself.
+        UsageError: The name is unknown, or `output` is given together with a task object, which has its own `output`.
     """
     if isinstance(task, str):
         if task not in TASKS:
@@ -319,12 +320,12 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
     if not isinstance(task, Task) or isinstance(task, type):
         raise UsageError(f"a task is a name ({', '.join(TASKS)}) or an object of xaieval.inference.tasks, got {task!r}")
     if output is not None:
-        raise UsageError("give output= to the task object, not beside it")
+        raise UsageError("with a task object, give output= to the object itself")
     return task
 
 
 def predicted_score(task: Task, output: Any) -> Tensor:
-    """The score of what is predicted on each image, `[N]`, differentiable; of all that is read, where nothing is predicted."""
+    """The score of each image's prediction, `[N]`, differentiable; the sum of all outputs, `[1]`, if nothing is predicted."""
     read = task.read(output)
     followed = task.follow(read, "predicted", None)
     if followed.found.any():
@@ -334,13 +335,13 @@ def predicted_score(task: Task, output: Any) -> Tensor:
 
 
 def describe(task: Task) -> dict[str, Any]:
-    """A task as plain values for a manifest."""
-    own: dict[str, Any] = {f.name: plain(getattr(task, f.name)) for f in fields(task)} if is_dataclass(task) else {}
-    return {"name": type(task).__name__.lower(), **own}
+    """Describe a task with plain values for a manifest."""
+    options: dict[str, Any] = {f.name: plain(getattr(task, f.name)) for f in fields(task)} if is_dataclass(task) else {}
+    return {"name": type(task).__name__.lower(), **options}
 
 
 def _wanted_classes(target: Target, read: Any, labels: Tensor | None, count: int) -> Tensor | None:
-    """The classes `[N]` that a target names; None for what is predicted."""
+    """The classes `[N]` that a target names; None for "predicted"."""
     if isinstance(target, int) and target < 0:
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
     device = read.device if isinstance(read, Tensor) else read[0]["labels"].device
@@ -352,17 +353,13 @@ def _best(labels: Tensor, scores: Tensor) -> Tensor:
 
 
 def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
-    """Intersection over union of boxes `[D, 4]` with one box; 1 of equal boxes, also where they have no area."""
+    """Intersection over union of boxes `[D, 4]` with one box; 1 for equal boxes, even without area."""
     box = box.to(boxes.dtype)
     return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
 
 
 def _mean_over(regions: Tensor, values: Tensor, classes: Tensor) -> Tensor:
-    """Means of a class's values `[N, K, ...]` over regions `[N, ...]`; 0 for empty ones."""
+    """Means of a class's values `[N, K, ...]` over regions `[N, ...]`; 0 for empty regions."""
     own = values[torch.arange(len(values), device=values.device), classes.clamp(min=0)]
     cells = tuple(range(1, own.ndim))
     return (own * regions).sum(dim=cells) / regions.sum(dim=cells).clamp(min=1)
-
-
-def _kind(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
