@@ -122,13 +122,13 @@ def test_a_factory_gives_masks_in_its_batches(bench):
 def test_data_whose_objects_are_not_known_is_refused_word_for_word(bench, folders):
     photos, masks, boxes = folders
     assert bench("--metrics", "average_drop,iou", "--data", f"folder:{photos}", "--out", "run") == (
-        f"a metric compares maps with where the object is, but of 'folder:{photos}' neither masks nor boxes are given: use "
+        f"a metric compares maps with the position of the object, but 'folder:{photos}' has neither masks nor boxes: use "
         "'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
     )
     for data, option in (("scenes", ["--masks", str(masks)]), ("ucmerced:x", ["--boxes", str(boxes)])):
         assert bench("--data", data, *option, "--out", "run") == (
-            f"masks and boxes go with 'folder:DIR', but the data is '{data}'; scenes have masks of their own, and a factory "
-            "gives them in its batches"
+            f"masks and boxes go with 'folder:DIR', but the data is '{data}'; scenes have their own masks, and a factory "
+            "returns masks and boxes in its batches"
         )
     assert "no folder 'nowhere'" in bench("--data", f"folder:{photos}", "--masks", "nowhere", "--out", "run")
     assert "cannot read boxes from 'nowhere.json'" in bench(

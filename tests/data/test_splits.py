@@ -1,4 +1,4 @@
-"""Splits by contiguous blocks and at random, parts of a data set, and pictures by name."""
+"""Splits by contiguous blocks and at random, and parts of a data set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds, scenes, ucmerced
-from xaieval.data.scenes import CLASSES
+from xaieval.data import Fold, Pictures, Preprocessing, block_folds, random_folds, ucmerced
 from xaieval.errors import DataError
 
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -283,60 +281,3 @@ def test_the_parts_of_a_fold_are_pictures_that_can_be_loaded():
         (batch,) = pictures.subset(fold.selection).loader(100)
         assert batch["id"] == [f"id {number}" for number in fold.selection]
         assert (batch["image"].mean(dim=(1, 2, 3)) * 255).round().int().tolist() == fold.selection
-
-
-# ---- pictures by name
-
-
-def test_scenes_by_name_are_those_of_the_split_and_seed():
-    default = load_pictures("scenes", SMALL, 4)
-    other, again = (load_pictures("scenes", SMALL, 4, split="train", seed=7) for _ in range(2))
-    assert list(default.ids) == [f"test/{number:05d}" for number in range(4)]
-    assert list(other.ids) == [f"train/{number:05d}" for number in range(4)]
-    assert list(other.classes) == list(CLASSES)
-    for index in range(4):
-        assert torch.equal(default[index]["image"], scenes(SMALL, 4)[index]["image"])
-        assert torch.equal(other[index]["image"], scenes(SMALL, 4, "train", 7)[index]["image"])
-        assert torch.equal(other[index]["image"], again[index]["image"])
-        assert not torch.equal(other[index]["image"], default[index]["image"])
-    seeded = load_pictures("scenes", SMALL, 4, seed=1)
-    assert list(seeded.ids) == list(default.ids)
-    assert not torch.equal(seeded[0]["image"], default[0]["image"])
-
-
-def test_there_are_two_hundred_scenes_unless_told():
-    assert len(load_pictures("scenes", SMALL)) == 200
-
-
-@pytest.mark.parametrize("most", [0, -1])
-def test_scenes_fewer_than_one_are_refused_word_for_word(most):
-    with pytest.raises(DataError) as error:
-        load_pictures("scenes", SMALL, most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
-
-
-def test_a_folder_by_name_is_spread_over_its_classes(tmp_path):
-    for name in ("a/1", "a/2", "a/3", "a/4", "b/1", "b/2"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
-    assert list(load_pictures(f"folder:{tmp_path}", SMALL).ids) == [f"a/{i}.png" for i in (1, 2, 3, 4)] + ["b/1.png", "b/2.png"]
-    assert list(load_pictures(f"folder:{tmp_path}", SMALL, 4).ids) == ["a/1.png", "a/3.png", "b/1.png", "b/2.png"]
-    with pytest.raises(DataError, match=r"^at least one image is needed, got 0$"):
-        load_pictures(f"folder:{tmp_path}", SMALL, 0)
-
-
-@pytest.mark.shared
-def test_uc_merced_by_name_is_all_of_it_or_a_part_of_every_class(ucmerced_folder):
-    assert len(load_pictures(f"ucmerced:{ucmerced_folder}", SMALL)) == 2100
-    assert list(load_pictures(f"ucmerced:{ucmerced_folder}", SMALL, 21).labels) == list(range(21))
-
-
-def test_a_factory_gives_no_pictures_and_is_not_called():
-    assert load_pictures("no.such.module:factory", SMALL) is None
-
-
-@pytest.mark.parametrize("spec", ["senes", "folder:"])
-def test_data_that_does_not_exist_is_refused_word_for_word(spec):
-    with pytest.raises(DataError) as error:
-        load_pictures(spec, SMALL)
-    assert str(error.value) == f"no data '{spec}'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"

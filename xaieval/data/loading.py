@@ -1,0 +1,180 @@
+"""Load data by name: generated scenes, image folders, UC Merced, or a function that returns a loader."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
+from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.scenes import Split
+from xaieval.errors import DataError, UsageError
+
+__all__ = ["DATA_SOURCES", "Data", "import_factory", "load_data", "load_pictures", "names_code"]
+
+# Data from these sources is read without importing user code: run files and manifests may name them.
+DATA_SOURCES = {"scenes": "scenes", "folder": "folder:DIR", "ucmerced": "ucmerced:DIR"}
+SCENES = 200  # default number of images
+
+
+@dataclass(frozen=True)
+class Data:
+    """A loaded data set.
+
+    Attributes:
+        loader: Batches for `xaieval.score`.
+        preview: Batches of a few images for pictures; None if the loader can be read only once.
+        classes: Names of the classes, if known.
+    """
+
+    loader: Iterable[Any]
+    preview: Iterable[Any] | None
+    classes: list[str] | None
+
+
+def names_code(spec: str) -> bool:
+    """Whether a name is a `package.module:factory`, which is imported and called, instead of a known source.
+
+    Example:
+        >>> names_code("folder:photos"), names_code("mine:make"), names_code("scenes"), names_code("scenes:make")
+        (False, True, False, True)
+    """
+    source, _, rest = spec.partition(":")
+    return bool(rest) and ":" not in DATA_SOURCES.get(source, "")
+
+
+def load_data(
+    spec: str,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    max_images: int | None = None,
+    preview: int = 5,
+    download: bool = False,
+    workers: int = 0,
+    pin_memory: bool = False,
+    *,
+    truth: bool = False,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
+) -> Data:
+    """Load data by name.
+
+    Args:
+        spec: "scenes", "folder:DIR", "ucmerced:DIR", or "package.module:factory", a function without arguments that returns a
+            loader. Only the last form imports user code.
+        preprocessing: Turns a picture into the model's input. A factory applies its own.
+        batch_size: Images in a batch.
+        max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
+        preview: Number of images in the preview.
+        download: Download UC Merced if the folder does not have it.
+        workers: Number of processes that load images.
+        pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
+        truth: The masks or boxes of the objects are needed. A factory returns them in its batches.
+        masks: For "folder:DIR", a folder with the mask of each image; see `image_folder`.
+        boxes: For "folder:DIR", a file with boxes around the objects; see `image_folder`.
+
+    Raises:
+        DataError: The name is unknown, there are no images, or masks and boxes are needed but missing.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size is at least 1, got {batch_size}")
+    if workers < 0:
+        raise DataError(f"workers is at least 0, got {workers}")
+    pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes)
+    if pictures is not None:
+        loader = pictures.loader(batch_size, workers, pin_memory)
+        return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes))
+    made = import_factory(spec, DataError, "data")()
+    if not hasattr(made, "__iter__"):
+        raise DataError(f"{spec} returned a {type(made).__name__}; a function that returns a loader is expected")
+    return Data(made, None if iter(made) is made else made, None)
+
+
+def load_pictures(
+    spec: str,
+    preprocessing: Preprocessing,
+    max_images: int | None = None,
+    *,
+    split: Split = "test",
+    seed: int = 0,
+    download: bool = False,
+    truth: bool = False,
+    masks: str | Path | None = None,
+    boxes: str | Path | None = None,
+) -> Pictures | None:
+    """Load a data set of pictures by name; None for a factory, which returns a loader.
+
+    Args:
+        spec: As in `load_data`.
+        preprocessing: Turns a picture into the model's input.
+        max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
+        split: The split of "scenes".
+        seed: The seed of "scenes".
+        download: Download UC Merced if the folder does not have it.
+        truth: The masks or boxes of the objects are needed.
+        masks: As in `load_data`.
+        boxes: As in `load_data`.
+
+    Raises:
+        DataError: The name is unknown, there are no images, or masks and boxes are needed but missing.
+    """
+    source, _, rest = spec.partition(":")
+    _check_truth(spec, truth, masks is not None or boxes is not None)
+    if spec == "scenes":
+        return scenes(preprocessing, size=max_images or SCENES, split=split, seed=seed, masks=truth).spread(max_images)
+    if source == "folder" and rest:
+        return image_folder(rest, preprocessing, masks=masks, boxes=boxes).spread(max_images)
+    if source == "ucmerced":
+        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
+    if names_code(spec):
+        return None
+    forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
+    raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
+
+
+def _check_truth(spec: str, needed: bool, given: bool) -> None:
+    """Refuse masks and boxes that cannot be used, and data without them if they are needed."""
+    source = spec.partition(":")[0]
+    if given and source != "folder":
+        raise DataError(
+            f"masks and boxes go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a factory "
+            "returns masks and boxes in its batches"
+        )
+    if needed and not given and source in ("folder", "ucmerced"):
+        raise DataError(
+            f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
+            "'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+        )
+
+
+def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
+    """Import the function that `package.module:factory` names. This is the only place that imports what a user names.
+
+    Modules in the working directory are found after installed ones, so that a file there never replaces a library.
+
+    Args:
+        spec: The name of the function.
+        error: The class of the error if it does not exist.
+        what: What the function makes, for the error message: "data" or "model".
+
+    Raises:
+        UsageError: The module or the function does not exist. The class of the error is `error`.
+    """
+    name, _, function = spec.partition(":")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise error(f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' is expected")
+    folder = str(Path.cwd())
+    if not {folder, ""} & {*sys.path}:
+        sys.path.append(folder)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
+    if not hasattr(module, function):
+        origin = getattr(module, "__file__", None) or "built into Python"
+        raise error(f"no {what} {spec!r}: module {name!r} has no {function!r} ({origin})")
+    return getattr(module, function)
