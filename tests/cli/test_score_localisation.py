@@ -142,7 +142,7 @@ def test_masks_are_read_only_when_they_are_needed():
     assert load_pictures("scenes", PREPARE, 4, truth=True).mask is not None
     batch = next(iter(load_data("scenes", PREPARE, 2, 2, truth=True).loader))
     assert batch["mask"].shape == (2, 128, 128)
-    with pytest.raises(DataError, match="neither masks nor boxes are given"):
+    with pytest.raises(DataError, match="has neither masks nor boxes: use"):
         load_data("ucmerced:nowhere", PREPARE, 2, truth=True)
 
 

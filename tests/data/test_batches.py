@@ -119,28 +119,28 @@ def test_images_without_ids_are_numbered_through():
         (
             {"image": IMAGES, "id": ["a", "b"]},
             DataError,
-            "a batch has 3 images but 2 ids; one id an image is expected",
+            "a batch has 3 images but 2 ids; one id per image is expected",
         ),
         (
             {"image": IMAGES, "id": ["a", "b", "a"]},
             DataError,
-            "two images have the id 'a'; rows are told apart by id, so each needs its own",
+            "two images have the id 'a'; rows are identified by id, so each image needs its own",
         ),
         (
             (IMAGES, LABELS[:2]),
             TargetError,
-            "labels are one integer an image, [3] here; got torch.int64 [2]",
+            "labels are one integer per image, [3] here; got torch.int64 [2]",
         ),
         (
             (IMAGES, LABELS.float()),
             TargetError,
-            "labels are one integer an image, [3] here; got torch.float32 [3]",
+            "labels are one integer per image, [3] here; got torch.float32 [3]",
         ),
         (
             IMAGES[0],
             DataError,
             "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got float32 [3, 2, 2]; "
-            "a loader gives batches: for one batch use [images], for a single image images[None]",
+            "a loader yields batches: for one batch use [images], for a single image images[None]",
         ),
         (
             IMAGES.to(torch.uint8),
@@ -175,7 +175,9 @@ def test_an_iterator_that_was_read_before_is_refused_word_for_word():
     list(read_batches(used))
     with pytest.raises(DataError) as error:
         list(read_batches(used))
-    assert str(error.value) == ("the loader is empty: it gave no images; an iterator that was read before has to be made anew")
+    assert str(error.value) == (
+        "the loader is empty: it yielded no images; an iterator can be read only once, so create a new one"
+    )
 
 
 def test_images_that_can_be_a_batch_come_back_as_they_are():

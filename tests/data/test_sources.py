@@ -106,7 +106,7 @@ def test_half_precision_stays():
 WANTED = "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got "
 MOVE = "; move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"
 SCALE = "; scale and normalise the bytes, as in (images / 255 - mean) / std"
-SIZES = "; have the loader's collate function bring them to one size (resize or pad), or make batches of one image"
+SIZES = "; bring them to one size in the loader's collate function (resize or pad), or use batches of one image"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_small_maps_with_many_channels_are_not_taken_for_channels_last():
 def test_labels_that_are_words_are_refused_word_for_word():
     with pytest.raises(TargetError) as caught:
         list(read_batches([(IMAGES[:2], ["cat", "dog"])]))
-    assert str(caught.value) == "labels are one integer an image, [2] here; got ['cat', 'dog']"
+    assert str(caught.value) == "labels are one integer per image, [2] here; got ['cat', 'dog']"
 
 
 # ---- whole arrays
@@ -204,7 +204,7 @@ def test_a_pair_of_whole_arrays_is_no_loader(kind, make):
     with pytest.raises(DataError) as caught:
         xaieval.score(_model(), kind([make(IMAGES), make(LABELS)]), "1", progress=False)
     assert str(caught.value) == (
-        "images and labels as two whole arrays are no loader; xaieval.data.arrays(images, labels) makes one, and "
+        "an array of images and an array of labels are not a loader; xaieval.data.arrays(images, labels) makes one, and "
         "[(images, labels)] is a loader of one batch"
     )
 

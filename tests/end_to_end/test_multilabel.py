@@ -107,7 +107,7 @@ def test_zeros_and_ones_of_any_type_are_labels(kind):
 def test_other_tables_are_refused(labels, came):
     with pytest.raises(TargetError) as caught:
         read_batch((_images(), labels), 0)
-    assert str(caught.value) == f"labels are one integer an image, [2] here; got {came}"
+    assert str(caught.value) == f"labels are one integer per image, [2] here; got {came}"
 
 
 def test_unreadable_images_with_several_labels_have_none_in_their_rows():

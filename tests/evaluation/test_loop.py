@@ -894,10 +894,10 @@ FORM = "images are a floating-point tensor [N, C, H, W], normalised as the model
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        ([], "the loader is empty: it gave no images; an iterator that was read before has to be made anew"),
+        ([], "the loader is empty: it yielded no images; an iterator can be read only once, so create a new one"),
         (
             [torch.zeros(3, 8, 8)],
-            FORM + "float32 [3, 8, 8]; a loader gives batches: for one batch use [images], for a single image images[None]",
+            FORM + "float32 [3, 8, 8]; a loader yields batches: for one batch use [images], for a single image images[None]",
         ),
         (
             [torch.zeros(2, 3, 8, 8, dtype=torch.uint8)],
@@ -908,18 +908,18 @@ FORM = "images are a floating-point tensor [N, C, H, W], normalised as the model
         (["cat.png"], FORM + "str"),
         ([(dial(0.5), [0], ["id"])], "a batch is a tuple of 3; images, (images, labels) or a mapping is expected"),
         ([{"img": dial(0.5), "label": [0]}], "a batch has the keys img, label; one of image, images, pixel_values is expected"),
-        ([{"image": dial(0.5, 0.5), "id": ["a"]}], "a batch has 2 images but 1 ids; one id an image is expected"),
+        ([{"image": dial(0.5, 0.5), "id": ["a"]}], "a batch has 2 images but 1 ids; one id per image is expected"),
         (
             [{"image": dial(0.5, 0.5), "id": ["a", "a"]}],
-            "two images have the id 'a'; rows are told apart by id, so each needs its own",
+            "two images have the id 'a'; rows are identified by id, so each image needs its own",
         ),
         (
             [{"image": dial(0.5), "id": ["a"]}, {"image": dial(0.5), "id": ["a"]}],
-            "two images have the id 'a'; rows are told apart by id, so each needs its own",
+            "two images have the id 'a'; rows are identified by id, so each image needs its own",
         ),
         (
             [{"image": dial(0.5), "id": ["a"], "failed": [("a", 0, "gone")]}],
-            "two images have the id 'a'; rows are told apart by id, so each needs its own",
+            "two images have the id 'a'; rows are identified by id, so each image needs its own",
         ),
     ],
     ids=range(12),
@@ -949,7 +949,7 @@ def test_an_iterator_that_was_read_before_is_refused():
 def test_wrong_labels_are_refused_word_for_word(labels, came):
     with pytest.raises(TargetError) as caught:
         score(Dial(), [(dial(0.5, 0.5), labels)], methods="center")
-    assert str(caught.value) == f"labels are one integer an image, [2] here; got {came}"
+    assert str(caught.value) == f"labels are one integer per image, [2] here; got {came}"
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_images"])

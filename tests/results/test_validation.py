@@ -171,9 +171,9 @@ def test_a_duplicated_column_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a\0b", "\udcff"])
 def test_ids_that_rows_cannot_hold_are_refused_where_they_come_in(name):
-    with pytest.raises(DataError, match=r"^the id '.*' (holds a NUL|is no text in UTF-8)"):
+    with pytest.raises(DataError, match=r"^the id '.*' (contains a NUL|cannot be encoded as UTF-8)"):
         read_batch({"image": torch.zeros(1, 3, 4, 4), "id": [name]}, start=0)
-    with pytest.raises(DataError, match=r"^the id '.*' (holds a NUL|is no text in UTF-8)"):
+    with pytest.raises(DataError, match=r"^the id '.*' (contains a NUL|cannot be encoded as UTF-8)"):
         read_batch({"failed": [(name, None, "gone")]}, start=0)
 
 

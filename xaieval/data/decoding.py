@@ -1,4 +1,4 @@
-"""The one place where picture files are decoded, which may be anything: damaged, of other formats, or made to do harm."""
+"""Decode picture files safely: they can be damaged, of other formats, or malicious. No other module decodes pictures."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["MOST_BYTES", "MOST_PIXELS", "UNREADABLE", "check_pixels", "read_picture", "readable_name", "to_rgb"]
 
-# Decoding takes 8 or 9 bytes a pixel, 16 of WebP: with this limit less than 1 GiB.
+# Decoding takes 8 or 9 bytes per pixel, 16 for WebP: with this limit less than 1 GiB.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 512 * 1024**2
 
-# By what is in the file, whatever its name says. Pillow knows more, but one of them (EPS) starts another program.
+# The format is that of the file's content, not of its name. Pillow knows more, but one of them (EPS) starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-PLAIN_TEXT = (b"P1", b"P2", b"P3")  # kinds of PPM that are read by Python, number by number: comments alone can take minutes
-JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG begins, and each of its scans
-MOST_SCANS = 100  # cameras make up to ten; each goes over all pixels, and may have 14 bytes
+PLAIN_TEXT = (b"P1", b"P2", b"P3")  # text PPM, which Python reads number by number: comments alone can take minutes
+JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # the first bytes of a JPEG, and of each of its scans
+MOST_SCANS = 100  # cameras write up to ten; each scan covers all pixels, and can be as short as 14 bytes
 
-# What a picture raises that cannot be read; the last three come from decoders that stumble over damaged files.
+# Errors of pictures that cannot be read; the last three come from decoders of damaged files.
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error, OverflowError)
 
 
 def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture in a file, turned upright as its EXIF data says; of an animation the first frame.
+    """Read a picture, rotated as its EXIF data says. For an animation, read the first frame.
 
     Args:
-        source: a file, or what is in one.
-        convert: what to make of the picture while its file is open, such as `to_rgb`.
+        source: A path, or the content of a file.
+        convert: Converts the picture while its file is open, such as `to_rgb`.
 
     Raises:
-        OSError: there is no such file, or it cannot be decoded.
-        ValueError: it is no regular file, is too large, or `convert` refuses it.
+        OSError: The file does not exist or cannot be decoded.
+        ValueError: The file is not a regular file, is too large, or `convert` refuses the picture.
 
     Example:
         >>> read_picture(b"P6 2 1 255 abcdef", to_rgb).size
@@ -54,68 +54,68 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    """The file, if it is one: opening a pipe or reading a device could take for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
-    if found.st_size > MOST_BYTES:
-        raise ValueError(f"it has {found.st_size} bytes, more than the {MOST_BYTES} that are read")
+    """Open a regular file. Opening a pipe or reading a device could block forever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > MOST_BYTES:
+        raise ValueError(f"it has {status.st_size} bytes, more than the limit of {MOST_BYTES}")
     return path.open("rb")
 
 
 def _decode(file: IO[bytes]) -> Image.Image:
     _check_pace(file)
     try:
-        # As an open file, not by its name: Pillow maps some files into memory, and one that is cut meanwhile ends the process.
+        # Pass an open file, not a path: Pillow maps some files into memory, and if one is truncated then, the process crashes.
         picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}, or is damaged") from error
+        raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}, or it is damaged") from error
     check_pixels(picture)
     ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
 
 def _check_pace(file: IO[bytes]) -> None:
-    """Refuse what would take much more time than its size and its pixels say."""
+    """Refuse files that would take much more time than their size and number of pixels suggest."""
     start = file.read(2)
     if start in PLAIN_TEXT:
-        raise ValueError("it is a PPM in plain text, which takes too long to read; save it as binary")
+        raise ValueError("it is a plain-text PPM, which takes too long to read; save it as binary")
     if start == JPEG and file.read().count(SCAN) > MOST_SCANS:
-        raise ValueError(f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to read; save it anew")
+        raise ValueError(f"it is a JPEG with more than {MOST_SCANS} scans, which takes too long to read; save it again")
 
 
 def check_pixels(picture: Image.Image) -> None:
-    """Refuse what would take too much memory, by the size that its header declares.
+    """Refuse pictures that would take too much memory, by the size in their header.
 
     Raises:
-        ValueError: it has more than `MOST_PIXELS`.
+        ValueError: The picture has more than `MOST_PIXELS` pixels.
     """
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise ValueError(f"it has {width} x {height} pixels, more than the {MOST_PIXELS} that are read; make it smaller")
+        raise ValueError(f"it has {width} x {height} pixels, more than the limit of {MOST_PIXELS}; make it smaller")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any picture of Pillow in 8 bits a colour; transparency is dropped, 16 bits are scaled down.
+    """Convert any Pillow picture to RGB with 8 bits per colour. Transparency is dropped, 16 bits are scaled to 8.
 
     Raises:
-        ValueError: nothing says which of its values is white.
+        ValueError: The value of white is unknown.
     """
     if picture.mode == "F":
-        raise ValueError("its values are fractions, of which none is known to be white; save it with 8 or 16 bits")
+        raise ValueError("its values are floating-point numbers with no known white; save it with 8 or 16 bits")
     if picture.mode.startswith("I"):
         return _eight_bits(picture).convert("RGB")
     if "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # or Pillow warns about a palette's transparent colours
+        picture = picture.convert("RGBA")  # otherwise Pillow warns about transparent palette colours
     return picture.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of more than 8 bits, which Pillow itself would cut off at 255."""
+    """Scale a grey picture with more than 8 bits, whose values Pillow itself would clip at 255."""
     values, white = np.asarray(picture), _white(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > white:
-        raise ValueError(f"its values go from {low} to {high}, where {white} would be white; save it with 8 or 16 bits")
+        raise ValueError(f"its values range from {low} to {high}, but white is {white}; save it with 8 or 16 bits")
     scaled = values.astype(np.uint32)
     scaled *= 255
     scaled //= white
@@ -123,15 +123,15 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _white(picture: Image.Image) -> int:
-    """The largest value that its format allows; of 32 bits none is, so that only what looks like 8 bits is taken."""
+    """The largest value of the format. For 32 bits it is unknown, so only values that fit in 8 bits are accepted."""
     if picture.mode.startswith("I;16"):
-        bits = getattr(picture, "tag_v2", {}).get(258, (16,))  # BitsPerSample of TIFF: 12 bits come in 16, too
+        bits = getattr(picture, "tag_v2", {}).get(258, (16,))  # BitsPerSample of TIFF: 12 bits are also stored in 16
         return int(2 ** bits[0] - 1)
     return 65535 if picture.format == "PPM" else 255
 
 
 def readable_name(name: str) -> str:
-    r"""A file's name as text that can be written everywhere: bytes that are no UTF-8 as `\xff`.
+    r"""Return a file name as valid UTF-8 text, with other bytes written as `\xff`.
 
     Example:
         >>> print(readable_name("caf\udce9.png"))

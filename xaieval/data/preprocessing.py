@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a model expects, and back for display."""
+"""Turn a picture into the tensor that a model expects, and back for display."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Preprocessing:
     """Resize the shorter side, crop the centre, scale to [0, 1], normalise: the evaluation transform of image classifiers.
 
     Attributes:
-        image_size: side of the square crop, in pixels.
-        resize: shorter side before the crop, in pixels.
-        mean: subtracted, per channel, in [0, 1].
-        std: divided by, per channel.
+        image_size: Side of the square crop, in pixels.
+        resize: Shorter side before the crop, in pixels.
+        mean: Mean of each channel, in [0, 1].
+        std: Standard deviation of each channel.
         interpolation: "bilinear", "bicubic" or "nearest", antialiased.
-        squash: resize both sides to `resize`, whatever the picture's proportions.
+        squash: Resize both sides to `resize`, ignoring the aspect ratio.
     """
 
     image_size: int = 224
@@ -49,15 +49,15 @@ class Preprocessing:
             raise DataError(f"mean and std are three numbers each, std positive; got {self.mean} and {self.std}")
 
     def with_size(self, image_size: int) -> Preprocessing:
-        """The same with another crop, the share of the picture that the crop shows kept."""
+        """Change the size of the crop, and keep the share of the picture that it shows."""
         resize = round(image_size * self.resize / self.image_size)
         return replace(self, image_size=image_size, resize=resize)
 
     def __call__(self, picture: Image.Image) -> Float[Tensor, "3 s s"]:
-        """The normalised tensor of an RGB picture.
+        """Convert an RGB picture to a normalised tensor.
 
         Raises:
-            ValueError: it is so long and thin that it would have too many pixels when its shorter side is resized.
+            ValueError: The picture is so long and thin that it would have too many pixels after resizing.
         """
         self._check_shape(picture)
         steps = v2.Compose(
@@ -72,13 +72,13 @@ class Preprocessing:
         return tensor
 
     def mask(self, mask: Image.Image) -> Bool[Tensor, "s s"]:
-        """Where the object is on the tensor: pixels of which it covers at least half.
+        """Apply the same resizing and cropping to a mask: True where the object covers at least half of the pixel.
 
         Args:
-            mask: of the picture's size, white on black, mode "L".
+            mask: A mask of the picture's size, white on black, mode "L".
 
         Raises:
-            ValueError: as for a picture.
+            ValueError: As for a picture.
         """
         self._check_shape(mask)
         steps = v2.Compose([*self._placing(InterpolationMode.BILINEAR), v2.PILToTensor()])
@@ -86,28 +86,28 @@ class Preprocessing:
         return placed
 
     def boxes(self, boxes: Float[Tensor, "k 4"], size: tuple[int, int]) -> Float[Tensor, "j 4"]:
-        """Boxes on the tensor, cut off at its border; those that lie outside are left out.
+        """Apply the same resizing and cropping to boxes. Boxes are clipped to the crop; those outside it are dropped.
 
         Args:
             boxes: `(x1, y1, x2, y2)` in pixels of the picture.
-            size: width and height of the picture.
+            size: Width and height of the picture.
         """
-        given = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
-        placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(given).as_subclass(Tensor).clamp(0, self.image_size)
+        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
+        placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor).clamp(0, self.image_size)
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
     def _check_shape(self, picture: Image.Image) -> None:
-        """A picture of 1 x 60,000 pixels would become one of 256 x 15,360,000."""
+        """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
         pixels = 0 if self.squash else max(picture.size) / min(picture.size) * self.resize**2
         if pixels > MOST_PIXELS:
             raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*picture.size))
 
     def _placing(self, interpolation: InterpolationMode) -> list[v2.Transform]:
-        """The steps that say where each part of the picture goes."""
+        """The geometric steps: resize and crop."""
         size = [self.resize] * 2 if self.squash else self.resize
         return [v2.Resize(size, interpolation, antialias=True), v2.CenterCrop(self.image_size)]
 
     def to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """Normalised images as pixels in [0, 1]."""
+        """Convert normalised images to pixels in [0, 1]."""
         mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         return (images * std + mean).clamp(0, 1)
