@@ -1,7 +1,7 @@
-"""The exceptions a user can meet: one class per thing that a user can fix.
+"""The exceptions of xaieval: one class per problem that a user can fix.
 
-Every message says what came, what was expected, and how to mend it. `UsageError` and what derives from it mean that the
-call was wrong and nothing was computed (exit status 2 on the command line); the others mean that a run failed (status 1).
+Every message says what came, what was expected, and how to fix it. `UsageError` and its subclasses mean that the call was wrong
+and nothing was computed (exit status 2 on the command line). The others mean that a run failed (status 1).
 """
 
 from __future__ import annotations
@@ -30,63 +30,63 @@ __all__ = [
 
 
 class XaievalError(Exception):
-    """Anything that xaieval raises on purpose."""
+    """The base class of all errors that xaieval raises."""
 
 
 class RunError(XaievalError):
-    """A run could not give numbers, although it was asked for correctly."""
+    """A correct call could not be completed."""
 
 
 class UsageError(XaievalError, ValueError):
-    """A call or a command that cannot work as given."""
+    """The call or the command cannot work with these arguments."""
 
 
 class AddressError(UsageError):
-    """A layer address that is malformed, names nothing, names several tensors, or names one without a map."""
+    """A layer address is malformed, matches nothing, matches several tensors, or names a tensor that is not a map."""
 
 
 class ConfigError(UsageError):
-    """A run file or option that cannot be understood."""
+    """A run file or an option is invalid."""
 
 
 class ConformanceError(UsageError):
-    """An explainer that does not keep what all explainers promise."""
+    """An explainer breaks the contract of explainers."""
 
 
 class DataError(UsageError):
-    """Images, labels or a data set that cannot be used."""
+    """Images, labels or a data set cannot be used."""
 
 
 class ExplainerError(UsageError):
-    """A method that is unknown, or that cannot explain this model at this layer."""
+    """A method is unknown, or cannot explain this model at this layer."""
 
 
 class MetricError(UsageError):
-    """A metric that is unknown, or values that it cannot be computed from."""
+    """A metric is unknown, or cannot be computed from these values."""
 
 
 class ModelError(UsageError):
-    """A model that is unknown, or whose output is not understood."""
+    """A model is unknown, or its output is not understood."""
 
 
 class OutputError(UsageError):
-    """An output folder that cannot be written, or holds something else."""
+    """An output folder cannot be written, or contains something else."""
 
 
 class ProtocolError(UsageError):
-    """A protocol that is unknown or contradicts itself."""
+    """A protocol is unknown, or contradicts itself."""
 
 
 class TargetError(UsageError):
-    """A class to explain that the model or the data does not have."""
+    """The model or the data does not have the target class."""
 
 
 class WeightsError(UsageError):
-    """A weights file that cannot be read or does not fit the model."""
+    """A weights file cannot be read, or does not fit the model."""
 
 
 def printable(text: str) -> str:
-    r"""A text in one line that any terminal shows and none obeys: whatever is no character to be seen is written out.
+    r"""Return a text as one line that is safe to print in a terminal: non-printable characters are escaped.
 
     Example:
         >>> print(printable("a\n  b\x1b[2J"))
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 
 
 def choose_from(given: object, known: Iterable[str]) -> str:
-    """The end of an error message: near matches of `given`, and everything that is known.
+    """Return the end of an error message: near matches of `given`, and all known names.
 
     Example:
         >>> choose_from("gradcm", ["gradcam", "layercam"])

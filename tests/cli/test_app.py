@@ -451,7 +451,7 @@ WRONG_USE = [
     (["--weights", "nowhere.safetensors"], "no weights file 'nowhere.safetensors'"),
     (["--data", "nope"], "no data 'nope'; data is 'scenes'"),
     (["--data", "folder:nowhere"], "no folder 'nowhere'; give a folder"),
-    (["--data", "ucmerced"], "UCMerced_LandUse'; give the one that holds UC Merced"),
+    (["--data", "ucmerced"], "UCMerced_LandUse'; give the folder that contains UC Merced"),
     (["--data", "nosuchpackage.x:make"], "no data 'nosuchpackage.x:make'"),
     (["--batch-size", "0"], "batch_size is at least 1, got 0"),
     (["--max-images", "0"], "at least one image is needed, got 0"),

@@ -206,7 +206,7 @@ def test_a_folder_without_class_folders_is_refused_word_for_word(tmp_path):
     with pytest.raises(DataError) as error:
         image_folder(tmp_path / "flat", SMALL)
     assert str(error.value) == (
-        f"no images in '{tmp_path / 'flat'}'; expected flat/CLASS/IMAGE with one of the endings "
+        f"no images in '{tmp_path / 'flat'}'; expected flat/CLASS/IMAGE with one of the extensions "
         ".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .ppm"
     )
 

@@ -162,7 +162,7 @@ def test_the_colour_of_an_object_says_nothing_about_its_class(drawn):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, "val"), "no split 'val' of scenes; there are train, validation, test"),
+        ((0, "val"), "no split 'val' of scenes; known: train, validation, test"),
         ((-1,), "scenes are numbered from 0, got index -1 and seed 0"),
         ((0, "test", -2), "scenes are numbered from 0, got index 0 and seed -2"),
     ],

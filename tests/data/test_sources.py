@@ -283,8 +283,8 @@ def test_a_stream_that_breaks_off_says_after_how_many_images_and_what_to_do():
     with pytest.raises(DataError) as caught:
         _read(huggingface(broken(), PREPARE, batch_size=1))
     assert str(caught.value) == (
-        "the stream broke off after 1 images: OSError: the wire was cut; a picture that cannot be read is kept as a failed row "
-        "if it comes undecoded: dataset.decode(False)"
+        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), a picture that cannot be read "
+        "becomes a failed row instead"
     )
 
 
@@ -297,11 +297,11 @@ def test_pictures_of_a_data_set_are_read_from_their_paths(tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"image": "picture"}, "no column 'picture'; name the one to take by image=; known: image, label"),
+        ({"image": "picture"}, "no column 'picture'; give the name of the column with image=; known: image, label"),
         (
             {"label": "labels"},
-            "no column 'labels'; name the one to take by label= (None for data without labels); did you mean 'label'? known: "
-            "image, label",
+            "no column 'labels'; give the name of the column with label= (None for data without labels); did you mean 'label'? "
+            "known: image, label",
         ),
     ],
 )
@@ -325,8 +325,8 @@ def test_a_data_set_with_a_format_of_its_own_is_refused_word_for_word(in_memory)
     with pytest.raises(DataError) as caught:
         list(huggingface(in_memory.with_format("torch"), PREPARE))
     assert str(caught.value) == (
-        "a picture of Pillow is expected, got a Tensor; give the data set without its own transform or format, or, if that "
-        "prepares images for the model, a DataLoader of it instead"
+        "a Pillow picture is expected, got a Tensor; give the data set without its own transform or format, or, if that "
+        "prepares images for the model, use a DataLoader of it instead"
     )
 
 
@@ -343,7 +343,7 @@ def test_labels_of_a_data_set_are_integers(in_memory):
     words = datasets.Dataset.from_dict({"image": [_picture(0)], "label": ["cat"]})
     with pytest.raises(TargetError) as caught:
         list(huggingface(words, PREPARE))
-    assert str(caught.value) == "a label is an integer, the number of a class; got 'cat'"
+    assert str(caught.value) == "a label is an integer, the index of a class; got 'cat'"
 
 
 def test_a_data_set_with_and_without_labels_at_once_is_refused():
@@ -404,14 +404,14 @@ def test_a_data_set_with_a_transform_of_its_own_needs_no_adapter(tmp_path):
     images, labels, _, _ = _read(DataLoader(dataset, batch_size=2))
     assert torch.equal(images, _prepared()[:3])
     assert labels == [0, 0, 1]
-    with pytest.raises(DataError, match=r"^a picture of Pillow is expected, got a Tensor; "):
+    with pytest.raises(DataError, match=r"^a Pillow picture is expected, got a Tensor; "):
         list(pairs(dataset, PREPARE))
 
 
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (iter(()), "a data set of pairs has a length and indices, which a tuple_iterator has not"),
+        (iter(()), "a data set of pairs needs a length and indices; a tuple_iterator does not have both"),
         ([_picture(0)], "an item of the data set is a Image; a pair (picture, label) is expected"),
         ([(_picture(0), 1, 2)], "an item of the data set is a tuple; a pair (picture, label) is expected"),
     ],

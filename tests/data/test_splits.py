@@ -174,16 +174,16 @@ def test_random_folds_tear_neighbours_apart():
 @pytest.mark.parametrize(
     ("folds", "blocks", "message"),
     [
-        (2, 10, "folds are at least 3 and divide the number of blocks, 10; got 2"),
-        (1, 10, "folds are at least 3 and divide the number of blocks, 10; got 1"),
-        (0, 10, "folds are at least 3 and divide the number of blocks, 10; got 0"),
-        (-5, 10, "folds are at least 3 and divide the number of blocks, 10; got -5"),
-        (4, 10, "folds are at least 3 and divide the number of blocks, 10; got 4"),
-        (20, 10, "folds are at least 3 and divide the number of blocks, 10; got 20"),
+        (2, 10, "folds is at least 3 and divides the number of blocks, 10; got 2"),
+        (1, 10, "folds is at least 3 and divides the number of blocks, 10; got 1"),
+        (0, 10, "folds is at least 3 and divides the number of blocks, 10; got 0"),
+        (-5, 10, "folds is at least 3 and divides the number of blocks, 10; got -5"),
+        (4, 10, "folds is at least 3 and divides the number of blocks, 10; got 4"),
+        (20, 10, "folds is at least 3 and divides the number of blocks, 10; got 20"),
         (
             5,
             20,
-            "class 1 has 19 images, too few for 20 blocks; give more images of it, or fewer folds and blocks",
+            "class 1 has 19 images, too few for 20 blocks; use more images of that class, or fewer folds and blocks",
         ),
     ],
 )

@@ -113,14 +113,14 @@ def test_shuffling_and_sharing_keep_ground_truth_beside_its_image():
         ({"mask": MASKS.transpose(1, 2)}, "masks are bool of the images' size, [4, 6, 8] here; got bool [4, 8, 6]"),
         (
             {"mask": MASKS.long()},
-            "masks are bool of the images' size, [4, 6, 8] here; got int64 [4, 6, 8]; of a label map make one by masks == "
-            "label",
+            "masks are bool of the images' size, [4, 6, 8] here; got int64 [4, 6, 8]; to convert a label map, use masks "
+            "== label",
         ),
-        ({"boxes": BOXES[:3]}, "a batch has 4 images but boxes of 3; boxes [k, 4] of each image are expected"),
+        ({"boxes": BOXES[:3]}, "a batch has 4 images but boxes of 3; boxes [k, 4] for each image are expected"),
         ({"boxes": torch.zeros(4, 2, 5)}, "boxes of an image are [k, 4], (x1, y1, x2, y2) in its pixels; got [2, 5]"),
         (
             {"boxes": torch.tensor([[5.0, 5, 2, 2]] * 4)},
-            "boxes are (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, which these are not; others are converted by "
+            "boxes are (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, which these are not; convert other forms with "
             "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')",
         ),
     ],
@@ -290,11 +290,11 @@ def test_masks_that_are_missing_are_refused_word_for_word(tmp_path):
     with pytest.raises(DataError) as caught:
         image_folder(images, PREPARE, masks=tmp_path / "nowhere")
     assert str(caught.value) == (
-        f"no folder '{tmp_path / 'nowhere'}'; give one that has a PNG file for each image, under the image's own path"
+        f"no folder '{tmp_path / 'nowhere'}'; give a folder with a PNG file for each image, at the path of the image"
     )
 
 
-MEND = "a file as COCO has it is expected, with 'images' (id, file_name) and 'annotations' (image_id, bbox)"
+MEND = "a file in COCO format is expected, with 'images' (id, file_name) and 'annotations' (image_id, bbox)"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_boxes_of_other_images_are_refused_word_for_word(tmp_path):
     file = _coco(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
     with pytest.raises(DataError) as caught:
         image_folder(images, PREPARE, boxes=file)
-    assert str(caught.value) == f"'{file}' is about other images: the first is 'a.jpg', the folder has 'cat/1.jpg'"
+    assert str(caught.value) == f"'{file}' has boxes of other images: its first is 'a.jpg', the folder has 'cat/1.jpg'"
 
 
 # ---- scenes

@@ -1,4 +1,4 @@
-"""Data sets of pictures with stable ids: image folders, UC Merced, the generated scenes."""
+"""Data sets of pictures with stable ids: image folders, UC Merced, and generated scenes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["ENDINGS", "Pictures", "collate", "download_ucmerced", "image_folder"
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
-# As torchgeo and TensorFlow Datasets publish them.
+# The archive that torchgeo and TensorFlow Datasets use.
 UCMERCED_URL = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
 UCMERCED_SHA256 = "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
 ARCHIVE = "UCMerced_LandUse"
@@ -37,17 +37,17 @@ MOST_FETCHED, MOST_UNPACKED = 500_000_000, 1_000_000_000  # bytes; it has 317 MB
 
 @dataclass(frozen=True)
 class Pictures(Dataset[dict[str, Any]]):
-    """Pictures that are read one by one.
+    """A data set of pictures that are read one by one.
 
     Attributes:
-        ids: stable names, one a picture.
-        labels: index of each picture's class.
-        classes: names of the classes.
-        read: from a picture's number to an RGB picture.
-        preprocessing: from the picture to the model's input; `Preprocessing`, or a transform with augmentation, which leaves
-            masks and boxes out since it does not say where it moves them.
-        mask: from a picture's number to the mask of its object, of the picture's size, white on black; None if unknown.
-        boxes: around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
+        ids: A stable name for each picture.
+        labels: The class index of each picture.
+        classes: Names of the classes.
+        read: Reads the RGB picture of a number.
+        preprocessing: Turns a picture into the model's input: a `Preprocessing`, or a transform with augmentation. With a
+            transform, masks and boxes are left out, because it does not say where it moves them.
+        mask: Reads the object mask of a number, of the picture's size, white on black; None if masks are unknown.
+        boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
     """
 
     ids: Sequence[str]
@@ -65,22 +65,22 @@ class Pictures(Dataset[dict[str, Any]]):
         return sample_of(self.ids[index], self.labels[index], lambda: self._prepared(index))
 
     def _prepared(self, index: int) -> dict[str, Any]:
-        """The image, and where its objects are."""
+        """The preprocessed image, with its mask and boxes if they are known."""
         picture = self.read(index)
-        found: dict[str, Any] = {"image": self.preprocessing(picture)}
+        prepared: dict[str, Any] = {"image": self.preprocessing(picture)}
         if not isinstance(self.preprocessing, Preprocessing):
-            return found
+            return prepared
         if self.mask is not None:
             mask = self.mask(index)
-            if mask.size != picture.size:  # an unreadable picture rather than a wrong call, so that one does not end a run
+            if mask.size != picture.size:  # counts as an unreadable picture, so that it does not end a run
                 raise ValueError(f"its mask has {mask.size} pixels, the picture {picture.size}")
-            found["mask"] = self.preprocessing.mask(mask)
+            prepared["mask"] = self.preprocessing.mask(mask)
         if self.boxes is not None:
-            found["boxes"] = self.preprocessing.boxes(self.boxes[index], picture.size)
-        return found
+            prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], picture.size)
+        return prepared
 
     def spread(self, most: int | None) -> Pictures:
-        """At most so many pictures: as evenly over the classes as can be, evenly spaced within each, in the same order.
+        """Select at most `most` pictures: spread evenly over the classes, evenly spaced within each class, in the same order.
 
         Example:
             >>> pictures = scenes(Preprocessing(128, 128), size=40)
@@ -104,7 +104,7 @@ class Pictures(Dataset[dict[str, Any]]):
         )
 
     def subset(self, numbers: Sequence[int]) -> Pictures:
-        """The pictures of these numbers, in this order.
+        """Select the pictures of these numbers, in this order.
 
         Example:
             >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
@@ -121,37 +121,39 @@ class Pictures(Dataset[dict[str, Any]]):
         )
 
     def kept_in_memory(self) -> Pictures:
-        """The same pictures, each read once: for those that take longer to make than to keep."""
+        """Read each picture only once and keep it in memory, for pictures that are slow to create."""
         return replace(self, read=cache(self.read), mask=None if self.mask is None else cache(self.mask))
 
     def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
-        """Batches for `xaieval.score`: mappings with `image`, `label`, `id`, `mask` and `boxes` where they are known, and
-        `failed` for what could not be read.
+        """Return a loader for `xaieval.score`.
+
+        Its batches are mappings with `image`, `label`, `id`, `mask` and `boxes` if they are known, and `failed` for pictures
+        that could not be read.
 
         Args:
-            batch_size: pictures a batch.
-            workers: processes that read ahead; 0 reads in this one.
-            pin_memory: as a GPU takes it fastest.
+            batch_size: Pictures in a batch.
+            workers: Number of processes that load pictures; 0 loads in this process.
+            pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 
 def sample_of(image_id: str, label: int | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """One sample: an id, a label, and what `prepare` gives of the image, or why it cannot be read."""
+    """Return a sample with an id, a label, and the result of `prepare`, or the reason why the image cannot be read."""
     sample = {"id": image_id, "label": label}
     try:
         return sample | prepare()
-    except UsageError:  # wrong for every picture
+    except UsageError:  # would occur for every picture
         raise
     except UNREADABLE as error:
         return sample | {"failed": f"{type(error).__name__}: {error}"}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch; those without an image go to `failed`, a list of `(id, label, reason)`.
+    """Join samples to a batch. Samples without an image go to `failed`, a list of `(id, label, reason)`.
 
     Raises:
-        DataError: some have a label and others have none, or the images are of several sizes.
+        DataError: Only some samples have a label, or the images have different sizes.
     """
     good = [sample for sample in samples if "image" in sample]
     labels = [sample["label"] for sample in good]
@@ -177,22 +179,23 @@ def image_folder(
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
 ) -> Pictures:
-    """Images in one sub-folder a class; classes and files in alphabetical order, ids are paths below the folder.
+    """Load a folder with one sub-folder of images per class.
 
-    Whatever has an ending of an image and is no folder is listed; what cannot be read then becomes a row with that status. A
-    class may be a link to a folder; further in, links to folders are not followed, since they can go round in circles. Pictures
-    are turned upright as their EXIF data says. Masks and boxes go through the same resizing and cropping as the images.
+    Classes and files are in alphabetical order, and the ids are paths below the folder. All files with an image extension are
+    listed; those that cannot be read become rows with the status "unreadable". A class folder can be a symbolic link; deeper
+    links to folders are not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and
+    boxes are resized and cropped like the images.
 
     Args:
-        root: the folder.
-        preprocessing: from the picture to the model's input.
-        masks: a folder with the mask of each image, a PNG file under the same path (`masks/cat/1.png` for `cat/1.jpg`) of the
-            same size; whatever is not 0 in it belongs to the object. A mask that cannot be read makes its image unreadable.
-        boxes: a JSON file in the format of COCO, whose `file_name` are paths below `root`, or file names that are unique.
+        root: The folder.
+        preprocessing: Turns a picture into the model's input.
+        masks: A folder with the mask of each image, a PNG file with the same path (`masks/cat/1.png` for `cat/1.jpg`) and size;
+            non-zero pixels belong to the object. If a mask cannot be read, its image counts as unreadable.
+        boxes: A JSON file in COCO format whose `file_name` entries are paths below `root`, or unique file names.
 
     Raises:
-        DataError: the folder is missing, a sub-folder cannot be read, or none has images; masks or boxes are missing, or are
-            those of other images.
+        DataError: The folder is missing, a sub-folder cannot be read, or there are no images; masks or boxes are missing or
+            belong to other images.
     """
     root = Path(root)
     if not root.is_dir():
@@ -201,7 +204,9 @@ def image_folder(
     names, paths = [name for name, _ in files], [path for _, path in files]
     classes = sorted({name.split("/")[0] for name in names})
     if not classes:
-        raise DataError(f"no images in '{root}'; expected {root.name}/CLASS/IMAGE with one of the endings {', '.join(ENDINGS)}")
+        raise DataError(
+            f"no images in '{root}'; expected {root.name}/CLASS/IMAGE with one of the extensions {', '.join(ENDINGS)}"
+        )
     return Pictures(
         ids=names,
         labels=[classes.index(name.split("/")[0]) for name in names],
@@ -214,13 +219,13 @@ def image_folder(
 
 
 def _image_files(root: Path) -> list[tuple[str, Path]]:
-    """The files of all classes by their ids, in order."""
-    found: list[tuple[str, Path]] = []
-    for folder in filter(Path.is_dir, root.iterdir()):
-        for place, _, names in os.walk(folder, onerror=_refuse_folder):
-            paths = [Path(place, name) for name in names]
-            found += [(_id_of(path, root), path) for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(found)
+    """The ids and paths of all image files, sorted by id."""
+    files: list[tuple[str, Path]] = []
+    for class_folder in filter(Path.is_dir, root.iterdir()):
+        for folder, _, names in os.walk(class_folder, onerror=_refuse_folder):
+            paths = [Path(folder, name) for name in names]
+            files += [(_id_of(path, root), path) for path in paths if path.suffix.lower() in ENDINGS]
+    return sorted(files)
 
 
 def _id_of(path: Path, root: Path) -> str:
@@ -232,15 +237,15 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = False) -> Pictures:
-    """The UC Merced Land Use data set: 21 classes x 100 aerial images, in .tif or .jpg files.
+    """Load the UC Merced Land Use data set: 21 classes with 100 aerial images each, in .tif or .jpg files.
 
     Args:
-        root: the unpacked archive (`UCMerced_LandUse`, with `Images/` in it) or its `Images` folder.
-        preprocessing: from the picture to the model's input.
-        download: fetch the archive (317 MB) into the folder, if the images are not there.
+        root: The unpacked archive (`UCMerced_LandUse`, which contains `Images/`) or its `Images` folder.
+        preprocessing: Turns a picture into the model's input.
+        download: Download the archive (317 MB) into the folder if the images are missing.
 
     Raises:
-        DataError: the folder is missing or does not hold the 21 classes; the download failed or is not the data set.
+        DataError: The folder is missing or does not have the 21 classes; the download failed or is not the data set.
 
     Reference:
         Yang and Newsam, "Bag-of-visual-words and spatial extensions for land-use classification", ACM GIS 2010.
@@ -249,7 +254,7 @@ def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = Fa
     if download and _ucmerced_images(root) is None:
         download_ucmerced(root)
     if not root.is_dir():
-        raise DataError(f"no folder '{root}'; give the one that holds UC Merced, or have it downloaded by --download")
+        raise DataError(f"no folder '{root}'; give the folder that contains UC Merced, or download it with --download")
     pictures = image_folder(_ucmerced_images(root) or root, preprocessing)
     if len(pictures.classes) != 21 or "airplane" not in pictures.classes:
         raise DataError(f"'{root}' has {len(pictures.classes)} classes, UC Merced has 21; for other images use 'folder:{root}'")
@@ -257,20 +262,20 @@ def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = Fa
 
 
 def _ucmerced_images(root: Path) -> Path | None:
-    """The folder of the images, as the archive has it or one or two folders further in."""
+    """The folder of the images, in the unpacked archive or in the folder around it."""
     return next((inner for inner in (root / "Images", root / ARCHIVE / "Images") if inner.is_dir()), None)
 
 
 def download_ucmerced(root: str | Path) -> None:
-    """Fetch the archive of UC Merced into a folder, check it, and unpack it there.
+    """Download the archive of UC Merced into a folder, verify it, and unpack it there.
 
     Raises:
-        DataError: it cannot be fetched, its checksum is not the published one, or the folder cannot be written.
+        DataError: The download failed, the checksum is wrong, or the folder cannot be written.
     """
     root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{ARCHIVE}.lock"):  # of several processes the others wait, and find it
+        with FileLock(root / f".{ARCHIVE}.lock"):  # only one of several processes downloads, the others wait
             if _ucmerced_images(root) is None:
                 archive = fetch(UCMERCED_URL, root / f"{ARCHIVE}.zip", UCMERCED_SHA256, MOST_FETCHED)
                 unpack(archive, root / ARCHIVE, MOST_UNPACKED)
@@ -282,14 +287,21 @@ def download_ucmerced(root: str | Path) -> None:
 def scenes(
     preprocessing: Preprocessing, size: int = 200, split: Split = "test", seed: int = 0, *, masks: bool = False
 ) -> Pictures:
-    """Generated images with one object each, told apart by shape, with the object's mask if wanted: see `xaieval.data.scenes`.
+    """Generate images of one object each, classified by shape; see `xaieval.data.scenes`.
+
+    Args:
+        preprocessing: Turns a picture into the model's input.
+        size: Number of images.
+        split: "train", "validation" or "test".
+        seed: The seed of the whole data set.
+        masks: Add the object's mask to each image.
 
     Example:
         >>> batch = next(iter(scenes(Preprocessing(128, 128), size=4, masks=True).loader(batch_size=4)))
         >>> batch["mask"].shape, batch["mask"].dtype
         (torch.Size([4, 128, 128]), torch.bool)
     """
-    draw = lru_cache(maxsize=1)(make_scene)  # its picture and its mask are asked for one after the other
+    draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other
 
     def read(index: int) -> Image.Image:
         return Image.fromarray(draw(index, split, seed).image)

@@ -1,7 +1,7 @@
 """Scenes: generated, aerial-like images of one object each, with the object's pixel mask as ground truth.
 
-The class is the object's shape; its colour, size, place and rotation say nothing about it. Image `index` of a split
-depends on `(seed, split, index)` alone, so a longer data set starts with the images of a shorter one.
+The class is the object's shape, independent of its colour, size, position and rotation. Image `index` of a split depends only
+on `(seed, split, index)`, so a longer data set starts with the images of a shorter one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Inside = NDArray[np.bool_]
 Colour = NDArray[np.float64]
 
 SIDE = 128
-DIAMETERS = (26.0, 72.0)  # pixels across the object's circumscribed circle: 1.5 octaves
-SUBPIXELS = 3  # samples per pixel and axis: smooth outlines
+DIAMETERS = (26.0, 72.0)  # diameter of the object's circumscribed circle in pixels: 1.5 octaves
+SUBPIXELS = 3  # samples per pixel and axis, for smooth outlines
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Scene:
     """One generated image.
 
     Attributes:
-        image: `uint8 [128, 128, 3]`, RGB.
-        mask: `bool [128, 128]`, the pixels that the object covers at least half.
-        label: the index of the class in `CLASSES`.
+        image: RGB image, `uint8 [128, 128, 3]`.
+        mask: Pixels that the object covers by at least half, `bool [128, 128]`.
+        label: Index of the class in `CLASSES`.
     """
 
     image: NDArray[np.uint8]
@@ -47,12 +47,12 @@ def make_scene(index: int, split: Split = "test", seed: int = 0) -> Scene:
     """Draw scene number `index` of a split; the same arguments give the same bytes.
 
     Args:
-        index: number of the image, from 0; the classes take turns.
+        index: Number of the image, from 0; consecutive images have different classes.
         split: "train", "validation" or "test".
-        seed: of the whole data set, from 0.
+        seed: The seed of the whole data set, from 0.
 
     Raises:
-        DataError: for an unknown split or a negative number.
+        DataError: The split is unknown, or a number is negative.
 
     Example:
         >>> scene = make_scene(7)
@@ -60,7 +60,7 @@ def make_scene(index: int, split: Split = "test", seed: int = 0) -> Scene:
         ((128, 128, 3), 'ell', True)
     """
     if split not in get_args(Split):
-        raise DataError(f"no split {split!r} of scenes; there are {', '.join(get_args(Split))}")
+        raise DataError(f"no split {split!r} of scenes; known: {', '.join(get_args(Split))}")
     if index < 0 or seed < 0:
         raise DataError(f"scenes are numbered from 0, got index {index} and seed {seed}")
     rng = np.random.default_rng([seed, get_args(Split).index(split), index])
@@ -89,10 +89,10 @@ def _noise(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
     lattice = rng.random((cells + 1, cells + 1))
     place = (np.arange(SIDE) + 0.5) / SIDE * cells
     low = np.minimum(place.astype(int), cells - 1)
-    part = place - low
-    part = part * part * (3 - 2 * part)
-    rows = lattice[low] * (1 - part)[:, None] + lattice[low + 1] * part[:, None]
-    return rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    fraction = place - low
+    fraction = fraction * fraction * (3 - 2 * fraction)
+    rows = lattice[low] * (1 - fraction)[:, None] + lattice[low + 1] * fraction[:, None]
+    return rows[:, low] * (1 - fraction) + rows[:, low + 1] * fraction
 
 
 def _background(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -113,7 +113,7 @@ _GROUNDS = np.array(
 )
 
 
-# ---- what distracts: soft patches without a definite outline, and straight roads
+# ---- distractors: soft patches without a clear outline, and straight roads
 
 
 def _patch(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -131,11 +131,11 @@ def _road(rng: np.random.Generator) -> NDArray[np.float64]:
     return 0.7 * (width - distance).clip(0, 1)
 
 
-# ---- the object: points of the unit disc that belong to a shape
+# ---- the object: the points of the unit disc that belong to a shape
 
 
 def _object(rng: np.random.Generator, name: str) -> NDArray[np.float64]:
-    """The share of each pixel that the object covers, `[128, 128]` in [0, 1]; it lies wholly inside the image."""
+    """The share of each pixel that the object covers, `[128, 128]` in [0, 1]. The object lies inside the image."""
     low, high = DIAMETERS
     radius = low * (high / low) ** rng.random() / 2
     centre = radius + 1 + rng.random(2) * (SIDE - 2 * radius - 2)
@@ -210,7 +210,7 @@ def _colour(rng: np.random.Generator) -> Colour:
 
 
 def _contrasting(rng: np.random.Generator, ground: Colour) -> Colour:
-    """A random colour that can be told from the ground: the brightest or darkest of a few is not always taken."""
+    """A random colour that is distinct from the ground; drawing again avoids a bias to very bright or dark colours."""
     while True:
         colour = _colour(rng)
         if np.abs(colour - ground).mean() > 0.22:
@@ -218,5 +218,5 @@ def _contrasting(rng: np.random.Generator, ground: Colour) -> Colour:
 
 
 def _blend(image: Plane, coverage: Plane, colour: Colour | Plane) -> None:
-    """Paint `colour` over the image where and as far as `coverage` says, in place."""
+    """Blend `colour` into the image in place, weighted by `coverage`."""
     image += coverage[..., None] * (colour - image)

@@ -1,4 +1,4 @@
-"""Loaders from data that is there already: arrays, Hugging Face data sets, torchvision data sets."""
+"""Make loaders from arrays, Hugging Face data sets and torchvision data sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arrays(Dataset[Sample]):
-    """Images, labels and ids as whole arrays; a batch is cut out of them in one piece."""
+    """A data set of images, labels and ids in whole arrays. Each batch is one slice of them."""
 
     images: Any
     labels: Any = None
@@ -39,7 +39,7 @@ class Arrays(Dataset[Sample]):
         return self.__getitems__([index])
 
     def __getitems__(self, numbers: list[int]) -> Sample:
-        """The images of these numbers as one batch, which a DataLoader asks for at once."""
+        """Return the images of these numbers as one batch. A DataLoader calls this instead of `__getitem__`."""
         batch: Sample = {"image": self.images[numbers]}
         if self.labels is not None:
             batch["label"] = self.labels[numbers]
@@ -49,16 +49,16 @@ class Arrays(Dataset[Sample]):
 
 
 def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, batch_size: int = 32) -> DataLoader[Sample]:
-    """Batches of whole arrays, or of tensors.
+    """Make a loader from whole arrays or tensors.
 
     Args:
-        images: `[N, C, H, W]` of floats, normalised as the model expects; a memory-mapped array is read batch by batch.
-        labels: `[N]` integers.
-        ids: N names; images are called by their position unless told.
-        batch_size: images a batch.
+        images: Floats `[N, C, H, W]`, normalised as the model expects. A memory-mapped array is read batch by batch.
+        labels: Integers `[N]`.
+        ids: N names. Default: the position of each image.
+        batch_size: Images in a batch.
 
     Raises:
-        DataError: the images are of another form, or labels and ids are not as many.
+        DataError: The images have another form, or labels and ids have another length.
 
     Example:
         >>> images, labels = np.zeros((5, 3, 8, 8), dtype=np.float32), np.arange(5)
@@ -66,26 +66,26 @@ def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, ba
         [[0, 1], [2, 3], [4]]
     """
     check_images(images[:1])
-    for what, given in (("labels", labels), ("ids", ids)):
-        if given is not None and len(given) != len(images):
-            raise DataError(f"{len(images)} images have {len(given)} {what}; as many are expected")
+    for what, values in (("labels", labels), ("ids", ids)):
+        if values is not None and len(values) != len(images):
+            raise DataError(f"{len(images)} images have {len(values)} {what}; as many are expected")
     if labels is not None and not isinstance(labels, Tensor):
         labels = np.asarray(labels)
-    return DataLoader(Arrays(images, labels, ids), batch_size=batch_size, collate_fn=_as_it_is)
+    return DataLoader(Arrays(images, labels, ids), batch_size=batch_size, collate_fn=_unchanged)
 
 
-def _as_it_is(batch: Any) -> Sample:
-    """What `__getitems__` of the arrays gave, which is a batch and no list of samples."""
+def _unchanged(batch: Any) -> Sample:
+    """Return the result of `Arrays.__getitems__`, which is already a batch."""
     return batch
 
 
 @dataclass(frozen=True)
 class Records(Dataset[Sample]):
-    """Records of another data set, each made a sample when it is asked for.
+    """A data set that converts the records of another data set to samples when they are read.
 
     Attributes:
-        size: how many there are.
-        sample: from a record's number to the sample.
+        size: Number of records.
+        sample: Makes the sample of a record's number.
     """
 
     size: int
@@ -98,18 +98,18 @@ class Records(Dataset[Sample]):
         return self.sample(index)
 
     def loader(self, batch_size: int, workers: int) -> DataLoader[Sample]:
-        """Batches for `xaieval.score`."""
+        """Return a loader for `xaieval.score`."""
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Batches of records that come one after the other; can be read as often as they can.
+    """Batches of a stream of records. It can be read as often as the stream.
 
     Attributes:
-        records: what the samples are made of.
-        sample: from a record's number and the record to the sample.
-        batch_size: samples a batch.
+        records: The records.
+        sample: Makes a sample from a record's number and the record.
+        batch_size: Samples in a batch.
     """
 
     records: Iterable[Any]
@@ -128,8 +128,8 @@ class Stream:
                 record = next(records, None)
             except UNREADABLE as error:
                 raise DataError(
-                    f"the stream broke off after {number} images: {type(error).__name__}: {error}; a picture that cannot be "
-                    "read is kept as a failed row if it comes undecoded: dataset.decode(False)"
+                    f"the stream failed after {number} images: {type(error).__name__}: {error}; with dataset.decode(False), a "
+                    "picture that cannot be read becomes a failed row instead"
                 ) from error
             if record is None:
                 return
@@ -147,23 +147,23 @@ def huggingface(
     batch_size: int = 32,
     workers: int = 0,
 ) -> Iterable[Sample]:
-    """Batches of a data set of Hugging Face's `datasets`, in memory, on disk or streamed.
+    """Make a loader from a data set of Hugging Face's `datasets`, in memory, on disk or streamed.
 
-    The package is not imported here: whatever has columns and gives mappings will do.
+    The package `datasets` is not imported: any object with columns and mappings as records works.
 
     Args:
-        dataset: one split, whose records are mappings.
-        preprocessing: from an RGB picture to the model's input.
-        image: the column of pictures, decoded or not.
-        label: the column of classes; None for data without labels.
-        id: the column of ids; images are called by their position if there is none.
-        batch_size: images a batch.
-        workers: processes that read ahead; a stream is read in this one.
+        dataset: One split, whose records are mappings.
+        preprocessing: Turns an RGB picture into the model's input.
+        image: The column of pictures, decoded or not.
+        label: The column of classes; None for data without labels.
+        id: The column of ids. If it does not exist, images are named by their position.
+        batch_size: Images in a batch.
+        workers: Number of processes that load images; a stream is read in this process.
 
     Raises:
-        DataError: it is a dictionary of splits, has no such column, or its pictures are none; while reading, a stream breaks
-            off.
-        TargetError: while reading, a label is no integer.
+        DataError: The data set is a dictionary of splits, or has no such column, or its pictures are not pictures; while
+            reading, the stream fails.
+        TargetError: While reading, a label is not an integer.
 
     Example:
         >>> from xaieval.data import Preprocessing
@@ -174,7 +174,7 @@ def huggingface(
     """
     if isinstance(dataset, Mapping):
         raise DataError(f"this is a dictionary of the splits {', '.join(map(str, dataset))}; give one of them")
-    columns = getattr(dataset, "column_names", None)  # a stream may not know
+    columns = getattr(dataset, "column_names", None)  # unknown for some streams
     if columns is not None:
         _check_column(image, columns, "image")
         _check_column(label, columns, "label", " (None for data without labels)")
@@ -198,20 +198,20 @@ def huggingface(
 
 
 def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers: int = 0) -> DataLoader[Sample]:
-    """Batches of a data set of `(picture, label)`, as torchvision's data sets without a transform are.
+    """Make a loader from a data set of `(picture, label)` pairs, such as torchvision's data sets without a transform.
 
-    Images are called by their position. A data set whose own transform prepares the images for the model needs none of this:
-    its `DataLoader` is a loader as it is.
+    Images are named by their position. If the data set's own transform prepares the images for the model, use a `DataLoader` of
+    it directly.
 
     Args:
-        dataset: has a length and indices.
-        preprocessing: from an RGB picture to the model's input.
-        batch_size: images a batch.
-        workers: processes that read ahead.
+        dataset: A data set with a length and indices.
+        preprocessing: Turns an RGB picture into the model's input.
+        batch_size: Images in a batch.
+        workers: Number of processes that load images.
 
     Raises:
-        DataError: the data set has no length or no indices; while reading, its items are no such pairs.
-        TargetError: while reading, a label is no integer.
+        DataError: The data set has no length or no indices; while reading, an item is not a pair.
+        TargetError: While reading, a label is not an integer.
 
     Example:
         >>> from xaieval.data import Preprocessing
@@ -220,7 +220,7 @@ def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers
         [[7, 7], [7]]
     """
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise DataError(f"a data set of pairs has a length and indices, which a {type(dataset).__name__} has not")
+        raise DataError(f"a data set of pairs needs a length and indices; a {type(dataset).__name__} does not have both")
     targets = getattr(dataset, "targets", None)
     known = targets if targets is not None and len(targets) == len(dataset) else None
 
@@ -238,19 +238,21 @@ def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers
 
 def _check_column(name: str | None, columns: Iterable[str], what: str, otherwise: str = "") -> None:
     if name is not None and name not in columns:
-        raise DataError(f"no column {name!r}; name the one to take by {what}={otherwise}; {choose_from(name, columns)}")
+        raise DataError(
+            f"no column {name!r}; give the name of the column with {what}={otherwise}; {choose_from(name, columns)}"
+        )
 
 
 def _to_picture(value: Any) -> Image.Image:
-    """An upright picture in RGB, decoded or as `datasets` keeps it: a mapping with the file's bytes or its path."""
+    """Convert a decoded picture, or a mapping with the bytes or path of a file as `datasets` stores it, to an upright RGB."""
     if isinstance(value, Image.Image):
         check_pixels(value)
         return to_rgb(ImageOps.exif_transpose(value))
     if isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
         return read_picture(value.get("bytes") or Path(value["path"]), to_rgb)
     raise DataError(
-        f"a picture of Pillow is expected, got a {type(value).__name__}; give the data set without its own transform or "
-        "format, or, if that prepares images for the model, a DataLoader of it instead"
+        f"a Pillow picture is expected, got a {type(value).__name__}; give the data set without its own transform or format, "
+        "or, if that prepares images for the model, use a DataLoader of it instead"
     )
 
 
@@ -259,5 +261,5 @@ def _to_label(value: Any) -> int | None:
         return None
     number = value.item() if isinstance(value, Tensor | np.generic) and np.ndim(value) == 0 else value
     if not isinstance(number, int):
-        raise TargetError(f"a label is an integer, the number of a class; got {value!r}")
+        raise TargetError(f"a label is an integer, the index of a class; got {value!r}")
     return int(number)

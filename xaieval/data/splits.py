@@ -1,4 +1,4 @@
-"""Splits of a data set into folds, by contiguous blocks of images or at random."""
+"""Split a data set into folds, by contiguous blocks of images or at random."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Fold", "block_folds", "random_folds"]
 
 @dataclass(frozen=True)
 class Fold:
-    """Numbers of the images of three parts that have none in common, each in ascending order.
+    """The image numbers of three disjoint parts, each in ascending order.
 
     Attributes:
-        train: what models learn from.
-        selection: what layers are chosen by.
-        test: what results come from.
+        train: Images that models are trained on.
+        selection: Images that layers are selected on.
+        test: Images that results are measured on.
     """
 
     train: list[int]
@@ -28,18 +28,19 @@ class Fold:
 
 
 def block_folds(labels: Sequence[int], folds: int = 5, *, blocks: int = 10, seed: int = 0) -> list[Fold]:
-    """Folds that keep contiguous blocks of each class together: every image is tested once, neighbours on the same side.
+    """Split by contiguous blocks of each class: each image is tested once, and neighbouring images stay in the same part.
 
     In aerial data sets, images with neighbouring numbers often show the same place, so folds of single images leak.
 
     Args:
-        labels: class of each image, in an order in which neighbours may be alike (file numbers).
-        folds: number of folds, at least 3: one part in `folds` is for the test, and one block of each class for the selection.
-        blocks: each class is cut into so many runs of images that follow each other, a multiple of `folds`.
-        seed: of the assignment of blocks to folds.
+        labels: Class of each image, in an order where neighbours can be similar (file numbers).
+        folds: Number of folds, at least 3. In each fold, a share of 1 / `folds` is for the test, and one block of each class is
+            for the selection.
+        blocks: Number of blocks of consecutive images per class, a multiple of `folds`.
+        seed: The seed of the assignment of blocks to folds.
 
     Raises:
-        DataError: a class has fewer images than blocks, or the numbers do not fit together.
+        DataError: A class has fewer images than blocks, or `blocks` is not a multiple of `folds`.
 
     Example:
         >>> fold = block_folds([0] * 20 + [1] * 20, folds=5)[0]
@@ -50,10 +51,16 @@ def block_folds(labels: Sequence[int], folds: int = 5, *, blocks: int = 10, seed
 
 
 def random_folds(labels: Sequence[int], folds: int = 5, *, blocks: int = 10, seed: int = 0) -> list[Fold]:
-    """Folds of the same sizes as those of `block_folds`, with the images of each class shuffled first: the usual random split.
+    """Split at random: the images of each class are shuffled, and the folds have the same sizes as those of `block_folds`.
+
+    Args:
+        labels: As in `block_folds`.
+        folds: As in `block_folds`.
+        blocks: As in `block_folds`.
+        seed: The seed of the shuffling.
 
     Raises:
-        DataError: likewise.
+        DataError: As in `block_folds`.
     """
     return _folds(labels, folds, blocks, seed, lambda members, rng: rng.permutation(members))
 
@@ -66,22 +73,23 @@ def _folds(
     arrange: Callable[[np.ndarray, np.random.Generator], np.ndarray],
 ) -> list[Fold]:
     if folds < 3 or blocks < 1 or blocks % folds:
-        raise DataError(f"folds are at least 3 and divide the number of blocks, {blocks}; got {folds}")
-    rng, shuffling = np.random.default_rng(seed), np.random.default_rng([seed, 1])  # so that all folds have the same sizes
+        raise DataError(f"folds is at least 3 and divides the number of blocks, {blocks}; got {folds}")
+    # Two generators, so that the folds of both functions have the same sizes.
+    rng, shuffling = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     parts: list[Fold] = [Fold([], [], []) for _ in range(folds)]
     for label in sorted(set(labels)):
         members = np.flatnonzero(np.asarray(labels) == label)
         if len(members) < blocks:
             raise DataError(
                 f"class {label} has {len(members)} images, too few for {blocks} blocks; "
-                "give more images of it, or fewer folds and blocks"
+                "use more images of that class, or fewer folds and blocks"
             )
         fold_of = rng.permutation(np.arange(blocks) % folds)
         pieces = np.array_split(arrange(members, shuffling), blocks)
         for number, part in enumerate(parts):
-            # The selection is the first block of the next fold, so that over all folds each image selects at most once.
-            selecting = int(np.flatnonzero(fold_of == (number + 1) % folds)[0])
+            # The selection is the first block of the next fold, so that each image is used for selection in at most one fold.
+            selection = int(np.flatnonzero(fold_of == (number + 1) % folds)[0])
             for index, piece in enumerate(pieces):
-                use = part.test if fold_of[index] == number else part.selection if index == selecting else part.train
+                use = part.test if fold_of[index] == number else part.selection if index == selection else part.train
                 use.extend(int(i) for i in piece)
     return [Fold(sorted(part.train), sorted(part.selection), sorted(part.test)) for part in parts]

@@ -1,4 +1,4 @@
-"""Where the objects are: masks and boxes that go with images, for metrics that compare explanations with them."""
+"""Ground truth: masks and boxes of the objects in images, for metrics that compare explanation maps with them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from xaieval.errors import DataError
 
 __all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
-FARTHEST = 1e9  # pixels; no picture is as large
+FARTHEST = 1e9  # pixels; larger coordinates are errors
 
 
 def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
-    """The masks of a batch, `[N, H, W]` of bool, or `[N, D, H, W]` of volumes.
+    """Read the masks of a batch, bool `[N, H, W]`, or `[N, D, H, W]` for volumes.
 
     Args:
-        given: what the batch has: None, or bools of that form, with or without an axis of one channel.
-        count: images of the batch, N.
-        size: of the images: their height and width.
+        given: The masks in the batch: None, or bools of that form, with or without a channel axis of size 1.
+        count: Number of images in the batch, N.
+        size: Height and width of the images.
 
     Raises:
-        DataError: they are no masks of these images.
+        DataError: The masks do not match the images.
     """
     if given is None:
         return None
@@ -41,20 +41,20 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
         came = f"{str(masks.dtype).removeprefix('torch.')} {list(masks.shape)}"
-        mend = "; of a label map make one by masks == label" if masks.dtype != torch.bool else ""
-        raise DataError(f"masks are bool of the images' size, {[count, *size]} here; got {came}{mend}")
+        advice = "; to convert a label map, use masks == label" if masks.dtype != torch.bool else ""
+        raise DataError(f"masks are bool of the images' size, {[count, *size]} here; got {came}{advice}")
     return masks
 
 
 def read_boxes(given: Any, count: int) -> list[Tensor] | None:
-    """The boxes of a batch: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image that the model sees.
+    """Read the boxes of a batch: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the model's input.
 
     Args:
-        given: what the batch has: None, one `[k, 4]` an image, or `[N, 4]` for one box an image.
-        count: images of the batch, N.
+        given: The boxes in the batch: None, one `[k, 4]` for each image, or `[N, 4]` for one box per image.
+        count: Number of images in the batch, N.
 
     Raises:
-        DataError: they are no boxes of so many images.
+        DataError: The boxes have another form, or are not one entry per image.
 
     Example:
         >>> [boxes.tolist() for boxes in read_boxes([[2, 3, 9, 8], [0, 0, 4, 4]], count=2)]
@@ -64,7 +64,7 @@ def read_boxes(given: Any, count: int) -> list[Tensor] | None:
         return None
     came = len(given) if isinstance(given, Sized) else type(given).__name__
     if came != count:
-        raise DataError(f"a batch has {count} images but boxes of {came}; boxes [k, 4] of each image are expected")
+        raise DataError(f"a batch has {count} images but boxes of {came}; boxes [k, 4] for each image are expected")
     return [_boxes_of_one(boxes) for boxes in given]
 
 
@@ -72,7 +72,7 @@ def _tensor(given: Any, expected: str) -> Tensor:
     try:
         return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
     except (TypeError, ValueError) as error:
-        raise DataError(f"{expected}, got a {type(given).__name__} that is no array of them: {error}") from error
+        raise DataError(f"{expected}, got a {type(given).__name__} that is not an array: {error}") from error
 
 
 def _boxes_of_one(given: Any) -> Tensor:
@@ -84,14 +84,14 @@ def _boxes_of_one(given: Any) -> Tensor:
         raise DataError(f"boxes of an image are [k, 4], (x1, y1, x2, y2) in its pixels; got {list(boxes.shape)}")
     if not (boxes[:, :2] <= boxes[:, 2:]).all():
         raise DataError(
-            "boxes are (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, which these are not; others are converted by "
+            "boxes are (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, which these are not; convert other forms with "
             "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
         )
     return boxes
 
 
 def inside_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """The pixels `[H, W]` whose centre is in one of the boxes `[k, 4]`, `(x1, y1, x2, y2)`.
+    """Return a mask `[H, W]` of the pixels whose centre is inside one of the boxes `[k, 4]`, `(x1, y1, x2, y2)`.
 
     Example:
         >>> inside_boxes(torch.tensor([[1.0, 0.0, 3.0, 1.0]]), (2, 4)).int()
@@ -105,7 +105,7 @@ def inside_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def silhouette(mask: Image.Image) -> Image.Image:
-    """A mask of any kind as white on black: whatever is not 0 belongs to the object; transparency does not count."""
+    """Convert a mask of any mode to white on black: non-zero pixels belong to the object; transparency is ignored."""
     values: Any = np.asarray(mask)
     if values.ndim == 3:
         colours = values.shape[2] - (mask.mode in ("LA", "PA", "RGBA"))
@@ -114,18 +114,18 @@ def silhouette(mask: Image.Image) -> Image.Image:
 
 
 def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Image.Image]:
-    """Reads the mask of a picture by its number: a PNG file of the same name in another folder.
+    """Return a function that reads the mask of a picture's number: a PNG file with the same name in another folder.
 
     Args:
-        folder: of the masks, with the same sub-folders as that of the pictures.
-        names: of the pictures, as paths below their folder.
+        folder: The folder of the masks, with the same sub-folders as the pictures.
+        names: The paths of the pictures below their folder.
 
     Raises:
-        DataError: the folder or a mask is missing.
+        DataError: The folder or a mask is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"no folder '{folder}'; give one that has a PNG file for each image, under the image's own path")
+        raise DataError(f"no folder '{folder}'; give a folder with a PNG file for each image, at the path of the image")
     paths = [folder / Path(name).with_suffix(".png") for name in names]
     missing = [(name, path) for name, path in zip(names, paths, strict=True) if not path.is_file()]
     if missing:
@@ -136,36 +136,37 @@ def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Imag
 
 
 def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
-    """Boxes `[k, 4]` of each picture, `(x1, y1, x2, y2)` in the picture's pixels, out of a file in the format of COCO.
+    """Read the boxes `[k, 4]` of each picture, `(x1, y1, x2, y2)` in the picture's pixels, from a COCO file.
 
-    Boxes of all categories are taken, those of crowds are not. A picture without annotations has no boxes.
+    Boxes of all categories are read, except crowds. A picture without annotations has no boxes.
 
     Args:
         file: JSON with `images` (`id`, `file_name`) and `annotations` (`image_id`, `bbox` as `(x, y, width, height)`).
-        names: of the pictures, as paths below their folder; a `file_name` is such a path, or its last part if only one
-            picture ends in it.
+        names: The paths of the pictures below their folder. A `file_name` is such a path, or its last part if that is unique.
 
     Raises:
-        DataError: the file cannot be read, or is about none of the pictures.
+        DataError: The file cannot be read, or contains none of the pictures.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
         named = {image["id"]: _name(image["file_name"]) for image in content["images"]}
-        found = [(named[one["image_id"]], _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")]
+        annotated = [
+            (named[one["image_id"]], _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
-            f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file as COCO has it is expected, with "
+            f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file in COCO format is expected, with "
             "'images' (id, file_name) and 'annotations' (image_id, bbox)"
         ) from error
     numbers = _numbers(names)
     if not any(name in numbers for name in named.values()):
         first = next(iter(named.values()), None)
-        raise DataError(f"'{file}' is about other images: the first is {first!r}, the folder has {names[0]!r}")
+        raise DataError(f"'{file}' has boxes of other images: its first is {first!r}, the folder has {names[0]!r}")
     boxes: list[list[list[float]]] = [[] for _ in names]
-    for name, corners in found:
+    for name, corners in annotated:
         if name in numbers:
             boxes[numbers[name]].append(corners)
-    return [torch.tensor(own, dtype=torch.float32).view(-1, 4) for own in boxes]
+    return [torch.tensor(corners, dtype=torch.float32).view(-1, 4) for corners in boxes]
 
 
 def _name(file_name: Any) -> str:
@@ -176,13 +177,13 @@ def _name(file_name: Any) -> str:
 
 def _corners(box: Sequence[float]) -> list[float]:
     x, y, width, height = map(float, box)
-    if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # nor NaN
+    if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # NaN fails too
         raise ValueError(f"a bbox is (x, y, width, height) in pixels, got {list(box)}")
     return [x, y, x + width, y + height]
 
 
 def _numbers(names: Sequence[str]) -> Mapping[str, int]:
-    """The number of each picture by its path, and by the path's last part where that is its alone."""
+    """The number of each picture by its path, and by the last part of the path if that is unique."""
     last = [name.rsplit("/", 1)[-1] for name in names]
     count = Counter(last)
     short = {part: number for number, part in enumerate(last) if count[part] == 1}
