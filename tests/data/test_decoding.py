@@ -105,7 +105,9 @@ def test_a_picture_at_the_limit_is_read_and_one_above_is_not(tmp_path, monkeypat
     plant(Case("", "whole.png", encode(Image.new("RGB", (48, 32)), "png"), None), tmp_path / "class")
     assert "image" in image_folder(tmp_path, SMALL)[0]
     monkeypatch.setattr(decoding, "MOST_PIXELS", 48 * 32 - 1)
-    assert image_folder(tmp_path, SMALL)[0]["failed"].startswith("ValueError: it has 48 x 32 pixels, more than the 1535 ")
+    assert image_folder(tmp_path, SMALL)[0]["failed"].startswith(
+        "ValueError: it has 48 x 32 pixels, more than the limit of 1535; "
+    )
 
 
 def test_thin_pictures_depend_on_what_they_would_become():

@@ -283,8 +283,8 @@ def test_a_stream_that_breaks_off_says_after_how_many_images_and_what_to_do():
     with pytest.raises(DataError) as caught:
         _read(huggingface(broken(), PREPARE, batch_size=1))
     assert str(caught.value) == (
-        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), a picture that cannot be read "
-        "becomes a failed row instead"
+        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), a picture that cannot be "
+        "read becomes a failed row instead"
     )
 
 

@@ -195,7 +195,7 @@ def test_numbers_that_do_not_fit_together_are_refused_word_for_word(split, folds
 
 @pytest.mark.parametrize("blocks", [0, -5])
 def test_a_number_of_blocks_below_one_is_refused(blocks):
-    with pytest.raises(DataError, match=f"divide the number of blocks, {blocks}"):
+    with pytest.raises(DataError, match=f"divides the number of blocks, {blocks}"):
         block_folds([0] * 20, 5, blocks=blocks)
 
 

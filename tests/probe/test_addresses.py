@@ -105,7 +105,7 @@ MALFORMED = ["", " ", "#2", "a[", "a]", "a[]", "a[b", "a[[b]]", "a[b]c", "a#", "
 def test_a_malformed_address_is_refused_with_examples_of_good_ones(text):
     with pytest.raises(AddressError) as caught:
         parse(text)
-    assert str(caught.value) == f"{text!r} is not a layer address; one looks like 'layer4', 'fpn[p2]' or 'rpn.head.conv#2'"
+    assert str(caught.value) == f"{text!r} is not a layer address; examples are 'layer4', 'fpn[p2]' and 'rpn.head.conv#2'"
 
 
 # Patterns
@@ -175,7 +175,7 @@ def test_wildcards_pass_over_modules_that_did_not_run():
 def test_a_block_that_reuses_its_relu_is_an_error_that_lists_the_calls(resnet):
     assert _error("layer1.0.relu", resnet) == (
         "layer 'layer1.0.relu' runs several times: layer1.0.relu#0 [N, 64, 16, 16], layer1.0.relu#1 [N, 64, 16, 16]; "
-        "pick one of them, or all with 'layer1.0.relu#*'"
+        "choose one of them, or all with 'layer1.0.relu#*'"
     )
 
 
@@ -183,16 +183,16 @@ def test_a_bottleneck_runs_its_relu_three_times():
     traced = _trace(nn.Sequential(nn.Conv2d(3, 16, 1), Bottleneck(16, 4)))
     assert _error("1.relu", traced) == (
         "layer '1.relu' runs several times: 1.relu#0 [N, 4, 16, 16], 1.relu#1 [N, 4, 16, 16], 1.relu#2 [N, 16, 16, 16]; "
-        "pick one of them, or all with '1.relu#*'"
+        "choose one of them, or all with '1.relu#*'"
     )
     assert [layer.shape[1] for layer in expand(["1.relu#*"], traced)] == [4, 4, 16]
 
 
 def test_a_call_out_of_range_lists_the_calls(resnet):
     assert _error("layer1.0.relu#2", resnet) == (
-        "no call 'layer1.0.relu#2'; there are layer1.0.relu#0 [N, 64, 16, 16], layer1.0.relu#1 [N, 64, 16, 16]"
+        "no call 'layer1.0.relu#2'; known: layer1.0.relu#0 [N, 64, 16, 16], layer1.0.relu#1 [N, 64, 16, 16]"
     )
-    assert _error("layer4#1", resnet) == "no call 'layer4#1'; there are layer4 [N, 512, 2, 2]"
+    assert _error("layer4#1", resnet) == "no call 'layer4#1'; known: layer4 [N, 512, 2, 2]"
 
 
 def test_a_module_that_runs_once_has_call_0_and_is_named_without_it(resnet):
@@ -206,7 +206,7 @@ def test_a_long_list_of_calls_is_cut_and_counted():
         return x
 
     message = _error("conv", _trace(Wires(many, conv=nn.Conv2d(3, 3, 1))))
-    assert "conv#11 [N, 3, 16, 16] and 3 more; pick one" in message
+    assert "conv#11 [N, 3, 16, 16] and 3 more; choose one" in message
     assert "conv#12" not in message
 
 
@@ -214,7 +214,7 @@ def test_key_and_call_together():
     model = Wires(lambda model, x: model.fpn(model.fpn(x)["a"])["b"], fpn=Returns(lambda maps: {"a": maps, "b": 2 * maps}))
     traced = _trace(model)
     assert _addresses(["fpn[b]#1", "fpn[*]#0"], traced) == ["fpn[b]#1", "fpn[a]#0", "fpn[b]#0"]
-    assert _error("fpn[a]", traced).endswith("pick one of them, or all with 'fpn[a]#*'")
+    assert _error("fpn[a]", traced).endswith("choose one of them, or all with 'fpn[a]#*'")
 
 
 # Several tensors in one output
@@ -223,7 +223,7 @@ def test_key_and_call_together():
 def test_several_tensors_without_a_key_are_an_error_that_lists_them(pyramid):
     assert _error("fpn", pyramid) == (
         "layer 'fpn' returns several tensors: fpn[0] [N, 3, 16, 16], fpn[1] [N, 3, 8, 8], fpn[pool] [N, 3, 4, 4]; "
-        "pick one of them, or all with 'fpn[*]'"
+        "choose one of them, or all with 'fpn[*]'"
     )
 
 
@@ -294,7 +294,7 @@ def test_a_module_that_did_not_run_is_said_to_be_so():
     model = Wires(lambda model, x: model.conv(x), conv=nn.Conv2d(3, 4, 1), aux=nn.Sequential(nn.Conv2d(3, 4, 1)))
     traced = _trace(model)
     assert traced.unused == ["aux", "aux.0"]
-    assert _error("aux.0", traced) == "layer 'aux.0' was not run by this forward pass, so it explains nothing of the output"
+    assert _error("aux.0", traced) == "layer 'aux.0' did not run in this forward pass, so it cannot explain the output"
 
 
 def test_the_first_wrong_address_of_several_is_the_one_named(resnet):
@@ -318,7 +318,7 @@ def test_a_module_that_runs_under_two_names_has_two_calls():
     assert _addresses(["second#1"], traced) == ["first#1"]
     assert _error("second", traced) == (
         "layer 'first' runs several times: first#0 [N, 3, 16, 16], first#1 [N, 3, 16, 16]; "
-        "pick one of them, or all with 'second#*'"
+        "choose one of them, or all with 'second#*'"
     )
     assert _addresses(["second#*"], traced) == ["first#0", "first#1"]
 
@@ -498,8 +498,8 @@ def test_a_classifier_s_output_has_no_map(resnet):
     with pytest.raises(AddressError) as caught:
         layout_of(expand(["fc"], resnet)[0], resnet)
     assert str(caught.value) == (
-        "layer 'fc' has no map: its output is [2, 1000] for 2 images, and [N, C, H, W], [N, H, W, C] or tokens [N, T, C] "
-        "were expected; 'xaieval-bench layers' lists all"
+        "layer 'fc' has no map: its output is [2, 1000] for 2 images, but [N, C, H, W], [N, H, W, C] or tokens [N, T, C] "
+        "are expected; 'xaieval-bench layers' lists all"
     )
 
 

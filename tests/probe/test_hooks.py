@@ -609,7 +609,7 @@ def test_a_layer_of_whole_numbers_has_activations_but_no_gradient():
         assert torch.equal(probe(model, images, ["1"]).activations["1"], model(images))
     with pytest.raises(AddressError) as caught:
         probe(model, images, ["1"], score=lambda output: output[:, 0, 0, 0].float())
-    assert str(caught.value) == "layer '1' gives torch.int64, which has no gradient"
+    assert str(caught.value) == "layer '1' returns torch.int64, which has no gradient"
 
 
 # Batches
@@ -629,7 +629,7 @@ def test_a_layer_that_runs_only_for_the_first_images_is_an_error():
     assert list(probe(model, torch.rand(2, 3, 8, 8), ["extra"]).activations) == ["extra"]
     with pytest.raises(AddressError) as caught:
         probe(model, torch.rand(3, 3, 8, 8), ["extra"])
-    assert str(caught.value) == "layer 'extra' ran on the first images of the data but not on these"
+    assert str(caught.value) == "layer 'extra' ran on the first images of the data, but not on these images"
     assert not any(module._forward_hooks for module in model.modules())
 
 

@@ -24,7 +24,7 @@ from xaieval.data.scenes import CLASSES, Split, make_scene
 from xaieval.data.truth import coco_boxes, mask_files
 from xaieval.errors import DataError, UsageError
 
-__all__ = ["ENDINGS", "Pictures", "collate", "download_ucmerced", "image_folder", "sample_of", "scenes", "ucmerced"]
+__all__ = ["ENDINGS", "Pictures", "collate", "image_folder", "sample_of", "scenes", "ucmerced"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
@@ -252,7 +252,7 @@ def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = Fa
     """
     root = Path(root)
     if download and _ucmerced_images(root) is None:
-        download_ucmerced(root)
+        _download_ucmerced(root)
     if not root.is_dir():
         raise DataError(f"no folder '{root}'; give the folder that contains UC Merced, or download it with --download")
     pictures = image_folder(_ucmerced_images(root) or root, preprocessing)
@@ -266,13 +266,12 @@ def _ucmerced_images(root: Path) -> Path | None:
     return next((inner for inner in (root / "Images", root / ARCHIVE / "Images") if inner.is_dir()), None)
 
 
-def download_ucmerced(root: str | Path) -> None:
+def _download_ucmerced(root: Path) -> None:
     """Download the archive of UC Merced into a folder, verify it, and unpack it there.
 
     Raises:
         DataError: The download failed, the checksum is wrong, or the folder cannot be written.
     """
-    root = Path(root)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{ARCHIVE}.lock"):  # only one of several processes downloads, the others wait

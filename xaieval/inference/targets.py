@@ -22,7 +22,6 @@ __all__ = [
     "find",
     "logits_of",
     "named_classes",
-    "one_label_each",
     "take",
 ]
 
@@ -121,22 +120,14 @@ def named_classes(target: Any, read: Any, labels: Tensor | None, count: int, dev
     if target == "predicted":
         return None
     if target == "label":
-        return one_label_each(labels)
+        return _one_label_each(labels)
     if not isinstance(target, int) or isinstance(target, bool):
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
     return torch.full((count,), target, device=device)
 
 
-def one_label_each(labels: Tensor | None) -> Tensor:
-    """Return the labels `[N]` if each image has exactly one class.
-
-    Raises:
-        TargetError: There are no labels, or an image can have several classes.
-
-    Example:
-        >>> one_label_each(torch.tensor([2, 0]))
-        tensor([2, 0])
-    """
+def _one_label_each(labels: Tensor | None) -> Tensor:
+    """The labels `[N]`, if each image has exactly one class."""
     if labels is None:
         raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
     if labels.ndim > 1:

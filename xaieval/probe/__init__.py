@@ -1,4 +1,4 @@
-"""The layer-probe API: address any tensor inside a model, look at it and its gradient."""
+"""Probe layers: address any tensor inside a model, and read its activations and gradients."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Layer addresses `path[key]#call`: parsing them, finding what they name in a model, listing them all.
+"""Layer addresses `path[key]#call`: parse them, find their tensors in a model, and list all of them.
 
-A module path alone cannot name every tensor: torchvision's FPN returns a mapping, and a detector's head runs once per level.
-So a model is traced: one forward pass with a hook on every module records each tensor that leaves a module, in order of
-execution, and addresses are matched against that record.
+A module path alone cannot name every tensor: torchvision's FPN returns a mapping, and a detector's head runs once per level. So
+one forward pass traces the model: hooks record each tensor that a module returns, in order of execution, and addresses are
+matched against that trace.
 """
 
 from __future__ import annotations
@@ -37,8 +37,6 @@ __all__ = [
     "trace",
 ]
 
-Forward = Callable[[Tensor], Any]
-
 SIDES = ("depth", "height", "width")
 
 _ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d{1,999}|\*))?")
@@ -46,12 +44,12 @@ _ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\
 
 @dataclass(frozen=True)
 class Address:
-    """A tensor inside a model: the module, which part of its output, and which of its calls.
+    """The address of a tensor inside a model: a module, a part of its output, and one of its calls.
 
     Attributes:
-        path: a name from `model.named_modules()`; may hold the wildcards `*` and `?`, which do not match a dot.
-        keys: the keys or indices into an output that is a mapping, tuple or list, outermost first; `*` is any.
-        call: number of the call from 0, "*" for all, None where the module runs once.
+        path: A name from `model.named_modules()`. The wildcards `*` and `?` match anything but a dot.
+        keys: Keys or indices into an output that is a mapping, tuple or list, outermost first; `*` matches any.
+        call: Number of the call from 0, "*" for all calls, or None for a module that runs once.
     """
 
     path: str
@@ -64,10 +62,10 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Read an address or a pattern of addresses.
+    """Parse an address or a pattern of addresses.
 
     Raises:
-        AddressError: the text is empty or not of the form `path[key]#call`.
+        AddressError: The text is empty or not of the form `path[key]#call`.
 
     Example:
         >>> parse("backbone.fpn[pool]")
@@ -77,7 +75,7 @@ def parse(text: str) -> Address:
     """
     match = _ADDRESS.fullmatch(text.strip())
     if match is None or not (match["path"] or match["keys"]):
-        raise AddressError(f"{text!r} is not a layer address; one looks like 'layer4', 'fpn[p2]' or 'rpn.head.conv#2'")
+        raise AddressError(f"{text!r} is not a layer address; examples are 'layer4', 'fpn[p2]' and 'rpn.head.conv#2'")
     keys = tuple(re.findall(r"\[([^\[\]]+)\]", match["keys"]))
     call = match["call"]
     return Address(match["path"], keys, int(call) if call is not None and call != "*" else call)
@@ -85,16 +83,16 @@ def parse(text: str) -> Address:
 
 @dataclass(frozen=True)
 class Layer:
-    """One tensor that a forward pass makes inside a model.
+    """A tensor that a module returns in a forward pass.
 
     Attributes:
-        address: its full address as text, with `#call` only where the module runs several times.
-        path: of the module.
-        keys: into the module's output.
-        call: number of the call, from 0.
-        module_type: class name of the module.
-        shape: of the tensor; the first number is the batch.
-        parameters: number of parameters of the module.
+        address: The full address as text, with `#call` only if the module runs several times.
+        path: Path of the module.
+        keys: Keys into the module's output.
+        call: Number of the call, from 0.
+        module_type: Class name of the module.
+        shape: Shape of the tensor, starting with the batch size.
+        parameters: Number of parameters of the module.
     """
 
     address: str
@@ -111,17 +109,17 @@ class Layer:
 
 @dataclass
 class Trace:
-    """What one forward pass made: every tensor in order of execution, and what did not run.
+    """The record of one forward pass: all tensors in order of execution, and the modules that did not run.
 
     Attributes:
-        layers: in the order in which they were finished.
-        batch: number of images of the pass.
-        image_size: height and width of the images; of volumes depth, height and width.
-        unused: paths of modules that the pass never ran.
-        aliases: further names of modules that the model holds twice, and the names under which they are recorded.
-        channels: of the images.
-        returned: shapes of the tensors in the model's own output.
-        frame: of the images in what the model works on, if it resizes and pads them itself.
+        layers: The layers, in the order in which their calls ended.
+        batch: Number of images in the pass.
+        image_size: Height and width of the images; depth, height and width of volumes.
+        unused: Paths of modules that did not run.
+        aliases: Other names of modules that the model contains twice, with the names under which they are recorded.
+        channels: Number of channels of the images.
+        returned: Shapes of the tensors in the model's output.
+        frame: Position of the image in the model's padded input, for detectors that resize and pad images themselves.
     """
 
     layers: list[Layer]
@@ -135,32 +133,32 @@ class Trace:
 
     @property
     def inner_size(self) -> tuple[int, ...]:
-        """Height and width of the images that layers see."""
+        """Height and width of the images inside the model, after its own resizing and padding."""
         return self.image_size if self.frame is None else self.frame.outer
 
 
-def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> Trace:
-    """Run the model once and record every tensor that leaves one of its modules.
+def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | None = None) -> Trace:
+    """Run the model once and record every tensor that its modules return.
 
     Args:
-        model: is run as it is: in its mode and on its device.
-        images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, on the model's device; two are enough.
-        forward: how to run the model; `model(images)` unless told.
+        model: The model, in its current mode and on its current device.
+        images: Images `[N, C, H, W]` or volumes `[N, C, D, H, W]`, on the model's device; two are enough.
+        forward: Runs the model on images. Default: `model(images)`.
     """
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-    made: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
+    records: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
     calls: Counter[str] = Counter()
     frames: list[Frame] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
-        made.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
+        records.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
         calls[path] += 1
         frames.extend(frame for frame in [frame_of(output)] if frame)
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
-        with torch.no_grad():  # not inference_mode: what a model caches now has to be fit for gradients in the next pass
+        with torch.no_grad():  # not inference_mode: tensors that the model caches must support gradients in the next pass
             output = (model if forward is None else forward)(images)
     finally:
         for handle in handles:
@@ -176,7 +174,7 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
                 shape=shape,
                 parameters=sum(p.numel() for p in module.parameters()),
             )
-            for path, call, keys, module, shape in made
+            for path, call, keys, module, shape in records
             if path or keys
         ],
         batch=len(images),
@@ -190,18 +188,20 @@ def trace(model: nn.Module, images: Tensor, forward: Forward | None = None) -> T
 
 
 def expand(patterns: Iterable[str], traced: Trace) -> list[Layer]:
-    """The layers that addresses and patterns name: in the order given, a pattern's in order of execution, each once.
+    """Find the layers that addresses and patterns match.
+
+    Layers are in the order of the patterns, those of one pattern in order of execution, each layer once.
 
     Raises:
-        AddressError: a pattern names nothing, or a module that ran several times or returns several tensors without saying
-            which is meant; the message lists them.
+        AddressError: A pattern matches nothing, or does not say which call or which tensor of a module is meant; the message
+            lists them.
     """
-    found = {layer.address: layer for pattern in patterns for layer in _matches(pattern, traced)}
-    return list(found.values())
+    layers = {layer.address: layer for pattern in patterns for layer in _matches(pattern, traced)}
+    return list(layers.values())
 
 
 def pick(output: Any, keys: Sequence[str]) -> Tensor:
-    """The tensor at `keys` of a module's output."""
+    """Return the tensor at `keys` of a module's output."""
     for key in keys:
         named = isinstance(output, Mapping) and key in output
         output = output[key if named else int(key)]
@@ -214,16 +214,17 @@ def layout_of(
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> Layout:
-    """Where the height and width of a layer's output are, and the depth of volumes.
+    """Find the spatial axes of a layer's output: height and width, and depth for volumes.
 
     Args:
-        layer: of the trace.
-        traced: the pass that made it.
-        grid: height and width of the token grid, for outputs `[N, T, C]` where it cannot be inferred; three numbers of volumes.
-        prefix_tokens: number of tokens before the grid, likewise; with both, tokens that are left over come after the grid.
+        layer: A layer of the trace.
+        traced: The trace.
+        grid: Height and width of the token grid of outputs `[N, T, C]`, if it cannot be inferred; three numbers for volumes.
+        prefix_tokens: Number of tokens before the grid, if it cannot be inferred. With both, the remaining tokens come after
+            the grid.
 
     Raises:
-        AddressError: the output has no map: it is a vector, its first axis is not the batch, or its tokens fit no grid.
+        AddressError: The output is not a map: it is a vector, its first axis is not the batch, or its tokens fit no grid.
     """
     layout, axes = None, len(traced.image_size)
     if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 2 + axes:
@@ -237,15 +238,15 @@ def layout_of(
             )
     if layout is None:
         raise AddressError(
-            f"layer '{layer.address}' has no map: its output is {list(layer.shape)} for {traced.batch} images, and "
-            "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] were expected; 'xaieval-bench layers' lists all"
+            f"layer '{layer.address}' has no map: its output is {list(layer.shape)} for {traced.batch} images, but "
+            "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] are expected; 'xaieval-bench layers' lists all"
         )
     return layout
 
 
 def table(traced: Trace) -> pd.DataFrame:
-    """All layers: columns `address`, `module_type`, `output_shape`, `stride` (of maps; else missing), `parameters`."""
-    import pandas as pd  # half a second, which not every caller needs
+    """List all layers: columns `address`, `module_type`, `output_shape`, `stride` (missing if not a map), `parameters`."""
+    import pandas as pd  # takes half a second, and not every caller needs it
 
     def stride(layer: Layer) -> float | None:
         try:
@@ -265,7 +266,7 @@ def table(traced: Trace) -> pd.DataFrame:
 
 
 def _tensors(output: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """All tensors inside a module's output, each with the keys that lead to it."""
+    """All tensors inside a module's output, with their keys."""
     if isinstance(output, Tensor):
         yield keys, output
     elif isinstance(output, Mapping):
@@ -281,54 +282,54 @@ def _show(shape: tuple[int, ...]) -> str:
 
 
 def _matches(pattern: str, traced: Trace) -> list[Layer]:
-    wanted = parse(pattern)
-    path = traced.aliases.get(wanted.path, wanted.path)
+    address = parse(pattern)
+    path = traced.aliases.get(address.path, address.path)
     at_path = [layer for layer in traced.layers if _like(path, layer.path)]
-    found = [layer for layer in at_path if _keys_like(wanted.keys, layer.keys)]
-    if not found:
-        raise AddressError(_nothing_found(pattern, path, at_path, traced))
-    if wanted.call is None:
-        repeated = [layer for layer in found if "#" in layer.address]
+    layers = [layer for layer in at_path if _keys_like(address.keys, layer.keys)]
+    if not layers:
+        raise AddressError(_no_match(pattern, path, at_path, traced))
+    if address.call is None:
+        repeated = [layer for layer in layers if "#" in layer.address]
         if repeated:
             raise AddressError(
-                f"layer '{repeated[0].path}' runs several times: {_some(repeated)}; "
-                f"pick one of them, or all with '{Address(wanted.path, wanted.keys, '*')}'"
+                f"layer '{repeated[0].path}' runs several times: {_listed(repeated)}; "
+                f"choose one of them, or all with '{Address(address.path, address.keys, '*')}'"
             )
-    elif wanted.call != "*":
-        chosen = [layer for layer in found if layer.call == wanted.call]
+    elif address.call != "*":
+        chosen = [layer for layer in layers if layer.call == address.call]
         if not chosen:
-            raise AddressError(f"no call '{pattern}'; there are {_some(found)}")
+            raise AddressError(f"no call '{pattern}'; known: {_listed(layers)}")
         return chosen
-    return found
+    return layers
 
 
 def _like(pattern: str, text: str) -> bool:
-    """Whether a text fits a pattern with `*` and `?`, which stand for anything but a dot."""
+    """Whether a text matches a pattern; `*` and `?` match anything but a dot."""
     parts, words = pattern.split("."), text.split(".")
-    return len(parts) == len(words) and all(map(fnmatchcase, words, parts))  # neither holds brackets
+    return len(parts) == len(words) and all(map(fnmatchcase, words, parts))  # neither contains brackets
 
 
 def _keys_like(patterns: tuple[str, ...], keys: tuple[str, ...]) -> bool:
     return len(patterns) == len(keys) and all(_like(p, k) or p == "*" for p, k in zip(patterns, keys, strict=True))
 
 
-def _nothing_found(pattern: str, path: str, at_path: list[Layer], traced: Trace) -> str:
+def _no_match(pattern: str, path: str, at_path: list[Layer], traced: Trace) -> str:
     if path in traced.unused:
-        return f"layer '{path}' was not run by this forward pass, so it explains nothing of the output"
+        return f"layer '{path}' did not run in this forward pass, so it cannot explain the output"
     if at_path and not parse(pattern).keys:
         everything = Address(path, ("*",) * len(at_path[0].keys))
-        return f"layer '{path}' returns several tensors: {_some(at_path)}; pick one of them, or all with '{everything}'"
+        return f"layer '{path}' returns several tensors: {_listed(at_path)}; choose one of them, or all with '{everything}'"
     near = _nearest(pattern, [layer.address for layer in at_path or traced.layers], cutoff=0.0 if at_path else 0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
     return f"no layer {pattern!r}; {hint}'xaieval-bench layers' lists all"
 
 
 def _nearest(pattern: str, addresses: list[str], cutoff: float, most: int = 4) -> list[str]:
-    """The addresses most like a pattern; equally near ones in order of execution."""
-    likeness = {address: difflib.SequenceMatcher(None, pattern, address).ratio() for address in addresses}
-    return sorted((a for a in addresses if likeness[a] >= cutoff), key=lambda a: -likeness[a])[:most]
+    """The addresses most similar to a pattern; ties are in order of execution."""
+    similarity = {address: difflib.SequenceMatcher(None, pattern, address).ratio() for address in addresses}
+    return sorted((a for a in addresses if similarity[a] >= cutoff), key=lambda a: -similarity[a])[:most]
 
 
-def _some(layers: list[Layer], most: int = 12) -> str:
+def _listed(layers: list[Layer], most: int = 12) -> str:
     rest = f" and {len(layers) - most} more" if len(layers) > most else ""
     return ", ".join(str(layer) for layer in layers[:most]) + rest

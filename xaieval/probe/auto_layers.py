@@ -1,19 +1,19 @@
-"""Which layers of an unknown model are worth a look: what `layers="auto"` stands for.
+"""Choose layers of an unknown model: the rule behind `layers="auto"`.
 
-The rule needs no list of architectures. It reads the record of one forward pass (`layers.Trace`) as a tree of modules:
+The rule needs no list of architectures. It reads a trace of one forward pass (`addresses.Trace`) as a tree of modules:
 
 1. A module that returns several maps of different sizes (a feature pyramid, a backbone with `features_only`) is a pyramid. The
-   last one whose levels the prediction depends on is taken, all such levels of it.
-2. Else the model is cut into stages. Beginning at the top, a module is one stage if the blocks in it all give maps of one size
-   (or of two that take turns: branches of a block that shrinks them), and is looked into if they do not. A block is a module
-   with parameters below it; where there are none (a plain sequence of convolutions), single layers take their place. At each
-   size the last stage is taken, of the four coarsest sizes.
-3. Else everything has one size, as in a plain vision transformer: of the longest row of blocks at most four are taken, evenly
-   spread, the last one among them.
+   rule takes all levels of the last pyramid that the prediction depends on.
+2. Without a pyramid, the model is divided into stages, from the top of the tree. A module is a stage if all its blocks return
+   maps of one size, or of two alternating sizes (branches of a block that downsamples). Otherwise its blocks are examined in
+   the same way. A block is a module with parameters in a module below it. If there are no blocks (a plain sequence of
+   convolutions), single layers are used instead. The rule takes the last stage of each of the four coarsest sizes.
+3. If all maps have one size, as in a plain vision transformer, the rule takes at most four blocks of the longest row of blocks,
+   evenly spaced, including the last one.
 
-Left out throughout: maps of a single cell, the image itself, the prediction itself (of segmentation networks), modules that run
-several times, and what the prediction does not depend on. The last counts cell by cell: where only the class token of the last
-block is read, the other tokens of its output explain nothing, so the block before is the last that counts.
+Excluded are maps with a single cell, the image itself, the prediction itself (of segmentation networks), modules that run
+several times, and layers that the prediction does not depend on. Dependence is measured per cell: if only the class token of
+the last block is read, the other tokens of its output explain nothing, so the block before it is the last one that counts.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from xaieval.errors import AddressError
 from xaieval.probe.addresses import Layer, Trace, layout_of
 from xaieval.probe.layouts import Layout, fits_image
 
-__all__ = ["AUTO", "MOST", "Shortlist", "choose", "shortlist"]
+__all__ = ["AUTO", "Shortlist", "choose", "shortlist"]
 
 AUTO = "auto"
-MOST = 4  # layers that are taken of stages and of blocks; pyramids of convolutional networks have as many
+MOST = 4  # largest number of stages or blocks; most pyramids of convolutional networks have as many levels
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Layers from which `choose` takes some, by what a model's modules return.
+    """The candidate layers of a model, from which `choose` selects.
 
     Attributes:
-        layouts: of all layers in the other attributes, by address.
-        pyramids: the levels of each module that returns several sizes, in order of execution.
-        stages: of each stage its blocks and, last, its own output, in order of execution.
+        layouts: The layouts of all candidates, by address.
+        pyramids: The levels of each module that returns several sizes, in order of execution.
+        stages: The blocks of each stage, followed by its own output, in order of execution.
     """
 
     layouts: dict[str, Layout]
@@ -48,17 +48,18 @@ class Shortlist:
 
     @property
     def layers(self) -> list[Layer]:
-        """All of them, each once."""
+        """All candidates, each once."""
         return list({layer.address: layer for group in [*self.pyramids, *self.stages] for layer in group}.values())
 
 
 @dataclass
 class _Node:
-    """A module in the tree of those that ran, or a list of modules, which does not run itself.
+    """A node in the tree of modules that ran. A container such as a `ModuleList` does not run itself, but is a node too.
 
     Attributes:
-        layer: its output, if that is one map.
-        parametric: whether a module below it has parameters.
+        layer: The module's output, if it is one map.
+        parametric: Whether a module below it has parameters.
+        children: The child nodes by name.
     """
 
     layer: Layer | None = None
@@ -67,12 +68,12 @@ class _Node:
 
 
 def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens: int | None = None) -> Shortlist:
-    """What there is to choose from in a model.
+    """Find the candidate layers of a model.
 
     Args:
-        traced: one forward pass.
-        grid: height and width of the token grid, where it cannot be inferred.
-        prefix_tokens: number of tokens before the grid, likewise.
+        traced: The trace of one forward pass.
+        grid: Height and width of the token grid, if it cannot be inferred.
+        prefix_tokens: Number of tokens before the grid, if it cannot be inferred.
     """
     layouts = dict(_maps(traced, grid, prefix_tokens))
     by_path: dict[str, list[Layer]] = {}
@@ -83,19 +84,19 @@ def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens:
     by_path = {path: several for path, layers in by_path.items() if (several := _with_cells(layers, layouts))}
     root = _tree(traced, {path: layers[0] for path, layers in by_path.items() if path})
     stages = [_with_blocks(node) for node in _stages(root, layouts, top=True)]
-    wanted = {layer.address for group in [*pyramids, *stages] for layer in group}
-    return Shortlist({address: layout for address, layout in layouts.items() if address in wanted}, pyramids, stages)
+    candidates = {layer.address for group in [*pyramids, *stages] for layer in group}
+    return Shortlist({address: layout for address, layout in layouts.items() if address in candidates}, pyramids, stages)
 
 
-def choose(found: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
-    """The layers that "auto" stands for, in order of execution.
+def choose(candidates: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
+    """Choose the layers for "auto", in order of execution.
 
     Args:
-        found: in the model.
-        silent: addresses of layers that the prediction does not depend on.
+        candidates: The candidate layers of the model.
+        silent: Addresses of layers that the prediction does not depend on.
 
     Raises:
-        AddressError: there are none.
+        AddressError: No layer is left.
 
     Example:
         >>> import torch, torchvision
@@ -104,32 +105,32 @@ def choose(found: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
         >>> [layer.address for layer in choose(shortlist(traced))]
         ['layer1', 'layer2', 'layer3', 'layer4']
     """
-    for pyramid in reversed(found.pyramids):
+    for pyramid in reversed(candidates.pyramids):
         levels = [level for level in pyramid if level.address not in silent]
         if len(levels) > 1:
             return levels
-    heard = [[layer for layer in stage if layer.address not in silent] for stage in found.stages]
-    last = _sizes([stage[-1] for stage in heard if stage], found.layouts)
+    stages = [[layer for layer in stage if layer.address not in silent] for stage in candidates.stages]
+    last = _sizes([stage[-1] for stage in stages if stage], candidates.layouts)
     if len(last) > 1:
         coarsest = sorted(last, key=math.prod)[:MOST]
         return [layer for size, layer in last.items() if size in coarsest]
-    row = [layer for layer in _longest_row(found.stages) if layer.address not in silent] or list(last.values())
+    row = [layer for layer in _longest_row(candidates.stages) if layer.address not in silent] or list(last.values())
     if not row:
         raise AddressError(
-            "layers='auto' found no layer in this model that gives maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] on "
-            "which the prediction depends; name layers: 'xaieval-bench layers' lists all"
+            "layers='auto' found no layer of this model that returns maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] and "
+            "that the prediction depends on; name the layers: 'xaieval-bench layers' lists all"
         )
     return evenly(row)
 
 
 def evenly(row: list[Layer], most: int = MOST) -> list[Layer]:
-    """At most so many of a row, evenly spread, the last one among them."""
+    """Select at most `most` layers of a row, evenly spaced, including the last one."""
     count = min(most, len(row))
     return [row[math.ceil((i + 1) * len(row) / count) - 1] for i in range(count)]
 
 
 def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> Iterator[tuple[str, Layout]]:
-    """Addresses of all outputs that are maps of the image inside the model."""
+    """Addresses and layouts of all outputs that are maps of the image."""
     predictions = {shape[1] for shape in traced.returned if len(shape) > 2 and shape[2:] == traced.image_size}
     for layer in traced.layers:
         try:
@@ -143,74 +144,74 @@ def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> It
 
 
 def _with_cells(layers: list[Layer], layouts: dict[str, Layout]) -> list[Layer]:
-    """Without maps of a single cell, which show nothing."""
+    """Exclude maps with a single cell."""
     return [layer for layer in layers if math.prod(_size(layer, layouts)) > 1]
 
 
 def _pyramids(modules: list[list[Layer]], layouts: dict[str, Layout]) -> list[list[Layer]]:
-    """Modules that return maps of several sizes under one key each, by their innermost names."""
-    found: list[list[Layer]] = []
+    """The levels of modules that return maps of several sizes, one per key; without modules that pass on another's levels."""
+    pyramids: list[list[Layer]] = []
     for layers in modules:
         levels = [layer for layer in layers if len(layer.keys) == 1 and layouts[layer.address].kind != "tokens"]
-        if len(_sizes(levels, layouts)) > 1 and not any(_hands_on(levels, inner) for inner in found):
-            found.append(levels)
-    return found
+        if len(_sizes(levels, layouts)) > 1 and not any(_passes_on(levels, inner) for inner in pyramids):
+            pyramids.append(levels)
+    return pyramids
 
 
-def _hands_on(levels: list[Layer], inner: list[Layer]) -> bool:
-    """Whether a module returns what a module inside it returned, or one before it, if it has nothing to change it by."""
+def _passes_on(levels: list[Layer], inner: list[Layer]) -> bool:
+    """Whether a module returns the levels of a module inside it, or, without own parameters, of a module before it."""
     below = f"{levels[0].path}." if levels[0].path else ""
     owned = levels[0].parameters == 0 or inner[0].path.startswith(below)
     return owned and [one.shape for one in levels] == [one.shape for one in inner]
 
 
 def _tree(traced: Trace, outputs: dict[str, Layer]) -> _Node:
-    """The modules that ran, by the parts of their paths, in order of execution."""
+    """The tree of the modules that ran, in order of execution."""
     root = _Node()
     for layer in traced.layers:
-        node, parts = root, layer.path.split(".") if layer.path else []
-        for part in parts:
+        node, names = root, layer.path.split(".") if layer.path else []
+        for name in names:
             node.parametric |= layer.parameters > 0
-            node = node.children.setdefault(part, _Node())
-        node.layer = outputs.get(layer.path) if parts else None
+            node = node.children.setdefault(name, _Node())
+        node.layer = outputs.get(layer.path) if names else None
     return root
 
 
 def _stages(node: _Node, layouts: dict[str, Layout], top: bool = False) -> list[_Node]:
-    """A module as one stage, or the stages inside it if it changes the maps' size."""
-    parts = list(_parts(node, blocks=True))
-    enough = 2  # sizes of blocks
-    if not parts:
-        parts, enough = list(_parts(node, blocks=False)), 3  # a single block may shrink the maps between two of its layers
-    areas = [math.prod(_size(part.layer, layouts)) for part in parts if part.layer is not None]
-    branches = len(set(areas)) == 2 and areas != sorted(areas, reverse=True)  # side by side in a block that shrinks the maps
-    if not parts or (not top and (len(set(areas)) < enough or branches)):
+    """A module as one stage, or the stages inside it if it changes the size of the maps."""
+    inner = list(_nodes_with_maps(node, blocks=True))
+    enough = 2  # different sizes of blocks
+    if not inner:
+        inner, enough = list(_nodes_with_maps(node, blocks=False)), 3  # one block may downsample between two of its layers
+    areas = [math.prod(_size(child.layer, layouts)) for child in inner if child.layer is not None]
+    branches = len(set(areas)) == 2 and areas != sorted(areas, reverse=True)  # parallel branches of a block that downsamples
+    if not inner or (not top and (len(set(areas)) < enough or branches)):
         return [node] if node.layer is not None else []
-    return [stage for part in parts for stage in _stages(part, layouts)]
+    return [stage for child in inner for stage in _stages(child, layouts)]
 
 
-def _parts(node: _Node, blocks: bool) -> Iterator[_Node]:
-    """The nearest modules below that give a map: the blocks, or all."""
+def _nodes_with_maps(node: _Node, blocks: bool) -> Iterator[_Node]:
+    """The nearest nodes below that return a map: only blocks, or all."""
     for child in node.children.values():
         if child.layer is not None and (child.parametric or not blocks):
             yield child
         elif child.layer is None:
-            yield from _parts(child, blocks)
+            yield from _nodes_with_maps(child, blocks)
 
 
 def _with_blocks(stage: _Node) -> list[Layer]:
-    """The blocks of a stage, and its output."""
-    parts = list(_parts(stage, blocks=True))
-    while len(parts) == 1:
-        inner = list(_parts(parts[0], blocks=True))
+    """The outputs of a stage's blocks, followed by the output of the stage."""
+    blocks = list(_nodes_with_maps(stage, blocks=True))
+    while len(blocks) == 1:
+        inner = list(_nodes_with_maps(blocks[0], blocks=True))
         if len(inner) == 0:
             break
-        parts = inner
-    return [node.layer for node in [*parts, stage] if node.layer is not None]
+        blocks = inner
+    return [node.layer for node in [*blocks, stage] if node.layer is not None]
 
 
 def _longest_row(stages: list[list[Layer]]) -> list[Layer]:
-    """The most modules that stand side by side; of equally many those nearest to the top."""
+    """The largest group of modules with the same parent; ties go to the group nearest to the top."""
     rows: dict[str, dict[str, Layer]] = {}
     for layer in (layer for stage in stages for layer in stage):
         rows.setdefault(layer.path.rpartition(".")[0], {})[layer.address] = layer

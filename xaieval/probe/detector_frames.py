@@ -1,4 +1,4 @@
-"""Detectors that resize and pad images inside: which part of their maps shows the image."""
+"""Detectors that resize and pad images themselves: the part of their maps that shows the image."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["Frame", "frame_of"]
 
 @dataclass(frozen=True)
 class Frame:
-    """An image inside a larger one, in the upper left corner.
+    """The position of an image in the upper left corner of a padded one.
 
     Attributes:
-        outer: height and width of what the model works on, in pixels.
-        inner: height and width of the part that shows the image, likewise.
+        outer: Height and width of the padded image, in pixels.
+        inner: Height and width of the part that shows the image, in pixels.
     """
 
     outer: tuple[int, int]
     inner: tuple[int, int]
 
     def cut(self, maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n y x"]:
-        """The part of maps of everything that shows the image; `[N, *inner]`, or the maps themselves if nothing is padded.
+        """Crop maps of the padded image to the image: `[N, *inner]`, or the maps unchanged if nothing is padded.
 
         Example:
-            A map of two rows for 64 x 64 pixels, of which the upper 48 show the image:
+            A map of two rows for 64 x 64 pixels; the upper 48 rows of pixels show the image:
 
             >>> import torch
             >>> Frame((64, 64), (48, 64)).cut(torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]))[0, [0, -1], 0]
@@ -41,7 +41,7 @@ class Frame:
 
 
 def frame_of(output: Any) -> Frame | None:
-    """The frame that a module's output tells of: torchvision's `ImageList` has the padded images beside their sizes."""
+    """Read the frame from a module's output if it is torchvision's `ImageList`, which has the padded images and their sizes."""
     for part in output if isinstance(output, tuple | list) else [output]:
         images, sizes = getattr(part, "tensors", None), getattr(part, "image_sizes", None)
         if isinstance(images, Tensor) and images.ndim == 4 and isinstance(sizes, list) and len(set(map(tuple, sizes))) == 1:

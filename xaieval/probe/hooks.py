@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
-from xaieval.probe.addresses import Forward, Layer, expand, layout_of, pick, table, trace
+from xaieval.probe.addresses import Layer, expand, layout_of, pick, table, trace
 from xaieval.probe.auto_layers import AUTO, Shortlist, choose, shortlist
 from xaieval.probe.detector_frames import Frame
 from xaieval.probe.layouts import Layout
@@ -33,10 +33,10 @@ class ProbeLayer:
     """A layer to probe.
 
     Attributes:
-        layer: what to look at.
-        layout: where the spatial axes of its output are.
-        by_name: it was asked for by its address, not by a pattern that happens to fit.
-        frame: of the images in what the layer sees, if the model resizes and pads them itself.
+        layer: The layer.
+        layout: The spatial axes of its output.
+        by_name: Whether the layer was given by its address, not by a pattern.
+        frame: Position of the image in the model's padded input, for detectors that resize and pad images themselves.
     """
 
     layer: Layer
@@ -46,18 +46,18 @@ class ProbeLayer:
 
     @property
     def address(self) -> str:
-        """Of the layer, as text."""
+        """The address of the layer, as text."""
         return self.layer.address
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What one pass gave.
+    """The result of `probe`.
 
     Attributes:
-        output: the model's output, as it is.
-        activations: by address, `[N, C, h, w]`, detached.
-        gradients: of the score, by address, of the same shapes; empty if no score was given.
+        output: The model's output, unchanged.
+        activations: Activations by address, `[N, C, h, w]`, detached.
+        gradients: Gradients of the score by address, with the same shapes; empty without a score.
     """
 
     output: Any
@@ -66,11 +66,11 @@ class Probed:
 
 
 class Pass:
-    """One forward pass with the tensors that it left at the layers; gradients can be asked for once.
+    """One forward pass and the tensors at the probed layers. Gradients can be computed once.
 
     Attributes:
-        output: the model's output, as it is.
-        activations: by address, `[N, C, h, w]`, detached.
+        output: The model's output, unchanged.
+        activations: Activations by address, `[N, C, h, w]`, detached.
     """
 
     def __init__(self, output: Any, captured: dict[str, Tensor], layers: Sequence[ProbeLayer]) -> None:
@@ -80,42 +80,42 @@ class Pass:
         self._layers = layers
 
     def gradients(self, score: Tensor) -> dict[str, Tensor]:
-        """Gradients of `score` (`[N]`, one number an image) at every layer, `[N, C, h, w]` by address.
+        """Compute the gradients of `score` (`[N]`, one number per image) at every layer, `[N, C, h, w]` by address.
 
-        At a layer that a pattern happened to fit, and that the score does not depend on, they are NaN.
+        At a layer that was matched by a pattern, and that the score does not depend on, they are NaN.
 
         Raises:
-            AddressError: the score does not depend on one of the layers that were asked for by name, or on none at all.
-            TargetError: the score is not one number an image.
+            AddressError: The score does not depend on a layer that was given by its address, or on any layer.
+            TargetError: The score is not one number per image.
         """
-        found = self.reached(score)
-        missing = [at.address for at in self._layers if found[at.address] is None]
-        if any(at.by_name and at.address in missing for at in self._layers) or (missing and len(missing) == len(found)):
+        gradients = self.reached(score)
+        missing = [at.address for at in self._layers if gradients[at.address] is None]
+        if any(at.by_name and at.address in missing for at in self._layers) or (missing and len(missing) == len(gradients)):
             raise AddressError(
                 f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
-                "prediction passes through, or a method that needs no gradient"
+                "prediction depends on, or a method that needs no gradient"
             )
-        return {a: torch.full_like(self.activations[a], torch.nan) if g is None else g for a, g in found.items()}
+        return {a: torch.full_like(self.activations[a], torch.nan) if g is None else g for a, g in gradients.items()}
 
     def reached(self, score: Tensor) -> dict[str, Tensor | None]:
-        """The same, with None where the score does not depend on a layer.
+        """Compute the gradients, with None at layers that the score does not depend on.
 
         Raises:
-            TargetError: the score is not one number an image.
+            TargetError: The score is not one number per image.
         """
         if score.ndim != 1:
-            raise TargetError(f"a score is one number an image, [N]; got {list(score.shape)}")
-        found: dict[str, Tensor | None] = dict.fromkeys(self._captured)
+            raise TargetError(f"a score is one number per image, [N]; got {list(score.shape)}")
+        gradients: dict[str, Tensor | None] = dict.fromkeys(self._captured)
         if self._captured and score.requires_grad:
             tensors = list(self._captured.values())
-            found = dict(zip(found, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
+            gradients = dict(zip(gradients, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
         layouts = {at.address: at.layout for at in self._layers}
-        return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in found.items()}
+        return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in gradients.items()}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, fit for gradients also if it was made in inference mode."""
-    moved = tensor.to(device, non_blocking=True)  # which makes a difference for pinned memory alone
+    """Move a tensor to a device, without its graph. Inference tensors are cloned, so that they support gradients."""
+    moved = tensor.to(device, non_blocking=True)  # has an effect only for pinned memory
     return moved.clone() if moved.is_inference() else moved.detach()
 
 
@@ -124,25 +124,25 @@ def locate(
     images: Tensor,
     layers: Iterable[str],
     *,
-    forward: Forward | None = None,
+    forward: Callable[[Tensor], Any] | None = None,
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
     score: Score | None = None,
 ) -> list[ProbeLayer]:
-    """Find the layers that addresses name, by one pass over the first two images.
+    """Find the layers of addresses and patterns, with one forward pass over the first two images.
 
     Args:
-        model: borrowed.
-        images: `[N, C, H, W]`, on the model's device.
-        layers: addresses and patterns; "auto" stands for those that `xaieval.probe.auto_layers` chooses, by a second pass.
-        forward: how to run the model; `model(images)` unless told.
-        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred.
-        prefix_tokens: number of tokens before that grid, likewise.
-        score: from the model's output to one number an image: "auto" leaves out what it does not depend on.
+        model: The borrowed model.
+        images: Images `[N, C, H, W]`, on the model's device.
+        layers: Addresses and patterns; "auto" for the layers that `xaieval.probe.auto_layers` chooses, with a second pass.
+        forward: Runs the model on images. Default: `model(images)`.
+        grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred.
+        prefix_tokens: Number of tokens before that grid, if it cannot be inferred.
+        score: A function from the model's output to one number per image. "auto" excludes layers that it does not depend on.
 
     Raises:
-        AddressError: an address names nothing, several tensors, or a tensor without a map.
-        ModelError: nobody can look inside the model.
+        AddressError: An address matches nothing, several tensors, or a tensor that is not a map.
+        ModelError: The layers of the model cannot be probed.
     """
     layers = list(layers)
     if not layers:
@@ -151,31 +151,37 @@ def locate(
     traced = trace(model, images[:2], forward)
     chosen: dict[str, None] = {}
     if AUTO in layers:
-        found = shortlist(traced, grid, prefix_tokens)
-        silent = _silent(model, images[:2], found, score, forward)
-        chosen = dict.fromkeys(layer.address for layer in choose(found, silent))
-        layers = [name for given in layers for name in (chosen if given == AUTO else [given])]
-    named = {given for given in layers if "*" not in given and "?" not in given} - chosen.keys()
+        candidates = shortlist(traced, grid, prefix_tokens)
+        silent = _silent(model, images[:2], candidates, score, forward)
+        chosen = dict.fromkeys(layer.address for layer in choose(candidates, silent))
+        layers = [address for pattern in layers for address in (chosen if pattern == AUTO else [pattern])]
+    named = {pattern for pattern in layers if "*" not in pattern and "?" not in pattern} - chosen.keys()
     return [
         ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), layer.address in named, traced.frame)
         for layer in expand(layers, traced)
     ]
 
 
-def _silent(model: nn.Module, images: Tensor, found: Shortlist, score: Score | None, forward: Forward | None) -> set[str]:
-    """Addresses of the layers on whose cells the score does not depend; none where that cannot be told.
+def _silent(
+    model: nn.Module,
+    images: Tensor,
+    candidates: Shortlist,
+    score: Score | None,
+    forward: Callable[[Tensor], Any] | None,
+) -> set[str]:
+    """Addresses of the layers whose cells have no influence on the score; none if that is unknown.
 
-    The cells of a map may have no gradient at all or, in a transformer of which only the class token is read, one that is zero.
-    Other zeros are chance: a dead channel, a level of a pyramid in which a detector finds nothing on these images.
+    The cells of a map can have no gradient or, in a transformer that reads only the class token, a gradient of zero. Other
+    zeros occur by chance, such as a dead channel, or a pyramid level where a detector finds nothing on these images.
     """
     if score is None:
         return set()
-    layers = [ProbeLayer(layer, found.layouts[layer.address]) for layer in found.layers]
-    seen = run(model, images, layers, forward=forward)
-    gradients = seen.reached(score(seen.output))
+    layers = [ProbeLayer(layer, candidates.layouts[layer.address]) for layer in candidates.layers]
+    forward_pass = run(model, images, layers, forward=forward)
+    gradients = forward_pass.reached(score(forward_pass.output))
     silent = {address for address, gradient in gradients.items() if gradient is None}
     if any(gradient is not None and gradient.any() for gradient in gradients.values()):
-        silent |= {a for a, g in gradients.items() if g is not None and found.layouts[a].prefix and not g.any()}
+        silent |= {a for a, g in gradients.items() if g is not None and candidates.layouts[a].prefix and not g.any()}
     return silent if len(silent) < len(layers) else set()
 
 
@@ -184,32 +190,32 @@ def run(
     images: Tensor,
     layers: Sequence[ProbeLayer],
     differentiable: bool = True,
-    forward: Forward | None = None,
+    forward: Callable[[Tensor], Any] | None = None,
 ) -> Pass:
-    """One forward pass that can be differentiated down to the shallowest of the layers.
+    """Run one forward pass that can be differentiated down to the shallowest layer.
 
     Args:
-        model: borrowed.
-        images: `[N, C, H, W]`, on the model's device.
-        layers: where to look.
-        differentiable: whether gradients will be asked for.
-        forward: how to run the model; `model(images)` unless told.
+        model: The borrowed model.
+        images: Images `[N, C, H, W]`, on the model's device.
+        layers: The layers to probe.
+        differentiable: Whether gradients are needed.
+        forward: Runs the model on images. Default: `model(images)`.
 
     Raises:
-        AddressError: a layer did not run, or its output cannot have a gradient.
+        AddressError: A layer did not run, or its output cannot have a gradient.
     """
     captured: dict[str, Tensor] = {}
     with ExitStack() as undo:
-        for path, watched in _by_path(layers).items():
-            hook = _Hook(watched, captured, differentiable)
-            # Before any other hook: what one of them keeps and a later module uses, as transformers does with hidden states,
-            # has to be on the way from here to the score.
+        for path, at_path in _by_path(layers).items():
+            hook = _Hook(at_path, captured, differentiable)
+            # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
+            # states, has to be part of the graph that starts here.
             undo.callback(model.get_submodule(path).register_forward_hook(hook, prepend=True).remove)
         undo.enter_context(torch.set_grad_enabled(differentiable))
         output = (model if forward is None else forward)(images)
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
-        raise AddressError(f"{_quoted(missing)} ran on the first images of the data but not on these")
+        raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
     return Pass(output, captured, layers)
 
 
@@ -223,50 +229,51 @@ def probe(
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
 ) -> Probed:
-    """Activations of any layers of a model, and the gradients of a score there, all `[N, C, h, w]`.
+    """Compute activations of any layers of a model, and the gradients of a score at these layers, all `[N, C, h, w]`.
 
-    The model is given back as it was: mode, hooks, gradients, device.
+    The model is given back unchanged: mode, hooks, gradients, device.
 
     Args:
-        model: any module.
-        images: `[N, C, H, W]`, normalised as the model expects.
-        layers: addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2".
-        score: from the model's output to one number an image, `[N]`; without it there are no gradients.
-        device: where to work; the model's own unless told.
-        grid: height and width of the token grid of `[N, T, C]` outputs, where it cannot be inferred; three numbers of
-            volumes.
-        prefix_tokens: number of tokens before that grid, likewise; with both, what is left over comes after the grid.
+        model: Any module.
+        images: Images `[N, C, H, W]`, normalised as the model expects.
+        layers: Addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2".
+        score: A function from the model's output to one number per image, `[N]`; without it there are no gradients.
+        device: The device to use. Default: the model's device.
+        grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred; three numbers for volumes.
+        prefix_tokens: Number of tokens before that grid, if it cannot be inferred. With both, the remaining tokens come after
+            the grid.
 
     Raises:
-        AddressError: an address names nothing, several tensors or one without a map, or the score does not depend on it.
+        AddressError: An address matches nothing, several tensors, or a tensor that is not a map; or the score does not depend
+            on it.
 
     Example:
         >>> import torch, torchvision
         >>> model = torchvision.models.resnet18()
-        >>> seen = probe(model, torch.rand(2, 3, 64, 64), ["layer3", "layer4"], score=lambda logits: logits[:, 0])
-        >>> {address: tuple(gradient.shape) for address, gradient in seen.gradients.items()}
+        >>> probed = probe(model, torch.rand(2, 3, 64, 64), ["layer3", "layer4"], score=lambda logits: logits[:, 0])
+        >>> {address: tuple(gradient.shape) for address, gradient in probed.gradients.items()}
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
     images = check_images(images)
     layers = [layers] if isinstance(layers, str) else layers
-    with borrow(model, device) as there:
-        images = to_device(images, there)
-        found = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens, score=score)
-        seen = run(model, images, found, differentiable=score is not None)
-        gradients = seen.gradients(score(seen.output)) if score is not None else {}
-        return Probed(seen.output, seen.activations, gradients)
+    with borrow(model, device) as used_device:
+        images = to_device(images, used_device)
+        located = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens, score=score)
+        forward_pass = run(model, images, located, differentiable=score is not None)
+        gradients = forward_pass.gradients(score(forward_pass.output)) if score is not None else {}
+        return Probed(forward_pass.output, forward_pass.activations, gradients)
 
 
 def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Every address of a model in order of execution.
+    """List all addresses of a model in order of execution.
 
     Args:
-        model: any module.
-        images: `[N, C, H, W]`; one or two are enough.
+        model: Any module.
+        images: Images `[N, C, H, W]`; one or two are enough.
 
     Returns:
-        Columns `address`, `module_type`, `output_shape` (for these images), `stride` (input pixels per cell of a map; missing
-        where the output is no map) and `parameters`.
+        Columns `address`, `module_type`, `output_shape` (for these images), `stride` (input pixels per cell; missing if the
+        output is not a map) and `parameters`.
 
     Example:
         >>> import torch, torchvision
@@ -281,7 +288,7 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
 
 
 def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
-    """A shallow copy of a module's output with another tensor at `keys`."""
+    """Return a shallow copy of a module's output with another tensor at `keys`."""
     if not keys:
         return tensor
     if isinstance(output, Mapping):
@@ -298,10 +305,10 @@ def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
 
 
 class _Hook:
-    """Keeps the wanted tensors of a module's calls, and hands the module's users clones of them.
+    """Captures tensors of a module's calls, and passes clones of them on to the rest of the model.
 
-    What is kept starts the graph where nothing before it needs a gradient, so that the backward pass ends at the shallowest
-    layer. The clone is what later in-place operations work on.
+    If nothing before a captured tensor needs a gradient, it becomes a leaf, so that the backward pass ends at the shallowest
+    layer. Later in-place operations change only the clone.
     """
 
     def __init__(self, layers: list[Layer], captured: dict[str, Tensor], differentiable: bool) -> None:
@@ -316,12 +323,12 @@ class _Hook:
             if layer.call == call:
                 tensor = pick(output, layer.keys)
                 if _shares_memory(tensor, inputs) or (layer.keys and tensor.requires_grad):
-                    # Its user may change the input in place. One of several outputs may have been used inside the module too:
-                    # what is wanted is the gradient of this output alone, whichever other layers are looked at.
+                    # A later module may change the input in place. One of several outputs may also be used inside the module:
+                    # the gradient must be that of this output alone, whichever other layers are probed.
                     tensor = tensor.clone()
                 if self.differentiable and not tensor.requires_grad:
                     if not tensor.is_floating_point():
-                        raise AddressError(f"layer '{layer.address}' gives {tensor.dtype}, which has no gradient")
+                        raise AddressError(f"layer '{layer.address}' returns {tensor.dtype}, which has no gradient")
                     tensor = tensor.detach().requires_grad_()
                 self.captured[layer.address] = tensor
                 output = put(output, layer.keys, tensor.clone())

@@ -1,4 +1,4 @@
-"""Where height and width are in a tensor that a layer gives, and which grid of tokens an image becomes."""
+"""The spatial axes of a layer's output, and the token grid of an image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_PREFIX = 8  # class and distillation tokens, registers
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the spatial axes of a layer's output are: two of images, three of volumes.
+    """The spatial axes of a layer's output: two for images, three for volumes.
 
     Attributes:
         kind: "channels_first" `[N, C, h, w]`, "channels_last" `[N, h, w, C]`, or "tokens" `[N, T, C]`.
-        size: of the map, `(h, w)` or `(d, h, w)`.
-        prefix: tokens before the grid (class, distillation, registers), which are dropped, as are tokens after it.
+        size: Size of the map, `(h, w)` or `(d, h, w)`.
+        prefix: Number of tokens before the grid (class, distillation, registers). They are dropped, like tokens after it.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class Layout:
     prefix: int = 0
 
     def to_maps(self, tensor: Tensor) -> Tensor:
-        """The output as `[N, C, h, w]`, of volumes `[N, C, d, h, w]`."""
+        """Convert the output to `[N, C, h, w]`; for volumes `[N, C, d, h, w]`."""
         if self.kind == "channels_first":
             return tensor
         if self.kind == "tokens":
@@ -37,7 +37,7 @@ class Layout:
 
 
 def image_layout(shape: tuple[int, ...], image_size: tuple[int, ...]) -> Layout:
-    """Channels come last only where that fits the image's proportions better than channels first."""
+    """Find the layout of a map. Channels are last only if that fits the aspect ratio of the image better."""
     first, last = shape[2:], shape[1:-1]
     for fits in (_divides, _proportional, _divides_each):
         if fits(first, image_size):
@@ -48,9 +48,9 @@ def image_layout(shape: tuple[int, ...], image_size: tuple[int, ...]) -> Layout:
 
 
 def token_layout(tokens: int, image_size: tuple[int, ...], grid: tuple[int, ...] | None, prefix: int | None) -> Layout | None:
-    """The grid of tokens with the fewest prefix tokens that has the image's proportions; None if there is none.
+    """Find the token grid with the fewest prefix tokens that has the image's aspect ratio; None if there is none.
 
-    That of a volume has to be given: too many grids fit, since its three strides need not be the same.
+    For a volume the grid must be given: too many grids fit, because its three strides can differ.
     """
     if grid is not None:
         rest = tokens - math.prod(grid)
@@ -66,18 +66,18 @@ def token_layout(tokens: int, image_size: tuple[int, ...], grid: tuple[int, ...]
 
 
 def fits_image(layout: Layout, image_size: tuple[int, ...]) -> bool:
-    """Whether a map has the proportions of the image, to rounding."""
+    """Whether a map has the aspect ratio of the image, up to rounding."""
     return _divides(layout.size, image_size) or _proportional(layout.size, image_size)
 
 
 def _divides(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
-    """Whether one whole stride explains all sides exactly."""
+    """Whether one integer stride explains all sides exactly."""
     stride = image_size[0] // size[0]
     return tuple(cells * stride for cells in size) == image_size
 
 
 def _divides_each(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
-    """Whether each side has a whole stride of its own, as in networks for video, whose frames are not pooled as pixels are."""
+    """Whether each side has its own integer stride, as in video networks, where time and space are pooled differently."""
     return all(side % cells == 0 for side, cells in zip(image_size, size, strict=True))
 
 
