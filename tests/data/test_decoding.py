@@ -1,4 +1,4 @@
-"""Pictures from outside: each is read right, or becomes a row that says why not; nothing crashes, hangs or fills the memory.
+"""Pictures from unknown sources: each is read correctly or becomes a row with a reason, without crashes, hangs or full memory.
 
 The long form is `python benchmarks/fuzz_images.py`.
 """
@@ -40,7 +40,7 @@ def _model() -> nn.Module:
 
 
 def _folder(root: Path, cases: list[Case]) -> dict[str, Case]:
-    """The files in folders of their own; the cases by the ids that they should have."""
+    """Each file in its own folder; the cases by their expected ids."""
     return {readable_name(f"class/{n}/{case.name}"): case for n, case in enumerate(cases) if plant(case, root / f"class/{n}")}
 
 
@@ -147,7 +147,7 @@ def test_reasons_are_clear(tmp_path, name, content, kind, reason):
 
 
 def _scans(more: int) -> Case:
-    """A JPEG with its last scan so many times more."""
+    """A JPEG with its last scan repeated."""
     content = encode(Image.new("L", (2000, 2000), 90), "jpg", progressive=True)
     last = content[content.rindex(b"\xff\xda") : -2]
     return Case("", "x.jpg", content[:-2] + last * more + content[-2:], None)
@@ -194,7 +194,7 @@ def _raise_zero_division(*_: object, **__: object) -> None:
 
 
 def _peak() -> int:
-    """The most memory that this process has held since it was last set back, in MiB."""
+    """The peak memory of this process since the last reset, in MiB."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 

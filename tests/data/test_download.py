@@ -1,4 +1,4 @@
-"""The download of UC Merced, from a local archive in place of the real one, and what servers and archives can do wrong."""
+"""The download of UC Merced from a local archive, and errors of servers and archives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLASSES = ["airplane", *(f"class{number:02d}" for number in range(20))]
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder without a log."""
+    """Serves a folder without logging."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -41,7 +41,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def _serving(handler: Any) -> Iterator[str]:
-    """A server on this machine; its address."""
+    """The address of a local server."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.handle_error = lambda *_: None  # connections that break are what is tested
         Thread(target=partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
@@ -51,7 +51,7 @@ def _serving(handler: Any) -> Iterator[str]:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An archive laid out like the real one, published under its own checksum."""
+    """An archive with the layout of the real one, and its own checksum."""
     picture = tmp_path / "picture.tif"
     Image.new("RGB", (8, 8), (255, 0, 0)).save(picture)
     path = tmp_path / "source" / "archive.zip"  # served on this machine
@@ -194,7 +194,7 @@ class Server:
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Does what the server is told to do wrong."""
+    """A server that fails on demand."""
 
     def __init__(self, server: Server, *given: Any) -> None:
         self.told = server

@@ -38,7 +38,7 @@ def _save(path: Path, mode: str = "RGB", **options: Any) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes with files of many kinds, and things that are no images."""
+    """Two classes with files of many kinds, and files that are not images."""
     root = tmp_path / "data"
     names = [
         "b/z.png",
@@ -128,7 +128,7 @@ def test_sixteen_bits_are_not_silently_cut_to_white(tmp_path, ending):
 
 
 def _broken(root: Path) -> list[str]:
-    """Files that are no images, or only a part of one; their ids."""
+    """Files that are not images, or only a part of one; returns their ids."""
     whole = {ending: _save(root / f"whole.{ending}").read_bytes() for ending in ("png", "jpg", "tif")}
     for ending in whole:
         (root / f"whole.{ending}").unlink()

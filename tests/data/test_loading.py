@@ -22,7 +22,7 @@ SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 @pytest.fixture(autouse=True)
 def _same_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data by the name of a factory puts the working directory on the search path."""
+    """Restore the search path, to which loading a factory adds the working directory."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
 
 
@@ -96,7 +96,7 @@ def test_a_folder_by_name_is_spread_over_its_classes_and_shows_a_preview(folder)
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A module in the working directory, as a user has one, that is forgotten afterwards."""
+    """A user module in the working directory, which is unloaded afterwards."""
     (tmp_path / "mydata.py").write_text(
         "import torch\n"
         "def batches():\n"

@@ -1,4 +1,4 @@
-"""Data that is there already: arrays, Hugging Face data sets, torchvision data sets, webdataset archives."""
+"""Loaders from arrays, Hugging Face data sets, torchvision data sets and webdataset archives."""
 
 from __future__ import annotations
 
@@ -433,7 +433,7 @@ LEFT_OPEN = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def archive(tmp_path: Path) -> str:
-    """A shard as webdataset has it: files of one sample share their name up to the first dot."""
+    """A webdataset shard: files of one sample share their name up to the first dot."""
     with tarfile.open(tmp_path / "shard-000.tar", "w") as tar:
         for number in range(5):
             for ending, content in (("png", _bytes(number)), ("cls", str(4 - number).encode())):

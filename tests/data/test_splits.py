@@ -35,7 +35,7 @@ seeds = st.integers(0, 2**31)
 
 
 def _parts_of_class(fold: Fold, labels: list[int], label: int) -> list[str]:
-    """Name of the part of each image of a class, in the order of the images."""
+    """The name of the part of each image of a class, in order."""
     part_of = {number: part for part in PARTS for number in getattr(fold, part)}
     return [part_of[number] for number, other in enumerate(labels) if other == label]
 
@@ -230,7 +230,7 @@ def test_the_image_that_is_there_twice_holds_the_same_pixels_and_random_folds_te
 @pytest.mark.shared
 def test_far_fewer_neighbours_of_uc_merced_are_on_both_sides_of_blocks_than_of_random_folds(real):
     def torn(folds: list[Fold]) -> int:
-        """Pairs of adjacent numbers of a class of which one is trained on and the other tested."""
+        """Count pairs of neighbouring images of a class where one is in training and the other in the test."""
         together = [
             itertools.pairwise(_parts_of_class(fold, list(real.labels), label)) for fold in folds for label in range(21)
         ]

@@ -1,4 +1,4 @@
-"""Masks and boxes go along with their images: through loaders, splitting, shuffling, shares, resizing and cropping."""
+"""Masks and boxes stay with their images: in loaders, and when batches are split, shuffled, sharded, resized and cropped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOXES = [torch.tensor([[0.0, number, 8.0, number + 1.0]] * number).view(-1, 4) f
 
 
 def _consistent(batch: Batch) -> bool:
-    """Whether masks and boxes are those that were made for the images' numbers."""
+    """Whether masks and boxes belong to the images' numbers."""
     numbers = batch.images[:, 0, 0, 0].long().tolist()
     return torch.equal(batch.masks, MASKS[numbers]) and all(
         torch.equal(boxes, BOXES[number]) for boxes, number in zip(batch.boxes, numbers, strict=True)
@@ -196,7 +196,7 @@ def test_image_mask_and_box_stay_one_on_the_other(width, height, crop, more, squ
 
 
 def _folder(root: Path) -> tuple[Path, Path]:
-    """Three pictures with a planted rectangle each, and the masks in a folder beside."""
+    """Three pictures with one planted rectangle each, and their masks in another folder."""
     for number, name in enumerate(("cat/1.jpg", "cat/2.png", "dog/1.png")):
         picture = _planted((60, 40), (20 + number, 10, 36 + number, 30))
         for path, content in ((root / "images" / name, picture.convert("RGB")), (root / "masks" / name, picture)):

@@ -37,7 +37,7 @@ MIB = 2**20
 
 
 class Limited(nn.Module):
-    """A network on a GPU that is full above so many images, in passes with gradients or in the others."""
+    """A network on a GPU whose memory is full above a number of images, in passes with or without gradients."""
 
     def __init__(self, most: int, where: str = "everywhere"):
         super().__init__()
@@ -56,7 +56,7 @@ class Limited(nn.Module):
 
 @pytest.fixture(autouse=True)
 def collected(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Has an entry for each collection of garbage, which takes a while and is left out here."""
+    """One entry for each garbage collection, which is slow and replaced here."""
     calls: list[int] = []
     monkeypatch.setattr(batch_limit, "gc", SimpleNamespace(collect=lambda: calls.append(1)))
     return calls
@@ -76,7 +76,7 @@ def score(model: nn.Module, loader: object, layers: object = ("body.0", "body.4"
 
 
 def _assert_same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    """All columns are equal, numbers to rounding in units of their size."""
+    """Check that all columns are equal, numbers up to rounding relative to their size."""
     assert expected["masked_confidence"].notna().all()
     assert list(found) == list(expected)
     for name, column in expected.items():
@@ -374,7 +374,7 @@ def test_rows_of_batches_before_an_image_that_does_not_fit_are_kept(tmp_path):
 
 
 class Wide(nn.Module):
-    """What takes a known number of bytes an image, and little else: 64 of its pixels each."""
+    """A model that takes a known number of bytes per image: 64 for each pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -430,7 +430,7 @@ def test_a_budget_too_small_for_one_image_is_refused():
 
 
 def _resident(name: str) -> int:
-    """Of this process, in bytes."""
+    """The memory of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
@@ -477,7 +477,7 @@ def test_what_is_made_in_inference_mode_and_kept_for_gradients_is_watched_too():
 
 
 def _watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The budgets of all watches from here on."""
+    """The budgets of all memory watches from here on."""
     entered: list[int] = []
     own = batch_limit._Watch
     monkeypatch.setattr(batch_limit, "_Watch", lambda budget: entered.append(budget) or own(budget))

@@ -1,4 +1,4 @@
-"""BatchNorms folded into convolutions: the same function of the images, only where that is allowed, and undone afterwards."""
+"""BatchNorm folding: the model computes the same function, only allowed pairs are folded, and folding is undone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def _lively(model: nn.Module) -> nn.Module:
-    """Statistics and weights of BatchNorms as no initialisation leaves them: folding must take each of them into account."""
+    """Random statistics and weights for BatchNorms, so that folding must use each of them."""
     for norm in model.modules():
         if isinstance(norm, NORMS) and norm.running_var is not None:
             nn.init.uniform_(norm.running_var, 0.1, 4)
@@ -44,7 +44,7 @@ def _lively(model: nn.Module) -> nn.Module:
 
 
 def _logits(output: object) -> torch.Tensor:
-    """What the model gives, as one tensor."""
+    """The output of the model as one tensor."""
     return torch.cat([level.flatten() for level in output.values()]) if isinstance(output, dict) else output
 
 
@@ -72,7 +72,7 @@ def _state(model: nn.Module) -> list[object]:
 
 
 def _check(model: nn.Module, images: torch.Tensor, count: int, probed: tuple[str, ...] = (), tolerance: float = 1e-5) -> None:
-    """So many pairs, the same output, another function of each folded BatchNorm meanwhile, and everything back."""
+    """Check the number of pairs, the output, the replaced forward of each folded BatchNorm, and that everything is restored."""
     with torch.no_grad():
         expected = _logits(model(images))
     before = _state(model)
@@ -121,7 +121,7 @@ REAL = {
 
 
 def _adjacent(model: nn.Module, images: torch.Tensor) -> int:
-    """How many BatchNorms are given just what a convolution gave: by modules, where folding goes by functions."""
+    """Count the BatchNorms whose input is the output of a convolution: by modules, where folding observes functions."""
     given: dict[int, torch.Tensor] = {}
     count = 0
 
@@ -318,14 +318,14 @@ def test_the_trained_scales_of_zero_are_no_trouble():
 
 
 class Scaled(nn.BatchNorm2d):
-    """Another forward than BatchNorm's own."""
+    """A forward other than BatchNorm's own."""
 
     def forward(self, x):
         return 3 * super().forward(x)
 
 
 class Kept(nn.BatchNorm2d):
-    """The same forward, but a class that nobody knows."""
+    """The same forward in an unknown class."""
 
 
 def _net_with(change) -> Net:

@@ -1,4 +1,4 @@
-"""Models and process come back as they were: after every function that borrows a model, after errors, and beside other threads.
+"""Models and process are restored: by each function that borrows a model, after errors, and with several threads.
 
 XAIEVAL_EXAMPLES=20 in the environment tries twenty times as many examples; with --hypothesis-profile=default they are other
 ones each time.
@@ -46,7 +46,7 @@ IMAGES = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(5))
 
 
 class Network(nn.Module):
-    """A little of everything that may be left changed; a ReLU and a convolution run twice, the latter under two names."""
+    """A network with a bit of everything that could stay changed; a ReLU and a convolution (with two names) run twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Network(nn.Module):
 
 
 def quiet_hook(*_: Any) -> None:
-    """Somebody's hook, which changes nothing."""
+    """A user's hook that changes nothing."""
 
 
 HOOKS: tuple[Callable[[nn.Module], Any], ...] = (
@@ -105,7 +105,7 @@ def models(draw: st.DrawFn) -> nn.Module:
 
 
 def loader_for(model: nn.Module) -> DataLoader[Any]:
-    """Shuffles, for which it draws global random numbers."""
+    """A loader that shuffles with global random numbers."""
     images = IMAGES.to(next(model.parameters()).dtype)
     return DataLoader(TensorDataset(images, torch.tensor([0, 1, 2])), batch_size=2, shuffle=True)
 
@@ -141,7 +141,7 @@ WRITING = {"sanity_check"}  # the same values again, so that a tensor's version 
 
 @pytest.fixture(scope="module", autouse=True)
 def _libraries_are_loaded() -> None:
-    """Libraries add filters of warnings and words to the environment when they are imported."""
+    """Import libraries that add warning filters and environment variables when they are imported."""
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # which old releases of torch say when they look for a GPU
     score(Network())
 
@@ -197,7 +197,7 @@ def test_random_numbers_that_somebody_draws_meanwhile_are_drawn_once_more():
 
 
 class Counting(nn.Module):
-    """Notes statistics in every pass, whatever its mode: in place, and by another tensor."""
+    """Updates statistics in every pass, in any mode: in place, and with a new tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_statistics_of_a_module_that_ignores_its_mode_are_put_back():
 
 
 class Merging(nn.Module):
-    """Adds its correction to the weight for evaluation, and takes it out for training, as adapters do."""
+    """Merges a correction into the weight for evaluation and removes it for training, as adapters do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class Merging(nn.Module):
 
 
 class Caching(nn.Module):
-    """Keeps what it computed of a parameter until it is trained again, as attention biases of LeViT are kept."""
+    """Caches a value computed from a parameter until the next training, like the attention biases of LeViT."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,7 +335,7 @@ def test_a_model_that_is_borrowed_may_be_borrowed_once_more_in_its_thread():
 
 
 class Passing(nn.Module):
-    """What its input is, and on the way back as on the way there something may happen."""
+    """The identity, with a place where the forward or backward pass can fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -351,7 +351,7 @@ class Passing(nn.Module):
 
 
 class Explosive(Network):
-    """The network with a place where it may fail."""
+    """The network with a place where it can fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -362,14 +362,14 @@ class Explosive(Network):
 
 
 class Broken(Exception):
-    """Raised where something is made to fail."""
+    """The error of an injected failure."""
 
 
 KINDS = (Broken, RuntimeError, KeyboardInterrupt, SystemExit, torch.OutOfMemoryError)
 
 
 class Fuse:
-    """Raises from the n-th time on that it is lit."""
+    """Raises from its n-th call on."""
 
     def __init__(self, kind: type[BaseException], at: int = 1) -> None:
         self.kind, self.at, self.count = kind, at, 0
@@ -381,7 +381,7 @@ class Fuse:
 
 
 def _untidy(fuse: Fuse) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Somebody's method that leaves everything about when it fails."""
+    """A user's method that leaves everything changed when it fails."""
 
     def untidy(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         model.train()

@@ -1,4 +1,4 @@
-"""A borrowed model made faster: the same numbers whichever way its passes are made, and the model given back as it was."""
+"""Faster forward passes: the same numbers with every speed-up, and the model restored afterwards."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _lively(model: nn.Module, size: int = 64) -> nn.Module:
 
 
 class Small(nn.Module):
-    """Convolution, norm, convolution, norm, head: one of everything that is made faster."""
+    """Convolution, norm, convolution, norm, head: one of everything that is sped up."""
 
     def __init__(self):
         super().__init__()
@@ -109,7 +109,7 @@ MARKS = {"_compile_kwargs", "_is_torch_compile"}  # which torch.compile puts on 
 
 
 def _state(model: nn.Module) -> list[object]:
-    """Everything that could be left behind, so that two states can be compared bit by bit."""
+    """All state that could stay changed, so that two states can be compared bit by bit."""
     found: list[object] = []
     for name, module in model.named_modules():
         hooks = dict(module._forward_hooks), dict(module._forward_pre_hooks)
@@ -122,7 +122,7 @@ def _state(model: nn.Module) -> list[object]:
 
 
 def _differ(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """The largest difference of any number, in units of what it is measured in; the percent of drops as shares."""
+    """The largest difference of any number; percentages count as shares."""
     assert first.drop(columns=[*NUMBERS, "increase_in_confidence"]).equals(
         second.drop(columns=[*NUMBERS, "increase_in_confidence"])
     )
@@ -189,7 +189,7 @@ def test_a_model_without_convolutions_is_left_as_it_is():
 
 def test_a_folding_that_changes_the_logits_is_taken_back():
     class Sly(Small):
-        """Looks at its own weights, which no pass over its functions can tell."""
+        """A module that reads its own weights, which observing functions cannot show."""
 
         def forward(self, x):
             return super().forward(x) + self.first.weight.sum() + (self.first.bias is None)
@@ -335,7 +335,7 @@ def test_rows_of_the_built_in_model_on_scenes_are_those_of_the_model_as_it_is():
 
 
 class Shown:
-    """An explainer that keeps what it is given."""
+    """An explainer that stores its context."""
 
     name = "shown"
     needs_layer = True
@@ -367,7 +367,7 @@ def test_probed_layers_show_what_they_show_in_the_model_as_it_is(name):
 
 
 class Separable(Small):
-    """A block that ends in a convolution, and whose output a BatchNorm outside of it takes."""
+    """A block that ends in a convolution, whose output goes into a BatchNorm outside the block."""
 
     def __init__(self):
         super().__init__()
@@ -414,7 +414,7 @@ def test_a_function_that_reads_weights_finds_the_models_own():
 
 
 class Viewing(nn.Module):
-    """As in any tutorial: a convolution's output is flattened by view."""
+    """As in many tutorials: the output of a convolution is flattened with view."""
 
     def __init__(self):
         super().__init__()
@@ -426,7 +426,7 @@ class Viewing(nn.Module):
 
 
 class Placed(nn.Module):
-    """A parameter with four axes that are no convolution's."""
+    """A parameter with four axes that belongs to no convolution."""
 
     def __init__(self):
         super().__init__()
@@ -551,7 +551,7 @@ def test_a_folder_of_another_precision_is_refused_and_speed_alone_makes_no_other
 
 
 class _Stop(Exception):
-    """Raised by these tests alone."""
+    """An error that only these tests raise."""
 
 
 def _stopping(*arguments: object) -> Tensor:
@@ -667,7 +667,7 @@ class Wrapped(lightning.LightningModule):
 
 
 class Counting(Small):
-    """Counts its passes, and remembers things of its own."""
+    """A model that counts its passes and stores its own state."""
 
     def __init__(self):
         super().__init__()
@@ -699,7 +699,7 @@ class Shared(Small):
 
 
 class Choosing(Small):
-    """Goes one way or the other with the images."""
+    """A model whose control flow depends on the images."""
 
     def forward(self, x):
         return super().forward(x if x.mean() > 0 else -x) * (1 if x.shape[0] > 1 else 1.0)

@@ -1,4 +1,4 @@
-"""The same seed gives the same rows, whatever batch size, order and number of processes: to rounding, or to the last bit."""
+"""The same seed gives the same rows for any batch size, order and number of processes: up to rounding, or bit by bit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TOLERANCE = 1e-5  # of confidences and shares; a hundred times that of percent
 
 @cache
 def network() -> nn.Module:
-    """Trained it looks: BatchNorms with statistics, and predictions that differ."""
+    """A network that looks trained: BatchNorms have statistics, and predictions differ."""
     torch.manual_seed(3)
     layers = (
         *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
@@ -69,7 +69,7 @@ def test_a_seed_is_the_start_of_a_hash_so_that_random_numbers_never_change(parts
 
 
 def method(name: str) -> Any:
-    """By name, with as little work as can be."""
+    """A method by name, with its smallest settings."""
     [found] = resolve_methods([name])
     if not is_dataclass(found):
         return found
@@ -93,14 +93,14 @@ def loader(order: list[int], batch_size: int, images: Tensor = IMAGES) -> list[d
 def rows(
     given: Any, methods: Any = "gradcam", model: nn.Module | None = None, layers: Any = ("5",), **options: Any
 ) -> pd.DataFrame:
-    """In an order of their own."""
+    """The images in another order."""
     model = network() if model is None else model
     found = xaieval.score(model, given, layers, methods, progress=False, **options).rows
     return found.sort_values(["image_id", "layer", "method"], ignore_index=True)
 
 
 def assert_near(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    """Equal to rounding; a yes or no only where rounding cannot turn it around."""
+    """Check equality up to rounding; flags are compared only where rounding cannot change them."""
     clear = (expected["masked_confidence"] - expected["confidence"]).abs() > TOLERANCE
     for name, column in expected.items():
         if column.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Where logits are found in a model's output, how they become confidences, and which class is followed."""
+"""Logits found in a model's output, their confidences, and the choice of the target class."""
 
 from __future__ import annotations
 

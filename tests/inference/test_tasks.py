@@ -1,4 +1,4 @@
-"""What is followed in classifiers, detectors and segmentation networks, and what it scores."""
+"""The tasks of classifiers, detectors and segmentation networks: what is followed, its score and its confidence."""
 
 from __future__ import annotations
 

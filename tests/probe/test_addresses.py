@@ -1,4 +1,4 @@
-"""What addresses name: parsing, patterns, the messages of every mistake, and where the spatial axes of an output are."""
+"""Layer addresses: parsing, patterns, error messages, and the spatial axes of outputs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
+from tests.wired_model import Wired
 from xaieval import list_layers
 from xaieval.errors import AddressError
 from xaieval.probe.addresses import Address, Layer, Trace, expand, layout_of, parse, pick, table, trace
@@ -22,7 +23,7 @@ Pair = namedtuple("Pair", ["left", "right"])
 
 
 class Returns(nn.Module):
-    """Gives its input back, packed by a function."""
+    """Returns its input, packed by a function."""
 
     def __init__(self, pack):
         super().__init__()
@@ -30,19 +31,6 @@ class Returns(nn.Module):
 
     def forward(self, maps):
         return self.pack(maps)
-
-
-class Wires(nn.Module):
-    """Modules by name, run by a function of the model and the images."""
-
-    def __init__(self, run, **modules):
-        super().__init__()
-        self.run = run
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, images):
-        return self.run(self, images)
 
 
 def _trace(model, size=(16, 16), batch=2):
@@ -70,7 +58,7 @@ def resnet():
 
 @pytest.fixture(scope="module")
 def pyramid():
-    return _trace(Wires(lambda model, images: model.fpn(images)["0"].mean((2, 3)), fpn=Returns(_pyramid)))
+    return _trace(Wired(lambda model, images: model.fpn(images)["0"].mean((2, 3)), fpn=Returns(_pyramid)))
 
 
 # Parsing
@@ -127,11 +115,11 @@ def test_a_question_mark_is_exactly_one_character(resnet):
 
 
 def test_a_dot_in_a_name_is_no_wildcard():
-    assert "no layer 'a.c'" in _error("a.c", _trace(Wires(lambda model, x: model.abc(x), abc=nn.Conv2d(3, 4, 1))))
+    assert "no layer 'a.c'" in _error("a.c", _trace(Wired(lambda model, x: model.abc(x), abc=nn.Conv2d(3, 4, 1))))
 
 
 def test_patterns_expand_in_order_of_execution_not_of_registration():
-    model = Wires(lambda model, x: model.a(model.b(x)), a=nn.Conv2d(4, 5, 1), b=nn.Conv2d(3, 4, 1))
+    model = Wired(lambda model, x: model.a(model.b(x)), a=nn.Conv2d(4, 5, 1), b=nn.Conv2d(3, 4, 1))
     assert [name for name, _ in model.named_children()] == ["a", "b"]
     assert _addresses(["?"], _trace(model)) == ["b", "a"]
 
@@ -159,13 +147,13 @@ def test_all_keys_are_in_the_order_of_the_output(pyramid):
 
 
 def test_a_key_may_hold_a_dot():
-    traced = _trace(Wires(lambda model, x: model.fpn(x)["s.1"], fpn=Returns(lambda maps: {"s.0": maps, "s.1": maps})))
+    traced = _trace(Wired(lambda model, x: model.fpn(x)["s.1"], fpn=Returns(lambda maps: {"s.0": maps, "s.1": maps})))
     assert _addresses(["fpn[*]"], traced) == ["fpn[s.0]", "fpn[s.1]"]
     assert _addresses(["fpn[s.1]"], traced) == ["fpn[s.1]"]
 
 
 def test_wildcards_pass_over_modules_that_did_not_run():
-    model = Wires(lambda model, x: model.conv1(x), conv1=nn.Conv2d(3, 4, 1), conv2=nn.Conv2d(3, 4, 1))
+    model = Wired(lambda model, x: model.conv1(x), conv1=nn.Conv2d(3, 4, 1), conv2=nn.Conv2d(3, 4, 1))
     assert _addresses(["conv?"], _trace(model)) == ["conv1"]
 
 
@@ -205,13 +193,13 @@ def test_a_long_list_of_calls_is_cut_and_counted():
             x = model.conv(x)
         return x
 
-    message = _error("conv", _trace(Wires(many, conv=nn.Conv2d(3, 3, 1))))
+    message = _error("conv", _trace(Wired(many, conv=nn.Conv2d(3, 3, 1))))
     assert "conv#11 [N, 3, 16, 16] and 3 more; choose one" in message
     assert "conv#12" not in message
 
 
 def test_key_and_call_together():
-    model = Wires(lambda model, x: model.fpn(model.fpn(x)["a"])["b"], fpn=Returns(lambda maps: {"a": maps, "b": 2 * maps}))
+    model = Wired(lambda model, x: model.fpn(model.fpn(x)["a"])["b"], fpn=Returns(lambda maps: {"a": maps, "b": 2 * maps}))
     traced = _trace(model)
     assert _addresses(["fpn[b]#1", "fpn[*]#0"], traced) == ["fpn[b]#1", "fpn[a]#0", "fpn[b]#0"]
     assert _error("fpn[a]", traced).endswith("choose one of them, or all with 'fpn[a]#*'")
@@ -231,7 +219,7 @@ def test_nested_keys_lead_through_mappings_tuples_and_lists():
     def pack(maps):
         return {"a": (maps, maps[..., ::2, ::2]), "b": [{"c": maps[..., ::4, ::4]}], 3: Pair(maps[:, :1], maps[:, :2])}
 
-    traced = _trace(Wires(lambda model, x: model.net(x)["a"][0], net=Returns(pack)))
+    traced = _trace(Wired(lambda model, x: model.net(x)["a"][0], net=Returns(pack)))
     assert _addresses(["net[a][1]"], traced) == ["net[a][1]"]
     assert _addresses(["net[*][*]"], traced) == ["net[a][0]", "net[a][1]", "net[3][0]", "net[3][1]"]
     assert _addresses(["net[b][0][c]"], traced) == ["net[b][0][c]"]
@@ -242,7 +230,7 @@ def test_nested_keys_lead_through_mappings_tuples_and_lists():
 
 
 def test_what_is_not_a_tensor_in_an_output_is_passed_over():
-    traced = _trace(Wires(lambda model, x: model.net(x)[0], net=Returns(lambda maps: (maps, None, "text", 3))))
+    traced = _trace(Wired(lambda model, x: model.net(x)[0], net=Returns(lambda maps: (maps, None, "text", 3))))
     assert _addresses(["net[*]"], traced) == ["net[0]"]
 
 
@@ -282,7 +270,7 @@ def test_a_wrong_name_gets_its_near_matches(resnet, wrong, near):
 def test_a_wrong_key_gets_the_nearest_keys(pyramid):
     assert _error("fpn[3]", pyramid).startswith("no layer 'fpn[3]'; did you mean 'fpn[")
     # The nearest one must be there however many other keys come before it.
-    traced = _trace(Wires(lambda model, x: model.fpn(x)["0"], fpn=Returns(lambda maps: dict.fromkeys([*"0123", "pool"], maps))))
+    traced = _trace(Wired(lambda model, x: model.fpn(x)["0"], fpn=Returns(lambda maps: dict.fromkeys([*"0123", "pool"], maps))))
     assert "'fpn[pool]'" in _error("fpn[pol]", traced)
 
 
@@ -291,7 +279,7 @@ def test_a_key_of_a_plain_output_is_an_error_that_names_the_layer(resnet):
 
 
 def test_a_module_that_did_not_run_is_said_to_be_so():
-    model = Wires(lambda model, x: model.conv(x), conv=nn.Conv2d(3, 4, 1), aux=nn.Sequential(nn.Conv2d(3, 4, 1)))
+    model = Wired(lambda model, x: model.conv(x), conv=nn.Conv2d(3, 4, 1), aux=nn.Sequential(nn.Conv2d(3, 4, 1)))
     traced = _trace(model)
     assert traced.unused == ["aux", "aux.0"]
     assert _error("aux.0", traced) == "layer 'aux.0' did not run in this forward pass, so it cannot explain the output"
@@ -306,7 +294,7 @@ def test_the_first_wrong_address_of_several_is_the_one_named(resnet):
 
 def test_a_module_under_two_names_is_found_by_both_and_there_once():
     body = nn.Sequential(nn.Conv2d(3, 4, 1))
-    traced = _trace(Wires(lambda model, x: model.backbone(x), encoder=body, backbone=body))
+    traced = _trace(Wired(lambda model, x: model.backbone(x), encoder=body, backbone=body))
     assert traced.aliases == {"backbone": "encoder", "backbone.0": "encoder.0"}
     assert _addresses(["backbone.0"], traced) == ["encoder.0"]
     assert _addresses(["backbone", "encoder"], traced) == ["encoder"]
@@ -314,7 +302,7 @@ def test_a_module_under_two_names_is_found_by_both_and_there_once():
 
 def test_a_module_that_runs_under_two_names_has_two_calls():
     conv = nn.Conv2d(3, 3, 1)
-    traced = _trace(Wires(lambda model, x: model.second(model.first(x)), first=conv, second=conv))
+    traced = _trace(Wired(lambda model, x: model.second(model.first(x)), first=conv, second=conv))
     assert _addresses(["second#1"], traced) == ["first#1"]
     assert _error("second", traced) == (
         "layer 'first' runs several times: first#0 [N, 3, 16, 16], first#1 [N, 3, 16, 16]; "
@@ -331,14 +319,14 @@ def test_a_trace_leaves_no_hooks_even_if_the_model_raises():
         model.conv(x)
         raise RuntimeError("broken")
 
-    model = Wires(fail, conv=nn.Conv2d(3, 4, 1))
+    model = Wired(fail, conv=nn.Conv2d(3, 4, 1))
     with pytest.raises(RuntimeError, match="broken"):
         _trace(model)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_trace_can_run_the_model_its_own_way():
-    model = Wires(None, conv=nn.Conv2d(3, 4, 1))
+    model = Wired(None, conv=nn.Conv2d(3, 4, 1))
     traced = trace(model, torch.rand(2, 3, 8, 8), forward=lambda images: model.conv(images * 2))
     assert [layer.address for layer in traced.layers] == ["conv"]
     assert (traced.batch, traced.image_size) == (2, (8, 8))
@@ -353,7 +341,7 @@ def _layout(shape, image_size, **options):
 
 
 def _numbered_tokens(prefix, height, width):
-    """Prefix tokens are -1, the grid's are their number; [2, T, 1]."""
+    """Tokens [2, T, 1]: prefix tokens are -1, the tokens of the grid are their numbers."""
     numbers = torch.cat([torch.full((prefix,), -1), torch.arange(height * width)])
     return numbers.float()[None, :, None].expand(2, -1, 1)
 
@@ -371,7 +359,7 @@ def test_tokens_become_maps_without_their_prefix(image_size, patch, prefix):
 
 
 def _fitting_grids(tokens, image_size):
-    """Every grid of so many tokens with one stride for both sides, one cell of tolerance: slow, and by its definition."""
+    """Every grid of this number of tokens with one stride for both sides and a tolerance of one cell: slow, by definition."""
 
     def strides(side, cells):
         return side / (cells + 1), side / (cells - 1) if cells > 1 else float("inf")

@@ -1,4 +1,4 @@
-"""What `layers="auto"` stands for, in real networks and in small ones made to be awkward."""
+"""The layers that `layers="auto"` chooses, in real networks and in small unusual ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.wired_model import Wired
 from xaieval import explain, score
 from xaieval.cli import main
 from xaieval.errors import AddressError
@@ -28,7 +29,7 @@ def _chosen(model, size=(64, 96), silent=()):
 
 
 def _auto(model, size=(64, 64)):
-    """What a run would take."""
+    """The layers that a run would use."""
     return list(explain(model, torch.rand(2, 3, *size), "auto"))
 
 
@@ -107,33 +108,20 @@ def test_a_head_of_zeros_tells_nothing_of_blocks():
 # ---- models made to be awkward
 
 
-class Wires(nn.Module):
-    """Modules by name, run by a function of the model and the images."""
-
-    def __init__(self, run, **modules):
-        super().__init__()
-        self.run = run
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, images):
-        return self.run(self, images)
-
-
 def _block(into=3, out=3, stride=1):
     return nn.Sequential(nn.Conv2d(into, out, 3, stride=stride, padding=1), nn.ReLU())
 
 
 def test_a_backbone_that_returns_stages_of_which_the_last_is_read():
     backbone = timm.create_model("resnet18", features_only=True)
-    model = Wires(lambda model, images: model.backbone(images)[-1].mean((2, 3)), backbone=backbone)
+    model = Wired(lambda model, images: model.backbone(images)[-1].mean((2, 3)), backbone=backbone)
     # The other outputs lead nowhere, so that the stages are taken where the network goes on.
     assert _auto(model, (64, 96)) == [f"backbone.layer{i}" for i in (1, 2, 3, 4)]
 
 
 def test_a_backbone_of_which_all_stages_are_read():
     backbone = timm.create_model("resnet18", features_only=True)
-    model = Wires(lambda model, x: torch.cat([m.mean((2, 3)) for m in model.backbone(x)], 1), backbone=backbone)
+    model = Wired(lambda model, x: torch.cat([m.mean((2, 3)) for m in model.backbone(x)], 1), backbone=backbone)
     assert _auto(model) == [f"backbone[{i}]" for i in range(5)]
 
 
@@ -149,29 +137,29 @@ def test_the_image_itself_and_single_cells_are_no_levels():
     def pyramid(model, images):
         return {"image": images, "big": model.a(images), "small": model.b(images), "cell": images.mean((2, 3), keepdim=True)}
 
-    inner = Wires(pyramid, a=_block(3, 4, 2), b=_block(3, 4, 4))
-    model = Wires(lambda model, images: sum(one.mean() for one in model.inner(images).values())[None, None], inner=inner)
+    inner = Wired(pyramid, a=_block(3, 4, 2), b=_block(3, 4, 4))
+    model = Wired(lambda model, images: sum(one.mean() for one in model.inner(images).values())[None, None], inner=inner)
     assert _chosen(model, (16, 16)) == ["inner[big]", "inner[small]"]
 
 
 def test_a_pyramid_that_is_handed_on_keeps_its_innermost_name():
-    fpn = Wires(lambda model, x: [model.a(x), model.a(x)[..., ::2, ::2]], a=_block(3, 4, 2))
-    outer = Wires(lambda model, x: model.fpn(x), fpn=fpn)
-    assert _chosen(Wires(lambda model, x: model.outer(x)[0].mean((2, 3)), outer=outer), (16, 16)) == [
+    fpn = Wired(lambda model, x: [model.a(x), model.a(x)[..., ::2, ::2]], a=_block(3, 4, 2))
+    outer = Wired(lambda model, x: model.fpn(x), fpn=fpn)
+    assert _chosen(Wired(lambda model, x: model.outer(x)[0].mean((2, 3)), outer=outer), (16, 16)) == [
         "outer.fpn[0]",
         "outer.fpn[1]",
     ]
 
 
 def test_the_prediction_of_a_segmentation_network_is_no_layer():
-    head = Wires(lambda model, x: model.conv(x), conv=nn.Conv2d(4, 7, 1))
+    head = Wired(lambda model, x: model.conv(x), conv=nn.Conv2d(4, 7, 1))
     up = nn.Upsample(scale_factor=4)
-    model = Wires(lambda model, x: up(model.head(model.b(model.a(x)))), a=_block(3, 4, 2), b=_block(4, 4, 2), head=head)
+    model = Wired(lambda model, x: up(model.head(model.b(model.a(x)))), a=_block(3, 4, 2), b=_block(4, 4, 2), head=head)
     assert _chosen(model, (16, 16)) == ["a", "b"]
 
 
 def test_modules_that_run_several_times_are_passed_over():
-    model = Wires(lambda m, x: m.b(m.a(m.shared(m.shared(x)))).mean((2, 3)), shared=_block(), a=_block(3, 4), b=_block(4, 4, 2))
+    model = Wired(lambda m, x: m.b(m.a(m.shared(m.shared(x)))).mean((2, 3)), shared=_block(), a=_block(3, 4), b=_block(4, 4, 2))
     assert _chosen(model, (16, 16)) == ["a", "b"]
 
 

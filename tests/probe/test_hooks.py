@@ -1,4 +1,4 @@
-"""Activations and gradients against a slow reference, and the model given back as it was."""
+"""Activations and gradients compared with a slow reference, and the model restored afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _first(output):
 
 
 def _reference(model, images, path, score, call=0):
-    """Output of one call of one module and the score's gradient there, in a pass that differentiates everything."""
+    """The output of one call of a module and the score's gradient there, from a pass with gradients everywhere."""
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if getattr(module, "inplace", False):
@@ -42,7 +42,7 @@ def _reference(model, images, path, score, call=0):
 
 
 def _assert_same(found, expected):
-    """Equal to a part in 100 000 of the largest value, whatever the scale: gradients of random networks are tiny."""
+    """Check equality to 1e-5 of the largest value: gradients of random networks are tiny."""
     largest = expected.abs().max()
     assert found.shape == expected.shape
     assert not found.requires_grad
@@ -150,7 +150,7 @@ def test_nested_layers_at_once_are_the_same_as_each_alone():
 
 
 class Forks(nn.Module):
-    """Two maps in one output of some kind; a head that takes them apart again."""
+    """A model with two maps in one container, and a head that unpacks them."""
 
     def __init__(self, pack, unpack):
         super().__init__()
@@ -230,7 +230,7 @@ def test_an_output_that_the_module_keeps_is_not_changed():
 
 
 class Repeats(nn.Module):
-    """One convolution that runs three times, its result changed in place in between."""
+    """One convolution that runs three times, with in-place changes of its result in between."""
 
     def __init__(self):
         super().__init__()
@@ -318,7 +318,7 @@ def test_the_activation_of_a_module_that_gives_its_input_back_is_safe_too():
 
 
 class Spy(torch.autograd.Function):
-    """The identity, which counts its backward passes."""
+    """The identity; counts its backward passes."""
 
     backwards = 0
 
@@ -596,7 +596,7 @@ def test_the_gradient_of_each_image_is_its_own():
 
 
 class Counts(nn.Module):
-    """Whole numbers out of maps."""
+    """Converts maps to integers."""
 
     def forward(self, maps):
         return (maps * 10).long()
