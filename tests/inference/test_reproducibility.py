@@ -93,7 +93,7 @@ def loader(order: list[int], batch_size: int, images: Tensor = IMAGES) -> list[d
 def rows(
     given: Any, methods: Any = "gradcam", model: nn.Module | None = None, layers: Any = ("5",), **options: Any
 ) -> pd.DataFrame:
-    """The images in another order."""
+    """The rows of a run, sorted."""
     model = network() if model is None else model
     found = xaieval.score(model, given, layers, methods, progress=False, **options).rows
     return found.sort_values(["image_id", "layer", "method"], ignore_index=True)

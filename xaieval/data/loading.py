@@ -78,7 +78,7 @@ def load_data(
         boxes: For "folder:DIR", a file with boxes around the objects; see `image_folder`.
 
     Raises:
-        DataError: The name is unknown, there are no images, or masks and boxes are needed but missing.
+        DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     if batch_size < 1:
         raise DataError(f"batch_size is at least 1, got {batch_size}")
@@ -120,7 +120,7 @@ def load_pictures(
         boxes: As in `load_data`.
 
     Raises:
-        DataError: The name is unknown, there are no images, or masks and boxes are needed but missing.
+        DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
     _check_truth(spec, truth, masks is not None or boxes is not None)
