@@ -567,8 +567,8 @@ def test_a_layer_that_the_score_does_not_depend_on_is_an_error_not_zeros(layers,
     with pytest.raises(AddressError) as caught:
         probe(Sides(), torch.rand(2, 3, 8, 8), layers, score=_first)
     assert str(caught.value) == (
-        f"the target does not depend on {named}: it has no gradient there; choose a layer that the prediction passes "
-        "through, or a method that needs no gradient"
+        f"the target does not depend on {named}: it has no gradient there; choose a layer that the prediction depends "
+        "on, or a method that needs no gradient"
     )
 
 
