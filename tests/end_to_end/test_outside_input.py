@@ -343,7 +343,7 @@ RUN_CODE = {"eval", "exec", "compile", "__import__"}
 UNPICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 UNSAFE_READERS = {"read_pickle", "unsafe_load", "full_load", "load_module", "run_path", "run_module"}
 OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others import modules by names that stand there
-    "xaieval/data/__init__.py",
+    "xaieval/data/loading.py",
     "xaieval/__init__.py",
     "xaieval/explainers/adapters/pytorch_grad_cam.py",
 }

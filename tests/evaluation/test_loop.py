@@ -933,7 +933,7 @@ def test_wrong_data_is_refused_word_for_word(loader, message):
 def test_an_iterator_that_was_read_before_is_refused():
     batches = iter([dial(0.5)])
     score(Dial(), batches, methods="center")
-    with pytest.raises(DataError, match="an iterator that was read before has to be made anew"):
+    with pytest.raises(DataError, match="an iterator can be read only once, so create a new one"):
         score(Dial(), batches, methods="center")
 
 

@@ -616,7 +616,7 @@ def test_an_output_that_is_not_understood_is_the_error_that_is_heard_of(eager):
 
     model, images = Two(), torch.rand(IMAGES)
     for options in ({}, {"compile": True}, {"fast": False}):
-        with pytest.raises(ModelError, match=r"holds no logits"):
+        with pytest.raises(ModelError, match=r"has no logits"):
             score(model, [images], "second_norm", **options)
         assert len(score(model, [images], "second_norm", output="a", **options).rows) == 4
 

@@ -118,7 +118,7 @@ def test_what_is_followed_can_be_asked_of_images_in_any_order():
         (lambda: Segmentation(region="some"), "no region 'some'; known: predicted, all"),
         (lambda: Detection().read(torch.zeros(1, 3)), "has no detections: got torch.float32 [1, 3]"),
         (lambda: Segmentation().read(torch.zeros(1, 3)), "has no logits [N, K, h, w]: got torch.float32 [1, 3]"),
-        (lambda: Classification().read(SEEN), "holds no logits [N, K]"),
+        (lambda: Classification().read(SEEN), "has no logits [N, K]"),
     ],
 )
 def test_wrong_use_is_named(make, message):
