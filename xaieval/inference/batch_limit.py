@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.data.batches import Batch
 from xaieval.errors import RunError, UsageError
 
-__all__ = ["BatchLimit", "OverBudgetError", "in_batches", "is_out_of_memory", "parse_bytes", "out_of_memory_is_run_error"]
+__all__ = ["BatchLimit", "OverBudgetError", "in_batches", "is_out_of_memory", "out_of_memory_is_run_error", "parse_bytes"]
 
 T = TypeVar("T")
 log = logging.getLogger("xaieval")
