@@ -27,10 +27,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import xaieval
 from xaieval.cli import main
-from xaieval.config.options import KINDS, names_code
+from xaieval.cli.loading import names_code
+from xaieval.data import Preprocessing, load_data
 from xaieval.errors import DataError, ModelError, OutputError, WeightsError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import ABNClassifier, FPNClassifier, load_model, load_weights, read_weights
+from xaieval.models.loading import MODEL_SOURCES
 from xaieval.models.weights import SAFE, UNSAFE, tensors_only
 from xaieval.training.fit import fit
 
@@ -343,7 +345,7 @@ UNSAFE_READERS = {"read_pickle", "unsafe_load", "full_load", "load_module", "run
 OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others import modules by names that stand there
     "xaieval/data/__init__.py",
     "xaieval/__init__.py",
-    "xaieval/explainers/grad_cam_methods.py",
+    "xaieval/explainers/adapters/pytorch_grad_cam.py",
 }
 
 
@@ -451,7 +453,8 @@ def test_a_file_called_as_the_command_line_is_in_cyclopts_is_a_run_file_too(here
 
 
 def test_what_names_code_is_what_is_imported():
-    for kind in KINDS["model"]:
+    assert MODEL_SOURCES
+    for kind in MODEL_SOURCES:
         assert not names_code("model", f"{kind}:anything")
         with pytest.raises((ModelError, WeightsError, xaieval.XaievalError)) as caught:
             load_model(f"{kind}:no.such.thing:here" if kind != "hf" else "hf:./nowhere")
@@ -461,6 +464,14 @@ def test_what_names_code_is_what_is_imported():
     assert names_code("data", "scenes:make")  # a module that is called scenes
     assert names_code("model", "Timm:resnet18")
     assert not names_code("layers", "a:b")
+
+
+@pytest.mark.parametrize("spec", ["scenes:make", "Folder:make", "mine:make"])
+def test_data_that_names_code_is_data_that_is_imported(here, spec):
+    # What `names_code` lets through must never reach the import, and what it stops would have reached it.
+    with pytest.raises(DataError, match=f"no data '{spec}': there is no module"):
+        load_data(spec, Preprocessing(), 1)
+    assert names_code("data", spec)
 
 
 def test_no_file_that_happens_to_lie_there_is_a_run_file(here, capsys):

@@ -17,7 +17,8 @@ from cyclopts.config import Dict
 
 from xaieval import __version__
 from xaieval.cli.json_output import render
-from xaieval.config.options import names_code, read_toml
+from xaieval.cli.loading import names_code
+from xaieval.config.options import read_toml
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 

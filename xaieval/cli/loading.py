@@ -1,4 +1,4 @@
-"""What commands load, as their options say."""
+"""Models as the options of a command describe them, and which names import code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xaieval.config.options import ModelOptions, parse_literals
 if TYPE_CHECKING:
     from xaieval.models import LoadedModel
 
-__all__ = ["load"]
+__all__ = ["load", "names_code"]
 
 
 def load(spec: str, options: ModelOptions) -> LoadedModel:
@@ -24,3 +24,20 @@ def load(spec: str, options: ModelOptions) -> LoadedModel:
     given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
+
+
+def names_code(option: str, value: str) -> bool:
+    """Whether an option names a `package.module:factory`, whose code would be imported and run.
+
+    `model` and `data` are the only options that can. The rooms that load them decide, so that no list here can differ from
+    what they load.
+    """
+    if option == "model":
+        from xaieval.models.loading import names_code as model_names_code
+
+        return model_names_code(value)
+    if option == "data":
+        from xaieval.data import names_code as data_names_code
+
+        return data_names_code(value)
+    return False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xaieval.cli.loading import load
+from xaieval.cli.loading import load, names_code
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.errors import RunError
 
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from xaieval.report import Maps
 
 __all__ = ["Remade", "remake_maps"]
-
-# Loading these runs the code of known libraries; any other name is that of a module to import.
-OWN_MODELS = ("timm", "torchvision", "hf", "xaieval")
-OWN_DATA = ("scenes", "folder", "ucmerced")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +91,8 @@ def _check_imports(options: ScoreOptions) -> None:
     Raises:
         RunError: model or data are code to import.
     """
-    for spec, own in ((options.model, OWN_MODELS), (options.data, OWN_DATA)):
-        if spec.partition(":")[0] not in own:
+    for option, spec in (("model", options.model), ("data", options.data)):
+        if names_code(option, spec):
             raise RunError(f"they take code from '{spec}', which is imported with --import-code alone")
 
 

@@ -23,15 +23,10 @@ __all__ = [
     "ProtocolOptions",
     "ScoreOptions",
     "Switch",
-    "names_code",
     "parse_literals",
     "plain",
     "read_toml",
 ]
-
-
-# What stands before the colon in a model or in data that is no factory.
-KINDS = {"model": ("timm", "torchvision", "hf", "xaieval"), "data": ("folder", "ucmerced")}
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -323,17 +318,6 @@ class FalOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
-
-
-def names_code(option: str, value: str) -> bool:
-    """Whether an option is a `package.module:factory`, which would be imported and called.
-
-    Example:
-        >>> names_code("model", "timm:resnet18"), names_code("model", "mine:make"), names_code("data", "scenes")
-        (False, True, False)
-    """
-    kind, colon, _ = value.partition(":")
-    return bool(colon) and option in KINDS and kind not in KINDS[option]
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:

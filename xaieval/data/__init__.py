@@ -28,13 +28,15 @@ __all__ = [
     "import_factory",
     "load_data",
     "load_pictures",
+    "names_code",
     "pairs",
     "random_folds",
     "scenes",
     "ucmerced",
 ]
 
-DATA_FORMS = "'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"
+# Data of these sources is read without importing code of the user's: run files and manifests may name them.
+DATA_SOURCES = {"scenes": "scenes", "folder": "folder:DIR", "ucmerced": "ucmerced:DIR"}
 SCENES = 200  # images of the data set unless told
 
 
@@ -51,6 +53,17 @@ class Data:
     loader: Iterable[Any]
     preview: Iterable[Any] | None
     classes: list[str] | None
+
+
+def names_code(spec: str) -> bool:
+    """Whether the name of data is a `package.module:factory`, which is imported and called, and not one of a known source.
+
+    Example:
+        >>> names_code("folder:photos"), names_code("mine:make"), names_code("scenes"), names_code("scenes:make")
+        (False, True, False, True)
+    """
+    source, _, rest = spec.partition(":")
+    return bool(rest) and ":" not in DATA_SOURCES.get(source, "")
 
 
 def load_data(
@@ -136,9 +149,10 @@ def load_pictures(
         return image_folder(rest, preprocessing, masks=masks, boxes=boxes).spread(max_images)
     if kind == "ucmerced":
         return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
-    if not rest:
-        raise DataError(f"no data {spec!r}; data is {DATA_FORMS}")
-    return None
+    if names_code(spec):
+        return None
+    forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
+    raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 
 
 def _check_truth(spec: str, wanted: bool, given: bool) -> None:

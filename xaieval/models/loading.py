@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torchvision
@@ -22,9 +21,7 @@ from xaieval.models.builtin import fpn_scenes
 from xaieval.models.huggingface import huggingface
 from xaieval.models.weights import load_weights, tensors_only
 
-__all__ = ["LoadedModel", "load_model"]
-
-MODEL_FORMS = "'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"
+__all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,30 @@ class LoadedModel:
 
     model: nn.Module
     preprocessing: Preprocessing
+
+
+class Source(NamedTuple):
+    """Where models of the form SOURCE:NAME come from.
+
+    Attributes:
+        load: A function `(name, pretrained, arguments, weights) -> LoadedModel`.
+        reads_weights: Whether `load` also reads the weights file, because the names in it are not those of the model's state
+            dict. By default it ignores `weights`, and `load_model` reads the file.
+    """
+
+    load: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel]
+    reads_weights: bool = False
+
+
+def names_code(spec: str) -> bool:
+    """Whether a model's name is a `package.module:factory`, which is imported and called, and not one of a known source.
+
+    Example:
+        >>> names_code("timm:resnet18"), names_code("mine:make")
+        (False, True)
+    """
+    source, _, name = spec.partition(":")
+    return bool(name) and source not in MODEL_SOURCES
 
 
 def load_model(
@@ -61,27 +82,23 @@ def load_model(
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
         128
     """
-    kind, _, name = spec.partition(":")
-    if not kind or not name:
-        raise ModelError(f"no model {spec!r}; a model is {MODEL_FORMS}")
-    loaders: dict[str, Callable[..., LoadedModel]] = {
-        "timm": _timm,
-        "torchvision": _torchvision,
-        "hf": partial(_huggingface, weights=weights),
-        "xaieval": _builtin,
-    }
+    prefix, _, name = spec.partition(":")
+    if not prefix or not name:
+        forms = ", ".join(f"'{known}:NAME'" for known in MODEL_SOURCES)
+        raise ModelError(f"no model {spec!r}; a model is {forms} or 'package.module:factory'")
+    source, name = (Source(_factory), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
     arguments = dict(model_args or {})
     try:
-        loaded = loaders[kind](name, pretrained, arguments) if kind in loaders else _factory(spec, arguments)
+        loaded = source.load(name, pretrained, arguments, weights)
     except TypeError as error:
         raise ModelError(f"{spec} cannot be built with {arguments}: {error}") from error
-    if weights is not None and kind != "hf":  # which knows the other names that its files give to weights
+    if weights is not None and not source.reads_weights:
         load_weights(loaded.model, weights, spec)
     loaded.model.eval()
     return loaded
 
 
-def _timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     if not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name, timm.list_models())
     model = _build(lambda given: timm.create_model(name, pretrained=given, **arguments), f"timm:{name}", pretrained)
@@ -100,7 +117,7 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel
     )
 
 
-def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     if name not in torchvision.models.list_models():
         raise _unknown("torchvision", name, torchvision.models.list_models())
     default = torchvision.models.get_model_weights(name).DEFAULT
@@ -131,13 +148,13 @@ def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights
         return LoadedModel(*huggingface(name, pretrained, arguments, weights))
 
 
-def _builtin(name: str, pretrained: bool, arguments: dict[str, Any]) -> LoadedModel:
+def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     if name != "fpn-scenes":
         raise _unknown("xaieval", name, ["fpn-scenes"])
     return LoadedModel(fpn_scenes(**arguments), Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
-def _factory(spec: str, arguments: dict[str, Any]) -> LoadedModel:
+def _factory(spec: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     model = import_factory(spec, ModelError, "model")(**arguments)
     if not callable(model) or isinstance(model, type):
         raise ModelError(f"{spec} gave a {type(model).__name__}; a function that returns a torch.nn.Module is expected")
@@ -167,3 +184,13 @@ def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
     if len(message) > 200:  # a library's whole list helps nobody
         message = message.split("known:")[0] + f"see the list of models of {library}"
     return ModelError(f"{library} has no model {name!r}; {message}")
+
+
+# Models of these sources are loaded without importing code of the user's: run files and manifests may name them. Everything
+# that has to know the sources reads this mapping, so a new source is a function and a line here.
+MODEL_SOURCES: Mapping[str, Source] = {
+    "timm": Source(_timm),
+    "torchvision": Source(_torchvision),
+    "hf": Source(_huggingface, reads_weights=True),
+    "xaieval": Source(_builtin),
+}

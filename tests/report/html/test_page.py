@@ -632,9 +632,11 @@ def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     assert "made from Python, where Scores.to_html takes them by maps=" in bench("report", "python").out
 
 
-@pytest.mark.parametrize("option", ["model", "data"])
-def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option):
-    name = f"evil_{option}"  # each test has its own folder, but a module is imported only once
+@pytest.mark.parametrize(
+    ("option", "name"),  # each test has a folder of its own, and a module is imported once
+    [("model", "evil_model"), ("data", "evil_data"), ("data", "scenes")],  # the last is also the name of a source
+)
+def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option, name):
     Path(f"{name}.py").write_text("open('executed', 'w').close()\ndef make():\n    raise OSError('made')\n")
     folder = str(_altered(scored, **{option: f"{name}:make"}))
     assert f"they take code from '{name}:make', which is imported with --import-code alone" in bench("report", folder).out
