@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, overload
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,12 +15,16 @@ from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
 from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, pyramid_backbone, stages
 from xaieval.probe.addresses import parse
 
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
-
-__all__ = ["FAL", "levels_of"]
+__all__ = ["FAL", "LayerSelector", "levels_of"]
 
 Place = Literal["after", "before"]
+
+
+class LayerSelector(Protocol):
+    """An object that selects the layers that need attention, such as `xaieval.Scores`."""
+
+    def select_layers(self, k: int | None = None, *, method: str | None = None) -> Sequence[str]:
+        """Addresses of layers, worst first: the k worst, or as many as the object decides."""
 
 
 class FAL(nn.Module):
@@ -143,7 +147,7 @@ class FAL(nn.Module):
 
     @classmethod
     def from_scores(
-        cls, fpn: FPNClassifier, scores: Scores, k: int | None = None, *, method: str | None = None, **options: Any
+        cls, fpn: FPNClassifier, scores: LayerSelector, k: int | None = None, *, method: str | None = None, **options: Any
     ) -> FAL:
         """FAL with attention on the levels that need it by their scores, and the weights of the FPN that was scored.
 
