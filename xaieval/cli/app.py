@@ -15,10 +15,10 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from xaieval import __version__
 from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
 from xaieval.config.options import read_toml
+from xaieval.config.version import package_version
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
@@ -66,7 +66,7 @@ def _refuse_code(run_file: str, arguments: Any) -> None:
 app = App(
     name=PROGRAM,
     help="Measure how good the visual explanations of an image model are, layer by layer.",
-    version=__version__,
+    version=package_version,
     config=_read_run_file,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,

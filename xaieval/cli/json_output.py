@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xaieval import __version__
+from xaieval.config.version import package_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def render(document: Mapping[str, Any]) -> str:
           "mean": null
         }
     """
-    return json.dumps({"xaieval": __version__, **_finite(document)}, indent=2, allow_nan=False)
+    return json.dumps({"xaieval": package_version(), **_finite(document)}, indent=2, allow_nan=False)
 
 
 def records(table: pd.DataFrame) -> list[Document]:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from xaieval import __version__
+from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
 from xaieval.inference.borrowing import check_ready
 from xaieval.metrics import Metric
@@ -30,7 +30,7 @@ def new_manifest(model: nn.Module, seed: int, metrics: Sequence[Metric]) -> dict
     return {
         "schema": SCHEMA,
         "complete": False,
-        "versions": {"xaieval": __version__, "python": platform.python_version(), **versions},
+        "versions": {"xaieval": package_version(), "python": platform.python_version(), **versions},
         "seed": seed,
         "model": _model(model),
         "metrics": [metric.to_dict() for metric in metrics],
