@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it answers to wrong use, and that run files say the same in the same words."""
+"""The command line: files that it writes, errors, exit statuses, and run files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands show: on terminals, wide and narrow, with colours and without, in a pipe, and to machines."""
+"""Output of the commands on wide and narrow terminals, in a pipe, and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which version the package says it is, installed or not."""
+"""The version of the package, installed or not."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def _refuse_code(run_file: str, arguments: Any) -> None:
         for token in argument.tokens:
             if names_code(name, token.value):
                 raise ConfigError(
-                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; a run file does not do "
-                    f"that, the command line does: --{name} {token.value}"
+                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; run files must not do "
+                    f"that, so give it on the command line: --{name} {token.value}"
                 )
 
 
