@@ -17,7 +17,7 @@ from cyclopts.config import Dict
 
 from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
-from xaieval.config.options import read_toml
+from xaieval.config.run_files import read_toml
 from xaieval.config.version import package_version
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure

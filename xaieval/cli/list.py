@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from cyclopts import Parameter
+
 from xaieval.cli.app import MODEL_OPTIONS, app
 from xaieval.cli.json_output import records
 from xaieval.cli.loading import load
 from xaieval.cli.tables import print_table, print_text
-from xaieval.config.options import Json, ModelOptions, Switch
+from xaieval.config.options import MODEL_HELP, Json, ModelOptions, Switch
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 
@@ -17,7 +19,7 @@ __all__ = ["layers", "methods", "metrics", "protocols"]
 
 @app.command
 def layers(
-    model: str = "xaieval:fpn-scenes",
+    model: Annotated[str, Parameter(help=MODEL_HELP)] = "xaieval:fpn-scenes",
     /,
     *,
     model_options: Annotated[ModelOptions | None, MODEL_OPTIONS] = None,
@@ -27,7 +29,7 @@ def layers(
     """List the layer addresses of a model in order of execution.
 
     Args:
-        model: Model, such as timm:NAME, torchvision:NAME, hf:NAME or xaieval:NAME; or package.module:factory (your code).
+        model: The model by name.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """

@@ -1,13 +1,11 @@
-"""Options of the commands, which are also the keys of run files in TOML. Imports no torch."""
+"""Options of the commands, which are also the keys of run files. Imports no torch."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
@@ -17,6 +15,7 @@ from xaieval.errors import ConfigError, choose_from
 
 __all__ = [
     "ARMS",
+    "MODEL_HELP",
     "Arm",
     "FalOptions",
     "Json",
@@ -25,7 +24,6 @@ __all__ = [
     "ScoreOptions",
     "Switch",
     "parse_literals",
-    "read_toml",
     "to_settings",
 ]
 
@@ -57,6 +55,17 @@ def _joined(items: Sequence[object] | None) -> Any:
     """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
     return ",".join(str(item) for item in items or ()) or None
 
+
+# Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
+MODEL_HELP = (
+    "A model such as timm:NAME, torchvision:NAME, hf:NAME or xaieval:NAME; or package.module:factory, the only form that "
+    "imports your code and runs it."
+)
+DATA_HELP = (
+    "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
+    "imports your code and runs it."
+)
+NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 # The arms of the FAL experiment, which xaieval.training.fal implements.
 Arm = Literal["selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split", "none"]
@@ -101,8 +110,8 @@ class ScoreOptions:
     """What is scored, and how: the parameters of `xaieval.score`.
 
     Attributes:
-        model: Model, such as timm:NAME, torchvision:NAME, hf:NAME, xaieval:NAME; or package.module:factory (not in run files).
-        data: scenes (built in), folder:DIR (with class folders), ucmerced:DIR, or package.module:factory (not in run files).
+        model: The model by name, see `MODEL_HELP`.
+        data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
         boxes: COCO JSON file with object boxes for folder:DIR.
@@ -135,8 +144,8 @@ class ScoreOptions:
         progress: Show a progress bar on a terminal.
     """
 
-    model: str = "xaieval:fpn-scenes"
-    data: str = "scenes"
+    model: Annotated[str, Parameter(help=f"{MODEL_HELP} {NOT_IN_FILES}")] = "xaieval:fpn-scenes"
+    data: Annotated[str, Parameter(help=f"{DATA_HELP} {NOT_IN_FILES}")] = "scenes"
     download: Switch = False
     masks: str | None = None
     boxes: str | None = None
@@ -345,41 +354,6 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
             return text
 
     return {name: parse(text) for name, text in arguments.items()}
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read the settings of a run file.
-
-    Raises:
-        ConfigError: The file is missing or is not TOML.
-    """
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
-    except (ValueError, RecursionError) as error:  # also for bytes that are not text, and numbers that are too long
-        raise ConfigError(f"'{path}' is not TOML: {error}") from error
-    for name, value in settings.items():
-        _check_setting(name, value, path)
-    # "no-progress = true" means what --no-progress means on the command line.
-    return {
-        **{name: value for name, value in settings.items() if not _is_negative(name, value)},
-        **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
-    }
-
-
-def _check_setting(name: str, value: Any, path: str | Path) -> None:
-    """Refuse values of types that no option has, since each value stands for words of the command line."""
-    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
-        raise ConfigError(
-            f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, or a list or table of these is "
-            "expected, under the name of an option"
-        )
-
-
-def _is_negative(name: str, value: Any) -> bool:
-    return name.startswith(("no-", "no_")) and isinstance(value, bool)
 
 
 def to_settings(options: Any) -> dict[str, Any]:
