@@ -346,6 +346,7 @@ OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others impor
     "xaieval/data/__init__.py",
     "xaieval/__init__.py",
     "xaieval/explainers/adapters/pytorch_grad_cam.py",
+    "xaieval/metrics/__init__.py",
 }
 
 
