@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -638,7 +639,9 @@ def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     ("option", "name"),  # each test has a folder of its own, and a module is imported once
     [("model", "evil_model"), ("data", "evil_data"), ("data", "scenes")],  # the last is also the name of a source
 )
-def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option, name):
+def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, monkeypatch, option, name):
+    monkeypatch.setitem(sys.modules, name, None)  # so that the import below is undone after the test
+    del sys.modules[name]
     Path(f"{name}.py").write_text("open('executed', 'w').close()\ndef make():\n    raise OSError('made')\n")
     folder = str(_altered(scored, **{option: f"{name}:make"}))
     assert f"they need code from '{name}:make', which is imported only with --import-code" in bench("report", folder).out
