@@ -98,7 +98,7 @@ def _imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             full = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if name in _modules() else str(node.module) for name in full - {"xaieval.__version__"}}
+            names |= {name if name in _modules() else str(node.module) for name in full}
     return names
 
 

@@ -257,7 +257,7 @@ def test_the_figure_shows_every_item_and_a_bar_for_every_group(three, tmp_path):
 def test_the_command_line_prints_a_line_a_metric(three, many, capsys):
     print_rankings(three, 0.95)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "best first; a letter in common: cannot be told apart at 95%"
+    assert lines[0] == "best first; items that share a letter cannot be told apart at 95%"
     assert lines[1].startswith("  AD %: p4 a, p5 a, p2 b; too few images (30) to tell all apart: p4 from p5 takes about ")
     assert lines[2].startswith("  IC %: ")
     assert len(lines) == 3, "none for what only describes a map"

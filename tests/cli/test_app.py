@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it answers to wrong use, and that run files say the same in the same words."""
+"""The command line: files that it writes, errors, exit statuses, and run files."""
 
 from __future__ import annotations
 
@@ -586,7 +586,7 @@ def test_an_interrupted_run_keeps_what_there_is(bench):
     )
     result = bench("score", "--layers", "fpn[p5]", "--out", "run", "--data", "stopping:make")
     assert result.status == 130
-    assert result.err.startswith("xaieval-bench: interrupted; rows of finished batches, if there are any, are kept, and the ")
+    assert result.err.startswith("xaieval-bench: interrupted; rows of finished batches, if any, are kept, and the ")
     assert re.search(r"^ fpn\[p5\]  gradcam .* 2 +0 *$", result.out, re.MULTILINE)
     kept = Scores.load("run")
     assert (len(kept.rows), kept.manifest["complete"]) == (2, False)

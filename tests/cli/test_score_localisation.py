@@ -1,4 +1,4 @@
-"""Metrics of localisation on the command line: masks of scenes, masks and boxes of folders, and data that has neither."""
+"""Localisation metrics on the command line: masks of scenes, masks and boxes of folders, and data without either."""
 
 from __future__ import annotations
 

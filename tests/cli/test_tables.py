@@ -1,4 +1,4 @@
-"""What commands show: on terminals, wide and narrow, with colours and without, in a pipe, and to machines."""
+"""Output of the commands on wide and narrow terminals, in a pipe, and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import xaieval
 from tests import ROOT
 from xaieval.cli import main
 from xaieval.cli.json_output import records, render
-from xaieval.cli.tables import print_table, say
+from xaieval.cli.tables import print_table, print_text
 from xaieval.config.presets import PRESETS
 
 COMMAND = [sys.executable, "-m", "xaieval.cli"]
@@ -150,7 +150,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(capsys):
     table = Table("layer", "method", "n", box=None)
     table.add_row("fpn[p5]", "[bold]", "1")
     print_table(table, names=2)
-    say("[red]5[/red]")
+    print_text("[red]5[/red]")
     out = capsys.readouterr().out
     assert re.search(r"fpn\[p5\] +\[bold\] +1", out)
     assert "[red]5[/red]\n" in out

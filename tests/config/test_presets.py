@@ -1,4 +1,4 @@
-"""The named protocols: each against the tool itself, or against a plain loop written from the source's formula."""
+"""The named protocols, each against the tool itself or a plain loop over the formula of its source."""
 
 from __future__ import annotations
 

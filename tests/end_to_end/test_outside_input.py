@@ -346,6 +346,7 @@ OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others impor
     "xaieval/data/loading.py",
     "xaieval/__init__.py",
     "xaieval/explainers/adapters/pytorch_grad_cam.py",
+    "xaieval/metrics/__init__.py",
 }
 
 
@@ -418,8 +419,8 @@ def test_a_run_file_does_not_name_code(here, marker, capsys, option):
     (here / "mine.py").write_text(EVIL.format(marker=marker))
     (here / "run.toml").write_text(f'{option} = "mine:make"\n')
     assert _refusal(["score", "run.toml", *QUICK], capsys) == (
-        f"xaieval-bench: 'run.toml' names the {option} 'mine:make', which would import and run code; a run file does not do "
-        f"that, the command line does: --{option} mine:make\n"
+        f"xaieval-bench: 'run.toml' names the {option} 'mine:make', which would import and run code; run files must not do "
+        f"that, so give it on the command line: --{option} mine:make\n"
     )
 
 

@@ -171,7 +171,7 @@ def test_the_command_stops_too(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stop-args.k", "2"], "--stop-args say more about --stop, which is not given; add --stop ranking, best or worst"),
+        (["--stop-args.k", "2"], "--stop-args are settings of --stop, which is missing; add --stop ranking, best or worst"),
         (["--stop", "best", "--stop-args.kk", "2"], "no --stop-args.kk; did you mean 'k'"),
         (["--stop", "rnking"], "no rule 'rnking' to stop by; did you mean 'ranking'"),
         (["--stop", "best", "--stop-args.error", "2"], "error is a probability in (0, 1), such as 0.05; got 2"),

@@ -1,4 +1,4 @@
-"""Attention branches, the models that have them, what they cost, and backbones that come trained."""
+"""Attention branches, ABN and FAL, their overhead, and pretrained backbones."""
 
 from __future__ import annotations
 

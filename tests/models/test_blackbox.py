@@ -1,4 +1,4 @@
-"""Models that are functions: what they may give, what explains them, and what a manifest says of them."""
+"""Models that are functions: valid outputs, the methods that can explain them, and their manifest."""
 
 from __future__ import annotations
 

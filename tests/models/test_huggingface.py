@@ -1,4 +1,4 @@
-"""Models of transformers: loaded from folders, probed at their own layers, scored as when they are called by hand."""
+"""Models of transformers: loaded from folders, probed at their layers, and scored equal to direct calls."""
 
 from __future__ import annotations
 

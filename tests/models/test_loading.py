@@ -1,4 +1,4 @@
-"""The FPN classifier, and loading a model with its weights and its preprocessing."""
+"""The FPN classifier, and loading of models with weights and preprocessing."""
 
 from __future__ import annotations
 

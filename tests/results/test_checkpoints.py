@@ -404,7 +404,7 @@ def test_a_dead_worker_is_named(tmp_path):
 # ---- the command line
 
 
-GOES_ON = "the same command goes on from there"
+GOES_ON = "the same command continues from there"
 
 SLOW = """
 import time
@@ -418,7 +418,7 @@ def make():
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "told to end")]
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_command_that_is_told_to_end_prints_what_there_is_and_goes_on_later(number, status, word, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
@@ -433,7 +433,7 @@ def test_a_command_that_is_told_to_end_prints_what_there_is_and_goes_on_later(nu
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status
-    assert err == f"xaieval-bench: {word}; rows of finished batches, if there are any, are kept, and {GOES_ON}\n"
+    assert err == f"xaieval-bench: {word}; rows of finished batches, if any, are kept, and {GOES_ON}\n"
     assert " fpn[p5]  gradcam " in out
     kept = Scores.load(tmp_path / "run")
     assert kept.rows["image_id"].nunique() >= 6

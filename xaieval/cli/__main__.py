@@ -1,4 +1,4 @@
-"""`python -m xaieval.cli`, which is how several processes are started."""
+"""Entry point of `python -m xaieval.cli`, by which several processes are started."""
 
 from xaieval.cli import main
 

@@ -1,4 +1,4 @@
-"""The program itself: what all commands share, and how an error becomes one line and an exit status."""
+"""The app that all commands belong to: run files, errors as one line, and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,61 +12,64 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
-from xaieval import __version__
 from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
-from xaieval.config.options import read_toml
+from xaieval.config.run_files import read_toml
+from xaieval.config.version import package_version
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
-__all__ = ["FLAT", "app", "given", "main"]
+__all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main"]
 
 
 FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 PROGRAM = "xaieval-bench"
 SIGTERM = signal.SIGTERM.name
 
-# What the command line said, for the processes that say it again.
-given: ContextVar[list[str]] = ContextVar("given")
+# The arguments of the command line, which the processes that --nproc starts are started with too.
+command_line: ContextVar[list[str]] = ContextVar("command_line")
 
-# The options of several dataclasses stand side by side on the command line, under their own names.
-FLAT = Parameter(name="*")
+# The fields of a dataclass are options without a prefix: --weights, not --model-options.weights.
+NO_PREFIX = Parameter(name="*")
+MODEL_OPTIONS = Parameter(name="*", group=Group("Model", sort_key=1))
+PROTOCOL_OPTIONS = Parameter(name="*", group=Group("Protocol", sort_key=2))
 
 
 def _read_run_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
-    """Take what the command line does not say from the run file, if one is given; no other file is ever looked for.
+    """Fill in options from the run file, if the command line names one. Options on the command line win; no other file is read.
 
     Raises:
-        ConfigError: it cannot be read, or would have code imported.
+        ConfigError: The run file cannot be read, or names code to import.
     """
-    said = {argument.field_info.name for argument in arguments if argument.tokens}
+    on_command_line = {argument.field_info.name for argument in arguments if argument.tokens}
     for argument in arguments:
         if argument.field_info.name == "run_file" and argument.tokens:
             settings = read_toml(argument.tokens[0].value)
-            # Under the command's name, or a setting that is also the name of a command ("layers") would be passed over.
+            # Settings go under the command's name: cyclopts would skip one that is also the name of a command ("layers").
             Dict({commands[0]: settings}, source=argument.tokens[0].value)(app, commands, arguments)
-            _refuse_code(argument.tokens[0].value, [other for other in arguments if other.field_info.name not in said])
+            from_file = [other for other in arguments if other.field_info.name not in on_command_line]
+            _refuse_code(argument.tokens[0].value, from_file)
 
 
 def _refuse_code(run_file: str, arguments: Any) -> None:
-    """Refuse a factory in a run file, which people pass on as data: `subprocess:run` with arguments would be any command."""
+    """Refuse a factory in a run file: people share run files as data, and `subprocess:run` with arguments is any command."""
     for argument in arguments:
         name = argument.field_info.name
         for token in argument.tokens:
             if names_code(name, token.value):
                 raise ConfigError(
-                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; a run file does not do "
-                    f"that, the command line does: --{name} {token.value}"
+                    f"'{run_file}' names the {name} {token.value!r}, which would import and run code; run files must not do "
+                    f"that, so give it on the command line: --{name} {token.value}"
                 )
 
 
 app = App(
     name=PROGRAM,
     help="Measure how good the visual explanations of an image model are, layer by layer.",
-    version=__version__,
+    version=package_version,
     config=_read_run_file,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
@@ -74,12 +77,12 @@ app = App(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, and exit with 0, 1 (the run failed), 2 (wrong use), 130 (interrupted) or 143 (told to end)."""
+    """Run the command line. Exit status: 0, 1 (the run failed), 2 (wrong use), 130 (interrupted) or 143 (terminated)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    given.set(arguments)
+    command_line.set(arguments)
     _print_anything()
     try:
-        # What a model or a data set of the user's own prints is no part of the document.
+        # Output of the user's own model or data set must not end up in the JSON document.
         with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
             document = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:
@@ -91,17 +94,20 @@ def main(arguments: list[str] | None = None) -> None:
     except XaievalError as error:
         _stop(FAILED, str(error), arguments)
     except KeyboardInterrupt as error:
-        told = SIGTERM in error.args
-        what = "told to end" if told else "interrupted"
-        kept = "rows of finished batches, if there are any, are kept, and the same command goes on from there"
-        _stop(TERMINATED if told else INTERRUPTED, f"{what}; {kept}", arguments)
+        terminated = SIGTERM in error.args
+        what = "terminated" if terminated else "interrupted"
+        kept = "rows of finished batches, if any, are kept, and the same command continues from there"
+        _stop(TERMINATED if terminated else INTERRUPTED, f"{what}; {kept}", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
 
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Have SIGTERM end the program as Ctrl-C does, with its rows kept; not a rank, which may wait where Python cannot act."""
+    """Make SIGTERM end the program as Ctrl-C does, so that rows are kept.
+
+    Not in one of several processes, which may be waiting in a collective operation where Python cannot act on a signal.
+    """
     if is_rank() or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -118,7 +124,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _print_anything() -> None:
-    """Names in tables are what files and models call them: what the terminal's encoding lacks is written out, no error."""
+    """Escape characters that the terminal's encoding lacks, since file and model names may contain any."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

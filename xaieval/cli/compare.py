@@ -1,4 +1,4 @@
-"""The command that compares two runs."""
+"""The command `compare`: paired comparison of two runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
-from xaieval.cli.tables import print_table, say
+from xaieval.cli.tables import print_table, print_text
 from xaieval.config.options import Json, Switch, Words
 from xaieval.errors import OutputError
 
@@ -39,13 +39,13 @@ def compare(
 
     Args:
         first: Folder of a run.
-        second: Folder of another one, of the same images, layers and methods.
-        metrics: Metrics; those of both runs that have a direction unless told.
-        test: Of means: signs (random signs of the differences) or wilcoxon (signed ranks). Yes or no: McNemar's test.
-        level: Of the intervals, and 1 minus the probability of a false verdict among all tests.
-        across_protocols: Compare although the runs were measured under other protocols.
-        out: File for the table, as CSV.
-        as_json: Print one JSON document in place of the table.
+        second: Folder of another run, with the same images, layers and methods.
+        metrics: Metrics to compare. Default: those in both runs for which higher or lower is better.
+        test: Test of means: signs (random sign flips) or wilcoxon (signed ranks). Yes/no metrics use McNemar's test.
+        level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
+        across_protocols: Compare runs even if their protocols differ.
+        out: CSV file for the table.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     from xaieval.evaluation.scores import Scores
@@ -58,7 +58,7 @@ def compare(
         return {"first": str(first), "second": str(second), "test": test, "level": level, "comparison": records(table)}
     _print(table, runs[0], level)
     if out is not None:
-        say(f"written to {out}")
+        print_text(f"written to {out}")
     return None
 
 
@@ -70,7 +70,7 @@ def _write(table: pd.DataFrame, out: Path) -> None:
 
 
 def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
-    """The differences, and how the verdicts came about."""
+    """Print the differences, and how they were tested."""
     from rich.table import Table
 
     from xaieval.results.metric_display import label_of
@@ -83,7 +83,7 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
     for row in table.reset_index().to_dict("records"):
         shown.add_row(row["layer"], row["method"], labels[row["metric"]], *_cells(row))
     print_table(shown, names=2)
-    say(
+    print_text(
         f"difference: first minus second, paired by image; p: corrected by Holm for {len(table)} tests; effect: rank-biserial, "
         "in [-1, 1]"
     )

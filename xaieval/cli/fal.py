@@ -1,4 +1,4 @@
-"""The command that trains FAL and compares it."""
+"""The command `fal`: train an FPN and FAL, and compare them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.app import FLAT, app
+from xaieval.cli.app import NO_PREFIX, app
 from xaieval.cli.json_output import records
-from xaieval.cli.score import own_folder
-from xaieval.cli.tables import print_comparison, say
-from xaieval.config.options import FalOptions, Json, Switch, plain
+from xaieval.cli.score import default_folder
+from xaieval.cli.tables import print_comparison, print_text
+from xaieval.config.options import FalOptions, Json, Switch, to_settings
 from xaieval.errors import UsageError
 
 __all__ = ["fal"]
@@ -23,26 +23,27 @@ def fal(
     run_file: Annotated[Path | None, Parameter(negative=())] = None,
     /,
     *,
-    options: Annotated[FalOptions | None, FLAT] = None,
+    options: Annotated[FalOptions | None, NO_PREFIX] = None,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
-    """Train an FPN, score its levels, put attention on those that need it, and compare with an FPN of the same training.
+    """Train an FPN, score its levels, add attention where it is needed, and compare with an FPN of the same training.
 
-    Without options: a small network on 600 generated images, without network. Writes report.md, tables and figures; the same
-    command goes on where it was killed. Needs the extra [fal].
+    Writes report.md, tables and figures. The same command continues an interrupted experiment. Needs the extra [fal].
+
+    Without options: a small network on 600 generated images, offline.
 
     Args:
-        run_file: TOML file with the same words as the options; the command line wins.
-        as_json: Print one JSON document in place of the table.
+        run_file: TOML file with options as keys; options on the command line win.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     options = options or FalOptions()
-    folder = Path(options.out) if options.out else own_folder(plain(options) | {"model": "fal"})
+    folder = Path(options.out) if options.out else default_folder(to_settings(options) | {"model": "fal"})
     try:
-        import lightning  # noqa: F401  # the first to miss without the extra
+        import lightning  # noqa: F401  # fails first without the extra
     except ModuleNotFoundError as error:
-        raise UsageError("the experiment trains by Lightning, which is missing: pip install 'xaieval[fal]'") from error
+        raise UsageError("the experiment needs lightning, which is not installed: pip install 'xaieval[fal]'") from error
 
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.training.fal import prepare, read_results, run_experiment, write_report
@@ -57,5 +58,5 @@ def fal(
         return {"folder": str(folder), "files": files, "level": options.level, "comparison": records(comparison)}
     if len(comparison):
         print_comparison(comparison, options.level)
-    say(f"written to {folder}: {', '.join(files)}")
+    print_text(f"written to {folder}: {', '.join(files)}")
     return None

@@ -1,4 +1,4 @@
-"""What commands say to machines: one JSON document on stdout, where `--json` asks for it."""
+"""JSON documents that commands print with `--json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xaieval import __version__
+from xaieval.config.version import package_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """A document as JSON, with the version of the package first; NaN and inf, which JSON does not have, are null.
+    """A document as JSON text, with the version of the package first. NaN and infinity become null.
 
     Example:
         >>> print(render({"level": 0.95, "mean": float("nan")}))  # doctest: +ELLIPSIS
@@ -33,11 +33,11 @@ def render(document: Mapping[str, Any]) -> str:
           "mean": null
         }
     """
-    return json.dumps({"xaieval": __version__, **_finite(document)}, indent=2, allow_nan=False)
+    return json.dumps({"xaieval": package_version(), **_finite(document)}, indent=2, allow_nan=False)
 
 
 def records(table: pd.DataFrame) -> list[Document]:
-    """The rows of a table, each by the names of its index, where that has any, and of its columns."""
+    """Rows of a table as dicts, by the names of the columns and of the index if it has names."""
     named = table.reset_index(drop=table.index.names == [None])
     return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
 
@@ -45,7 +45,7 @@ def records(table: pd.DataFrame) -> list[Document]:
 def score_document(
     scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
 ) -> Document:
-    """What the command `score` found."""
+    """The document of the command `score`."""
     return {
         "folder": str(folder),
         "files": list(files),
@@ -71,7 +71,7 @@ def _ranking_document(ranking: Ranking) -> Document:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that are none."""
+    """The value with None instead of NaN and infinity, at any depth."""
     if isinstance(value, Mapping):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,14 +1,16 @@
-"""Commands that list what there is."""
+"""The commands that list layers, methods, metrics and protocols."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from xaieval.cli.app import FLAT, app
+from cyclopts import Parameter
+
+from xaieval.cli.app import MODEL_OPTIONS, app
 from xaieval.cli.json_output import records
 from xaieval.cli.loading import load
-from xaieval.cli.tables import print_table, say
-from xaieval.config.options import Json, ModelOptions, Switch
+from xaieval.cli.tables import print_table, print_text
+from xaieval.config.options import MODEL_HELP, Json, ModelOptions, Switch
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 
@@ -17,19 +19,18 @@ __all__ = ["layers", "methods", "metrics", "protocols"]
 
 @app.command
 def layers(
-    model: str = "xaieval:fpn-scenes",
+    model: Annotated[str, Parameter(help=MODEL_HELP)] = "xaieval:fpn-scenes",
     /,
     *,
-    model_options: Annotated[ModelOptions | None, FLAT] = None,
+    model_options: Annotated[ModelOptions | None, MODEL_OPTIONS] = None,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
-    """List every layer address of a model in order of execution.
+    """List the layer addresses of a model in order of execution.
 
     Args:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
-            your code and runs it.
-        as_json: Print one JSON document in place of the table.
+        model: The model by name.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     loaded = load(model, model_options or ModelOptions())
@@ -50,17 +51,17 @@ def layers(
     for row in listing.to_dict("records"):
         stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
         table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
-    say(f"{model} at {size} x {size} pixels")
+    print_text(f"{model} at {size} x {size} pixels")
     print_table(table)
     return None
 
 
 @app.command
 def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
-    """List every explanation method by name: our own, and those of captum, pytorch-grad-cam and torch-cam.
+    """List the explanation methods: our own, and those of captum, pytorch-grad-cam and torch-cam.
 
     Args:
-        as_json: Print one JSON document in place of the table.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
@@ -78,11 +79,11 @@ def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] |
 
 @app.command
 def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
-    """List every metric by name, with what it needs and what it costs.
+    """List the metrics, with what each needs and costs.
 
     Args:
         markdown: Print a Markdown table, as in docs/metrics.md.
-        as_json: Print one JSON document in place of the table.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
@@ -107,10 +108,10 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
 
 @app.command
 def protocols(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
-    """List every protocol by name: what it does, where that is written, and which faults of a tool it repeats.
+    """List the named protocols: what each does, its source, and which known faults of a tool it repeats.
 
     Args:
-        as_json: Print one JSON document in place of the table.
+        as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     from rich.table import Table
@@ -123,7 +124,7 @@ def protocols(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any]
         chosen = ", ".join(f"{name}={value}" for name, value in changes(preset.protocol).items())
         table.add_row(preset.name, preset.does, chosen, preset.source, preset.open_choices, preset.faults)
     print_table(table)
-    say("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
+    print_text("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
     return None
 
 
@@ -139,5 +140,5 @@ def _preset_document(preset: Preset) -> dict[str, Any]:
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:
-    """The cells of an entry, with its code marked as such."""
+    """Cells of a Markdown row; the metric's name and needs are formatted as code."""
     return [f"`{name}`", ", ".join(f"`{need}`" for need in needs.split(", ")), *others]

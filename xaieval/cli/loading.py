@@ -14,15 +14,15 @@ __all__ = ["load", "names_code"]
 
 
 def load(spec: str, options: ModelOptions) -> LoadedModel:
-    """The model, with the preprocessing that the options ask for."""
+    """Load a model, with the preprocessing that the options choose."""
     from xaieval.models import load_model
 
     loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(options.image_size)
-    given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options_given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
+    changes: dict[str, Any] = {name: value for name, value in options_given.items() if value is not None}
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 

@@ -1,4 +1,4 @@
-"""Maps of a run once more: model and data as its manifest says, and the images that a report shows."""
+"""Maps for the report of a run, computed again with the model and data that its manifest names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
 
-__all__ = ["Remade", "remake_maps"]
+__all__ = ["RemadeMaps", "remake_maps"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remade:
-    """Maps and what the labels are called, or why there are none."""
+class RemadeMaps:
+    """Maps with the names of the classes, or the reason why there are none."""
 
     maps: Maps | None = None
     classes: Sequence[str] = ()
-    why: str = ""
+    reason: str = ""
 
 
 class _Images(NamedTuple):
@@ -36,49 +36,50 @@ class _Images(NamedTuple):
     classes: Sequence[str]
 
 
-def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, import_code: bool) -> Remade:
-    """Explain the images that a report shows once more.
+def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
+    """Explain the images that a report shows.
 
     Args:
-        scores: of a run of the command line.
-        methods: whose maps are shown.
-        device: where to work; as in the run unless told.
-        import_code: whether a manifest may name code to import.
+        scores: The scores of a run of the command line.
+        methods: The methods whose maps are shown.
+        device: Where to compute. Default: the device of the run.
+        import_code: Whether code that the manifest names may be imported.
 
     Raises:
-        MetricError: the run has no such method.
+        MetricError: The run has no such method.
     """
     from xaieval.report import images_to_show
 
     wanted = images_to_show(scores, methods)
     try:
         return _remake(scores, wanted, methods, device, import_code)
-    except Exception as error:  # a page without maps is better than none, whatever the code of a model or a data set raises
-        return Remade(why=" ".join(str(error).split()) or type(error).__name__)
+    except Exception as error:  # a page without maps is better than none, and a model or data set may raise anything
+        return RemadeMaps(reason=" ".join(str(error).split()) or type(error).__name__)
 
 
-def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> Remade:
+def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
     from xaieval.evaluation.fingerprint import fingerprint
     from xaieval.report.html.image_choice import methods_to_show
 
-    settings = scores.manifest.get("options")
-    if not settings:
-        raise RunError("the run was made from Python, where Scores.to_html takes them by maps=")
-    options = _given(settings, ScoreOptions)
+    recorded = scores.manifest.get("options")
+    if not recorded:
+        raise RunError("the run was made from Python, where they are passed as Scores.to_html(maps=...)")
+    options = _options_of(recorded, ScoreOptions)
     if not import_code:
         _check_imports(options)
-    loaded = load(options.model, _given(settings, ModelOptions))
+    loaded = load(options.model, _options_of(recorded, ModelOptions))
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
-        raise RunError(f"the model '{options.model}' is not the one that was scored, since its fingerprint is another")
+        raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
     images = _find_images(options, loaded, set(wanted))
-    protocol = _given(settings, ProtocolOptions).resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
+    mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
+    protocol = _options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
     shown = methods_to_show(scores, methods)
-    where = options.where | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
-    return _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, where, options.batch_size)
+    settings = options.model_settings | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
+    return _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
 
 
-def _given(settings: dict[str, Any], kind: Any) -> Any:
-    """The options of a dataclass as a manifest has them; what is a list in JSON was a tuple."""
+def _options_of(settings: dict[str, Any], kind: Any) -> Any:
+    """Options of a dataclass from a manifest, whose JSON lists were tuples."""
     known = {field.name for field in fields(kind)}
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name in known}
@@ -86,21 +87,21 @@ def _given(settings: dict[str, Any], kind: Any) -> Any:
 
 
 def _check_imports(options: ScoreOptions) -> None:
-    """Refuse to run code on the word of a manifest, which may be somebody else's.
+    """Refuse to run code because a manifest names it: the run may come from another person.
 
     Raises:
-        RunError: model or data are code to import.
+        RunError: The model or the data is code to import.
     """
     for option, spec in (("model", options.model), ("data", options.data)):
         if names_code(option, spec):
-            raise RunError(f"they take code from '{spec}', which is imported with --import-code alone")
+            raise RunError(f"they need code from '{spec}', which is imported only with --import-code")
 
 
 def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> _Images:
-    """The wanted images, as far as the data has them.
+    """Those of the wanted images that the data still has.
 
     Raises:
-        RunError: it has none of them, or they are volumes.
+        RunError: The data has none of them, or they are volumes.
     """
     import torch
 
@@ -108,7 +109,7 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
 
     loader, classes = _open(options, loaded, wanted)
     samples: list[Any] = []
-    most = None if options.stop else options.max_images  # a loader without end has to end where the run did
+    most = None if options.stop else options.max_images  # an infinite loader ends where the run did
     for batch in read_batches(loader, options.batch_size, most):
         places = [place for place, image_id in enumerate(batch.ids) if image_id in wanted]
         known: Any = [None] * len(batch) if batch.labels is None else batch.labels
@@ -125,7 +126,7 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
 
 
 def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple[Iterable[Any], Sequence[str]]:
-    """Batches with the wanted images, and names of the classes."""
+    """Batches that contain the wanted images, and the names of the classes."""
     from xaieval.data import load_data, load_pictures
 
     pictures = load_pictures(options.data, loaded.preprocessing, options.max_images)
@@ -138,16 +139,16 @@ def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple
 
 
 def _explainer(name: str, options: ScoreOptions) -> Any:
-    """The method that has this name in the rows."""
+    """The explainer with this name in the rows."""
     from xaieval.explainers import resolve_methods
 
-    asked = {explainer.name: explainer for explainer in resolve_methods(options.methods)}
-    return asked.get(name, name)
+    of_the_run = {explainer.name: explainer for explainer in resolve_methods(options.methods)}
+    return of_the_run.get(name, name)
 
 
 def _explained(
-    scores: Scores, loaded: LoadedModel, found: _Images, explainers: dict[str, Any], where: dict[str, Any], size: int
-) -> Remade:
+    scores: Scores, loaded: LoadedModel, sample: _Images, explainers: dict[str, Any], settings: dict[str, Any], size: int
+) -> RemadeMaps:
     import torch
 
     from xaieval.evaluation.loop import explain
@@ -160,14 +161,14 @@ def _explained(
         parts = [
             explain(
                 loaded.model,
-                found.images[start : start + size],
+                sample.images[start : start + size],
                 layers,
                 explainer,
-                labels=None if found.labels is None else found.labels[start : start + size],
-                ids=found.ids[start : start + size],
-                **where,
+                labels=None if sample.labels is None else sample.labels[start : start + size],
+                ids=sample.ids[start : start + size],
+                **settings,
             )
-            for start in range(0, len(found.ids), size)
+            for start in range(0, len(sample.ids), size)
         ]
         maps[name] = {layer: torch.cat([part[layer].cpu() for part in parts]) for layer in parts[0]}
-    return Remade(maps=Maps(found.ids, loaded.preprocessing.to_pixels(found.images), maps), classes=found.classes)
+    return RemadeMaps(maps=Maps(sample.ids, loaded.preprocessing.to_pixels(sample.images), maps), classes=sample.classes)

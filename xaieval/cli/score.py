@@ -1,4 +1,4 @@
-"""The command that scores."""
+"""The command `score`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.app import FLAT, app, given
+from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import load
-from xaieval.cli.tables import find_rankings, print_rankings, print_summary, say, summary_if_interrupted
-from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, plain
+from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
+from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.evaluation.distributed.rank import Rank, is_rank
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from xaieval.evaluation.early_stopping import Stop
     from xaieval.models import LoadedModel
 
-__all__ = ["own_folder", "score"]
+__all__ = ["default_folder", "score"]
 
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
+IDLE = ("progress", "level", "nproc", "workers", "resume")  # settings that change no row
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -37,31 +38,32 @@ def score(
     run_file: Annotated[Path | None, Parameter(negative=())] = None,
     /,
     *,
-    options: Annotated[ScoreOptions | None, FLAT] = None,
-    model_options: Annotated[ModelOptions | None, FLAT] = None,
-    protocol_options: Annotated[ProtocolOptions | None, FLAT] = None,
+    options: Annotated[ScoreOptions | None, NO_PREFIX] = None,
+    model_options: Annotated[ModelOptions | None, MODEL_OPTIONS] = None,
+    protocol_options: Annotated[ProtocolOptions | None, PROTOCOL_OPTIONS] = None,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
-    """Score layers and methods by Average Drop and Increase in Confidence.
+    """Score layers and methods of a model by Average Drop, Increase in Confidence and other metrics.
 
-    Without options: the built-in classifier with a feature pyramid on 200 generated images, without network. Writes
-    rows.parquet, summary.csv, manifest.json and maps.png.
+    Writes rows.parquet, summary.csv, manifest.json and maps.png. The same command continues an interrupted run.
+
+    Without options: a small built-in model on 200 generated images, offline.
 
     Args:
-        run_file: TOML file with the same words as the options; the command line wins, and alone names code to run.
-        as_json: Print one JSON document in place of the tables.
+        run_file: TOML file with options as keys; options on the command line win.
+        as_json: Print one JSON document instead of the tables.
         debug: Show the traceback of an error.
     """
     options, model_options = options or ScoreOptions(), model_options or ModelOptions()
     protocol_options = protocol_options or ProtocolOptions()
-    settings = plain(options) | plain(model_options) | plain(protocol_options)
-    folder = Path(options.out) if options.out else own_folder(settings)
+    settings = to_settings(options) | to_settings(model_options) | to_settings(protocol_options)
+    folder = Path(options.out) if options.out else default_folder(settings)
     with summary_if_interrupted(folder, options.level):
         if options.nproc > 1 and not is_rank():
             from xaieval.evaluation.distributed.launch import launch
 
-            launch(given.get(), options.nproc)
+            launch(command_line.get(), options.nproc)
             return None
         return _score(options, model_options, protocol_options, settings, folder, as_json)
 
@@ -74,7 +76,7 @@ def _score(
     folder: Path,
     as_json: bool,
 ) -> dict[str, Any] | None:
-    """Score in this process, alone or as one of several."""
+    """Score in this process, which may be one of several."""
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.data import load_data
     from xaieval.evaluation.distributed import score as run
@@ -118,7 +120,7 @@ def _score(
         resume=options.resume,
         progress=options.progress,
         seed=options.seed,
-        **options.where,
+        **options.model_settings,
     )
     if not Rank.from_environment().is_first:
         return None
@@ -129,20 +131,20 @@ def _score(
     files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
-        say(f"written to {folder}: {', '.join(files)}")
+        print_text(f"written to {folder}: {', '.join(files)}")
         print_rankings(scores, options.level)
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
     if as_json:
-        return score_document(scores, summary, find_rankings(scores, options.level), options.level, files, folder)
+        return score_document(scores, summary, rankings_by_metric(scores, options.level), options.level, files, folder)
     return None
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:
-    """When to stop early, if that is asked for."""
+    """The rule of early stopping, or None."""
     if options.stop is None:
         if options.stop_args:
-            raise UsageError("--stop-args say more about --stop, which is not given; add --stop ranking, best or worst")
+            raise UsageError("--stop-args are settings of --stop, which is missing; add --stop ranking, best or worst")
         return None
 
     from xaieval.evaluation.early_stopping import Stop, resolve_stop
@@ -153,25 +155,27 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
     if unknown is not None:
         names = [name for name in Stop.__dataclass_fields__ if name != "rule"]
         raise UsageError(f"no --stop-args.{unknown}; {choose_from(unknown, names)}")
-    return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # a rule, as was just looked up
+    return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # checked by resolve_stop
 
 
-def own_folder(settings: dict[str, Any]) -> Path:
-    """A folder of the run's own: the same command always gets the same one, another command another."""
-    what = {name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers", "resume")}
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+def default_folder(settings: dict[str, Any]) -> Path:
+    """Output folder of a command: always the same for the same settings, and a different one for others."""
+    relevant = {
+        name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers", "resume")
+    }
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
     return RUNS / "-".join([*names, digest])
 
 
 def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
-    """The figure of a few images with their maps by the first method; the names of the files written."""
+    """Save a figure of a few images with their maps by the first method; return the names of the files."""
     from xaieval.data.batches import read_batches
     from xaieval.evaluation.loop import explain
     from xaieval.report import maps_figure
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
-    if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure shows images, no volumes
+    if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure cannot show volumes
         return []
     maps = explain(
         loaded.model,
@@ -184,7 +188,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         device=options.device,
         memory=options.memory,
         seed=options.seed,
-        **options.where,
+        **options.model_settings,
     )
     titles = batch.ids
     if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
@@ -193,7 +197,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it, in the name of a class
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in class names; matplotlib draws a box
         figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")
         figure.savefig(folder / FIGURE, dpi=120)
     return [FIGURE]

@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
 
 __all__ = [
-    "find_rankings",
     "print_comparison",
     "print_rankings",
     "print_summary",
     "print_table",
-    "say",
+    "print_text",
+    "rankings_by_metric",
     "summary_if_interrupted",
 ]
 
 MOST_RANKED = 8  # pairs of layer and method that fit into a line
-WIDEST = 100_000  # characters: more than any table has
+WIDEST = 100_000  # characters, more than any table needs
 
 
 @contextmanager
 def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
-    """Print what was measured so far, if somebody interrupts a run."""
+    """Print the summary of the rows so far if the run is interrupted."""
     try:
         yield
     except KeyboardInterrupt:
         from xaieval.errors import OutputError
         from xaieval.evaluation.scores import Scores
 
-        with suppress(OutputError):  # there is nothing yet
+        with suppress(OutputError):  # no row was written yet
             scores = Scores.load(folder)
             if not scores.manifest["complete"] and not is_rank():
                 print_summary(scores, scores.summary(level), None, level)
@@ -50,13 +50,13 @@ def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
 
 
 def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> None:
-    """The table of results, and what a reader has to know about it.
+    """Print the table of results with statuses, the reason of an early stop, and warnings.
 
     Args:
-        scores: of the run.
-        summary: of the scores at this level.
-        tests: their `controls_table`, of a run with controls.
-        level: of the intervals.
+        scores: The scores of a run.
+        summary: Their summary at this level.
+        tests: Their `controls_table`, for a run with controls.
+        level: The confidence level of the intervals.
     """
     from rich.table import Table
 
@@ -76,11 +76,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     print_table(table, names=2)
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
-        say("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
+        print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
-        say(f"stopped: {scores.manifest['stop']['reason']}")
+        print_text(f"stopped: {scores.manifest['stop']['reason']}")
     for reason in scores.warnings(level):
-        say(f"warning: {reason}")
+        print_text(f"warning: {reason}")
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
@@ -93,18 +93,18 @@ def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
 
 
 def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, tuple[str]]:
-    """By layer and method how many controls it beats in which metrics."""
+    """By layer and method, the number of controls beaten in each metric, as the cell of a table."""
     labels = {metric["name"]: metric["label"].removesuffix(" %") for metric in scores.manifest["metrics"]}
     counts = tests.groupby(["layer", "method", "metric"], sort=False)["beats"].agg(["sum", "size"])
     words: dict[Any, list[str]] = {pair: [] for pair in summary.index}
     for (layer, method, metric), won, count in counts.itertuples():
         words[layer, method].extend([f"{labels[metric]} {won}/{count}"] if won else [])
     controls = scores.manifest["controls"]
-    return {pair: ("(control)" if pair[1] in controls else ", ".join(found) or "none",) for pair, found in words.items()}
+    return {pair: ("(control)" if pair[1] in controls else ", ".join(won) or "none",) for pair, won in words.items()}
 
 
-def find_rankings(scores: Scores, level: float) -> list[Ranking]:
-    """By metric what is best; none where there are more layers and methods than fit into a line."""
+def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
+    """A ranking for each metric with a direction; none if there are more pairs of layer and method than fit into a line."""
     from xaieval.errors import MetricError
     from xaieval.results.rows import NO_LAYER
 
@@ -113,24 +113,25 @@ def find_rankings(scores: Scores, level: float) -> list[Ranking]:
         return []
     layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
     over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
-    found = []
+    rankings = []
     for metric in scores.manifest["metrics"]:
-        with suppress(MetricError):  # no image counts everywhere, as the table shows
-            found += [] if metric["higher_is_better"] is None else [scores.rank(metric["name"], over, level=level)]
-    return found
+        if metric["higher_is_better"] is not None:
+            with suppress(MetricError):  # no image counts for all of them, which the table shows
+                rankings.append(scores.rank(metric["name"], over, level=level))
+    return rankings
 
 
 def print_rankings(scores: Scores, level: float) -> None:
-    """A line a metric: what is best, and what cannot be told apart."""
-    rankings = find_rankings(scores, level)
+    """Print one line for each metric: best first, with letters that join what the tests do not separate."""
+    rankings = rankings_by_metric(scores, level)
     if rankings:
-        say(f"best first; a letter in common: cannot be told apart at {level:.0%}")
+        print_text(f"best first; items that share a letter cannot be told apart at {level:.0%}")
     for ranking in rankings:
-        say("  " + "; ".join(filter(None, [ranking.line, ranking.too_small])))
+        print_text("  " + "; ".join(filter(None, [ranking.line, ranking.too_small])))
 
 
 def print_comparison(comparison: pd.DataFrame, level: float) -> None:
-    """The models of the experiment beside the FPN control."""
+    """Print the models of the FAL experiment with their differences to the FPN control."""
     import pandas as pd
     from rich.table import Table
 
@@ -152,11 +153,11 @@ def print_comparison(comparison: pd.DataFrame, level: float) -> None:
 
 
 def print_table(table: Table, names: int = 1) -> None:
-    """A table as it is where it fits; on a narrow terminal a block for each row, since cells that are cut cannot be read.
+    """Print a table, or a block of lines for each row if the terminal is too narrow for the table.
 
     Args:
-        table: with headings.
-        names: how many columns at its start say what a row is of.
+        table: A table with headings.
+        names: The number of leading columns that name a row.
     """
     out = _console()
     needed = out.measure(table, options=out.options.update(width=WIDEST)).maximum
@@ -168,13 +169,13 @@ def print_table(table: Table, names: int = 1) -> None:
         out.print(*_blocks(table, names), sep="\n")
 
 
-def say(text: str) -> None:
-    """A line of text: broken between words on a terminal, whole elsewhere."""
+def print_text(text: str) -> None:
+    """Print text: wrapped between words on a terminal, in one line elsewhere."""
     _console().print(text, soft_wrap=not sys.stdout.isatty())
 
 
 def _blocks(table: Table, names: int) -> Iterator[RenderableType]:
-    """What stands in each row, one cell after the other with its heading."""
+    """Each row as a title and its cells with their headings."""
     from rich.columns import Columns
     from rich.padding import Padding
     from rich.text import Text
@@ -182,13 +183,13 @@ def _blocks(table: Table, names: int) -> Iterator[RenderableType]:
     headings = [str(column.header).replace("\n", ", ").removesuffix(", ") for column in table.columns[names:]]
     for cells in zip(*(column.cells for column in table.columns), strict=True):
         yield Text("  ".join(str(cell) for cell in cells[:names]), style="bold")
-        said = [Text(f"{heading}: {cell}") for heading, cell in zip(headings, cells[names:], strict=True) if cell]
-        yield Padding(Columns(said, padding=(0, 2)), (0, 0, 0, 2))
+        named = [Text(f"{heading}: {cell}") for heading, cell in zip(headings, cells[names:], strict=True) if cell]
+        yield Padding(Columns(named, padding=(0, 2)), (0, 0, 0, 2))
 
 
 def _console(width: int | None = None) -> Console:
-    """Standard output, where nothing is coloured or read as markup by what it looks like."""
+    """Standard output without highlighting and markup."""
     from rich.console import Console
 
-    size = shutil.get_terminal_size()  # or rich takes every terminal without control characters for one of 80 columns
+    size = shutil.get_terminal_size()  # rich assumes 80 columns for every terminal without control characters
     return Console(width=width or size.columns, height=size.lines, highlight=False, markup=False)

@@ -1,14 +1,12 @@
-"""The settings of a run, for the command line and for run files in TOML, in the same words; without torch."""
+"""Options of the commands, which are also the keys of run files. Imports no torch."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
 
@@ -17,6 +15,8 @@ from xaieval.errors import ConfigError, choose_from
 
 __all__ = [
     "ARMS",
+    "MODEL_HELP",
+    "Arm",
     "FalOptions",
     "Json",
     "ModelOptions",
@@ -24,13 +24,12 @@ __all__ = [
     "ScoreOptions",
     "Switch",
     "parse_literals",
-    "plain",
-    "read_toml",
+    "to_settings",
 ]
 
 
 def _words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    """The items of an option that takes commas."""
+    """The items of an option that takes a list separated by commas."""
     words = tuple(word.strip() for token in tokens for word in token.value.split(",") if word.strip())
     if not words:
         raise ConfigError(f"{tokens[0].keyword or 'an option'} takes one or more words separated by commas, got none")
@@ -52,30 +51,54 @@ def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-Switch = Annotated[bool, Parameter(negative=())]
-Json = Annotated[bool, Parameter(name="--json", negative=())]
-Words = Annotated[tuple[str, ...], Parameter(converter=_words, n_tokens=1, accepts_keys=False, negative=())]
-Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, n_tokens=1, accepts_keys=False, negative=())]
-Integers = Annotated[tuple[int, ...], Parameter(converter=_integers, n_tokens=1, accepts_keys=False, negative=())]
+def _joined(items: Sequence[object] | None) -> Any:
+    """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
+    return ",".join(str(item) for item in items or ()) or None
+
+
+# Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
+MODEL_HELP = (
+    "A model such as timm:NAME, torchvision:NAME, hf:NAME or xaieval:NAME; or package.module:factory, the only form that "
+    "imports your code and runs it."
+)
+DATA_HELP = (
+    "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
+    "imports your code and runs it."
+)
+NOT_IN_FILES = "A run file must not name a factory; the command line may."
+
+# The arms of the FAL experiment, which xaieval.training.fal implements.
+Arm = Literal["selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split", "none"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+_LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=_joined)
+
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+Words = Annotated[tuple[str, ...], Parameter(converter=_words), _LIST]
+Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers), _LIST]
+Integers = Annotated[tuple[int, ...], Parameter(converter=_integers), _LIST]
+Arms = Annotated[tuple[Arm, ...], Parameter(converter=_words, show_choices=False), _LIST]
+Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Which model, with which weights.
+    """Which weights a model has, and how its images are prepared.
 
     Attributes:
-        weights: Weights file of the model: .safetensors, or .pth that holds tensors alone.
-        pretrained: Take the library's own weights, which downloads them.
-        model_args: Arguments of the model's constructor, such as --model-args.pad_type same; settings of an hf:NAME.
-        image_size: Side of the square input in pixels; the model's own unless told.
-        mean: Input normalisation, three numbers; the model's own unless told.
-        std: Input normalisation, three numbers; the model's own unless told.
-        interpolation: bilinear, bicubic or nearest; the model's own unless told.
+        weights: Weights file: .safetensors, or .pth that contains only tensors.
+        pretrained: Use the pretrained weights of the library, which may be downloaded.
+        model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
+        image_size: Side of the square input, in pixels. Default: that of the model.
+        mean: Mean for input normalisation, three numbers. Default: that of the model.
+        std: Standard deviation for input normalisation, three numbers. Default: that of the model.
+        interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
     """
 
     weights: str | None = None
     pretrained: bool = False
-    model_args: dict[str, str] = field(default_factory=dict)
+    model_args: Arguments = field(default_factory=dict)
     image_size: int | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
@@ -84,46 +107,45 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What is scored, and how the work is done: the parameters of `xaieval.score`.
+    """What is scored, and how: the parameters of `xaieval.score`.
 
     Attributes:
-        model: timm:NAME, torchvision:NAME, hf:NAME, xaieval:fpn-scenes, or package.module:factory, the only form that imports
-            your code and runs it; on the command line alone, not in a run file.
-        data: scenes (built in), folder:DIR, ucmerced:DIR, or package.module:factory, likewise.
-        download: Fetch UC Merced (317 MB) into its folder, if it is not there.
-        masks: Folder with the masks of the objects, for folder:DIR: a PNG file under the same path for each image.
-        boxes: COCO file (JSON) with boxes around the objects, for folder:DIR.
-        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto for a choice of the model's stages.
-        methods: Explanation methods.
-        metrics: Metrics.
-        target: predicted, label, or a class index.
-        controls: Score control maps too, and say which methods beat them.
-        stop: ranking, best or worst: stop when the order of the layers, or which is the best or the worst, is certain.
-        stop_args: More of this, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
-        device: cpu, cuda, cuda:1, ...; a GPU is used only when named.
-        precision: float32 (the model's own type), or bf16 where the processor has it.
-        compile: Run masked images through torch.compile; pays with many images.
-        memory: What the tensors of a batch may take on a CPU, such as '4 GiB'; fewer images run at a time if need be.
-        fast: Fold BatchNorms and use the faster memory layout; --no-fast runs the model's modules as they are.
-        deterministic: Give the same bits whatever batch size, number of processes and order; slower, one image at a time.
-        batch_size: Images in a forward pass.
-        workers: Processes that read images ahead.
-        max_images: At most so many images, spread evenly over the classes.
-        seed: Of random explainers and of the bootstrap.
-        level: Of the intervals.
-        task: What the model does: classification, detection or segmentation.
-        output: Where the logits or detections are in the model's output, by key; found by itself in most models.
-        grid: Height and width of the token grid, such as 14,14, where it cannot be inferred.
-        prefix_tokens: Number of tokens before the grid, likewise.
-        nproc: Processes on this machine that share the images; torchrun starts them on several machines.
-        already_split: The data gives another part in each process, as streams that split themselves do.
-        out: Folder for rows, summary, manifest and figure; named after the run unless told.
-        resume: Go on from what an earlier run of the same command left there; --no-resume measures it again.
-        progress: Show a progress bar, where stderr is a terminal.
+        model: The model by name, see `MODEL_HELP`.
+        data: The images by name, see `DATA_HELP`.
+        download: Download UC Merced (317 MB) if its folder does not exist.
+        masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
+        boxes: COCO JSON file with object boxes for folder:DIR.
+        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4, or auto for the stages of the model.
+        methods: Explanation methods; `xaieval-bench methods` lists them.
+        metrics: Metrics; `xaieval-bench metrics` lists them.
+        target: Class to explain: predicted, label or a class index. Default: that of the protocol.
+        controls: Also score control maps, and report which methods beat them.
+        stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
+        stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
+        device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
+        precision: Precision of the forward passes; bf16 needs a processor that supports it.
+        compile: Run masked images through torch.compile; worthwhile for many images.
+        memory: Limit for the tensors of a batch on a CPU, such as '4 GiB'; larger batches are split.
+        fast: Fold BatchNorm into convolutions and choose the faster memory layout; --no-fast runs the model unchanged.
+        deterministic: Same bits for every batch size, order and number of processes; slower, one image at a time.
+        batch_size: Images per forward pass.
+        workers: Processes that load images.
+        max_images: Maximum number of images, spread evenly over the classes. Default: all; 200 scenes.
+        seed: Seed of random explainers and of the bootstrap.
+        level: Confidence level of the intervals.
+        task: Task of the model.
+        output: Key of the logits or detections in the model's output. Default: inferred.
+        grid: Height and width of the token grid, such as 14,14. Default: inferred.
+        prefix_tokens: Number of tokens before the grid. Default: inferred.
+        nproc: Processes on this machine that share the images; for several machines start with torchrun.
+        already_split: Each process already receives its own share of the data, as with streams that split themselves.
+        out: Folder for rows, summary, manifest and figure. Default: a folder in xaieval-runs, one for each command.
+        resume: Continue an interrupted run of the same command; --no-resume starts again.
+        progress: Show a progress bar on a terminal.
     """
 
-    model: str = "xaieval:fpn-scenes"
-    data: str = "scenes"
+    model: Annotated[str, Parameter(help=f"{MODEL_HELP} {NOT_IN_FILES}")] = "xaieval:fpn-scenes"
+    data: Annotated[str, Parameter(help=f"{DATA_HELP} {NOT_IN_FILES}")] = "scenes"
     download: Switch = False
     masks: str | None = None
     boxes: str | None = None
@@ -133,7 +155,7 @@ class ScoreOptions:
     target: str | None = None
     controls: Switch = False
     stop: str | None = None
-    stop_args: dict[str, str] = field(default_factory=dict)
+    stop_args: Arguments = field(default_factory=dict)
     device: str | None = None
     precision: Literal["float32", "bf16"] = "float32"
     compile: Switch = False
@@ -160,11 +182,11 @@ class ScoreOptions:
             raise ConfigError(f"nproc is at least 1, got {self.nproc}")
 
     @property
-    def where(self) -> dict[str, Any]:
-        """What the model does, and where in it the logits and the token grid are.
+    def model_settings(self) -> dict[str, Any]:
+        """Task of the model, and where its logits and its token grid are, as keyword arguments of `xaieval.score`.
 
         Raises:
-            ConfigError: the grid is not two whole numbers, or three of volumes.
+            ConfigError: The grid is not two whole numbers, or three for volumes.
         """
         grid = tuple(int(cells) for cells in self.grid or ())
         if self.grid is not None and (len(grid) not in (2, 3) or grid != self.grid or min(grid) < 1):
@@ -174,30 +196,30 @@ class ScoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
-    """How maps become numbers: a protocol by name, and choices that differ from it.
+    """A protocol by name, and single choices that replace its own.
 
     Attributes:
-        protocol: Name of a protocol; xaieval-bench protocols lists them.
-        confidence: softmax, sigmoid or identity.
-        gradient: Gradients of the target's logit or of its confidence.
-        normalisation: minmax, max, percentile or none.
-        normalise_at: image (after upsampling) or layer (before).
-        absolute: Absolute value of the map first.
-        masking: soft, top, top_binary, threshold or otsu.
+        protocol: Name of a protocol; `xaieval-bench protocols` lists them.
+        confidence: Score of the target class: softmax, sigmoid or identity (the raw logit).
+        gradient: Score that gradients are taken of: logit or confidence.
+        normalisation: Scaling of maps to [0, 1]: minmax, max, percentile or none.
+        normalise_at: Normalise at the size of the image (after upsampling) or of the layer (before).
+        absolute: Take the absolute value of maps before normalisation.
+        masking: From map to mask: soft, top, top_binary, threshold or otsu.
         keep_percent: Share of pixels that top and top_binary keep, in percent.
-        threshold: Of the masking of that name, in [0, 1].
-        inverse: Mask with the inverse of the map.
-        fill: zero, black, mean or blur.
-        space: Where zero lies: model (normalised input) or pixels.
-        images: all, or the correct ones only.
-        minimum_confidence: Leave out images below.
-        constant_map: zeros, leave_out or error.
-        invalid: status or error, for NaN and for confidences that are not positive.
+        threshold: Threshold of the masking of that name, in [0, 1].
+        inverse: Mask with the inverted map.
+        fill: What replaces masked pixels: zero, black, mean or blur.
+        space: Where zero lies: model (in the normalised input) or pixels (before normalisation).
+        images: Which images count: all or correct (only those classified correctly).
+        minimum_confidence: Leave out images with a lower confidence.
+        constant_map: Treatment of constant maps: zeros, leave_out or error.
+        invalid: Treatment of NaN and of confidences that are not positive: status or error.
         denominator: What a drop is divided by: confidence or none.
-        drops: What Average Drop is the mean of: all images, or the dropping ones.
-        ties: no_increase or increase.
-        epsilon: Added to the denominator of a drop.
-        map_epsilon: Added to the range that a map is divided by.
+        drops: Images that Average Drop is the mean of: all or dropping (only those whose confidence fell).
+        ties: What an equal confidence counts as: no_increase or increase.
+        epsilon: Number added to the denominator of a drop.
+        map_epsilon: Number added to the range that a map is divided by.
     """
 
     protocol: str = "default"
@@ -223,59 +245,56 @@ class ProtocolOptions:
     map_epsilon: float | None = None
 
     def resolve(self, mean: tuple[float, ...], std: tuple[float, ...], target: str | None = None) -> Protocol:
-        """The protocol with its target, and with the numbers that the images are normalised with where a fill needs them.
+        """The protocol with its target and, where a fill needs them, the mean and std of the input normalisation.
 
         Raises:
-            ProtocolError: the name or a choice is unknown.
+            ProtocolError: The name or a choice is unknown.
         """
-        changes: dict[str, Any] = plain(self)
+        changes: dict[str, Any] = to_settings(self)
         if target is not None:
             changes["target"] = int(target) if target.lstrip("-").isdigit() else target
         protocol = dataclasses.replace(resolve_protocol(changes.pop("protocol")), **changes)
         return dataclasses.replace(protocol, mean=mean, std=std) if protocol.fills_black else protocol
 
 
-ARMS = ("selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split", "none")
-
-
 @dataclass(frozen=True, kw_only=True)
 class FalOptions:
-    """The FAL experiment: train an FPN, score its levels, put attention on those that need it, compare.
+    """The FAL experiment: train an FPN, score its levels, add attention where it is needed, compare.
 
     Attributes:
-        data: scenes (built in), folder:DIR or ucmerced:DIR.
-        download: Fetch UC Merced (317 MB) into its folder, if it is not there.
-        backbone: timm model; mobilenetv2_100 unless told, for scenes the small one of xaieval:fpn-scenes with its weights.
-        weights: Weights file of the backbone: .safetensors, or .pth that holds tensors alone.
-        pretrained: Take timm's own weights, which downloads them.
+        data: scenes (built in), folder:DIR (one sub-folder per class) or ucmerced:DIR.
+        download: Download UC Merced (317 MB) if its folder does not exist.
+        backbone: Name of a timm model. Default: mobilenetv2_100; for scenes, the small trained one of xaieval:fpn-scenes.
+        weights: Weights file of the backbone: .safetensors, or .pth that contains only tensors.
+        pretrained: Use timm's pretrained weights, which may be downloaded.
         backbone_args: Arguments of the timm model, such as --backbone-args.pad_type same.
-        channels: Of every pyramid level; 128 unless told, 64 for scenes.
-        head: mean (of a classifier for each level) or concat (one classifier on all).
-        image_size: Side of the input in tests and scores, in pixels; shows the whole picture.
-        train_size: Side of the random crops that are trained on; the same unless told.
-        mean: Input normalisation, three numbers; the backbone's own unless told.
-        std: Input normalisation, three numbers; the backbone's own unless told.
-        interpolation: bilinear, bicubic or nearest; the backbone's own unless told.
-        max_images: At most so many images, spread evenly over the classes; 600 scenes unless told.
-        folds: Folds of contiguous blocks of images, so that each image is tested once.
-        blocks: Runs of images that each class is cut into, a multiple of the folds.
-        run_folds: Run only these folds, such as 0,1; all unless told, two for scenes. Processes may share the folder.
-        epochs: Of the FPN whose levels are scored.
-        further_epochs: Of the FPN control and of every FAL, after those.
+        channels: Channels of every pyramid level. Default: 128; 64 for scenes.
+        head: Classifier: mean (one per level, logits averaged) or concat (one on all levels).
+        image_size: Side of the square input in tests and scores, in pixels; the whole image is used.
+        train_size: Side of the random crops for training, in pixels. Default: image_size.
+        mean: Mean for input normalisation, three numbers. Default: that of the backbone.
+        std: Standard deviation for input normalisation, three numbers. Default: that of the backbone.
+        interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the backbone.
+        max_images: Maximum number of images, spread evenly over the classes. Default: all; 600 scenes.
+        folds: Number of folds; each image is tested once. Images of a block stay in one fold.
+        blocks: Number of contiguous blocks that each class is cut into, a multiple of the folds.
+        run_folds: Folds to run, such as 0,1; several processes can share --out. Default: all; for scenes the first two.
+        epochs: Epochs of the FPN whose levels are scored.
+        further_epochs: Epochs after that, for the FPN control and for every FAL.
         batch_size: Images per training step and per forward pass.
-        learning_rate: The highest of the cycle.
-        precision: float32, or bf16 where the processor has it.
-        arms: What is compared with the FPN control: attention on the levels selected by their scores, on random ones, on the
-            best ones, on all; abn; open-start (selected, with attention of one half at first); subsets (every set of levels);
-            random-split (accuracy of the FPN where folds are drawn image by image); none (Table 1 alone).
-        k: Number of levels that get attention; decided by tests unless told.
-        class_name: Also report this class alone.
+        learning_rate: Peak learning rate of the schedule.
+        precision: Precision of training; bf16 needs a processor that supports it.
+        arms: Models compared with the FPN control: FAL with attention on the selected, random, best or all levels; abn, an ABN;
+            open-start, as selected but with attention that starts at one half; subsets, FAL with every set of levels;
+            random-split, only the accuracy of the FPN on folds drawn image by image; none, for Table 1 alone.
+        k: Number of levels that get attention. Default: decided by tests.
+        class_name: Also report this class on its own.
         methods: Explanation methods of Table 1; the first one selects levels and compares models.
-        device: cpu, gpu, ...; a GPU is used only when named.
-        seed: Of splits, weights, training and bootstrap; fold i trains with seed + i.
-        level: Of the intervals.
-        out: Folder for everything; named after the experiment unless told. The same command goes on where it was killed.
-        progress: Show a progress bar of each training, where stderr is a terminal.
+        device: cpu, gpu, ...
+        seed: Seed of splits, weights, training and bootstrap; fold i uses seed + i.
+        level: Confidence level of the intervals.
+        out: Output folder; the same command continues an interrupted experiment. Default: a folder in xaieval-runs.
+        progress: Show a progress bar for each training on a terminal.
     """
 
     data: str = "scenes"
@@ -283,7 +302,7 @@ class FalOptions:
     backbone: str | None = None
     weights: str | None = None
     pretrained: bool = False
-    backbone_args: dict[str, str] = field(default_factory=dict)
+    backbone_args: Arguments = field(default_factory=dict)
     channels: int | None = None
     head: Literal["mean", "concat"] = "mean"
     image_size: int = 128
@@ -300,7 +319,7 @@ class FalOptions:
     batch_size: int = 32
     learning_rate: float = 1e-3
     precision: Literal["float32", "bf16"] = "float32"
-    arms: Words = ("selected", "random", "best", "all", "abn")
+    arms: Arms = ("selected", "random", "best", "all", "abn")
     k: int | None = None
     class_name: Annotated[str | None, Parameter(name="--class")] = None
     methods: Words = ("gradcam", "gradcam++", "layercam")
@@ -321,7 +340,7 @@ class FalOptions:
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
-    """Arguments of a constructor: numbers, booleans and the like as such, anything else as text.
+    """Arguments of a constructor: Python literals such as numbers and booleans as values, all others as text.
 
     Example:
         >>> parse_literals({"num_classes": "21", "pad_type": "same"})
@@ -337,41 +356,6 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
     return {name: parse(text) for name, text in arguments.items()}
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a run file.
-
-    Raises:
-        ConfigError: the file is missing or is not TOML.
-    """
-    try:
-        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
-    except (ValueError, RecursionError) as error:  # also of bytes that are no text, and of numbers that are too long
-        raise ConfigError(f"'{path}' is not TOML: {error}") from error
-    for name, value in settings.items():
-        _check_setting(name, value, path)
-    # "no-progress = true" is what the command line calls --no-progress.
-    return {
-        **{name: value for name, value in settings.items() if not _is_negative(name, value)},
-        **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
-    }
-
-
-def _check_setting(name: str, value: Any, path: str | Path) -> None:
-    """Refuse what no option is, whatever its name: the words of a run file stand for words of the command line."""
-    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
-        raise ConfigError(
-            f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, a list of such, or a table of them "
-            "under the name of an option is expected"
-        )
-
-
-def _is_negative(name: str, value: Any) -> bool:
-    return name.startswith(("no-", "no_")) and isinstance(value, bool)
-
-
-def plain(options: Any) -> dict[str, Any]:
-    """The options that were given, without those left at None."""
+def to_settings(options: Any) -> dict[str, Any]:
+    """The options by name, as a manifest records them; options that are None are left out."""
     return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}

@@ -1,4 +1,4 @@
-"""What the named protocols are: whose convention each is, where that is written, and which faults of a tool it repeats."""
+"""The named protocols: whose convention each one is, its source, and which faults of a tool it repeats."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ BOTH = ("average_drop", "increase_in_confidence")
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A named protocol and what has to be known before its numbers are laid beside published ones.
+    """A named protocol, with what to know before comparing its numbers with published ones.
 
-    Every number is in percent here. Where a tool gives fractions, its number is ours / 100.
+    All numbers are in percent. Where a tool gives fractions, its number is ours / 100.
 
     Attributes:
-        name: for `protocol=`.
-        does: the convention in words.
-        source: where it was read.
-        open_choices: what the source leaves open, and what was taken; empty if nothing.
-        faults: mistakes that the numbers repeat, for they are the tool's; empty if none.
-        metrics: what the source reports.
+        name: The value for `protocol=`.
+        does: The convention in words.
+        source: Where the convention is described.
+        open_choices: What the source leaves open, and what was chosen here; empty if nothing.
+        faults: Faults of the tool that its numbers contain, and that are repeated; empty if none.
+        metrics: The metrics that the source reports.
 
     Example:
         >>> preset = next(preset for preset in PRESETS if preset.name == "pytorch-grad-cam")
@@ -41,12 +41,12 @@ class Preset:
 
     @property
     def protocol(self) -> Protocol:
-        """The choices themselves."""
+        """The choices of the protocol."""
         return PROTOCOLS[self.name]
 
 
 def changes(protocol: Protocol) -> dict[str, Any]:
-    """The choices in which a protocol differs from the default one.
+    """Choices in which a protocol differs from the default protocol.
 
     Example:
         >>> changes(PROTOCOLS["score-cam"])
@@ -69,31 +69,32 @@ PRESETS = (
         does="map divided by its maximum, then upsampled; soft mask, predicted class, softmax, all images",
         source="Chattopadhay et al. 2018 (arXiv 1710.11063), eq. 25 and section 4.1; maps as in the authors' code "
         "(adityac94/Grad_CAM_plus_plus, misc/utils.py)",
-        open_choices="the space of the mask is not said: the model's input here, space='pixels' is the other reading. The code "
-        "has no Average Drop, so the map's normalisation is that of its figures. The printed sum of Average Drop lacks the 1/N "
-        "that the text has",
+        open_choices="the source does not state the space of the mask: here it is the model's input; space='pixels' is the "
+        "other reading. The code has no Average Drop, so maps are normalised as for its figures. The printed sum of Average "
+        "Drop lacks the 1/N that the text has",
         metrics=(*BOTH, "win_percentage"),
     ),
     Preset(
         name="score-cam",
-        does="min-max after upsampling, the lower half of the pixels set to 0, the upper keeps its values; normalised input, "
-        "predicted class, softmax",
+        does="min-max after upsampling, the lower half of the pixels set to 0, the upper half keeps its values; normalised "
+        "input, predicted class, softmax",
         source="Wang et al. 2020 (arXiv 1910.01279), section 4.2; maps as in the authors' code (haofanwang/Score-CAM, "
         "cam/scorecam.py)",
-        open_choices="whether what is kept keeps its values is not said plainly; it does here, as a 'slightly' modified map",
+        open_choices="the source does not state whether the kept pixels keep the values of the map; here they do, since the "
+        "text speaks of a 'slightly' modified map",
     ),
     Preset(
         name="opti-cam",
         does="min-max after upsampling, soft mask on raw pixels before normalisation, label, softmax; with average gain",
         source="Zhang et al. 2024 (arXiv 2301.07002), eq. 13 to 15 and Table A.14; space as in the authors' code "
         "(hanwei0912/OptiCAM), where normalisation is the model's first layer",
-        open_choices="Table A.14 is 'without input normalization', which does not say whether the network itself then "
-        "sees raw pixels; here the mask is applied to raw pixels, and the network sees normalised ones",
+        open_choices="Table A.14 is 'without input normalization', which leaves open whether the network also receives raw "
+        "pixels; here the mask is applied to raw pixels, and the network receives normalised ones",
         metrics=(*BOTH, "average_gain"),
     ),
     Preset(
         name="opti-cam-normalised",
-        does="the same with the mask on the normalised input",
+        does="as opti-cam, with the mask on the normalised input",
         source="Zhang et al. 2024 (arXiv 2301.07002), eq. 13 to 15 and Tables 1 and 2",
         metrics=(*BOTH, "average_gain"),
     ),
@@ -111,27 +112,27 @@ PRESETS = (
             (
                 15,
                 "the lowest 85 % of the pixels set to 0, soft values kept",
-                "the code rounds the number of pixels that stay up, here it is rounded to the nearest: at most one pixel",
+                "the code rounds the number of kept pixels up, here it is rounded to the nearest: at most one pixel less",
             ),
         )
     ),
     Preset(
         name="relevance-cam",
-        does="the upper half of the pixels kept as they are, the lower set to 0; Average Drop over dropping images only, "
-        "a tie counts as increase",
-        source="Lee et al. 2021 (CVPR), at second hand",
-        open_choices="the paper's text was not at hand and the authors' code (mongeoroo/Relevance-CAM) has no evaluation: "
-        "class, score and space are the default's",
-        faults="the mean over dropping images has another N for each method, and rises when small drops become gains; a "
+        does="the upper half of the pixels kept unchanged, the lower half set to 0; Average Drop only over images whose "
+        "confidence drops, a tie counts as increase",
+        source="Lee et al. 2021 (CVPR), from secondary sources",
+        open_choices="the text of the paper was not available, and the authors' code (mongeoroo/Relevance-CAM) has no "
+        "evaluation: class, score and space are those of the default",
+        faults="the mean over dropping images has a different N for each method, and rises when small drops become gains; a "
         "confidence that stays exactly the same counts as increased",
     ),
     Preset(
         name="adcc",
-        does="min-max, soft mask on the normalised input, predicted class, softmax: the default under its own name",
+        does="min-max, soft mask on the normalised input, predicted class, softmax: the same as default",
         source="Poppi et al. 2021 (arXiv 2104.10252); the authors' code (aimagelab/ADCC, metrics/average_drop.py)",
-        open_choices="the map is read from a picture there, in 256 steps; here it is not rounded. The code's ADCC multiplies 3 "
-        "by the sum of the reciprocals, where a harmonic mean divides; and given a class, its drop compares that class with "
-        "the predicted one. Neither is repeated here",
+        open_choices="the code reads the map from an 8-bit image; here it is not rounded. The ADCC of the code multiplies 3 "
+        "by the sum of the reciprocals, where a harmonic mean divides; and for a given class, its drop compares that class "
+        "with the predicted one. Neither is repeated here",
         metrics=("average_drop", "coherency", "complexity", "adcc"),
     ),
     Preset(
@@ -139,24 +140,24 @@ PRESETS = (
         does="min-max with 1e-8 added to the range, then upsampled; soft mask on the normalised input, predicted class, "
         "gradients of the softmax, 1e-7 added to the denominator, NaN maps left out",
         source="torchcam 0.5.0, ClassificationMetric with logits_fn = softmax, as in its documentation",
-        faults="a confidence near 1e-7 has half its drop; a map whose range is near 1e-8 is dimmed, as gradients of "
-        "a saturated softmax can be; NaN maps are left out, so that N differs between methods",
+        faults="a confidence near 1e-7 has half its drop; a map whose range is near 1e-8 is dimmed, which happens with "
+        "gradients of a saturated softmax; NaN maps are left out, so that N differs between methods",
     ),
     Preset(
         name="pytorch-grad-cam",
         does="min-max after upsampling, soft mask on the normalised input, predicted class, softmax; the absolute drop",
         source="grad-cam 1.5.7, DropInConfidence and IncreaseInConfidence with ClassifierOutputSoftmaxTarget",
-        faults="the drop is not divided by the confidence, so that images the model is unsure of hardly count",
+        faults="the drop is not divided by the confidence, so images with a low confidence hardly count",
     ),
     Preset(
         name="xplique",
         does="absolute value of the map, min-max with 1e-8 added to the range, soft mask on the model's input; 1e-8 added "
         "to the denominator",
         source="Xplique, xplique/metrics/fidelity.py (AverageDropMetric, AverageIncreaseMetric, AverageGainMetric)",
-        open_choices="the caller gives class and score: predicted and softmax here. Maps have the image's size there before "
-        "the absolute value is taken, here it is taken first. Without activation= its score is the model's raw output, and a "
-        "negative one turns the drop around; such images have a status here",
-        faults="what speaks against the class counts like what speaks for it; a map whose range is near 1e-8 is dimmed",
+        open_choices="the caller chooses class and score: here they are predicted and softmax. The tool upsamples maps before "
+        "it takes the absolute value, here it is taken first. Without activation= its score is the raw output of the model, "
+        "and a negative one reverses the sign of the drop; here such images get a status",
+        faults="evidence against the class counts like evidence for it; a map whose range is near 1e-8 is dimmed",
         metrics=(*BOTH, "average_gain"),
     ),
 )

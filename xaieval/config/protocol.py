@@ -1,4 +1,4 @@
-"""The choices that change Average Drop and Increase in Confidence, frozen in one object, and the presets by name."""
+"""The choices that change Average Drop and Increase in Confidence, in one frozen object, and the named protocols."""
 
 from __future__ import annotations
 
@@ -42,46 +42,46 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a map is turned into two numbers; every manifest records it, because each choice changes the numbers.
+    """How a map becomes numbers. Every manifest records it, because each choice changes the numbers.
 
     Args:
-        confidence: the model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
+        confidence: The model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
             not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`.
-        target: the class that is followed: "predicted", "label", a class index (0 is a class), or a function
-            `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. Where several labels can
-            be true of an image, labels are zeros and ones `[N, K]`, "label" is refused, and a function says which class it is.
-        gradient: the score that gradients are taken of: the target's "logit" or its "confidence".
-        normalisation: of the map to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
+        target: The class to explain: "predicted", "label", a class index (0 is a class), or a function
+            `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. In multi-label data, labels
+            are zeros and ones `[N, K]`; "label" is refused then, and a function can choose the class.
+        gradient: The score that gradients are taken of: the "logit" of the target or its "confidence".
+        normalisation: Scaling of maps to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
             `percentiles`), "none" (only clipped to [0, 1]).
-        normalise_at: "image": after bilinear upsampling to the image's size (half-pixel centres); "layer": before it.
-        absolute: take the map's absolute value before normalisation.
-        percentiles: low and high percentile for "percentile", in [0, 100].
-        masking: from the map to the mask m: "soft" (m is the map), "top" (the `keep_percent` % largest pixels keep the map's
-            value), "top_binary" (they are 1), "threshold" (1 where the map is at least `threshold`), "otsu" (1 above Otsu's
+        normalise_at: "image": after bilinear upsampling to the size of the image (half-pixel centres); "layer": before it.
+        absolute: Take the absolute value of the map before normalisation.
+        percentiles: The low and high percentile for "percentile", in [0, 100].
+        masking: From the map to the mask m: "soft" (m is the map), "top" (the `keep_percent` % largest pixels keep the value of
+            the map), "top_binary" (they are 1), "threshold" (1 where the map is at least `threshold`), "otsu" (1 above Otsu's
             threshold of the map). The masked image is `x * m + b * (1 - m)`.
-        keep_percent: share of pixels kept by "top" and "top_binary", in percent.
-        threshold: of "threshold", in [0, 1].
-        inverse: mask with `1 - m`.
-        fill: what replaces what is masked (b): "zero" in the chosen space, "black" pixels, the "mean" colour of the image,
-            or a "blur" of the image (Gaussian, sigma a tenth of the shorter side).
-        space: where "zero" lies: in the "model"'s input space (the mean colour, for normalised input) or in raw [0, 1]
+        keep_percent: The share of pixels that "top" and "top_binary" keep, in percent.
+        threshold: The threshold for "threshold", in [0, 1].
+        inverse: Mask with `1 - m`.
+        fill: The baseline b that replaces masked pixels: "zero" in the chosen space, "black" pixels, the "mean" colour of the
+            image, or a "blur" of the image (Gaussian, sigma a tenth of the shorter side).
+        space: Where "zero" lies: in the input space of the "model" (the mean colour, for normalised input) or in raw [0, 1]
             "pixels" before normalisation (black). The other fills are the same in both, since normalisation is affine.
-        mean: the mean that the images were normalised with, per channel; needed by black fills. The command line and timm
-            models fill it in.
-        std: the standard deviation that the images were normalised with, per channel.
-        images: "all", or the "correct" ones only (predicted class = label).
-        minimum_confidence: leave out images whose confidence is below, in the unit of `confidence`.
-        constant_map: a map that cannot be normalised becomes "zeros" and its row counts; or "leave_out"; or "error".
-        invalid: NaN or inf in a map or a confidence, or a confidence that is not positive: a row with a "status" and NaN
-            values that no mean contains; or "error".
-        denominator: what a drop is divided by: the "confidence" on the original image, or "none" (percent points then).
-        drops: what Average Drop is the mean of: "all" images, or the "dropping" ones alone, whose confidence fell.
-        ties: whether an equal confidence is "no_increase" or an "increase".
-        epsilon: added to the denominator of a drop. 0 but under the name of a tool that adds one.
-        map_epsilon: added to the range that a map is divided by. 0 but under the name of a tool that adds one.
+        mean: The mean that the images were normalised with, per channel; needed for black fills. The command line
+            and timm models set it.
+        std: The standard deviation that the images were normalised with, per channel.
+        images: "all", or only the "correct" ones (predicted class = label).
+        minimum_confidence: Leave out images with a lower confidence, in the unit of `confidence`.
+        constant_map: A map that cannot be normalised becomes "zeros" and its row counts; or "leave_out"; or "error".
+        invalid: For NaN or infinity in a map or a confidence, and for a confidence that is not positive: a row with a "status"
+            and NaN values, which no mean contains; or "error".
+        denominator: What a drop is divided by: the "confidence" on the original image, or "none" (percentage points).
+        drops: The images that Average Drop is the mean of: "all", or only the "dropping" ones, whose confidence fell.
+        ties: Whether an equal confidence is "no_increase" or an "increase".
+        epsilon: Added to the denominator of a drop; 0 except in protocols of tools that add one.
+        map_epsilon: Added to the range that a map is divided by; 0 except in protocols of tools that add one.
 
     Raises:
-        ProtocolError: a choice is unknown or out of range, or two contradict each other.
+        ProtocolError: A choice is unknown or out of range, or two choices contradict each other.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1, for the numbers.
@@ -136,19 +136,19 @@ class Protocol:
 
     @property
     def fills_black(self) -> bool:
-        """Whether masked pixels become black, which takes the input's mean and std to say in the model's input space."""
+        """Whether masked pixels become black. Black in the model's input space depends on `mean` and `std`."""
         return self.fill == "black" or (self.fill == "zero" and self.space == "pixels")
 
     def to_dict(self) -> dict[str, Any]:
-        """The choices as plain values for a manifest; functions by their import path."""
+        """The choices as values for a manifest; functions are recorded by their import path."""
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def resolve_protocol(protocol: str | Protocol) -> Protocol:
-    """A protocol by name, or the object itself.
+    """The protocol with a name; a `Protocol` is returned unchanged.
 
     Raises:
-        ProtocolError: no protocol has that name.
+        ProtocolError: No protocol has that name.
     """
     if isinstance(protocol, Protocol):
         return protocol
@@ -168,13 +168,13 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as a manifest can hold it: functions by their import path."""
+    """A value as a manifest can hold it: a function by its import path, a tuple as a list."""
     if callable(value):
         return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
     return list(value) if isinstance(value, tuple) else value
 
 
-# What each is taken from, and which faults of a tool it repeats, is in `presets.py`.
+# Sources and known faults of each are in presets.py.
 PROTOCOLS: dict[str, Protocol] = {
     "default": Protocol(),
     "grad-cam++": Protocol(normalisation="max", normalise_at="layer"),

@@ -1,4 +1,4 @@
-"""Reference models, and the loading of a model by name."""
+"""Reference models with attention branches, adapters, and loading of models by name."""
 
 from __future__ import annotations
 

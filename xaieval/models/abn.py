@@ -1,4 +1,4 @@
-"""ABN: a plain classifier with one attention branch before its last stage, the ancestor of FAL."""
+"""ABN: a classifier with one attention branch before its last stage; the predecessor of FAL."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ __all__ = ["ABNClassifier"]
 class ABNClassifier(nn.Module):
     """Attention Branch Network: a timm classifier with one attention branch before its last stage.
 
-    The stage before is `backbone.STAGE` (named by the attribute `stage`), the attention map `attention[map]`.
+    The layer address of the stage before the attention is `backbone.STAGE`, with STAGE in the attribute `stage`; that of the
+    attention map is `attention[map]`.
 
     Args:
-        backbone: name of a timm model with features at several reductions, such as "resnet18"; the last stage is what comes
+        backbone: The name of a timm model with features at several reductions, such as "resnet18". The last stage is everything
             after the features of the last reduction but one.
-        num_classes: number of classes K.
-        pretrained: weights of the backbone, see `FPNClassifier`; the head then starts at zero.
-        backbone_args: further arguments of the timm model.
-        blocks: convolutions at the beginning of the branch; the original has a copy of the last stage there.
-        residual: whether they are residual.
-        near_identity: start with attention near zero.
+        num_classes: The number of classes K.
+        pretrained: The weights of the backbone, see `FPNClassifier`. The head then starts at zero.
+        backbone_args: Further arguments of the timm model.
+        blocks: The number of convolutions at the start of the branch; the original has a copy of the last stage there.
+        residual: Whether these convolutions are residual.
+        near_identity: Start with attention near zero.
 
     Raises:
-        ModelError: timm has no such model, or it tells no stages.
-        WeightsError: the weights are of another backbone.
+        ModelError: timm has no such model, or the model does not list its stages.
+        WeightsError: The weights belong to another backbone.
 
     Reference:
         Fukui et al., "Attention Branch Network", CVPR 2019, section 3.1.
@@ -75,17 +76,17 @@ class ABNClassifier(nn.Module):
         self._try(backbone, before[-1]["num_chs"])
 
     def _try(self, name: str, channels: int) -> None:
-        """Look at what the stage gives: timm's table of stages does not say whether they are maps, or run as modules at all."""
-        seen: list[Any] = []
+        """Check the output of the stage: timm does not say whether stages return maps, or run as modules at all."""
+        outputs: list[Any] = []
         modules = dict(self.backbone.named_modules())
         size = self.backbone.pretrained_cfg["input_size"]
         self.backbone.eval()
         if self.stage in modules:
-            watch = modules[self.stage].register_forward_hook(lambda module, inputs, output: seen.append(output))
-            with watch, torch.no_grad():
+            hook = modules[self.stage].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+            with hook, torch.no_grad():
                 self.backbone(torch.zeros(1, *size))
         self.backbone.train()
-        shapes = [output.shape[1:2] if isinstance(output, Tensor) and output.ndim == 4 else None for output in seen]
+        shapes = [output.shape[1:2] if isinstance(output, Tensor) and output.ndim == 4 else None for output in outputs]
         if shapes != [(channels,)]:
             raise ModelError(
                 f"backbone {name!r} has no stages of maps [N, C, H, W] to put attention between: '{self.stage}' does not give "
@@ -98,14 +99,14 @@ class ABNClassifier(nn.Module):
     def forward(self, images: Tensor, details: Literal[True]) -> AttentionOutput: ...
 
     def forward(self, images: Float[Tensor, "n 3 h w"], details: bool = False) -> Tensor | AttentionOutput:
-        """Logits `[N, K]` of a batch of normalised images; with `details` also what the attention branch gave."""
-        found: dict[str, dict[str, Tensor]] = {}
+        """Logits `[N, K]` of a batch of normalised images; with `details`, also the output of the attention branch."""
+        branches: dict[str, dict[str, Tensor]] = {}
 
         def insert(stage: nn.Module, inputs: Any, features: Tensor) -> Tensor:
-            found["attention"] = self.attention(features)
-            return attend(features, found["attention"]["map"])
+            branches["attention"] = self.attention(features)
+            return attend(features, branches["attention"]["map"])
 
-        # timm's models cannot be cut between two stages in one way; a hook for the time of this call fits all of them.
+        # timm has no common way to split a model between two stages; a hook for the duration of the call works for all models.
         with self.backbone.get_submodule(self.stage).register_forward_hook(insert):
             logits: Tensor = self.backbone(images)
-        return AttentionOutput.gather(logits, found) if details else logits
+        return AttentionOutput.gather(logits, branches) if details else logits

@@ -1,4 +1,4 @@
-"""The attention branch: class evidence inside a network that becomes an attention map."""
+"""The attention branch, which turns features into an attention map and logits, and its loss."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch.nn import functional
 
 __all__ = ["AttentionBranch", "AttentionOutput", "attend", "attention_loss"]
 
-CLOSED = -4.0  # where an attention near zero starts before the sigmoid: the map's median is 0.02
+CLOSED = -4.0  # initial bias before the sigmoid for attention near zero: the median of the map is 0.02
 
 
 class AttentionBranch(nn.Module):
-    """An attention branch: features to a map of where the classes' evidence lies, and to logits that teach it.
+    """Attention branch: from features to an attention map, and to logits that train it.
 
-    3x3 convolutions (the original has a whole stage of the network here; the default of one is lighter), batch norm, a 1x1
-    convolution to K class maps, batch norm and ReLU; from there a 1x1 convolution K to K and the average over space give the
-    attention logits, and a 3x3 convolution K to 1, batch norm and a sigmoid the attention map. See `attend` for its use.
+    Layers: 3x3 convolutions (one by default; the original has a whole stage of the network here), batch norm, a 1x1 convolution
+    to K class maps, batch norm and ReLU. A 1x1 convolution from K to K and the average over space follow for the attention
+    logits; a 3x3 convolution from K to 1, batch norm and a sigmoid for the attention map. See `attend` for its use.
 
     Args:
-        channels: of the features.
-        num_classes: number of classes K.
-        blocks: 3x3 convolutions with batch norm and ReLU at the beginning, at stride 1.
-        residual: add each block's input to its output before the ReLU.
-        near_identity: start with attention near zero, so that a branch put on a trained network hardly changes it at first;
-            else the first maps are around 0.5, as in the original.
+        channels: The number of channels of the features.
+        num_classes: The number of classes K.
+        blocks: The number of 3x3 convolutions with batch norm and ReLU at the start, with stride 1.
+        residual: Whether to add the input of each block to its output before the ReLU.
+        near_identity: Start with attention near zero, so that a branch on a trained network hardly changes its output at first.
+            Otherwise the first maps are around 0.5, as in the original.
 
     Returns:
-        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1], whose
-        address is `BRANCH[map]`. Nothing is kept on the module.
+        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1]. The
+        layer address of the map is `BRANCH[map]`. The module stores no outputs.
 
     Reference:
         Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section 3.
@@ -61,7 +61,7 @@ class AttentionBranch(nn.Module):
             nn.init.constant_(norm.bias, CLOSED)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
-        """Attention logits and map of a batch of features."""
+        """Attention logits and attention map of a batch of features."""
         classes = self.classes(self.norm(self.blocks(features)))
         return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
 
@@ -74,18 +74,18 @@ class _Block(nn.Module):
         self.residual = residual
 
     def forward(self, features: Tensor) -> Tensor:
-        found = self.norm(self.convolution(features))
-        return functional.relu(found + features if self.residual else found)
+        output = self.norm(self.convolution(features))
+        return functional.relu(output + features if self.residual else output)
 
 
 @dataclass(frozen=True)
 class AttentionOutput:
-    """What a model with attention branches gives on request.
+    """Full output of a model with attention branches.
 
     Attributes:
-        logits: of the prediction, `[N, K]`.
-        attention_logits: of each branch, `[N, K]`, by the branch's name.
-        attention_maps: of each branch, `[N, h, w]` in [0, 1].
+        logits: The logits of the prediction, `[N, K]`.
+        attention_logits: The logits of each branch, `[N, K]`, by the name of the branch.
+        attention_maps: The attention map of each branch, `[N, h, w]` in [0, 1], by the name of the branch.
     """
 
     logits: Tensor
@@ -93,17 +93,17 @@ class AttentionOutput:
     attention_maps: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def gather(cls, logits: Tensor, found: Mapping[str, Mapping[str, Tensor]]) -> AttentionOutput:
-        """From the logits and what each branch gave."""
+    def gather(cls, logits: Tensor, branches: Mapping[str, Mapping[str, Tensor]]) -> AttentionOutput:
+        """Combine the logits of the prediction with the outputs of the branches."""
         return cls(
             logits,
-            {name: branch["logits"] for name, branch in found.items()},
-            {name: branch["map"].squeeze(1) for name, branch in found.items()},
+            {name: branch["logits"] for name, branch in branches.items()},
+            {name: branch["map"].squeeze(1) for name, branch in branches.items()},
         )
 
 
 def attend(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c h w"]:
-    """Features strengthened where the attention is, `(1 + M) * g`: no attention leaves them as they are.
+    """Features amplified by attention, `(1 + M) * g`; zero attention leaves them unchanged.
 
     Reference:
         Fukui et al., CVPR 2019, equation 2.
@@ -119,13 +119,13 @@ def attend(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w
 def attention_loss(
     output: AttentionOutput, labels: Int[Tensor, " n"], weight: float = 1.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross entropy of the prediction, and `weight` times the mean cross entropy of the branches' own logits.
+    """Cross entropy of the prediction plus `weight` times the mean cross entropy of the branches' logits.
 
     Args:
-        output: of a model with attention branches.
-        labels: true classes `[N]`.
-        weight: of the branches; 1 in the original.
-        label_smoothing: in [0, 1).
+        output: The output of a model with attention branches.
+        labels: The true classes `[N]`.
+        weight: The weight of the branches; 1 in the original.
+        label_smoothing: The label smoothing, in [0, 1).
 
     Reference:
         Fukui et al., CVPR 2019, equation 3.

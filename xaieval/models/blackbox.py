@@ -1,4 +1,4 @@
-"""Models that are functions and nothing else: no layers, no gradients."""
+"""Models that are plain functions, without layers and gradients."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Function = Callable[[Tensor], Any]
 
 
 class BlackBox(nn.Module):
-    """A function of images as a model: an ONNX session, a pipeline of scikit-learn, a remote service.
+    """A function of images as a model, such as an ONNX session, a scikit-learn pipeline or a remote service.
 
-    `xaieval.score` and `xaieval.explain` wrap functions by themselves. Methods that look at layers or gradients cannot explain
-    them; RISE, occlusion, maps from files and the controls can.
+    `xaieval.score` and `xaieval.explain` wrap functions automatically. RISE, occlusion, maps from files and the controls can
+    explain such models; methods that need layers or gradients cannot.
 
-    Scores that are probabilities already need `Protocol(confidence="identity")`, or softmax is taken of them once more.
+    A function that returns probabilities needs `Protocol(confidence="identity")`, since softmax would be applied again.
 
     Args:
-        function: from images `[N, C, H, W]` to scores `[N, K]`, as a tensor or an array; whatever else a task reads, such as
-            detections, is handed on, its arrays as tensors.
-        numpy: give it arrays instead of tensors.
+        function: A function from images `[N, C, H, W]` to scores `[N, K]`, as a tensor or an array. Other outputs that a task
+            reads, such as detections, are passed on with their arrays as tensors.
+        numpy: Whether the function takes arrays instead of tensors.
 
     Raises:
-        ModelError: the function is none.
+        ModelError: The function is not callable, or is a class.
 
     Example:
         >>> model = BlackBox(lambda images: images.mean(axis=(2, 3)), numpy=True)
@@ -49,29 +49,29 @@ class BlackBox(nn.Module):
 
     @property
     def function_name(self) -> str:
-        """Where the function is defined, for manifests."""
+        """Import path of the function, for manifests."""
         named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{named.__module__}.{named.__qualname__}"
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Any:
-        """What the function gives, with tensors in place of arrays, on the images' device.
+        """Output of the function, with tensors instead of arrays, on the device of the images.
 
         Raises:
-            ModelError: it gave no score for each image.
+            ModelError: The output is a tensor that is not one row of scores per image.
         """
-        given: Any = images.cpu().numpy() if self.numpy else images
-        output = tree_map(lambda leaf: _tensor(leaf, images.device), self.function(given))
+        batch: Any = images.cpu().numpy() if self.numpy else images
+        output = tree_map(lambda leaf: _tensor(leaf, images.device), self.function(batch))
         if isinstance(output, Tensor):
             _check(output, len(images), self.function_name)
         return output
 
 
 def as_module(model: nn.Module | Function) -> nn.Module:
-    """The model itself, or a function as a `BlackBox`.
+    """A module unchanged, or a function as a `BlackBox`.
 
     Raises:
-        ModelError: it is neither.
+        ModelError: The model is neither.
     """
     return model if isinstance(model, nn.Module) else BlackBox(model)
 

@@ -1,4 +1,4 @@
-"""The models that ship with the package, weights included."""
+"""Models that the package contains, with weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ FPN_SCENES_WEIGHTS = Path(__file__).with_name("weights") / "fpn_scenes.safetenso
 
 
 def fpn_scenes(*, trained: bool = True) -> FPNClassifier:
-    """The small FPN classifier of the data set `scenes`; `benchmarks/train_fpn_scenes.py` makes its weights.
+    """The small FPN classifier for the data set `scenes`, trained by `benchmarks/train_fpn_scenes.py`.
+
+    Args:
+        trained: Whether to load the trained weights. Otherwise they are random.
 
     Example:
         >>> import torch
@@ -38,6 +41,6 @@ def fpn_scenes(*, trained: bool = True) -> FPNClassifier:
 
 
 def scenes_backbone() -> dict[str, Tensor]:
-    """The weights of the backbone of `fpn_scenes` alone, in the names of timm's model."""
+    """Weights of the backbone of `fpn_scenes`, by the names of the timm model."""
     weights = load_file(FPN_SCENES_WEIGHTS)
     return {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}

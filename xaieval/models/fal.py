@@ -1,10 +1,10 @@
-"""FAL: a feature pyramid with attention branches on the levels that explain badly."""
+"""FAL: a feature pyramid with attention branches on the levels with the worst explanations."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, overload
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,36 +15,40 @@ from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
 from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, pyramid_backbone, stages
 from xaieval.probe.addresses import parse
 
-if TYPE_CHECKING:
-    from xaieval.evaluation.scores import Scores
-
-__all__ = ["FAL", "levels_of"]
+__all__ = ["FAL", "LayerSelector", "levels_of"]
 
 Place = Literal["after", "before"]
 
 
-class FAL(nn.Module):
-    """FPN-Attention Layered network: an `FPNClassifier` whose named levels pass through an attention branch.
+class LayerSelector(Protocol):
+    """An object that selects the layers that need attention, such as `xaieval.Scores`."""
 
-    The levels before the attention are `fpn[p2]`..`fpn[p5]`, after it `levels[p2]`..`levels[p5]`, and the attention maps are
-    `attention.p2[map]` and so on, which `method="attention"` explains by.
+    def select_layers(self, k: int | None = None, *, method: str | None = None) -> Sequence[str]:
+        """Addresses of layers, worst first: the k worst, or as many as the object decides."""
+
+
+class FAL(nn.Module):
+    """FPN-Attention Layered network: an `FPNClassifier` in which chosen levels pass through an attention branch.
+
+    The layer addresses of the levels are `fpn[p2]` to `fpn[p5]` before the attention and `levels[p2]` to `levels[p5]` after it.
+    Those of the attention maps are `attention.p2[map]` and so on; `method="attention"` uses them as explanations.
 
     Args:
-        backbone: name of a timm model with features at reductions 4, 8, 16 and 32.
-        num_classes: number of classes K.
-        attention_levels: one or more of p2, p3, p4, p5; p2 is the finest, Layer 1 of the paper.
-        channels: of every pyramid level.
+        backbone: The name of a timm model with features at reductions 4, 8, 16 and 32.
+        num_classes: The number of classes K.
+        attention_levels: One or more of p2, p3, p4, p5; p2 is the finest, Layer 1 of the paper.
+        channels: The number of channels of every pyramid level.
         head: "mean" or "concat", see `FPNClassifier`.
-        pretrained: weights of the backbone, likewise.
-        backbone_args: further arguments of the timm model.
-        place: attention "after" the pyramid's top-down merge, or "before" it, on what the backbone gives for the level; then
-            an attended level also changes the finer ones.
-        blocks: convolutions at the beginning of each branch, see `AttentionBranch`.
-        residual: whether they are residual.
-        near_identity: start with attention near zero.
+        pretrained: The weights of the backbone, see `FPNClassifier`.
+        backbone_args: Further arguments of the timm model.
+        place: Attention "after" the top-down merge of the pyramid, or "before" it, on the backbone's features of the level. If
+            "before", an attended level also changes the finer levels.
+        blocks: The number of convolutions at the start of each branch, see `AttentionBranch`.
+        residual: Whether these convolutions are residual.
+        near_identity: Start with attention near zero.
 
     Raises:
-        ModelError: no or an unknown level, an unknown place, or what `FPNClassifier` refuses.
+        ModelError: No level or an unknown level or place is given, or `FPNClassifier` refuses an argument.
 
     Example:
         >>> import torch
@@ -86,7 +90,7 @@ class FAL(nn.Module):
                 for level in chosen
             }
         )
-        self.levels = nn.Identity()  # gives the levels after the attention their addresses
+        self.levels = nn.Identity()  # so that the levels after the attention have layer addresses
         self.head = LevelHead(head, channels, num_classes, start_at_zero=pretrained is not False)
         self.place = place
 
@@ -96,21 +100,23 @@ class FAL(nn.Module):
     def forward(self, images: Tensor, details: Literal[True]) -> AttentionOutput: ...
 
     def forward(self, images: Float[Tensor, "n 3 h w"], details: bool = False) -> Tensor | AttentionOutput:
-        """Logits `[N, K]` of a batch of normalised images; with `details` also what the attention branches gave."""
+        """Logits `[N, K]` of a batch of normalised images; with `details`, also the outputs of the attention branches."""
         features = stages(self.backbone, images)
         if self.place == "before":
-            features, found = self._attend(features)
+            features, branches = self._attend(features)
             levels = self.fpn(features)
         else:
-            levels, found = self._attend(self.fpn(features))
+            levels, branches = self._attend(self.fpn(features))
         logits: Tensor = self.head(self.levels(levels))
-        return AttentionOutput.gather(logits, found) if details else logits
+        return AttentionOutput.gather(logits, branches) if details else logits
 
     def _attend(self, features: Mapping[str, Tensor]) -> tuple[OrderedDict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """The features with attention at the chosen levels, and what the branches gave there."""
-        found = {level: branch(features[level]) for level, branch in self.attention.items()}
-        attended = ((level, attend(maps, found[level]["map"]) if level in found else maps) for level, maps in features.items())
-        return OrderedDict(attended), found
+        """The features with attention at the chosen levels, and the outputs of the branches."""
+        outputs = {level: branch(features[level]) for level, branch in self.attention.items()}
+        attended = (
+            (level, attend(maps, outputs[level]["map"]) if level in outputs else maps) for level, maps in features.items()
+        )
+        return OrderedDict(attended), outputs
 
     @classmethod
     def from_fpn(
@@ -123,18 +129,18 @@ class FAL(nn.Module):
         residual: bool = True,
         near_identity: bool = True,
     ) -> FAL:
-        """FAL with the weights of a trained FPN; the branches are new, and start near the identity unless told.
+        """FAL with the weights of a trained FPN and new attention branches.
 
         Args:
-            fpn: copied from, left as it is; its device, type and mode are taken over.
-            attention_levels: of p2, p3, p4, p5.
+            fpn: The trained FPN, which is copied. Its device, dtype and mode are kept.
+            attention_levels: One or more of p2, p3, p4, p5.
             place: "after" or "before" the merge.
-            blocks: convolutions at the beginning of each branch.
-            residual: whether they are residual.
-            near_identity: start with attention near zero.
+            blocks: The number of convolutions at the start of each branch.
+            residual: Whether these convolutions are residual.
+            near_identity: Start with attention near zero.
 
         Raises:
-            ModelError: no or an unknown level.
+            ModelError: No level or an unknown level is given.
         """
         branches: dict[str, Any] = {"place": place, "blocks": blocks, "residual": residual, "near_identity": near_identity}
         fal = cls(attention_levels=attention_levels, **branches, **fpn.config)
@@ -143,20 +149,20 @@ class FAL(nn.Module):
 
     @classmethod
     def from_scores(
-        cls, fpn: FPNClassifier, scores: Scores, k: int | None = None, *, method: str | None = None, **options: Any
+        cls, fpn: FPNClassifier, scores: LayerSelector, k: int | None = None, *, method: str | None = None, **options: Any
     ) -> FAL:
-        """FAL with attention on the levels that need it by their scores, and the weights of the FPN that was scored.
+        """FAL with the weights of a trained FPN and attention on the levels that need it according to their scores.
 
         Args:
-            fpn: a trained FPN.
-            scores: of its levels, `fpn[p2]`..`fpn[p5]` or `levels[p2]`..`levels[p5]`.
-            k: number of levels; by tests unless told, see `Scores.select_layers`.
-            method: whose rows decide, where the scores have several.
-            **options: of `from_fpn`.
+            fpn: A trained FPN.
+            scores: The scores of its levels, `fpn[p2]` to `fpn[p5]` or `levels[p2]` to `levels[p5]`.
+            k: The number of levels. Default: decided by tests, see `Scores.select_layers`.
+            method: The method whose rows decide; needed if the scores have several methods.
+            **options: Keyword arguments of `from_fpn`.
 
         Raises:
-            ModelError: no level is worse than the best beyond chance, and `k` does not ask for any.
-            AddressError: the scores are of layers that are no pyramid levels.
+            ModelError: No level is worse than the best one beyond chance, and `k` is None or 0.
+            AddressError: A selected layer is not a pyramid level.
 
         Example:
             >>> import xaieval
@@ -174,10 +180,10 @@ class FAL(nn.Module):
 
 
 def levels_of(addresses: Iterable[str]) -> list[str]:
-    """The pyramid levels that addresses name.
+    """Pyramid levels named by layer addresses.
 
     Raises:
-        AddressError: an address names no level, or two name one.
+        AddressError: An address names no level, or two addresses name the same level.
 
     Example:
         >>> levels_of(["fpn[p3]", "levels[p2]"])

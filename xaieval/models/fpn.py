@@ -1,4 +1,4 @@
-"""A classifier on a feature pyramid, whose levels can be probed one by one."""
+"""An image classifier on a feature pyramid whose levels can be probed separately."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ __all__ = [
 Head = Literal["mean", "concat"]
 Pretrained = bool | str | Path | Mapping[str, Tensor]
 
-LEVELS = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # pyramid level -> reduction of the image's side
+LEVELS = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}  # pyramid level -> factor by which its sides are smaller than the image's
 
 
 class FPNClassifier(nn.Module):
     """An image classifier that pools every level of a feature pyramid network.
 
-    The levels `p2`..`p5`, finest first, are the outputs of the submodule `fpn`; their layer addresses are `fpn[p2]` to
-    `fpn[p5]`, or `levels[p2]` to `levels[p5]`, as the head gets them (the same here; in `FAL` after the attention).
-    Every level takes part in the prediction, so that each has a gradient.
+    The levels `p2` to `p5`, finest first, are the outputs of the submodule `fpn`. Their layer addresses are `fpn[p2]` to
+    `fpn[p5]`, or `levels[p2]` to `levels[p5]` for the input of the head (the same tensors here; after the attention in `FAL`).
+    Every level contributes to the prediction, so each has a gradient.
 
     Args:
-        backbone: name of a timm model with features at reductions 4, 8, 16 and 32.
-        num_classes: number of classes K, at least 1.
-        channels: channels of every pyramid level.
-        head: "mean": each level is averaged over space and classified by a linear layer of its own, and the logits are
-            averaged; "concat": the averaged levels are concatenated and classified by one linear layer.
-        pretrained: weights of the backbone: True takes timm's own (this downloads), a path a file of timm's plain model, a
-            mapping its tensors. The head then starts at zero: random weights in it would damage the backbone.
-        backbone_args: further arguments of the timm model, such as `{"pad_type": "same"}`.
+        backbone: The name of a timm model with features at reductions 4, 8, 16 and 32.
+        num_classes: The number of classes K, at least 1.
+        channels: The number of channels of every pyramid level.
+        head: "mean": each level is averaged over space and classified by its own linear layer, and the logits are averaged;
+            "concat": the averaged levels are concatenated and classified by one linear layer.
+        pretrained: The weights of the backbone: True for timm's own (downloads them), a path to a weights file of the timm
+            model, or a mapping with its tensors. The head then starts at zero: random weights would damage the backbone.
+        backbone_args: Further arguments of the timm model, such as `{"pad_type": "same"}`.
 
     Raises:
-        ModelError: the backbone is unknown or lacks one of the reductions; the head is unknown.
-        WeightsError: the file cannot be read or is of another backbone.
+        ModelError: The backbone is unknown or lacks one of the reductions, or the head is unknown.
+        WeightsError: The file cannot be read, or belongs to another backbone.
 
     Reference:
         Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 3.
@@ -86,11 +86,11 @@ class FPNClassifier(nn.Module):
         }
         self.backbone, widths = pyramid_backbone(backbone, pretrained, backbone_args)
         self.fpn = FeaturePyramidNetwork(widths, channels)
-        self.levels = nn.Identity()  # gives the levels that the head sees their addresses
+        self.levels = nn.Identity()  # so that the input of the head has layer addresses
         self.head = LevelHead(head, channels, num_classes, start_at_zero=pretrained is not False)
 
     def pyramid(self, images: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
-        """The levels by name, finest first; level `p2` is `[N, channels, H / 4, W / 4]`."""
+        """Pyramid levels by name, finest first; `p2` is `[N, channels, H / 4, W / 4]`."""
         levels: dict[str, Tensor] = self.fpn(stages(self.backbone, images))
         return levels
 
@@ -101,16 +101,16 @@ class FPNClassifier(nn.Module):
 
 
 class LevelHead(nn.Module):
-    """Logits from all levels of a pyramid, each averaged over space.
+    """Classifier on all levels of a pyramid, each averaged over space.
 
     Args:
-        kind: "mean" of a linear classifier for each level, or one on the "concat" of all.
-        channels: of each level.
-        num_classes: number of classes K.
-        start_at_zero: zero weights, for a head on a trained backbone.
+        kind: "mean" of one linear classifier per level, or one linear classifier on the "concat" of all levels.
+        channels: The number of channels of each level.
+        num_classes: The number of classes K.
+        start_at_zero: Start with zero weights, for a head on a trained backbone.
 
     Raises:
-        ModelError: no head is of that kind.
+        ModelError: The kind is unknown.
     """
 
     def __init__(self, kind: Head, channels: int, num_classes: int, start_at_zero: bool = False) -> None:
@@ -127,7 +127,7 @@ class LevelHead(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, levels: Mapping[str, Tensor]) -> Float[Tensor, "n k"]:
-        """Logits of the levels `[N, channels, h, w]`."""
+        """Logits from the levels `[N, channels, h, w]`."""
         pooled = {level: maps.mean(dim=(2, 3)) for level, maps in levels.items()}
         if self.kind == "concat":
             logits: Tensor = self.classifier(torch.cat(list(pooled.values()), dim=1))
@@ -136,7 +136,7 @@ class LevelHead(nn.Module):
 
 
 def stages(backbone: nn.Module, images: Float[Tensor, "n 3 h w"]) -> OrderedDict[str, Tensor]:
-    """What a pyramid's backbone gives, `[N, C, h, w]`, by the name of the level that it goes to."""
+    """Features of a pyramid's backbone, `[N, C, h, w]`, by the name of their level."""
     features = backbone(images)
     if getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC:
         features = [maps.permute(0, 3, 1, 2) for maps in features]
@@ -146,11 +146,11 @@ def stages(backbone: nn.Module, images: Float[Tensor, "n 3 h w"]) -> OrderedDict
 def pyramid_backbone(
     name: str, pretrained: Pretrained = False, arguments: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, list[int]]:
-    """A timm feature extractor for the reductions of `LEVELS`, and the channels of its outputs.
+    """A timm feature extractor for the reductions of `LEVELS`, and the numbers of channels of its outputs.
 
     Raises:
-        ModelError: timm has no such model, or it lacks one of the reductions.
-        WeightsError: the weights are of another model.
+        ModelError: timm has no such model, or the model lacks one of the reductions.
+        WeightsError: The weights belong to another model.
     """
     features: Any = create_backbone(name, False, arguments, features_only=True)
     reductions = features.feature_info.reduction()
@@ -166,32 +166,32 @@ def pyramid_backbone(
 
 
 def classifier_names(model: Any) -> list[str]:
-    """The names of the classifier's modules in a timm model: one, or two where there is a second head for distillation."""
+    """Names of the classifier modules of a timm model: one, or two if the model has a second head for distillation."""
     names = model.pretrained_cfg.get("classifier") or ()
     return [names] if isinstance(names, str) else list(names)
 
 
 def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, Any] | None = None, **more: Any) -> Any:
-    """A timm model, its weights as `pretrained` says (see `FPNClassifier`).
+    """A timm model with the weights that `pretrained` describes (see `FPNClassifier`).
 
     Raises:
-        ModelError: timm has no such model, or it does not take the arguments.
-        WeightsError: the weights are of another model.
+        ModelError: timm has no such model, or the model does not take the arguments.
+        WeightsError: The weights belong to another model.
     """
     if not timm.is_model(name):
         raise ModelError(f"timm has no backbone {name!r}; see timm.list_models()")
-    given = dict(arguments or {})
+    settings = dict(arguments or {})
     try:
         with tensors_only(f"backbone {name!r}"):
             if isinstance(pretrained, bool):
-                return timm.create_model(name, pretrained=pretrained, **given, **more)
-            plain: Any = timm.create_model(name, **given)
-            model: Any = timm.create_model(name, **given, **more)
+                return timm.create_model(name, pretrained=pretrained, **settings, **more)
+            plain: Any = timm.create_model(name, **settings)
+            model: Any = timm.create_model(name, **settings, **more)
     except (TypeError, RuntimeError) as error:
-        raise ModelError(f"backbone {name!r} cannot be built with {given}: {error}") from error
+        raise ModelError(f"backbone {name!r} cannot be built with {settings}: {error}") from error
     tensors = dict(pretrained) if isinstance(pretrained, Mapping) else read_weights(pretrained)
     source = "the mapping" if isinstance(pretrained, Mapping) else f"'{Path(pretrained).name}'"
-    classifier = tuple(f"{name}." for name in classifier_names(plain))  # not what begins alike, such as fc_norm beside fc
+    classifier = tuple(f"{name}." for name in classifier_names(plain))  # with the dot, so that fc does not match fc_norm
     body = {key: tensor for key, tensor in tensors.items() if not key.startswith(classifier)}
     wanted = {key: tensor for key, tensor in plain.state_dict().items() if not key.startswith(classifier)}
     check_fit(body, wanted, source, f"backbone {name!r}")
@@ -200,6 +200,6 @@ def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, A
     if model.state_dict().keys() <= weights.keys():
         model.load_state_dict({key: weights[key] for key in model.state_dict()})
         return model
-    # Some feature extractors have names of their own; timm translates them if it gets the weights of the plain model.
+    # Some feature extractors rename the weights; timm translates the names if it receives the weights of the plain model.
     overlay = {"state_dict": weights, "num_classes": plain.num_classes}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **given, **more)
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings, **more)

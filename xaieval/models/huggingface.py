@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers by name: from the Hub or from a folder, with the numbers of their preprocessing."""
+"""Models of Hugging Face transformers by name, from the Hub or from a folder, with their preprocessing."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from xaieval.models.weights import read_weights
 
 __all__ = ["huggingface", "preprocessing_of"]
 
-SQUASHED = 384  # from this size on, processors with a crop_pct resize both sides and crop nothing
+SQUASHED = 384  # from this size on, image processors with a crop_pct resize both sides and do not crop
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def huggingface(
     name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None
 ) -> tuple[nn.Module, Preprocessing]:
-    """A model for images, in float32, and how its images are prepared.
+    """Load an image model in float32, with its preprocessing.
 
-    What it does (classification, semantic segmentation, object detection) is what its configuration says; classification
-    unless told. No code of a repository is run, nor a kernel that its configuration names, and its weights are read from
-    safetensors alone.
+    The task (image classification, semantic segmentation or object detection) is read from the configuration; default:
+    classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
+    read only from safetensors.
 
     Args:
-        name: of a model on the Hub, or a folder with config.json. A folder's weights are loaded if it has any, a Hub model's if
-            `pretrained`; else they are random.
-        pretrained: the weights have to be there.
-        arguments: settings of the configuration to change, such as `{"num_labels": 5}`.
-        weights: a file to take them from instead.
+        name: A model on the Hub, or a folder with config.json. Weights of a folder are loaded if present, those of a
+            Hub model if `pretrained`; otherwise they are random.
+        pretrained: Whether the weights must be present.
+        arguments: Settings of the configuration to change, such as `{"num_labels": 5}`.
+        weights: A weights file to load instead.
 
     Raises:
-        ModelError: there is no such model, it cannot be reached, its configuration asks for code of the Hub, or has no such
-            setting.
-        WeightsError: the weights are missing, or are not those of the whole model.
-        UsageError: the extra [hf] is not installed.
+        ModelError: The model does not exist or cannot be reached, its configuration requires code of the Hub, or an argument is
+            not a setting of the configuration.
+        WeightsError: The weights are missing or incomplete.
+        UsageError: The extra [hf] is not installed.
     """
     transformers = _transformers()
     folder = Path(name)
@@ -62,21 +62,21 @@ def huggingface(
     else:
         with _reported(name, "model", local):
             model = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
-    if weights is not None:  # by transformers too, whose files give weights other names than its models do
+    if weights is not None:  # loaded by transformers, whose files use other names for weights than its models
         source = {"pretrained_model_name_or_path": None, "state_dict": read_weights(weights)}
         model = _loaded(transformers, type(model), config, name, source, local)
     return model, _preprocessing(transformers, name, config, where)
 
 
 def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mapping[str, Any], local: bool) -> nn.Module:
-    """The model with weights, in float32 in which images come."""
+    """Load a model with weights in float32, the dtype of the images."""
     with _reported(name, "weights", local), _quiet(transformers.utils.logging, local):
         model, report = kind.from_pretrained(
             **source,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # which are reported, and refused below in one line
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below in one line
             output_loading_info=True,
         )
     _check_complete(report, name)
@@ -84,13 +84,13 @@ def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mappin
 
 
 def preprocessing_of(processor: Any) -> Preprocessing:
-    """The numbers of a transformers image processor, for pictures that become square.
+    """Preprocessing that equals a transformers image processor.
 
     Args:
-        processor: with the attributes that such processors have: `size`, `resample`, `image_mean` and so on.
+        processor: An image processor with attributes such as `size`, `resample` and `image_mean`.
 
     Raises:
-        ModelError: it makes no square images.
+        ModelError: The processor does not return square images.
 
     Example:
         >>> from types import SimpleNamespace
@@ -112,7 +112,7 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     elif "shortest_edge" in size and hasattr(processor, "crop_pct"):
         squash = shortest >= SQUASHED
         shortest = shortest if squash else int(shortest / processor.crop_pct)
-    # Preprocessing scales to [0, 1] by itself, so what a processor does otherwise goes into mean and std.
+    # Preprocessing always scales to [0, 1]; a different scale of the processor is folded into mean and std.
     scale = 255 * given("rescale_factor", 1 / 255) if given("do_rescale", True) else 255
     normalised = given("do_normalize", True)
     mean, std = (given(f"image_{which}", [default] * 3) for which, default in (("mean", 0.0), ("std", 1.0)))
@@ -140,10 +140,10 @@ def _looks_like_a_path(name: str) -> bool:
 
 @contextmanager
 def _reported(name: str, what: str, local: bool) -> Iterator[None]:
-    """Whatever transformers raises, as one line that says what to do."""
+    """Turn any error of transformers into one line that says what to do."""
     try:
         yield
-    except Exception as error:  # of many libraries: files, network, configurations
+    except Exception as error:  # from many libraries: files, network, configurations
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         where = "" if local else " from the Hugging Face Hub; without network give a folder that save_pretrained wrote"
         kind = WeightsError if what == "weights" else ModelError
@@ -152,7 +152,7 @@ def _reported(name: str, what: str, local: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet(logging: Any, local: bool) -> Iterator[None]:
-    """No table of weights that do not fit, which is an error here, and no progress bar for what is read from a folder."""
+    """Silence the table of weights that do not fit, which is an error here, and the progress bar for local files."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with ExitStack() as undo:
         undo.callback(logging.set_verbosity, level)
@@ -167,16 +167,16 @@ def _change(config: Any, arguments: Mapping[str, Any], name: str) -> None:
     known = {*config.to_dict(), "num_labels"}
     for key, value in arguments.items():
         if key not in known:
-            hint = choose_from(key, sorted(known)).split("known:")[0]  # which are too many for a message
+            hint = choose_from(key, sorted(known)).split("known:")[0]  # without the list of all settings, which is too long
             raise ModelError(f"the configuration of hf:{name} has no {key!r}; {hint}its config.json lists all")
         setattr(config, key, value)
 
 
 def _check_kernels(config: Any, name: str) -> None:
-    """Refuse a configuration whose attention is a kernel of the Hub, OWNER/NAME, which transformers would fetch and run."""
+    """Refuse a configuration whose attention is a kernel OWNER/NAME of the Hub, which transformers would download and run."""
     parts = [config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))]
-    asked = [str(getattr(part, "_attn_implementation", None)) for part in parts]
-    kernels = [kernel for kernel in asked if "/" in kernel]
+    attention = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    kernels = [kernel for kernel in attention if "/" in kernel]
     if kernels:
         raise ModelError(
             f"hf:{name} asks for the attention {kernels[0]!r}, which is code of the Hub and is not run; remove "
@@ -185,7 +185,7 @@ def _check_kernels(config: Any, name: str) -> None:
 
 
 def _auto_class(transformers: Any, config: Any) -> Any:
-    """The class that makes a model with the head that the configuration names."""
+    """The transformers class for models with the head that the configuration names."""
     heads = {
         "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
         "ForObjectDetection": transformers.AutoModelForObjectDetection,
@@ -209,7 +209,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _check_complete(report: Mapping[str, Any], name: str) -> None:
-    """Refuse a model of which a part would stay random, such as a classifier on a backbone that was never trained with one."""
+    """Refuse weights that leave a part of the model random, such as a classifier on a backbone trained without one."""
     wrong = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if wrong:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -220,7 +220,7 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
 
 
 def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str, Any]) -> Preprocessing:
-    """From the model's image processor; without one the usual numbers at the configuration's size."""
+    """Preprocessing of the model's image processor; without one, the defaults at the image size of the configuration."""
     if where["local_files_only"] and not (Path(name) / "preprocessor_config.json").is_file():
         size = getattr(config, "image_size", 224)
         side = size if isinstance(size, int) else min(size)

@@ -1,4 +1,4 @@
-"""Loading a model by name, with its preprocessing and weights."""
+"""Loading of models by name, with their preprocessing and weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and how its images are prepared."""
+    """A model with the preprocessing of its images."""
 
     model: nn.Module
     preprocessing: Preprocessing
@@ -62,21 +62,21 @@ def load_model(
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """A model by name, in eval mode.
+    """Load a model by name, in eval mode.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder that `save_pretrained`
-            wrote, whose weights are loaded if it has any), "xaieval:fpn-scenes", or "package.module:factory", a function that
-            returns an nn.Module. Only the last form imports user code.
-        weights: a file for the model: .safetensors, or .pth / .pt / .bin that holds tensors alone.
-        pretrained: the library's own weights (downloads them, if they are not cached).
-        model_args: further arguments of the model's constructor, such as `{"pad_type": "same"}`; of "hf:NAME" settings of the
+        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
+            `save_pretrained`, whose weights are loaded if present), "xaieval:fpn-scenes", or "package.module:factory", a
+            function that returns an nn.Module. Only the last form imports user code.
+        weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
+        pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
+        model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
             configuration, such as `{"num_labels": 5}`.
 
     Raises:
-        ModelError: no model has that name, it does not take the arguments, or its weights cannot be downloaded.
-        WeightsError: the file cannot be read or does not fit.
-        UsageError: "hf:NAME" without the extra [hf].
+        ModelError: No model has that name, it does not take the arguments, or its weights cannot be downloaded.
+        WeightsError: The file cannot be read or does not fit.
+        UsageError: The extra [hf], which "hf:NAME" needs, is not installed.
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
@@ -101,7 +101,7 @@ def load_model(
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     if not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name, timm.list_models())
-    model = _build(lambda given: timm.create_model(name, pretrained=given, **arguments), f"timm:{name}", pretrained)
+    model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
     config = timm.data.resolve_model_data_config(model)
     size = config["input_size"][-1]
     return LoadedModel(
@@ -122,10 +122,10 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: obje
         raise _unknown("torchvision", name, torchvision.models.list_models())
     default = torchvision.models.get_model_weights(name).DEFAULT
     if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(name)).parameters:
-        arguments.setdefault("weights_backbone", None)  # a detector without weights would download its backbone's
+        arguments.setdefault("weights_backbone", None)  # otherwise a detector would download the weights of its backbone
 
-    def create(given: bool) -> nn.Module:
-        model: nn.Module = torchvision.models.get_model(name, weights=default if given else None, **arguments)
+    def create(wanted: bool) -> nn.Module:
+        model: nn.Module = torchvision.models.get_model(name, weights=default if wanted else None, **arguments)
         return model
 
     model = _build(create, f"torchvision:{name}", pretrained)
@@ -175,13 +175,13 @@ def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> 
         return build()
     except WeightsError:
         raise
-    except Exception as error:  # whatever the library's downloader raises
+    except Exception as error:  # downloaders of libraries raise many types
         raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
 
 
 def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
     message = choose_from(name, known)
-    if len(message) > 200:  # a library's whole list helps nobody
+    if len(message) > 200:  # the whole list of a library is too long to read
         message = message.split("known:")[0] + f"see the list of models of {library}"
     return ModelError(f"{library} has no model {name!r}; {message}")
 

@@ -1,4 +1,4 @@
-"""What a model costs beside another: parameters, multiply-adds, time and memory of a forward pass."""
+"""Cost of a model relative to another: parameters, multiply-adds, time and memory of a forward pass."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Overhead", "overhead"]
 
 @dataclass(frozen=True)
 class Overhead:
-    """The costs of a model, and each as a ratio to those of a reference on the same images.
+    """Costs of a model, and their ratios to the costs of a reference on the same images.
 
     Attributes:
-        parameters: number of parameters.
-        multiply_adds: of a forward pass, per image (convolutions and matrix products, counted by torch).
-        parameters_ratio: to the reference.
-        multiply_adds_ratio: to the reference.
-        latency_ratio: median of the ratios of alternating forward passes.
-        latency_low: smallest of those ratios.
-        latency_high: largest of them.
-        memory_ratio: of the peak memory of a forward pass: its tensors alive at a time, images and weights not counted.
+        parameters: The number of parameters.
+        multiply_adds: The multiply-adds of a forward pass per image (convolutions and matrix products, counted by torch).
+        parameters_ratio: The ratio of the numbers of parameters.
+        multiply_adds_ratio: The ratio of the multiply-adds.
+        latency_ratio: The median of the ratios of alternating forward passes.
+        latency_low: The smallest of these ratios.
+        latency_high: The largest of these ratios.
+        memory_ratio: The ratio of the peak memory of a forward pass: tensors alive at a time, without images and weights.
     """
 
     parameters: int
@@ -50,16 +50,16 @@ class Overhead:
 
 
 def overhead(model: nn.Module, reference: nn.Module, images: Tensor, repeats: int = 9) -> Overhead:
-    """The costs of a model in eval mode beside a reference, measured side by side.
+    """Measure the costs of a model and of a reference in eval mode, side by side.
 
     Args:
-        model: images to logits.
-        reference: likewise, on the same device.
-        images: `[N, C, H, W]`, on that device.
-        repeats: forward passes of each, in turns, after one that does not count.
+        model: The model, from images to logits.
+        reference: The model to compare with, on the same device.
+        images: A batch `[N, C, H, W]` on that device.
+        repeats: The number of timed forward passes of each model, in alternation, after one for warm-up.
 
     Raises:
-        ModelError: there are no repeats.
+        ModelError: `repeats` is less than 1, there are no images, or the reference has no multiply-adds.
 
     Example:
         >>> from xaieval.models import FAL, FPNClassifier
@@ -111,14 +111,14 @@ def _seconds(model: nn.Module, images: Tensor) -> float:
 
 
 def _peak(model: nn.Module, images: Tensor) -> int:
-    """Bytes of the tensors alive at the peak of a forward pass, beyond those from before it."""
+    """Peak memory of the tensors that a forward pass allocates, in bytes."""
     with _Alive() as alive:
         model(images)
     return alive.most
 
 
 class _Alive(TorchDispatchMode):
-    """Follows the storages that operations make, on any device, until they are freed."""
+    """Track the storages that operations allocate, on any device, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,10 +126,10 @@ class _Alive(TorchDispatchMode):
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (storage := _storage(leaf)) not in given and storage not in self.known:
+            if isinstance(leaf, Tensor) and (storage := _storage(leaf)) not in inputs and storage not in self.known:
                 self.known.add(storage)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._free, storage.nbytes())

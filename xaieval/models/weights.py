@@ -1,4 +1,4 @@
-"""Weights files, read without running code that may be in them."""
+"""Reading of weights files without running code that they may contain."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from xaieval.errors import WeightsError
 
 __all__ = ["check_fit", "load_weights", "read_weights", "tensors_only"]
 
-# What torch.load heeds beside its own arguments: the first overrules whatever a library asks for, the second contradicts it.
+# Environment variables that torch.load obeys: the first overrides the argument weights_only, the second contradicts the first.
 SAFE, UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-_environment = RLock()  # which all threads share
+_environment = RLock()  # the environment is shared by all threads
 
 
 def load_weights(model: nn.Module, path: str | Path, name: str = "the model") -> None:
-    """Load a weights file into a model, exactly: every key must be there, none left over.
+    """Load a weights file into a model. Keys and shapes must match exactly.
 
     Args:
-        model: gets the weights.
-        path: .safetensors, or a file of `torch.save` that holds tensors alone (read with `weights_only=True`, so that no code
-            in it can run); a state dict inside it under "state_dict" or "model" is found.
-        name: of the model, for messages.
+        model: The model to load into.
+        path: A .safetensors file, or a file of `torch.save` that contains only tensors (read with `weights_only=True`, so that
+            no code in it can run). The state dict may be nested under "state_dict" or "model".
+        name: The name of the model, for error messages.
 
     Raises:
-        WeightsError: the file is missing, cannot be read, or does not fit.
+        WeightsError: The file is missing, cannot be read, or does not fit.
     """
     path = Path(path)
     found, wanted = read_weights(path), model.state_dict()
@@ -46,16 +46,16 @@ def load_weights(model: nn.Module, path: str | Path, name: str = "the model") ->
 
 
 def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, name: str) -> None:
-    """Refuse weights whose names or shapes are not those of a model.
+    """Refuse weights whose names or shapes differ from those of a model.
 
     Args:
-        found: the weights.
-        wanted: the model's.
-        source: of the weights, for messages.
-        name: of the model, for messages.
+        found: The weights.
+        wanted: The state dict of the model.
+        source: The name of the weights, for error messages.
+        name: The name of the model, for error messages.
 
     Raises:
-        WeightsError: with what is missing, left over, or of another shape.
+        WeightsError: Keys are missing, left over, or of another shape; the message lists them.
     """
     shapes = [k for k in wanted if k in found and wanted[k].shape != found[k].shape]
     faults = [
@@ -68,10 +68,10 @@ def check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors in a weights file, by name.
+    """Read the tensors of a weights file, by name.
 
     Raises:
-        WeightsError: the file is missing, or cannot be read without running code.
+        WeightsError: The file is missing, or cannot be read without running code.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,9 +81,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         _check_size(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # either it can be read, or the error says so
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # if the file cannot be read, the error below says so
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can raise anything
+    except Exception as error:  # a damaged file can raise anything
         raise WeightsError(
             f"cannot read '{path.name}': it is damaged, or holds more than tensors, which would take code to load; "
             ".safetensors, or a .pth file of tensors alone, is expected"
@@ -98,15 +98,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 @contextmanager
 def tensors_only(name: str) -> Iterator[None]:
-    """Have other libraries read weights as `read_weights` does, whatever they ask torch.load for.
+    """Make torch.load in other libraries read only tensors, whatever arguments they pass.
 
-    That holds for the whole process meanwhile. Other threads that enter wait.
+    Applies to the whole process while the context is active. Other threads that enter it wait.
 
     Args:
-        name: of the model that is made, for the message.
+        name: The name of the model to build, for the error message.
 
     Raises:
-        WeightsError: a file that a library reads holds more than tensors.
+        WeightsError: A file that a library reads contains more than tensors.
     """
     with _environment:
         before = {key: os.environ.pop(key, None) for key in (SAFE, UNSAFE)}
@@ -126,8 +126,8 @@ def tensors_only(name: str) -> Iterator[None]:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether an error comes from what torch.load refuses, under whatever a library makes of it."""
-    if isinstance(error, WeightsError):  # which says that already
+    """Whether an error was caused by a refusal of torch.load, also if a library raised another error from it."""
+    if isinstance(error, WeightsError):  # its message already says so
         return False
     while error is not None and not isinstance(error, UnpicklingError):
         error = error.__cause__ or error.__context__
@@ -135,7 +135,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse an archive that holds more than its own size: torch.save does not compress, and a small file could fill memory."""
+    """Refuse a compressed archive: torch.save does not compress, and a small file could expand to fill the memory."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
@@ -143,7 +143,7 @@ def _check_size(path: Path) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a tensor with its numbers in memory."""
+    """Whether a value is a dense tensor with its data in memory."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 

@@ -1,4 +1,4 @@
-"""CLIP and its kin as classifiers over prompts."""
+"""Zero-shot classification with CLIP, SigLIP and similar models."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Tokens = Int[Tensor, "k t"] | Mapping[str, Tensor] | Callable[..., Mapping[str, 
 
 
 class ZeroShot(nn.Module):
-    """A model of images and texts as a classifier whose classes are prompts.
+    """Zero-shot classifier: an image-text model whose classes are prompts.
 
-    The texts' features are computed once, and kept as a buffer; a pass costs what the images cost. Layers are found under
-    `model`, such as `model.vision_model.encoder.layers.11`.
+    Text features are computed once and stored in a buffer, so a forward pass only encodes the images. Layer addresses start
+    with `model`, such as `model.vision_model.encoder.layers.11`.
 
     Args:
-        model: a CLIPModel or SiglipModel of transformers, or anything with their `get_text_features`, `get_image_features`,
-            `logit_scale` and, if it has one, `logit_bias`. It is kept, not copied.
-        prompts: a text for each class, each once.
-        tokens: of the prompts: a tokenizer of transformers; or what one gave (`input_ids` and perhaps `attention_mask`); or
-            token ids `[K, T]`.
+        model: A CLIPModel or SiglipModel of transformers, or a module with the same `get_text_features`, `get_image_features`,
+            `logit_scale` and optional `logit_bias`. It is not copied.
+        prompts: One text per class, without duplicates.
+        tokens: A tokenizer of transformers for the prompts, its output (`input_ids` and optionally `attention_mask`), or token
+            ids `[K, T]`.
 
     Raises:
-        ModelError: the model lacks one of these methods, or tokens and prompts differ in number.
-        TargetError: there are no prompts, or one comes twice.
+        ModelError: The model lacks one of these methods, or the numbers of tokens and prompts differ.
+        TargetError: There are no prompts, or a prompt occurs twice.
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 3.1;
@@ -74,7 +74,7 @@ class ZeroShot(nn.Module):
         self.register_buffer("text_features", functional.normalize(features, dim=1))
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of the prompts, as the model's `logits_per_image`."""
+        """Logits of the prompts, equal to the model's `logits_per_image`."""
         model: Any = self.model
         features = functional.normalize(_pooled(model.get_image_features(pixel_values=images)), dim=1)
         logits = features @ self.text_features.T * model.logit_scale.exp()
@@ -82,10 +82,10 @@ class ZeroShot(nn.Module):
         return logits if bias is None else logits + bias
 
     def index(self, prompt: str) -> int:
-        """The class of a prompt, to be given as target.
+        """Class index of a prompt, for use as target.
 
         Raises:
-            TargetError: there is no such prompt.
+            TargetError: There is no such prompt.
         """
         if prompt not in self.prompts:
             raise TargetError(f"no prompt {prompt!r}; {choose_from(prompt, self.prompts)}")
@@ -93,17 +93,17 @@ class ZeroShot(nn.Module):
 
 
 def _inputs(model: Any, prompts: list[str], tokens: Tokens) -> dict[str, Tensor]:
-    """What the model takes for texts."""
+    """Inputs of the model for texts."""
     if isinstance(tokens, Tensor):
         return {"input_ids": tokens}
     if not isinstance(tokens, Mapping):
-        # Always the full length: SigLIP was trained so, and to CLIP what follows a text's end makes no difference.
+        # Padded to the full length: SigLIP was trained that way, and CLIP ignores what follows the end of a text.
         longest = model.config.text_config.max_position_embeddings
         tokens = tokens(prompts, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
     return {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
 
 
 def _pooled(output: Any) -> Tensor:
-    """Features `[N, D]`, which some models return as they are and others in an object."""
+    """Features `[N, D]`, which some models return directly and others in an object."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
 
 __all__ = ["SCHEMA", "describe_data", "digest", "tensor_bytes", "versions"]
@@ -22,10 +23,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
 
 def versions() -> dict[str, str]:
     """The versions of this package, of Python, and of the packages that numbers depend on."""
-    from xaieval import __version__
-
     known = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"xaieval": __version__, "python": platform.python_version(), **known}
+    return {"xaieval": package_version(), "python": platform.python_version(), **known}
 
 
 def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -22,7 +23,7 @@ from xaieval.cli import main
 from xaieval.cli.app import app
 from xaieval.cli.remake_maps import remake_maps
 from xaieval.config import protocol as protocols
-from xaieval.config.options import plain
+from xaieval.config.options import to_settings
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.errors import DataError, MetricError, OutputError, ProtocolError
 from xaieval.evaluation.scores import Scores
@@ -288,7 +289,9 @@ def test_the_protocol_of_the_manifest_is_in_the_page():
 def test_the_command_of_a_run_is_the_command(words):
     def settings(tokens: list[str]) -> dict[str, Any]:
         _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        return {name: value for part in bound.arguments.values() if part is not None for name, value in plain(part).items()}
+        return {
+            name: value for part in bound.arguments.values() if part is not None for name, value in to_settings(part).items()
+        }
 
     given = settings(["score", *words])
     command = command_of({"options": json.loads(json.dumps(given or {"model": "xaieval:fpn-scenes"}))})
@@ -568,7 +571,7 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
     assert result.status == 0
     assert "no maps" not in result.out
     page = (scored / "report.html").read_text()
-    assert "No maps are shown: the report was asked for without them (--no-maps)." in _text(page)
+    assert "No maps are shown: --no-maps was given." in _text(page)
     (scored / "report.html").unlink()
 
 
@@ -607,7 +610,7 @@ def _altered(scored: Path, **options: Any) -> Path:
     [
         ({"model": "timm:nothing"}, "timm has no model 'nothing'"),
         ({"weights": "gone.safetensors"}, "no weights file 'gone.safetensors'"),
-        ({"model": "timm:test_resnet.r160_in1k"}, "is not the one that was scored, since its fingerprint is another"),
+        ({"model": "timm:test_resnet.r160_in1k"}, "is not the one that was scored: its fingerprint differs"),
         ({"data": "folder:gone"}, "no folder 'gone'"),
     ],
 )
@@ -629,17 +632,19 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where Scores.to_html takes them by maps=" in bench("report", "python").out
+    assert "made from Python, where they are passed as Scores.to_html(maps=...)" in bench("report", "python").out
 
 
 @pytest.mark.parametrize(
-    ("option", "name"),  # each test has its own folder, but a module is imported only once
+    ("option", "name"),  # each test has a folder of its own, and a module is imported once
     [("model", "evil_model"), ("data", "evil_data"), ("data", "scenes")],  # the last is also the name of a source
 )
-def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, option, name):
+def test_code_that_a_manifest_names_is_not_imported_unasked(bench, scored, monkeypatch, option, name):
+    monkeypatch.setitem(sys.modules, name, None)  # so that the import below is undone after the test
+    del sys.modules[name]
     Path(f"{name}.py").write_text("open('executed', 'w').close()\ndef make():\n    raise OSError('made')\n")
     folder = str(_altered(scored, **{option: f"{name}:make"}))
-    assert f"they take code from '{name}:make', which is imported with --import-code alone" in bench("report", folder).out
+    assert f"they need code from '{name}:make', which is imported only with --import-code" in bench("report", folder).out
     assert not Path("executed").exists()
     assert "no maps: made" in bench("report", folder, "--import-code").out
     assert Path("executed").exists()

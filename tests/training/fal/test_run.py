@@ -11,7 +11,7 @@ import pytest
 
 from xaieval.analysis.selection import Selection
 from xaieval.cli import main
-from xaieval.config.options import FalOptions
+from xaieval.config.options import ARMS, FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
 from xaieval.evaluation.scores import Scores
 from xaieval.models import LEVELS
@@ -183,6 +183,12 @@ def test_all_subsets_are_sixteen_with_the_control():
     arms = arms_of(_selection(1), ["subsets"], np.random.default_rng(0))
     assert len(set(arms.values())) == 16
     assert arms_of(_selection(1), ["none", "random-split"], np.random.default_rng(0)) == {}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_that_can_be_chosen_is_one_that_the_experiment_knows(arm):
+    models = arms_of(_selection(1), [arm], np.random.default_rng(0))
+    assert (len(models) > 1) == (arm not in ("none", "random-split"))  # with the control
 
 
 def test_macro_f1_by_hand():

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from xaieval.analysis.selection import Selection
-from xaieval.config.options import plain
+from xaieval.config.options import Arm, to_settings
 from xaieval.data import Fold, Pictures
 from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
@@ -54,7 +54,7 @@ def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> 
         OutputError: the folder holds another experiment, or cannot be written.
     """
     options = setup.options
-    run = {name: value for name, value in plain(options).items() if name not in IDLE}
+    run = {name: value for name, value in to_settings(options).items() if name not in IDLE}
     run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
     run["images"] = digest(f"{name}\n".encode() for name in setup.pictures.ids)
     check_folder(folder, run)
@@ -163,7 +163,7 @@ class FoldRun:
         )
 
 
-def arms_of(selection: Selection, wanted: Sequence[str], rng: np.random.Generator) -> dict[str, str]:
+def arms_of(selection: Selection, wanted: Sequence[Arm], rng: np.random.Generator) -> dict[str, str]:
     """Which model stands for each arm of the comparison.
 
     Args:

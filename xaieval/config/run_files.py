@@ -1,0 +1,46 @@
+"""Run files: options of a command in TOML, under the same names as on the command line."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from xaieval.errors import ConfigError
+
+__all__ = ["read_toml"]
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read the settings of a run file.
+
+    Raises:
+        ConfigError: The file is missing or is not TOML.
+    """
+    try:
+        settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"no run file '{path}'; give a TOML file with the same words as the options") from error
+    except (ValueError, RecursionError) as error:  # also for bytes that are not text, and numbers that are too long
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+    for name, value in settings.items():
+        _check_setting(name, value, path)
+    # "no-progress = true" means what --no-progress means on the command line.
+    return {
+        **{name: value for name, value in settings.items() if not _is_negative(name, value)},
+        **{name[3:]: not value for name, value in settings.items() if _is_negative(name, value)},
+    }
+
+
+def _check_setting(name: str, value: Any, path: str | Path) -> None:
+    """Refuse values of types that no option has, since each value stands for words of the command line."""
+    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
+        raise ConfigError(
+            f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, or a list or table of these is "
+            "expected, under the name of an option"
+        )
+
+
+def _is_negative(name: str, value: Any) -> bool:
+    return name.startswith(("no-", "no_")) and isinstance(value, bool)
