@@ -70,7 +70,7 @@ def _overhead(rounds: int = 15) -> None:
     """The ratio of processor times of batches of 8: as they are measured, over the same with nothing that halves them."""
     network = timm.create_model("mobilenetv2_100").eval()
     own = measuring.in_batches, batch_limit.BatchLimit.parts
-    bare = lambda room, batch, work: [work(batch)], lambda room, count, work: [work(slice(0, count))]
+    bare = lambda limit, batch, work: [work(batch)], lambda limit, count, work: [work(slice(0, count))]
 
     def seconds(chosen: tuple[object, object]) -> float:
         measuring.in_batches, batch_limit.BatchLimit.parts = chosen  # type: ignore[assignment,method-assign]  # for the comparison

@@ -103,9 +103,9 @@ def test_all_images_are_done_once_in_order_in_parts_that_fit(count, size, most):
             raise torch.OutOfMemoryError(FULL)
         return list(range(part.start, part.stop))
 
-    room = BatchLimit(size)
-    assert [image for part in room.parts(count, work) for image in part] == list(range(count))
-    assert room.size == size if min(size, count) <= most else most / 2 < room.size + 0.5 <= most + 0.5
+    batch_limit = BatchLimit(size)
+    assert [image for part in batch_limit.parts(count, work) for image in part] == list(range(count))
+    assert batch_limit.size == size if min(size, count) <= most else most / 2 < batch_limit.size + 0.5 <= most + 0.5
 
 
 def test_a_size_that_was_found_is_kept():
@@ -116,11 +116,11 @@ def test_a_size_that_was_found_is_kept():
         if tried[-1] > 2:
             raise MemoryError
 
-    room = BatchLimit(8)
-    room.parts(8, work)
+    batch_limit = BatchLimit(8)
+    batch_limit.parts(8, work)
     assert tried == [8, 4, 2, 2, 2, 2]
     tried.clear()
-    room.parts(8, work)
+    batch_limit.parts(8, work)
     assert tried == [2, 2, 2, 2]
 
 
@@ -134,11 +134,11 @@ def test_where_inner_parts_do_not_fit_one_by_one_the_outer_part_gets_smaller():
             if held[-1] > 1:  # what the outer part holds leaves no room
                 raise MemoryError
 
-        room.parts(3, inner)
+        batch_limit.parts(3, inner)
         return part.start
 
-    room = BatchLimit(4)
-    assert room.parts(2, outer) == [0, 1]
+    batch_limit = BatchLimit(4)
+    assert batch_limit.parts(2, outer) == [0, 1]
     assert held == [2, 1, 1]
 
 

@@ -168,9 +168,9 @@ def score(
             call = called(model, forward)
             told = partial(predicted_score, asked)
             size = batch_size or getattr(loader, "batch_size", None) or len(batch)  # not of a last, smaller batch
-            room = BatchLimit(size, budget)
+            batch_limit = BatchLimit(size, budget)
             where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
-            found = room.first(images, where)
+            found = batch_limit.first(images, where)
             job = Job(found, make_pairs(explainers, found), protocol, asked, seed, chosen)
             settings = {"max_images": max_images, "precision": precision, "stop": rule and asdict(rule)}
             settings |= {"deterministic": True} if deterministic else {}
@@ -178,7 +178,7 @@ def score(
             run.watch(rule, shuffled)
             paths = {item.layer.path for item in found}
             how = partial(sped_up, fast=fast, precision=precision, compile=compile, task=asked, forward=forward)
-            return run.made_by(undo.enter_context(how(model, images, paths, room)))
+            return run.made_by(undo.enter_context(how(model, images, paths, batch_limit)))
 
         runner = None
         for batch in read_batches(shuffled or loader, batch_size, max_images):
@@ -260,18 +260,18 @@ def explain(
         call = called(model, forward)
         asked = resolve_task(task, output)
         first, told = to_device(batch.images, there), partial(predicted_score, asked)
-        room = BatchLimit(max(len(batch), FULL_PASS), parse_bytes(memory))
+        batch_limit = BatchLimit(max(len(batch), FULL_PASS), parse_bytes(memory))
         where = partial(locate, model, layers=addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
         with refused_without_room():
-            found = room.first(first, where)
+            found = batch_limit.first(first, where)
         job = Job(found, make_pairs(explainers, found), protocol, asked, seed)
-        runner = Runner(model, call, call, room)
+        runner = Runner(model, call, call, batch_limit)
 
         def maps(part: Batch) -> list[Tensor]:
             raw = raw_maps(runner, look(runner, part, job, there), job)
             return [finished_maps(one, part.images, protocol).maps for one in raw]
 
-        parts = zip(*in_batches(runner.room, batch, maps), strict=True)
+        parts = zip(*in_batches(runner.batch_limit, batch, maps), strict=True)
         return {layer: torch.cat(of_layer) for (layer, _), of_layer in zip(job.names, parts, strict=True)}
 
 

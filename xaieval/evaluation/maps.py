@@ -134,7 +134,7 @@ def look(runner: Runner, batch: Batch, job: Job, device: torch.device, followed:
         call=runner.inside,
         output=runner.output,
         size=runner.size,
-        room=runner.room,
+        batch_limit=runner.batch_limit,
     )
     return Look(
         context,

@@ -50,7 +50,7 @@ def measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Mea
     Raises:
         RunError: a single image does not fit in memory.
     """
-    return joined(in_batches(runner.room, batch, lambda part: _measure(runner, part, job, device)))
+    return joined(in_batches(runner.batch_limit, batch, lambda part: _measure(runner, part, job, device)))
 
 
 def _measure(runner: Runner, batch: Batch, job: Job, device: torch.device) -> Measured:

@@ -185,19 +185,19 @@ def sanity_check(
             images = to_device(batch.images, there)
             told = partial(predicted_score, asked)
             wanted = addresses if needing else []
-            room = BatchLimit(batch_size or len(batch))
+            batch_limit = BatchLimit(batch_size or len(batch))
             where = partial(locate, model, layers=wanted, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=told)
-            found = room.first(images, where)
+            found = batch_limit.first(images, where)
             job = Job(found, make_pairs(explainers, found), settled, asked, seed)
-            steps = room.first(images, lambda some: _steps(model, some, call, modules, modes, seed))
-            return _Plan(Runner(model, call, call, room), job, steps)
+            steps = batch_limit.first(images, lambda some: _steps(model, some, call, modules, modes, seed))
+            return _Plan(Runner(model, call, call, batch_limit), job, steps)
 
         for batch in read_batches(loader, batch_size, max_images):
             unreadable += batch.failed
             if len(batch):
                 plan = plan or begin(batch)
                 rows = partial(_rows, plan, device=there)
-                frames += chain.from_iterable(in_batches(plan.runner.room, batch, rows))
+                frames += chain.from_iterable(in_batches(plan.runner.batch_limit, batch, rows))
             advance(len(batch) + len(batch.failed))
     if not frames:
         name, _, reason = unreadable[0]

@@ -59,10 +59,10 @@ class AblationCAM:
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
         expand = self.expand and _can_expand(context)
         size = context.size or len(context.images)
-        room = BatchLimit(_most(context)) if expand else context.room or BatchLimit(size)
+        batch_limit = BatchLimit(_most(context)) if expand else context.batch_limit or BatchLimit(size)
 
         def scores_of(image: int) -> Tensor:
-            return torch.cat(room.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))
+            return torch.cat(batch_limit.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))
 
         with torch.no_grad():
             scores = torch.stack([scores_of(image) for image in range(len(context.images))]).to(activation.dtype)

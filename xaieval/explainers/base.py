@@ -46,7 +46,7 @@ class Context:
         call: runs the model on images; `model(images)` unless told.
         output: likewise without gradients, as fast as the run knows how.
         size: images in such a pass; the batch's number unless told.
-        room: what has become of that size since, as memory has room for; the size unless told.
+        batch_limit: what has become of that size since, as memory has room for; the size unless told.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class Context:
     call: Callable[[Tensor], Any] | None = None
     output: Callable[[Tensor], Any] | None = None
     size: int | None = None
-    room: BatchLimit | None = None
+    batch_limit: BatchLimit | None = None
 
     @property
     def everywhere(self) -> Tensor:
@@ -130,12 +130,12 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        room = self.room or BatchLimit(self.size or len(self.images))
+        batch_limit = self.batch_limit or BatchLimit(self.size or len(self.images))
 
         def fitting(images: Tensor, of: Tensor) -> Tensor:
-            return torch.cat(room.parts(len(images), lambda part: forward(images[part], of[part])))
+            return torch.cat(batch_limit.parts(len(images), lambda part: forward(images[part], of[part])))
 
-        return in_groups(blocks, fitting, room.size)
+        return in_groups(blocks, fitting, batch_limit.size)
 
     def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)

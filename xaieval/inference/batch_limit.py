@@ -72,8 +72,8 @@ class BatchLimit:
             ...     if part.stop - part.start > 3:
             ...         raise MemoryError
             ...     return part.stop - part.start
-            >>> room = BatchLimit(size=8)
-            >>> room.parts(9, at_most_three), room.size
+            >>> batch_limit = BatchLimit(size=8)
+            >>> batch_limit.parts(9, at_most_three), batch_limit.size
             ([2, 2, 2, 2, 1], 2)
         """
         found: list[T] = []
@@ -135,11 +135,11 @@ class BatchLimit:
             torch.mps.empty_cache()
 
 
-def in_batches(room: BatchLimit, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
+def in_batches(batch_limit: BatchLimit, batch: Batch, work: Callable[[Batch], T]) -> list[T]:
     """Results of work on a batch: on all of it, or on parts of it where memory has no room for more.
 
     Args:
-        room: of the run.
+        batch_limit: of the run.
         batch: of at least one image.
         work: from a batch to what is wanted of it, which does not depend on what else is in the batch.
 
@@ -148,9 +148,10 @@ def in_batches(room: BatchLimit, batch: Batch, work: Callable[[Batch], T]) -> li
     """
     shape = tuple(batch.images.shape[1:])
     with refused_without_room():
-        first = [] if room.budget is None or shape in room.known else [room.alone(shape, lambda: work(batch.part(0, 1, [])))]
+        unmeasured = batch_limit.budget is not None and shape not in batch_limit.known
+        first = [batch_limit.alone(shape, lambda: work(batch.part(0, 1, [])))] if unmeasured else []
         rest = batch.part(len(first), len(batch), [])
-        return first + room.parts(len(rest), lambda part: work(rest.part(part.start, part.stop, [])))
+        return first + batch_limit.parts(len(rest), lambda part: work(rest.part(part.start, part.stop, [])))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Runner:
         model: with whatever was done to it.
         inside: runs it on images, for the pass that looks inside.
         forward: the same function of images, for passes that only want the output.
-        room: how many images a pass takes.
+        batch_limit: how many images a pass takes.
         layout: of the images in memory.
         autocast: the type that the latter compute in where that is safe; None for the model's own. The pass that looks inside
             always takes the model's own, or the class that is explained would be another one for some images.
@@ -46,7 +46,7 @@ class Runner:
     model: nn.Module
     inside: Callable[[Tensor], Any]
     forward: Callable[[Tensor], Any]
-    room: BatchLimit
+    batch_limit: BatchLimit
     layout: torch.memory_format = torch.contiguous_format
     autocast: torch.dtype | None = None
     folding: Folding | None = None
@@ -54,7 +54,7 @@ class Runner:
     @property
     def size(self) -> int:
         """Images in a pass, as things stand."""
-        return self.room.size
+        return self.batch_limit.size
 
     @property
     def compiled(self) -> bool:
@@ -98,7 +98,7 @@ class Runner:
         """For the manifest."""
         return {
             "batch_size": self.size,
-            **({} if self.room.budget is None else {"memory": self.room.budget}),
+            **({} if self.batch_limit.budget is None else {"memory": self.batch_limit.budget}),
             "folded_batch_norms": self.folded,
             "channels_last": self.layout == torch.channels_last,
             "compiled": self.compiled,
@@ -111,7 +111,7 @@ def sped_up(
     model: nn.Module,
     images: Tensor,
     probed: Iterable[str],
-    room: BatchLimit,
+    batch_limit: BatchLimit,
     *,
     fast: bool = True,
     precision: str = "float32",
@@ -128,7 +128,7 @@ def sped_up(
         model: in eval mode, on its device.
         images: of the first batch, on that device.
         probed: paths of modules whose outputs are wanted as they are.
-        room: how many images a pass takes.
+        batch_limit: how many images a pass takes.
         fast: False leaves the model's modules and memory as they are.
         precision: "float32" for the model's own type, or "bf16".
         compile: whether passes of masked images run through torch.compile.
@@ -145,7 +145,7 @@ def sped_up(
             layouts = (torch.channels_last, layout) if _likes_channels_last(model, images, autocast) else (layout,)
             if before is not None:
                 folding, layout = _adopt(undo, model, pairs, layouts, partial(_unchanged, look, before, images[:1]))
-        runner = Runner(model, call, call, room, layout, autocast, folding)
+        runner = Runner(model, call, call, batch_limit, layout, autocast, folding)
         yield _compiled(runner, images, task) if compile else runner
 
 
@@ -286,9 +286,9 @@ def _compiled(runner: Runner, images: Tensor, task: Task) -> Runner:
     compiled = replace(runner, forward=torch.compile(runner.inside))
     for mark in vars(runner.model).keys() - own:  # which torch.compile leaves there
         del vars(runner.model)[mark]
-    if runner.room.budget is not None:
-        runner.room.alone((), lambda: runner.output(images[:1]))
-    reasons = runner.room.parts(len(images), lambda part: _failure(runner, compiled, images[part], task))
+    if runner.batch_limit.budget is not None:
+        runner.batch_limit.alone((), lambda: runner.output(images[:1]))
+    reasons = runner.batch_limit.parts(len(images), lambda part: _failure(runner, compiled, images[part], task))
     if any(reasons):
         reason = next(filter(None, reasons))
         warnings.warn(f"the model runs without torch.compile, which failed: {reason}", RuntimeWarning, stacklevel=2)
