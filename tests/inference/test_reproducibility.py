@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests import ROOT
 from xaieval.cli import main
 from xaieval.errors import OutputError, UsageError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, resolve_methods
-from xaieval.inference.reproducibility import repeatable
+from xaieval.inference.reproducibility import repeatable, seed_from
 from xaieval.metrics import METRICS
 
 COUNT = 5
@@ -58,6 +59,13 @@ def network() -> nn.Module:
         model[1].running_mean.normal_(std=0.2)
         model[4].running_mean.normal_(std=0.2)
     return model
+
+
+@pytest.mark.parametrize("parts", [(0, "a/b.png"), (7, "image 3", "imputation"), (0, "layer4.0.conv1")])
+def test_a_seed_is_the_start_of_a_hash_so_that_random_numbers_never_change(parts):
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    assert seed_from(*parts) == int.from_bytes(digest[:8], "big") // 2
+    assert seed_from(*parts, bits=32) == int.from_bytes(digest[:4], "big")
 
 
 def method(name: str) -> Any:

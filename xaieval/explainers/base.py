@@ -15,6 +15,7 @@ from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import ExplainerError
 from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.forward_passes import in_groups
+from xaieval.inference.reproducibility import seed_from
 from xaieval.inference.tasks import Classification, Followed, Task
 from xaieval.probe.layouts import Layout
 
@@ -77,12 +78,12 @@ class Context:
 
         The seed, each image's id and the name decide them, so that they are the same in whatever batch an image is.
         """
-        drawn = []
+        numbers = []
         for image_id in self.ids:
-            digest = hashlib.sha256(f"{self.seed}:{image_id}{name and ':'}{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            drawn.append(torch.rand(tuple(shape), generator=generator))
-        return torch.stack(drawn).to(self.images.device)
+            parts = (self.seed, image_id, name) if name else (self.seed, image_id)
+            generator = torch.Generator().manual_seed(seed_from(*parts))
+            numbers.append(torch.rand(tuple(shape), generator=generator))
+        return torch.stack(numbers).to(self.images.device)
 
     def score(self, images: Tensor, of: Tensor | None = None) -> Tensor:
         """Scores `[G]` of the targets on any images `[G, C, H, W]`, differentiable: what the protocol takes gradients of.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError, ModelError, choose_from
-from xaieval.inference.reproducibility import ONE_AT_A_TIME
+from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
 
 __all__ = ["Part", "Swap", "draw_anew", "find_parts", "swapped"]
 
@@ -82,7 +81,7 @@ def draw_anew(model: nn.Module, paths: Iterable[str], seed: int) -> dict[str, li
         paths: of modules.
         seed: of the draw.
     """
-    return {path: _drawn(model.get_submodule(path), f"{seed}:{path}") for path in paths}
+    return {path: _drawn(model.get_submodule(path), seed_from(seed, path)) for path in paths}
 
 
 @contextmanager
@@ -142,13 +141,12 @@ def _fitting(pattern: str, paths: Sequence[str], order: Sequence[str]) -> list[P
     return found
 
 
-def _drawn(module: nn.Module, key: str) -> list[Swap]:
+def _drawn(module: nn.Module, seed: int) -> list[Swap]:
     own = _own(module)
     # A module's reset may reach into the modules in it. On the CPU, so that every device gets the same numbers.
     trial = [(tensor, tensor.detach().cpu().clone()) for tensor in _own(module, recurse=True)]
-    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
     with swapped(trial), _registered(module), ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(number)  # that of the CPU alone, which is put back
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone, which is put back
         _reset(module)
         values = [tensor.data for tensor in _own(module)]
     return [(tensor, drawn.to(tensor.device)) for tensor, drawn in zip(own, values, strict=True)]

@@ -5,6 +5,7 @@ Threads share these, so that what several of them do at a time is counted: the f
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import torch
 
 from xaieval.errors import UsageError
 
-__all__ = ["ONE_AT_A_TIME", "check_repeatable", "random_states", "repeatable", "same_random_numbers"]
+__all__ = ["ONE_AT_A_TIME", "check_repeatable", "random_states", "repeatable", "same_random_numbers", "seed_from"]
 
 # Held by whoever changes the random numbers or the warnings of all threads for a while, and needs them to stay that way.
 ONE_AT_A_TIME = threading.RLock()
@@ -78,6 +79,21 @@ def _put_back_switches(before: dict[str, Any]) -> None:
 
 _random_numbers = _Shared(random_states, _put_back_random)
 _repeating = _Shared(_switches, _put_back_switches)
+
+
+def seed_from(*parts: object, bits: int = 63) -> int:
+    """A seed for a random number generator: a hash of its parts, the same in every process and on every machine.
+
+    Args:
+        parts: What decides the seed, such as the seed of a run and the id of an image.
+        bits: Size of the number, at most 64. NumPy takes 32, and torch signed numbers of 64 bits.
+
+    Example:
+        >>> seed_from(0, "airplane00.jpg"), seed_from(0, "airplane00.jpg", bits=32)
+        (6038946221980792354, 2812103471)
+    """
+    digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import xaieval
 from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_methods
-from xaieval.explainers.adapters.base import seeded, seeded_number
+from xaieval.explainers.adapters.base import seeded
 from xaieval.explainers.adapters.captum import CAPTUM, REDUCTIONS
 from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.probe.layouts import Layout
@@ -150,7 +150,7 @@ def test_random_methods_go_by_the_seed(name):
 def test_gradient_shap_is_captums_from_the_image_s_own_seed():
     found = CAPTUM["captum:GradientShap"](context(small(), "captum:GradientShap", seed=4))
     for number in range(3):
-        with seeded(seeded_number(4, str(number)), torch.device("cpu")):
+        with seeded(4, str(number), torch.device("cpu")):
             here = slice(number, number + 1)
             expected = directly("GradientShap", out_of_place(), IMAGES[here], torch.tensor(TARGETS)[here])
         torch.testing.assert_close(found[number], expected.sum(dim=1)[0], **CLOSE)
@@ -162,7 +162,7 @@ def test_smoothing_is_captums_noise_tunnel_around_the_signed_gradient(name, kind
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(out_of_place()))
     for number in range(3):
         image = IMAGES[number : number + 1]
-        with seeded(seeded_number(4, str(number)), torch.device("cpu")):
+        with seeded(4, str(number), torch.device("cpu")):
             expected = tunnel.attribute(
                 image.clone().requires_grad_(),
                 target=TARGETS[number],

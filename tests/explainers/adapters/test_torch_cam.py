@@ -15,7 +15,7 @@ import xaieval
 from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
 from xaieval.explainers import TorchCam, resolve_methods
-from xaieval.explainers.adapters.base import seeded, seeded_number
+from xaieval.explainers.adapters.base import seeded
 from xaieval.explainers.adapters.torch_cam import KINDS, TORCH_CAM
 from xaieval.inference.tasks import Segmentation
 from xaieval.probe.layouts import Layout
@@ -60,7 +60,7 @@ def test_maps_are_those_that_the_library_gives_when_it_is_called_directly(name):
     if KINDS[word].drawn:
         expected = []
         for number in range(3):
-            with seeded(seeded_number(4, str(number)), torch.device("cpu")):
+            with seeded(4, str(number), torch.device("cpu")):
                 expected.append(directly(word, IMAGES[number : number + 1], TARGETS[number : number + 1], model))
         expected = torch.cat(expected)
     else:

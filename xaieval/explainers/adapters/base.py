@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from xaieval.errors import ExplainerError, XaievalError
 from xaieval.explainers.base import Context
 from xaieval.inference.batch_limit import is_out_of_memory
-from xaieval.inference.reproducibility import ONE_AT_A_TIME
+from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
 from xaieval.inference.tasks import Classification
 from xaieval.probe.addresses import parse
 from xaieval.probe.layouts import Layout
@@ -40,7 +39,6 @@ __all__ = [
     "refused",
     "reshaping",
     "seeded",
-    "seeded_number",
 ]
 
 Attribute = Callable[[Tensor, Tensor], Tensor]
@@ -195,14 +193,10 @@ def _copied(output: Any) -> Any:
     return output.clone() if isinstance(output, Tensor) else output
 
 
-def seeded_number(seed: int, image_id: str) -> int:
-    """A seed of 32 bits for one image of a run."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{image_id}".encode()).digest()[:4])
-
-
 @contextmanager
-def seeded(number: int, device: torch.device) -> Iterator[None]:
-    """Have the global random numbers of torch and numpy start from a seed, and give them back as they were."""
+def seeded(seed: int, image_id: str, device: torch.device) -> Iterator[None]:
+    """Seed the global random numbers of torch and NumPy for one image of a run; afterwards restore them."""
+    number = seed_from(seed, image_id, bits=32)  # NumPy takes no more
     on_gpu = device.type == "cuda"
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[device] if on_gpu else []):
         state = np.random.get_state()  # noqa: NPY002  # libraries draw from it
@@ -227,7 +221,7 @@ def one_by_one(context: Context, attribute: Attribute) -> Tensor:
     maps = []
     for number, image_id in enumerate(context.ids):
         here = slice(number, number + 1)
-        with seeded(seeded_number(context.seed, image_id), context.images.device):
+        with seeded(context.seed, image_id, context.images.device):
             maps.append(attribute(context.images[here], context.everywhere[here]))
     return torch.cat(maps)
 
