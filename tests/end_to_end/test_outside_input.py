@@ -343,7 +343,7 @@ UNSAFE_READERS = {"read_pickle", "unsafe_load", "full_load", "load_module", "run
 OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others import modules by names that stand there
     "xaieval/data/__init__.py",
     "xaieval/__init__.py",
-    "xaieval/explainers/grad_cam_methods.py",
+    "xaieval/explainers/adapters/pytorch_grad_cam.py",
 }
 
 
