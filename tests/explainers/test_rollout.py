@@ -302,7 +302,7 @@ def test_they_are_scored_like_any_method():
     scores = xaieval.score(_timm(), [IMAGES], methods=["attention-rollout", "raw-attention", "random"], progress=False)
     assert list(scores.summary().index) == [("input", "attention-rollout"), ("input", "raw-attention"), ("input", "random")]
     assert (scores.rows["status"] == "ok").all()
-    assert all(explainer.passes == "one" and explainer.paper for explainer in ROLLOUT)
+    assert all(explainer.passes == "1" and explainer.paper for explainer in ROLLOUT)
 
 
 @pytest.mark.parametrize("name", ["attention-rollout", "raw-attention"])

@@ -377,7 +377,7 @@ def test_ones_own_subject_can_be_cut():
             ExplainerError,
             "method 'gradcam' needs layer=, an address such as 'layer4', with a model of yours",
         ),
-        (("random", None, torch.rand(1, 3, 8, 8)), DataError, "explainers are tried on at least 2 images, got 1"),
+        (("random", None, torch.rand(1, 3, 8, 8)), DataError, "explainers are checked on at least 2 images, got 1"),
         (("random", None, torch.rand(3, 8, 8)), DataError, "images are a floating-point tensor [N, C, H, W]"),
         (("attention",), ExplainerError, "method 'attention' reads the map of an attention branch, one channel; layer 'last'"),
         (
