@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from xaieval.cli.app import FLAT, app
@@ -56,10 +57,11 @@ def layers(
 
 
 @app.command
-def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
+def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
     """List every explanation method by name: our own, and those of captum, pytorch-grad-cam and torch-cam.
 
     Args:
+        markdown: Print a Markdown table, as in docs/methods.md.
         as_json: Print one JSON document in place of the table.
         debug: Show the traceback of an error.
     """
@@ -67,9 +69,13 @@ def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] |
 
     from xaieval.explainers.catalogue import catalogue
 
+    _check_one_form(markdown, as_json)
     if as_json:
         return {"methods": [entry._asdict() for entry in catalogue()]}
-    table = Table("method", "needs", "forward passes an image", "paper", box=None, header_style="bold")
+    titles = ("method", "needs", "forward passes per image", "paper")
+    if markdown:
+        return _print_markdown(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()])
+    table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
     print_table(table)
@@ -89,15 +95,12 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
 
     from xaieval.metrics.catalogue import catalogue
 
-    if as_json and markdown:
-        raise UsageError("--json and --markdown are two forms of the same table; choose one")
+    _check_one_form(markdown, as_json)
     if as_json:
         return {"metrics": [entry._asdict() for entry in catalogue()]}
     titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
-        for cells in (titles, ["---"] * len(titles), *(_in_markdown(*entry) for entry in catalogue())):
-            print(f"| {' | '.join(cells)} |")
-        return None
+        return _print_markdown(titles, [_in_markdown(*entry) for entry in catalogue()])
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
@@ -136,6 +139,16 @@ def _preset_document(preset: Preset) -> dict[str, Any]:
         "open_choices": preset.open_choices,
         "faults": preset.faults,
     }
+
+
+def _check_one_form(markdown: bool, as_json: bool) -> None:
+    if as_json and markdown:
+        raise UsageError("--json and --markdown are two forms of the same table; choose one")
+
+
+def _print_markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for cells in (titles, ["---"] * len(titles), *rows):
+        print(f"| {' | '.join(cells)} |")
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:

@@ -95,7 +95,7 @@ def check_random_numbers(subject: Subject) -> None:
         changed = [name for name, state in random_states().items() if not equal(state, before[name])]
     if changed:
         raise ConformanceError(
-            f"expected the global random numbers to be left alone, got those of {', '.join(changed)} changed; draw from a "
+            f"expected unchanged global random numbers, got those of {', '.join(changed)} changed; draw from a "
             "torch.Generator of your own, seeded by context.seed and the image's id"
         )
 
@@ -243,7 +243,7 @@ def _expect_same_model(subject: Subject, when: str, register: Callable[..., Any]
     changed = [name for name in before | after if not equal(before.get(name), after.get(name))]
     if changed:
         most = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        raise ConformanceError(f"expected the model as it was {when}, got changes in {', '.join(changed[:SHOWN])}{most}")
+        raise ConformanceError(f"expected an unchanged model {when}, got changes in {', '.join(changed[:SHOWN])}{most}")
 
 
 def _fail(*_: Any) -> None:
