@@ -1,4 +1,4 @@
-"""Captum's methods through the adapter are captum's, on any task, in any batch, and leave the model alone."""
+"""Maps of the adapter equal captum's own, for any task and in any batch, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RAW = xaieval.Protocol(normalisation="none")
 
 
 class Flat(nn.Sequential):
-    """One after the other, and flattened by no module, which captum's LRP would have no rule for."""
+    """A sequence that is flattened by a function, since captum's LRP has no rule for a module that flattens."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images).flatten(1)
@@ -48,7 +48,7 @@ def small() -> nn.Module:
 
 
 def out_of_place() -> nn.Module:
-    """The same network, as captum can read it by itself."""
+    """The same network without in-place modules, as captum needs it."""
     model = small()
     for module in model.modules():
         if isinstance(module, nn.ReLU):

@@ -1,4 +1,4 @@
-"""The methods of pytorch-grad-cam through the adapter are the library's, at any layer, and leave the model alone."""
+"""Maps of the adapter equal those of pytorch-grad-cam, at any layer, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_model_comes_back_as_it_was_after_an_error(name):
 
 def test_every_cam_of_the_library_is_offered_or_left_out_for_a_reason():
     exported = {name for name, value in vars(pytorch_grad_cam).items() if isinstance(value, type) and "CAM" in name.upper()}
-    # These join several layers or many crops of an image, and are taken as objects.
+    # These join several layers or many crops of an image; only their objects can be used.
     assert exported - {"RefineCAM", "SESS"} <= set(KINDS)
     assert set(KINDS) <= exported | {"FEM", "FullGrad"}
 
@@ -138,7 +138,7 @@ def test_four_sources_of_grad_cam_agree(layer):
     ours, *others = (xaieval.explain(model, images, layer, name, protocol=at_layer)[layer] for name in methods[:3])
     for other in others:
         torch.testing.assert_close(other, ours, atol=1e-4, rtol=0)
-    # This one scales up by itself, before it normalises.
+    # This library upsamples before it normalises.
     ours, theirs = (xaieval.explain(model, images, layer, name)[layer] for name in (methods[0], methods[3]))
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
     assert (ours.amax(dim=(1, 2)) == 1).all()

@@ -1,4 +1,4 @@
-"""The methods of torch-cam through the adapter are the library's, at any layer, and leave the model alone."""
+"""Maps of the adapter equal those of torch-cam, at any layer, and the model is not changed."""
 
 from __future__ import annotations
 
