@@ -25,11 +25,10 @@ from xaieval.probe.addresses import parse
 from xaieval.probe.layouts import Layout
 
 __all__ = [
-    "ImageTarget",
+    "CalledModel",
     "Kind",
     "Library",
     "LibraryMethod",
-    "ReadModel",
     "batch_maps",
     "calling",
     "check_choice",
@@ -129,21 +128,26 @@ class LibraryMethod:
         return self.kinds[self.method].paper
 
 
-class ReadModel(nn.Module):
-    """The model as a library calls it: the task reads the output, image by image."""
+class CalledModel(nn.Module):
+    """The model as a library calls it.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        context: The context of the batch.
+        function: What a call does: `context.read`, or `context.score` for one number per image, so that every task works.
+    """
+
+    def __init__(self, context: Context, function: Callable[..., Any]) -> None:
         super().__init__()
         self.model = context.model
-        self.context = context
+        self.function = function
         self.training = False
 
-    def forward(self, images: Tensor) -> Any:
-        """A tensor or a list with one item per image."""
-        return self.context.read(images)
+    def forward(self, *inputs: Tensor) -> Any:
+        """The result of the function."""
+        return self.function(*inputs)
 
 
-class ImageTarget:
+class _ImageTarget:
     """The score of one image's target, as a function of the model's output for it.
 
     Args:
@@ -163,9 +167,9 @@ class ImageTarget:
         return self.context.score_of(read, self.of)[0]
 
 
-def image_targets(context: Context, of: Tensor) -> list[ImageTarget]:
+def image_targets(context: Context, of: Tensor) -> list[_ImageTarget]:
     """A target for each of the images with the numbers `of`, `[G]`."""
-    return [ImageTarget(context, one) for one in of.split(1)]
+    return [_ImageTarget(context, one) for one in of.split(1)]
 
 
 def class_targets(context: Context, name: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import (
+    CalledModel,
     Kind,
     Library,
     LibraryMethod,
@@ -187,7 +188,7 @@ class Captum(LibraryMethod):
         with _calling(self.name, context, kind):
             from captum import attr
 
-            attribution = getattr(attr, self.method)(_Score(context), *layer)
+            attribution = getattr(attr, self.method)(CalledModel(context, context.score), *layer)
             if self.noise:
                 attribution = attr.NoiseTunnel(attribution)
 
@@ -272,19 +273,6 @@ LIBRARY = Library(
     classes=frozenset({"Attribution"}),
     adapt=CaptumObject,
 )
-
-
-class _Score(nn.Module):
-    """The model as captum calls it: one number per image instead of classes, so that every task works."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__()
-        self.model = context.model
-        self.context = context
-        self.training = False
-
-    def forward(self, images: Tensor, of: Tensor) -> Tensor:
-        return self.context.score(images, of)
 
 
 @contextmanager

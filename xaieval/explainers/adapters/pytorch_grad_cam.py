@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.explainers.adapters.base import (
+    CalledModel,
     Kind,
     Library,
     LibraryMethod,
-    ReadModel,
     batch_maps,
     calling,
     class_targets,
@@ -114,7 +114,7 @@ class PytorchGradCam(LibraryMethod):
         import pytorch_grad_cam
 
         kind = getattr(pytorch_grad_cam, self.method)
-        model, arguments = ReadModel(context), self._arguments(context)
+        model, arguments = CalledModel(context, context.read), self._arguments(context)
         inspect.signature(kind).bind(model, layers, **arguments)  # raises before there is an object that fails to be deleted
         cam = kind(model, layers, **arguments)
         if self.method == "ScoreCAM":

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import (
+    CalledModel,
     Kind,
     Library,
     LibraryMethod,
-    ReadModel,
     batch_maps,
     calling,
     class_targets,
@@ -114,7 +114,7 @@ class TorchCam(LibraryMethod):
             import torchcam.methods
 
             extractor = getattr(torchcam.methods, self.method)
-            model = context.model if self.method == "LeGrad" else ReadModel(context)
+            model = context.model if self.method == "LeGrad" else CalledModel(context, context.read)
             with extractor(model, layer, **self._arguments(context)) as cam, outputs_copied([layer]):
 
                 def maps(images: Tensor, of: Tensor) -> Tensor:
