@@ -499,7 +499,7 @@ def test_they_say_what_they_cost_and_where_they_are_from():
         assert explainer.paper
         assert not needs_model(explainer)
         assert not explainer.needs_gradient
-    assert RISE(n_masks=100).passes == "100, one a mask"
+    assert RISE(n_masks=100).passes == "100, 1 per mask"
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
         return {"methods": [entry._asdict() for entry in catalogue()]}
     titles = ("method", "needs", "forward passes per image", "paper")
     if markdown:
-        return _print_markdown(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()])
+        _print_markdown(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()])
+        return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
@@ -100,7 +101,8 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
         return {"metrics": [entry._asdict() for entry in catalogue()]}
     titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
-        return _print_markdown(titles, [_in_markdown(*entry) for entry in catalogue()])
+        _print_markdown(titles, [_in_markdown(*entry) for entry in catalogue()])
+        return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
