@@ -226,6 +226,7 @@ def test_nothing_but_the_document_gets_to_stdout(tmp_path, monkeypatch, capsys):
     ("arguments", "status", "message"),
     [
         (("score", "--layers", "nope", "--max-images", "2"), 2, "no layer 'nope'"),
+        (("methods", "--markdown"), 2, "--json and --markdown are two forms of the same table; choose one"),
         (("metrics", "--markdown"), 2, "--json and --markdown are two forms of the same table; choose one"),
         ((*QUICK, "run", "--minimum-confidence", "2"), 1, "no row could be counted"),
     ],

@@ -1,4 +1,4 @@
-"""The class activation maps are those of pytorch-grad-cam, torch-cam and captum, and of slow loops over their formulas."""
+"""The class activation maps equal those of pytorch-grad-cam, torch-cam and captum, and of slow loops over their formulas."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ AT_LAYER = xaieval.Protocol(normalise_at="layer")  # where torch-cam normalises;
 
 @dataclass(frozen=True)
 class Network:
-    """A model with images, and the class that every library is asked about, layer by layer."""
+    """A model, images, and the class that every library explains, layer by layer."""
 
     model: nn.Module
     images: Tensor
@@ -76,7 +76,7 @@ def _resnet18() -> Network:
     torch.manual_seed(0)
     model = torchvision.models.resnet18().eval()
     images = _stacked(scenes(Preprocessing(128, 128, mean=HALF, std=HALF)), 3)
-    # With random weights one class wins for every image, so others are asked for; 0 is one of them.
+    # With random weights one class wins for every image, so other classes are explained, among them 0.
     return Network(model, images, [0, 999, 381], {name: name for name in ("layer2", "layer3", "layer4")}, "layer4")
 
 
@@ -94,7 +94,7 @@ def _mobilenet(weights: Path, photos: Path) -> Network:
     model.load_state_dict(load_file(weights))
     model.eval()
     pictures = ucmerced(photos, Preprocessing(160, 183, mean=HALF, std=HALF)).spread(21)
-    # A field and a freeway: Grad-CAM++ finds something at every layer, also where activations are negative.
+    # A field and a freeway: Grad-CAM++ gives maps that are not constant at every layer, also where activations are negative.
     images = torch.stack([pictures[index]["image"] for index in (0, 8)])
     layers = {name: name for name in ("blocks.3", "blocks.5", "bn2")}
     return Network(model, images, model(images).argmax(dim=1).tolist(), layers, "bn2")
@@ -122,15 +122,15 @@ def pooled(request: pytest.FixtureRequest) -> Network:
 
 @pytest.fixture
 def precise(network: Network) -> Network:
-    """In float64, for Grad-CAM++: where activations are negative its denominator 2 + S G has a root, near which float32 is too
-    coarse for anybody to agree to four digits."""
+    """In float64, for Grad-CAM++: with negative activations its denominator 2 + S G has a root, near which float32 is too
+    coarse for an agreement to four digits."""
     return replace(network, model=deepcopy(network.model).double(), images=network.images.double())
 
 
 def _same(ours: Tensor, theirs: object) -> None:
     theirs = torch.as_tensor(theirs).to(ours.dtype)
     assert ours.shape == theirs.shape
-    # Maps that are all zero would be equal too.
+    # Maps of zeros would be equal too.
     assert (theirs.amax(dim=(1, 2)) - theirs.amin(dim=(1, 2)) > 0.5).all()
     torch.testing.assert_close(ours, theirs, atol=CLOSE, rtol=0)
 
@@ -156,12 +156,12 @@ def test_maps_equal_those_of_pytorch_grad_cam(network, method, peer):
 
 
 class Signed:
-    """The peer, its principal component turned so that the projection correlates with the mean of what was decomposed."""
+    """The peer, with the sign for which the projection correlates with the mean of the decomposed values."""
 
     def get_cam_image(self, images, layer, targets, activations, gradients, eigen_smooth):
         projected = super().get_cam_image(images, layer, targets, activations, gradients, eigen_smooth)
         decomposed = activations * gradients if self.uses_gradients else activations
-        # The projection's mean is zero, so that its product with anything is a covariance.
+        # The projection's mean is zero, so its product with anything is a covariance.
         sign = np.sign((projected * decomposed.mean(axis=1)).sum(axis=(1, 2)))
         return sign[:, None, None] * projected
 
@@ -176,9 +176,8 @@ class SignedEigenGradCAM(Signed, pytorch_grad_cam.EigenGradCAM):
 
 @pytest.mark.parametrize(("method", "peer"), [("eigencam", SignedEigenCAM), ("eigengradcam", SignedEigenGradCAM)])
 def test_eigen_maps_equal_those_of_pytorch_grad_cam_but_for_its_arbitrary_sign(network, method, peer):
-    # The peer takes the sign of the principal component that LAPACK happens to give, and loses the object where that is the
-    # wrong one. Ours is defined; with that sign its maps are ours. (Its full SVD of the cells is slow where a map has many,
-    # hence the last layers only.)
+    # The peer takes the arbitrary sign that LAPACK gives, and loses the object where it is the wrong one. Our sign is defined;
+    # with it the peer's maps equal ours. (Its full SVD is slow for maps with many cells, hence only the last layers.)
     for address, maps in network.explain(method, list(network.layers)[-2:]).items():
         _same(maps, _grad_cam_package(peer, network, address))
 
@@ -188,7 +187,7 @@ def _score(network: Network):
 
 
 def _plus_plus(activation: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
-    """Grad-CAM++ as eq. 19 is written, with an epsilon in the denominator."""
+    """Grad-CAM++ as in eq. 19, with an epsilon in the denominator."""
     activation, gradient = activation.double(), gradient.double()
     total = activation.sum(dim=(2, 3), keepdim=True)
     alpha = gradient**2 / (2 * gradient**2 + total * gradient**3 + epsilon)
@@ -197,9 +196,9 @@ def _plus_plus(activation: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
 
 
 def test_grad_cam_plus_plus_differs_from_pytorch_grad_cam_by_its_epsilon_alone(precise):
-    # The peer adds 1e-6 to the denominator 2 G^2 + S G^3 of alpha. Gradients here are 1e-2 and less, so that G^2 is of the
-    # same size as the epsilon or far below it, and most of the peer's weights are of the epsilon's making. Eq. 19 without
-    # epsilon gives our map, with it the peer's: nothing else differs.
+    # The peer adds 1e-6 to the denominator 2 G^2 + S G^3 of alpha. Gradients here are at most 1e-2, so G^2 is about as large as
+    # the epsilon or far smaller, and the epsilon decides most of the peer's weights. Eq. 19 without epsilon gives our map, with
+    # epsilon the peer's: nothing else differs.
     seen = probe(precise.model, precise.images, precise.layers, _score(precise))
     ours = precise.explain("gradcam++")
     size = tuple(precise.images.shape[2:])
@@ -223,7 +222,7 @@ class Louder(nn.Module):
 
 
 def test_grad_cam_plus_plus_equals_pytorch_grad_cam_where_its_epsilon_is_negligible(precise):
-    # Logits times a million have gradients times a million, beside whose squares the peer's epsilon of 1e-6 is nothing.
+    # Logits times a million have gradients times a million; compared with their squares, the peer's epsilon of 1e-6 vanishes.
     louder = Louder(precise.model, 1e6)
     for address in precise.layers:
         ours = xaieval.explain(louder, precise.images, f"model.{address}", "gradcam++", precise.target)
@@ -232,14 +231,14 @@ def test_grad_cam_plus_plus_equals_pytorch_grad_cam_where_its_epsilon_is_negligi
 
 
 def _torch_cam(peer: type, network: Network, address: str, normalised: bool = True) -> Tensor:
-    """The peer's maps of the layer's size."""
+    """The peer's maps at the size of the layer."""
     with peer(network.model, network.layers[address]) as cam:
         scores = network.model(network.images)
         return cam(network.targets, scores, normalized=normalised)[0]
 
 
 def _upsampled(maps: Tensor, network: Network) -> Tensor:
-    """As torch-cam's documentation shows it: half-pixel centres."""
+    """As in torch-cam's documentation: half-pixel centres."""
     size = network.images.shape[2:]
     return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
@@ -269,9 +268,9 @@ class PaperPlusPlus(torchcam.methods.GradCAMpp):
 
 
 def test_grad_cam_plus_plus_differs_from_torch_cam_by_the_weights_alone(precise):
-    # torch-cam's Grad-CAM++ weighs channels otherwise than the paper does. In place of eq. 19's denominator
-    # 2 G^2 + sum(A) G^3 it has 2 G^2 + sum(A G^3) + 1e-8; and up to 0.5.0 it even divides a copy (`alpha[mask].div_(...)`), so
-    # that what it uses is alpha = G^2. With eq. 19's weights in its own code the maps are ours.
+    # torch-cam's Grad-CAM++ has other weights than the paper. Instead of eq. 19's denominator 2 G^2 + sum(A) G^3 it has
+    # 2 G^2 + sum(A G^3) + 1e-8; and up to 0.5.0 it divides a copy (`alpha[mask].div_(...)`), so that alpha stays G^2. With the
+    # weights of eq. 19 in its own code, its maps equal ours.
     seen = probe(precise.model, precise.images, precise.layers, _score(precise))
     for address, maps in precise.explain("gradcam++", protocol=AT_LAYER).items():
         _same(maps, _upsampled(_torch_cam(PaperPlusPlus, precise, address), precise))
@@ -299,7 +298,7 @@ def test_grad_cam_equals_captums(network):
 
 
 def test_cam_equals_torch_cams(pooled):
-    # Neither takes the positive part, so the minimum of the normalisation is that of the whole map.
+    # Neither takes the positive part, so normalisation uses the minimum of the whole map.
     maps = pooled.explain("cam", [pooled.last], protocol=AT_LAYER)[pooled.last]
     classifier = "fc" if pooled.last == "layer4" else "classifier"
     with torchcam.methods.CAM(pooled.model, pooled.last, classifier) as cam:
@@ -445,7 +444,7 @@ GRADIENT_FREE = (eigen_cam,)
 
 
 def _random(seed: int, shape: tuple[int, ...], rectified: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Activations, positive ones with a silent channel as after a ReLU or of any sign, and gradients with exact zeros."""
+    """Activations (of any sign, or positive with a channel of zeros, as after a ReLU) and gradients with exact zeros."""
     generator = torch.Generator().manual_seed(seed)
     activation = torch.randn(shape, generator=generator, dtype=torch.float64)
     activation = activation.clamp(min=0) if rectified else activation + 1.5
@@ -513,7 +512,7 @@ def test_nan_in_an_activation_makes_that_images_map_invalid_and_no_others(functi
 
 @pytest.mark.parametrize("function", [f for f in SLOW if f not in GRADIENT_FREE], ids=lambda function: function.__name__)
 def test_nan_in_a_gradient_makes_that_images_map_invalid_and_no_others(function):
-    # A gradient of NaN that comes out as a weight of 0 would look like a map that was computed.
+    # A NaN in the gradient that became a weight of 0 would look like a valid map.
     activation, gradient = _random(3, (3, 4, 5, 5), False, torch.float32)
     expected = function(activation, gradient)
     gradient[1] = torch.nan
@@ -522,7 +521,7 @@ def test_nan_in_a_gradient_makes_that_images_map_invalid_and_no_others(function)
     assert finish(maps, (8, 8), xaieval.Protocol()).invalid.tolist() == [False, True, False]
 
 
-def test_xgrad_cam_is_invalid_where_a_channel_that_speaks_sums_to_zero():
-    # The formula divides by that sum, and no epsilon makes up a number.
+def test_xgrad_cam_is_invalid_where_a_channel_that_is_not_zero_sums_to_zero():
+    # The formula divides by that sum, and there is no epsilon.
     activation = torch.tensor([[[[1.0, -1.0]]]])
     assert not xgrad_cam(activation, torch.ones(1, 1, 1, 2)).isfinite().all()

@@ -1,4 +1,4 @@
-"""Explainers by name, as objects and as functions, and the control maps that know nothing of the model."""
+"""Explainers by name, as objects and as functions, and the control maps, which do not depend on the model."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_center_is_symmetric_and_peaks_in_the_middle(size):
     middle = [slice((side - 1) // 2, side // 2 + 1) for side in size]  # one row or column, or the two beside the middle
     peak = maps[:, *middle]
     torch.testing.assert_close(peak, maps.amax(dim=(1, 2))[:, None, None].expand_as(peak))
-    # It falls on the way out, in both directions.
+    # It falls from the centre outwards, in both directions.
     across, down = maps[0, size[0] // 2, size[1] // 2 :], maps[0, size[0] // 2 :, size[1] // 2]
     assert (across.diff() < 0).all()
     assert (down.diff() < 0).all()
@@ -139,7 +139,7 @@ def test_uniform_is_ones_and_a_constant_map_in_a_run(model):
     rows = xaieval.score(model, [images], methods="uniform", progress=False).rows
     assert set(rows["status"]) == {"constant_map"}
     assert (rows["mask_area"] == 0).all()
-    # Without normalisation nothing of the image is masked.
+    # Without normalisation the image is not masked at all.
     whole = xaieval.score(model, [images], methods="uniform", protocol=xaieval.Protocol(normalisation="none"), progress=False)
     assert (whole.rows["mask_area"] == 1).all()
     np.testing.assert_allclose(whole.rows["masked_confidence"], whole.rows["confidence"], rtol=1e-6)
@@ -241,7 +241,7 @@ def test_a_function_is_a_method_and_gets_model_images_and_targets(model):
     assert torch.equal(targets, torch.zeros(4, dtype=torch.long))
     assert not more
     assert isinstance(resolve_methods(saliency)[0], FunctionExplainer)
-    # The map is normalised like any other.
+    # The map is normalised like every other.
     maps = xaieval.explain(model, images, method=saliency)["input"]
     grey = images.mean(dim=1)
     low, high = grey.amin(dim=(1, 2), keepdim=True), grey.amax(dim=(1, 2), keepdim=True)

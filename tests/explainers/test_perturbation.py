@@ -1,4 +1,4 @@
-"""Score-CAM, Ablation-CAM, RISE and occlusion are those of other libraries, and of slow loops over their formulas."""
+"""Score-CAM, Ablation-CAM, RISE and occlusion equal those of other libraries, and slow loops over their formulas."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _context(model: nn.Module, images: Tensor, targets: list[int], layer: str | 
 
 
 def _same(ours: Tensor, theirs: object) -> None:
-    """To a share of each map's range, whatever its scale."""
+    """Equal to a share of each map's range."""
     theirs = torch.as_tensor(theirs)
     assert ours.shape == theirs.shape
     spread = theirs.amax(dim=(1, 2), keepdim=True) - theirs.amin(dim=(1, 2), keepdim=True)
@@ -140,7 +140,7 @@ def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, 
         theirs = cam.get_cam_image(images, None, targets, context.activation.numpy(), None)
     capsys.readouterr()  # its progress bar
     _same(ScoreCAM(align_corners=True)(context), np.maximum(theirs, 0))
-    # The corners are all the difference between both.
+    # The two differ only in the corners.
     assert (ScoreCAM()(context) - torch.from_numpy(theirs)).abs().max() > 0
 
 
@@ -160,7 +160,7 @@ def test_score_cam_normalised_at_the_layer_is_that_of_torch_cam(layer):
 def _slow_ablation(
     model: nn.Module, image: Tensor, target: int, layer: str, change: Callable[[Tensor, int], Tensor]
 ) -> np.ndarray:
-    """Drops of the score, one whole pass for each channel; `change` silences a channel of the layer's output."""
+    """Drops of the score, one whole pass per channel; `change` sets a channel of the layer's output to zero."""
     scores = []
     channels = probe(model, image[None], [layer]).activations[layer].shape[1]
     module = model.get_submodule(layer)
@@ -200,7 +200,7 @@ def test_ablation_cam_equals_a_loop_over_images_and_channels(layer, size, expand
 
 
 def test_ablation_cam_is_that_of_pytorch_grad_cam(capsys):
-    # Behind a ReLU, where it writes zeros; where values are negative it writes a number far below all of them instead.
+    # After a ReLU, where the library writes zeros; where values are negative it writes a number far below all of them.
     model, images = _resnet18()
     maps = AblationCAM()(_context(model, images, TARGETS, "layer4", size=32))
     targets = [ClassifierOutputTarget(target) for target in TARGETS]
@@ -217,10 +217,10 @@ def test_only_what_comes_after_the_layer_runs_on_many_images():
     model[0].register_forward_hook(lambda module, inputs, output: before.append(len(output)))
     model[4].register_forward_hook(lambda module, inputs, output: after.append(len(output)))
     context = _context(model, images, [0], "1", size=2)
-    before.clear()  # of the pass that the activation is from
+    before.clear()  # counts of the pass that made the activation
     after.clear()
     AblationCAM()(context)
-    # Three ablations in passes of two, and all at once, to see that they agree; then five channels and the whole image.
+    # The trial: three ablations in passes of two, then all at once. After it: five channels and the whole image.
     assert before == [2, 1, 1, 1, 1, 1]
     assert after == [2, 1, 3, 2, 2, 2]
 
@@ -248,7 +248,7 @@ class Parts(nn.Module):
 
 @pytest.mark.parametrize("layer", ["left", "relu#0", "relu#1", "parts[sum]", "parts[pair][1]"])
 def test_any_address_can_be_ablated_also_where_expanding_does_not_work(layer):
-    # Joining one image's tensor with many ablated ones fails, and whole passes are made.
+    # Joining one image's tensor with many ablated ones fails, so whole passes are made.
     torch.manual_seed(2)
     model, images = Joined().eval().double(), _pictures(2)
     context = _context(model, images, [0, 2], layer, size=3)
@@ -435,7 +435,7 @@ class Regions(nn.Module):
 
 
 class Boxes(nn.Module):
-    """A detector that finds one box, and is as sure of it as the box is bright."""
+    """A detector with one box, whose score is the brightness of the box."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -499,7 +499,7 @@ def test_they_say_what_they_cost_and_where_they_are_from():
         assert explainer.paper
         assert not needs_model(explainer)
         assert not explainer.needs_gradient
-    assert RISE(n_masks=100).passes == "100, one a mask"
+    assert RISE(n_masks=100).passes == "100, 1 per mask"
 
 
 @pytest.mark.parametrize(

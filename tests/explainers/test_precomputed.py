@@ -1,4 +1,4 @@
-"""Maps from files: where they are looked for, what is read, and what is refused."""
+"""Maps from files: the names that are searched, what is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_maps_that_the_tool_made_itself_score_alike_from_files(tmp_path, capsys)
 
 
 def _maps(ids: list[str]) -> dict[str, Tensor]:
-    """Grad-CAM of the built-in model on the images that the command takes."""
+    """Grad-CAM of the built-in model on the images of the command."""
     from xaieval.data import load_data
     from xaieval.models import load_model
 

@@ -1,4 +1,4 @@
-"""Maps from attention weights equal an explicit slow computation, whatever library the transformer is from."""
+"""Maps from attention weights equal an explicit slow computation, for transformers of several libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _context(model: nn.Module, images: Tensor = IMAGES, **options: object) -> Co
     return Context(model, images, zeros, None, [str(number) for number in range(len(images))], **options)
 
 
-# ---- what the weights are, written down by hand for each library
+# ---- the weights, computed by hand for each library
 
 
 @cache
@@ -166,7 +166,7 @@ def test_models_that_pool_by_a_query_are_read_through_it():
 
 
 class Block(nn.Module):
-    """Attention in the ways in which people write it down; the values are the tokens themselves."""
+    """Attention in several common implementations; the values are the tokens themselves."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -302,7 +302,7 @@ def test_they_are_scored_like_any_method():
     scores = xaieval.score(_timm(), [IMAGES], methods=["attention-rollout", "raw-attention", "random"], progress=False)
     assert list(scores.summary().index) == [("input", "attention-rollout"), ("input", "raw-attention"), ("input", "random")]
     assert (scores.rows["status"] == "ok").all()
-    assert all(explainer.passes == "one" and explainer.paper for explainer in ROLLOUT)
+    assert all(explainer.passes == "1" and explainer.paper for explainer in ROLLOUT)
 
 
 @pytest.mark.parametrize("name", ["attention-rollout", "raw-attention"])

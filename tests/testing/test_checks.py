@@ -1,4 +1,4 @@
-"""Every method keeps what all explainers promise, and each check fails on an explainer that does not."""
+"""Every method passes the checks of all explainers, and each check fails on an explainer that breaks its rule."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ import torchvision
 from torch import Tensor, nn
 
 import xaieval
-from xaieval import explainers
 from xaieval.errors import ConformanceError, DataError, ExplainerError
-from xaieval.explainers import METHODS, Context, Explainer, cam
+from xaieval.explainers import LIBRARY_METHODS, METHODS, Context, Explainer, cam
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
 
 @pytest.fixture(autouse=True)
 def _no_type_checks_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks of annotations that tests install look at one item of a list, for which they draw Python's random numbers."""
+    """The type checks that tests install look at a random item of a list, drawn from Python's random numbers."""
     monkeypatch.setattr(cam, "_linear_layers", inspect.unwrap(cam._linear_layers))
 
 
@@ -33,7 +32,7 @@ def _no_type_checks_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _attention_model() -> nn.Module:
-    """A layer of one channel, as the map of an attention branch is."""
+    """A model with a layer of one channel, like the map of an attention branch."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 5)
     )
@@ -61,7 +60,7 @@ def _torchvision_transformer() -> nn.Module:
     return model
 
 
-# Methods that explain models of a kind: the model, the side of its images, and a layer.
+# Methods for one kind of model: the model, the side of its images, and a layer.
 SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "attention": (_attention_model, 24, "2"),
     "attention-rollout": (_transformer, 64, None),
@@ -70,11 +69,10 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "torch-cam:LeGrad": (_torchvision_transformer, 64, "encoder.layers.encoder_layer_1"),
 }
 
-# Settings that say how much work a method does, where it has them.
+# Settings that decide how much work a method does.
 SMALLER = {"n_masks": 24, "samples": 4}
 
-# Methods of other libraries, where they can be had by name.
-EVERY = {**METHODS, **getattr(explainers, "LIBRARY_METHODS", {})}
+EVERY = {**METHODS, **LIBRARY_METHODS}
 
 
 def _smaller(explainer: Explainer) -> Explainer:
@@ -134,7 +132,7 @@ def _good(context: Context) -> Tensor:
 
 
 def _after(change: Callable[[Context], Any]) -> Made:
-    """Good maps, and something else that is done on the way."""
+    """Good maps, with a side effect."""
 
     def explain(context: Context) -> Tensor:
         maps = _good(context)
@@ -154,7 +152,7 @@ def _hole(context: Context) -> Tensor:
 
 
 def _noise(context: Context) -> Tensor:
-    # Numbers that no seed decides, and that nobody else draws.
+    # Random numbers without a seed, which nothing else draws from.
     return _good(context) * random.SystemRandom().random()
 
 
@@ -171,7 +169,7 @@ def _zero_beside_nan(context: Context) -> Tensor:
 
 
 def _with_hook(context: Context) -> Tensor:
-    """Takes its hook away, but not if the model raises."""
+    """Removes its hook, but not if the model raises."""
     handle = context.model[3].register_forward_hook(lambda *_: None)
     context.model(context.images)
     handle.remove()
@@ -284,13 +282,13 @@ def test_the_good_explainer_that_the_broken_ones_are_made_of_passes():
 
 
 def test_every_check_can_fail():
-    # That of devices is below.
+    # The check of devices has a test of its own.
     failing = {name for _, names, _ in BROKEN.values() for name in names} | {"check_device"}
     assert failing == {check.__name__ for check in CHECKS}
 
 
 def test_other_maps_on_another_device_are_found(monkeypatch):
-    # The "other device" is the same one, on which this explainer works differently the second time.
+    # The "other device" is the same one; the explainer gives other maps the second time.
     maps = []
 
     def explain(context: Context) -> Tensor:
@@ -377,7 +375,7 @@ def test_ones_own_subject_can_be_cut():
             ExplainerError,
             "method 'gradcam' needs layer=, an address such as 'layer4', with a model of yours",
         ),
-        (("random", None, torch.rand(1, 3, 8, 8)), DataError, "explainers are tried on at least 2 images, got 1"),
+        (("random", None, torch.rand(1, 3, 8, 8)), DataError, "explainers are checked on at least 2 images, got 1"),
         (("random", None, torch.rand(3, 8, 8)), DataError, "images are a floating-point tensor [N, C, H, W]"),
         (("attention",), ExplainerError, "method 'attention' reads the map of an attention branch, one channel; layer 'last'"),
         (

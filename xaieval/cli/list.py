@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -57,10 +58,11 @@ def layers(
 
 
 @app.command
-def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
+def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
     """List the explanation methods: our own, and those of captum, pytorch-grad-cam and torch-cam.
 
     Args:
+        markdown: Print a Markdown table, as in docs/methods.md.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
@@ -68,9 +70,14 @@ def methods(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any] |
 
     from xaieval.explainers.catalogue import catalogue
 
+    _check_one_form(markdown, as_json)
     if as_json:
         return {"methods": [entry._asdict() for entry in catalogue()]}
-    table = Table("method", "needs", "forward passes an image", "paper", box=None, header_style="bold")
+    titles = ("method", "needs", "forward passes per image", "paper")
+    if markdown:
+        _print_markdown(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()])
+        return None
+    table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
         table.add_row(*entry)
     print_table(table)
@@ -90,14 +97,12 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
 
     from xaieval.metrics.catalogue import catalogue
 
-    if as_json and markdown:
-        raise UsageError("--json and --markdown are two forms of the same table; choose one")
+    _check_one_form(markdown, as_json)
     if as_json:
         return {"metrics": [entry._asdict() for entry in catalogue()]}
     titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
-        for cells in (titles, ["---"] * len(titles), *(_in_markdown(*entry) for entry in catalogue())):
-            print(f"| {' | '.join(cells)} |")
+        _print_markdown(titles, [_in_markdown(*entry) for entry in catalogue()])
         return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
@@ -137,6 +142,16 @@ def _preset_document(preset: Preset) -> dict[str, Any]:
         "open_choices": preset.open_choices,
         "faults": preset.faults,
     }
+
+
+def _check_one_form(markdown: bool, as_json: bool) -> None:
+    if as_json and markdown:
+        raise UsageError("--json and --markdown are two forms of the same table; choose one")
+
+
+def _print_markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for cells in (titles, ["---"] * len(titles), *rows):
+        print(f"| {' | '.join(cells)} |")
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:

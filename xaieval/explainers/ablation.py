@@ -1,4 +1,4 @@
-"""Ablation-CAM: channels of a layer are silenced one by one, and only what comes after the layer runs again for each."""
+"""Ablation-CAM: each channel of a layer is set to zero in turn, and only the part of the model after the layer runs again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from xaieval.probe.hooks import put
 
 __all__ = ["ABLATION", "AblationCAM"]
 
-SAME = 1e-4  # share of the largest score by which both ways of running may differ
+TOLERANCE = 1e-4  # largest difference of scores between the two ways of running, as a share of the largest score
 
 
 @dataclass(frozen=True)
 class AblationCAM:
-    """Ablation-CAM: `relu(sum_k (y - y_k) / y A_k)`, y_k the score when channel k of the layer is zero.
+    """Ablation-CAM: `relu(sum_k (y - y_k) / y A_k)`, where y_k is the score with channel k of the layer set to zero.
 
-    What comes before the layer depends on the image alone, so the model runs on one copy of the image, and the layer's output
-    is expanded to many ablated ones on the way. Whether the rest of the model takes that is tried on three of them; where it
-    does not, because it joins that output with something of the image's batch size, whole passes are made.
+    The part before the layer depends only on the image, so the model runs on one copy of the image, and the layer's output is
+    expanded on the way to one ablated output per channel. Three of them are tried first: a model that joins the layer's output
+    with another tensor of the image's batch size cannot be run that way, and gets whole passes.
 
-    A channel of a token layer is silenced in all tokens, also those before the grid. The layer may have any address, such as
-    `fpn[p2]` or `layer3.0.relu#2`. Where the score is 0 the map is not defined, and comes out as NaN.
+    A channel of a token layer is set to zero in all tokens, also those before the grid. The layer may have any address, such
+    as `fpn[p2]` or `layer3.0.relu#2`. Where the score is 0, the map is undefined and becomes NaN.
 
     Args:
-        expand: False makes whole passes without trying.
+        expand: False makes whole passes without a trial.
 
     Reference:
         Desai and Ramaswamy, "Ablation-CAM", WACV 2020, eq. 4 and 5.
@@ -48,18 +48,18 @@ class AblationCAM:
     name: str = "ablation-cam"
     needs_layer: bool = True
     needs_gradient: bool = False
-    # It runs the model, but finds the layer's own output there whatever was done to the weights before and after it.
+    # It runs the model, but reads only the layer's output, which is right also if batch norms around the layer are folded.
     needs_model: bool = False
-    passes: str = "one a channel, of what comes after the layer"
+    passes: str = "1 per channel, from the layer on"
     paper: str = "Desai and Ramaswamy 2020, WACV"
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
-        channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last one silences nothing
+        channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last number ablates nothing
         expand = self.expand and _can_expand(context)
         size = context.size or len(context.images)
-        batch_limit = BatchLimit(_most(context)) if expand else context.batch_limit or BatchLimit(size)
+        batch_limit = BatchLimit(_outputs_per_pass(context)) if expand else context.batch_limit or BatchLimit(size)
 
         def scores_of(image: int) -> Tensor:
             return torch.cat(batch_limit.parts(len(channels), lambda part: _ablated(context, image, channels[part], expand)))
@@ -73,10 +73,10 @@ class AblationCAM:
 ABLATION = (AblationCAM(),)
 
 
-def _most(context: Context) -> int:
-    """How many ablated outputs run together: as many as take no more memory than the images of a pass.
+def _outputs_per_pass(context: Context) -> int:
+    """How many ablated outputs run together: in a classifier, as many as take no more memory than the images of a pass.
 
-    In a classifier, that is, whose maps do not get larger on the way to the logits.
+    The maps of a classifier do not get larger on the way to the logits; other models run on the usual number of images.
     """
     size = context.size or len(context.images)
     if not isinstance(context.task, Classification) or context.activation is None:
@@ -85,7 +85,7 @@ def _most(context: Context) -> int:
 
 
 def _can_expand(context: Context) -> bool:
-    """Whether the model gives the same scores when the layer's output alone is many."""
+    """Whether the model gives the same scores when only the layer's output is expanded."""
     activation: Any = context.activation
     strongest = activation[0].abs().flatten(1).mean(dim=1).topk(min(2, activation.shape[1])).indices
     size = context.size or len(context.images)
@@ -93,36 +93,36 @@ def _can_expand(context: Context) -> bool:
     with torch.no_grad():
         expected = torch.cat([_ablated(context, 0, some, False) for some in few.split(size)])
         try:
-            found = _ablated(context, 0, few, True)
-        except Exception as error:  # whatever a model can raise in which two batch sizes meet
+            scores = _ablated(context, 0, few, True)
+        except Exception as error:  # a model in which two batch sizes meet may raise anything
             if is_out_of_memory(error) and size > 1:
                 raise
             return False
-    return found.shape == expected.shape and torch.allclose(
-        found, expected, rtol=0, atol=SAME * float(expected.abs().nan_to_num().max()), equal_nan=True
+    return scores.shape == expected.shape and torch.allclose(
+        scores, expected, rtol=0, atol=TOLERANCE * float(expected.abs().nan_to_num().max()), equal_nan=True
     )
 
 
 def _ablated(context: Context, image: int, channels: Tensor, expand: bool) -> Tensor:
-    """Scores `[G]` of an image of the batch with each of these channels `[G]` silenced."""
+    """Scores `[G]` of an image of the batch with each of these channels `[G]` set to zero."""
     activation: Any = context.activation
     ones = torch.ones_like(channels)
 
-    def silenced(output: Tensor) -> Tensor:
-        # Tokens, and maps with channels last, are turned around to become an activation `[N, C, h, w]`.
+    def ablate(output: Tensor) -> Tensor:
+        # The channels of tokens and of maps with channels last are on the last axis; those of an activation are on axis 1.
         axis = 1 if output.shape[1:] == activation.shape[1:] else -1
         many = torch.cat([output] * len(channels)) if len(output) < len(channels) else output.clone()
         rows = (channels < activation.shape[1]).nonzero()[:, 0]
         many.movedim(axis, 1)[rows, channels[rows]] = 0
         return many
 
-    with _Changed(context, silenced):
+    with _OutputChanged(context, ablate):
         images = context.images[image : image + 1]
         return context.score(images if expand else torch.cat([images] * len(channels)), image * ones)
 
 
-class _Changed:
-    """While it is entered, the model's modules get a layer's output changed."""
+class _OutputChanged:
+    """Context manager: the rest of the model gets a changed output of the layer."""
 
     def __init__(self, context: Context, change: Callable[[Tensor], Tensor]) -> None:
         self.address = parse(context.layer or "")

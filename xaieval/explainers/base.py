@@ -1,4 +1,4 @@
-"""What an explainer is, and what it is given."""
+"""The interface of an explainer, and the context that it gets."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ class Context:
     """Everything that an explainer may use to make the maps of one batch at one layer.
 
     Attributes:
-        model: in eval mode, its parameters without gradients.
-        images: `[N, C, H, W]`, normalised as the model expects.
-        targets: the class to explain, `[N]`.
-        logits: on the original images, `[N, K]`, detached; None of a model that is no classifier.
-        ids: of the images, stable over runs.
-        seed: of the run.
-        layer: address, for explainers that need one.
-        activation: of the layer, `[N, C, h, w]`, if the explainer needs a layer.
-        gradient: of the target's score there, of the same shape, if the explainer needs gradients.
-        layout: where the model itself has height and width in the layer's output; the activation is laid out already.
-        task: how the model's output is read.
-        protocol: of the run.
-        followed: what is explained, of which `targets` are the classes.
-        call: runs the model on images; `model(images)` unless told.
-        output: likewise without gradients, as fast as the run knows how.
-        size: images in such a pass; the batch's number unless told.
-        batch_limit: what has become of that size since, as memory has room for; the size unless told.
+        model: The model, in eval mode, its parameters without gradients.
+        images: Images `[N, C, H, W]`, normalised as the model expects.
+        targets: The classes to explain, `[N]`.
+        logits: Logits of the original images, `[N, K]`, detached; None if the model is not a classifier.
+        ids: Ids of the images, the same in every run.
+        seed: The seed of the run.
+        layer: The layer's address, if the explainer needs a layer.
+        activation: The layer's output as maps, `[N, C, h, w]`, if the explainer needs a layer.
+        gradient: The gradient of the target's score at the layer, of the same shape, if the explainer needs gradients.
+        layout: Where height and width are in the model's own output of the layer; `activation` is reshaped already.
+        task: How the model's output is read.
+        protocol: The protocol of the run.
+        followed: What is explained; `targets` are its classes.
+        call: Runs the model on images. Default: `model(images)`.
+        output: Runs the model without gradients, as fast as the run can. Default: `call`.
+        size: Images per pass. Default: the number of images of the batch.
+        batch_limit: The images per pass that fit in memory, which may fall during a run. Default: `size`.
     """
 
     model: nn.Module
@@ -70,13 +70,13 @@ class Context:
 
     @property
     def everywhere(self) -> Tensor:
-        """Numbers of the batch's images in order, `[N]`."""
+        """The numbers of all images of the batch, `[N]`: 0, 1, ..."""
         return torch.arange(len(self.images), device=self.images.device)
 
     def draw(self, shape: Sequence[int], name: str = "") -> Tensor:
         """Random numbers `[N, *shape]`, uniform in [0, 1).
 
-        The seed, each image's id and the name decide them, so that they are the same in whatever batch an image is.
+        They depend on the seed, each image's id and the name only, so they are the same in every batch.
         """
         numbers = []
         for image_id in self.ids:
@@ -86,36 +86,36 @@ class Context:
         return torch.stack(numbers).to(self.images.device)
 
     def score(self, images: Tensor, of: Tensor | None = None) -> Tensor:
-        """Scores `[G]` of the targets on any images `[G, C, H, W]`, differentiable: what the protocol takes gradients of.
+        """Differentiable scores `[G]` of the targets on any images `[G, C, H, W]`: what the protocol takes gradients of.
 
         Args:
-            images: whatever was made of the batch's images.
-            of: for each of them the number of the batch's image whose target is meant, `[G]`; in order unless told.
+            images: Images made from those of the batch.
+            of: For each of them, the number of the batch's image whose target is scored, `[G]`. Default: in order.
         """
         return self.score_of(self.read(images), self.everywhere if of is None else of)
 
     def read(self, images: Tensor) -> Any:
-        """What matters of the model's output on any images, by the task; differentiable, one item an image."""
+        """The model's output on any images as the task reads it; differentiable, one item per image."""
         return self.task.read(self.model(images) if self.call is None else self.call(images))
 
     def score_of(self, read: Any, of: Tensor) -> Tensor:
-        """Likewise `score`, from what was read of the output on images `[G]`."""
+        """Scores `[G]` as of `score`, from the output that `read` gave for `[G]` images."""
         wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
         return self._scored(read, of, wanted)
 
     def ask(self, blocks: Blocks, wanted: Wanted = "score") -> Tensor:
-        """Scores of the targets on any number of images, without gradients, in passes of the run's size, or less if need be.
+        """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
 
         Args:
-            blocks: images `[G, C, H, W]`, and for each the number of the batch's image whose target is meant, `[G]`. What a
-                generator gives is held one block at a time.
-            wanted: "score" (the logit) or "confidence" (as the protocol has it, in float64).
+            blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
+                of a generator are held in memory one at a time.
+            wanted: "score" (the logit) or "confidence" (by the protocol, in float64).
 
         Returns:
             A number for each image of all blocks, in order.
 
         Example:
-            Four images of noise, asked for the class that was predicted on the first image of the batch:
+            Scores of four images of noise for the class that was predicted on the first image of the batch:
 
             >>> model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.rand(2, 3, 2, 2)
             >>> context = Context(model, images, torch.tensor([4, 0]), None, ["a", "b"])
@@ -133,10 +133,10 @@ class Context:
 
         batch_limit = self.batch_limit or BatchLimit(self.size or len(self.images))
 
-        def fitting(images: Tensor, of: Tensor) -> Tensor:
+        def forward_within_limit(images: Tensor, of: Tensor) -> Tensor:
             return torch.cat(batch_limit.parts(len(images), lambda part: forward(images[part], of[part])))
 
-        return in_groups(blocks, fitting, batch_limit.size)
+        return in_groups(blocks, forward_within_limit, batch_limit.size)
 
     def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
@@ -147,20 +147,20 @@ class Context:
 
 @runtime_checkable
 class Explainer(Interface):
-    """Makes one saliency map an image.
+    """Makes one saliency map per image.
 
     Attributes:
-        name: in tables and rows.
-        needs_layer: it is asked once for each layer, and gets the layer's activation; else it is asked once.
-        needs_gradient: it gets the gradient at the layer too.
+        name: Name in tables and rows.
+        needs_layer: Whether it explains a layer: it is called once per layer, with the layer's activation, or else once.
+        needs_gradient: Whether it also needs the gradient at the layer.
 
-    Further attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes an
-    image, and where the method is from. `needs_model = False` says that the explainer works from what the context holds beside
-    the model (maps of a layer, logits, images, `ask`), whatever the tensors' order in memory, so that nothing has to be done to
-    the model, and nothing copied, for somebody to look inside.
+    Other attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes per
+    image, and a reference. `needs_model = False` says that the explainer uses only what the context holds beyond the model
+    (maps of a layer, logits, images, `ask`), with tensors in any memory format. The run then neither undoes its changes to the
+    model nor copies tensors for this explainer.
 
-    Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range: upsampling and normalisation follow by
-    the protocol. A map with NaN marks an image that could not be explained.
+    Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range; the protocol upsamples and normalises them.
+    A map with NaN marks an image that could not be explained.
 
     Example:
         >>> class MeanActivation:
@@ -176,30 +176,30 @@ class Explainer(Interface):
 
     @property
     def name(self) -> str:
-        """In tables and rows."""
+        """Name in tables and rows."""
 
     @property
     def needs_layer(self) -> bool:
-        """Whether it is asked at every layer, or once."""
+        """Whether it is called once per layer."""
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether it gets gradients at the layer."""
+        """Whether it needs the gradient at the layer."""
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
 
 
 def needs_model(explainer: Explainer) -> bool:
-    """Whether an explainer runs the model itself, or looks inside it; so it is unless it says that it does not."""
+    """Whether an explainer runs the model or looks inside it. Default of an explainer that does not say: True."""
     return bool(getattr(explainer, "needs_model", True))
 
 
 def size_of_images(context: Context, name: str) -> tuple[int, int]:
-    """Height and width, for a method that is made for images.
+    """Height and width, for a method that explains only images.
 
     Raises:
-        ExplainerError: the context has volumes.
+        ExplainerError: The context has volumes.
     """
     if context.images.ndim != 4:
         raise ExplainerError(
@@ -209,13 +209,13 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-OF_THE_PROTOCOL = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}
+COMMON_FIELDS = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}
 
 
 def describe_method(explainer: Explainer) -> dict[str, Any]:
-    """An explainer's settings as plain values for a manifest; empty if it has none.
+    """The settings of an explainer as plain values for a manifest; empty if it has none.
 
-    They are the fields of a dataclass, beyond those that every explainer has; an explainer that knows better has `to_dict`.
+    Settings are the fields of a dataclass other than those that every explainer has, or what its method `to_dict` returns.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -227,16 +227,16 @@ def describe_method(explainer: Explainer) -> dict[str, Any]:
         >>> describe_method(Blurred())
         {'radius': 3.0}
     """
-    own: Any = getattr(explainer, "to_dict", None)
-    if callable(own):
-        return {str(name): _plain(value) for name, value in own().items()}
+    to_dict: Any = getattr(explainer, "to_dict", None)
+    if callable(to_dict):
+        return {str(name): _plain(value) for name, value in to_dict().items()}
     if not is_dataclass(explainer):
         return {}
-    return {f.name: _plain(getattr(explainer, f.name)) for f in fields(explainer) if f.name not in OF_THE_PROTOCOL}
+    return {f.name: _plain(getattr(explainer, f.name)) for f in fields(explainer) if f.name not in COMMON_FIELDS}
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; tensors by what tells them apart."""
+    """A value as JSON can hold it; a tensor as its type, its shape and a hash of its content."""
     if isinstance(value, Tensor):
         content = hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} {content.hexdigest()[:12]}"
@@ -261,5 +261,5 @@ class FunctionExplainer:
     needs_gradient: bool = False
 
     def __call__(self, context: Context) -> Tensor:
-        """What the function gives."""
+        """The maps that the function returns."""
         return self.function(context.model, context.images, context.targets)

@@ -1,8 +1,10 @@
 """The class activation mapping family: maps from the activation A and the gradient G at one layer.
 
-Each method is a pure function of `[N, C, h, w]` tensors that returns raw maps `[N, h, w]`; k counts channels, (i, j) cells. Of
-volumes the tensors are `[N, C, d, h, w]` and the maps `[N, d, h, w]`: whatever follows the channels counts cells.
-No denominator carries an epsilon: where a formula is undefined the map is NaN, and its row gets a status.
+Each method is a pure function of tensors `[N, C, h, w]` that returns raw maps `[N, h, w]`; in formulas k counts channels and
+(i, j) cells. For volumes the tensors are `[N, C, d, h, w]` and the maps `[N, d, h, w]`: all axes after the channels are cells.
+No denominator has an epsilon: where a formula is undefined, the map is NaN and its row gets a status.
+
+To add a method, write its function here and add a `CAM` to `CAMS`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ Map = Float[Tensor, " n *space"]
 
 @dataclass(frozen=True)
 class CAM:
-    """A method that needs only the activation of a layer, and the gradient there unless told otherwise."""
+    """A method that needs only the activation of a layer and, by default, the gradient there."""
 
     name: str
     function: Callable[..., Tensor]
@@ -71,8 +73,8 @@ def grad_cam(activation: Maps, gradient: Maps) -> Map:
 def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
     """Grad-CAM++: Grad-CAM with channel weights `sum_ij alpha_kij relu(G_kij)`.
 
-    With the exponential score of the paper alpha is `G^2 / (2 G^2 + S G^3)`, S the sum of the channel's activations, which is
-    `1 / (2 + S G)` wherever G is not 0; elsewhere relu(G) is 0 and alpha does not matter.
+    With the paper's exponential score, alpha is `G^2 / (2 G^2 + S G^3)`, where S is the sum of the channel's activations. That
+    is `1 / (2 + S G)` where G is not 0; elsewhere relu(G) is 0 and alpha does not matter.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), eq. 19, and eq. 5 for the map.
@@ -84,19 +86,19 @@ def grad_cam_plus_plus(activation: Maps, gradient: Maps) -> Map:
 
 
 def xgrad_cam(activation: Maps, gradient: Maps) -> Map:
-    """XGrad-CAM: Grad-CAM with channel weights `sum_ij G_kij A_kij / sum_ij A_kij`; silent channels weigh nothing.
+    """XGrad-CAM: Grad-CAM with channel weights `sum_ij G_kij A_kij / sum_ij A_kij`; channels of zeros have weight 0.
 
     Reference:
         Fu et al., "Axiom-based Grad-CAM", BMVC 2020 (arXiv 2008.02312), eq. 8.
     """
     total = _sum(activation)
-    silent = (activation == 0).flatten(2).all(dim=2)
+    zero = (activation == 0).flatten(2).all(dim=2)
     weights = _sum(gradient * activation) / total
-    return _weighted(weights.masked_fill(silent, 0), activation)
+    return _weighted(weights.masked_fill(zero, 0), activation)
 
 
 def hires_cam(activation: Maps, gradient: Maps) -> Map:
-    """HiResCAM: `relu(sum_k G_k * A_k)`, cell by cell.
+    """HiResCAM: `relu(sum_k G_k * A_k)`, an element-wise product.
 
     Reference:
         Draelos and Carin, "Use HiResCAM instead of Grad-CAM" (arXiv 2011.08891), eq. 5.
@@ -108,7 +110,7 @@ def element_wise_grad_cam(activation: Maps, gradient: Maps) -> Map:
     """Element-wise Grad-CAM: `sum_k relu(G_k * A_k)`.
 
     Reference:
-        The method "GradCAMElementWise" of pytorch-grad-cam, which has no paper.
+        "GradCAMElementWise" of pytorch-grad-cam; there is no paper.
     """
     return (gradient * activation).clamp(min=0).sum(dim=1)
 
@@ -125,8 +127,8 @@ def layer_cam(activation: Maps, gradient: Maps) -> Map:
 def eigen_cam(activation: Maps) -> Map:
     """Eigen-CAM: the cells projected on the first principal component of the channels, positive part.
 
-    The activations are centred per channel, as in pytorch-grad-cam. The sign of a principal component is arbitrary; here it
-    is the one in which the map correlates with the cells' mean activation.
+    The activations are centred per channel, as in pytorch-grad-cam. The sign of a principal component is arbitrary; here the
+    map correlates with the mean activation of the cells.
 
     Reference:
         Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020 (arXiv 2008.00299), eq. 3 and 4.
@@ -135,10 +137,10 @@ def eigen_cam(activation: Maps) -> Map:
 
 
 def eigen_grad_cam(activation: Maps, gradient: Maps) -> Map:
-    """Eigen-Grad-CAM: Eigen-CAM of `G * A`, its sign chosen so that the map correlates with their sum over channels.
+    """Eigen-Grad-CAM: Eigen-CAM of `G * A`, with the sign for which the map correlates with the sum of `G * A` over channels.
 
     Reference:
-        The method "EigenGradCAM" of pytorch-grad-cam, which has no paper.
+        "EigenGradCAM" of pytorch-grad-cam; there is no paper.
     """
     weighted = gradient * activation
     return _principal(weighted, weighted.sum(dim=1))
@@ -146,13 +148,12 @@ def eigen_grad_cam(activation: Maps, gradient: Maps) -> Map:
 
 @dataclass(frozen=True)
 class ClassifierCAM:
-    """CAM, the original: the channels weighted by a linear classifier that follows global average pooling.
+    """The original CAM: channels weighted by the linear classifier after global average pooling; negative parts are kept.
 
-    Whether a linear layer of the model is that classifier is found by computing the logits from the layer's activation; no
-    positive part is taken.
+    The classifier is the linear layer that gives the model's logits when it is applied to the pooled activation.
 
     Raises:
-        ExplainerError: the layer does not feed global average pooling and a linear classifier.
+        ExplainerError: The layer is not followed by global average pooling and a linear classifier.
 
     Reference:
         Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2.
@@ -169,7 +170,7 @@ class ClassifierCAM:
         activation: Any = context.activation
         pooled = _mean(activation)
         if context.logits is None:
-            raise ExplainerError("method 'cam' explains classifiers alone; method 'gradcam' explains any model")
+            raise ExplainerError("method 'cam' explains only classifiers; method 'gradcam' explains any model")
         finite = context.logits.isfinite().all(dim=1)
         wanted = context.logits[finite]
         for linear in _linear_layers(context.model, pooled.shape[1], wanted.shape[1]):
@@ -195,12 +196,12 @@ CAMS = (
 
 
 def _sum(maps: Tensor, keepdim: bool = False) -> Tensor:
-    """Over the cells: all axes after the channels."""
+    """Sum over the cells: all axes after the channels."""
     return maps.sum(dim=tuple(range(2, maps.ndim)), keepdim=keepdim)
 
 
 def _mean(maps: Tensor) -> Tensor:
-    """Likewise."""
+    """Mean over the cells: all axes after the channels."""
     return maps.mean(dim=tuple(range(2, maps.ndim)))
 
 
@@ -209,9 +210,9 @@ def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
 
 
 def _principal(maps: Tensor, direction: Tensor) -> Tensor:
-    """Projection of the cells on their first principal component, signed like `direction`, positive part.
+    """Projection of the cells on their first principal component, with the sign of `direction`, positive part.
 
-    The component comes from the smaller of the two Gram matrices, in float64 because forming it squares the condition.
+    The component comes from the smaller Gram matrix, in float64 because forming it squares the condition number.
     """
     cells = maps.flatten(2).transpose(1, 2).double()
     finite = cells.isfinite().all(dim=2).all(dim=1)[:, None, None]
@@ -229,10 +230,6 @@ def _principal(maps: Tensor, direction: Tensor) -> Tensor:
 
 
 def _linear_layers(model: nn.Module, inputs: int, outputs: int) -> list[nn.Linear]:
-    """Linear layers of a shape, the last ones first."""
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and (module.in_features, module.out_features) == (inputs, outputs)
-    ]
-    return found[::-1]
+    """Linear layers with these numbers of features, the last one first."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return [layer for layer in reversed(linear) if (layer.in_features, layer.out_features) == (inputs, outputs)]

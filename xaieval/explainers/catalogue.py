@@ -1,22 +1,38 @@
-"""A table of all methods that have a name."""
+"""Every method that has a name: those of xaieval, and those of other libraries."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from xaieval.explainers import LIBRARY_METHODS, METHODS, Explainer, needs_model
+from xaieval.explainers.ablation import ABLATION
+from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
+from xaieval.explainers.base import Explainer, needs_model
+from xaieval.explainers.cam import CAMS
+from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.intrinsic import INTRINSIC
+from xaieval.explainers.perturbation import PERTURBATIONS
+from xaieval.explainers.rollout import ROLLOUT
 
-__all__ = ["Entry", "catalogue"]
+__all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
+
+# A method goes into the tuple of its module, which is here; nothing else lists the methods.
+FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+
+METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
+
+LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY)
+
+LIBRARY_METHODS: dict[str, Explainer] = {name: method for library in LIBRARIES for name, method in library.methods.items()}
 
 
 class Entry(NamedTuple):
-    """What is to be known of a method before it is taken.
+    """A row of the table of methods.
 
     Attributes:
-        name: for `methods=`.
-        needs: what it has to be given: a layer, gradients, or the model itself to run or to look into.
-        passes: forward passes an image; "shared" where all such methods and layers share one.
-        paper: where the method is from.
+        name: The name for `methods=`.
+        needs: What the method needs: a layer, gradients, or the model itself, to run it or to look inside.
+        passes: Forward passes per image; "shared" where all such methods and layers share one.
+        paper: Reference of the method.
     """
 
     name: str
@@ -26,7 +42,7 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Every method by name: our own, then those of captum, pytorch-grad-cam and torch-cam, installed or not.
+    """Every method by name: those of xaieval, then those of captum, pytorch-grad-cam and torch-cam, installed or not.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "captum:IntegratedGradients"][0]
@@ -40,9 +56,9 @@ def catalogue() -> list[Entry]:
 
 
 def _needs(explainer: Explainer) -> str:
-    words = {
+    needs = {
         "layer": explainer.needs_layer,
         "gradients": explainer.needs_gradient or getattr(explainer, "takes_gradients", False),
         "model": needs_model(explainer),
     }
-    return ", ".join(word for word, needed in words.items() if needed) or "nothing"
+    return ", ".join(what for what, needed in needs.items() if needed) or "nothing"

@@ -1,4 +1,4 @@
-"""Control maps that know nothing of the model: a method that does not beat them explains nothing."""
+"""Control maps, which do not depend on the model: a method that does not beat them explains nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CONTROLS", "Control", "center", "edges", "fake_cam", "random", "unif
 
 @dataclass(frozen=True)
 class Control:
-    """A map of the image, its id and the seed alone."""
+    """A map that depends only on the image, its id and the seed."""
 
     name: str
     function: Callable[[Context], Tensor]
@@ -28,43 +28,43 @@ class Control:
     passes: str = "0"
 
     def __call__(self, context: Context) -> Tensor:
-        """Maps `[N, H, W]`, of volumes `[N, D, H, W]`."""
+        """Maps `[N, H, W]`; for volumes `[N, D, H, W]`."""
         return self.function(context)
 
 
 def random(context: Context) -> Tensor:
-    """Independent uniform noise in each pixel; the seed and the image's id decide it, whatever batch the image is in."""
+    """Independent uniform noise in each pixel, drawn from the seed and the image's id, so that batches do not matter."""
     return context.draw(context.images.shape[2:])
 
 
 def uniform(context: Context) -> Tensor:
-    """Ones everywhere: a constant map, which protocols with normalisation turn into zeros, so all of the image is masked."""
+    """Ones everywhere: a constant map, which normalisation turns into zeros, so that the whole image is masked."""
     return torch.ones_like(context.images[:, 0])
 
 
 def center(context: Context) -> Tensor:
-    """A Gaussian in the middle of the image, its standard deviation a quarter of each side."""
+    """A Gaussian at the centre of the image, with a standard deviation of a quarter of each side."""
     sides = context.images.shape[2:]
     places = torch.meshgrid(*(torch.linspace(-2, 2, side, device=context.images.device) for side in sides), indexing="ij")
     return torch.exp(-0.5 * torch.stack(places).square().sum(dim=0)).expand(len(context.images), *sides)
 
 
 def edges(context: Context) -> Tensor:
-    """Strength of the image's edges: the magnitude of the Sobel gradient of its mean over channels."""
+    """The magnitude of the Sobel gradient of the image's mean over channels."""
     axes = context.images.ndim - 2
     grey = functional.pad(context.images.mean(dim=1, keepdim=True), (1, 1) * axes, mode="replicate")
     slope, smooth = grey.new_tensor([1, 0, -1]), grey.new_tensor([1, 2, 1])
-    # Sobel's kernel of an axis is the slope along it, smoothed along the others.
+    # The Sobel kernel of an axis differentiates along this axis and smooths along the others.
     kernels = [reduce(_outer, [slope if axis == other else smooth for other in range(axes)]) for axis in range(axes)]
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[axes]
     return convolve(grey, torch.stack(kernels)[:, None]).norm(dim=1)
 
 
 def fake_cam(context: Context) -> Tensor:
-    """Ones everywhere but for the first pixel (the upper left one), which is 0.
+    """Ones everywhere except the first (upper left) pixel, which is 0.
 
-    Unlike `uniform` it stays as it is under min-max normalisation, so that the masked image is the image itself but for one
-    pixel: Average Drop is nearly 0 although the map points nowhere.
+    Unlike `uniform`, it is not changed by min-max normalisation, so the masked image differs from the image in one pixel:
+    Average Drop is nearly 0 although the map points at nothing.
 
     Reference:
         Poppi et al., "Revisiting the Evaluation of Class Activation Mapping for Explainability", CVPR Workshops 2021

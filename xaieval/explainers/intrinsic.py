@@ -1,4 +1,4 @@
-"""Maps that a model makes itself."""
+"""Maps that the model computes itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["INTRINSIC", "Attention"]
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention map of a branch, as the model itself uses it: a layer of one channel, such as `attention.p2[map]`.
+    """The attention map of an attention branch: a layer of one channel, such as `attention.p2[map]`.
 
     Reference:
         Fukui et al., "Attention Branch Network", CVPR 2019, section 4.3, where these maps are the explanations.
@@ -31,7 +31,7 @@ class Attention:
         """Maps `[N, h, w]`.
 
         Raises:
-            ExplainerError: the layer has more than one channel, so it is no attention map.
+            ExplainerError: The layer has more than one channel, so it is not an attention map.
         """
         if context.activation is None or context.activation.shape[1] != 1:
             shape = None if context.activation is None else list(context.activation.shape)

@@ -1,8 +1,8 @@
-"""Maps from what a model says of altered images: Score-CAM, RISE, occlusion.
+"""Maps from the scores of perturbed images: Score-CAM, RISE, occlusion.
 
-Nothing here looks inside the model or takes a gradient: what is altered, of all images of a batch together, goes to
-`Context.ask`, which makes full passes of it, whatever the task. It is made block by block, so that memory does not grow with
-the number of masks. No denominator carries an epsilon.
+These methods neither look inside the model nor take gradients. The perturbed images of all images of a batch go to
+`Context.ask`, which groups them into full passes, for any task. They are made block by block, so memory does not grow with the
+number of masks. No denominator has an epsilon.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ __all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM"]
 Size = tuple[int, int]
 At = Literal["image", "layer"]
 
-TOGETHER = 64  # masks that are held at a time when they are added up
+MASKS_AT_ONCE = 64  # masks in memory at a time when they are added up
 
 
 @dataclass(frozen=True)
 class ScoreCAM:
-    """Score-CAM: `relu(sum_k w_k A_k)`, w the softmax over channels of the scores of the image under each channel as a mask.
+    """Score-CAM: `relu(sum_k w_k A_k)`, w the softmax over channels of the scores of the image masked by each channel.
 
-    A channel becomes a mask by bilinear upsampling to the image's size and min-max normalisation. A channel that is constant
-    masks all of the image, as a channel of zeros does in other tools; the image that is left is the same for all of them, so
-    it is asked for once. The score of a baseline that the paper subtracts falls out of the softmax.
+    A channel becomes a mask by bilinear upsampling to the image's size and min-max normalisation. A constant channel masks the
+    whole image, as a channel of zeros does in other tools; the masked image is the same for all constant channels, so it takes
+    one pass. The baseline score that the paper subtracts cancels in the softmax.
 
     Args:
-        align_corners: of the upsampling; True is what pytorch-grad-cam does.
-        normalise_at: "image" (after upsampling, as in the paper) or "layer" (before it, as torch-cam does).
-        wanted: the "score" (logit) that both libraries take, or the "confidence".
+        align_corners: Option of the upsampling; pytorch-grad-cam uses True.
+        normalise_at: "image" (after upsampling, as in the paper) or "layer" (before upsampling, as in torch-cam).
+        wanted: "score" (the logit, as in both libraries) or "confidence".
 
     Raises:
-        ExplainerError: a choice is unknown.
+        ExplainerError: A choice is unknown.
 
     Reference:
         Wang et al., "Score-CAM", CVPR Workshops 2020 (arXiv 1910.01279), eq. 1 to 3 and algorithm 1.
@@ -61,7 +61,7 @@ class ScoreCAM:
     needs_layer: bool = True
     needs_gradient: bool = False
     needs_model: bool = False
-    passes: str = "one a channel that is not constant"
+    passes: str = "1 per channel that is not constant"
     paper: str = "Wang et al. 2020, arXiv 1910.01279"
 
     def __post_init__(self) -> None:
@@ -78,15 +78,15 @@ class ScoreCAM:
             for pairs in varied.nonzero().split(context.size or len(images)):
                 of, channel = pairs.unbind(dim=1)
                 yield images[of] * self._masks(activation[of, channel], context)[:, None], of
-            yield torch.zeros_like(images), context.everywhere  # what a constant channel leaves of an image
+            yield torch.zeros_like(images), context.everywhere  # an image masked by a constant channel
 
-        found = context.ask(blocks(), self.wanted).to(activation.dtype)
-        scores = found[-len(images) :, None].repeat(1, activation.shape[1])
-        scores[varied] = found[: -len(images)]
+        masked_scores = context.ask(blocks(), self.wanted).to(activation.dtype)
+        scores = masked_scores[-len(images) :, None].repeat(1, activation.shape[1])
+        scores[varied] = masked_scores[: -len(images)]
         return torch.einsum("nc,nc...->n...", scores.softmax(dim=1), activation).clamp(min=0)
 
     def _masks(self, channels: Tensor, context: Context) -> Tensor:
-        """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`; of volumes with one axis more."""
+        """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`; for volumes with one more axis."""
         small = _unit(channels) if self.normalise_at == "layer" else channels
         large = _upsampled(small, context.images.shape[2:], self.align_corners)
         return (_unit(large) if self.normalise_at == "image" else large).to(context.images.dtype)
@@ -94,20 +94,20 @@ class ScoreCAM:
 
 @dataclass(frozen=True)
 class RISE:
-    """RISE: the mean of random masks, each weighted by the model's confidence in the image under it.
+    """RISE: the mean of random masks, each weighted by the model's confidence on the image that it masks.
 
-    `1 / (p n) sum_i f(x * M_i) M_i`: the masks M are grids of zeros and ones, bilinearly upsampled to a little more than the
-    image's size and cropped at a random place. They depend on the seed of the run alone, so that all images, in whatever batch,
-    see the same ones.
+    `1 / (p n) sum_i f(x * M_i) M_i`: the masks M are grids of zeros and ones, bilinearly upsampled to slightly more than the
+    image's size and cropped at a random place. They depend only on the seed of the run, so all images of all batches get the
+    same masks.
 
     Args:
-        n_masks: n; the maps' noise falls with its square root.
-        grid: cells along each side.
-        probability: p, that a cell is left visible, in (0, 1).
-        wanted: the "confidence" (as in the paper, by the protocol's choice), or the "score" (logit).
+        n_masks: Number n of masks; the noise of a map falls with its square root.
+        grid: Cells along each side.
+        probability: Probability p, in (0, 1), that a cell is visible.
+        wanted: "confidence" (as in the paper; which one is the protocol's choice) or "score" (the logit).
 
     Raises:
-        ExplainerError: a number is out of range.
+        ExplainerError: A number is out of range.
 
     Reference:
         Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), eq. 6, and section 3.2 for the masks. With a detector it is D-RISE
@@ -141,7 +141,7 @@ class RISE:
     @property
     def passes(self) -> str:
         """Forward passes an image."""
-        return f"{self.n_masks}, one a mask"
+        return f"{self.n_masks}, 1 per mask"
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`."""
@@ -151,7 +151,7 @@ class RISE:
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
             size = context.size or n
-            for start in range(0, self.n_masks * n, size):  # all images under the first mask, then under the next one
+            for start in range(0, self.n_masks * n, size):  # all images with the first mask, then with the next one
                 stop, first = min(start + size, self.n_masks * n), start // n
                 pairs = torch.arange(start, stop, device=images.device)
                 some = masks.make(first, (stop - 1) // n + 1).to(images.dtype)
@@ -159,20 +159,20 @@ class RISE:
 
         scores = context.ask(blocks(), self.wanted).view(self.n_masks, n).float()
         total = torch.zeros(n, height * width, device=images.device)
-        for start in range(0, self.n_masks, TOGETHER):
-            some = masks.make(start, min(start + TOGETHER, self.n_masks))
+        for start in range(0, self.n_masks, MASKS_AT_ONCE):
+            some = masks.make(start, min(start + MASKS_AT_ONCE, self.n_masks))
             total += scores[start : start + len(some)].T @ some.flatten(1)
         return (total / (self.probability * self.n_masks)).view(n, height, width)
 
 
 @dataclass(frozen=True)
 class RandomMasks:
-    """The random masks of RISE, made when they are needed: the grids `[n, s, s]` take little memory, the masks much.
+    """The random masks of RISE, made when needed: the grids `[n, s, s]` take little memory, the masks much.
 
     Attributes:
-        grids: zeros and ones.
-        corners: where each mask is cropped, as a share of a cell, `[n, 2]`.
-        size: height and width of the images.
+        grids: Zeros and ones, `[n, s, s]`.
+        corners: Where each mask is cropped, as a share of a cell, `[n, 2]`.
+        size: Height and width of the images.
     """
 
     grids: Tensor
@@ -181,14 +181,14 @@ class RandomMasks:
 
     @classmethod
     def draw(cls, rise: RISE, seed: int, size: Size, device: torch.device) -> RandomMasks:
-        """The masks of a seed, the same on every device."""
+        """The masks for a seed, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
         grids = torch.rand(rise.n_masks, rise.grid, rise.grid, generator=generator) < rise.probability
         corners = torch.rand(rise.n_masks, 2, generator=generator).tolist()
         return cls(grids.to(device, torch.float32), [(y, x) for y, x in corners], size)
 
     def make(self, start: int, stop: int) -> Tensor:
-        """The masks from one number to another, `[stop - start, H, W]`."""
+        """The masks with the numbers `start` to `stop`, `[stop - start, H, W]`."""
         cells = self.grids.shape[1]
         cell = [math.ceil(side / cells) for side in self.size]
         large = _upsampled(self.grids[start:stop], ((cells + 1) * cell[0], (cells + 1) * cell[1]))
@@ -199,26 +199,25 @@ class RandomMasks:
 
 @dataclass(frozen=True)
 class Occlusion:
-    """Occlusion: how much the score falls when a window of the image is covered, averaged over the windows that cover a pixel.
+    """Occlusion: the drop of the score when a window of the image is covered, averaged over the windows that cover a pixel.
 
-    Windows start at the upper left corner and go on by the stride until the image is covered; the last ones are cut off at the
-    edge.
+    Windows move by the stride from the upper left corner until the image is covered; the last ones are cut off at the edge.
 
     Args:
-        window: side in pixels; a seventh of the image's shorter side, rounded up, unless told.
-        stride: in pixels, at most the window; half of the window, rounded up, unless told.
-        fill: what covers, in the model's input space; 0 is the mean colour of normalised images.
-        wanted: the "score" (logit) or the "confidence".
+        window: Side in pixels. Default: a seventh of the image's shorter side, rounded up.
+        stride: Pixels from one window to the next, at most `window`. Default: half of the window, rounded up.
+        fill: Value of covered pixels, in the model's input space; 0 is the mean colour of normalised images.
+        wanted: "score" (the logit) or "confidence".
 
     Raises:
-        ExplainerError: window or stride is out of range.
+        ExplainerError: `window` or `stride` is out of range.
 
     Reference:
         Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014 (arXiv 1311.2901), section 4.2; the
         average over windows is captum's.
 
     Example:
-        The upper half of the image alone counts:
+        A model that sees only the upper half of the image:
 
         >>> import xaieval
         >>> upper = lambda images: torch.stack([images[:, 0, :2].sum(dim=(1, 2)), images.sum(dim=(1, 2, 3))], dim=1)
@@ -237,7 +236,7 @@ class Occlusion:
     needs_layer: bool = False
     needs_gradient: bool = False
     needs_model: bool = False
-    passes: str = "one a window, about 150 unless told"
+    passes: str = "1 per window, about 150 by default"
     paper: str = "Zeiler and Fergus 2014, arXiv 1311.2901"
 
     def __post_init__(self) -> None:
@@ -250,7 +249,7 @@ class Occlusion:
         _check_choice("wanted", self.wanted, Wanted)
 
     def __call__(self, context: Context) -> Tensor:
-        """Raw maps `[N, H, W]`; negative where covering raises the score."""
+        """Raw maps `[N, H, W]`; negative where covering a pixel raises the score."""
         images = context.images
         n, (height, width) = len(images), size_of_images(context, self.name)
         window, corners = self._windows((height, width))
@@ -295,7 +294,7 @@ def _upsampled(maps: Tensor, size: Sequence[int], align_corners: bool = False) -
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """Each map from 0 to 1; zeros where it is constant."""
+    """Maps scaled to [0, 1]; zeros for a constant map."""
     cells = tuple(range(1, maps.ndim))
     low, high = maps.amin(dim=cells, keepdim=True), maps.amax(dim=cells, keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), 0)

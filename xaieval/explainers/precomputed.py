@@ -1,4 +1,4 @@
-"""Maps that were made elsewhere, by any tool, read from files."""
+"""Maps that another tool has made, read from files."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["PREFIX", "Precomputed", "precomputed"]
 
 PREFIX = "precomputed:"  # of the method's name on the command line, before the folder
 SUFFIXES = (".npy", ".png")
-LONGEST = 250  # bytes of a part of a path, which most systems let have 255, and the ending is added to it
-FULL = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}  # white, by Pillow's mode of a grey picture
+LONGEST = 250  # bytes of a part of a path without the suffix; most systems allow 255 with it
+WHITE = {"1": 1, "L": 255, "I;16": 65535, "I;16B": 65535, "I": 65535}  # the value of white, by Pillow's mode of a grey image
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Maps from a folder, one file an image: `ID.npy` with a two-dimensional array, or `ID.png` in grey.
+    """Maps from a folder with one file per image: `ID.npy`, a two-dimensional array, or `ID.png`, a grey image.
 
-    The file of the image `airplane/airplane00.jpg` is `airplane/airplane00.jpg.npy`, `airplane/airplane00.npy`, or the same
-    with `.png`; the first that there is. Arrays have any size and range; pictures of 8 or 16 bits become numbers in [0, 1]. An
-    image without a file gets a map of NaN, so that its row is counted as failed. Maps of several sizes are first brought to
-    the size of the images.
+    The file of the image `airplane/airplane00.jpg` is the first that exists of `airplane/airplane00.jpg.npy`,
+    `airplane/airplane00.npy`, and the same two names with `.png`. Arrays have any size and range; PNG files of 8 or 16 bits
+    become numbers in [0, 1]. An image without a file gets a map of NaN, so its row counts as failed. If the maps of a batch
+    differ in size, they are resized to the size of the images.
 
     Args:
-        folder: that holds the files.
-        name: in tables and rows.
+        folder: The folder with the files.
+        name: Name in tables and rows.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: There is no such folder.
 
     Example:
         >>> import tempfile, xaieval
@@ -67,18 +67,18 @@ class Precomputed:
         """Raw maps `[N, h, w]`.
 
         Raises:
-            DataError: no image of the batch has a file, an id leads out of the folder, or a file holds no map.
+            DataError: No image of the batch has a file, an id leads out of the folder, or a file holds no map.
         """
-        found = [self._read(image_id) for image_id in context.ids]
-        sizes = {one.shape for one in found if one is not None}
-        if not sizes and (len(found) > 1 or self._is_empty()):  # a single image may just be one without a map
+        maps = [self._read(image_id) for image_id in context.ids]
+        sizes = {one.shape for one in maps if one is not None}
+        if not sizes and (len(maps) > 1 or self._is_empty()):  # a single image may have no map without an error
             raise DataError(
-                f"no map in '{self.folder}' for any of {len(found)} images; the first file looked for was "
+                f"no map in '{self.folder}' for any of {len(maps)} images; the first file looked for was "
                 f"'{_candidates(Path(self.folder), context.ids[0])[0]}'"
             )
         size = torch.Size(context.images.shape[2:]) if len(sizes) != 1 else next(iter(sizes))
         missing = torch.full(size, torch.nan)
-        return torch.stack([missing if one is None else _sized(one, size) for one in found]).to(context.images.device)
+        return torch.stack([missing if one is None else _resized(one, size) for one in maps]).to(context.images.device)
 
     def _read(self, image_id: str) -> Tensor | None:
         path = next((path for path in _candidates(Path(self.folder), image_id) if path.is_file()), None)
@@ -97,7 +97,7 @@ def precomputed(spec: str) -> Precomputed:
     """The method `precomputed:DIR` of the command line, named after the folder.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: There is no such folder.
 
     Example:
         >>> import tempfile
@@ -112,10 +112,10 @@ def precomputed(spec: str) -> Precomputed:
 
 
 def _candidates(folder: Path, image_id: str) -> list[Path]:
-    """Files that may hold the map of an image, in the order in which they are looked for.
+    """Files that may hold the map of an image, in the order of the search.
 
     Raises:
-        DataError: the id leads out of the folder, or no file can have that name.
+        DataError: The id leads out of the folder, or no file can have that name.
     """
     parts = PurePosixPath(image_id.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0] == "/" or Path(image_id).is_absolute() or Path(image_id).drive:
@@ -129,7 +129,7 @@ def _candidates(folder: Path, image_id: str) -> list[Path]:
 
 def _array(path: Path) -> np.ndarray:
     try:
-        # Mapped, so that a file that declares more than it holds fills no memory. Archives and pickles are no arrays to it.
+        # A memory map, so that a file that declares more than it holds takes no memory. It refuses archives and pickles.
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, TypeError, OverflowError, TokenError) as error:
         raise DataError(f"'{path}' cannot be read as an array: {error}") from error
@@ -141,12 +141,12 @@ def _picture(path: Path) -> np.ndarray:
             mode, values = picture.mode, np.asarray(picture)
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as a picture: {error}") from error
-    if mode not in FULL:
+    if mode not in WHITE:
         raise DataError(f"'{path}' is a picture of mode {mode}; a map is grey, of 8 or 16 bits")
-    return values.astype(np.float32) / FULL[mode]
+    return values.astype(np.float32) / WHITE[mode]
 
 
-def _sized(values: Tensor, size: torch.Size) -> Tensor:
+def _resized(values: Tensor, size: torch.Size) -> Tensor:
     if values.shape == size:
         return values
     return functional.interpolate(values[None, None], tuple(size), mode="bilinear")[0, 0]

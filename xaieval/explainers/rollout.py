@@ -1,8 +1,8 @@
-"""Maps from the attention weights of a vision transformer, whatever library it is from.
+"""Maps from the attention weights of a vision transformer of any library.
 
-The functions that run are watched, not the modules: attention is a call of `scaled_dot_product_attention`, of
-`multi_head_attention_forward`, or a softmax over the last axis of `[N, heads, T, T]`. So timm, torchvision and transformers are
-read alike, fused attention or not, without a list of classes.
+Functions are watched instead of modules: attention is a call of `scaled_dot_product_attention`, of
+`multi_head_attention_forward`, or a softmax over the last axis of `[N, heads, T, T]`. So timm, torchvision and transformers
+work in the same way, with fused attention or without, and no list of classes is needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["ROLLOUT", "AttentionMap", "last_block", "rollout"]
 
 Rows = Literal["auto", "class", "mean"]
 
-SOFTMAX = {torch.softmax, Tensor.softmax, functional.softmax}
+SOFTMAXES = {torch.softmax, Tensor.softmax, functional.softmax}
 FUSED = functional.scaled_dot_product_attention
 WHOLE = functional.multi_head_attention_forward
 SIGNATURES = {
@@ -46,23 +46,23 @@ SIGNATURES = {
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """A map from the attention weights of all blocks: one row of what a function makes of them.
+    """A map from the attention weights of all blocks: a function combines them into one matrix, of which one row is the map.
 
-    Read is the row of the class token where there is one, else the mean row of the grid's tokens. Where the model pools its
+    The row is that of the class token if there is one, or else the mean over the tokens of the grid. If the model pools its
     tokens by a query of its own, as SigLIP does, that query is the last block and has one row. The map is the same for every
     target.
 
     Args:
-        name: in tables and rows.
-        function: from the weights of the blocks, `[N, T, T]` each, averaged over heads, to `[N, T, T]`.
-        paper: where it is from.
-        rows: "class", "mean", or "auto": the class token if there are tokens before the grid, and the model does not say
-            otherwise (`global_pool` and `has_class_token` of timm's models).
-        grid: height and width of the token grid, where it cannot be inferred.
-        prefix_tokens: number of tokens before it, likewise.
+        name: Name in tables and rows.
+        function: Combines the weights of the blocks, `[N, T, T]` each, averaged over heads, into `[N, T, T]`.
+        paper: Reference of the method.
+        rows: "class", "mean", or "auto": the class token if there are tokens before the grid, unless the model says otherwise
+            (`global_pool` and `has_class_token` of timm's models).
+        grid: Height and width of the token grid. Default: inferred.
+        prefix_tokens: Number of tokens before the grid. Default: inferred.
 
     Raises:
-        ExplainerError: there is no such choice of rows.
+        ExplainerError: There is no such choice of rows.
 
     Example:
         >>> import timm, xaieval
@@ -80,7 +80,7 @@ class AttentionMap:
     needs_layer: bool = False
     needs_gradient: bool = False
     needs_model: bool = True
-    passes: str = "one"
+    passes: str = "1"
 
     def __post_init__(self) -> None:
         if self.rows not in get_args(Rows):
@@ -90,7 +90,7 @@ class AttentionMap:
         """Raw maps `[N, h, w]`.
 
         Raises:
-            ExplainerError: the model has no attention of all tokens to all tokens.
+            ExplainerError: The model has no attention of all tokens to all tokens.
         """
         size = size_of_images(context, self.name)
         blocks = self._watch(context)
@@ -113,7 +113,7 @@ class AttentionMap:
         return watch.blocks
 
     def _layout(self, tokens: int, size: tuple[int, int]) -> Layout:
-        """Where the grid is among the tokens of an image of a size."""
+        """Where the grid is among the tokens of an image of this size."""
         layout = token_layout(tokens, size, self.grid, self.prefix_tokens)
         if layout is None:
             raise ExplainerError(
@@ -133,7 +133,7 @@ class AttentionMap:
 def rollout(blocks: Sequence[Tensor]) -> Tensor:
     """Attention rollout: the product over blocks of `(W + I) / 2`, the last block leftmost.
 
-    I, the identity, stands for the residual connection. W has rows that sum to 1, so that the product has, too. A pooling
+    The identity I stands for the residual connection. The rows of W sum to 1, so those of the product do too. A pooling
     query, `[N, 1, T]`, has no residual connection.
 
     Reference:
@@ -146,11 +146,11 @@ def rollout(blocks: Sequence[Tensor]) -> Tensor:
     """
     identity = torch.eye(blocks[0].shape[-1], device=blocks[0].device)
     steps = [(block + identity) / 2 if block.shape[1] > 1 else block for block in blocks]
-    return reduce(lambda so_far, step: step @ so_far, steps[1:], steps[0])
+    return reduce(lambda product, step: step @ product, steps[1:], steps[0])
 
 
 def last_block(blocks: Sequence[Tensor]) -> Tensor:
-    """Raw attention: the weights of the last block as they are."""
+    """Raw attention: the weights of the last block."""
     return blocks[-1]
 
 
@@ -161,16 +161,16 @@ ROLLOUT = (
 
 
 def _reads_class_token(model: Any) -> bool:
-    """Whether a model that says how it pools its tokens reads the class token; one that does not say does."""
+    """Whether the model reads the class token, by its attributes; a model without them does."""
     pools = getattr(model, "global_pool", "token")
     return getattr(model, "has_class_token", True) is not False and pools in ("token", "", None)
 
 
 class _Watch(TorchFunctionMode):
-    """Sees every function that runs, and keeps the attention weights, averaged over heads.
+    """Intercepts every torch function, and keeps the attention weights, averaged over heads.
 
     Attributes:
-        blocks: `[N, T, T]` each, in order; the last one may be `[N, 1, T]`, of a query that pools the tokens.
+        blocks: Weights of the blocks in order, `[N, T, T]` each; the last may be `[N, 1, T]`, of a query that pools the tokens.
     """
 
     def __init__(self, images: int, name: str) -> None:
@@ -181,30 +181,30 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is WHOLE:  # what it calls itself is not seen here
+        if function is WHOLE:  # the functions that it calls are not intercepted
             return self._whole(args, kwargs)
         result = function(*args, **kwargs)
         if function is FUSED:
             self._keep(_weights(**_bound(FUSED, args, kwargs)).mean(dim=1))
-        elif function in SOFTMAX and _is_attention(result, args, kwargs):
+        elif function in SOFTMAXES and _is_attention(result, args, kwargs):
             self._keep(result.mean(dim=1))
         return result
 
     def _whole(self, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Have `multi_head_attention_forward` give its weights, and hand on what was asked for."""
-        given = _bound(WHOLE, args, kwargs)
-        both: Any = WHOLE(**given | {"need_weights": True, "average_attn_weights": False})
+        """Have `multi_head_attention_forward` return its weights too, and return what the caller expects."""
+        arguments = _bound(WHOLE, args, kwargs)
+        both: Any = WHOLE(**arguments | {"need_weights": True, "average_attn_weights": False})
         output, weights = both
         self._keep(weights.mean(dim=-3))
-        if not given["need_weights"]:
+        if not arguments["need_weights"]:
             return output, None
-        return output, weights.mean(dim=-3) if given["average_attn_weights"] else weights
+        return output, weights.mean(dim=-3) if arguments["average_attn_weights"] else weights
 
     def _keep(self, weights: Tensor) -> None:
-        """Take the weights `[N, queries, T]` of a block.
+        """Keep the weights `[N, queries, T]` of a block.
 
         Raises:
-            ExplainerError: they are not over the same tokens as before, so there is no product of them.
+            ExplainerError: Their tokens are not those of the blocks before, so they cannot be multiplied.
         """
         queries, tokens = weights.shape[-2:]
         first = self.blocks[0].shape[-1] if self.blocks else tokens
@@ -220,14 +220,14 @@ class _Watch(TorchFunctionMode):
 
 
 def _bound(function: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name, with defaults."""
+    """The arguments of a call by name, with defaults."""
     bound = SIGNATURES[function].bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
 
 
 def _is_attention(result: Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a softmax is one over the keys of attention weights `[N, heads, T, T]` or, at the end, `[N, heads, 1, T]`."""
+    """Whether a softmax gives attention weights `[N, heads, T, T]` or, of a pooling query, `[N, heads, 1, T]`."""
     axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return result.ndim == 4 and axis in (-1, 3) and result.shape[-2] in (1, result.shape[-1])
 
@@ -242,7 +242,7 @@ def _weights(
     scale: float | None,
     enable_gqa: bool,
 ) -> Tensor:
-    """The weights `[N, heads, queries, keys]` that `scaled_dot_product_attention` uses and does not give."""
+    """The weights `[N, heads, queries, keys]` that `scaled_dot_product_attention` uses and does not return."""
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)

@@ -1,4 +1,4 @@
-"""What every explainer promises, as checks that anybody can run on their own: `check_explainer`, and `CHECKS` one by one."""
+"""Checks of what every explainer must do: `check_explainer` runs all of them, and `CHECKS` lists them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def check_explainer(
     images: Tensor | None = None,
     layer: str | None = None,
 ) -> None:
-    """Try whether an explainer keeps what all explainers promise, and say all that it does not.
+    """Run all checks on an explainer, and raise if any fails.
 
     Args:
-        explainer: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
-        model: an image classifier; `small_model()` unless told.
-        images: at least two, `[N, C, H, W]`; four of noise, of 32 x 40 pixels, unless told.
-        layer: address of a layer; needed with a model of your own if the explainer needs one.
+        explainer: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
+        model: An image classifier. Default: `small_model()`.
+        images: At least two images, `[N, C, H, W]`. Default: four of noise, 32 x 40 pixels.
+        layer: The address of a layer; required with `model` if the explainer needs a layer.
 
     Raises:
-        ConformanceError: with each check that failed: what came, and what was expected.
-        ExplainerError: the explainer cannot explain this model at this layer; try it on another one.
+        ConformanceError: At least one check failed; the message has all of them, with what was expected and what came.
+        ExplainerError: The explainer cannot explain this model at this layer; try another one.
 
     Example:
         >>> check_explainer("gradcam")
@@ -47,22 +47,22 @@ def check_explainer(
     with same_random_numbers():
         try:
             maps_of(first)
-        except XaievalError:  # it says itself what it cannot explain
+        except XaievalError:  # the message says what cannot be explained
             raise
-        except Exception as error:  # whatever somebody's explainer can raise
+        except Exception as error:  # an explainer may raise anything
             raise ConformanceError(f"method {name!r} gives no maps: it raised {type(error).__name__}: {error}") from error
-        found = {check.__name__: _complaint(check, subject(explainer, model, images, layer)) for check in CHECKS}
-    failed = [f"- {check}: {complaint}" for check, complaint in found.items() if complaint]
+        failures = {check.__name__: _failure(check, subject(explainer, model, images, layer)) for check in CHECKS}
+    failed = [f"- {check}: {failure}" for check, failure in failures.items() if failure]
     if failed:
         raise ConformanceError("\n".join([f"method {name!r} fails {len(failed)} of {len(CHECKS)} checks:", *failed]))
 
 
-def _complaint(check: Check, tried: Subject) -> str:
-    """Why a check fails; nothing if it does not."""
+def _failure(check: Check, subject: Subject) -> str:
+    """Why a check fails; empty if it passes."""
     try:
-        check(tried)
+        check(subject)
     except ConformanceError as error:
         return str(error)
-    except Exception as error:  # whatever somebody's explainer can raise
+    except Exception as error:  # an explainer may raise anything
         return f"raised {type(error).__name__}: {error}"
     return ""

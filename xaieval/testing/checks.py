@@ -1,4 +1,4 @@
-"""The promises of an explainer, one check each."""
+"""What every explainer must do, one check for each requirement."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from xaieval.errors import ConformanceError
 from xaieval.inference.reproducibility import random_states, same_random_numbers
-from xaieval.testing.state import dead, equal, model_state, put_back, seed_everything
-from xaieval.testing.subjects import Subject, looking, maps_of, takes
+from xaieval.testing.state import equal, model_state, restore, seed_everything, zero_weights
+from xaieval.testing.subjects import Subject, accepts, borrowed_context, maps_of
 
 __all__ = [
     "CHECKS",
@@ -33,25 +33,26 @@ __all__ = [
     "check_zero_gradient",
 ]
 
-TOLERANCE = 1e-4  # of a map's range: float32 sums in another order
-REPEATED = 1e-5  # likewise, of the very same computation
-ELSEWHERE = 1e-2  # likewise, on a device with other arithmetic
+# Tolerances as shares of a map's range.
+TOLERANCE = 1e-4  # float32 sums in another order
+REPEATED = 1e-5  # the same computation again
+OTHER_DEVICE = 1e-2  # another device, with other arithmetic
 INPUTS = ("images", "targets", "logits", "activation", "gradient")
-SHOWN = 6  # changes that a message names
+SHOWN = 6  # changes that a message lists
 
 
 class Check(Protocol):
-    """Raises a `ConformanceError` if the explainer does not keep one promise."""
+    """Raises a `ConformanceError` if the explainer does not meet one requirement."""
 
     __name__: str
 
-    def __call__(self, tried: Subject) -> None:
-        """Try it."""
+    def __call__(self, subject: Subject) -> None:
+        """Check a subject."""
 
 
-def check_shapes(tried: Subject) -> None:
-    """One map `[h, w]` an image, for one image, two and all, and lying like the image where that is not square."""
-    for part in (tried.part(0), tried.part(0, 1), tried, *_flat_and_upright(tried)):
+def check_shapes(subject: Subject) -> None:
+    """There is one map `[h, w]` per image, for one image, two and all; maps of wide images are wide, of tall images tall."""
+    for part in (subject.part(0), subject.part(0, 1), subject, *_flat_and_upright(subject)):
         maps, images = maps_of(part), part.images
         came = f"got {list(maps.shape)} for images {list(images.shape)}"
         if maps.ndim != 3 or len(maps) != len(images) or 0 in maps.shape:
@@ -60,119 +61,119 @@ def check_shapes(tried: Subject) -> None:
             raise ConformanceError(f"expected maps that lie like the images, height first, {came}")
 
 
-def check_floating(tried: Subject) -> None:
+def check_floating(subject: Subject) -> None:
     """Maps are of a floating-point type."""
-    maps = maps_of(tried)
+    maps = maps_of(subject)
     if not maps.is_floating_point():
         raise ConformanceError(f"expected maps of a floating-point type, got {str(maps.dtype).removeprefix('torch.')}")
 
 
-def check_finite(tried: Subject) -> None:
+def check_finite(subject: Subject) -> None:
     """Maps of ordinary images are finite."""
-    bad = int((~maps_of(tried).isfinite()).flatten(1).any(dim=1).sum())
+    bad = int((~maps_of(subject).isfinite()).flatten(1).any(dim=1).sum())
     if bad:
-        count = len(tried.images)
+        count = len(subject.images)
         raise ConformanceError(f"expected finite values for ordinary images, got NaN or inf in {bad} of {count} maps")
 
 
-def check_deterministic(tried: Subject) -> None:
-    """The same seed gives the same maps, whatever the global random numbers are."""
+def check_deterministic(subject: Subject) -> None:
+    """The same seed gives the same maps, in any state of the global random numbers."""
     maps = []
     with same_random_numbers():
         for seed in (1, 2):
             seed_everything(seed)
-            maps.append(maps_of(tried))
+            maps.append(maps_of(subject))
     _expect_close(maps[1], maps[0], "the same maps from the same seed", REPEATED)
 
 
-def check_random_numbers(tried: Subject) -> None:
-    """The global random numbers of torch, NumPy and Python go on as if nothing had been."""
-    with looking(tried) as context:  # the model is given back with the numbers of before
+def check_random_numbers(subject: Subject) -> None:
+    """The global random numbers of torch, NumPy and Python are not changed."""
+    with borrowed_context(subject) as context:  # restores the random numbers, so they are compared inside
         seed_everything(3)
         before = random_states()
-        tried.explainer(context)
+        subject.explainer(context)
         changed = [name for name, state in random_states().items() if not equal(state, before[name])]
     if changed:
         raise ConformanceError(
-            f"expected the global random numbers to be left alone, got those of {', '.join(changed)} changed; draw from a "
+            f"expected unchanged global random numbers, got those of {', '.join(changed)} changed; draw from a "
             "torch.Generator of your own, seeded by context.seed and the image's id"
         )
 
 
-def check_batch(tried: Subject) -> None:
-    """An image's map does not depend on the batch that the image is in."""
-    single = [maps_of(tried.part(number)) for number in range(len(tried.images))]
+def check_batch(subject: Subject) -> None:
+    """A map does not depend on the other images of the batch."""
+    single = [maps_of(subject.part(number)) for number in range(len(subject.images))]
     if len({maps.shape for maps in single}) > 1:
         raise ConformanceError(f"expected maps of one size, got {' and '.join(str(list(maps.shape)) for maps in single[:2])}")
-    _expect_close(maps_of(tried), torch.cat(single), "the same maps for a batch as for its images one by one")
+    _expect_close(maps_of(subject), torch.cat(single), "the same maps for a batch as for its images one by one")
 
 
-def check_state_kept(tried: Subject) -> None:
-    """Nothing is left in the model: modes, hooks, gradients, flags, buffers, parameters, in-place settings."""
-    _expect_same_model(tried, "afterwards")
+def check_state_kept(subject: Subject) -> None:
+    """The model is not changed: modes, hooks, gradients, flags, buffers, parameters, in-place settings."""
+    _expect_same_model(subject, "afterwards")
 
 
-def check_state_after_error(tried: Subject) -> None:
-    """Nothing is left in the model either when the model raises while the explainer runs it."""
-    _expect_same_model(tried, "after it raised at once", tried.model.register_forward_pre_hook)
-    _expect_same_model(tried, "after it raised in the end", tried.model.register_forward_hook)
+def check_state_after_error(subject: Subject) -> None:
+    """The model is not changed either if it raises while the explainer runs it."""
+    _expect_same_model(subject, "after it raised at once", subject.model.register_forward_pre_hook)
+    _expect_same_model(subject, "after it raised in the end", subject.model.register_forward_hook)
 
 
-def check_device(tried: Subject) -> None:
-    """It works where the model is, on a GPU if there is one, and gives the same maps there."""
-    expected = maps_of(tried).cpu()
+def check_device(subject: Subject) -> None:
+    """The explainer works on the model's device, also on a GPU if there is one, and gives the same maps there."""
+    expected = maps_of(subject).cpu()
     for device in _devices():
-        _expect_close(maps_of(tried, device).cpu(), expected, f"the same maps on {device}", ELSEWHERE)
+        _expect_close(maps_of(subject, device).cpu(), expected, f"the same maps on {device}", OTHER_DEVICE)
 
 
-def check_nan_image(tried: Subject) -> None:
-    """An image of NaN leaves the maps of the other images of its batch alone."""
-    spoilt = tried.images.clone()
-    spoilt[1] = torch.nan
-    others = [number for number in range(len(spoilt)) if number != 1]
-    beside = maps_of(replace(tried, images=spoilt))[others]
-    _expect_close(beside, maps_of(tried)[others], "the same maps beside an image of NaN")
+def check_nan_image(subject: Subject) -> None:
+    """An image of NaN does not change the maps of the other images of its batch."""
+    images = subject.images.clone()
+    images[1] = torch.nan
+    others = [number for number in range(len(images)) if number != 1]
+    maps = maps_of(replace(subject, images=images))[others]
+    _expect_close(maps, maps_of(subject)[others], "the same maps beside an image of NaN")
 
 
-def check_inputs_kept(tried: Subject) -> None:
-    """What an explainer is given belongs to others too: images, targets, logits, activation, gradient."""
-    with looking(tried) as context:
-        given: dict[str, Any] = {name: getattr(context, name) for name in INPUTS}
-        before = {name: tensor.clone() for name, tensor in given.items() if tensor is not None}
-        tried.explainer(context)
-        changed = [name for name, tensor in before.items() if not equal(given[name], tensor)]
-        changed += [f"requires_grad of {name}" for name in before if given[name].requires_grad]
+def check_inputs_kept(subject: Subject) -> None:
+    """The explainer does not change its inputs, which others share: images, targets, logits, activation, gradient."""
+    with borrowed_context(subject) as context:
+        inputs: dict[str, Any] = {name: getattr(context, name) for name in INPUTS}
+        before = {name: tensor.clone() for name, tensor in inputs.items() if tensor is not None}
+        subject.explainer(context)
+        changed = [name for name, tensor in before.items() if not equal(inputs[name], tensor)]
+        changed += [f"requires_grad of {name}" for name in before if inputs[name].requires_grad]
     if changed:
-        raise ConformanceError(f"expected what it is given to stay as it is, got changes of {', '.join(changed)}")
+        raise ConformanceError(f"expected unchanged inputs, got changes of {', '.join(changed)}")
 
 
-def check_modes(tried: Subject) -> None:
-    """It works whatever mode the caller is in, and leaves torch in the mode in which it was called."""
-    expected = maps_of(tried)
+def check_modes(subject: Subject) -> None:
+    """The explainer works in every gradient mode of the caller, and does not change the mode."""
+    expected = maps_of(subject)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            _expect_close(maps_of(tried), expected, f"the same maps under an outer torch.{mode.__name__}", REPEATED)
-    with looking(tried) as context:
-        tried.explainer(context)
+            _expect_close(maps_of(subject), expected, f"the same maps under an outer torch.{mode.__name__}", REPEATED)
+    with borrowed_context(subject) as context:
+        subject.explainer(context)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             raise ConformanceError("expected torch to compute gradients afterwards as before, got that switched off")
 
 
-def check_zero_gradient(tried: Subject) -> None:
-    """Where the score does not change there is nothing to see: a constant map (or NaN), and no crash."""
-    if tried.explainer.needs_gradient:
-        with looking(tried) as context:
+def check_zero_gradient(subject: Subject) -> None:
+    """Where the score does not depend on the image, the map is constant or NaN, and nothing is raised."""
+    if subject.explainer.needs_gradient:
+        with borrowed_context(subject) as context:
             zeros = None if context.gradient is None else torch.zeros_like(context.gradient)
-            maps = tried.explainer(replace(context, gradient=zeros)).detach().flatten(1)
+            maps = subject.explainer(replace(context, gradient=zeros)).detach().flatten(1)
         low, high = maps.amin(dim=1), maps.amax(dim=1)
         if not ((high - low <= 1e-6 * high.abs()) | low.isnan()).all():
             raise ConformanceError(
                 f"expected constant maps from zero gradients, got a range of {float((high - low).max()):.3g}"
             )
-    with dead(tried.model):
-        maps = maps_of(tried)
-    if maps.ndim != 3 or len(maps) != len(tried.images):
-        raise ConformanceError(f"expected maps [N, h, w] also of a model that always gives the same, got {list(maps.shape)}")
+    with zero_weights(subject.model):
+        maps = maps_of(subject)
+    if maps.ndim != 3 or len(maps) != len(subject.images):
+        raise ConformanceError(f"expected maps [N, h, w] also of a model with a constant output, got {list(maps.shape)}")
 
 
 CHECKS: Sequence[Check] = (
@@ -192,55 +193,57 @@ CHECKS: Sequence[Check] = (
 )
 
 
-def _flat_and_upright(tried: Subject) -> list[Subject]:
-    """The images cut to half their height and to half their width, as far as the model takes that."""
-    height, width = tried.images.shape[2:]
-    cut = (tried.images[..., : height // 2, :], tried.images[..., : width // 2])
-    return [replace(tried, images=images) for images in cut if takes(tried.model, images)]
+def _flat_and_upright(subject: Subject) -> list[Subject]:
+    """The images cut to half their height and to half their width, if the model accepts such images."""
+    height, width = subject.images.shape[2:]
+    cut = (subject.images[..., : height // 2, :], subject.images[..., : width // 2])
+    return [replace(subject, images=images) for images in cut if accepts(subject.model, images)]
 
 
 def _devices() -> list[str]:
-    """Where explainers are tried beside the model's own device."""
+    """Devices to check beyond the model's own."""
     return ["cuda"] if torch.cuda.is_available() else []
 
 
 def _expect_close(maps: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Whether maps agree to a share of each map's range; what is NaN in both agrees."""
+    """Raise unless maps agree to a share of each map's range; NaN in both agrees."""
     if maps.shape != expected.shape:
         raise ConformanceError(f"expected {what}, got {list(maps.shape)} and {list(expected.shape)}")
-    wanted, came = expected.flatten(1).double(), maps.flatten(1).double()
-    both = wanted.isnan() & came.isnan()
-    wanted, came = wanted.masked_fill(both, 0), came.masked_fill(both, 0)
-    spread = wanted.amax(dim=1) - wanted.amin(dim=1)
-    apart = (came - wanted).abs().amax(dim=1)
-    if not (apart <= tolerance * spread + 1e-6 * wanted.abs().amax(dim=1)).all():
-        share = float((apart / spread).nan_to_num(torch.inf, torch.inf).max())
-        raise ConformanceError(f"expected {what} to {tolerance:g} of a map's range, got a difference of {share:.2g} of it")
+    first, second = expected.flatten(1).double(), maps.flatten(1).double()
+    both_nan = first.isnan() & second.isnan()
+    first, second = first.masked_fill(both_nan, 0), second.masked_fill(both_nan, 0)
+    spread = first.amax(dim=1) - first.amin(dim=1)
+    difference = (second - first).abs().amax(dim=1)
+    if not (difference <= tolerance * spread + 1e-6 * first.abs().amax(dim=1)).all():
+        share = float((difference / spread).nan_to_num(torch.inf, torch.inf).max())
+        raise ConformanceError(
+            f"expected {what} to {tolerance:g} of a map's range, got a difference of {share:.2g} of that range"
+        )
 
 
-def _expect_same_model(tried: Subject, when: str, register: Callable[..., Any] | None = None) -> None:
-    """Run the explainer and compare the model, as it is while it is borrowed, before and after.
+def _expect_same_model(subject: Subject, when: str, register: Callable[..., Any] | None = None) -> None:
+    """Run the explainer, and compare the borrowed model before and after.
 
     Args:
-        tried: the explainer.
-        when: for the message.
-        register: puts a hook on the model, by which it is made to raise.
+        subject: The subject of the check.
+        when: The end of the message.
+        register: Registers a hook on the model that makes it raise. Default: the model does not raise.
     """
-    with looking(tried) as context, ExitStack() as undo:
+    with borrowed_context(subject) as context, ExitStack() as undo:
         if register is not None:
             undo.callback(register(_fail).remove)
-        before = model_state(tried.model)
+        before = model_state(subject.model)
         try:
-            tried.explainer(context)
-        except Exception:  # whatever an explainer makes of what the model raised
+            subject.explainer(context)
+        except Exception:  # an explainer may turn the model's error into another
             if register is None:
                 raise
-        after = model_state(tried.model)
-        put_back(tried.model, before)
+        after = model_state(subject.model)
+        restore(subject.model, before)
     changed = [name for name in before | after if not equal(before.get(name), after.get(name))]
     if changed:
         most = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        raise ConformanceError(f"expected the model as it was {when}, got changes in {', '.join(changed[:SHOWN])}{most}")
+        raise ConformanceError(f"expected an unchanged model {when}, got changes in {', '.join(changed[:SHOWN])}{most}")
 
 
 def _fail(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What of a model can be left changed, read off and put back; and random numbers from a start."""
+"""The state of a model that an explainer may change: read, compared and restored; and seeds for all random numbers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["dead", "equal", "model_state", "put_back", "seed_everything"]
+__all__ = ["equal", "model_state", "restore", "seed_everything", "zero_weights"]
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """All of a model that an explainer can leave changed, by a name for each."""
-    found: dict[str, Any] = {}
+    """Everything of a model that an explainer may change, by name."""
+    state: dict[str, Any] = {}
     for path, module in model.named_modules():
         at = path or "the model"
-        found[f"{at}: kind"] = type(module)
+        state[f"{at}: kind"] = type(module)
         for name, value in vars(module).items():
             if name.endswith("_hooks"):
-                found[f"{at}: {name}"] = tuple(value)
+                state[f"{at}: {name}"] = tuple(value)
             elif not name.startswith("_") and (isinstance(value, bool | int | float | str) or callable(value)):
-                found[f"{at}: {name}"] = value
+                state[f"{at}: {name}"] = value
     for name, parameter in model.named_parameters():
-        found[f"{name}: value"] = parameter.detach().clone()
-        found[f"{name}: requires_grad"] = parameter.requires_grad
-        found[f"{name}: grad"] = None if parameter.grad is None else parameter.grad.clone()
-    return found | {f"{name}: value": buffer.detach().clone() for name, buffer in model.named_buffers()}
+        state[f"{name}: value"] = parameter.detach().clone()
+        state[f"{name}: requires_grad"] = parameter.requires_grad
+        state[f"{name}: grad"] = None if parameter.grad is None else parameter.grad.clone()
+    return state | {f"{name}: value": buffer.detach().clone() for name, buffer in model.named_buffers()}
 
 
-def put_back(model: nn.Module, before: dict[str, Any]) -> None:
-    """The numbers of parameters and buffers, so that later checks and the caller find them."""
+def restore(model: nn.Module, before: dict[str, Any]) -> None:
+    """Restore the values of parameters and buffers, for later checks and for the caller."""
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             earlier = before.get(f"{name}: value")
@@ -42,28 +42,28 @@ def put_back(model: nn.Module, before: dict[str, Any]) -> None:
 
 
 @contextmanager
-def dead(model: nn.Module) -> Iterator[None]:
-    """The model with weights of zero, which gives the same for all images."""
-    own = [(parameter, parameter.data) for parameter in model.parameters()]
+def zero_weights(model: nn.Module) -> Iterator[None]:
+    """Set all weights to zero, so that the model's output is the same for all images, and restore them afterwards."""
+    weights = [(parameter, parameter.data) for parameter in model.parameters()]
     try:
-        for parameter, data in own:
+        for parameter, data in weights:
             parameter.data = torch.zeros_like(data)
         yield
     finally:
-        for parameter, data in own:
+        for parameter, data in weights:
             parameter.data = data
 
 
 def seed_everything(seed: int) -> None:
-    """Start all global random numbers, a few of them drawn, so that seeding them again makes a difference."""
+    """Seed all global random numbers and draw a few, so that an explainer that seeds them again changes their state."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # these are the ones to start
-    torch.rand(3), random.getrandbits(8), np.random.bytes(3)  # noqa: NPY002  # likewise
+    np.random.seed(seed)  # noqa: NPY002  # explainers may draw from it
+    torch.rand(3), random.getrandbits(8), np.random.bytes(3)  # noqa: NPY002  # explainers may draw from it
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two values are the same to the last bit; NaN is NaN."""
+    """Whether two values are equal bit by bit, where NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False

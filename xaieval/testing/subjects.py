@@ -1,4 +1,4 @@
-"""What an explainer is tried on: a model, images, a layer, and what a run would give it."""
+"""The model, images and layer that an explainer is checked on, and the context that a run would give it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner
 from xaieval.probe.hooks import locate
 
-__all__ = ["Subject", "looking", "maps_of", "small_model", "subject", "takes"]
+__all__ = ["Subject", "accepts", "borrowed_context", "maps_of", "small_model", "subject"]
 
 LAYER = "last"  # of the small model
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An explainer with what it is tried on.
+    """An explainer, and what it is checked on.
 
     Attributes:
-        explainer: under test.
-        model: that it explains.
-        images: at least two, `[N, C, H, W]`.
-        layer: address; None for an explainer that needs none.
-        ids: of the images.
+        explainer: The explainer under test.
+        model: The model to explain.
+        images: At least two images, `[N, C, H, W]`.
+        layer: The address of a layer; None for an explainer that needs none.
+        ids: Ids of the images.
     """
 
     explainer: Explainer
@@ -46,21 +46,21 @@ class Subject:
     ids: Sequence[str]
 
     def part(self, *numbers: int) -> Subject:
-        """The same with these images alone, which keep their ids."""
+        """The same subject with only these images, which keep their ids."""
         return replace(self, images=self.images[list(numbers)], ids=[self.ids[number] for number in numbers])
 
 
 def small_model() -> nn.Sequential:
-    """A classifier of 5 classes for images of any size that has what explainers may leave changed.
+    """A classifier of 5 classes for images of any size, with everything that an explainer may change by mistake.
 
-    It has in-place activations, running means, dropout, and at its layer "last" 12 channels of an eighth of the image's sides,
-    which global average pooling and a linear layer follow. Its weights are always the same.
+    It has in-place activations, running means and dropout. Its layer "last" has 12 channels and an eighth of the image's
+    height and width; global average pooling and a linear layer follow. The weights are always the same.
 
     Example:
         >>> small_model()(torch.zeros(2, 3, 32, 40)).shape
         torch.Size([2, 5])
     """
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay unchanged
         torch.manual_seed(1)
         layers = OrderedDict[str, nn.Module](
             first=nn.Conv2d(3, 8, 3, stride=2, padding=1),
@@ -83,66 +83,68 @@ def subject(
     images: Tensor | None = None,
     layer: str | None = None,
 ) -> Subject:
-    """An explainer with what it is tried on.
+    """An explainer, and what it is checked on.
 
     Args:
-        explainer: a name, an `Explainer` or a function `(model, images, targets) -> maps`.
-        model: an image classifier; `small_model()` unless told.
-        images: at least two, `[N, C, H, W]`; four of noise, of 32 x 40 pixels, unless told.
-        layer: address of a layer; that before the pooling in the small model.
+        explainer: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
+        model: An image classifier. Default: `small_model()`.
+        images: At least two images, `[N, C, H, W]`. Default: four of noise, 32 x 40 pixels.
+        layer: The address of a layer. Default: the layer before the pooling of the small model.
 
     Raises:
-        ExplainerError: there is no such method, or it needs a layer of the model given.
-        DataError: the images are no batch of two or more.
+        ExplainerError: There is no such method, or it needs a layer of the given model.
+        DataError: The images are not a batch of two or more.
 
     Example:
         >>> subject("gradcam").layer
         'last'
     """
-    (found,) = resolve_methods([explainer])
-    if layer is None and found.needs_layer:
+    (method,) = resolve_methods([explainer])
+    if layer is None and method.needs_layer:
         if model is not None:
-            raise ExplainerError(f"method {found.name!r} needs layer=, an address such as 'layer4', with a model of yours")
+            raise ExplainerError(f"method {method.name!r} needs layer=, an address such as 'layer4', with a model of yours")
         layer = LAYER
     if images is None:
         images = torch.rand(4, 3, 32, 40, generator=torch.Generator().manual_seed(7))
     images = check_images(images)
     if len(images) < 2:
-        raise DataError(f"explainers are tried on at least 2 images, got {len(images)}")
+        raise DataError(f"explainers are checked on at least 2 images, got {len(images)}")
     ids = [f"image {number}" for number in range(len(images))]
-    return Subject(found, small_model() if model is None else model, images, layer if found.needs_layer else None, ids)
+    return Subject(method, small_model() if model is None else model, images, layer if method.needs_layer else None, ids)
 
 
 @contextmanager
-def looking(tried: Subject, device: str | None = None) -> Iterator[Context]:
-    """What a run gives an explainer for one batch, while the model is borrowed."""
-    with borrow(tried.model, device) as there:
-        images = tried.images.detach().clone().to(there)
-        layers = locate(tried.model, images, [] if tried.layer is None else [tried.layer])
-        runner = Runner(tried.model, tried.model, tried.model, BatchLimit(len(images)))
-        job = Job(runner, there, layers, make_pairs([tried.explainer], layers), Protocol())
-        passed = run_batch(job, Batch(images, None, list(tried.ids), []))
-        yield passed.at(layers[0].address if layers else None, contiguous=needs_model(tried.explainer))
+def borrowed_context(subject: Subject, device: str | None = None) -> Iterator[Context]:
+    """The context that a run gives the explainer for one batch; the model is borrowed meanwhile."""
+    with borrow(subject.model, device) as used_device:
+        images = subject.images.detach().clone().to(used_device)
+        layers = locate(subject.model, images, [] if subject.layer is None else [subject.layer])
+        runner = Runner(subject.model, subject.model, subject.model, BatchLimit(len(images)))
+        job = Job(runner, used_device, layers, make_pairs([subject.explainer], layers), Protocol())
+        originals = run_batch(job, Batch(images, None, list(subject.ids), []))
+        yield originals.at(layers[0].address if layers else None, contiguous=needs_model(subject.explainer))
 
 
-def maps_of(tried: Subject, device: str | None = None) -> Tensor:
-    """What the explainer gives, detached.
+def maps_of(subject: Subject, device: str | None = None) -> Tensor:
+    """The maps of the explainer, detached.
 
     Raises:
-        ConformanceError: it gives no tensor.
+        ConformanceError: The explainer does not return a tensor.
     """
-    with looking(tried, device) as context:
-        maps: Any = tried.explainer(context)
+    with borrowed_context(subject, device) as context:
+        maps: Any = subject.explainer(context)
     if not isinstance(maps, Tensor):
-        raise ConformanceError(f"method {tried.explainer.name!r} gives a {type(maps).__name__}; a tensor [N, h, w] is expected")
+        raise ConformanceError(
+            f"method {subject.explainer.name!r} gives a {type(maps).__name__}; a tensor [N, h, w] is expected"
+        )
     return maps.detach()
 
 
-def takes(model: nn.Module, images: Tensor) -> bool:
-    """Whether a model takes images of this size."""
+def accepts(model: nn.Module, images: Tensor) -> bool:
+    """Whether the model runs on images of this size."""
     try:
-        with borrow(model) as there, torch.no_grad():
-            model(images.to(there))
-    except Exception:  # whatever a model can raise that takes one size alone
+        with borrow(model) as device, torch.no_grad():
+            model(images.to(device))
+    except Exception:  # a model for images of one size may raise anything
         return False
     return True

@@ -1,4 +1,4 @@
-"""Captum's methods through the adapter are captum's, on any task, in any batch, and leave the model alone."""
+"""Maps of the adapter equal captum's own, for any task and in any batch, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
 from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_methods
 from xaieval.explainers.adapters.base import seeded
-from xaieval.explainers.adapters.captum import CAPTUM, REDUCTIONS
+from xaieval.explainers.adapters.captum import LIBRARY, REDUCTIONS
 from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.probe.layouts import Layout
 
+CAPTUM = LIBRARY.methods
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RAW = xaieval.Protocol(normalisation="none")
 
 
 class Flat(nn.Sequential):
-    """One after the other, and flattened by no module, which captum's LRP would have no rule for."""
+    """A sequence that is flattened by a function, since captum's LRP has no rule for a module that flattens."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images).flatten(1)
@@ -47,7 +48,7 @@ def small() -> nn.Module:
 
 
 def out_of_place() -> nn.Module:
-    """The same network, as captum can read it by itself."""
+    """The same network without in-place modules, as captum needs it."""
     model = small()
     for module in model.modules():
         if isinstance(module, nn.ReLU):
@@ -306,7 +307,7 @@ def test_layers_of_tokens_are_laid_out():
     seen = xaieval.explain(model, images, "blocks.1", Summed(), protocol=replace(RAW, normalise_at="layer"))
     torch.testing.assert_close(maps["blocks.1"], seen["blocks.1"], **CLOSE)
     with pytest.raises(
-        ExplainerError, match=r"takes axis 1 for the channels, and the output of 'blocks.1' is no \[N, C, H, W\]"
+        ExplainerError, match=r"takes axis 1 for the channels, and the output of 'blocks.1' is not \[N, C, H, W\]"
     ):
         xaieval.explain(model, images, "blocks.1", "captum:LayerGradCam")
 
@@ -355,7 +356,7 @@ def test_an_object_of_another_model_is_refused():
 
 def test_an_object_explains_classifiers_alone():
     model = nn.Conv2d(3, 4, 1)
-    with pytest.raises(ExplainerError, match="explains classifiers alone, and the task is segmentation"):
+    with pytest.raises(ExplainerError, match="explains only classifiers, and the task is segmentation"):
         xaieval.explain(model, IMAGES, method=captum.attr.Saliency(model), task=Segmentation())
 
 
@@ -368,8 +369,8 @@ def test_an_object_explains_classifiers_alone():
         (lambda: Captum("Salency"), "captum: no method 'Salency'; did you mean 'Saliency'?"),
         (lambda: Captum("Saliency", reduce="maximum"), "captum: no reduce 'maximum'; did you mean 'max'?"),
         (lambda: Captum("Saliency", noise="smooth"), "captum: no noise 'smooth'; did you mean 'smoothgrad'"),
-        (lambda: resolve_methods("captum:Salency"), "captum has no method 'Salency' for us; did you mean 'Saliency'?"),
-        (lambda: resolve_methods("saliency"), "no method 'saliency'; 'captum:Saliency' is there; known: gradcam"),
+        (lambda: resolve_methods("captum:Salency"), "no method 'captum:Salency'; did you mean 'Saliency'?"),
+        (lambda: resolve_methods("saliency"), "no method 'saliency'; did you mean 'captum:Saliency'? known: gradcam"),
         (lambda: xaieval.explain(small(), IMAGES, method="captum:LayerGradCam"), "needs layers=, and none were given"),
         (
             lambda: xaieval.explain(small(), IMAGES, method=Captum("IntegratedGradients", settings={"n_step": 3})),

@@ -1,4 +1,4 @@
-"""The methods of pytorch-grad-cam through the adapter are the library's, at any layer, and leave the model alone."""
+"""Maps of the adapter equal those of pytorch-grad-cam, at any layer, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
 from xaieval.explainers import PytorchGradCam, resolve_methods
 from xaieval.explainers.adapters.base import seeded
-from xaieval.explainers.adapters.pytorch_grad_cam import GRAD_CAM, KINDS
+from xaieval.explainers.adapters.pytorch_grad_cam import KINDS, LIBRARY
 from xaieval.inference.tasks import Detection, Segmentation
 from xaieval.probe.layouts import Layout
 
+GRAD_CAM = LIBRARY.methods
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
 TARGETS = [4, 0, 2]
@@ -120,7 +121,7 @@ def test_the_model_comes_back_as_it_was_after_an_error(name):
 
 def test_every_cam_of_the_library_is_offered_or_left_out_for_a_reason():
     exported = {name for name, value in vars(pytorch_grad_cam).items() if isinstance(value, type) and "CAM" in name.upper()}
-    # These join several layers or many crops of an image, and are taken as objects.
+    # These join several layers or many crops of an image; only their objects can be used.
     assert exported - {"RefineCAM", "SESS"} <= set(KINDS)
     assert set(KINDS) <= exported | {"FEM", "FullGrad"}
 
@@ -137,10 +138,18 @@ def test_four_sources_of_grad_cam_agree(layer):
     ours, *others = (xaieval.explain(model, images, layer, name, protocol=at_layer)[layer] for name in methods[:3])
     for other in others:
         torch.testing.assert_close(other, ours, atol=1e-4, rtol=0)
-    # This one scales up by itself, before it normalises.
+    # This library upsamples before it normalises.
     ours, theirs = (xaieval.explain(model, images, layer, name)[layer] for name in (methods[0], methods[3]))
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
     assert (ours.amax(dim=(1, 2)) == 1).all()
+
+
+def test_a_layer_whose_output_is_added_to_in_place_is_read_before_the_addition():
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18(num_classes=6).eval(), torch.rand(2, 3, 64, 64)
+    layer = "layer3.1.bn2"  # followed by `out += identity`
+    ours, theirs = (xaieval.explain(model, images, layer, name)[layer] for name in ("gradcam", "pytorch-grad-cam:GradCAM"))
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["GradCAM", "ScoreCAM", "AblationCAM", "EigenCAM"])
@@ -161,7 +170,7 @@ def test_shapley_cam_reads_a_layer_behind_which_all_is_linear():
     torch.manual_seed(0)
     model, images = torchvision.models.resnet18(num_classes=6).eval(), torch.rand(2, 3, 64, 64)
     expected = directly("ShapleyCAM", model, images, [1, 3], "layer4")
-    given = replace(context_of(model, images, [1, 3]), layer="layer4", layout=Layout("channels_first", 2, 2))
+    given = replace(context_of(model, images, [1, 3]), layer="layer4", layout=Layout("channels_first", (2, 2)))
     with unchanged(model):
         found = GRAD_CAM["pytorch-grad-cam:ShapleyCAM"](given)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
@@ -199,9 +208,7 @@ def test_detectors_and_segmentation_networks_are_explained(name):
 
 
 def test_finer_cam_explains_classifiers_alone():
-    with pytest.raises(
-        ExplainerError, match="explains classifiers alone, and the task is detection; 'gradcam' takes any model"
-    ):
+    with pytest.raises(ExplainerError, match="explains only classifiers, and the task is detection; 'gradcam' takes any model"):
         xaieval.explain(Finder(), IMAGES, "conv", "pytorch-grad-cam:FinerCAM", task="detection")
 
 
@@ -239,7 +246,7 @@ def test_an_object_of_another_model_is_refused():
     ("make", "message"),
     [
         (lambda: PytorchGradCam("GradCam"), "pytorch-grad-cam: no method 'GradCam'; did you mean 'GradCAM'"),
-        (lambda: resolve_methods("pytorch-grad-cam:SESS"), "pytorch-grad-cam has no method 'SESS' for us; known: GradCAM"),
+        (lambda: resolve_methods("pytorch-grad-cam:SESS"), "no method 'pytorch-grad-cam:SESS'; known: GradCAM"),
         (
             lambda: xaieval.explain(small(), IMAGES, "3", PytorchGradCam("GradCAM", settings={"alpha": 1})),
             "method 'pytorch-grad-cam:GradCAM' does not work here: TypeError: got an unexpected keyword argument 'alpha'",

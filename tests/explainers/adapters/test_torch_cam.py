@@ -1,4 +1,4 @@
-"""The methods of torch-cam through the adapter are the library's, at any layer, and leave the model alone."""
+"""Maps of the adapter equal those of torch-cam, at any layer, and the model is not changed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
 from xaieval.explainers import TorchCam, resolve_methods
 from xaieval.explainers.adapters.base import seeded
-from xaieval.explainers.adapters.torch_cam import KINDS, TORCH_CAM
+from xaieval.explainers.adapters.torch_cam import KINDS, LIBRARY
 from xaieval.inference.tasks import Segmentation
 from xaieval.probe.layouts import Layout
 
+TORCH_CAM = LIBRARY.methods
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
 TARGETS = [4, 0, 2]
@@ -57,7 +58,7 @@ def test_maps_are_those_that_the_library_gives_when_it_is_called_directly(name):
     word = name.removeprefix("torch-cam:")
     found = TORCH_CAM[name](context(small(), seed=4))
     model = small(inplace=False)  # or what the library has kept of the layer is overwritten
-    if KINDS[word].drawn:
+    if KINDS[word].one_by_one:
         expected = []
         for number in range(3):
             with seeded(4, str(number), torch.device("cpu")):
@@ -147,7 +148,7 @@ def test_segmentation_networks_are_explained(name):
 
 
 def test_methods_of_a_class_explain_classifiers_alone():
-    with pytest.raises(ExplainerError, match="explains classifiers alone, and the task is segmentation"):
+    with pytest.raises(ExplainerError, match="explains only classifiers, and the task is segmentation"):
         xaieval.explain(nn.Sequential(nn.Conv2d(3, 4, 1)), IMAGES, "0", "torch-cam:CAM", task=Segmentation())
 
 
@@ -169,7 +170,7 @@ def test_extractors_are_taken_as_they_are(name):
     ("make", "message"),
     [
         (lambda: TorchCam("GradCam"), "torch-cam: no method 'GradCam'; did you mean 'GradCAM'"),
-        (lambda: resolve_methods("torch-cam:RefineCAM"), "torch-cam has no method 'RefineCAM' for us; did you mean 'FinerCAM'"),
+        (lambda: resolve_methods("torch-cam:RefineCAM"), "no method 'torch-cam:RefineCAM'; did you mean 'FinerCAM'"),
         (
             lambda: xaieval.explain(nn.Sequential(small(), nn.Linear(5, 5)), IMAGES, "0.3", "torch-cam:CAM"),
             "ValueError: This CAM method does not support multiple fully connected layers; torch-cam names the reason",
@@ -195,7 +196,7 @@ def test_objects_that_cannot_be_scored_are_refused():
     transformer = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
     with (
         torchcam.methods.LeGrad(transformer, "encoder.layers.encoder_layer_1") as extractor,
-        pytest.raises(ExplainerError, match="a LeGrad object keeps any pass without gradients from running"),
+        pytest.raises(ExplainerError, match="a LeGrad object prevents every pass without gradients"),
     ):
         resolve_methods(extractor)
 

@@ -1,7 +1,7 @@
-"""Methods of pytorch-grad-cam as explainers: by name, with settings, or as the object that somebody has made.
+"""Methods of pytorch-grad-cam as explainers: by name, with settings, or as an object that the user has made.
 
-The library gives maps in [0, 1] of the image's size, upsampled by OpenCV and scaled between its own minimum and maximum. They
-are taken as they are, so that what the protocol does to them changes little more.
+The library gives maps in [0, 1] at the size of the image, upsampled by OpenCV and scaled between their minimum and maximum.
+They are used unchanged, so the protocol's normalisation changes little more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -17,76 +17,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaieval.errors import ExplainerError, choose_from
 from xaieval.explainers.adapters.base import (
-    ReadModel,
-    check_model,
+    CalledModel,
+    Kind,
+    Library,
+    LibraryMethod,
+    batch_maps,
+    calling,
     class_targets,
-    guarded,
     image_targets,
     leaf,
     module_at,
-    name_of,
-    one_by_one,
-    outputs_kept,
-    refused,
+    object_name,
+    object_targets,
+    plain_attributes,
     reshaping,
 )
+from xaieval.explainers.adapters.lending import outputs_copied
 from xaieval.explainers.base import Context
 
-__all__ = ["GRAD_CAM", "GradCamObject", "PytorchGradCam"]
+__all__ = ["LIBRARY", "GradCamObject", "PytorchGradCam"]
 
-LIBRARY = "pytorch-grad-cam"
-MEND = f"{LIBRARY} names the reason; take another layer or method (docs/methods.md)"
+NAME = "pytorch-grad-cam"
+NO_PAPER = f"none ({NAME})"
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """What is to be known of one of the library's classes."""
-
-    passes: str = "1"
-    paper: str = "none (pytorch-grad-cam)"
-    needs_layer: bool = True
-    gradients: bool = True
-    alone: bool = False  # images one by one: it draws numbers, or holds all masked images of all channels at a time
-
-
-KINDS: dict[str, _Kind] = {
-    "GradCAM": _Kind(paper="Selvaraju et al. 2017, arXiv 1610.02391"),
-    "GradCAMPlusPlus": _Kind(paper="Chattopadhay et al. 2018, arXiv 1710.11063"),
-    "XGradCAM": _Kind(paper="Fu et al. 2020, arXiv 2008.02312"),
-    "HiResCAM": _Kind(paper="Draelos and Carin 2020, arXiv 2011.08891"),
-    "GradCAMElementWise": _Kind(),
-    "LayerCAM": _Kind(paper="Jiang et al. 2021, IEEE TIP 30"),
-    "EigenCAM": _Kind(paper="Muhammad and Yeasin 2020, arXiv 2008.00299", gradients=False),
-    "EigenGradCAM": _Kind(),
-    "SegEigenCAM": _Kind(paper="Chung and Ying 2025, Appl. Sci. 15(13)"),
-    "KPCA_CAM": _Kind(paper="Karmani et al. 2024, arXiv 2410.00267", alone=True, gradients=False),
-    "FEM": _Kind(paper="Fuad et al. 2020, IPTA", gradients=False),
-    "ShapleyCAM": _Kind(paper="Cai 2025, arXiv 2501.06261"),
-    "FinerCAM": _Kind(paper="Zhang et al. 2025, arXiv 2501.11309", alone=True),
-    "ScoreCAM": _Kind("channels + 1", "Wang et al. 2020, arXiv 1910.01279", alone=True, gradients=False),
-    "AblationCAM": _Kind("channels + 2", "Desai and Ramaswamy 2020, WACV", alone=True, gradients=False),
-    "RandomCAM": _Kind(alone=True),
-    "FullGrad": _Kind(paper="Srinivas and Fleuret 2019, arXiv 1905.00780", needs_layer=False),
+# One by one go the classes that draw random numbers, and those that hold the masked images of all channels at once.
+KINDS: dict[str, Kind] = {
+    "GradCAM": Kind(paper="Selvaraju et al. 2017, arXiv 1610.02391"),
+    "GradCAMPlusPlus": Kind(paper="Chattopadhay et al. 2018, arXiv 1710.11063"),
+    "XGradCAM": Kind(paper="Fu et al. 2020, arXiv 2008.02312"),
+    "HiResCAM": Kind(paper="Draelos and Carin 2020, arXiv 2011.08891"),
+    "GradCAMElementWise": Kind(paper=NO_PAPER),
+    "LayerCAM": Kind(paper="Jiang et al. 2021, IEEE TIP 30"),
+    "EigenCAM": Kind(paper="Muhammad and Yeasin 2020, arXiv 2008.00299", takes_gradients=False),
+    "EigenGradCAM": Kind(paper=NO_PAPER),
+    "SegEigenCAM": Kind(paper="Chung and Ying 2025, Appl. Sci. 15(13)"),
+    "KPCA_CAM": Kind(paper="Karmani et al. 2024, arXiv 2410.00267", one_by_one=True, takes_gradients=False),
+    "FEM": Kind(paper="Fuad et al. 2020, IPTA", takes_gradients=False),
+    "ShapleyCAM": Kind(paper="Cai 2025, arXiv 2501.06261"),
+    "FinerCAM": Kind(paper="Zhang et al. 2025, arXiv 2501.11309", one_by_one=True),
+    "ScoreCAM": Kind(passes="channels + 1", paper="Wang et al. 2020, arXiv 1910.01279", one_by_one=True, takes_gradients=False),
+    "AblationCAM": Kind(passes="channels + 2", paper="Desai and Ramaswamy 2020, WACV", one_by_one=True, takes_gradients=False),
+    "RandomCAM": Kind(paper=NO_PAPER, one_by_one=True),
+    "FullGrad": Kind(paper="Srinivas and Fleuret 2019, arXiv 1905.00780", needs_layer=False),
 }
+UNKNOWN = Kind(paper="", one_by_one=True)  # a class of the user's own, or one that joins several layers or crops
 
 
 @dataclass(frozen=True)
-class PytorchGradCam:
+class PytorchGradCam(LibraryMethod):
     """A method of pytorch-grad-cam.
 
     Args:
-        method: name of the library's class.
-        settings: for its constructor, beside model, layers and reshape transform.
-        smooth: the keywords of its call: `aug_smooth`, `eigen_smooth`.
-        label: a name of one's own for tables and rows.
+        method: The name of the library's class.
+        settings: Keywords for its constructor, beyond model, layers and reshape transform.
+        smooth: Keywords for its call: `aug_smooth`, `eigen_smooth`.
+        label: The name in tables and rows. Default: library and class.
 
     Raises:
-        ExplainerError: there is no such method; when called: it cannot explain this model at this layer.
+        ExplainerError: There is no such method; when called: it cannot explain this model at this layer.
 
     Reference:
-        Gildenblat et al., "PyTorch library for CAM methods", 2021. Where a method is from: `paper`.
+        Gildenblat et al., "PyTorch library for CAM methods", 2021. The paper of each method: `paper`.
 
     Example:
         >>> import torchvision, xaieval
@@ -96,87 +88,61 @@ class PytorchGradCam:
         torch.Size([2, 64, 64])
     """
 
+    library = NAME
+    kinds = KINDS
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     smooth: Mapping[str, bool] = field(default_factory=dict)
     label: str = ""
-    needs_gradient: bool = False
-
-    def __post_init__(self) -> None:
-        if self.method not in KINDS:
-            raise ExplainerError(f"{LIBRARY}: no method {self.method!r}; {choose_from(self.method, KINDS)}")
-
-    @property
-    def name(self) -> str:
-        """In tables and rows."""
-        return self.label or f"{LIBRARY}:{self.method}"
-
-    @property
-    def needs_layer(self) -> bool:
-        """Whether it is asked at every layer."""
-        return KINDS[self.method].needs_layer
-
-    @property
-    def takes_gradients(self) -> bool:
-        """Whether it takes gradients, by itself."""
-        return KINDS[self.method].gradients
-
-    @property
-    def passes(self) -> str:
-        """Forward passes an image."""
-        return KINDS[self.method].passes
-
-    @property
-    def paper(self) -> str:
-        """Where the method is from."""
-        return KINDS[self.method].paper
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest; nothing where nothing was chosen."""
+        """Settings for the manifest; empty by default."""
         return {key: value for key, value in (("settings", self.settings), ("smooth", self.smooth)) if value}
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]` in [0, 1]."""
         layers = [module_at(context, self.name)] if self.needs_layer else []
-        with _working(context, self.name, layers):
-            import pytorch_grad_cam
-
-            made = getattr(pytorch_grad_cam, self.method)
-            arguments = (ReadModel(context), layers), self._arguments(context)
-            inspect.signature(made).bind(*arguments[0], **arguments[1])  # or what is half made would complain once more
-            cam = made(*arguments[0], **arguments[1])
-            if self.method == "ScoreCAM":
-                cam.batch_size = context.size or len(context.images)
+        with calling(NAME, self.name, context), _without_progress_bars():
+            cam = self._make(context, layers)
             try:
-                return _maps(cam, context, self.name, KINDS[self.method], self.smooth)
+                with outputs_copied(layers):
+                    return _maps(cam, context, self.name, KINDS[self.method], self.smooth)
             finally:
                 _release(_inner(cam))
 
+    def _make(self, context: Context, layers: Sequence[nn.Module]) -> Any:
+        import pytorch_grad_cam
+
+        kind = getattr(pytorch_grad_cam, self.method)
+        model, arguments = CalledModel(context, context.read), self._arguments(context)
+        inspect.signature(kind).bind(model, layers, **arguments)  # raises before there is an object that fails to be deleted
+        cam = kind(model, layers, **arguments)
+        if self.method == "ScoreCAM":
+            cam.batch_size = context.size or len(context.images)
+        return cam
+
     def _arguments(self, context: Context) -> dict[str, Any]:
-        """Of the constructor."""
+        """Keywords of the constructor."""
         reshape = reshaping(context.layout)
-        found: dict[str, Any] = {"reshape_transform": reshape}
+        arguments: dict[str, Any] = {"reshape_transform": reshape}
         if self.method == "AblationCAM":
             from pytorch_grad_cam import AblationLayer, AblationLayerVit
 
-            found["batch_size"] = context.size or len(context.images)
-            found["ablation_layer"] = AblationLayer() if reshape is None else AblationLayerVit()
-        return {**found, **self.settings}
-
-
-GRAD_CAM: dict[str, PytorchGradCam] = {f"{LIBRARY}:{name}": PytorchGradCam(name) for name in KINDS}
+            arguments["batch_size"] = context.size or len(context.images)
+            arguments["ablation_layer"] = AblationLayer() if reshape is None else AblationLayerVit()
+        return {**arguments, **self.settings}
 
 
 @dataclass(frozen=True)
 class GradCamObject:
-    """A CAM object of pytorch-grad-cam, as somebody has made it for the model and its layers.
+    """A CAM object of pytorch-grad-cam that the user has made for the model and its layers.
 
     Args:
-        cam: of the library, made with the model that is scored.
-        label: a name of one's own.
+        cam: An object of the library, made with the model that is scored.
+        label: The name in tables and rows. Default: library, class and layers.
 
     Raises:
-        ExplainerError: when called: it was made for another model, or the model is no classifier.
+        ExplainerError: When called: the object was made for another model, or the model is no classifier.
     """
 
     cam: Any
@@ -186,32 +152,46 @@ class GradCamObject:
 
     @property
     def name(self) -> str:
-        """In tables and rows."""
-        one = _inner(self.cam)
-        return self.label or name_of(LIBRARY, self.cam, one.model, [] if type(one).__name__ == "FullGrad" else self._layers)
+        """Name in tables and rows."""
+        inner = _inner(self.cam)
+        layers = [] if type(inner).__name__ == "FullGrad" else self._layers
+        return self.label or object_name(NAME, self.cam, inner.model, layers)
 
     @property
     def _layers(self) -> list[nn.Module]:
-        parts = getattr(self.cam, "base_cam_per_layer", [_inner(self.cam)])
-        return [layer for part in parts for layer in part.target_layers]
+        cams = getattr(self.cam, "base_cam_per_layer", [_inner(self.cam)])
+        return [layer for cam in cams for layer in cam.target_layers]
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest: what was chosen that is a number or a word."""
-        chosen = {key: value for key, value in vars(self.cam).items() if isinstance(value, str | int | float)}
-        return {"class": type(self.cam), **chosen}
+        """Settings for the manifest: those that are numbers or words."""
+        return plain_attributes(self.cam)
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]` in [0, 1]."""
-        class_targets(context, self.name)
-        one = _inner(self.cam)
-        check_model(one.model, context, self.name)
-        kind = KINDS.get(type(self.cam).__name__, _Kind(alone=True))
-        with _working(context, self.name, self._layers), _differentiating_images(one):
+        inner = _inner(self.cam)
+        object_targets(context, self.name, inner.model)
+        kind = KINDS.get(type(self.cam).__name__, UNKNOWN)
+        with (
+            calling(NAME, self.name, context),
+            _without_progress_bars(),
+            outputs_copied(self._layers),
+            _differentiating_images(inner),
+        ):
             return _maps(self.cam, context, self.name, kind, {})
 
 
+LIBRARY = Library(
+    name=NAME,
+    package="pytorch_grad_cam",
+    install="pip install grad-cam",
+    methods={f"{NAME}:{name}": PytorchGradCam(name) for name in KINDS},
+    classes=frozenset({"BaseCAM", "FinerCAM", "RefineCAM", "SESS"}),
+    adapt=GradCamObject,
+)
+
+
 def _release(cam: Any) -> None:
-    """Take the hooks of a CAM away, which it would fail to do where it has kept a view."""
+    """Remove the hooks of a CAM, which its own method fails to do where it has stored a view."""
     cam.activations_and_grads.activations = []
     cam.activations_and_grads.gradients = []
     cam.activations_and_grads.release()
@@ -219,17 +199,17 @@ def _release(cam: Any) -> None:
 
 @contextmanager
 def _differentiating_images(cam: Any) -> Iterator[None]:
-    """Have a CAM start the graph at the images, since the parameters take no gradients; SESS cuts what we start."""
-    own, cam.compute_input_gradient = cam.compute_input_gradient, True
+    """Have a CAM start the graph at the images, since parameters take no gradients and SESS detaches its images."""
+    before, cam.compute_input_gradient = cam.compute_input_gradient, True
     try:
         yield
     finally:
-        cam.compute_input_gradient = own
+        cam.compute_input_gradient = before
 
 
 @contextmanager
 def _weights_in_the_graph(cam: Any, model: nn.Module) -> Iterator[None]:
-    """Parameters that take gradients, for a CAM of second derivatives, which else finds no graph behind the last layer."""
+    """Let parameters take gradients for a CAM of second derivatives, which would find no graph behind the last layer."""
     frozen = [] if cam.detach else [one for one in model.parameters() if not one.requires_grad and one.is_floating_point()]
     try:
         for parameter in frozen:
@@ -241,45 +221,35 @@ def _weights_in_the_graph(cam: Any, model: nn.Module) -> Iterator[None]:
 
 
 def _inner(cam: Any) -> Any:
-    """The CAM that a wrapping one asks."""
+    """The CAM that a wrapper such as SESS or RefineCAM calls, or the CAM itself."""
     inner = getattr(cam, "base_cam_per_layer", None) or [getattr(cam, "base_cam", cam)]
     return inner[0]
 
 
-def _maps(cam: Any, context: Context, name: str, kind: _Kind, smooth: Mapping[str, bool]) -> Tensor:
+def _maps(cam: Any, context: Context, name: str, kind: Kind, smooth: Mapping[str, bool]) -> Tensor:
     finer = type(cam).__name__ == "FinerCAM"
     classes = class_targets(context, name) if finer else None
 
     def maps(images: Tensor, of: Tensor) -> Tensor:
-        if classes is not None:  # it makes targets itself, of the class and those that are most like it
-            found = cam(leaf(images), target_idx=int(classes[of]), **smooth)
+        if classes is not None:  # FinerCAM makes its targets itself, from the class and those most similar to it
+            array = cam(leaf(images), target_idx=int(classes[of]), **smooth)
         else:
-            found = cam(leaf(images), targets=image_targets(context, of), **smooth)
-        return torch.from_numpy(found).to(images.device)
+            array = cam(leaf(images), targets=image_targets(context, of), **smooth)
+        return torch.from_numpy(array).to(images.device)
 
     with _weights_in_the_graph(_inner(cam), context.model):
-        return one_by_one(context, maps) if kind.alone else maps(context.images, context.everywhere)
+        return batch_maps(context, maps, kind.one_by_one)
 
 
 @contextmanager
-def _working(context: Context, name: str, layers: Sequence[nn.Module]) -> Iterator[None]:
-    with ExitStack() as stack:
-        stack.enter_context(guarded(context.model))
-        stack.enter_context(refused(name, MEND))
-        stack.enter_context(_without_bars())
-        stack.enter_context(outputs_kept(layers))
-        yield
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """No progress bars of the library's on stderr, which it has no setting for."""
+def _without_progress_bars() -> Iterator[None]:
+    """Switch off the library's progress bars on stderr, for which it has no setting."""
     modules = [importlib.import_module(f"pytorch_grad_cam.{name}") for name in ("ablation_cam", "score_cam")]
-    own = [module.tqdm for module in modules]
+    before = [module.tqdm for module in modules]
     try:
         for module in modules:
             module.tqdm = SimpleNamespace(tqdm=lambda values: values)  # type: ignore[attr-defined]  # a module's global
         yield
     finally:
-        for module, bar in zip(modules, own, strict=True):
-            module.tqdm = bar  # type: ignore[attr-defined]  # likewise
+        for module, bar in zip(modules, before, strict=True):
+            module.tqdm = bar  # type: ignore[attr-defined]  # a module's global

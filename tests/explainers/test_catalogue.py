@@ -1,0 +1,34 @@
+"""The table of methods: on the command line, and in the documentation."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import ROOT
+from xaieval.cli import main
+from xaieval.explainers import LIBRARY_METHODS, METHODS
+from xaieval.explainers.catalogue import LIBRARIES, catalogue
+
+PAGE = ROOT / "docs/methods.md"
+
+
+@pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
+def test_an_entry_says_what_the_method_says(entry):
+    explainer = {**METHODS, **LIBRARY_METHODS}[entry.name]
+    assert ("layer" in entry.needs.split(", ")) is explainer.needs_layer
+    assert not explainer.needs_gradient or "gradients" in entry.needs.split(", ")
+    assert entry.passes, "the cost is known"
+    assert entry.paper, "so is the source"
+
+
+def test_every_method_of_a_library_has_the_library_s_name():
+    for library in LIBRARIES:
+        assert all(name.startswith(f"{library.name}:") and method.name == name for name, method in library.methods.items())
+    assert len(LIBRARY_METHODS) == sum(len(library.methods) for library in LIBRARIES)
+
+
+def test_the_page_has_the_table_that_the_command_prints(capsys):
+    main(["methods", "--markdown"])
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == len(METHODS) + len(LIBRARY_METHODS) + 2
+    assert printed in PAGE.read_text(), "write what 'xaieval-bench methods --markdown' prints into docs/methods.md"

@@ -1,0 +1,117 @@
+"""Lend a model to another library, and undo everything that the library does to it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["lent", "outputs_copied", "split_repeated_calls"]
+
+# Attributes that captum sets on modules. It leaves them behind when it raises, and deletes a module's own ones.
+CAPTUM_ATTRIBUTES = ("activation", "activations", "input", "input_ref", "output", "rule")
+
+
+@contextmanager
+def lent(model: nn.Module) -> Iterator[None]:
+    """Lend a model: its modules work out of place, and hooks, sub-modules and gradients are restored afterwards.
+
+    In-place modules make backward hooks fail, and they overwrite what a library has stored of the layer before.
+    """
+    modules = list(model.modules())
+    states = [_ModuleState(module) for module in modules]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for module in modules:
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False  # type: ignore[assignment]  # mypy takes attributes of modules for tensors or modules
+        yield
+    finally:
+        for state in states:
+            state.restore()
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+class _ModuleState:
+    """Everything that a library may change of one module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        attributes = vars(module)
+        self.values = {name: attributes[name] for name in ("inplace", *CAPTUM_ATTRIBUTES) if name in attributes}
+        # torch's own registries of hooks, sub-modules, parameters and buffers.
+        self.registries = {
+            name: dict(value) for name, value in attributes.items() if name.startswith("_") and isinstance(value, dict)
+        }
+
+    def restore(self) -> None:
+        attributes = vars(self.module)
+        for name in CAPTUM_ATTRIBUTES:
+            attributes.pop(name, None)
+        attributes.update(self.values)
+        for name, content in self.registries.items():
+            attributes[name].clear()
+            attributes[name].update(content)
+
+
+class _CopyPerCall(nn.Module):
+    """A module that runs several times in a pass, as one copy for each call."""
+
+    def __init__(self, module: nn.Module, count: int) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(module) for _ in range(count))
+        self.next = 0
+
+    def forward(self, *inputs: Tensor) -> Any:
+        number, self.next = self.next, (self.next + 1) % len(self.copies)
+        return self.copies[number](*inputs)
+
+
+def split_repeated_calls(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Replace modules without parameters that run several times in a pass, such as the ReLU of a block, by a copy per call.
+
+    A library that stores tensors on modules then finds a module of its own for each call. Call this within `lent`, which puts
+    the original modules back.
+
+    Args:
+        model: A model that is lent.
+        run: Makes one pass.
+    """
+    stateless = [module for module in model.modules() if not [*module.children(), *module.parameters(), *module.buffers()]]
+    calls: Counter[nn.Module] = Counter()
+    handles = [module.register_forward_pre_hook(lambda module, _: calls.update([module])) for module in stateless]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    copies = {module: _CopyPerCall(module, count) for module, count in calls.items() if count > 1}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in copies:
+                parent._modules[name] = copies[child]
+
+
+@contextmanager
+def outputs_copied(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Hand on copies of these modules' outputs, so that an in-place operation does not overwrite what a library has stored.
+
+    Enter it after the library has registered its hooks, which then see the output itself.
+    """
+    handles = [module.register_forward_hook(lambda module, inputs, output: _copied(output)) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copied(output: Any) -> Any:
+    return output.clone() if isinstance(output, Tensor) else output
