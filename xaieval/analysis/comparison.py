@@ -31,11 +31,38 @@ def compare(
     resamples: int = 9999,
     across_protocols: bool = False,
 ) -> pd.DataFrame:
-    """See `xaieval.Scores.compare`, which gives its own rows and manifest.
+    """Two runs on the same images, paired by image, per layer, method and metric.
+
+    Means are tested by the sign-flip permutation test or by Wilcoxon's signed-rank test, binary metrics by McNemar's exact
+    test. All tests are two-sided, and corrected together by Holm.
+
+    Args:
+        first: Rows and manifest of a run.
+        second: Rows and manifest of a run on the same images, or on some of them, with the same names of layers and methods.
+        names: Names of metrics (default: those of both runs that have a direction).
+        test: "signs" or "wilcoxon".
+        level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
+        resamples: Smallest number of random sign vectors.
+        across_protocols: Compare although the runs were measured under different protocols.
+
+    Returns:
+        Index `(layer, method, metric)`; columns `mean` (of the first run) and `other_mean` over the images that both have,
+        `difference` (first minus second) with its interval `low` and `high` (Student's, or Newcombe's for proportions),
+        `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this" for the
+        first run, "other", or "" if the difference is not significant.
 
     Raises:
-        MetricError: see there.
-        ProtocolError: see there.
+        MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
+        ProtocolError: They were measured under different protocols.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
+        >>> manifest = {"metrics": [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}]}
+        >>> first, second = ((rows.assign(average_drop=value), manifest) for value in (10.0, 30.0))
+        >>> compare(first, second)[["difference", "p_holm", "better"]]
+                                      difference    p_holm better
+        layer method  metric
+        p5    gradcam average_drop       -20.0  0.003906   this
     """
     check_level(level)
     check_test(test)

@@ -26,10 +26,34 @@ def compare_with_controls(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """See `xaieval.Scores.controls_table`, which gives its own rows, metrics and controls.
+    """One-sided tests of each method against each control map, in every metric that has a direction.
+
+    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. They are
+    corrected together by Holm. A control that has no value in a metric is not tested in it.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps.
+        level: 1 minus the probability of even one false positive among all tests, in (0, 1).
+        seed: Seed of the random signs.
+
+    Returns:
+        One row per test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
+        which both rows count, `p_value` (see `xaieval.analysis.stats.permutation`), `p_holm`, and `beats`, whether the
+        method is significantly better.
 
     Raises:
-        MetricError: see there.
+        MetricError: The run has no controls, or the level is not in (0, 1).
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
+        >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[10.0] * 9 + [90.0] * 9)
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> table = compare_with_controls(rows, [drop], controls=["random"])
+        >>> table[["method", "control", "value", "control_value", "p_holm", "beats"]]
+            method control  value  control_value    p_holm  beats
+        0  gradcam  random   10.0           90.0  0.001953   True
     """
     check_level(level)
     if not rows["method"].isin(list(controls)).any():

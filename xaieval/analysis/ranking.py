@@ -103,7 +103,7 @@ class Ranking:
 def rank(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
-    by: str,
+    by: str = "average_drop",
     over: Over = "layer",
     layer: str | None = None,
     method: str | None = None,
@@ -112,10 +112,38 @@ def rank(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Ranking:
-    """See `xaieval.Scores.rank`, which gives its own rows and metrics.
+    """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
+
+    All pairs are tested, two-sided and paired by image, and corrected by Holm. Only images whose rows count for every item are
+    used.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        by: A metric of the run that has a direction.
+        over: "layer", the layers of one method; "method", the methods at one layer, together with those that have no layer;
+            "both", all pairs of layer and method.
+        layer: The layer whose methods are ranked; required if the run has several. With "both", only this one.
+        method: The method whose layers are ranked; required if several methods have layers. With "both", only this one.
+        level: Level of the intervals, and 1 minus the probability of even one false positive among all pairs, in (0, 1).
+        test: Test of means: "signs" or "wilcoxon"; binary metrics are tested by McNemar's exact test.
+        resamples: Number of bootstrap samples of the images, which show how stable the order is.
+        seed: Seed of the random signs and of the resampling.
+
+    Returns:
+        See `Ranking`; `xaieval.report.ranking_figure` draws it.
 
     Raises:
-        MetricError: see there.
+        MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+        >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> rank(rows, [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}])
+        average_drop, lower is better (method gradcam), best first
+          p5  10 [10, 10]  a  first in 100%, rank 1 to 1
+          p2  90 [90, 90]  b  first in 0%, rank 2 to 2
+        a letter in common: cannot be told apart (1 paired tests, corrected by Holm, level 0.95, n = 9)
     """
     check_level(level)
     check_test(test)

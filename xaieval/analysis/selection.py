@@ -97,16 +97,44 @@ class Selection(Sequence[str]):
 def select_layers(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
-    k: int | None,
-    by: Sequence[str],
-    method: str | None,
-    level: float,
+    k: int | None = None,
+    by: Sequence[str] = ("increase_in_confidence", "average_drop"),
+    method: str | None = None,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Selection:
-    """See `xaieval.Scores.select_layers`, which gives its own rows and metrics.
+    """The layers that need attention, worst first.
+
+    A layer needs attention if it is significantly worse than the best layer of a metric in that metric, and not significantly
+    better than that layer in another metric. The tests are one-sided and paired by image (McNemar's exact test for binary
+    metrics, the sign-flip permutation test for means), and corrected by Holm for all pairs of layers. Layers are ordered by
+    their mean rank over the metrics, then by each metric in turn, then by execution; of layers that are equally good in a
+    metric, the first in order of execution counts as its best.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        k: Select the k worst layers, whatever the tests say.
+        by: Metrics of the run, at least one.
+        method: The method whose rows are used; required if several methods have layers.
+        level: 1 minus the probability of even one false positive among all tests, in (0, 1).
+        seed: Seed of the random signs.
+
+    Returns:
+        A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons. Only images whose rows
+        count at every layer are used.
 
     Raises:
-        MetricError: see there.
+        MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of layers.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+        >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> select_layers(rows, [drop], by=["average_drop"])
+        needs attention, worst first: p2
+          p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.0039)
+        paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
     """
     check_level(level)
     higher_is_better = directions(by, metrics, "to select layers by")

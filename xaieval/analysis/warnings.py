@@ -32,10 +32,29 @@ def find_doubts(
     seed: int = 0,
     complete: bool = True,
 ) -> list[str]:
-    """See `xaieval.Scores.warnings`, which gives its own rows, metrics and controls.
+    """Reasons not to trust the numbers of a run, one sentence each; an empty list does not prove that they are right.
+
+    - More than 5 % of the maps of a method at a layer are constant, or more than 5 % of its rows failed.
+    - In a metric no method is better than the best control map.
+    - Metrics disagree: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
+      coherency significantly worse. Both are sign-flip permutation tests paired by image; the larger of the two p-values
+      counts, corrected by Holm for all methods. Controls are left out.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps.
+        level: 1 minus the probability of even one false disagreement, in (0, 1).
+        seed: Seed of the random signs.
 
     Raises:
-        MetricError: see there.
+        MetricError: The level is not in (0, 1).
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "average_drop": 10.0})
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> find_doubts(rows.assign(status=["nan_map"] + ["ok"] * 8), [drop])
+        ['gradcam at p5: 11% of the rows failed (nan_map 1); the means are of the other images, which may be easier ones']
     """
     check_level(level)
     statuses = _statuses(rows)

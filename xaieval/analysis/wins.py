@@ -16,11 +16,41 @@ from xaieval.results.rows import COUNTED, NO_LAYER
 __all__ = ["win_percentages"]
 
 
-def win_percentages(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str, level: float) -> pd.DataFrame:
-    """See `xaieval.Scores.win_percentages`, which gives its own rows and metrics.
+def win_percentages(
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str = "average_drop", level: float = 0.95
+) -> pd.DataFrame:
+    """How often each method is the best one at its layer, in percent of the images.
+
+    A method wins an image if no other is as good; if several are the best, they tie. Ties are common: every map under which
+    the confidence does not fall has a drop of 0. Methods without a layer, such as control maps, compete at every layer.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        by: A metric of the run that has a direction.
+        level: Level of the intervals, in (0, 1).
+
+    Returns:
+        Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
+        `win_high`, `tied` (the best, but not alone), and `n_images`, the images whose rows count for every method at the
+        layer.
 
     Raises:
-        MetricError: see there.
+        MetricError: The run has no such metric, or no layer with two methods.
+
+    Reference:
+        For two methods and the drop, the win percentage of Chattopadhay et al., "Grad-CAM++: Improved visual explanations for
+        deep convolutional networks", WACV 2018, section 4.1.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(4)] * 2, "layer": "p2", "method": ["gradcam"] * 4 + ["random"] * 4})
+        >>> rows = rows.assign(status="ok", average_drop=[0.0, 10.0, 5.0, 90.0, 0.0, 40.0, 30.0, 80.0])
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> print(win_percentages(rows, [drop])[["win", "tied", "n_images"]])
+                        win  tied  n_images
+        layer method
+        p2    gradcam  50.0  25.0         4
+              random   25.0  25.0         4
     """
     check_level(level)
     [higher_is_better] = directions(by, metrics, "to win by").values()
