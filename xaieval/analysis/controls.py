@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaieval.analysis.stats.intervals import check_level, holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directed, images_by_pairs
+from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError
 
 __all__ = ["CONTROLS_COLUMN", "compare_with_controls", "marks"]
@@ -58,8 +58,9 @@ def compare_with_controls(
     check_level(level)
     if not rows["method"].isin(list(controls)).any():
         raise MetricError("the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line")
-    known = directed(metrics)
-    parts = [_compare(images_by_pairs(rows, name), name, higher, list(controls), seed) for name, higher in known.items()]
+    known = directions(metrics)
+    values = metric_tables(rows, list(known), ["layer", "method"])
+    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in known.items()]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)

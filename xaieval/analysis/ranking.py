@@ -147,7 +147,7 @@ def rank(
     """
     check_level(level)
     check_test(test)
-    [(name, higher)] = directions([by], metrics, "to rank by").items()
+    [(name, higher)] = directions(metrics, by, "to rank by").items()
     entry = next(metric for metric in metrics if metric["name"] == name)
     chosen, column, fixed = _chosen(rows, over, layer, method)
     values = paired_tables(chosen, [name], column)[name]

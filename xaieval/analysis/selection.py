@@ -137,7 +137,7 @@ def select_layers(
         paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
     """
     check_level(level)
-    higher_is_better = directions(by, metrics, "to select layers by")
+    higher_is_better = directions(metrics, by, "to select layers by")
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)

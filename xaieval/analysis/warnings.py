@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaieval.analysis.stats.intervals import check_level, holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directed, images_by_pairs
+from xaieval.analysis.tables import directions, metric_tables
 from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER
 
 __all__ = ["find_doubts"]
@@ -64,8 +64,8 @@ def find_doubts(
         *([] if complete else [unfinished]),
         *_constant_maps(statuses, controls),
         *_failures(statuses),
-        *_best_controls(rows, directed(metrics), controls),
-        *_disagreements(rows, directed(metrics), controls, 1 - level, seed),
+        *_best_controls(rows, directions(metrics), controls),
+        *_disagreements(rows, directions(metrics), controls, 1 - level, seed),
     ]
 
 
@@ -124,9 +124,11 @@ def _disagreements(
     pairs = list(asked[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     if JUDGED not in higher or not witnesses or len(pairs) < 2:
         return []
-    ahead = sign_flip_p_values(_ahead(asked, JUDGED, higher), seed=seed)
+    tables = metric_tables(asked, [JUDGED, *witnesses], ["layer", "method"])
+    leads = {name: _leads(table.to_numpy() * (1 if higher[name] else -1)) for name, table in tables.items()}
+    ahead = sign_flip_p_values(leads[JUDGED], seed=seed)
     # Both have to hold, so the larger p-value is that of the claim.
-    p_values = [np.maximum(ahead, sign_flip_p_values(-_ahead(asked, name, higher), seed=seed)) for name in witnesses]
+    p_values = [np.maximum(ahead, sign_flip_p_values(-leads[name], seed=seed)) for name in witnesses]
     certain = np.array(holm(np.concatenate(p_values))).reshape(len(witnesses), len(pairs)) < alpha
     return [
         f"{JUDGED} and {witness} disagree about {_listed([pairs[place] for place in np.flatnonzero(row)])}: better than the "
@@ -136,13 +138,12 @@ def _disagreements(
     ]
 
 
-def _ahead(rows: pd.DataFrame, metric: str, higher: Mapping[str, bool]) -> Floats:
-    """By how much each pair is better than the mean of the others on the same image, `[N, P]`; NaN where there is no value."""
-    values = images_by_pairs(rows, metric).to_numpy() * (1 if higher[metric] else -1)
-    there = np.isfinite(values)
-    total = np.where(there, values, 0.0).sum(axis=1, keepdims=True)
-    others = there.sum(axis=1, keepdims=True) - 1
-    mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=there & (others > 0))
+def _leads(values: Floats) -> Floats:
+    """By how much each value `[N, P]` (higher is better) exceeds the mean of the others of its image; NaN if it is missing."""
+    present = np.isfinite(values)
+    total = np.where(present, values, 0.0).sum(axis=1, keepdims=True)
+    others = present.sum(axis=1, keepdims=True) - 1
+    mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=present & (others > 0))
     return values - mean
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.stats.intervals import check_level, wilson_interval
-from xaieval.analysis.tables import directions
+from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError
-from xaieval.results.rows import COUNTED, NO_LAYER
+from xaieval.results.rows import NO_LAYER
 
 __all__ = ["win_percentages"]
 
@@ -53,11 +53,11 @@ def win_percentages(
               random   25.0  25.0         4
     """
     check_level(level)
-    [higher_is_better] = directions(by, metrics, "to win by").values()
+    [higher_is_better] = directions(metrics, by, "to win by").values()
     sign = 1 if higher_is_better else -1
     records = []
     for layer, contest in _contests(rows):
-        good = sign * _paired(contest, by)
+        good = sign * metric_tables(contest, [by], "method")[by].dropna()
         records += [{"layer": layer} | record for record in _results(good, level)]
     if not records:
         methods = ", ".join(map(str, rows["method"].unique()))
@@ -72,13 +72,6 @@ def _contests(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         contest = rows[rows["layer"].isin([layer, NO_LAYER])]
         if len(contest["method"].unique()) > 1:
             yield layer, contest
-
-
-def _paired(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A table images x methods, of the images whose rows count for every method."""
-    counted = rows[rows["status"].isin(COUNTED)]
-    table = counted.pivot_table(index="image_id", columns="method", values=name).reindex(columns=rows["method"].unique())
-    return table.dropna().astype(float)
 
 
 def _results(good: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:

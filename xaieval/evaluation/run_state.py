@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.tables import directed
+from xaieval.analysis.tables import directions
 from xaieval.data.batches import Batch, Failure
 from xaieval.errors import OutputError, RunError, XaievalError
 from xaieval.evaluation.early_stopping import Stop, Stopping
@@ -126,7 +126,7 @@ class Run:
     def watch(self, rule: Stop | None, images: Shuffled | None) -> None:
         """Have the rows looked at, to stop when the rule's question is answered."""
         if rule is not None and images is not None:
-            self.stopping = Stopping(rule, len(images), self.started.names, directed(self.manifest["metrics"]))
+            self.stopping = Stopping(rule, len(images), self.started.names, directions(self.manifest["metrics"]))
 
     def is_settled(self) -> bool:
         """Whether what `stop` asks for is certain from the rows so far."""
