@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from tests.slow_selection import slow_holm
-from xaieval.analysis.stats.paired import difference_interval
+from xaieval.analysis.stats.intervals import difference_interval
 from xaieval.cli import main
 from xaieval.errors import MetricError, ProtocolError
 from xaieval.evaluation.scores import Scores

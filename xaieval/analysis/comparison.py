@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import check_level, holm
-from xaieval.analysis.stats.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.analysis.stats.intervals import check_level, difference_interval
+from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError, ProtocolError, choose_from
 from xaieval.results.rows import COUNTED
 

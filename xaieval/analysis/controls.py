@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.intervals import check_level
+from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import bootstrap_means, check_level, holm, metric_interval
-from xaieval.analysis.stats.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.analysis.stats.intervals import bootstrap_means, check_level, difference_interval, metric_interval
+from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
 from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
