@@ -144,8 +144,9 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
     with pytest.raises(ProtocolError) as error:
         run().compare(_other_run())
     assert str(error.value) == (
-        "the runs have other protocols: protocol.fill is 'zero' in this run and 'black' in the other; numbers differ for that "
-        "alone, so measure both alike, or compare them nonetheless by across_protocols=True (--across-protocols)"
+        "the runs have different protocols: protocol.fill is 'zero' in this run and 'black' in the other; numbers of different "
+        "protocols are not comparable, so use the same protocol in both, or compare them anyway by across_protocols=True "
+        "(--across-protocols)"
     )
     assert len(run().compare(_other_run(), across_protocols=True)) == 8
     assert len(run().compare(run(run=dict(run().manifest["run"], seed=5, model="another")))) == 8, "only the protocol counts"
@@ -157,12 +158,12 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
         (
             lambda: run(images=range(60, 70)),
             {},
-            r"the runs share no image, so nothing can be paired; .* 'image 000' in this run, 'image 060' in the other",
+            r"the runs have no image in common; score the same .* 'image 000' in this run, 'image 060' in the other",
         ),
         (
             lambda: Scores(run().rows.replace({"layer": {"p2": "x", "p5": "y"}}), run().manifest),
             {},
-            r"share no layer with its method: p2 gradcam, p2 random, p5 gradcam in this run, x gradcam, .* give them the same",
+            r"no layer and method in common: p2 gradcam, p2 random, p5 gradcam in this run, x gradcam, .* give them the same",
         ),
         (run, {"metrics": ["average_dorp"]}, r"no metric 'average_dorp' in both runs; did you mean 'average_drop'\?"),
         (run, {"test": "t"}, r"no paired test 't'"),
@@ -171,12 +172,13 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
         (
             lambda: run(metrics=[METRICS[0] | {"settings": {"steps": 9}}]),
             {},
-            r"metric 'average_drop' is not the same in both runs: settings is None in this run and {'steps': 9} in the other",
+            r"metric 'average_drop' is not the same in both runs: settings is None in this run and {'steps': 9} in the other; "
+            r"use the same settings in both",
         ),
         (
             lambda: Scores(run().rows.assign(status="nan_map"), run().manifest),
             {},
-            r"no image that the runs share has rows that count in both",
+            r"no image has rows that count in both runs",
         ),
     ],
 )
@@ -222,7 +224,7 @@ def test_the_command_answers_wrong_use_in_one_line(tmp_path, capsys):
     _other_run().save(tmp_path / "b")
     folders = [str(tmp_path / name) for name in "ab"]
     for arguments, message in [
-        (folders, "the runs have other protocols: protocol.fill is 'zero' in this run"),
+        (folders, "the runs have different protocols: protocol.fill is 'zero' in this run"),
         ([folders[0], str(tmp_path / "none")], "holds no run"),
         ([*folders, "--across-protocols", "--out", str(tmp_path / "no" / "file.csv")], "cannot write '"),
     ]:

@@ -172,7 +172,7 @@ def test_letters_go_in_the_order_of_the_items():
 def test_more_groups_than_letters_are_refused():
     # Items in pairs that differ only within the pair: each choice of one item a pair is a group.
     apart = np.kron(np.eye(6, dtype=bool), np.array([[False, True], [True, False]]))
-    with pytest.raises(MetricError, match="64 groups overlap, more than there are letters; rank fewer layers or methods"):
+    with pytest.raises(MetricError, match="64 groups overlap, more than the 52 letters; rank fewer layers or methods"):
         group_letters(apart)
 
 
@@ -212,10 +212,10 @@ def test_only_images_that_count_everywhere_take_part(three):
         ({"by": "area"}, "the run has no metric 'area' to rank by; .*known: average_drop, increase_in_confidence"),
         ({"by": "average_dorp"}, "no metric 'average_dorp' to rank by; did you mean 'average_drop'"),
         ({"over": "image"}, "no ranking over 'image'; known: layer, method, both"),
-        ({"over": "layer"}, "say whose rows decide by method=; methods with several layers: gradcam, layercam"),
-        ({"over": "method"}, "say at which layer methods are ranked by layer=; layers: p2, p5"),
+        ({"over": "layer"}, "choose one by method=; methods with several layers: gradcam, layercam"),
+        ({"over": "method"}, "choose one by layer=; layers: p2, p5"),
         ({"over": "method", "layer": "p3"}, "no layer 'p3'; layers: p2, p5"),
-        ({"over": "layer", "layer": "p2"}, "layer='p2' picks one of what is ranked over; leave it out"),
+        ({"over": "layer", "layer": "p2"}, "over='layer' ranks all layers, so it takes no layer=; got layer='p2'"),
         ({"over": "both", "layer": "p2", "method": "gradcam"}, "a ranking takes at least two pairs; got p2 gradcam"),
         ({"over": "both", "layer": "p9"}, "no image has rows that count at every pair"),
         ({"over": "both", "test": "t"}, "no paired test 't'"),

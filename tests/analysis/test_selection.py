@@ -109,7 +109,7 @@ def test_where_no_layer_is_worse_nothing_is_chosen_and_the_reasons_say_so():
     found = _scores(_random(3, images=10, layers=3)).select_layers()
     assert (list(found), bool(found)) == ([], False)
     lines = repr(found).split("\n")
-    assert lines[0] == "no layer is worse than the best beyond chance"
+    assert lines[0] == "no layer is significantly worse than the best"
     assert len(lines) == 2 + 4, "one line a layer and metric that it was found not to be worse in"
     assert all("not worse than the best" in line and "(p = " in line for line in lines[1:-1])
 
@@ -138,7 +138,7 @@ def test_the_reasons_do_not_say_that_no_layer_is_worse_where_one_is(trade_off):
     reasons = repr(trade_off.select_layers())
     assert "a, increase_in_confidence: 0.0, worse than the best, 100.0 at b" in reasons
     assert "a, average_drop: 10.0, better than the best in increase_in_confidence, 80.0 at b" in reasons
-    assert "no layer is worse than the best beyond chance" not in reasons
+    assert "no layer is significantly worse than the best" not in reasons
 
 
 def test_being_better_in_the_other_metric_by_chance_does_not_save_a_layer():
@@ -380,12 +380,10 @@ def test_what_cannot_be_selected_is_refused_word_for_word(paper, options, messag
 
 def test_several_methods_need_a_choice_and_one_layer_is_not_enough(paper):
     both = _scores(pd.concat([_rows(paper), _rows(paper, method="layercam")]))
-    with pytest.raises(
-        MetricError, match=r"^say whose rows decide by method=; methods with several layers: gradcam, layercam$"
-    ):
+    with pytest.raises(MetricError, match=r"^choose one by method=; methods with several layers: gradcam, layercam$"):
         both.select_layers()
     alone = _scores(_rows(paper).query("layer == 'fpn[p2]'"))
-    with pytest.raises(MetricError, match=r"^say whose rows decide by method=; methods with several layers: none$"):
+    with pytest.raises(MetricError, match=r"^choose one by method=; methods with several layers: none$"):
         alone.select_layers()
     with pytest.raises(MetricError, match=r"^no method 'gradcam' with at least two layers; methods with several layers: none$"):
         alone.select_layers(method="gradcam")

@@ -1,4 +1,4 @@
-"""Two runs beside each other, image by image."""
+"""Two runs compared, paired by image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Run", "compare"]
 Run = tuple[pd.DataFrame, Mapping[str, Any]]  # rows and manifest
 
 _KEYS = ["image_id", "layer", "method"]
-_MADE_BY = ("higher_is_better", "interval", "settings")  # what says which metric one is; labels may change
+_DEFINITION = ("higher_is_better", "interval", "settings")  # of a metric; labels may differ
 
 
 def compare(
@@ -72,15 +72,15 @@ def compare(
     both = _paired(first[0], second[0], list(metrics))
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
-    draws = max(resamples, int(10 * len(keys) / (1 - level)))  # or the smallest p-value possible would not be small enough
+    draws = max(resamples, int(10 * len(keys) / (1 - level)))  # otherwise even the smallest possible p-value is not significant
     seed = int(first[1].get("seed", 0))
-    found = paired_p_values(_differences(both, keys), test, draws, seed)
+    p_values = paired_p_values(_differences(both, keys), test, draws, seed)
     parts = dict(list(both.groupby(["layer", "method"], sort=False)))
     records = [
         dict(zip(("layer", "method", "metric"), key, strict=True))
         | _record(parts[key[:2]], metrics[key[2]], level)
-        | {"p_value": p}
-        for key, p in zip(keys, found, strict=True)
+        | {"p_value": p_value}
+        for key, p_value in zip(keys, p_values, strict=True)
     ]
     table = pd.DataFrame(records)
     table.insert(9, "p_holm", holm(table["p_value"]))
@@ -89,36 +89,37 @@ def compare(
 
 
 def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-    """What the manifests say, alike, of the metrics to compare: those that have a direction, unless named."""
+    """The metrics to compare, as both manifests define them (default: those that have a direction)."""
     one, other = ({metric["name"]: metric for metric in manifest.get("metrics", [])} for manifest in (first, second))
     shared = [name for name in one if name in other]
-    wanted = [names] if isinstance(names, str) else names
-    if wanted is None:
-        wanted = [name for name in shared if one[name]["higher_is_better"] is not None]
-    if not wanted:
+    selected = [names] if isinstance(names, str) else names
+    if selected is None:
+        selected = [name for name in shared if one[name]["higher_is_better"] is not None]
+    if not selected:
         raise MetricError(
             f"the runs have no metric in common to compare; this one has {', '.join(one) or 'none'}, "
             f"the other {', '.join(other) or 'none'}"
         )
-    for name in wanted:
+    for name in selected:
         if name not in shared:
             raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
-        alike = [{key: entry[name].get(key) for key in _MADE_BY} for entry in (one, other)]
-        if alike[0] != alike[1]:
-            raise MetricError(f"metric {name!r} is not the same in both runs: {_first_difference(*alike)}; measure both alike")
-    return {name: one[name] for name in wanted}
+        definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
+        if definitions[0] != definitions[1]:
+            difference = _first_difference(*definitions)
+            raise MetricError(f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both")
+    return {name: one[name] for name in selected}
 
 
 def _check_protocols(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Refuse runs whose numbers differ because they were measured in different ways."""
+    """Raise an error if the runs were measured under different protocols."""
     one, other = (
         {key: value for key, value in manifest.get("run", {}).items() if key.startswith("protocol.")}
         for manifest in (first, second)
     )
     if one != other:
         raise ProtocolError(
-            f"the runs have other protocols: {_first_difference(one, other)}; numbers differ for that alone, so measure both "
-            "alike, or compare them nonetheless by across_protocols=True (--across-protocols)"
+            f"the runs have different protocols: {_first_difference(one, other)}; numbers of different protocols are not "
+            "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
         )
 
 
@@ -132,28 +133,28 @@ def _example(rows: pd.DataFrame) -> str:
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row for each image, layer and method that counts in both runs; metrics of the second end in `_other`."""
+    """One row per image, layer and method that counts in both runs; metrics of the second run end in `_other`."""
     if not set(first["image_id"]) & set(second["image_id"]):
         raise MetricError(
-            "the runs share no image, so nothing can be paired; score the same images in both (their ids are in the column "
-            f"image_id: {_example(first)} in this run, {_example(second)} in the other)"
+            "the runs have no image in common; score the same images in both (their ids are in the column image_id: "
+            f"{_example(first)} in this run, {_example(second)} in the other)"
         )
     pairs = [set(zip(rows["layer"], rows["method"], strict=True)) for rows in (first, second)]
     if not pairs[0] & pairs[1]:
-        shown = [", ".join(" ".join(pair) for pair in sorted(found)[:3]) for found in pairs]
+        one, other = (", ".join(" ".join(pair) for pair in sorted(keys)[:3]) for keys in pairs)
         raise MetricError(
-            f"the runs share no layer with its method: {shown[0]} in this run, {shown[1]} in the other; give them the same "
+            f"the runs have no layer and method in common: {one} in this run, {other} in the other; give them the same "
             "names, as in Scores(scores.rows.replace({'layer': {'layer4': 'blocks.6'}}), scores.manifest)"
         )
-    one, other = (rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second))
-    both = one.merge(other, on=_KEYS, suffixes=("", "_other"))
+    counted = [rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second)]
+    both = counted[0].merge(counted[1], on=_KEYS, suffixes=("", "_other"))
     if both.empty:
-        raise MetricError("no image that the runs share has rows that count in both, so nothing can be paired")
+        raise MetricError("no image has rows that count in both runs")
     return both
 
 
 def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> NDArray[np.float64]:
-    """Images x keys; NaN where there is no pair."""
+    """Differences `[N, T]`, one column per layer, method and metric; NaN where a row of either run is missing."""
     names = list(dict.fromkeys(name for _, _, name in keys))
     table = both[_KEYS].assign(**{name: both[name].astype(float) - both[f"{name}_other"].astype(float) for name in names})
     wide = table.pivot_table(index="image_id", columns=["layer", "method"], values=names, sort=False)
@@ -162,7 +163,7 @@ def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> ND
 
 
 def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict[str, Any]:
-    """Both means, their difference with its interval, and how large that is; of the images with a value in both."""
+    """Both means, their difference with its interval and effect size, over the images that have both values."""
     name = metric["name"]
     values = part[[name, f"{name}_other"]].astype(float).dropna().to_numpy()
     one, other = values.T
@@ -180,7 +181,7 @@ def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict
 
 
 def _better(row: Mapping[Any, Any], metric: Mapping[str, Any], alpha: float) -> str:
-    """Which run is better beyond chance: "this", "other", or ""."""
+    """The run that is significantly better: "this", "other", or ""."""
     if metric["higher_is_better"] is None or row["p_holm"] >= alpha or row["difference"] == 0:
         return ""
     return "this" if (row["difference"] > 0) == metric["higher_is_better"] else "other"

@@ -1,4 +1,4 @@
-"""Which methods beat the control maps, in which metrics, beyond chance."""
+"""Which methods are significantly better than the control maps, in which metrics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError
+from xaieval.results.rows import Pair
 
-__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "marks"]
+__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "metrics_beating_controls"]
 
-CONTROLS_COLUMN = "beats_controls"  # of a summary
+CONTROLS_COLUMN = "beats_controls"  # a column of the summary
 COLUMNS = ("layer", "method", "metric", "control", "value", "control_value", "n_images", "p_value")
 
 
@@ -58,62 +59,62 @@ def compare_with_controls(
     """
     check_level(level)
     if not rows["method"].isin(list(controls)).any():
-        raise MetricError("the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line")
-    known = directions(metrics)
-    values = metric_tables(rows, list(known), ["layer", "method"])
-    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in known.items()]
+        raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
+    higher_is_better = directions(metrics)
+    values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
+    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in higher_is_better.items()]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)
 
 
-def marks(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
-    """For each pair of layer and method the metrics in which it beats every control that has a value in them.
+def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
+    """For each pair of layer and method, the metrics in which it beats every control that has a value in them.
 
     Args:
-        table: from `compare_with_controls`.
-        pairs: layers and methods, in the order that is wanted.
-        controls: methods that get None, since they are what is to be beaten.
+        table: The result of `compare_with_controls`.
+        pairs: The pairs of layer and method, in the order of the result.
+        controls: Names of the methods that are control maps; their own entries are None.
 
     Example:
         >>> tests = pd.DataFrame({"layer": "p5", "method": "gradcam", "metric": ["ad", "ad", "ic"], "control": ["a", "b", "a"]})
         >>> pairs = pd.MultiIndex.from_tuples([("p5", "gradcam"), ("p5", "cam"), ("input", "a")])
-        >>> marks(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
+        >>> metrics_beating_controls(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
         ['ic', '', None]
     """
-    every: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
-    won: dict[tuple[str, str], list[str]] = {}
-    for (layer, method, metric), beaten in every.items():
+    beats_all: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
+    won: dict[Pair, list[str]] = {}
+    for (layer, method, metric), beaten in beats_all.items():
         won.setdefault((layer, method), []).extend([metric] if beaten else [])
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
 def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
-    """One metric: every pair against every control that has a value."""
+    """Tests of one metric: every pair of layer and method against every control that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
-    others = [place for place, name in enumerate(methods) if name not in controls]
-    rivals = [place for place, name in enumerate(methods) if name in controls and np.isfinite(table[:, place]).any()]
-    own = np.repeat(table[:, others], len(rivals), axis=1)
-    theirs = np.tile(table[:, rivals], len(others))
-    both = np.isfinite(own) & np.isfinite(theirs)
-    tested: list[Any] = [values.columns[place] for place in others for _ in rivals]
+    own = [column for column, name in enumerate(methods) if name not in controls]
+    against = [column for column, name in enumerate(methods) if name in controls and np.isfinite(table[:, column]).any()]
+    own_values = np.repeat(table[:, own], len(against), axis=1)
+    control_values = np.tile(table[:, against], len(own))
+    both = np.isfinite(own_values) & np.isfinite(control_values)
+    pairs: list[Any] = [values.columns[column] for column in own for _ in against]
     return pd.DataFrame(
         {
-            "layer": [layer for layer, _ in tested],
-            "method": [method for _, method in tested],
+            "layer": [layer for layer, _ in pairs],
+            "method": [method for _, method in pairs],
             "metric": metric,
-            "control": [methods[place] for _ in others for place in rivals],
-            "value": _means(own, both),
-            "control_value": _means(theirs, both),
+            "control": [methods[column] for _ in own for column in against],
+            "value": _means(own_values, both),
+            "control_value": _means(control_values, both),
             "n_images": both.sum(axis=0),
-            "p_value": sign_flip_p_values(sign * (own - theirs), seed=seed),
+            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed),
         }
     )
 
 
 def _means(values: Floats, counted: Any) -> Floats:
-    """Of each column over the images that count; NaN where there is none."""
+    """The mean of each column over the images that count; NaN if there are none."""
     count = counted.sum(axis=0)
     total = np.where(counted, values, 0.0).sum(axis=0)
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

@@ -1,4 +1,4 @@
-"""Which layers need attention, from the rows of a run, with the reasons."""
+"""Which layers need attention, and why."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Selection", "select_layers"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Selection(Sequence[str]):
-    """Addresses of layers, worst first, and why they were chosen.
+    """Addresses of layers, worst first, and the reasons for their selection.
 
     Attributes:
-        layers: the addresses.
-        ranking: all layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
-        comparisons: one row a test: `layer`, `best` (the layer that is best in `best_in`), `metric` that the two are compared
-            in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` (see
-            `xaieval.analysis.stats.permutation`) and `p_holm`.
-        k: what the caller asked for, None if the tests decided.
-        n_images: that took part.
-        method: whose rows decided.
-        level: of the tests.
+        layers: The addresses.
+        ranking: All layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
+        comparisons: One row per test: `layer`, `best` (the best layer of the metric `best_in`), the `metric` in which the two
+            are compared, their means `value` and `best_value`, `verdict` (the alternative that is tested, "worse" or
+            "better"), `p_value` (see `xaieval.analysis.stats.permutation`) and `p_holm`.
+        k: The number of layers that was requested, or None if the tests decided.
+        n_images: Number of images that were used.
+        method: The method whose rows were used.
+        level: Level of the tests.
     """
 
     layers: list[str]
@@ -67,10 +67,10 @@ class Selection(Sequence[str]):
         elif (significant["verdict"] == "worse").any():
             first = "no layer needs attention: each that is worse in one metric is better in another"
         else:
-            first = "no layer is worse than the best beyond chance"
+            first = "no layer is significantly worse than the best"
         shown = significant if len(significant) else tests[tests["verdict"] == "worse"]
         lines = [
-            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_called(row, self.level)} the best"
+            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_comparative(row, self.level)} the best"
             f"{'' if row['metric'] == row['best_in'] else ' in ' + row['best_in']}, {row['best_value']:.1f} at {row['best']} "
             f"(p = {row['p_holm']:.2g})"
             for row in shown.to_dict("records")
@@ -148,20 +148,20 @@ def select_layers(
     comparisons = _compare(goodness, tables, 1 - level, seed)
     ranking = _rank(tables, goodness)
     ordered = list(ranking.index)
-    chosen = ordered[:k] if k is not None else [layer for layer in ordered if _needs(layer, comparisons, 1 - level)]
-    return Selection(chosen, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
+    selected = ordered[:k] if k is not None else [name for name in ordered if _needs_attention(name, comparisons, 1 - level)]
+    return Selection(selected, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
 
 
 def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:
-    """Every layer against the best of each metric: worse in that metric, and better in each other one.
+    """Tests of every layer against the best one of each metric: worse in that metric, and better in each other one.
 
-    Which layer is the best is in the data too, so the correction counts the tests between all pairs of layers, both ways.
+    The data also decide which layer is the best, so the correction counts the tests of all ordered pairs of layers.
     """
     records: list[dict[str, Any]] = []
     differences = []
     count = len(next(iter(goodness.values())).columns)
     family = count * (count - 1) * len(goodness)
-    resamples = max(9999, int(10 * family / alpha))  # or the smallest p-value possible would not be small enough
+    resamples = max(9999, int(10 * family / alpha))  # otherwise even the smallest possible p-value is not significant
     for best_in, good in goodness.items():
         best = str(exact_means(good).idxmax())
         for layer in [name for name in good.columns if name != best]:
@@ -178,7 +178,7 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
 
 
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means and mean rank of every layer, worst first."""
+    """Means and mean rank of all layers, worst first."""
     good = pd.DataFrame({name: exact_means(table) for name, table in goodness.items()})
     ranking = pd.DataFrame({name: exact_means(table) for name, table in tables.items()})
     ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
@@ -187,7 +187,8 @@ def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) ->
     return ranking.loc[order].rename_axis("layer")
 
 
-def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
+def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
+    """Whether the layer is worse than the best of a metric, and not better than that layer in another metric."""
     for _, tests in comparisons[comparisons["layer"] == layer].groupby("best_in", sort=False):
         significant = set(tests.loc[tests["p_holm"] < alpha, "verdict"])
         if significant == {"worse"}:
@@ -195,6 +196,6 @@ def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
     return False
 
 
-def _called(row: Mapping[Any, Any], level: float) -> str:
+def _comparative(row: Mapping[Any, Any], level: float) -> str:
     word = str(row["verdict"])
     return f"{word} than" if row["p_holm"] < 1 - level else f"not {word} than"

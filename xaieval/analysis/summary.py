@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.controls import CONTROLS_COLUMN, marks
+from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls
 from xaieval.analysis.stats.intervals import metric_interval
 from xaieval.results.rows import COUNTED, EXCLUDED
 
@@ -74,5 +74,6 @@ def summarise(
     table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
     table = table.set_index(["layer", "method"])
     if controls and tests is not None:
-        table[CONTROLS_COLUMN] = pd.Series(marks(tests, table.index, controls), index=table.index, dtype=object)
+        beaten = metrics_beating_controls(tests, table.index, controls)
+        table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
     return table.drop(columns=[f"{name}_n" for name in intervals if (table[f"{name}_n"] == table["n_images"]).all()])

@@ -1,4 +1,4 @@
-"""Rows as tables that can be compared image by image, and which way each metric is better."""
+"""Rows as tables of one row per image and one column per item, and which direction of each metric is better."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def directions(
 
 
 def one_method(rows: pd.DataFrame, method: str | None) -> str:
-    """The method that was asked for, or the only one that has several layers.
+    """The method to use: `method`, or the only one that has several layers.
 
     Raises:
-        MetricError: that method has no two layers, or several methods have.
+        MetricError: The method does not have two layers, or `method` is None and several methods do.
     """
     counts = rows.groupby("method", sort=False)["layer"].nunique()
     usable = [str(name) for name in counts[counts > 1].index]
@@ -51,8 +51,8 @@ def one_method(rows: pd.DataFrame, method: str | None) -> str:
         return usable[0]
     if method in usable:
         return str(method)
-    what = "say whose rows decide by method=" if method is None else f"no method {method!r} with at least two layers"
-    raise MetricError(f"{what}; methods with several layers: {', '.join(usable) or 'none'}")
+    problem = "choose one by method=" if method is None else f"no method {method!r} with at least two layers"
+    raise MetricError(f"{problem}; methods with several layers: {', '.join(usable) or 'none'}")
 
 
 def metric_tables(rows: pd.DataFrame, metrics: Sequence[str], columns: str | Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -95,5 +95,5 @@ def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "lay
 
 
 def exact_means(table: pd.DataFrame) -> pd.Series[float]:
-    """Of each column, the same in whatever order the images come, so that ties are ties."""
+    """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
     return table.apply(lambda values: math.fsum(values) / len(values))

@@ -1,4 +1,4 @@
-"""How often each method is the best one on an image, from the rows of a run."""
+"""How often each method is the best one on an image."""
 
 from __future__ import annotations
 
@@ -56,38 +56,38 @@ def win_percentages(
     [higher_is_better] = directions(metrics, by, "to win by").values()
     sign = 1 if higher_is_better else -1
     records = []
-    for layer, contest in _contests(rows):
-        good = sign * metric_tables(contest, [by], "method")[by].dropna()
-        records += [{"layer": layer} | record for record in _results(good, level)]
+    for layer, layer_rows in _rows_by_layer(rows):
+        goodness = sign * metric_tables(layer_rows, [by], "method")[by].dropna()
+        records += [{"layer": layer} | record for record in _win_records(goodness, level)]
     if not records:
         methods = ", ".join(map(str, rows["method"].unique()))
-        raise MetricError(f"winning takes at least two methods at a layer, the run has {methods}; score it with more methods=")
+        raise MetricError(f"win percentages need at least two methods at a layer; the run has {methods}; add some by methods=")
     return pd.DataFrame(records).set_index(["layer", "method"])
 
 
-def _contests(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Layer by layer the rows of its methods, if there are several; those without a layer take part at each."""
+def _rows_by_layer(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each layer with the rows of its methods, if there are several; methods without a layer are added to every layer."""
     layers = [layer for layer in rows["layer"].unique() if layer != NO_LAYER] or [NO_LAYER]
     for layer in layers:
-        contest = rows[rows["layer"].isin([layer, NO_LAYER])]
-        if len(contest["method"].unique()) > 1:
-            yield layer, contest
+        layer_rows = rows[rows["layer"].isin([layer, NO_LAYER])]
+        if len(layer_rows["method"].unique()) > 1:
+            yield layer, layer_rows
 
 
-def _results(good: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:
-    """One record a method, of values that are better when they are higher."""
-    best = good.to_numpy() == good.max(axis=1).to_numpy()[:, None]
+def _win_records(goodness: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:
+    """One record per method, from values `images x methods` of which higher is better."""
+    best = goodness.to_numpy() == goodness.max(axis=1).to_numpy()[:, None]
     alone = best.sum(axis=1) == 1
-    for number, method in enumerate(good.columns):
+    for number, method in enumerate(goodness.columns):
         wins, ties = best[:, number] & alone, best[:, number] & ~alone
-        low, high = wilson_interval(int(wins.sum()), len(good), level)
+        low, high = wilson_interval(int(wins.sum()), len(goodness), level)
         yield {
             "method": method,
             "win": _percent(wins),
             "win_low": 100 * low,
             "win_high": 100 * high,
             "tied": _percent(ties),
-            "n_images": len(good),
+            "n_images": len(goodness),
         }
 
 

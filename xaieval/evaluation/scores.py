@@ -11,11 +11,11 @@ import pandas as pd
 
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
-from xaieval.analysis.ranking import Over, Ranking, rank
+from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
-from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.record import RunRecord
 
@@ -86,7 +86,7 @@ class Scores(RunRecord):
     def warnings(self, level: float = 0.95) -> list[str]:
         """Reasons not to trust the numbers, one sentence each; an empty list does not prove that they are right.
 
-        The first is that the run is not finished; see `xaieval.analysis.warnings.find_doubts` for the others.
+        The first is that the run is not finished; see `xaieval.analysis.warnings.find_warnings` for the others.
 
         Args:
             level: 1 minus the probability of even one false disagreement of metrics, in (0, 1).
@@ -94,7 +94,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The level is not in (0, 1).
         """
-        return find_doubts(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
+        return find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
 
     @property
     def _controls(self) -> list[str]:
@@ -179,7 +179,7 @@ class Scores(RunRecord):
     def rank(
         self,
         by: str = "average_drop",
-        over: Over = "layer",
+        over: RankedItems = "layer",
         *,
         layer: str | None = None,
         method: str | None = None,
