@@ -449,13 +449,13 @@ def test_a_word_names_a_rule_and_a_stop_stays_itself():
 def test_an_unknown_word_is_refused_word_for_word():
     with pytest.raises(ConfigError) as error:
         resolve_stop("rankin")
-    known = "did you mean 'ranking'? known: ranking, best, worst; or give a Stop(...)"
+    known = "did you mean 'ranking'? known: ranking, best, worst; or pass a Stop(...)"
     assert str(error.value) == f"no rule 'rankin' to stop by; {known}"
 
 
 @pytest.mark.parametrize("wrong", [True, 3, ["ranking"], {"rule": "best"}])
 def test_what_is_no_rule_at_all_is_refused_too(wrong):
-    with pytest.raises(ConfigError, match=r"^no rule .* to stop by; .*known: ranking, best, worst; or give a Stop"):
+    with pytest.raises(ConfigError, match=r"^no rule .* to stop by; .*known: ranking, best, worst; or pass a Stop"):
         resolve_stop(wrong)
 
 
@@ -463,19 +463,19 @@ def test_what_is_no_rule_at_all_is_refused_too(wrong):
     ("options", "message"),
     [
         ({"rule": "wurst"}, "no rule 'wurst' to stop by; did you mean 'worst'? known: ranking, best, worst"),
-        ({"k": 2}, "k=2 belongs to the rules 'best' and 'worst', and the rule is 'ranking'; choose one"),
-        ({"rule": "best", "k": 0}, "k is a whole number, at least 1, or None; got 0"),
-        ({"rule": "best", "k": 1.5}, "k is a whole number, at least 1, or None; got 1.5"),
+        ({"k": 2}, "k=2 belongs to the rules 'best' and 'worst', but the rule is 'ranking'; change one of them"),
+        ({"rule": "best", "k": 0}, "k is an integer of at least 1, or None; got 0"),
+        ({"rule": "best", "k": 1.5}, "k is an integer of at least 1, or None; got 1.5"),
         ({"error": 0}, "error is a probability in (0, 1), such as 0.05; got 0"),
         ({"error": 1}, "error is a probability in (0, 1), such as 0.05; got 1"),
         ({"error": 5.0}, "error is a probability in (0, 1), such as 0.05; got 5.0"),
         ({"error": "5%"}, "error is a probability in (0, 1), such as 0.05; got '5%'"),
         ({"error": math.nan}, "error is a probability in (0, 1), such as 0.05; got nan"),
-        ({"min_images": 0}, "min_images is a whole number, at least 1; got 0"),
-        ({"min_images": None}, "min_images is a whole number, at least 1; got None"),
-        ({"max_images": 0}, "max_images is a whole number, at least 1, or None; got 0"),
-        ({"max_images": True}, "max_images is a whole number, at least 1, or None; got True"),
-        ({"max_images": 20}, "max_images=20 is below min_images=50; raise the one or lower the other"),
+        ({"min_images": 0}, "min_images is an integer of at least 1; got 0"),
+        ({"min_images": None}, "min_images is an integer of at least 1; got None"),
+        ({"max_images": 0}, "max_images is an integer of at least 1, or None; got 0"),
+        ({"max_images": True}, "max_images is an integer of at least 1, or None; got True"),
+        ({"max_images": 20}, "max_images=20 is below min_images=50; raise the first or lower the second"),
     ],
 )
 def test_a_stop_that_cannot_be_is_refused_word_for_word(options, message):
@@ -497,7 +497,7 @@ def test_a_stop_that_cannot_be_is_refused_word_for_word(options, message):
             Stop(),
             [("p2", "gradcam"), ("input", "random")],
             "layers are compared within a method, and no method has two; got {'gradcam': ['p2'], 'random': ['input']}; "
-            "add layers, or no stop=",
+            "add layers, or leave out stop=",
         ),
         (
             Stop(rule="worst", k=4),
@@ -517,8 +517,8 @@ def test_rows_that_cannot_be_are_refused_word_for_word():
     with pytest.raises(MetricError) as error:
         _after(rows, Stop(), 9)
     assert str(error.value) == (
-        "average_drop of image 'image 1' is 130, outside [0, 100], and without bounds nothing is certain; stop by another "
-        "metric, or use a confidence that is a probability"
+        "average_drop of image 'image 1' is 130, outside [0, 100]; early stopping needs bounds, so stop by another metric, "
+        "or use a confidence that is a probability"
     )
 
 
@@ -527,13 +527,13 @@ def test_an_image_that_comes_twice_is_refused_word_for_word(within):
     rows = _rows({"p2": [10.0, 30.0], "p3": [10.0, 20.0]})
     with pytest.raises(MetricError) as error:
         _after(pd.concat([rows, rows]) if within else rows, Stop(), 9).add(rows)
-    assert str(error.value) == "image 'image 0' came twice; a run that stops early needs each image once, under its own id"
+    assert str(error.value) == "image 'image 0' came twice; early stopping needs each image once, with its own id"
 
 
 def test_more_images_than_there_are_are_refused_word_for_word():
     with pytest.raises(MetricError) as error:
         _after(_rows({"p2": [10.0] * 3, "p3": [10.0] * 3}), Stop(), 2)
-    assert str(error.value) == "more images came than the 2 that the data was said to have; say how many there are"
+    assert str(error.value) == "got more images than the 2 of the data set; check its length"
 
 
 def test_rounding_just_outside_the_bounds_is_taken():

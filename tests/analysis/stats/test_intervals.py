@@ -285,7 +285,7 @@ def test_bootstrap_means_in_blocks_and_of_many_images(monkeypatch):
 
 
 def test_means_of_no_images_are_refused():
-    with pytest.raises(MetricError, match=r"from a table \[N, K\] of at least one; got shape \(0, 2\)"):
+    with pytest.raises(MetricError, match=r"need a table \[N, K\] of at least one image; got shape \(0, 2\)"):
         bootstrap_means(np.zeros((0, 2)))
 
 

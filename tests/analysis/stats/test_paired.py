@@ -150,7 +150,7 @@ def test_a_difference_by_chance_is_found_as_often_as_the_level_says(test):
 def test_tests_are_refused_word_for_word():
     with pytest.raises(MetricError, match=r"^no paired test 'sign'; did you mean 'signs'\? known: signs, wilcoxon$"):
         paired_p_values([[1.0]], "sign")
-    with pytest.raises(MetricError, match=r"^differences are \[N, T\], one column a test; got shape \(2,\)$"):
+    with pytest.raises(MetricError, match=r"^differences are \[N, T\], one column per test; got shape \(2,\)$"):
         paired_p_values([1.0, 2.0])
 
 

@@ -164,7 +164,7 @@ def test_nothing_to_test_is_1_or_nothing(shape):
 def test_what_is_no_table_is_refused_word_for_word():
     with pytest.raises(MetricError) as caught:
         sign_flip_p_values([1.0, 2.0])
-    assert str(caught.value) == "differences are a table [images, tests]; got shape [2]"
+    assert str(caught.value) == "differences are [N, T], one column per test; got shape (2,)"
 
 
 # ---- random signs

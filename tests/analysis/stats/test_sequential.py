@@ -292,18 +292,18 @@ def test_blocks_are_left_alone():
 def test_nothing_to_test_is_refused_word_for_word(population, tests):
     with pytest.raises(MetricError) as error:
         SignTest(population, tests)
-    expected = f"a sign is tested of 1 to 1048576 numbers, in at least one test; got population {population}, tests {tests}"
+    expected = f"population is 1 to 1048576 values, and tests is at least 1; got population {population}, tests {tests}"
     assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ([0.5, 0.5], "a block is [n, 2], one column a test; got shape (2,)"),
-        ([[0.5]], "a block is [n, 2], one column a test; got shape (1, 1)"),
-        ([[0.5, 1.5]], "the sign of a mean is tested of numbers in [-1, 1]; scale them, and put 0 for what is missing"),
-        ([[0.5, math.nan]], "the sign of a mean is tested of numbers in [-1, 1]; scale them, and put 0 for what is missing"),
-        ([[0.0, 0.0]] * 4, "more numbers came than the 3 that there are: 4"),
+        ([0.5, 0.5], "a block is [n, 2], one column per test; got shape (2,)"),
+        ([[0.5]], "a block is [n, 2], one column per test; got shape (1, 1)"),
+        ([[0.5, 1.5]], "values have to be in [-1, 1]; scale them, and use 0 for missing ones"),
+        ([[0.5, math.nan]], "values have to be in [-1, 1]; scale them, and use 0 for missing ones"),
+        ([[0.0, 0.0]] * 4, "got 4 values of a population of 3"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused_word_for_word(block, message):

@@ -1,4 +1,4 @@
-"""Intervals of the numbers in a summary, and tests of paired differences."""
+"""Confidence intervals of means, proportions and paired differences."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = [
     "wilson_interval",
 ]
 
-_BLOCK = 4_000_000  # random indices drawn at a time, so that memory stays bounded
-_MANY = 100_000  # images from which the normal interval stands for the bootstrap, which would take minutes for a large run
+_BLOCK = 4_000_000  # random indices drawn at a time, which bounds the memory
+_MANY = 100_000  # images above which the normal interval replaces the bootstrap, which would take minutes
 
 
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, in the unit of the values.
 
-    For more than 100,000 values it is the normal interval: the bootstrap differs from that by no more than by its own noise.
+    For more than 100,000 values it is the normal interval, from which the bootstrap differs only by its random noise.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        level: probability that the interval is made for, in (0, 1).
-        resamples: number of bootstrap samples.
-        seed: of the resampling; the same seed gives the same interval.
+        values: One value per image, `[N]`, all finite.
+        level: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN for no values.
+        Lower and upper end; NaN if there are no values.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
@@ -66,20 +66,20 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
 
 
 def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """Means of resampled images, of several columns at once: each resample takes the same images in all of them.
+    """Means of bootstrap samples of the images, of several columns at once; all columns share the resampled images.
 
-    For more than 100,000 images the means are drawn from the normal distribution that they come close to.
+    For more than 100,000 images the means are drawn from their asymptotic normal distribution.
 
     Args:
-        table: one row an image, `[N, K]`, all finite.
-        resamples: R, number of bootstrap samples.
-        seed: of the resampling.
+        table: One row per image, `[N, K]`, all finite.
+        resamples: R, the number of bootstrap samples.
+        seed: Seed of the resampling.
 
     Returns:
         `[R, K]`, in the unit of the values.
 
     Raises:
-        MetricError: this is no table, or there is no image in it.
+        MetricError: The values are not a table, or it has no images.
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 6.2 and, for pairs, 8.3.
@@ -90,7 +90,7 @@ def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> N
     """
     values = np.asarray(table, dtype=float)
     if values.ndim != 2 or not len(values):
-        raise MetricError(f"images are resampled from a table [N, K] of at least one; got shape {values.shape}")
+        raise MetricError(f"bootstrap samples need a table [N, K] of at least one image; got shape {values.shape}")
     rng = np.random.default_rng(seed)
     images = len(values)
     if images > _MANY:
@@ -109,24 +109,23 @@ def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> N
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Interval of a mean of skewed values, in their unit and within their range.
 
-    Student's t interval, moved for the skewness of the values: Hall's cubic transformation makes the statistic symmetric, and
-    is undone at the ends. Of drops, which crowd at 0 or 100, the bootstrap's percentiles hold the mean too rarely;
-    docs/statistics.md has how often either does. Where there is no skewness this is Student's interval.
+    Student's t interval, corrected for the skewness of the values: Hall's cubic transformation makes the t statistic symmetric,
+    and is inverted at the ends. Without skewness it is Student's interval. For drops, many of which are 0 or 100, percentile
+    bootstrap intervals contain the mean too rarely; docs/statistics.md has the coverage of both.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        level: probability that the interval is made for, in (0, 1).
+        values: One value per image, `[N]`, all finite.
+        level: Level of the interval, in (0, 1).
 
     Returns:
-        Lower and upper end; NaN for less than two values, which say nothing of their spread. Values that are all the same have
-        no width.
+        Lower and upper end; NaN for fewer than two values. Equal values give an interval of width 0.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Hall, "On the removal of skewness by transformation", Journal of the Royal Statistical Society B 54, 1992 (his cubic g,
-        with Student's quantiles in place of those of a bootstrap).
+        with Student's quantiles instead of bootstrap quantiles).
 
     Example:
         >>> drops = [0.0] * 22 + [10.0, 5.0, 40.0, 20.0, 8.0, 2.0, 30.0, 15.0]  # the mean is 4.3
@@ -143,13 +142,13 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
     error = sample.std(ddof=1) / np.sqrt(len(sample))
     bend = (((sample - mean) / spread) ** 3).mean() / np.sqrt(len(sample))
     reach = student.ppf((1 + level) / 2, len(sample) - 1)
-    ends = [mean - error * _unbent(t, bend) for t in (reach, -reach)]
+    ends = [mean - error * _inverse_hall(t, bend) for t in (reach, -reach)]
     return float(np.clip(ends[0], low, mean)), float(np.clip(ends[1], mean, high))
 
 
-def _unbent(t: float, bend: float) -> float:
+def _inverse_hall(t: float, bend: float) -> float:
     """The inverse of Hall's `g(t) = t + bend * t**2 / 3 + bend**2 * t**3 / 27 + bend / 6`."""
-    if abs(bend) < 1e-9:  # where a cube root would lose all digits
+    if abs(bend) < 1e-9:  # the cube root would lose all digits
         return t
     return float(3 / bend * (np.cbrt(1 + bend * (t - bend / 6)) - 1))
 
@@ -160,17 +159,17 @@ def metric_interval(
     """The interval of a metric's mean, in its unit.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        kind: as a metric's `interval`: "wilson" for the values 0 and 100, "mean" for any others.
-        level: probability that the interval is made for, in (0, 1).
-        resamples: take the percentile bootstrap with so many samples, in place of `mean_interval`.
-        seed: of the resampling.
+        values: One value per image, `[N]`, all finite.
+        kind: The `interval` of a metric: "wilson" for the values 0 and 100, "mean" for all others.
+        level: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap samples: percentile bootstrap instead of `mean_interval`.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN for no values.
+        Lower and upper end; NaN if there are no values.
 
     Raises:
-        MetricError: the level is not a probability, or there is no such kind.
+        MetricError: The level is not in (0, 1), or the kind is unknown.
 
     Example:
         >>> [round(end, 1) for end in metric_interval([0, 0, 100, 0], "wilson")]
@@ -189,15 +188,15 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     """Wilson score interval of a proportion, both ends in [0, 1].
 
     Args:
-        successes: number of images with the property.
-        n: number of images.
-        level: probability that the interval is made for, in (0, 1).
+        successes: Number of images with the property.
+        n: Number of images.
+        level: Level of the interval, in (0, 1).
 
     Returns:
         Lower and upper end; NaN for n = 0.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -263,10 +262,10 @@ def difference_interval(
 
 
 def check_level(level: float) -> None:
-    """Refuse what is no level of an interval.
+    """Raise an error if a level is not in (0, 1).
 
     Raises:
-        MetricError: it is not in (0, 1).
+        MetricError: The level is not in (0, 1).
     """
     if not 0 < level < 1:
         raise MetricError(f"the level of an interval is a probability in (0, 1), such as 0.95; got {level}")

@@ -131,7 +131,7 @@ def _table(differences: ArrayLike) -> Floats:
     """Differences `[N, T]`, with 0 for missing ones."""
     table = np.asarray(differences, dtype=float)
     if table.ndim != 2:
-        raise MetricError(f"differences are [N, T], one column a test; got shape {table.shape}")
+        raise MetricError(f"differences are [N, T], one column per test; got shape {table.shape}")
     return np.where(np.isnan(table), 0.0, table)
 
 
