@@ -1,4 +1,4 @@
-"""Two runs beside each other: by hand, by a slow loop, by what is refused, and on the command line."""
+"""Two runs compared: worked by hand, against a slow loop, errors, and the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ METRICS = [
 
 
 def run(shift: float = 0.0, images: range = range(60), seed: int = 0, **changes: Any) -> Scores:
-    """Two layers by two methods; `shift` makes the drops of this run larger, and increases rarer."""
+    """A run of two layers and two methods; `shift` makes its drops larger, and its increases rarer."""
     records = []
     for image in images:
         for number, (layer, method) in enumerate([("p2", "gradcam"), ("p5", "gradcam"), ("p2", "random"), ("p5", "random")]):
@@ -65,7 +65,7 @@ def test_a_comparison_is_that_of_a_slow_loop(test):
     one, two = run(2.0), run(0.0, images=range(10, 75), seed=1)
     table = one.compare(two, test=test)
     assert list(table.index.get_level_values("metric").unique()) == [AD, IC], "what only describes a map takes no part"
-    found = []
+    actual = []
     for (layer, method, metric), row in table.iterrows():
         values = pd.concat([_values(one, layer, method, metric), _values(two, layer, method, metric)], axis=1).dropna()
         assert row["n_images"] == len(values) == 50
@@ -81,8 +81,8 @@ def test_a_comparison_is_that_of_a_slow_loop(test):
         else:
             assert row["p_value"] == pytest.approx(scipy.stats.ttest_1samp(differences, 0).pvalue, abs=0.03)
             assert (row["low"], row["high"]) == pytest.approx(difference_interval(*values.to_numpy().T))
-        found.append(row["p_value"])
-    assert table["p_holm"].tolist() == pytest.approx(slow_holm(found))
+        actual.append(row["p_value"])
+    assert table["p_holm"].tolist() == pytest.approx(slow_holm(actual))
 
 
 def test_the_better_run_is_named_whichever_way_a_metric_goes_and_turned_around_with_the_runs():

@@ -1,4 +1,4 @@
-"""Warnings beside a table: each when it has to come, word for word, and not when it has not."""
+"""Warnings about the numbers of a run: when each is given, with its exact text, and when it is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a run may stop: by hand, by a slow loop over the definition, and by how often the order is wrong then."""
+"""Early stopping: worked by hand, against a slow loop over the definition, and by how often the order is wrong."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _after(rows: pd.DataFrame, stop: Stop, population: int, pairs: list[tuple[st
 
 
 def _random(seed: int, images: int, layers: int, methods: Sequence[str] = ("gradcam",), missing: float = 0.1) -> pd.DataFrame:
-    """Quarters of 100, so that there are ties, of layers that lie apart; some maps failed."""
+    """Multiples of 25, so that some values tie, of layers with different means; some maps failed."""
     rng = np.random.default_rng(seed)
     parts = []
     for method in methods:
@@ -68,7 +68,7 @@ def _random(seed: int, images: int, layers: int, methods: Sequence[str] = ("grad
 
 
 def _chance(differences: list[float], population: int) -> float:
-    """1 / the largest capital of a player who bets on a positive mean."""
+    """The p-value: 1 / the largest capital of a player who bets on a positive mean."""
     capital = most = 1.0
     for t, difference in enumerate(differences):
         null = -sum(differences[:t]) / (population - t)
@@ -81,7 +81,7 @@ def _chance(differences: list[float], population: int) -> float:
 
 
 def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
-    """By the definition: an order (a set) exists such that each comparison it consists of is certain at its share."""
+    """By the definition: all comparisons of some order (or set) are certain at their share of the error."""
     seen = rows["image_id"].nunique()
     if seen == population:
         return True
@@ -90,8 +90,8 @@ def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
         values: dict[str, list[float]] = {layer: [] for layer in group["layer"].unique()}
         for _, image in group.groupby("image_id", sort=False):
             by = {row["layer"]: row[stop.by] for row in image.to_dict("records") if row["status"] in ("ok", "constant_map")}
-            for layer, found in values.items():
-                found.append(by[layer] / 100 * (1 if HIGHER[stop.by] else -1) if len(by) == len(values) else 0.0)
+            for layer, actual in values.items():
+                actual.append(by[layer] / 100 * (1 if HIGHER[stop.by] else -1) if len(by) == len(values) else 0.0)
         ahead = {
             (a, b): _chance([x - y for x, y in zip(values[a], values[b], strict=True)], population) <= share
             for a, b in itertools.permutations(values, 2)
@@ -126,8 +126,8 @@ def test_the_decision_is_that_of_the_slow_loop(seed, images, layers, methods, ru
 
 def test_the_slow_loop_sees_runs_of_both_kinds():
     stop = Stop(error=0.2, min_images=10)
-    found = [_slow(_random(seed, 24, 4), stop, 400) for seed in range(8)]
-    assert 0 < sum(found) < 8
+    actual = [_slow(_random(seed, 24, 4), stop, 400) for seed in range(8)]
+    assert 0 < sum(actual) < 8
 
 
 # ---- which signs settle an order
@@ -220,8 +220,8 @@ def test_at_the_end_everything_is_known_ties_too_and_layers_that_tie_keep_their_
 
 def test_higher_is_better_turns_the_order_around():
     table = {"p2": [0.0] * 20, "p3": [100.0] * 20}
-    found = [_after(_rows(table, metric=by), Stop(by=by, min_images=1), 500).orders()["gradcam"] for by in (AD, IC)]
-    assert found == [["p2", "p3"], ["p3", "p2"]]
+    actual = [_after(_rows(table, metric=by), Stop(by=by, min_images=1), 500).orders()["gradcam"] for by in (AD, IC)]
+    assert actual == [["p2", "p3"], ["p3", "p2"]]
 
 
 def test_the_words_of_each_rule():
@@ -256,9 +256,9 @@ def test_what_is_open_are_the_pairs_that_stand_in_the_way():
 
 def test_the_manifest_holds_everything_as_plain_values():
     table = {"p2": [90.0] * 60, "p3": [90.0] * 59 + [math.nan], "p4": [10.0] * 60}
-    found = _after(_rows(table), Stop(), 2100).to_dict()
-    assert found == json.loads(json.dumps(found))
-    assert found == {
+    actual = _after(_rows(table), Stop(), 2100).to_dict()
+    assert actual == json.loads(json.dumps(actual))
+    assert actual == {
         "rule": "ranking",
         "k": None,
         "by": "average_drop",

@@ -324,8 +324,8 @@ class Stopping:
         k = self.stop.k or 1
         inside = set(order[:k] if self.stop.rule == "best" else order[-k:])
         undecided = [(method.layers[i], method.layers[j]) for i, j in zip(*method.compared, strict=True) if signs[i, j] == 0]
-        shown = [pair for pair in undecided if self.stop.rule == "ranking" or len(inside & set(pair)) == 1]
-        return [(method.name, first, second) for first, second in shown]
+        relevant = [pair for pair in undecided if self.stop.rule == "ranking" or len(inside & set(pair)) == 1]
+        return [(method.name, first, second) for first, second in relevant]
 
     def _subject(self) -> str:
         """What has to be certain, with the verb."""
@@ -361,7 +361,7 @@ def _compared_methods(pairs: Sequence[Pair], stop: Stop) -> list[_MethodLayers]:
         )
     fewest = min(methods, key=lambda method: len(method.layers))
     if (stop.k or 1) >= len(fewest.layers):
-        raise MetricError(f"k is below the number of layers, {len(fewest.layers)} in method {fewest.method!r}; got {stop.k}")
+        raise MetricError(f"k is below the number of layers, {len(fewest.layers)} in method {fewest.name!r}; got {stop.k}")
     return methods
 
 

@@ -98,7 +98,7 @@ class Scores(RunRecord):
 
     @property
     def _controls(self) -> list[str]:
-        """The methods that are control maps, if the run was asked for them."""
+        """Names of the methods that are control maps."""
         return list(self.manifest.get("controls", []))
 
     def select_layers(

@@ -32,7 +32,7 @@ def scipy_p_value(
         return 1.0
     if np.ptp(np.abs(values)) == 0:
         return float(binomtest(int((values > 0).sum()), len(values), alternative=alternative).pvalue)
-    found = permutation_test(
+    actual = permutation_test(
         (values,),
         np.mean,
         permutation_type="samples",
@@ -42,4 +42,4 @@ def scipy_p_value(
         alternative=alternative,
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(actual.pvalue)

@@ -1,4 +1,4 @@
-"""Intervals: by closed formula, against SciPy, and by how often they hold what they promise to hold."""
+"""Intervals: closed formulas, worked by hand, against SciPy, and by their coverage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROPERTY = settings(deadline=None, max_examples=100)
 
 
 def _drops(count: int, seed: int = 0) -> np.ndarray:
-    """Something like drops: many zeros, and a long tail up to 100."""
+    """Values like drops: many zeros, and a long tail up to 100."""
     rng = np.random.default_rng(seed)
     return np.where(rng.random(count) < 0.4, 0.0, np.minimum(rng.gamma(1, 25, count), 100))
 
@@ -209,8 +209,8 @@ def test_the_interval_of_a_difference_by_resampling_is_scipys_bootstrap_of_pairs
         n_resamples=20_000,
         rng=np.random.default_rng(2),
     ).confidence_interval
-    for found in (ours, beside):
-        assert tuple(found) == pytest.approx(tuple(theirs), abs=0.05 * (theirs.high - theirs.low))
+    for actual in (ours, beside):
+        assert tuple(actual) == pytest.approx(tuple(theirs), abs=0.05 * (theirs.high - theirs.low))
 
 
 def _bent(t: float, bend: float) -> float:

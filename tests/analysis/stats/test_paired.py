@@ -26,13 +26,13 @@ p_values = st.lists(st.floats(1e-9, 1), min_size=1, max_size=12)
 
 
 def _slow_two_sided(differences: list[float]) -> float:
-    """Of all assignments of signs, the share whose sum is as far from zero as the one that was seen."""
+    """Of all sign vectors, the share whose sum is at least as far from zero as the observed one."""
     seen = abs(sum(differences))
     sums = [
         abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
         for signs in itertools.product((1, -1), repeat=len(differences))
     ]
-    return sum(found >= seen for found in sums) / len(sums)
+    return sum(actual >= seen for actual in sums) / len(sums)
 
 
 # ---- tests
@@ -64,9 +64,9 @@ def test_a_two_sided_p_value_of_few_is_that_of_all_signs(differences):
 @given(few_differences)
 def test_two_sided_is_twice_one_sided_for_the_side_that_was_seen(differences):
     sides = scipy_p_value(differences), scipy_p_value([-value for value in differences])
-    found = scipy_p_value(differences, alternative="two-sided")
-    assert paired_p_values(np.array([differences]).T)[0] == pytest.approx(found, abs=1e-12)
-    assert found == pytest.approx(min(1, 2 * min(sides)), abs=1e-12)
+    actual = scipy_p_value(differences, alternative="two-sided")
+    assert paired_p_values(np.array([differences]).T)[0] == pytest.approx(actual, abs=1e-12)
+    assert actual == pytest.approx(min(1, 2 * min(sides)), abs=1e-12)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 2.5])
@@ -76,8 +76,8 @@ def test_drawn_signs_give_about_the_p_value_of_scipys_permutations(mean):
     theirs = scipy.stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=50_000, batch=5000, rng=1
     )
-    found = paired_p_values(differences[:, None], resamples=50_000)
-    assert found[0] == pytest.approx(theirs.pvalue, abs=0.012)
+    actual = paired_p_values(differences[:, None], resamples=50_000)
+    assert actual[0] == pytest.approx(theirs.pvalue, abs=0.012)
 
 
 def test_tests_beside_each_other_are_those_made_alone():
@@ -87,8 +87,8 @@ def test_tests_beside_each_other_are_those_made_alone():
 
 
 def test_a_p_value_beyond_the_draws_is_a_bound_that_is_not_too_small():
-    [found] = paired_p_values(np.arange(1.0, 41)[:, None], resamples=499)
-    assert 2 / 2**40 < found < 1 / 500, "all of 40 differences are on one side"
+    [actual] = paired_p_values(np.arange(1.0, 41)[:, None], resamples=499)
+    assert 2 / 2**40 < actual < 1 / 500, "all of 40 differences are on one side"
 
 
 def test_drawing_in_blocks_changes_nothing_but_the_draws(monkeypatch):
@@ -244,9 +244,9 @@ def test_holm_is_the_closed_test_of_bonferroni(values):
 @given(p_values)
 def test_holm_lies_between_the_p_value_and_bonferroni_and_keeps_the_order(values):
     corrected = holm(values)
-    for one, found in zip(values, corrected, strict=True):
-        assert one <= found <= min(1.0, len(values) * one)
-    by_p = [found for _, found in sorted(zip(values, corrected, strict=True))]
+    for one, actual in zip(values, corrected, strict=True):
+        assert one <= actual <= min(1.0, len(values) * one)
+    by_p = [actual for _, actual in sorted(zip(values, corrected, strict=True))]
     assert by_p == sorted(by_p)
 
 

@@ -37,9 +37,9 @@ few_differences = st.lists(quarters, min_size=1, max_size=10)
 
 
 def _p(differences: list[float] | NDArray[np.float64], **options: int) -> float:
-    """Of one column."""
-    [found] = sign_flip_p_values(np.array(differences, dtype=float)[:, None], **options)
-    return float(found)
+    """The p-value of one column."""
+    [actual] = sign_flip_p_values(np.array(differences, dtype=float)[:, None], **options)
+    return float(actual)
 
 
 # ---- exact where there is little
@@ -66,8 +66,8 @@ def test_a_p_value_is_as_worked_by_hand(differences, expected):
 
 def test_columns_beside_each_other_are_as_worked_by_hand():
     # 100 three times: one half, three times. 1 + 2 of 1, 2: one in four. 3 - 1: 2 of the 4 sums 4, 2, -2, -4 reach 2.
-    found = sign_flip_p_values(_columns([100, 100, 100], [1, 2, 0], [3, -1, 0], [1, -2, 0], [0, 0, 0]))
-    assert found.tolist() == [1 / 8, 1 / 4, 1 / 2, 1.0, 1.0]
+    actual = sign_flip_p_values(_columns([100, 100, 100], [1, 2, 0], [3, -1, 0], [1, -2, 0], [0, 0, 0]))
+    assert actual.tolist() == [1 / 8, 1 / 4, 1 / 2, 1.0, 1.0]
 
 
 @PROPERTY
@@ -125,8 +125,8 @@ def test_mcnemar_is_exact_also_for_many_images():
 @PROPERTY
 @given(few_columns)
 def test_few_differences_are_tested_by_all_signs(columns):
-    found = sign_flip_p_values(_columns(*columns))
-    np.testing.assert_allclose(found, [slow_p_above(column) for column in columns], rtol=1e-12)
+    actual = sign_flip_p_values(_columns(*columns))
+    np.testing.assert_allclose(actual, [slow_p_above(column) for column in columns], rtol=1e-12)
 
 
 @PROPERTY
@@ -134,8 +134,8 @@ def test_few_differences_are_tested_by_all_signs(columns):
 def test_yes_or_no_is_mcnemars_exact_test_however_many_there_are(wins, losses, ties):
     column = [100.0] * wins + [-100.0] * losses + [0.0] * ties
     expected = scipy_p_value(column) if wins > losses else 1.0
-    (found,) = sign_flip_p_values(np.array(column)[:, None])
-    assert found == pytest.approx(expected, rel=1e-12)
+    (actual,) = sign_flip_p_values(np.array(column)[:, None])
+    assert actual == pytest.approx(expected, rel=1e-12)
 
 
 def test_few_differences_among_many_ties_are_tested_by_all_signs_wherever_they_are():
@@ -144,9 +144,9 @@ def test_few_differences_among_many_ties_are_tested_by_all_signs_wherever_they_a
     for column in range(30):
         places = rng.choice(50, size=rng.integers(2, 14), replace=False)
         table[places, column] = rng.integers(-3, 8, len(places))
-    for column, found in zip(table.T, sign_flip_p_values(table), strict=True):
+    for column, actual in zip(table.T, sign_flip_p_values(table), strict=True):
         kept = column[column != 0]
-        assert found == pytest.approx(scipy_p_value(column) if kept.sum() > 0 else 1.0, rel=1e-12)
+        assert actual == pytest.approx(scipy_p_value(column) if kept.sum() > 0 else 1.0, rel=1e-12)
 
 
 def test_what_is_nan_or_infinite_is_left_out():
@@ -199,9 +199,9 @@ def _varied(images: int = 40, tests: int = 60, seed: int = 0) -> NDArray[np.floa
 
 def test_random_signs_find_what_scipy_finds_up_to_chance():
     table = _varied()
-    found = sign_flip_p_values(table, seed=1)
+    actual = sign_flip_p_values(table, seed=1)
     compared = 0
-    for column, ours in zip(table.T, found, strict=True):
+    for column, ours in zip(table.T, actual, strict=True):
         theirs = scipy_p_value(column, seed=2)
         if column.sum() > 0 and ours >= 1e-4:
             assert abs(ours - theirs) < 5 * math.sqrt(2 * theirs * (1 - theirs) / 9999) + 2e-4
@@ -213,8 +213,8 @@ def test_random_signs_find_what_scipy_finds_up_to_chance():
 
 
 def test_the_signs_that_were_seen_count_as_one_draw_so_that_p_values_of_draws_are_never_0():
-    found = sign_flip_p_values(_varied(), resamples=19)
-    drawn = found[(found >= 1 / 20) & (found < 1)]
+    actual = sign_flip_p_values(_varied(), resamples=19)
+    drawn = actual[(actual >= 1 / 20) & (actual < 1)]
     assert len(drawn) > 20
     np.testing.assert_allclose(20 * drawn, np.round(20 * drawn), atol=1e-9)
 
@@ -264,7 +264,7 @@ def test_the_bound_is_never_below_the_exact_p_value(columns):
 
 
 def _exact(sizes: list[int], least: int) -> float:
-    """The share of signed sums of whole numbers that reach `least`, number by number."""
+    """The share of signed sums of integers that reach `least`, added one by one."""
     total = sum(sizes)
     ways = np.zeros(2 * total + 1)
     ways[total] = 1.0
@@ -279,20 +279,20 @@ def test_far_above_0_the_p_value_is_a_bound_within_a_factor_of_the_exact_one():
         sizes = rng.integers(1, 20, 80)
         column = np.where(np.arange(80) < 80 * share, sizes, -sizes).astype(float)
         exact = _exact([int(size) for size in sizes], int(column.sum()))
-        (found,) = sign_flip_p_values(column[:, None])
-        if found < 1e-4:
-            assert exact <= found <= 3.2 * norm.sf(column.sum() / np.linalg.norm(column))
+        (actual,) = sign_flip_p_values(column[:, None])
+        if actual < 1e-4:
+            assert exact <= actual <= 3.2 * norm.sf(column.sum() / np.linalg.norm(column))
         else:
-            assert found == pytest.approx(exact, abs=5 * math.sqrt(exact / 9999) + 1e-4)
-    assert found < 1e-8
+            assert actual == pytest.approx(exact, abs=5 * math.sqrt(exact / 9999) + 1e-4)
+    assert actual < 1e-8
 
 
 @pytest.mark.parametrize("count", [1, 20, 1000, 1100, 4000])
 def test_a_p_value_is_never_zero_and_never_above_one(count):
     # Two to the power of -1075 is below the smallest positive float.
     columns = ([100.0] * count, [-100.0] * count, [*range(1, count + 1)], [-value for value in range(1, count + 1)])
-    found = sign_flip_p_values(_columns(*columns), resamples=99)
-    assert ((found > 0) & (found <= 1)).all()
+    actual = sign_flip_p_values(_columns(*columns), resamples=99)
+    assert ((actual > 0) & (actual <= 1)).all()
 
 
 # ---- many tests
@@ -302,5 +302,5 @@ def test_thousands_of_tests_at_once():
     # 37 layers and methods, 15 metrics, 5 controls, 210 images.
     rng = np.random.default_rng(0)
     table = rng.normal(0.1, 1, (210, 37 * 15 * 5))
-    found = sign_flip_p_values(table)
-    assert 0.2 < (found < 0.05).mean() < 0.7
+    actual = sign_flip_p_values(table)
+    assert 0.2 < (actual < 0.05).mean() < 0.7

@@ -40,8 +40,8 @@ def test_power_is_as_simulated(differences, alpha):
     images = images_needed(differences, alpha)
     assert paired_power(differences, images, alpha) == pytest.approx(0.8, abs=0.02)
     drawn = np.random.default_rng(0).choice(differences, size=(int(images), 800))
-    found = np.mean(paired_p_values(drawn, resamples=1999) <= alpha)
-    assert 0.70 <= found <= 0.90
+    actual = np.mean(paired_p_values(drawn, resamples=1999) <= alpha)
+    assert 0.70 <= actual <= 0.90
 
 
 @PROPERTY
