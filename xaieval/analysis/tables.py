@@ -72,7 +72,7 @@ def metric_tables(rows: pd.DataFrame, metrics: Sequence[str], columns: str | Seq
     if not len(counted):
         return {name: pd.DataFrame(index=pd.Index([], name="image_id"), columns=items, dtype=float) for name in metrics}
     means = counted.groupby(["image_id", *keys])[list(metrics)].mean()
-    wide = means.unstack(keys)  # noqa: PD010  # pivot_table drops metrics without any value
+    wide: Any = means.unstack(keys)  # noqa: PD010  # pivot_table drops metrics without any value
     return {name: wide[name].reindex(columns=items).dropna(how="all").astype(float) for name in metrics}
 
 
