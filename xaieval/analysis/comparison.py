@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from xaieval.analysis.stats.intervals import check_level, difference_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError, ProtocolError, choose_from
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
 
-__all__ = ["Run", "compare"]
-
-Run = tuple[pd.DataFrame, Mapping[str, Any]]  # rows and manifest
+__all__ = ["compare"]
 
 _KEYS = ["image_id", "layer", "method"]
 _DEFINITION = ("higher_is_better", "interval", "settings")  # of a metric; labels may differ
 
 
 def compare(
-    first: Run,
-    second: Run,
+    first: RunRecord,
+    second: RunRecord,
     names: Sequence[str] | None = None,
     test: PairedTest = "signs",
     level: float = 0.95,
@@ -37,8 +36,8 @@ def compare(
     test. All tests are two-sided, and corrected together by Holm.
 
     Args:
-        first: Rows and manifest of a run.
-        second: Rows and manifest of a run on the same images, or on some of them, with the same names of layers and methods.
+        first: A run.
+        second: A run on the same images, or on some of them, with the same names of layers and methods.
         names: Names of metrics (default: those of both runs that have a direction).
         test: "signs" or "wilcoxon".
         level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
@@ -58,7 +57,7 @@ def compare(
     Example:
         >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
         >>> manifest = {"metrics": [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}]}
-        >>> first, second = ((rows.assign(average_drop=value), manifest) for value in (10.0, 30.0))
+        >>> first, second = (RunRecord(rows.assign(average_drop=value), manifest) for value in (10.0, 30.0))
         >>> compare(first, second)[["difference", "p_holm", "better"]]
                                       difference    p_holm better
         layer method  metric
@@ -66,15 +65,14 @@ def compare(
     """
     check_level(level)
     check_test(test)
-    metrics = _metrics(first[1], second[1], names)
+    metrics = _metrics(first, second, names)
     if not across_protocols:
-        _check_protocols(first[1], second[1])
-    both = _paired(first[0], second[0], list(metrics))
+        _check_protocols(first, second)
+    both = _paired(first.rows, second.rows, list(metrics))
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
     draws = max(resamples, int(10 * len(keys) / (1 - level)))  # otherwise even the smallest possible p-value is not significant
-    seed = int(first[1].get("seed", 0))
-    p_values = paired_p_values(_differences(both, keys), test, draws, seed)
+    p_values = paired_p_values(_differences(both, keys), test, draws, first.seed)
     parts = dict(list(both.groupby(["layer", "method"], sort=False)))
     records = [
         dict(zip(("layer", "method", "metric"), key, strict=True))
@@ -88,9 +86,9 @@ def compare(
     return table.set_index(["layer", "method", "metric"])
 
 
-def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -> dict[str, Any]:
     """The metrics to compare, as both manifests define them (default: those that have a direction)."""
-    one, other = ({metric["name"]: metric for metric in manifest.get("metrics", [])} for manifest in (first, second))
+    one, other = ({metric["name"]: metric for metric in run.metrics} for run in (first, second))
     shared = [name for name in one if name in other]
     selected = [names] if isinstance(names, str) else names
     if selected is None:
@@ -110,11 +108,11 @@ def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequenc
     return {name: one[name] for name in selected}
 
 
-def _check_protocols(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+def _check_protocols(first: RunRecord, second: RunRecord) -> None:
     """Raise an error if the runs were measured under different protocols."""
     one, other = (
-        {key: value for key, value in manifest.get("run", {}).items() if key.startswith("protocol.")}
-        for manifest in (first, second)
+        {key: value for key, value in run.manifest.get("run", {}).items() if key.startswith("protocol.")}
+        for run in (first, second)
     )
     if one != other:
         raise ProtocolError(

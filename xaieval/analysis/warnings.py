@@ -34,6 +34,7 @@ def find_warnings(
 ) -> list[str]:
     """Reasons not to trust the numbers of a run, one sentence each; an empty list does not prove that they are right.
 
+    - The run is not finished.
     - More than 5 % of the maps of a method at a layer are constant, or more than 5 % of its rows failed.
     - In a metric no method is better than the best control map.
     - Metrics disagree: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
@@ -46,6 +47,7 @@ def find_warnings(
         controls: Names of the methods that are control maps.
         level: 1 minus the probability of even one false disagreement, in (0, 1).
         seed: Seed of the random signs.
+        complete: Whether the run has finished.
 
     Raises:
         MetricError: The level is not in (0, 1).

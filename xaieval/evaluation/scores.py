@@ -61,10 +61,9 @@ class Scores(RunRecord):
             Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_failed`, and for a run
             with controls `beats_controls`.
         """
-        if tests is None and self._controls:
+        if tests is None and self.controls:
             tests = self.controls_table(level)
-        metrics, seed = self.manifest["metrics"], int(self.manifest.get("seed", 0))
-        return summarise(self.rows, metrics, self._controls, level, resamples, seed, tests)
+        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method against each control map, in every metric that has a direction.
@@ -80,13 +79,12 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no controls, or the level is not in (0, 1).
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return compare_with_controls(self.rows, metrics, self._controls, level, seed)
+        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed)
 
     def warnings(self, level: float = 0.95) -> list[str]:
         """Reasons not to trust the numbers, one sentence each; an empty list does not prove that they are right.
 
-        The first is that the run is not finished; see `xaieval.analysis.warnings.find_warnings` for the others.
+        See `xaieval.analysis.warnings.find_warnings` for the list of reasons.
 
         Args:
             level: 1 minus the probability of even one false disagreement of metrics, in (0, 1).
@@ -95,11 +93,6 @@ class Scores(RunRecord):
             MetricError: The level is not in (0, 1).
         """
         return find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
-
-    @property
-    def _controls(self) -> list[str]:
-        """Names of the methods that are control maps."""
-        return list(self.manifest.get("controls", []))
 
     def select_layers(
         self,
@@ -126,7 +119,7 @@ class Scores(RunRecord):
             MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
                 layers.
         """
-        return select_layers(self.rows, self.manifest.get("metrics", []), k, by, method, level, self.manifest.get("seed", 0))
+        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed)
 
     def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
         """How often each method is the best one at its layer, in percent of the images.
@@ -143,7 +136,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.manifest.get("metrics", []), by, level)
+        return win_percentages(self.rows, self.metrics, by, level)
 
     def compare(
         self,
@@ -173,8 +166,7 @@ class Scores(RunRecord):
             MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
             ProtocolError: They were measured under different protocols.
         """
-        runs = (self.rows, self.manifest), (other.rows, other.manifest)
-        return compare(*runs, metrics, test, level, across_protocols=across_protocols)
+        return compare(self, other, metrics, test, level, across_protocols=across_protocols)
 
     def rank(
         self,
@@ -206,8 +198,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return rank(self.rows, metrics, by, over, layer, method, level, test, resamples, seed)
+        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed)
 
     def plot(
         self,

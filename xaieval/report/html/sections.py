@@ -209,8 +209,7 @@ def comparison_of(
         MetricError: The runs have no image, layer and method, or metric in common.
         ProtocolError: They were measured under different protocols.
     """
-    runs = (scores.rows, scores.manifest), (other.rows, other.manifest)
-    table = compare(*runs, level=level, across_protocols=across_protocols).reset_index()
+    table = compare(scores, other, level=level, across_protocols=across_protocols).reset_index()
     metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
