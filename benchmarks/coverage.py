@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import skew
 
 import xaieval
-from xaieval.analysis.stats.intervals import metric_interval, wilson_interval
-from xaieval.analysis.stats.paired import difference_interval
+from xaieval.analysis.stats.intervals import difference_interval, metric_interval, wilson_interval
 
 Array = NDArray[Any]
 Rng = np.random.Generator

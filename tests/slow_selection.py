@@ -1,4 +1,4 @@
-"""The rule by which layers are selected, once more in plain loops, for the tests to compare with."""
+"""The rule that selects layers, and its tests, in plain loops, as a reference for the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Table = dict[str, dict[str, list[float]]]  # metric, layer, image
 
 
 def slow_p(differences: Sequence[float]) -> float:
-    """Of all assignments of signs, the share whose sum is at least the one that was seen; exact for few, whole numbers."""
+    """Of all sign vectors, the share whose sum is at least the observed one; exact for few integers."""
     reached = [
         sum(sign * abs(difference) for sign, difference in zip(signs, differences, strict=True)) >= sum(differences)
         for signs in itertools.product((1, -1), repeat=len(differences))
@@ -19,14 +19,14 @@ def slow_p(differences: Sequence[float]) -> float:
 
 
 def slow_p_above(differences: Sequence[float]) -> float:
-    """The same where the sum is above 0; what does not even look so is not tested, and gets 1."""
+    """`slow_p` if the sum is above 0, else 1."""
     return slow_p(differences) if sum(differences) > 0 else 1.0
 
 
 def slow_holm(values: Sequence[float], more: int = 0) -> list[float]:
-    """Step down: the smallest times their number, the next times one less, never below the one before, at most 1.
+    """Holm's step-down method: the smallest p-value times their number, the next times one less, and so on; at most 1.
 
-    `more` tests were not made, and stay behind all others.
+    `more` is the number of tests of the family that were not made, whose p-values count as the largest.
     """
     corrected, before = [0.0] * len(values), 0.0
     left = list(range(len(values)))

@@ -1,4 +1,4 @@
-"""Two runs beside each other: by hand, by a slow loop, by what is refused, and on the command line."""
+"""Two runs compared: worked by hand, against a slow loop, errors, and the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from tests.slow_selection import slow_holm
-from xaieval.analysis.stats.paired import difference_interval
+from xaieval.analysis.stats.intervals import difference_interval
 from xaieval.cli import main
 from xaieval.errors import MetricError, ProtocolError
 from xaieval.evaluation.scores import Scores
@@ -25,7 +25,7 @@ METRICS = [
 
 
 def run(shift: float = 0.0, images: range = range(60), seed: int = 0, **changes: Any) -> Scores:
-    """Two layers by two methods; `shift` makes the drops of this run larger, and increases rarer."""
+    """A run of two layers and two methods; `shift` makes its drops larger, and its increases rarer."""
     records = []
     for image in images:
         for number, (layer, method) in enumerate([("p2", "gradcam"), ("p5", "gradcam"), ("p2", "random"), ("p5", "random")]):
@@ -65,7 +65,7 @@ def test_a_comparison_is_that_of_a_slow_loop(test):
     one, two = run(2.0), run(0.0, images=range(10, 75), seed=1)
     table = one.compare(two, test=test)
     assert list(table.index.get_level_values("metric").unique()) == [AD, IC], "what only describes a map takes no part"
-    found = []
+    actual = []
     for (layer, method, metric), row in table.iterrows():
         values = pd.concat([_values(one, layer, method, metric), _values(two, layer, method, metric)], axis=1).dropna()
         assert row["n_images"] == len(values) == 50
@@ -81,8 +81,8 @@ def test_a_comparison_is_that_of_a_slow_loop(test):
         else:
             assert row["p_value"] == pytest.approx(scipy.stats.ttest_1samp(differences, 0).pvalue, abs=0.03)
             assert (row["low"], row["high"]) == pytest.approx(difference_interval(*values.to_numpy().T))
-        found.append(row["p_value"])
-    assert table["p_holm"].tolist() == pytest.approx(slow_holm(found))
+        actual.append(row["p_value"])
+    assert table["p_holm"].tolist() == pytest.approx(slow_holm(actual))
 
 
 def test_the_better_run_is_named_whichever_way_a_metric_goes_and_turned_around_with_the_runs():
@@ -144,8 +144,9 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
     with pytest.raises(ProtocolError) as error:
         run().compare(_other_run())
     assert str(error.value) == (
-        "the runs have other protocols: protocol.fill is 'zero' in this run and 'black' in the other; numbers differ for that "
-        "alone, so measure both alike, or compare them nonetheless by across_protocols=True (--across-protocols)"
+        "the runs have different protocols: protocol.fill is 'zero' in this run and 'black' in the other; numbers of different "
+        "protocols are not comparable, so use the same protocol in both, or compare them anyway by across_protocols=True "
+        "(--across-protocols)"
     )
     assert len(run().compare(_other_run(), across_protocols=True)) == 8
     assert len(run().compare(run(run=dict(run().manifest["run"], seed=5, model="another")))) == 8, "only the protocol counts"
@@ -157,12 +158,12 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
         (
             lambda: run(images=range(60, 70)),
             {},
-            r"the runs share no image, so nothing can be paired; .* 'image 000' in this run, 'image 060' in the other",
+            r"the runs have no image in common; score the same .* 'image 000' in this run, 'image 060' in the other",
         ),
         (
             lambda: Scores(run().rows.replace({"layer": {"p2": "x", "p5": "y"}}), run().manifest),
             {},
-            r"share no layer with its method: p2 gradcam, p2 random, p5 gradcam in this run, x gradcam, .* give them the same",
+            r"no layer and method in common: p2 gradcam, p2 random, p5 gradcam in this run, x gradcam, .* give them the same",
         ),
         (run, {"metrics": ["average_dorp"]}, r"no metric 'average_dorp' in both runs; did you mean 'average_drop'\?"),
         (run, {"test": "t"}, r"no paired test 't'"),
@@ -171,12 +172,13 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
         (
             lambda: run(metrics=[METRICS[0] | {"settings": {"steps": 9}}]),
             {},
-            r"metric 'average_drop' is not the same in both runs: settings is None in this run and {'steps': 9} in the other",
+            r"metric 'average_drop' is not the same in both runs: settings is None in this run and {'steps': 9} in the other; "
+            r"use the same settings in both",
         ),
         (
             lambda: Scores(run().rows.assign(status="nan_map"), run().manifest),
             {},
-            r"no image that the runs share has rows that count in both",
+            r"no image has rows that count in both runs",
         ),
     ],
 )
@@ -222,7 +224,7 @@ def test_the_command_answers_wrong_use_in_one_line(tmp_path, capsys):
     _other_run().save(tmp_path / "b")
     folders = [str(tmp_path / name) for name in "ab"]
     for arguments, message in [
-        (folders, "the runs have other protocols: protocol.fill is 'zero' in this run"),
+        (folders, "the runs have different protocols: protocol.fill is 'zero' in this run"),
         ([folders[0], str(tmp_path / "none")], "holds no run"),
         ([*folders, "--across-protocols", "--out", str(tmp_path / "no" / "file.csv")], "cannot write '"),
     ]:

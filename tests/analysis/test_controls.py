@@ -1,4 +1,4 @@
-"""Which methods beat the controls: by hand, by slow loops, by what the marks promise, and on real runs of every kind."""
+"""Which methods beat the controls: worked by hand, against slow loops, by error rates, and on real runs of every kind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Values = dict[tuple[str, str], dict[str, list[float]]]  # pair, metric, image
 
 
 def _rows(values: Values) -> pd.DataFrame:
-    """Rows image by image; a metric that is not given is 0 everywhere."""
+    """Rows image by image; a metric without values is 0 everywhere."""
     count = len(next(iter(next(iter(values.values())).values())))
     records = [
         {"image_id": f"image {image}", "layer": layer, "method": method, "status": "ok", AD: 0.0, IC: 0.0, AREA: 0.5}
@@ -61,7 +61,7 @@ def _scores(rows: pd.DataFrame | Values, controls: list[str] | None = CONTROLS) 
 
 @pytest.fixture
 def values() -> Values:
-    """p5 has lower drops than random and not than fake-cam, and more increases than both; p2 has nothing."""
+    """p5 has lower drops than random but not than fake-cam, and more increases than both; p2 beats no control."""
     count = 24
     spread = [float(image % 5) for image in range(count)]
     return {
@@ -102,8 +102,8 @@ def test_the_table_has_each_test_with_both_means(values):
 def test_the_level_decides(values):
     values[("p5", "gradcam")][IC] = [100.0] * 2 + [0.0] * 4 + [100.0] * 9 + [0.0] * 9
     scores = _scores(values)
-    found = {level: scores.summary(level=level)["beats_controls"][("p5", "gradcam")] for level in (0.5, 0.9999)}
-    assert found == {0.5: IC, 0.9999: ""}
+    actual = {level: scores.summary(level=level)["beats_controls"][("p5", "gradcam")] for level in (0.5, 0.9999)}
+    assert actual == {0.5: IC, 0.9999: ""}
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
         scores.controls_table(level=95)
 
@@ -141,9 +141,7 @@ def test_without_controls_there_is_no_mark_and_the_table_says_what_to_do(values)
     assert "beats_controls" not in scores.summary()
     with pytest.raises(MetricError) as caught:
         scores.controls_table()
-    assert str(caught.value) == (
-        "the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line"
-    )
+    assert str(caught.value) == ("the run has no control maps; score(..., controls=True) or --controls adds them")
 
 
 def test_a_run_of_controls_alone_or_without_rows_that_count_has_marks_all_the_same(values):
@@ -191,9 +189,9 @@ def test_the_table_is_what_loops_over_images_find(shape):
                 p = slow_p_above(better)
                 expected.append((own[1], metric, control[1], sum(mine) / images, sum(theirs) / images, p))
     columns = ["method", "metric", "control", "value", "control_value", "p_value"]
-    found = [tuple(row) for row in table[columns].itertuples(index=False)]
-    assert [row[:3] for row in found] == [row[:3] for row in expected]
-    np.testing.assert_allclose([row[3:] for row in found], [row[3:] for row in expected], rtol=1e-12)
+    actual = [tuple(row) for row in table[columns].itertuples(index=False)]
+    assert [row[:3] for row in actual] == [row[:3] for row in expected]
+    np.testing.assert_allclose([row[3:] for row in actual], [row[3:] for row in expected], rtol=1e-12)
     corrected = slow_holm([row[-1] for row in expected])
     np.testing.assert_allclose(table["p_holm"], corrected, rtol=1e-12)
     assert table["beats"].to_list() == [p < 0.4 for p in table["p_holm"]]
@@ -289,18 +287,18 @@ def test_a_run_that_stops_early_has_controls_that_take_no_part_in_the_stopping()
 
 
 @pytest.fixture(scope="module")
-def of_scenes() -> Scores:
-    """The built-in model on 60 scenes."""
+def scene_scores() -> Scores:
+    """Scores of the built-in model on 60 scenes."""
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5,) * 3, std=(0.5,) * 3)
     loader = scenes(prepare, size=60).loader(batch_size=30)
     return xaieval.score(xaieval.models.fpn_scenes(), loader, ["fpn[p3]", "fpn[p5]"], controls=True, progress=False)
 
 
-def test_a_good_level_beats_random_maps_and_nobody_beats_fake_cam_in_average_drop(of_scenes):
-    summary = of_scenes.summary()
+def test_a_good_level_beats_random_maps_and_nobody_beats_fake_cam_in_average_drop(scene_scores):
+    summary = scene_scores.summary()
     assert summary.loc[("input", "fake-cam"), AD] < 0.1
     assert summary.loc[("input", "fake-cam"), AD] == summary[AD].min()
-    table = of_scenes.controls_table().set_index(["layer", "metric", "control"])
+    table = scene_scores.controls_table().set_index(["layer", "metric", "control"])
     assert table.loc[("fpn[p5]", AD, "random"), "beats"]
     assert table.loc[("fpn[p5]", AD, "uniform"), "beats"]
     assert not table.xs("fake-cam", level="control").xs(AD, level="metric")["beats"].any()
@@ -335,14 +333,14 @@ def test_the_table_of_the_page_is_the_benchmark_result():
     scores, summary = Scores.load(folder), pd.read_csv(folder / "summary.csv")
     won = scores.controls_table().groupby(["layer", "method", "metric"])["beats"].sum()
     metrics = [metric["name"] for metric in scores.manifest["metrics"]]
-    wanted = []
+    expected = []
     for row in summary.to_dict("records"):
         counts = [str(won.get((row["layer"], row["method"], metric))) for metric in metrics]
         beaten = "(control)" if row["method"] in NAMES else ", ".join(counts)
         cells = [f"`{row['method']}`", f"`{row['layer']}`", *(_cell(row, metric) for metric in metrics), beaten]
-        wanted.append(f"| {' | '.join(cells)} |")
+        expected.append(f"| {' | '.join(cells)} |")
     page = (ROOT / "docs/controls.md").read_text()
-    assert [line for line in page.split("<!-- from")[1].splitlines() if line.startswith("| `")] == wanted
+    assert [line for line in page.split("<!-- from")[1].splitlines() if line.startswith("| `")] == expected
     versions = scores.manifest["versions"]
     assert f"n = {len(scores.rows) // len(summary)}, seed {scores.manifest['seed']}, xaieval {versions['xaieval']}" in page
     assert f"torch {versions['torch']}" in page

@@ -1,4 +1,4 @@
-"""Layers and methods in order: by hand, by slow loops, what letters mean, how stable it is, and the figure."""
+"""Rankings: worked by hand, against slow loops, the letters, the stability of the order, and the figure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_layers(images: int = 40, shifts: tuple[float, ...] = (0, 0.5, 6, 20),
 
 @pytest.fixture
 def three() -> Scores:
-    """p5 and p4 differ by nothing to speak of, p2 is far behind both."""
+    """p5 and p4 hardly differ, p2 is much worse than both."""
     few = [float(image % 7) for image in range(30)]
     return layers(p2=[60 + value for value in few], p4=[value + 1 - 2.01 * (n % 2) for n, value in enumerate(few)], p5=few)
 
@@ -128,18 +128,20 @@ def test_the_pairs_are_those_of_a_slow_loop(test):
 
 
 def test_the_distribution_of_ranks_is_that_of_a_slow_loop():
-    found = random_layers(12, (0, 1, 2)).rank(AD, resamples=4000)
-    table = random_layers(12, (0, 1, 2)).rows.pivot_table(index="image_id", columns="layer", values=AD)[list(found.table.index)]
+    actual = random_layers(12, (0, 1, 2)).rank(AD, resamples=4000)
+    table = random_layers(12, (0, 1, 2)).rows.pivot_table(index="image_id", columns="layer", values=AD)[
+        list(actual.table.index)
+    ]
     rng = np.random.default_rng(5)
     counts, values = np.zeros((3, 3)), table.to_numpy()
     for _ in range(2000):
         means = values[[int(rng.integers(12)) for _ in range(12)]].mean(axis=0)
         for rank, item in enumerate(sorted(range(3), key=lambda number: means[number])):
             counts[item, rank] += 1
-    np.testing.assert_allclose(found.ranks.to_numpy(), counts / 2000, atol=0.04)
-    np.testing.assert_allclose(found.ranks.sum(axis=0), 1)
-    np.testing.assert_allclose(found.ranks.sum(axis=1), 1)
-    assert found.table["first"].tolist() == found.ranks[1].tolist()
+    np.testing.assert_allclose(actual.ranks.to_numpy(), counts / 2000, atol=0.04)
+    np.testing.assert_allclose(actual.ranks.sum(axis=0), 1)
+    np.testing.assert_allclose(actual.ranks.sum(axis=1), 1)
+    assert actual.table["first"].tolist() == actual.ranks[1].tolist()
 
 
 graphs = st.integers(1, 7).flatmap(
@@ -172,7 +174,7 @@ def test_letters_go_in_the_order_of_the_items():
 def test_more_groups_than_letters_are_refused():
     # Items in pairs that differ only within the pair: each choice of one item a pair is a group.
     apart = np.kron(np.eye(6, dtype=bool), np.array([[False, True], [True, False]]))
-    with pytest.raises(MetricError, match="64 groups overlap, more than there are letters; rank fewer layers or methods"):
+    with pytest.raises(MetricError, match="64 groups overlap, more than the 52 letters; rank fewer layers or methods"):
         group_letters(apart)
 
 
@@ -212,10 +214,10 @@ def test_only_images_that_count_everywhere_take_part(three):
         ({"by": "area"}, "the run has no metric 'area' to rank by; .*known: average_drop, increase_in_confidence"),
         ({"by": "average_dorp"}, "no metric 'average_dorp' to rank by; did you mean 'average_drop'"),
         ({"over": "image"}, "no ranking over 'image'; known: layer, method, both"),
-        ({"over": "layer"}, "say whose rows decide by method=; methods with several layers: gradcam, layercam"),
-        ({"over": "method"}, "say at which layer methods are ranked by layer=; layers: p2, p5"),
+        ({"over": "layer"}, "choose one by method=; methods with several layers: gradcam, layercam"),
+        ({"over": "method"}, "choose one by layer=; layers: p2, p5"),
         ({"over": "method", "layer": "p3"}, "no layer 'p3'; layers: p2, p5"),
-        ({"over": "layer", "layer": "p2"}, "layer='p2' picks one of what is ranked over; leave it out"),
+        ({"over": "layer", "layer": "p2"}, "over='layer' ranks all layers, so it takes no layer=; got layer='p2'"),
         ({"over": "both", "layer": "p2", "method": "gradcam"}, "a ranking takes at least two pairs; got p2 gradcam"),
         ({"over": "both", "layer": "p9"}, "no image has rows that count at every pair"),
         ({"over": "both", "test": "t"}, "no paired test 't'"),
@@ -229,8 +231,8 @@ def test_what_cannot_be_ranked_is_refused(many, arguments, message):
 
 def test_a_false_difference_is_found_as_rarely_as_the_level_says():
     # 60 runs of three layers that are alike but for chance: the standard error of 10 % is 3.9 percentage points.
-    found = [len(random_layers(25, (0, 0, 0), seed).rank(AD, level=0.9, resamples=2).groups) > 1 for seed in range(60)]
-    assert np.mean(found) <= 0.2
+    actual = [len(random_layers(25, (0, 0, 0), seed).rank(AD, level=0.9, resamples=2).groups) > 1 for seed in range(60)]
+    assert np.mean(actual) <= 0.2
 
 
 def test_the_same_seed_gives_the_same_ranking():

@@ -1,4 +1,4 @@
-"""Which layers need attention: on a table like a paper's, by a slow loop over the rule, and by what it promises."""
+"""Which layers need attention: on a table like a paper's, against a slow loop over the rule, and by its properties."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _yes(count: int, among: int) -> list[float]:
 
 
 def _means(increase: dict[str, int], drop: dict[str, float], among: int = 10) -> Table:
-    """Layers with so many increases, and one drop for all images."""
+    """Layers with these numbers of increases, and one drop for all images."""
     return {IC: {k: _yes(v, among) for k, v in increase.items()}, AD: {k: [v] * among for k, v in drop.items()}}
 
 
 def _random(seed: int, images: int, layers: int, spread: int = 0, most: int = 9) -> Table:
-    """Whole numbers, so that sums and ties are exact; `spread` pulls the layers apart."""
+    """Integers, so that sums and ties are exact; `spread` separates the layers."""
     rng = np.random.default_rng(seed)
     names = [f"p{number}" for number in range(layers)]
     shift = rng.integers(spread + 1, size=layers)
@@ -75,16 +75,16 @@ def paper() -> Table:
 
 
 def test_on_a_table_like_a_papers_the_two_finest_levels_need_attention(paper):
-    found = _scores(paper).select_layers()
-    assert found == ["fpn[p2]", "fpn[p3]"]
-    assert found
-    assert (found.k, found.n_images, found.method, found.level) == (None, 40, "gradcam", 0.95)
-    assert list(found.ranking.index) == ["fpn[p2]", "fpn[p3]", "fpn[p4]", "fpn[p5]"]
-    assert list(found.ranking["mean_rank"]) == [3.75, 3.25, 1.5, 1.5]
-    assert list(found.ranking[IC]) == [0, 0, 30, 30]
+    actual = _scores(paper).select_layers()
+    assert actual == ["fpn[p2]", "fpn[p3]"]
+    assert actual
+    assert (actual.k, actual.n_images, actual.method, actual.level) == (None, 40, "gradcam", 0.95)
+    assert list(actual.ranking.index) == ["fpn[p2]", "fpn[p3]", "fpn[p4]", "fpn[p5]"]
+    assert list(actual.ranking["mean_rank"]) == [3.75, 3.25, 1.5, 1.5]
+    assert list(actual.ranking[IC]) == [0, 0, 30, 30]
     # Of equally good layers the first is the best. Against it 12 to 0 images give 2 ** -12, three tests a metric and verdict.
-    assert set(found.comparisons["best"]) == {"fpn[p4]"}
-    tests = found.comparisons.set_index(["layer", "best_in", "metric"])
+    assert set(actual.comparisons["best"]) == {"fpn[p4]"}
+    tests = actual.comparisons.set_index(["layer", "best_in", "metric"])
     assert len(tests) == 12
     assert tests.loc[("fpn[p2]", IC, IC), "p_value"] == 2.0**-12
     assert tests.loc[("fpn[p5]", IC, IC), "p_value"] > 0.5
@@ -106,20 +106,20 @@ def test_the_reasons_are_as_written_here(paper):
 
 
 def test_where_no_layer_is_worse_nothing_is_chosen_and_the_reasons_say_so():
-    found = _scores(_random(3, images=10, layers=3)).select_layers()
-    assert (list(found), bool(found)) == ([], False)
-    lines = repr(found).split("\n")
-    assert lines[0] == "no layer is worse than the best beyond chance"
-    assert len(lines) == 2 + 4, "one line a layer and metric that it was found not to be worse in"
+    actual = _scores(_random(3, images=10, layers=3)).select_layers()
+    assert (list(actual), bool(actual)) == ([], False)
+    lines = repr(actual).split("\n")
+    assert lines[0] == "no layer is significantly worse than the best"
+    assert len(lines) == 2 + 4, "one line for each layer and metric in which it is not worse"
     assert all("not worse than the best" in line and "(p = " in line for line in lines[1:-1])
 
 
 def test_of_identical_layers_none_is_chosen():
     table = {metric: dict.fromkeys("abcd", values) for metric, values in {IC: _yes(4, 30), AD: [*range(30)]}.items()}
-    found = _scores(table).select_layers()
-    assert found == []
-    assert set(found.comparisons["p_holm"]) == {1.0}
-    assert list(found.ranking["mean_rank"]) == [2.5] * 4
+    actual = _scores(table).select_layers()
+    assert actual == []
+    assert set(actual.comparisons["p_holm"]) == {1.0}
+    assert list(actual.ranking["mean_rank"]) == [2.5] * 4
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_the_reasons_do_not_say_that_no_layer_is_worse_where_one_is(trade_off):
     reasons = repr(trade_off.select_layers())
     assert "a, increase_in_confidence: 0.0, worse than the best, 100.0 at b" in reasons
     assert "a, average_drop: 10.0, better than the best in increase_in_confidence, 80.0 at b" in reasons
-    assert "no layer is worse than the best beyond chance" not in reasons
+    assert "no layer is significantly worse than the best" not in reasons
 
 
 def test_being_better_in_the_other_metric_by_chance_does_not_save_a_layer():
@@ -147,12 +147,12 @@ def test_being_better_in_the_other_metric_by_chance_does_not_save_a_layer():
 
 
 def test_one_metric_decides_alone_where_it_is_asked_for_alone(paper):
-    found = _scores(paper).select_layers(by=[AD])
-    assert found == ["fpn[p2]", "fpn[p3]"]
-    assert set(found.comparisons["verdict"]) == {"worse"}
-    assert len(found.comparisons) == 3
-    assert list(found.ranking) == [AD, "mean_rank"]
-    assert _scores(paper).select_layers(by=AD) == found
+    actual = _scores(paper).select_layers(by=[AD])
+    assert actual == ["fpn[p2]", "fpn[p3]"]
+    assert set(actual.comparisons["verdict"]) == {"worse"}
+    assert len(actual.comparisons) == 3
+    assert list(actual.ranking) == [AD, "mean_rank"]
+    assert _scores(paper).select_layers(by=AD) == actual
 
 
 def test_the_k_worst_are_in_order_of_their_mean_rank():
@@ -177,9 +177,9 @@ def test_layers_that_are_equal_in_everything_stay_in_order_of_execution(names):
 
 def test_equal_means_are_ties_in_whatever_order_the_images_come():
     # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 for a computer.
-    found = _scores({AD: {"a": [0.3, 0.2, 0.1], "b": [0.1, 0.2, 0.3]}}).select_layers(k=1, by=[AD])
-    assert found.ranking["mean_rank"].to_list() == [1.5, 1.5]
-    assert found == ["a"]
+    actual = _scores({AD: {"a": [0.3, 0.2, 0.1], "b": [0.1, 0.2, 0.3]}}).select_layers(k=1, by=[AD])
+    assert actual.ranking["mean_rank"].to_list() == [1.5, 1.5]
+    assert actual == ["a"]
 
 
 # ---- which rows take part
@@ -192,12 +192,12 @@ def test_an_image_takes_part_only_if_its_rows_count_at_every_layer(paper, status
     lost = rows["image_id"].isin(["image 003", "image 017"]) & (rows["layer"] == "fpn[p4]")
     rows.loc[lost, "status"] = status
     rows.loc[lost, [IC, AD]] = value
-    found = _scores(rows).select_layers()
-    assert found.n_images == 38
-    assert "n = 38," in repr(found)
+    actual = _scores(rows).select_layers()
+    assert actual.n_images == 38
+    assert "n = 38," in repr(actual)
     rest = rows[~rows["image_id"].isin(["image 003", "image 017"])]
-    pd.testing.assert_frame_equal(found.comparisons, _scores(rest).select_layers().comparisons)
-    pd.testing.assert_frame_equal(found.ranking, _scores(rest).select_layers().ranking)
+    pd.testing.assert_frame_equal(actual.comparisons, _scores(rest).select_layers().comparisons)
+    pd.testing.assert_frame_equal(actual.ranking, _scores(rest).select_layers().ranking)
 
 
 def test_an_image_without_a_row_at_one_layer_is_left_out_too(paper):
@@ -207,9 +207,9 @@ def test_an_image_without_a_row_at_one_layer_is_left_out_too(paper):
 def test_constant_maps_count(paper):
     rows = _rows(paper)
     rows.loc[rows["layer"] == "fpn[p2]", "status"] = "constant_map"
-    found = _scores(rows).select_layers()
-    assert found == ["fpn[p2]", "fpn[p3]"]
-    assert found.n_images == 40
+    actual = _scores(rows).select_layers()
+    assert actual == ["fpn[p2]", "fpn[p3]"]
+    assert actual.n_images == 40
 
 
 def test_only_the_rows_of_one_method_decide(paper):
@@ -234,13 +234,13 @@ def test_the_selection_is_that_of_a_slow_loop_over_the_rule(seed):
     table = _random(seed, int(rng.integers(2, 11)), int(rng.integers(2, 5)), spread=[0, 4, 12][seed % 3])
     by = [[IC, AD], [AD, IC], [AD], [IC]][seed % 4]
     level = [0.5, 0.8, 0.95][seed % 3]
-    asked = {metric: table[metric] for metric in by}
-    found, order = _scores(table).select_layers(by=by, level=level), slow_order(asked, HIGHER)
-    assert list(found) == slow_selection(asked, HIGHER, 1 - level)
-    assert list(found.ranking.index) == list(_scores(table).select_layers(len(order), by)) == order
-    keys = found.comparisons[["layer", "best", "best_in", "metric", "verdict"]].itertuples(index=False, name=None)
-    p = found.comparisons[["p_value", "p_holm"]].itertuples(index=False, name=None)
-    expected = slow_tests(asked, HIGHER)
+    chosen = {metric: table[metric] for metric in by}
+    actual, order = _scores(table).select_layers(by=by, level=level), slow_order(chosen, HIGHER)
+    assert list(actual) == slow_selection(chosen, HIGHER, 1 - level)
+    assert list(actual.ranking.index) == list(_scores(table).select_layers(len(order), by)) == order
+    keys = actual.comparisons[["layer", "best", "best_in", "metric", "verdict"]].itertuples(index=False, name=None)
+    p = actual.comparisons[["p_value", "p_holm"]].itertuples(index=False, name=None)
+    expected = slow_tests(chosen, HIGHER)
     assert dict(zip(keys, p, strict=True)) == {key: pytest.approx(pair, abs=1e-12) for key, pair in expected.items()}
 
 
@@ -250,13 +250,13 @@ def test_the_selection_is_that_of_a_slow_loop_over_the_rule(seed):
 @PROPERTY
 @given(st.integers(0, 20), st.randoms())
 def test_the_order_of_the_rows_does_not_matter(seed, random):
-    # But for the first image, whose rows say what the order of execution is.
+    # Except for the first image, whose rows define the order of execution.
     rows = _rows(_random(seed, images=9, layers=3, spread=9))
     order = list(range(3, len(rows)))
     random.shuffle(order)
-    found, expected = (_scores(one).select_layers() for one in (rows.iloc[[0, 1, 2, *order]], rows))
-    assert found == expected
-    assert found.to_dict() == expected.to_dict()
+    actual, expected = (_scores(one).select_layers() for one in (rows.iloc[[0, 1, 2, *order]], rows))
+    assert actual == expected
+    assert actual.to_dict() == expected.to_dict()
 
 
 def test_the_order_of_the_rows_does_not_matter_for_signs_that_are_drawn_either():
@@ -292,16 +292,16 @@ def test_the_seed_of_the_run_decides_about_signs_that_are_drawn():
 
 
 def _false_positives(monkeypatch: pytest.MonkeyPatch, by: list[str], layers: int) -> float:
-    """How often something is chosen among layers that differ by chance only, in 200 runs of 30 images."""
+    """How often a layer is selected although all differ by chance only, in 200 runs of 30 images."""
     monkeypatch.setattr(selection, "sign_flip_p_values", lambda table, _, seed: sign_flip_p_values(table, 999, seed))
-    found, names = 0, [f"p{number}" for number in range(layers)]
+    actual, names = 0, [f"p{number}" for number in range(layers)]
     for seed in range(200):
         rng = np.random.default_rng(seed)
         hard = rng.uniform(0, 40, 30)  # what layers have in common at an image
         drops = {name: (hard + rng.gamma(1, 20, 30)).tolist() for name in names}
         increases = {name: (100.0 * (rng.random(30) < 0.3)).tolist() for name in names}
-        found += bool(_scores({IC: increases, AD: drops}).select_layers(by=by))
-    return found / 200
+        actual += bool(_scores({IC: increases, AD: drops}).select_layers(by=by))
+    return actual / 200
 
 
 @pytest.mark.parametrize(("by", "layers"), [((IC, AD), 4), ((AD,), 4), ((IC,), 4)])
@@ -314,35 +314,35 @@ def test_layers_that_differ_by_chance_are_chosen_about_as_rarely_as_the_level_sa
 
 
 def test_a_selection_is_a_sequence_that_equals_a_list(paper):
-    found = _scores(paper).select_layers()
-    assert isinstance(found, Sequence)
-    assert len(found) == 2
-    assert (found[0], found[-1]) == ("fpn[p2]", "fpn[p3]")
-    assert found[:1] == ["fpn[p2]"]
-    assert [*found] == [*reversed(found)][::-1] == ["fpn[p2]", "fpn[p3]"]
-    assert "fpn[p2]" in found
-    assert "fpn[p5]" not in found
-    assert found.index("fpn[p3]") == 1
-    assert found == ("fpn[p2]", "fpn[p3]")
-    assert found == _scores(paper).select_layers(k=2)
+    actual = _scores(paper).select_layers()
+    assert isinstance(actual, Sequence)
+    assert len(actual) == 2
+    assert (actual[0], actual[-1]) == ("fpn[p2]", "fpn[p3]")
+    assert actual[:1] == ["fpn[p2]"]
+    assert [*actual] == [*reversed(actual)][::-1] == ["fpn[p2]", "fpn[p3]"]
+    assert "fpn[p2]" in actual
+    assert "fpn[p5]" not in actual
+    assert actual.index("fpn[p3]") == 1
+    assert actual == ("fpn[p2]", "fpn[p3]")
+    assert actual == _scores(paper).select_layers(k=2)
     for other in (["fpn[p3]", "fpn[p2]"], [], "fpn[p2]", 2, None):
-        assert found != other
+        assert actual != other
     with pytest.raises(IndexError):
-        found[2]
+        actual[2]
     with pytest.raises(TypeError, match="unhashable"):
-        hash(found)
+        hash(actual)
 
 
 @pytest.mark.parametrize("k", [None, 1])
 def test_a_selection_goes_into_json_and_comes_back(paper, k):
-    found = _scores(paper).select_layers(k)
-    plain = found.to_dict()
+    actual = _scores(paper).select_layers(k)
+    plain = actual.to_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain["layers"] == list(found)
+    assert plain["layers"] == list(actual)
     assert (plain["k"], plain["n_images"], plain["method"], plain["level"]) == (k, 40, "gradcam", 0.95)
-    assert plain["reasons"] == repr(found)
+    assert plain["reasons"] == repr(actual)
     assert plain["ranking"][0] == {"layer": "fpn[p2]", IC: 0.0, AD: pytest.approx(72.875), "mean_rank": 3.75}
-    assert [one["p_holm"] for one in plain["comparisons"]] == found.comparisons["p_holm"].to_list()
+    assert [one["p_holm"] for one in plain["comparisons"]] == actual.comparisons["p_holm"].to_list()
 
 
 def test_scores_hand_on_their_rows_metrics_and_seed(paper):
@@ -380,12 +380,10 @@ def test_what_cannot_be_selected_is_refused_word_for_word(paper, options, messag
 
 def test_several_methods_need_a_choice_and_one_layer_is_not_enough(paper):
     both = _scores(pd.concat([_rows(paper), _rows(paper, method="layercam")]))
-    with pytest.raises(
-        MetricError, match=r"^say whose rows decide by method=; methods with several layers: gradcam, layercam$"
-    ):
+    with pytest.raises(MetricError, match=r"^choose one by method=; methods with several layers: gradcam, layercam$"):
         both.select_layers()
     alone = _scores(_rows(paper).query("layer == 'fpn[p2]'"))
-    with pytest.raises(MetricError, match=r"^say whose rows decide by method=; methods with several layers: none$"):
+    with pytest.raises(MetricError, match=r"^choose one by method=; methods with several layers: none$"):
         alone.select_layers()
     with pytest.raises(MetricError, match=r"^no method 'gradcam' with at least two layers; methods with several layers: none$"):
         alone.select_layers(method="gradcam")

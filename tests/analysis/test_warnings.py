@@ -1,4 +1,4 @@
-"""Warnings beside a table: each when it has to come, word for word, and not when it has not."""
+"""Warnings about the numbers of a run: when each is given, with its exact text, and when it is not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.evaluation.scores import Scores
 
@@ -54,12 +54,12 @@ def _found(rows: pd.DataFrame, metrics: list[dict[str, Any]] | None = None, cont
 
 def test_more_than_five_percent_of_constant_maps_are_named():
     assert _found(_rows(status={PAIRS[0]: _status(100, constant_map=6), PAIRS[1]: _status(100, constant_map=5)})) == [
-        "gradcam at p4: 6 of 100 maps are constant (6%); a constant map points nowhere, and its row counts all the same"
+        "gradcam at p4: 6 of 100 maps are constant (6%); they explain nothing, and their rows still count"
     ]
     left_out = _status(100, constant_map_left_out=30, nan_map=1, excluded=20)
     assert _found(_rows(status={PAIRS[2]: left_out})) == [
-        "layercam at p5: 30 of 79 maps are constant (38%); a constant map points nowhere, and such an image is left out, so "
-        "the means are of the others"
+        "layercam at p5: 30 of 79 maps are constant (38%); they explain nothing, and their images are left out, so the "
+        "means are over the others"
     ]
 
 
@@ -83,8 +83,8 @@ def test_the_uniform_control_is_constant_by_construction():
 def test_more_than_five_percent_of_failed_rows_are_named_with_their_reasons():
     status = {PAIRS[0]: _status(100, nan_map=4, zero_confidence=3), PAIRS[1]: _status(100, nan_map=5)}
     assert _found(_rows(status=status)) == [
-        "gradcam at p4: 7% of the rows failed (nan_map 4, zero_confidence 3); the means are of the other images, which may be "
-        "easier ones"
+        "gradcam at p4: 7% of the rows failed (nan_map 4, zero_confidence 3); the means are over the other images, which may "
+        "be easier"
     ]
 
 
@@ -92,8 +92,8 @@ def test_excluded_images_have_not_failed():
     assert _found(_rows(status=dict.fromkeys(PAIRS, _status(100, excluded=90)))) == []
     few = dict.fromkeys(PAIRS, _status(100, excluded=90, nan_confidence=1))
     assert _found(_rows(status=few)) == [
-        "every layer and method: 10% of the rows failed (nan_confidence 1); the means are of the other images, which may be "
-        "easier ones"
+        "every layer and method: 10% of the rows failed (nan_confidence 1); the means are over the other images, which may be "
+        "easier"
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_control_with_the_best_value_is_named():
     drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "fake-cam"): 0.25}
     assert _found(_rows(pairs, average_drop=drops), controls=["random", "fake-cam"]) == [
         "average_drop: a control map has the best value, 0.25 of fake-cam; the best method is gradcam at p5 with 12.5, so a "
-        "good average_drop alone shows nothing"
+        "good average_drop alone proves nothing"
     ]
 
 
@@ -153,8 +153,8 @@ def _conflict(witness: str, good: float, bad: float, count: int = 60) -> pd.Data
 def test_a_method_that_is_good_by_drops_and_bad_by_a_witness_is_named(witness):
     metrics = [DROP, _metric(witness, True)]
     assert _found(_conflict(witness, good=60, bad=40), metrics) == [
-        f"average_drop and {witness} disagree about gradcam at p5: better than the mean of the other methods by the one and "
-        "worse by the other, beyond chance; see what the map shows before ranking"
+        f"average_drop and {witness} disagree about gradcam at p5: significantly better than the mean of the other methods "
+        "by the former, significantly worse by the latter; look at the maps before you rank methods"
     ]
     assert _found(_conflict(witness, good=40, bad=60), metrics) == [], "they agree"
     assert _found(_conflict(witness, good=50, bad=50), metrics) == [], "nothing beyond chance"
@@ -212,4 +212,4 @@ def test_an_ordinary_run_has_no_warnings_and_one_without_rows_that_count_is_no_c
 
 def test_a_level_that_is_none_is_refused():
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
-        find_doubts(_rows(), [DROP], level=95)
+        find_warnings(_rows(), [DROP], level=95)

@@ -1,4 +1,4 @@
-"""When a run may stop: by hand, by a slow loop over the definition, and by how often the order is wrong then."""
+"""Early stopping: worked by hand, against a slow loop over the definition, and by how often the order is wrong."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _after(rows: pd.DataFrame, stop: Stop, population: int, pairs: list[tuple[st
 
 
 def _random(seed: int, images: int, layers: int, methods: Sequence[str] = ("gradcam",), missing: float = 0.1) -> pd.DataFrame:
-    """Quarters of 100, so that there are ties, of layers that lie apart; some maps failed."""
+    """Multiples of 25, so that some values tie, of layers with different means; some maps failed."""
     rng = np.random.default_rng(seed)
     parts = []
     for method in methods:
@@ -68,7 +68,7 @@ def _random(seed: int, images: int, layers: int, methods: Sequence[str] = ("grad
 
 
 def _chance(differences: list[float], population: int) -> float:
-    """1 / the largest capital of a player who bets on a positive mean."""
+    """The p-value: 1 / the largest capital of a player who bets on a positive mean."""
     capital = most = 1.0
     for t, difference in enumerate(differences):
         null = -sum(differences[:t]) / (population - t)
@@ -81,7 +81,7 @@ def _chance(differences: list[float], population: int) -> float:
 
 
 def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
-    """By the definition: an order (a set) exists such that each comparison it consists of is certain at its share."""
+    """By the definition: all comparisons of some order (or set) are certain at their share of the error."""
     seen = rows["image_id"].nunique()
     if seen == population:
         return True
@@ -90,8 +90,8 @@ def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
         values: dict[str, list[float]] = {layer: [] for layer in group["layer"].unique()}
         for _, image in group.groupby("image_id", sort=False):
             by = {row["layer"]: row[stop.by] for row in image.to_dict("records") if row["status"] in ("ok", "constant_map")}
-            for layer, found in values.items():
-                found.append(by[layer] / 100 * (1 if HIGHER[stop.by] else -1) if len(by) == len(values) else 0.0)
+            for layer, actual in values.items():
+                actual.append(by[layer] / 100 * (1 if HIGHER[stop.by] else -1) if len(by) == len(values) else 0.0)
         ahead = {
             (a, b): _chance([x - y for x, y in zip(values[a], values[b], strict=True)], population) <= share
             for a, b in itertools.permutations(values, 2)
@@ -126,8 +126,8 @@ def test_the_decision_is_that_of_the_slow_loop(seed, images, layers, methods, ru
 
 def test_the_slow_loop_sees_runs_of_both_kinds():
     stop = Stop(error=0.2, min_images=10)
-    found = [_slow(_random(seed, 24, 4), stop, 400) for seed in range(8)]
-    assert 0 < sum(found) < 8
+    actual = [_slow(_random(seed, 24, 4), stop, 400) for seed in range(8)]
+    assert 0 < sum(actual) < 8
 
 
 # ---- which signs settle an order
@@ -220,8 +220,8 @@ def test_at_the_end_everything_is_known_ties_too_and_layers_that_tie_keep_their_
 
 def test_higher_is_better_turns_the_order_around():
     table = {"p2": [0.0] * 20, "p3": [100.0] * 20}
-    found = [_after(_rows(table, metric=by), Stop(by=by, min_images=1), 500).orders()["gradcam"] for by in (AD, IC)]
-    assert found == [["p2", "p3"], ["p3", "p2"]]
+    actual = [_after(_rows(table, metric=by), Stop(by=by, min_images=1), 500).orders()["gradcam"] for by in (AD, IC)]
+    assert actual == [["p2", "p3"], ["p3", "p2"]]
 
 
 def test_the_words_of_each_rule():
@@ -256,9 +256,9 @@ def test_what_is_open_are_the_pairs_that_stand_in_the_way():
 
 def test_the_manifest_holds_everything_as_plain_values():
     table = {"p2": [90.0] * 60, "p3": [90.0] * 59 + [math.nan], "p4": [10.0] * 60}
-    found = _after(_rows(table), Stop(), 2100).to_dict()
-    assert found == json.loads(json.dumps(found))
-    assert found == {
+    actual = _after(_rows(table), Stop(), 2100).to_dict()
+    assert actual == json.loads(json.dumps(actual))
+    assert actual == {
         "rule": "ranking",
         "k": None,
         "by": "average_drop",
@@ -449,13 +449,13 @@ def test_a_word_names_a_rule_and_a_stop_stays_itself():
 def test_an_unknown_word_is_refused_word_for_word():
     with pytest.raises(ConfigError) as error:
         resolve_stop("rankin")
-    known = "did you mean 'ranking'? known: ranking, best, worst; or give a Stop(...)"
+    known = "did you mean 'ranking'? known: ranking, best, worst; or pass a Stop(...)"
     assert str(error.value) == f"no rule 'rankin' to stop by; {known}"
 
 
 @pytest.mark.parametrize("wrong", [True, 3, ["ranking"], {"rule": "best"}])
 def test_what_is_no_rule_at_all_is_refused_too(wrong):
-    with pytest.raises(ConfigError, match=r"^no rule .* to stop by; .*known: ranking, best, worst; or give a Stop"):
+    with pytest.raises(ConfigError, match=r"^no rule .* to stop by; .*known: ranking, best, worst; or pass a Stop"):
         resolve_stop(wrong)
 
 
@@ -463,19 +463,19 @@ def test_what_is_no_rule_at_all_is_refused_too(wrong):
     ("options", "message"),
     [
         ({"rule": "wurst"}, "no rule 'wurst' to stop by; did you mean 'worst'? known: ranking, best, worst"),
-        ({"k": 2}, "k=2 belongs to the rules 'best' and 'worst', and the rule is 'ranking'; choose one"),
-        ({"rule": "best", "k": 0}, "k is a whole number, at least 1, or None; got 0"),
-        ({"rule": "best", "k": 1.5}, "k is a whole number, at least 1, or None; got 1.5"),
+        ({"k": 2}, "k=2 belongs to the rules 'best' and 'worst', but the rule is 'ranking'; change one of them"),
+        ({"rule": "best", "k": 0}, "k is an integer of at least 1, or None; got 0"),
+        ({"rule": "best", "k": 1.5}, "k is an integer of at least 1, or None; got 1.5"),
         ({"error": 0}, "error is a probability in (0, 1), such as 0.05; got 0"),
         ({"error": 1}, "error is a probability in (0, 1), such as 0.05; got 1"),
         ({"error": 5.0}, "error is a probability in (0, 1), such as 0.05; got 5.0"),
         ({"error": "5%"}, "error is a probability in (0, 1), such as 0.05; got '5%'"),
         ({"error": math.nan}, "error is a probability in (0, 1), such as 0.05; got nan"),
-        ({"min_images": 0}, "min_images is a whole number, at least 1; got 0"),
-        ({"min_images": None}, "min_images is a whole number, at least 1; got None"),
-        ({"max_images": 0}, "max_images is a whole number, at least 1, or None; got 0"),
-        ({"max_images": True}, "max_images is a whole number, at least 1, or None; got True"),
-        ({"max_images": 20}, "max_images=20 is below min_images=50; raise the one or lower the other"),
+        ({"min_images": 0}, "min_images is an integer of at least 1; got 0"),
+        ({"min_images": None}, "min_images is an integer of at least 1; got None"),
+        ({"max_images": 0}, "max_images is an integer of at least 1, or None; got 0"),
+        ({"max_images": True}, "max_images is an integer of at least 1, or None; got True"),
+        ({"max_images": 20}, "max_images=20 is below min_images=50; raise the first or lower the second"),
     ],
 )
 def test_a_stop_that_cannot_be_is_refused_word_for_word(options, message):
@@ -497,7 +497,7 @@ def test_a_stop_that_cannot_be_is_refused_word_for_word(options, message):
             Stop(),
             [("p2", "gradcam"), ("input", "random")],
             "layers are compared within a method, and no method has two; got {'gradcam': ['p2'], 'random': ['input']}; "
-            "add layers, or no stop=",
+            "add layers, or leave out stop=",
         ),
         (
             Stop(rule="worst", k=4),
@@ -517,8 +517,8 @@ def test_rows_that_cannot_be_are_refused_word_for_word():
     with pytest.raises(MetricError) as error:
         _after(rows, Stop(), 9)
     assert str(error.value) == (
-        "average_drop of image 'image 1' is 130, outside [0, 100], and without bounds nothing is certain; stop by another "
-        "metric, or use a confidence that is a probability"
+        "average_drop of image 'image 1' is 130, outside [0, 100]; early stopping needs bounds, so stop by another metric, "
+        "or use a confidence that is a probability"
     )
 
 
@@ -527,13 +527,13 @@ def test_an_image_that_comes_twice_is_refused_word_for_word(within):
     rows = _rows({"p2": [10.0, 30.0], "p3": [10.0, 20.0]})
     with pytest.raises(MetricError) as error:
         _after(pd.concat([rows, rows]) if within else rows, Stop(), 9).add(rows)
-    assert str(error.value) == "image 'image 0' came twice; a run that stops early needs each image once, under its own id"
+    assert str(error.value) == "image 'image 0' came twice; early stopping needs each image once, with its own id"
 
 
 def test_more_images_than_there_are_are_refused_word_for_word():
     with pytest.raises(MetricError) as error:
         _after(_rows({"p2": [10.0] * 3, "p3": [10.0] * 3}), Stop(), 2)
-    assert str(error.value) == "more images came than the 2 that the data was said to have; say how many there are"
+    assert str(error.value) == "got more images than the 2 of the data set; check its length"
 
 
 def test_rounding_just_outside_the_bounds_is_taken():

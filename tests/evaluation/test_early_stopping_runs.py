@@ -1,4 +1,4 @@
-"""`score(stop=...)`: images in random order under their own ids, a stop that the whole data confirms, and the manifest."""
+"""`score(stop=...)`: images in random order with their own ids, a stop that the whole data set confirms, and the manifest."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_what_cannot_be_won_is_refused_word_for_word(choices, message):
 def test_one_method_has_nobody_to_win_against():
     with pytest.raises(MetricError) as error:
         _scores({("a", "one"): [1.0], ("b", "one"): [2.0]}).win_percentages()
-    assert str(error.value) == ("winning takes at least two methods at a layer, the run has one; score it with more methods=")
+    assert str(error.value) == ("win percentages need at least two methods at a layer; the run has one; add some by methods=")
 
 
 def test_a_run_of_several_methods_has_a_table():

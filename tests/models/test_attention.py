@@ -315,7 +315,7 @@ def test_fal_from_scores_puts_attention_on_the_levels_that_need_it(layer):
 
 def test_fal_from_scores_without_a_bad_level_is_refused_unless_k_asks():
     alike = _scores((50, 51, 49, 50), (9, 10, 9, 8))
-    with pytest.raises(ModelError, match=r"(?s)no layer is worse than the best beyond chance.*give k= to ask for the k worst"):
+    with pytest.raises(ModelError, match=r"(?s)no layer is significantly worse than the best.*give k= to ask for the k worst"):
         FAL.from_scores(_fpn(), alike)
     assert len(FAL.from_scores(_fpn(), alike, k=2).attention) == 2
 

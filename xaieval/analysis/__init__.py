@@ -1,1 +1,1 @@
-"""Questions asked of rows: summaries, comparisons, rankings, selections."""
+"""Analysis of the rows of a run: summaries, comparisons, rankings, selection of layers, warnings."""

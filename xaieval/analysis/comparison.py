@@ -1,4 +1,4 @@
-"""Two runs beside each other, image by image."""
+"""Two runs compared, paired by image."""
 
 from __future__ import annotations
 
@@ -9,51 +9,76 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import check_level, holm
-from xaieval.analysis.stats.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.analysis.stats.intervals import check_level, difference_interval
+from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError, ProtocolError, choose_from
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED
 
-__all__ = ["Run", "compare"]
-
-Run = tuple[pd.DataFrame, Mapping[str, Any]]  # rows and manifest
+__all__ = ["compare"]
 
 _KEYS = ["image_id", "layer", "method"]
-_MADE_BY = ("higher_is_better", "interval", "settings")  # what says which metric one is; labels may change
+_DEFINITION = ("higher_is_better", "interval", "settings")  # of a metric; labels may differ
 
 
 def compare(
-    first: Run,
-    second: Run,
+    first: RunRecord,
+    second: RunRecord,
     names: Sequence[str] | None = None,
     test: PairedTest = "signs",
     level: float = 0.95,
     resamples: int = 9999,
     across_protocols: bool = False,
 ) -> pd.DataFrame:
-    """See `xaieval.Scores.compare`, which gives its own rows and manifest.
+    """Two runs on the same images, paired by image, per layer, method and metric.
+
+    Means are tested by the sign-flip permutation test or by Wilcoxon's signed-rank test, binary metrics by McNemar's exact
+    test. All tests are two-sided, and corrected together by Holm.
+
+    Args:
+        first: A run.
+        second: A run on the same images, or on some of them, with the same names of layers and methods.
+        names: Names of metrics (default: those of both runs that have a direction).
+        test: "signs" or "wilcoxon".
+        level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
+        resamples: Smallest number of random sign vectors.
+        across_protocols: Compare although the runs were measured under different protocols.
+
+    Returns:
+        Index `(layer, method, metric)`; columns `mean` (of the first run) and `other_mean` over the images that both have,
+        `difference` (first minus second) with its interval `low` and `high` (Student's, or Newcombe's for proportions),
+        `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this" for the
+        first run, "other", or "" if the difference is not significant.
 
     Raises:
-        MetricError: see there.
-        ProtocolError: see there.
+        MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
+        ProtocolError: They were measured under different protocols.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
+        >>> manifest = {"metrics": [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}]}
+        >>> first, second = (RunRecord(rows.assign(average_drop=value), manifest) for value in (10.0, 30.0))
+        >>> compare(first, second)[["difference", "p_holm", "better"]]
+                                      difference    p_holm better
+        layer method  metric
+        p5    gradcam average_drop       -20.0  0.003906   this
     """
     check_level(level)
     check_test(test)
-    metrics = _metrics(first[1], second[1], names)
+    metrics = _metrics(first, second, names)
     if not across_protocols:
-        _check_protocols(first[1], second[1])
-    both = _paired(first[0], second[0], list(metrics))
+        _check_protocols(first, second)
+    both = _paired(first.rows, second.rows, list(metrics))
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
-    draws = max(resamples, int(10 * len(keys) / (1 - level)))  # or the smallest p-value possible would not be small enough
-    seed = int(first[1].get("seed", 0))
-    found = paired_p_values(_differences(both, keys), test, draws, seed)
+    draws = max(resamples, int(10 * len(keys) / (1 - level)))  # otherwise even the smallest possible p-value is not significant
+    p_values = paired_p_values(_differences(both, keys), test, draws, first.seed)
     parts = dict(list(both.groupby(["layer", "method"], sort=False)))
     records = [
         dict(zip(("layer", "method", "metric"), key, strict=True))
         | _record(parts[key[:2]], metrics[key[2]], level)
-        | {"p_value": p}
-        for key, p in zip(keys, found, strict=True)
+        | {"p_value": p_value}
+        for key, p_value in zip(keys, p_values, strict=True)
     ]
     table = pd.DataFrame(records)
     table.insert(9, "p_holm", holm(table["p_value"]))
@@ -61,37 +86,38 @@ def compare(
     return table.set_index(["layer", "method", "metric"])
 
 
-def _metrics(first: Mapping[str, Any], second: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
-    """What the manifests say, alike, of the metrics to compare: those that have a direction, unless named."""
-    one, other = ({metric["name"]: metric for metric in manifest.get("metrics", [])} for manifest in (first, second))
+def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -> dict[str, Any]:
+    """The metrics to compare, as both manifests define them (default: those that have a direction)."""
+    one, other = ({metric["name"]: metric for metric in run.metrics} for run in (first, second))
     shared = [name for name in one if name in other]
-    wanted = [names] if isinstance(names, str) else names
-    if wanted is None:
-        wanted = [name for name in shared if one[name]["higher_is_better"] is not None]
-    if not wanted:
+    selected = [names] if isinstance(names, str) else names
+    if selected is None:
+        selected = [name for name in shared if one[name]["higher_is_better"] is not None]
+    if not selected:
         raise MetricError(
             f"the runs have no metric in common to compare; this one has {', '.join(one) or 'none'}, "
             f"the other {', '.join(other) or 'none'}"
         )
-    for name in wanted:
+    for name in selected:
         if name not in shared:
             raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
-        alike = [{key: entry[name].get(key) for key in _MADE_BY} for entry in (one, other)]
-        if alike[0] != alike[1]:
-            raise MetricError(f"metric {name!r} is not the same in both runs: {_first_difference(*alike)}; measure both alike")
-    return {name: one[name] for name in wanted}
+        definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
+        if definitions[0] != definitions[1]:
+            difference = _first_difference(*definitions)
+            raise MetricError(f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both")
+    return {name: one[name] for name in selected}
 
 
-def _check_protocols(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Refuse runs whose numbers differ because they were measured in different ways."""
+def _check_protocols(first: RunRecord, second: RunRecord) -> None:
+    """Raise an error if the runs were measured under different protocols."""
     one, other = (
-        {key: value for key, value in manifest.get("run", {}).items() if key.startswith("protocol.")}
-        for manifest in (first, second)
+        {key: value for key, value in run.manifest.get("run", {}).items() if key.startswith("protocol.")}
+        for run in (first, second)
     )
     if one != other:
         raise ProtocolError(
-            f"the runs have other protocols: {_first_difference(one, other)}; numbers differ for that alone, so measure both "
-            "alike, or compare them nonetheless by across_protocols=True (--across-protocols)"
+            f"the runs have different protocols: {_first_difference(one, other)}; numbers of different protocols are not "
+            "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
         )
 
 
@@ -105,28 +131,28 @@ def _example(rows: pd.DataFrame) -> str:
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row for each image, layer and method that counts in both runs; metrics of the second end in `_other`."""
+    """One row per image, layer and method that counts in both runs; metrics of the second run end in `_other`."""
     if not set(first["image_id"]) & set(second["image_id"]):
         raise MetricError(
-            "the runs share no image, so nothing can be paired; score the same images in both (their ids are in the column "
-            f"image_id: {_example(first)} in this run, {_example(second)} in the other)"
+            "the runs have no image in common; score the same images in both (their ids are in the column image_id: "
+            f"{_example(first)} in this run, {_example(second)} in the other)"
         )
     pairs = [set(zip(rows["layer"], rows["method"], strict=True)) for rows in (first, second)]
     if not pairs[0] & pairs[1]:
-        shown = [", ".join(" ".join(pair) for pair in sorted(found)[:3]) for found in pairs]
+        one, other = (", ".join(" ".join(pair) for pair in sorted(keys)[:3]) for keys in pairs)
         raise MetricError(
-            f"the runs share no layer with its method: {shown[0]} in this run, {shown[1]} in the other; give them the same "
+            f"the runs have no layer and method in common: {one} in this run, {other} in the other; give them the same "
             "names, as in Scores(scores.rows.replace({'layer': {'layer4': 'blocks.6'}}), scores.manifest)"
         )
-    one, other = (rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second))
-    both = one.merge(other, on=_KEYS, suffixes=("", "_other"))
+    counted = [rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second)]
+    both = counted[0].merge(counted[1], on=_KEYS, suffixes=("", "_other"))
     if both.empty:
-        raise MetricError("no image that the runs share has rows that count in both, so nothing can be paired")
+        raise MetricError("no image has rows that count in both runs")
     return both
 
 
 def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> NDArray[np.float64]:
-    """Images x keys; NaN where there is no pair."""
+    """Differences `[N, T]`, one column per layer, method and metric; NaN where a row of either run is missing."""
     names = list(dict.fromkeys(name for _, _, name in keys))
     table = both[_KEYS].assign(**{name: both[name].astype(float) - both[f"{name}_other"].astype(float) for name in names})
     wide = table.pivot_table(index="image_id", columns=["layer", "method"], values=names, sort=False)
@@ -135,7 +161,7 @@ def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> ND
 
 
 def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict[str, Any]:
-    """Both means, their difference with its interval, and how large that is; of the images with a value in both."""
+    """Both means, their difference with its interval and effect size, over the images that have both values."""
     name = metric["name"]
     values = part[[name, f"{name}_other"]].astype(float).dropna().to_numpy()
     one, other = values.T
@@ -153,7 +179,7 @@ def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict
 
 
 def _better(row: Mapping[Any, Any], metric: Mapping[str, Any], alpha: float) -> str:
-    """Which run is better beyond chance: "this", "other", or ""."""
+    """The run that is significantly better: "this", "other", or ""."""
     if metric["higher_is_better"] is None or row["p_holm"] >= alpha or row["difference"] == 0:
         return ""
     return "this" if (row["difference"] > 0) == metric["higher_is_better"] else "other"

@@ -1,4 +1,4 @@
-"""Which methods beat the control maps, in which metrics, beyond chance."""
+"""Which methods are significantly better than the control maps, in which metrics."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.intervals import check_level
+from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directed, images_by_pairs
+from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError
+from xaieval.results.rows import Pair
 
-__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "marks"]
+__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "metrics_beating_controls"]
 
-CONTROLS_COLUMN = "beats_controls"  # of a summary
+CONTROLS_COLUMN = "beats_controls"  # a column of the summary
 COLUMNS = ("layer", "method", "metric", "control", "value", "control_value", "n_images", "p_value")
 
 
@@ -26,68 +28,93 @@ def compare_with_controls(
     level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """See `xaieval.Scores.controls_table`, which gives its own rows, metrics and controls.
+    """One-sided tests of each method against each control map, in every metric that has a direction.
+
+    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. They are
+    corrected together by Holm. A control that has no value in a metric is not tested in it.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps.
+        level: 1 minus the probability of even one false positive among all tests, in (0, 1).
+        seed: Seed of the random signs.
+
+    Returns:
+        One row per test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
+        which both rows count, `p_value` (see `xaieval.analysis.stats.permutation`), `p_holm`, and `beats`, whether the
+        method is significantly better.
 
     Raises:
-        MetricError: see there.
+        MetricError: The run has no controls, or the level is not in (0, 1).
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
+        >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[10.0] * 9 + [90.0] * 9)
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> table = compare_with_controls(rows, [drop], controls=["random"])
+        >>> table[["method", "control", "value", "control_value", "p_holm", "beats"]]
+            method control  value  control_value    p_holm  beats
+        0  gradcam  random   10.0           90.0  0.001953   True
     """
     check_level(level)
     if not rows["method"].isin(list(controls)).any():
-        raise MetricError("the run has no control maps; score(..., controls=True) adds them, '--controls' on the command line")
-    known = directed(metrics)
-    parts = [_compare(images_by_pairs(rows, name), name, higher, list(controls), seed) for name, higher in known.items()]
+        raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
+    higher_is_better = directions(metrics)
+    values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
+    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in higher_is_better.items()]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)
 
 
-def marks(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
-    """For each pair of layer and method the metrics in which it beats every control that has a value in them.
+def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
+    """For each pair of layer and method, the metrics in which it beats every control that has a value in them.
 
     Args:
-        table: from `compare_with_controls`.
-        pairs: layers and methods, in the order that is wanted.
-        controls: methods that get None, since they are what is to be beaten.
+        table: The result of `compare_with_controls`.
+        pairs: The pairs of layer and method, in the order of the result.
+        controls: Names of the methods that are control maps; their own entries are None.
 
     Example:
         >>> tests = pd.DataFrame({"layer": "p5", "method": "gradcam", "metric": ["ad", "ad", "ic"], "control": ["a", "b", "a"]})
         >>> pairs = pd.MultiIndex.from_tuples([("p5", "gradcam"), ("p5", "cam"), ("input", "a")])
-        >>> marks(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
+        >>> metrics_beating_controls(tests.assign(beats=[True, False, True]), pairs, ["a", "b"])
         ['ic', '', None]
     """
-    every: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
-    won: dict[tuple[str, str], list[str]] = {}
-    for (layer, method, metric), beaten in every.items():
+    beats_all: Any = table.groupby(["layer", "method", "metric"], sort=False)["beats"].all()
+    won: dict[Pair, list[str]] = {}
+    for (layer, method, metric), beaten in beats_all.items():
         won.setdefault((layer, method), []).extend([metric] if beaten else [])
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
 def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
-    """One metric: every pair against every control that has a value."""
+    """Tests of one metric: every pair of layer and method against every control that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
-    others = [place for place, name in enumerate(methods) if name not in controls]
-    rivals = [place for place, name in enumerate(methods) if name in controls and np.isfinite(table[:, place]).any()]
-    own = np.repeat(table[:, others], len(rivals), axis=1)
-    theirs = np.tile(table[:, rivals], len(others))
-    both = np.isfinite(own) & np.isfinite(theirs)
-    tested: list[Any] = [values.columns[place] for place in others for _ in rivals]
+    own = [column for column, name in enumerate(methods) if name not in controls]
+    against = [column for column, name in enumerate(methods) if name in controls and np.isfinite(table[:, column]).any()]
+    own_values = np.repeat(table[:, own], len(against), axis=1)
+    control_values = np.tile(table[:, against], len(own))
+    both = np.isfinite(own_values) & np.isfinite(control_values)
+    pairs: list[Any] = [values.columns[column] for column in own for _ in against]
     return pd.DataFrame(
         {
-            "layer": [layer for layer, _ in tested],
-            "method": [method for _, method in tested],
+            "layer": [layer for layer, _ in pairs],
+            "method": [method for _, method in pairs],
             "metric": metric,
-            "control": [methods[place] for _ in others for place in rivals],
-            "value": _means(own, both),
-            "control_value": _means(theirs, both),
+            "control": [methods[column] for _ in own for column in against],
+            "value": _means(own_values, both),
+            "control_value": _means(control_values, both),
             "n_images": both.sum(axis=0),
-            "p_value": sign_flip_p_values(sign * (own - theirs), seed=seed),
+            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed),
         }
     )
 
 
 def _means(values: Floats, counted: Any) -> Floats:
-    """Of each column over the images that count; NaN where there is none."""
+    """The mean of each column over the images that count; NaN if there are none."""
     count = counted.sum(axis=0)
     total = np.where(counted, values, 0.0).sum(axis=0)
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

@@ -1,4 +1,4 @@
-"""Layers and methods in order of a metric: which can be told apart, how stable that is, and how many images it takes."""
+"""Layers and methods ranked by a metric: which differ significantly, how stable that is, and how many images it takes."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import bootstrap_means, check_level, holm, metric_interval
-from xaieval.analysis.stats.paired import PairedTest, check_test, difference_interval, paired_p_values, rank_biserial
+from xaieval.analysis.stats.intervals import bootstrap_means, check_level, difference_interval, metric_interval
+from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
 from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.rows import NO_LAYER
 
-__all__ = ["Over", "Ranking", "group_letters", "rank"]
+__all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
 
-Over = Literal["layer", "method", "both"]
+RankedItems = Literal["layer", "method", "both"]
 
 _LETTERS = string.ascii_letters
-_MOST_SHOWN, _MANY = 3, 1_000_000  # neighbours in a line; images, above which their number is not worth knowing
-_DIGITS = 9  # of means that are compared: the same values in another order of summation are the same
+_MAX_SHOWN = 3  # neighbours in the line on too few images
+_MANY = 1_000_000  # images above which their number is not given
+_DIGITS = 9  # of the means that are ranked, so that the same values added in another order are ties
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Ranking:
-    """Layers, methods, or pairs of both, best first, and how sure their order is.
+    """Layers, methods, or pairs of both, best first, and how certain their order is.
 
     Attributes:
-        table: one row an item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `group`, letters that
-            it shares with whatever it cannot be told apart from; `first`, the share of resampled image sets in which it is the
-            best; `rank_low` and `rank_high`, between which its rank lies in the share `level` of them; `p_next`, corrected, of
-            the test against the next item, and `images_needed` to tell the two apart.
-        pairs: one row a test, of all pairs: `better` and `worse` by their means, `difference` of the means with `low` and
-            `high`, `p_value`, `p_holm`, `effect_size` (matched-pairs rank-biserial, in [-1, 1]) and `images_needed`.
-        ranks: items x ranks from 1, the share of resampled image sets in which an item has that rank; ties are broken by lot.
-        metric: what the manifest says of it.
-        over: what the items are.
-        fixed: the method whose layers, or the layer whose methods, these are; "" for both.
-        n_images: that took part: those whose rows count at every item.
-        level: of the tests and intervals.
-        test: of means; yes or no is tested by McNemar's exact test.
+        table: One row per item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `group`, the letters
+            that it shares with the items from which it does not differ significantly; `first`, the share of bootstrap samples
+            in which it is the best; `rank_low` and `rank_high`, the interval of its rank; `p_next`, the corrected p-value of
+            the test against the next item, and `images_needed` to find that difference.
+        pairs: One row per test, of all pairs of items: `better` and `worse` by their means, `difference` of the means with
+            `low` and `high`, `p_value`, `p_holm`, `effect_size` (matched-pairs rank-biserial, in [-1, 1]) and `images_needed`.
+        ranks: Items x ranks from 1: the share of bootstrap samples in which an item has that rank; ties are broken at random.
+        metric: The manifest's entry of the metric.
+        over: What the items are: "layer", "method" or "both".
+        fixed: The method whose layers, or the layer whose methods, are ranked; "" for both.
+        n_images: Number of images that were used: those whose rows count for every item.
+        level: Level of the tests and intervals.
+        test: Test of means; binary metrics are tested by McNemar's exact test.
     """
 
     table: pd.DataFrame
     pairs: pd.DataFrame
     ranks: pd.DataFrame
     metric: Mapping[str, Any]
-    over: Over
+    over: RankedItems
     fixed: str
     n_images: int
     level: float
@@ -60,28 +61,28 @@ class Ranking:
 
     @property
     def groups(self) -> list[list[str]]:
-        """By letter, the items that cannot be told apart from each other, best first."""
+        """The items of each letter, which do not differ significantly from each other, best first."""
         letters = sorted(set("".join(self.table["group"])), key=_LETTERS.index)
         return [[str(item) for item, group in self.table["group"].items() if letter in group] for letter in letters]
 
     @property
     def line(self) -> str:
-        """The order in one line."""
+        """The ranking in one line."""
         items = ", ".join(f"{item} {group}" for item, group in self.table["group"].items())
         return f"{self.metric.get('label') or self.metric['name']}: {items}"
 
     @property
     def too_small(self) -> str:
-        """How many images would tell neighbours apart that cannot be, the fewest first; "" where all can be."""
+        """How many images it takes to find the differences between neighbours that are not significant; "" if all are."""
         items = list(self.table.index)
-        open_ = [
+        needed = [
             (row["images_needed"], f"{items[number]} from {items[number + 1]} takes {_images(row['images_needed'])}")
             for number, row in enumerate(self.table.to_dict("records"))
             if row["p_next"] >= 1 - self.level
         ]
-        shown = [text for _, text in sorted(open_, key=lambda pair: pair[0])[:_MOST_SHOWN]]
-        more = f"; and {len(open_) - _MOST_SHOWN} more" if len(open_) > _MOST_SHOWN else ""
-        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if open_ else ""
+        shown = [text for _, text in sorted(needed, key=lambda entry: entry[0])[:_MAX_SHOWN]]
+        more = f"; and {len(needed) - _MAX_SHOWN} more" if len(needed) > _MAX_SHOWN else ""
+        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -103,8 +104,8 @@ class Ranking:
 def rank(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
-    by: str,
-    over: Over = "layer",
+    by: str = "average_drop",
+    over: RankedItems = "layer",
     layer: str | None = None,
     method: str | None = None,
     level: float = 0.95,
@@ -112,17 +113,45 @@ def rank(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Ranking:
-    """See `xaieval.Scores.rank`, which gives its own rows and metrics.
+    """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
+
+    All pairs are tested, two-sided and paired by image, and corrected by Holm. Only images whose rows count for every item are
+    used.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        by: A metric of the run that has a direction.
+        over: "layer", the layers of one method; "method", the methods at one layer, together with those that have no layer;
+            "both", all pairs of layer and method.
+        layer: The layer whose methods are ranked; required if the run has several. With "both", only this one.
+        method: The method whose layers are ranked; required if several methods have layers. With "both", only this one.
+        level: Level of the intervals, and 1 minus the probability of even one false positive among all pairs, in (0, 1).
+        test: Test of means: "signs" or "wilcoxon"; binary metrics are tested by McNemar's exact test.
+        resamples: Number of bootstrap samples of the images, which show how stable the order is.
+        seed: Seed of the random signs and of the resampling.
+
+    Returns:
+        See `Ranking`; `xaieval.report.ranking_figure` draws it.
 
     Raises:
-        MetricError: see there.
+        MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+        >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> rank(rows, [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}])
+        average_drop, lower is better (method gradcam), best first
+          p5  10 [10, 10]  a  first in 100%, rank 1 to 1
+          p2  90 [90, 90]  b  first in 0%, rank 2 to 2
+        a letter in common: cannot be told apart (1 paired tests, corrected by Holm, level 0.95, n = 9)
     """
     check_level(level)
     check_test(test)
-    [(name, higher)] = directions([by], metrics, "to rank by").items()
+    [(name, higher)] = directions(metrics, by, "to rank by").items()
     entry = next(metric for metric in metrics if metric["name"] == name)
-    chosen, column, fixed = _chosen(rows, over, layer, method)
-    values = paired_tables(chosen, [name], column)[name]
+    item_rows, column, fixed = _item_rows(rows, over, layer, method)
+    values = paired_tables(item_rows, [name], column)[name]
     if values.shape[1] < 2:
         raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
     means = exact_means(values)
@@ -130,21 +159,21 @@ def rank(
     resampled = bootstrap_means(values, resamples, seed)
     pairs = _pairs(values, entry["interval"], level, test, seed)
     ranks = _ranks(np.round(resampled if higher else -resampled, _DIGITS), seed)
-    whose = chosen.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
-    table = _table(values, whose, entry["interval"], pairs, ranks, level)
+    names = item_rows.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
+    table = _table(values, names, entry["interval"], pairs, ranks, level)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
     return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test)
 
 
 def group_letters(apart: NDArray[np.bool_]) -> list[str]:
-    """A compact letter display: two items share a letter if, and only if, they cannot be told apart.
+    """A compact letter display: two items share a letter if and only if they do not differ significantly.
 
     Args:
-        apart: `[K, K]`, symmetric: which items can be told apart. Letters go in the order of the items.
+        apart: `[K, K]`, symmetric: which items differ significantly. Letters follow the order of the items.
 
     Raises:
-        MetricError: it would take more letters than there are.
+        MetricError: The items need more than 52 letters.
 
     Reference:
         Piepho, "An algorithm for a letter-based representation of all-pairwise comparisons", Journal of Computational and
@@ -160,18 +189,18 @@ def group_letters(apart: NDArray[np.bool_]) -> list[str]:
         parts = [part for group in groups for part in ((group - {one}, group - {other}) if {one, other} <= group else (group,))]
         groups = [part for part in dict.fromkeys(parts) if not any(part < larger for larger in parts)]
     if len(groups) > len(_LETTERS):
-        raise MetricError(f"{len(groups)} groups overlap, more than there are letters; rank fewer layers or methods")
+        raise MetricError(f"{len(groups)} groups overlap, more than the {len(_LETTERS)} letters; rank fewer layers or methods")
     groups.sort(key=sorted)
     return ["".join(_LETTERS[number] for number, group in enumerate(groups) if item in group) for item in range(len(apart))]
 
 
-def _chosen(rows: pd.DataFrame, over: str, layer: str | None, method: str | None) -> tuple[pd.DataFrame, str, str]:
-    """The rows that take part, the column that names their items, and what all items have in common."""
-    if over not in get_args(Over):
-        raise MetricError(f"no ranking over {over!r}; {choose_from(over, get_args(Over))}")
+def _item_rows(rows: pd.DataFrame, over: str, layer: str | None, method: str | None) -> tuple[pd.DataFrame, str, str]:
+    """The rows of the items, the column that identifies an item, and the method or layer that they have in common."""
+    if over not in get_args(RankedItems):
+        raise MetricError(f"no ranking over {over!r}; {choose_from(over, get_args(RankedItems))}")
     given = {"layer": layer, "method": method}
     if over != "both" and given[over] is not None:
-        raise MetricError(f"{over}={given[over]!r} picks one of what is ranked over; leave it out, or rank over the other")
+        raise MetricError(f"over={over!r} ranks all {over}s, so it takes no {over}=; got {over}={given[over]!r}")
     if over == "layer":
         fixed = one_method(rows, method)
         return rows[rows["method"] == fixed], "layer", fixed
@@ -185,53 +214,53 @@ def _chosen(rows: pd.DataFrame, over: str, layer: str | None, method: str | None
 
 
 def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:
-    """The layer that was asked for, or the only one; methods without a layer go along with it."""
+    """The layer to use: `layer`, or the only one besides that of methods without a layer."""
     layers = [str(name) for name in rows["layer"].unique()]
     usable = [name for name in layers if name != NO_LAYER] or layers
     if layer is None and len(usable) == 1:
         return usable[0]
     if layer in layers:
         return str(layer)
-    what = "say at which layer methods are ranked by layer=" if layer is None else f"no layer {layer!r}"
-    raise MetricError(f"{what}; layers: {', '.join(usable) or 'none'}")
+    problem = "choose one by layer=" if layer is None else f"no layer {layer!r}"
+    raise MetricError(f"{problem}; layers: {', '.join(usable) or 'none'}")
 
 
 def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int) -> pd.DataFrame:
-    """All pairs of items, tested, the better one first."""
+    """The tests of all pairs of items, the better one first."""
     numbers = values.to_numpy()
     first, second = np.triu_indices(numbers.shape[1], 1)
     differences = numbers[:, first] - numbers[:, second]
     share = (1 - level) / len(first)
-    draws = max(9999, int(10 / share))  # or the smallest p-value possible would not be small enough
-    found = paired_p_values(differences, test, draws, seed)
+    draws = max(9999, int(10 / share))  # otherwise even the smallest possible p-value is not significant
+    p_values = paired_p_values(differences, test, draws, seed)
     records = []
     for number, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level)
         record: dict[str, Any] = {"better": values.columns[one], "worse": values.columns[other]}
-        record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": found[number]}
+        record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": p_values[number]}
         record |= {"effect_size": rank_biserial(differences[:, number])}
         records.append(record | {"images_needed": images_needed(differences[:, number], share)})
     table = pd.DataFrame(records)
-    table.insert(6, "p_holm", holm(found))
+    table.insert(6, "p_holm", holm(p_values))
     return table
 
 
 def _ranks(goodness: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """The rank of each item in each resample, `[R, K]`, 1 for the best; ties are broken by lot."""
-    lots = np.random.default_rng(seed).random(goodness.shape)
-    order = np.lexsort((lots, -goodness), axis=1)
+    """The rank of each item in each bootstrap sample, `[R, K]`, 1 for the best; ties are broken at random."""
+    tie_breakers = np.random.default_rng(seed).random(goodness.shape)
+    order = np.lexsort((tie_breakers, -goodness), axis=1)
     return np.argsort(order, axis=1) + 1
 
 
 def _table(
     values: pd.DataFrame,
-    whose: pd.DataFrame,
+    names: pd.DataFrame,
     kind: str,
     pairs: pd.DataFrame,
     ranks: NDArray[np.int64],
     level: float,
 ) -> pd.DataFrame:
-    """What there is to say of each item."""
+    """`Ranking.table`; `names` has the layer and the method of each item."""
     items = list(values.columns)
     ends = [metric_interval(values[item].to_numpy(), kind, level) for item in items]
     within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
@@ -240,8 +269,8 @@ def _table(
     neighbours = pairs.set_index(["better", "worse"]).loc[list(pairwise(items))]
     return pd.DataFrame(
         {
-            "layer": whose["layer"].reindex(items),
-            "method": whose["method"].reindex(items),
+            "layer": names["layer"].reindex(items),
+            "method": names["method"].reindex(items),
             "mean": exact_means(values),
             "low": [low for low, _ in ends],
             "high": [high for _, high in ends],
@@ -257,7 +286,7 @@ def _table(
 
 
 def _images(number: float) -> str:
-    """A number of images, no more exact than it is known."""
+    """A number of images in words, rounded, since it is only known roughly."""
     if not np.isfinite(number):
         return "more than any number (the means are the same)"
     if number > _MANY:

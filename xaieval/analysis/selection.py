@@ -1,4 +1,4 @@
-"""Which layers need attention, from the rows of a run, with the reasons."""
+"""Which layers need attention, and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.intervals import check_level
+from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError
@@ -19,18 +20,18 @@ __all__ = ["Selection", "select_layers"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Selection(Sequence[str]):
-    """Addresses of layers, worst first, and why they were chosen.
+    """Addresses of layers, worst first, and the reasons for their selection.
 
     Attributes:
-        layers: the addresses.
-        ranking: all layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
-        comparisons: one row a test: `layer`, `best` (the layer that is best in `best_in`), `metric` that the two are compared
-            in, their means `value` and `best_value`, `verdict` ("worse" or "better" is tested), `p_value` (see
-            `xaieval.analysis.stats.permutation`) and `p_holm`.
-        k: what the caller asked for, None if the tests decided.
-        n_images: that took part.
-        method: whose rows decided.
-        level: of the tests.
+        layers: The addresses.
+        ranking: All layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
+        comparisons: One row per test: `layer`, `best` (the best layer of the metric `best_in`), the `metric` in which the two
+            are compared, their means `value` and `best_value`, `verdict` (the alternative that is tested, "worse" or
+            "better"), `p_value` (see `xaieval.analysis.stats.permutation`) and `p_holm`.
+        k: The number of layers that was requested, or None if the tests decided.
+        n_images: Number of images that were used.
+        method: The method whose rows were used.
+        level: Level of the tests.
     """
 
     layers: list[str]
@@ -66,10 +67,10 @@ class Selection(Sequence[str]):
         elif (significant["verdict"] == "worse").any():
             first = "no layer needs attention: each that is worse in one metric is better in another"
         else:
-            first = "no layer is worse than the best beyond chance"
+            first = "no layer is significantly worse than the best"
         shown = significant if len(significant) else tests[tests["verdict"] == "worse"]
         lines = [
-            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_called(row, self.level)} the best"
+            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_comparative(row, self.level)} the best"
             f"{'' if row['metric'] == row['best_in'] else ' in ' + row['best_in']}, {row['best_value']:.1f} at {row['best']} "
             f"(p = {row['p_holm']:.2g})"
             for row in shown.to_dict("records")
@@ -97,19 +98,47 @@ class Selection(Sequence[str]):
 def select_layers(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
-    k: int | None,
-    by: Sequence[str],
-    method: str | None,
-    level: float,
+    k: int | None = None,
+    by: Sequence[str] = ("increase_in_confidence", "average_drop"),
+    method: str | None = None,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Selection:
-    """See `xaieval.Scores.select_layers`, which gives its own rows and metrics.
+    """The layers that need attention, worst first.
+
+    A layer needs attention if it is significantly worse than the best layer of a metric in that metric, and not significantly
+    better than that layer in another metric. The tests are one-sided and paired by image (McNemar's exact test for binary
+    metrics, the sign-flip permutation test for means), and corrected by Holm for all pairs of layers. Layers are ordered by
+    their mean rank over the metrics, then by each metric in turn, then by execution; of layers that are equally good in a
+    metric, the first in order of execution counts as its best.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        k: Select the k worst layers, whatever the tests say.
+        by: Metrics of the run, at least one.
+        method: The method whose rows are used; required if several methods have layers.
+        level: 1 minus the probability of even one false positive among all tests, in (0, 1).
+        seed: Seed of the random signs.
+
+    Returns:
+        A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons. Only images whose rows
+        count at every layer are used.
 
     Raises:
-        MetricError: see there.
+        MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of layers.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
+        >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> select_layers(rows, [drop], by=["average_drop"])
+        needs attention, worst first: p2
+          p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.0039)
+        paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
     """
     check_level(level)
-    higher_is_better = directions(by, metrics, "to select layers by")
+    higher_is_better = directions(metrics, by, "to select layers by")
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
@@ -119,20 +148,20 @@ def select_layers(
     comparisons = _compare(goodness, tables, 1 - level, seed)
     ranking = _rank(tables, goodness)
     ordered = list(ranking.index)
-    chosen = ordered[:k] if k is not None else [layer for layer in ordered if _needs(layer, comparisons, 1 - level)]
-    return Selection(chosen, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
+    selected = ordered[:k] if k is not None else [name for name in ordered if _needs_attention(name, comparisons, 1 - level)]
+    return Selection(selected, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
 
 
 def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:
-    """Every layer against the best of each metric: worse in that metric, and better in each other one.
+    """Tests of every layer against the best one of each metric: worse in that metric, and better in each other one.
 
-    Which layer is the best is in the data too, so the correction counts the tests between all pairs of layers, both ways.
+    The data also decide which layer is the best, so the correction counts the tests of all ordered pairs of layers.
     """
     records: list[dict[str, Any]] = []
     differences = []
     count = len(next(iter(goodness.values())).columns)
     family = count * (count - 1) * len(goodness)
-    resamples = max(9999, int(10 * family / alpha))  # or the smallest p-value possible would not be small enough
+    resamples = max(9999, int(10 * family / alpha))  # otherwise even the smallest possible p-value is not significant
     for best_in, good in goodness.items():
         best = str(exact_means(good).idxmax())
         for layer in [name for name in good.columns if name != best]:
@@ -149,7 +178,7 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
 
 
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means and mean rank of every layer, worst first."""
+    """Means and mean rank of all layers, worst first."""
     good = pd.DataFrame({name: exact_means(table) for name, table in goodness.items()})
     ranking = pd.DataFrame({name: exact_means(table) for name, table in tables.items()})
     ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
@@ -158,7 +187,8 @@ def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) ->
     return ranking.loc[order].rename_axis("layer")
 
 
-def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
+def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
+    """Whether the layer is worse than the best of a metric, and not better than that layer in another metric."""
     for _, tests in comparisons[comparisons["layer"] == layer].groupby("best_in", sort=False):
         significant = set(tests.loc[tests["p_holm"] < alpha, "verdict"])
         if significant == {"worse"}:
@@ -166,6 +196,6 @@ def _needs(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
     return False
 
 
-def _called(row: Mapping[Any, Any], level: float) -> str:
+def _comparative(row: Mapping[Any, Any], level: float) -> str:
     word = str(row["verdict"])
     return f"{word} than" if row["p_holm"] < 1 - level else f"not {word} than"

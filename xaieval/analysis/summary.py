@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.controls import CONTROLS_COLUMN, marks
+from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls
 from xaieval.analysis.stats.intervals import metric_interval
 from xaieval.results.rows import COUNTED, EXCLUDED
 
@@ -25,16 +25,34 @@ def summarise(
     seed: int = 0,
     tests: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """See `Scores.summary`.
+    """The mean of each metric over the images, with its interval, per layer and method.
 
     Args:
-        rows: of a run.
-        metrics: of the manifest.
-        controls: methods that are control maps.
-        level: of the intervals, in (0, 1).
-        resamples: take the percentile bootstrap with so many samples for means.
-        seed: of the resampling.
-        tests: the table of controls, where there are any.
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps.
+        level: Level of the intervals, in (0, 1).
+        resamples: Number of bootstrap samples; intervals of means are then percentile bootstrap intervals.
+        seed: Seed of the resampling.
+        tests: The table of `compare_with_controls` (default: no column `beats_controls`).
+
+    Returns:
+        Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson's
+        interval for proportions, `xaieval.analysis.stats.intervals.mean_interval` for means); `<metric>_n` if a metric has no
+        value for some of the rows that count, such as images without an object; then `n_images` (rows that count) and
+        `n_failed` (rows that do not count, except images that the protocol excludes); and if the run has controls,
+        `beats_controls`, the metrics in which the method is significantly better than every control.
+
+    Raises:
+        MetricError: The level is not in (0, 1).
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": range(4), "layer": "p5", "method": "gradcam", "average_drop": [0.0, 10, 20, 30]})
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> print(summarise(rows.assign(status="ok"), [drop]).round(1).to_string())
+                       average_drop  average_drop_low  average_drop_high  n_images  n_failed
+        layer method
+        p5    gradcam          15.0               0.0               30.0         4         0
     """
     intervals = {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
@@ -56,5 +74,6 @@ def summarise(
     table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
     table = table.set_index(["layer", "method"])
     if controls and tests is not None:
-        table[CONTROLS_COLUMN] = pd.Series(marks(tests, table.index, controls), index=table.index, dtype=object)
+        beaten = metrics_beating_controls(tests, table.index, controls)
+        table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
     return table.drop(columns=[f"{name}_n" for name in intervals if (table[f"{name}_n"] == table["n_images"]).all()])

@@ -1,4 +1,4 @@
-"""Rows as tables that can be compared image by image, and which way each metric is better."""
+"""Rows as tables of one row per image and one column per item, and which direction of each metric is better."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import pandas as pd
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.rows import COUNTED
 
-__all__ = ["directed", "directions", "exact_means", "images_by_pairs", "one_method", "paired_tables"]
+__all__ = ["directions", "exact_means", "metric_tables", "one_method", "paired_tables"]
 
 
-def directed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Whether higher is better, by metric, of those that have a direction."""
-    return {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
-
-
-def directions(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]], purpose: str) -> dict[str, bool]:
-    """Whether higher is better, by metric.
+def directions(
+    metrics: Sequence[Mapping[str, Any]], by: str | Sequence[str] | None = None, purpose: str = ""
+) -> dict[str, bool]:
+    """Whether higher values are better, by metric; metrics that only describe maps have no direction.
 
     Args:
-        by: metrics of the run, at least one.
-        metrics: what the manifest says of all of them.
-        purpose: what they are wanted for, to end an error with: "to rank by".
+        metrics: The metrics of a manifest.
+        by: Names of metrics, at least one (default: all that have a direction).
+        purpose: The end of an error message, such as "to rank by".
 
     Raises:
-        MetricError: there is no such metric, it only describes maps, or none is named.
+        MetricError: A metric is unknown or has no direction, or `by` is empty.
     """
-    known = directed(metrics)
+    known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
+    if by is None:
+        return known
     names = [by] if isinstance(by, str) else list(by)
     if not names:
         raise MetricError(f"name at least one metric {purpose}; {choose_from('', known)}")
@@ -41,10 +40,10 @@ def directions(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]], pu
 
 
 def one_method(rows: pd.DataFrame, method: str | None) -> str:
-    """The method that was asked for, or the only one that has several layers.
+    """The method to use: `method`, or the only one that has several layers.
 
     Raises:
-        MetricError: that method has no two layers, or several methods have.
+        MetricError: The method does not have two layers, or `method` is None and several methods do.
     """
     counts = rows.groupby("method", sort=False)["layer"].nunique()
     usable = [str(name) for name in counts[counts > 1].index]
@@ -52,43 +51,49 @@ def one_method(rows: pd.DataFrame, method: str | None) -> str:
         return usable[0]
     if method in usable:
         return str(method)
-    what = "say whose rows decide by method=" if method is None else f"no method {method!r} with at least two layers"
-    raise MetricError(f"{what}; methods with several layers: {', '.join(usable) or 'none'}")
+    problem = "choose one by method=" if method is None else f"no method {method!r} with at least two layers"
+    raise MetricError(f"{problem}; methods with several layers: {', '.join(usable) or 'none'}")
+
+
+def metric_tables(rows: pd.DataFrame, metrics: Sequence[str], columns: str | Sequence[str]) -> dict[str, pd.DataFrame]:
+    """By metric, a table of one row per image and one column per item; NaN where a row does not count or has no value.
+
+    Images without any value of a metric are not in its table.
+
+    Args:
+        rows: The rows of a run.
+        metrics: Names of metrics.
+        columns: The columns of the rows that identify an item: "layer", "method", or both; items keep their order.
+    """
+    keys = [columns] if isinstance(columns, str) else list(columns)
+    first = rows[keys].drop_duplicates()
+    items = pd.Index(first[columns].tolist()) if isinstance(columns, str) else pd.MultiIndex.from_frame(first)
+    counted = rows[rows["status"].isin(COUNTED)]
+    if not len(counted):
+        return {name: pd.DataFrame(index=pd.Index([], name="image_id"), columns=items, dtype=float) for name in metrics}
+    means = counted.groupby(["image_id", *keys])[list(metrics)].mean()
+    wide: Any = means.unstack(keys)  # noqa: PD010  # pivot_table drops metrics without any value
+    return {name: wide[name].reindex(columns=items).dropna(how="all").astype(float) for name in metrics}
 
 
 def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "layer") -> dict[str, pd.DataFrame]:
-    """By metric a table images x items, of the images whose rows count, with a value, for every item.
+    """By metric, a table of one row per image and one column per item, of the images that have all values in all metrics.
 
     Args:
-        rows: of a run.
-        metrics: names.
-        column: of the rows, that says which item a row is of; the items keep their order.
+        rows: The rows of a run.
+        metrics: Names of metrics.
+        column: The column of the rows that identifies an item; items keep their order.
 
     Raises:
-        MetricError: no image has rows that count for every item.
+        MetricError: No image has rows that count for every item.
     """
-    counted = rows[rows["status"].isin(COUNTED)]
-    items = list(rows[column].unique())
-    tables = {
-        name: counted.pivot_table(index="image_id", columns=column, values=name).reindex(columns=items) for name in metrics
-    }
+    tables = metric_tables(rows, metrics, column)
     complete = pd.concat(tables.values(), axis=1).notna().all(axis=1)
     if not complete.any():
         raise MetricError(f"no image has rows that count at every {column}, so no {column}s can be compared")
-    # By name: a table lacks the images of which its metric has no value at all.
-    return {name: table.loc[complete.index[complete]].astype(float) for name, table in tables.items()}
-
-
-def images_by_pairs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric's values: a row an image, a column a layer and method in their order; NaN where a row does not count."""
-    pairs = pd.MultiIndex.from_frame(rows[["layer", "method"]].drop_duplicates())
-    counted = rows[rows["status"].isin(COUNTED)]
-    if not len(counted):
-        return pd.DataFrame(index=pd.Index([], name="image_id"), columns=pairs, dtype=float)
-    table = counted.pivot_table(index="image_id", columns=["layer", "method"], values=metric)
-    return table.reindex(columns=pairs).astype(float)
+    return {name: table.loc[complete.index[complete]] for name, table in tables.items()}
 
 
 def exact_means(table: pd.DataFrame) -> pd.Series[float]:
-    """Of each column, the same in whatever order the images come, so that ties are ties."""
+    """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
     return table.apply(lambda values: math.fsum(values) / len(values))

@@ -1,4 +1,4 @@
-"""What a reader of a table has to know before trusting it: reasons for doubt, in sentences."""
+"""Reasons not to trust the numbers of a run, as sentences."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.intervals import check_level, holm
+from xaieval.analysis.stats.intervals import check_level
+from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directed, images_by_pairs
-from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER
+from xaieval.analysis.tables import directions, metric_tables
+from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, Pair
 
-__all__ = ["find_doubts"]
+__all__ = ["find_warnings"]
 
-MOST = 0.05  # share of constant maps or of failed rows that is passed over
-JUDGED = "average_drop"  # what is easily fooled
-WITNESSES = ("insertion", "coherency")  # first words of the metrics that are asked about it
-SHOWN = 3  # names in a sentence
+MAX_SHARE = 0.05  # share of constant maps or of failed rows above which there is a warning
+CHECKED = "average_drop"  # the metric that is easily fooled
+REFERENCES = ("insertion", "coherency")  # first words of the metrics that it is checked against
+MAX_NAMES = 3  # in a sentence
 CONSTANT, LEFT_OUT = "constant_map", "constant_map_left_out"  # statuses
-Pair = tuple[str, str]  # layer and method
 
 
-def find_doubts(
+def find_warnings(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
     controls: Sequence[str] = (),
@@ -32,123 +32,147 @@ def find_doubts(
     seed: int = 0,
     complete: bool = True,
 ) -> list[str]:
-    """See `xaieval.Scores.warnings`, which gives its own rows, metrics and controls.
+    """Reasons not to trust the numbers of a run, one sentence each; an empty list does not prove that they are right.
+
+    - The run is not finished.
+    - More than 5 % of the maps of a method at a layer are constant, or more than 5 % of its rows failed.
+    - In a metric no method is better than the best control map.
+    - Metrics disagree: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
+      coherency significantly worse. Both are sign-flip permutation tests paired by image; the larger of the two p-values
+      counts, corrected by Holm for all methods. Controls are left out.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps.
+        level: 1 minus the probability of even one false disagreement, in (0, 1).
+        seed: Seed of the random signs.
+        complete: Whether the run has finished.
 
     Raises:
-        MetricError: see there.
+        MetricError: The level is not in (0, 1).
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "average_drop": 10.0})
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> find_warnings(rows.assign(status=["nan_map"] + ["ok"] * 8), [drop])
+        ['gradcam at p5: 11% of the rows failed (nan_map 1); the means are over the other images, which may be easier']
     """
     check_level(level)
-    statuses = _statuses(rows)
+    statuses = _count_statuses(rows)
+    higher_is_better = directions(metrics)
     images = rows["image_id"].nunique()
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
         *([] if complete else [unfinished]),
         *_constant_maps(statuses, controls),
-        *_failures(statuses),
-        *_best_controls(rows, directed(metrics), controls),
-        *_disagreements(rows, directed(metrics), controls, 1 - level, seed),
+        *_failed_rows(statuses),
+        *_best_controls(rows, higher_is_better, controls),
+        *_disagreements(rows, higher_is_better, controls, 1 - level, seed),
     ]
 
 
 def _constant_maps(statuses: Mapping[Pair, Mapping[str, int]], controls: Sequence[str]) -> list[str]:
-    found: dict[str, list[Pair]] = {}
+    problems: dict[str, list[Pair]] = {}
     for pair, counts in statuses.items():
         left_out = counts.get(LEFT_OUT, 0)
         constant = counts.get(CONSTANT, 0) + left_out
         made = sum(counts.get(status, 0) for status in (*COUNTED, LEFT_OUT))
-        if constant > MOST * made and pair[1] not in controls:
-            then = "such an image is left out, so the means are of the others" if left_out else "its row counts all the same"
-            what = f"{constant} of {made} maps are constant ({constant / made:.0%}); a constant map points nowhere, and {then}"
-            found.setdefault(what, []).append(pair)
-    return _sentences(found, len(statuses))
+        if constant > MAX_SHARE * made and pair[1] not in controls:
+            effect = "their images are left out, so the means are over the others" if left_out else "their rows still count"
+            problem = f"{constant} of {made} maps are constant ({constant / made:.0%}); they explain nothing, and {effect}"
+            problems.setdefault(problem, []).append(pair)
+    return _sentences(problems, len(statuses))
 
 
-def _failures(statuses: Mapping[Pair, Mapping[str, int]]) -> list[str]:
-    found: dict[str, list[Pair]] = {}
+def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[str]:
+    problems: dict[str, list[Pair]] = {}
     for pair, counts in statuses.items():
         failed = {status: count for status, count in counts.items() if status not in (*COUNTED, LEFT_OUT, EXCLUDED)}
         share = sum(failed.values()) / max(1, sum(counts.values()) - counts.get(EXCLUDED, 0))
-        if share > MOST:
+        if share > MAX_SHARE:
             reasons = ", ".join(f"{status} {count}" for status, count in failed.items())
-            what = f"{share:.0%} of the rows failed ({reasons}); the means are of the other images, which may be easier ones"
-            found.setdefault(what, []).append(pair)
-    return _sentences(found, len(statuses))
+            problem = f"{share:.0%} of the rows failed ({reasons}); the means are over the other images, which may be easier"
+            problems.setdefault(problem, []).append(pair)
+    return _sentences(problems, len(statuses))
 
 
-def _best_controls(rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str]) -> list[str]:
-    """Metrics in which no method is better than the best control."""
+def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str]) -> list[str]:
+    """One sentence for each metric in which no method is better than the best control."""
     if not rows["method"].isin(list(controls)).any():
         return []
     counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
-    found = []
-    for metric, is_higher in higher.items():
-        column: Any = counted[metric].mean().dropna()
-        good = {pair: (value if is_higher else -value) for pair, value in column.items()}
-        ours, theirs = ([pair for pair in good if (pair[1] in controls) == is_control] for is_control in (False, True))
-        if not ours or not theirs:
+    sentences = []
+    for metric, higher in higher_is_better.items():
+        means: Any = counted[metric].mean().dropna()
+        goodness = {pair: (value if higher else -value) for pair, value in means.items()}
+        control = max((pair for pair in goodness if pair[1] in controls), key=goodness.__getitem__, default=None)
+        best = max((pair for pair in goodness if pair[1] not in controls), key=goodness.__getitem__, default=None)
+        if control is None or best is None:
             continue
-        control, method = max(theirs, key=good.__getitem__), max(ours, key=good.__getitem__)
-        if good[control] > good[method] or math.isclose(good[control], good[method], rel_tol=1e-9):
-            found.append(
-                f"{metric}: a control map has the best value, {column[control]:.4g} of {_called(control)}; the best method is "
-                f"{_called(method)} with {column[method]:.4g}, so a good {metric} alone shows nothing"
+        if goodness[control] > goodness[best] or math.isclose(goodness[control], goodness[best], rel_tol=1e-9):
+            sentences.append(
+                f"{metric}: a control map has the best value, {means[control]:.4g} of {_name(control)}; the best method is "
+                f"{_name(best)} with {means[best]:.4g}, so a good {metric} alone proves nothing"
             )
-    return found
+    return sentences
 
 
 def _disagreements(
-    rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
+    rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
 ) -> list[str]:
-    """Where a method is better than the others by Average Drop and worse than they are by a witness, both beyond chance."""
-    witnesses = [name for name in higher if name.split("_")[0] in WITNESSES]
-    asked = rows[~rows["method"].isin(list(controls))]
-    pairs = list(asked[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
-    if JUDGED not in higher or not witnesses or len(pairs) < 2:
+    """One sentence for each reference by which a method is significantly worse, but significantly better by Average Drop."""
+    references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
+    method_rows = rows[~rows["method"].isin(list(controls))]
+    pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
+    if CHECKED not in higher_is_better or not references or len(pairs) < 2:
         return []
-    ahead = sign_flip_p_values(_ahead(asked, JUDGED, higher), seed=seed)
-    # Both have to hold, so the larger p-value is that of the claim.
-    p_values = [np.maximum(ahead, sign_flip_p_values(-_ahead(asked, name, higher), seed=seed)) for name in witnesses]
-    certain = np.array(holm(np.concatenate(p_values))).reshape(len(witnesses), len(pairs)) < alpha
+    tables = metric_tables(method_rows, [CHECKED, *references], ["layer", "method"])
+    leads = {name: _leads(table.to_numpy() * (1 if higher_is_better[name] else -1)) for name, table in tables.items()}
+    better = sign_flip_p_values(leads[CHECKED], seed=seed)
+    # Both have to be significant, so the larger p-value counts.
+    p_values = [np.maximum(better, sign_flip_p_values(-leads[name], seed=seed)) for name in references]
+    significant = np.array(holm(np.concatenate(p_values))).reshape(len(references), len(pairs)) < alpha
     return [
-        f"{JUDGED} and {witness} disagree about {_listed([pairs[place] for place in np.flatnonzero(row)])}: better than the "
-        f"mean of the other methods by the one and worse by the other, beyond chance; see what the map shows before ranking"
-        for witness, row in zip(witnesses, certain, strict=True)
+        f"{CHECKED} and {reference} disagree about {_names([pairs[column] for column in np.flatnonzero(row)])}: significantly "
+        "better than the mean of the other methods by the former, significantly worse by the latter; look at the maps before "
+        "you rank methods"
+        for reference, row in zip(references, significant, strict=True)
         if row.any()
     ]
 
 
-def _ahead(rows: pd.DataFrame, metric: str, higher: Mapping[str, bool]) -> Floats:
-    """By how much each pair is better than the mean of the others on the same image, `[N, P]`; NaN where there is no value."""
-    values = images_by_pairs(rows, metric).to_numpy() * (1 if higher[metric] else -1)
-    there = np.isfinite(values)
-    total = np.where(there, values, 0.0).sum(axis=1, keepdims=True)
-    others = there.sum(axis=1, keepdims=True) - 1
-    mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=there & (others > 0))
+def _leads(values: Floats) -> Floats:
+    """By how much each value `[N, P]` (higher is better) exceeds the mean of the others of its image; NaN if it is missing."""
+    present = np.isfinite(values)
+    total = np.where(present, values, 0.0).sum(axis=1, keepdims=True)
+    others = present.sum(axis=1, keepdims=True) - 1
+    mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=present & (others > 0))
     return values - mean
 
 
-def _statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
-    """How many rows of each status a layer and method has."""
-    found: dict[Pair, dict[str, int]] = {}
+def _count_statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
+    """By layer and method, the number of rows of each status."""
+    counts: dict[Pair, dict[str, int]] = {}
     sizes: Any = rows.groupby(["layer", "method", "status"], sort=False).size()
     for (layer, method, status), count in sizes.items():
-        found.setdefault((layer, method), {})[status] = int(count)
-    return found
+        counts.setdefault((layer, method), {})[status] = int(count)
+    return counts
 
 
-def _sentences(found: Mapping[str, Sequence[Pair]], every: int) -> list[str]:
-    """One for each thing to say, with the pairs that it is said of."""
+def _sentences(problems: Mapping[str, Sequence[Pair]], total: int) -> list[str]:
+    """One sentence for each problem, with the pairs that have it; `total` is the number of all pairs."""
     return [
-        f"{'every layer and method' if len(pairs) == every > 1 else _listed(pairs)}: {what}" for what, pairs in found.items()
+        f"{'every layer and method' if len(pairs) == total > 1 else _names(pairs)}: {text}" for text, pairs in problems.items()
     ]
 
 
-def _listed(pairs: Sequence[Pair]) -> str:
-    more = f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
-    return ", ".join(_called(pair) for pair in pairs[:SHOWN]) + more
+def _names(pairs: Sequence[Pair]) -> str:
+    more = f" and {len(pairs) - MAX_NAMES} more" if len(pairs) > MAX_NAMES else ""
+    return ", ".join(_name(pair) for pair in pairs[:MAX_NAMES]) + more
 
 
-def _called(pair: Any) -> str:
-    """A pair by its name, such as "gradcam at layer4"; a method without layer by its own."""
+def _name(pair: Pair) -> str:
+    """The name of a pair in a sentence, such as "gradcam at layer4"; for a method without a layer, "random"."""
     layer, method = pair
     return str(method) if layer == NO_LAYER else f"{method} at {layer}"

@@ -1,4 +1,4 @@
-"""How often each method is the best one on an image, from the rows of a run."""
+"""How often each method is the best one on an image."""
 
 from __future__ import annotations
 
@@ -9,62 +9,85 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.stats.intervals import check_level, wilson_interval
-from xaieval.analysis.tables import directions
+from xaieval.analysis.tables import directions, metric_tables
 from xaieval.errors import MetricError
-from xaieval.results.rows import COUNTED, NO_LAYER
+from xaieval.results.rows import NO_LAYER
 
 __all__ = ["win_percentages"]
 
 
-def win_percentages(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str, level: float) -> pd.DataFrame:
-    """See `xaieval.Scores.win_percentages`, which gives its own rows and metrics.
+def win_percentages(
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str = "average_drop", level: float = 0.95
+) -> pd.DataFrame:
+    """How often each method is the best one at its layer, in percent of the images.
+
+    A method wins an image if no other is as good; if several are the best, they tie. Ties are common: every map under which
+    the confidence does not fall has a drop of 0. Methods without a layer, such as control maps, compete at every layer.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        by: A metric of the run that has a direction.
+        level: Level of the intervals, in (0, 1).
+
+    Returns:
+        Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
+        `win_high`, `tied` (the best, but not alone), and `n_images`, the images whose rows count for every method at the
+        layer.
 
     Raises:
-        MetricError: see there.
+        MetricError: The run has no such metric, or no layer with two methods.
+
+    Reference:
+        For two methods and the drop, the win percentage of Chattopadhay et al., "Grad-CAM++: Improved visual explanations for
+        deep convolutional networks", WACV 2018, section 4.1.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(4)] * 2, "layer": "p2", "method": ["gradcam"] * 4 + ["random"] * 4})
+        >>> rows = rows.assign(status="ok", average_drop=[0.0, 10.0, 5.0, 90.0, 0.0, 40.0, 30.0, 80.0])
+        >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
+        >>> print(win_percentages(rows, [drop])[["win", "tied", "n_images"]])
+                        win  tied  n_images
+        layer method
+        p2    gradcam  50.0  25.0         4
+              random   25.0  25.0         4
     """
     check_level(level)
-    [higher_is_better] = directions(by, metrics, "to win by").values()
+    [higher_is_better] = directions(metrics, by, "to win by").values()
     sign = 1 if higher_is_better else -1
     records = []
-    for layer, contest in _contests(rows):
-        good = sign * _paired(contest, by)
-        records += [{"layer": layer} | record for record in _results(good, level)]
+    for layer, layer_rows in _rows_by_layer(rows):
+        goodness = sign * metric_tables(layer_rows, [by], "method")[by].dropna()
+        records += [{"layer": layer} | record for record in _win_records(goodness, level)]
     if not records:
         methods = ", ".join(map(str, rows["method"].unique()))
-        raise MetricError(f"winning takes at least two methods at a layer, the run has {methods}; score it with more methods=")
+        raise MetricError(f"win percentages need at least two methods at a layer; the run has {methods}; add some by methods=")
     return pd.DataFrame(records).set_index(["layer", "method"])
 
 
-def _contests(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Layer by layer the rows of its methods, if there are several; those without a layer take part at each."""
+def _rows_by_layer(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each layer with the rows of its methods, if there are several; methods without a layer are added to every layer."""
     layers = [layer for layer in rows["layer"].unique() if layer != NO_LAYER] or [NO_LAYER]
     for layer in layers:
-        contest = rows[rows["layer"].isin([layer, NO_LAYER])]
-        if len(contest["method"].unique()) > 1:
-            yield layer, contest
+        layer_rows = rows[rows["layer"].isin([layer, NO_LAYER])]
+        if len(layer_rows["method"].unique()) > 1:
+            yield layer, layer_rows
 
 
-def _paired(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A table images x methods, of the images whose rows count for every method."""
-    counted = rows[rows["status"].isin(COUNTED)]
-    table = counted.pivot_table(index="image_id", columns="method", values=name).reindex(columns=rows["method"].unique())
-    return table.dropna().astype(float)
-
-
-def _results(good: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:
-    """One record a method, of values that are better when they are higher."""
-    best = good.to_numpy() == good.max(axis=1).to_numpy()[:, None]
+def _win_records(goodness: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:
+    """One record per method, from values `images x methods` of which higher is better."""
+    best = goodness.to_numpy() == goodness.max(axis=1).to_numpy()[:, None]
     alone = best.sum(axis=1) == 1
-    for number, method in enumerate(good.columns):
+    for number, method in enumerate(goodness.columns):
         wins, ties = best[:, number] & alone, best[:, number] & ~alone
-        low, high = wilson_interval(int(wins.sum()), len(good), level)
+        low, high = wilson_interval(int(wins.sum()), len(goodness), level)
         yield {
             "method": method,
             "win": _percent(wins),
             "win_low": 100 * low,
             "win_high": 100 * high,
             "tied": _percent(ties),
-            "n_images": len(good),
+            "n_images": len(goodness),
         }
 
 

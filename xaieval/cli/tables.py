@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
-    from xaieval.analysis.ranking import Over, Ranking
+    from xaieval.analysis.ranking import RankedItems, Ranking
     from xaieval.evaluation.scores import Scores
 
 __all__ = [
@@ -112,7 +112,7 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
     if not 2 <= len(pairs) <= MOST_RANKED:
         return []
     layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
-    over: Over = "layer" if methods == 1 else "method" if layers <= 1 else "both"
+    over: RankedItems = "layer" if methods == 1 else "method" if layers <= 1 else "both"
     rankings = []
     for metric in scores.manifest["metrics"]:
         if metric["higher_is_better"] is not None:

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from xaieval.analysis.tables import directed
+from xaieval.analysis.tables import directions
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.errors import OutputError, RunError
@@ -128,15 +128,17 @@ def score(
         state = stack.enter_context(RunState.under_way(job, checkpoints))
         stopping = None
         if rule is not None and shuffled is not None:
-            stopping = Stopping(rule, len(shuffled), job.names, directed(manifest["metrics"]))
+            stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]))
         del first  # so that its memory can be freed
         for batch in batches:
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch))
             advance(len(batch) + len(batch.failed))
-            if stopping is not None and stopping.add(state.new_rows()).finished:
-                break
+            if stopping is not None:
+                stopping.add(state.new_rows())
+                if stopping.finished:
+                    break
         rows, data = state.finish()
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:

@@ -11,11 +11,11 @@ import pandas as pd
 
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
-from xaieval.analysis.ranking import Over, Ranking, rank
+from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
-from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.record import RunRecord
 
@@ -50,76 +50,49 @@ class Scores(RunRecord):
     def summary(self, level: float = 0.95, resamples: int | None = None, *, tests: pd.DataFrame | None = None) -> pd.DataFrame:
         """The mean of each metric over the images, with its interval, per layer and method.
 
+        See `xaieval.analysis.summary.summarise` for the columns.
+
         Args:
-            level: of the intervals, in (0, 1).
-            resamples: take the percentile bootstrap with so many samples and the run's seed for means.
-            tests: what `controls_table(level)` gave, where that is at hand; computed unless told.
+            level: Level of the intervals, in (0, 1).
+            resamples: Number of bootstrap samples (with the run's seed); intervals of means are then bootstrap intervals.
+            tests: The result of `controls_table(level)` (default: computed here).
 
         Returns:
-            Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson
-            for proportions, `stats.mean_interval` for means); `<metric>_n` where a metric has no value for
-            some of the rows that count, such as images without an object; then `n_images` (rows that count) and `n_failed`
-            (rows that do not, other than images that the protocol excludes); and where the run has controls,
-            `beats_controls`, the metrics in which the method beats every control beyond chance: see `controls_table`.
+            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_failed`, and for a run
+            with controls `beats_controls`.
         """
-        if tests is None and self._controls:
+        if tests is None and self.controls:
             tests = self.controls_table(level)
-        metrics, seed = self.manifest["metrics"], int(self.manifest.get("seed", 0))
-        return summarise(self.rows, metrics, self._controls, level, resamples, seed, tests)
+        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
-        """Whether each method beats each control map beyond chance, in every metric that has a direction.
+        """One-sided tests of each method against each control map, in every metric that has a direction.
 
-        The tests are paired by image and one-sided (exact McNemar for yes or no, random signs for means) and corrected by
-        Holm for all of them together. A control without a value in a metric is no rival in it.
+        See `xaieval.analysis.controls.compare_with_controls` for the tests, the columns and an example.
 
         Args:
-            level: 1 minus the probability of a false verdict among all tests, in (0, 1).
+            level: 1 minus the probability of even one false positive among all tests, in (0, 1).
 
         Returns:
-            One row a test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
-            which both count, `p_value` (see `xaieval.analysis.stats.permutation`), `p_holm` and `beats`.
+            One row per test, with the p-value, the p-value corrected by Holm, and `beats`.
 
         Raises:
-            MetricError: the run has no controls, or the level is not in (0, 1).
-
-        Example:
-            >>> import pandas as pd
-            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
-            >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[10.0] * 9 + [90.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-            >>> scores = Scores(rows, {"metrics": [drop], "controls": ["random"]})
-            >>> scores.controls_table()[["method", "control", "value", "control_value", "p_holm", "beats"]]
-                method control  value  control_value    p_holm  beats
-            0  gradcam  random   10.0           90.0  0.001953   True
-            >>> scores.summary()["beats_controls"].to_list()
-            ['average_drop', None]
+            MetricError: The run has no controls, or the level is not in (0, 1).
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return compare_with_controls(self.rows, metrics, self._controls, level, seed)
+        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed)
 
     def warnings(self, level: float = 0.95) -> list[str]:
-        """Reasons to doubt the numbers, a sentence each; none is no proof that they are right.
+        """Reasons not to trust the numbers, one sentence each; an empty list does not prove that they are right.
 
-        - The run broke off, and was not gone on with.
-        - More than 5 % of a method's maps are constant, or more than 5 % of its rows failed.
-        - No method is better than the best control map in a metric (where the run has controls).
-        - Metrics disagree: by Average Drop a method is better than the mean of the other methods, by insertion or coherency it
-          is worse, both beyond chance (paired by image, random signs, the larger of the two p-values, corrected by Holm for
-          all methods). Controls do not take part.
+        See `xaieval.analysis.warnings.find_warnings` for the list of reasons.
 
         Args:
-            level: 1 minus the probability of a false disagreement, in (0, 1).
+            level: 1 minus the probability of even one false disagreement of metrics, in (0, 1).
 
         Raises:
-            MetricError: the level is not in (0, 1).
+            MetricError: The level is not in (0, 1).
         """
-        return find_doubts(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
-
-    @property
-    def _controls(self) -> list[str]:
-        """The methods that are control maps, if the run was asked for them."""
-        return list(self.manifest.get("controls", []))
+        return find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
 
     def select_layers(
         self,
@@ -131,69 +104,39 @@ class Scores(RunRecord):
     ) -> Selection:
         """The layers that need attention, worst first.
 
-        A layer needs attention if in a metric it is worse than the metric's best layer beyond chance, and not better than
-        that layer beyond chance in another metric. The tests are paired by image and one-sided (exact McNemar for yes or no,
-        random signs for means) and corrected by Holm for all pairs of layers. Layers are put in order by their mean rank over
-        the metrics, then by the metrics one after the other, then in order of execution; of layers that are equally good in a
-        metric, the first in order of execution counts as its best.
+        See `xaieval.analysis.selection.select_layers` for the rule and an example.
 
         Args:
-            k: take the k worst instead, whatever the tests say.
-            by: metrics of the run, at least one.
-            method: whose rows decide; needed where the run has several methods with layers.
-            level: 1 minus the probability of a false verdict among all tests, in (0, 1).
+            k: Select the k worst layers, whatever the tests say.
+            by: Metrics of the run, at least one.
+            method: The method whose rows are used; required if several methods have layers.
+            level: 1 minus the probability of even one false positive among all tests, in (0, 1).
 
         Returns:
-            A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons. Only images
-            whose rows count at every layer take part.
+            A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons.
 
         Raises:
-            MetricError: a metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
+            MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
                 layers.
-
-        Example:
-            >>> import pandas as pd
-            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
-            >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-            >>> Scores(rows, {"metrics": [drop]}).select_layers(by=["average_drop"])
-            needs attention, worst first: p2
-              p2, average_drop: 90.0, worse than the best, 10.0 at p5 (p = 0.0039)
-            paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
         """
-        return select_layers(self.rows, self.manifest.get("metrics", []), k, by, method, level, self.manifest.get("seed", 0))
+        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed)
 
     def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
-        """How often each method is the best one at its layer, image by image, in percent.
+        """How often each method is the best one at its layer, in percent of the images.
 
-        With two methods and the drop this is the win percentage of Grad-CAM++ (Chattopadhay et al., WACV 2018, section 4.1). A
-        method wins an image if no other is as good; where several are the best, they tie. Ties are common: every map
-        under which the confidence does not fall has the drop 0. Methods without a layer, such as control maps, take part at
-        every layer.
+        See `xaieval.analysis.wins.win_percentages` for ties and an example.
 
         Args:
-            by: a metric of the run that has a direction.
-            level: of the intervals, in (0, 1).
+            by: A metric of the run that has a direction.
+            level: Level of the intervals, in (0, 1).
 
         Returns:
-            Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
-            `win_high`, `tied` (the best, but not alone), and `n_images`: those whose rows count for every method there.
+            Index `(layer, method)`; `win` with its Wilson interval `win_low` and `win_high`, `tied`, and `n_images`.
 
         Raises:
-            MetricError: the run has no such metric, or no layer with two methods.
-
-        Example:
-            >>> import pandas as pd
-            >>> rows = pd.DataFrame({"image_id": [*range(4)] * 2, "layer": "p2", "method": ["gradcam"] * 4 + ["random"] * 4})
-            >>> rows = rows.assign(status="ok", average_drop=[0.0, 10.0, 5.0, 90.0, 0.0, 40.0, 30.0, 80.0])
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-            >>> print(Scores(rows, {"metrics": [drop]}).win_percentages()[["win", "tied", "n_images"]])
-                           win  tied  n_images
-            layer method
-            p2    gradcam  50.0  25.0         4
-                  random   25.0  25.0         4
+            MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.manifest.get("metrics", []), by, level)
+        return win_percentages(self.rows, self.metrics, by, level)
 
     def compare(
         self,
@@ -204,45 +147,31 @@ class Scores(RunRecord):
         level: float = 0.95,
         across_protocols: bool = False,
     ) -> pd.DataFrame:
-        """This run beside another one of the same images, paired by image, per layer, method and metric.
+        """This run and another one on the same images, paired by image, per layer, method and metric.
 
-        Means are tested by random signs of the differences, or by Wilcoxon's signed ranks; yes or no by McNemar's exact test.
-        All tests are two-sided, and corrected together by Holm.
+        See `xaieval.analysis.comparison.compare` for the tests and an example.
 
         Args:
-            other: scored on the same images, or some of them; with layers and methods of the same names.
-            metrics: names; those of both runs that have a direction unless told.
-            test: "signs" or "wilcoxon".
-            level: of the intervals, and 1 minus the probability of a false verdict among all tests, in (0, 1).
-            across_protocols: compare although the runs were measured under other protocols.
+            other: A run on the same images, or on some of them, with the same names of layers and methods.
+            metrics: Names of metrics (default: those of both runs that have a direction).
+            test: Test of means: "signs" or "wilcoxon".
+            level: Level of the intervals, and 1 minus the probability of even one false positive, in (0, 1).
+            across_protocols: Compare although the runs were measured under different protocols.
 
         Returns:
-            Index `(layer, method, metric)`; columns `mean` (of this run) and `other_mean` over the images that both have,
-            `difference` (this minus other) with its interval `low` and `high` (Student, or Newcombe for proportions),
-            `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this",
-            "other", or "" where that is not certain at the level.
+            Index `(layer, method, metric)`; both means, `difference` (this minus other) with its interval, `effect_size`,
+            `n_images`, `p_value`, `p_holm`, and `better`: "this", "other", or "" if the difference is not significant.
 
         Raises:
-            MetricError: the runs share no image, no layer with its method, or no metric; or a name is unknown.
-            ProtocolError: they were measured under other protocols.
-
-        Example:
-            >>> import pandas as pd
-            >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-            >>> one, two = (Scores(rows.assign(average_drop=value), {"metrics": [drop]}) for value in (10.0, 30.0))
-            >>> one.compare(two)[["difference", "p_holm", "better"]]
-                                          difference    p_holm better
-            layer method  metric
-            p5    gradcam average_drop       -20.0  0.003906   this
+            MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
+            ProtocolError: They were measured under different protocols.
         """
-        runs = (self.rows, self.manifest), (other.rows, other.manifest)
-        return compare(*runs, metrics, test, level, across_protocols=across_protocols)
+        return compare(self, other, metrics, test, level, across_protocols=across_protocols)
 
     def rank(
         self,
         by: str = "average_drop",
-        over: Over = "layer",
+        over: RankedItems = "layer",
         *,
         layer: str | None = None,
         method: str | None = None,
@@ -250,39 +179,26 @@ class Scores(RunRecord):
         level: float = 0.95,
         resamples: int = 1000,
     ) -> Ranking:
-        """Layers, methods or both in order of a metric, best first, with groups that cannot be told apart.
+        """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
-        All pairs are tested, paired by image and two-sided, and corrected by Holm. Only images whose rows count everywhere
-        take part.
+        See `xaieval.analysis.ranking.rank` for the tests and an example.
 
         Args:
-            by: a metric of the run that has a direction.
-            over: "layer", for one method; "method", at one layer, beside which stand the methods that have no layer; "both".
-            layer: at which methods are ranked; needed where the run has several. With "both", only this one.
-            method: whose layers are ranked; needed where several methods have layers. With "both", only this one.
-            test: "signs", of means, or "wilcoxon", of ranks; yes or no is tested by McNemar's exact test.
-            level: of the intervals, and 1 minus the probability of a false difference among all pairs, in (0, 1).
-            resamples: sets of images drawn anew, which say how stable the order is.
+            by: A metric of the run that has a direction.
+            over: "layer", the layers of one method; "method", the methods at one layer; "both", all pairs of layer and method.
+            layer: The layer whose methods are ranked; required if the run has several. With "both", only this one.
+            method: The method whose layers are ranked; required if several methods have layers. With "both", only this one.
+            test: Test of means: "signs" or "wilcoxon".
+            level: Level of the intervals, and 1 minus the probability of even one false positive, in (0, 1).
+            resamples: Number of bootstrap samples of the images, which show how stable the order is.
 
         Returns:
             See `xaieval.analysis.ranking.Ranking`; `xaieval.report.ranking_figure` draws it.
 
         Raises:
-            MetricError: a metric, method or layer is not in the rows, is missing, or leaves fewer than two items.
-
-        Example:
-            >>> import pandas as pd
-            >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
-            >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
-            >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-            >>> Scores(rows, {"metrics": [drop]}).rank("average_drop")
-            average_drop, lower is better (method gradcam), best first
-              p5  10 [10, 10]  a  first in 100%, rank 1 to 1
-              p2  90 [90, 90]  b  first in 0%, rank 2 to 2
-            a letter in common: cannot be told apart (1 paired tests, corrected by Holm, level 0.95, n = 9)
+            MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
-        metrics, seed = self.manifest.get("metrics", []), self.manifest.get("seed", 0)
-        return rank(self.rows, metrics, by, over, layer, method, level, test, resamples, seed)
+        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed)
 
     def plot(
         self,

@@ -1,4 +1,4 @@
-"""Intervals: by closed formula, against SciPy, and by how often they hold what they promise to hold."""
+"""Intervals: closed formulas, worked by hand, against SciPy, and by their coverage."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.analysis.stats.references import skewed, yes_no
 from xaieval.analysis.stats import intervals
-from xaieval.analysis.stats.intervals import bootstrap_interval, wilson_interval
+from xaieval.analysis.stats.intervals import (
+    bootstrap_interval,
+    bootstrap_means,
+    difference_interval,
+    mean_interval,
+    metric_interval,
+    wilson_interval,
+)
 from xaieval.errors import MetricError
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
 
 def _drops(count: int, seed: int = 0) -> np.ndarray:
-    """Something like drops: many zeros, and a long tail up to 100."""
+    """Values like drops: many zeros, and a long tail up to 100."""
     rng = np.random.default_rng(seed)
     return np.where(rng.random(count) < 0.4, 0.0, np.minimum(rng.gamma(1, 25, count), 100))
 
@@ -172,6 +180,162 @@ def test_bootstrap_holds_the_true_mean_about_as_often_as_it_says():
     intervals = [bootstrap_interval(rng.exponential(20, 60), 0.9, resamples=300, seed=run) for run in range(300)]
     covered = np.mean([low <= 20 <= high for low, high in intervals])
     assert 0.80 <= covered <= 0.96
+
+
+# ---- means, and differences of means and of proportions
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_the_interval_of_a_difference_is_that_of_scipys_paired_t_test(level):
+    one, other = skewed(40, 3.0), skewed(40, 0.0, seed=1)
+    theirs = scipy.stats.ttest_rel(one, other).confidence_interval(level)
+    assert difference_interval(one, other, level=level) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+    assert all(math.isnan(end) for end in difference_interval([1.0], [0.0]))
+
+
+def test_the_interval_of_a_difference_by_resampling_is_scipys_bootstrap_of_pairs():
+    # Two ends from 20,000 resamples each: 5 % of the width is several times what chance leaves between them.
+    rng = np.random.default_rng(0)
+    one = rng.gamma(2, 15, 80)
+    other = one * 0.6 + rng.gamma(2, 5, 80)
+    ours = difference_interval(one, other, resamples=20_000)
+    means = bootstrap_means(np.stack([one, other], axis=1), resamples=20_000, seed=5)
+    beside = np.quantile(means[:, 0] - means[:, 1], [0.025, 0.975])
+    theirs = scipy.stats.bootstrap(
+        (one, other),
+        lambda first, second, axis: np.mean(first - second, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    for actual in (ours, beside):
+        assert tuple(actual) == pytest.approx(tuple(theirs), abs=0.05 * (theirs.high - theirs.low))
+
+
+def _bent(t: float, bend: float) -> float:
+    """Hall's cubic transformation of a t statistic."""
+    return t + bend * t**2 / 3 + bend**2 * t**3 / 27 + bend / 6
+
+
+def test_the_interval_of_a_skewed_mean_is_as_worked_by_hand():
+    # Values 0, 0, 0, 4: mean 1, standard error 1, skewness 2 / sqrt(3), bend 1 / sqrt(3). The ends solve g(1 - end) = +-q.
+    quantile = scipy.stats.t.ppf(0.75, 3)
+    low, high = mean_interval([0.0, 0.0, 0.0, 4.0], level=0.5)
+    assert 0 < low < 1 < high < 4
+    assert _bent(1 - low, 3**-0.5) == pytest.approx(quantile)
+    assert _bent(1 - high, 3**-0.5) == pytest.approx(-quantile)
+
+
+@PROPERTY
+@given(st.lists(st.floats(0, 100).map(lambda value: round(value, 3)), min_size=2, max_size=40), st.floats(0.01, 0.999))
+def test_the_interval_of_a_skewed_mean_holds_it_within_the_values_and_turns_around_with_them(values, level):
+    low, high = mean_interval(values, level)
+    rounding = 1e-9
+    assert min(values) - rounding <= low <= np.mean(values) + rounding
+    assert np.mean(values) - rounding <= high <= max(values) + rounding
+    mirrored = mean_interval([100 - value for value in values], level)
+    assert (100 - mirrored[1], 100 - mirrored[0]) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_without_skewness_the_interval_of_a_mean_is_students():
+    values = [*range(30), *range(30)]
+    theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert mean_interval(values, 0.9) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+
+
+def test_the_interval_of_many_skewed_values_comes_close_to_the_bootstraps():
+    values = np.random.default_rng(0).beta(0.3, 2, 5000) * 100
+    ours, theirs = mean_interval(values), bootstrap_interval(values, resamples=4000)
+    assert ours == pytest.approx(theirs, abs=0.05 * (theirs[1] - theirs[0]))
+
+
+def test_intervals_of_nothing_and_of_one_value():
+    assert all(math.isnan(end) for end in mean_interval([]))
+    assert all(math.isnan(end) for end in mean_interval([7.0]))  # Student's interval is as wide as can be
+    assert mean_interval([7.0] * 9) == (7.0, 7.0)
+    assert mean_interval([5e-324, 0, 0]) == (0.0, 5e-324)  # whose deviation is below all floats
+    low, high = mean_interval([1e-200, 2e-200, 4e-200])
+    assert (low * 1e200, high * 1e200) == pytest.approx(mean_interval([1, 2, 4]))
+    with pytest.raises(MetricError, match="the level of an interval is a probability"):
+        mean_interval([], level=2)
+
+
+def test_bootstrap_means_are_those_of_a_slow_loop_in_distribution_and_share_images():
+    table = np.stack([skewed(30, 0.0), skewed(30, 3.0), np.zeros(30)], axis=1)
+    table[:, 2] = table[:, 0] - table[:, 1]
+    means = bootstrap_means(table, resamples=4000, seed=3)
+    np.testing.assert_allclose(means[:, 2], means[:, 0] - means[:, 1], atol=1e-12)
+    rng = np.random.default_rng(9)
+    slow = np.array([table[[rng.integers(30) for _ in range(30)], 0].mean() for _ in range(3000)])
+    for share in (0.025, 0.5, 0.975):
+        assert np.quantile(means[:, 0], share) == pytest.approx(np.quantile(slow, share), abs=0.06 * np.ptp(slow) / 2)
+    assert means.mean(axis=0) == pytest.approx(table.mean(axis=0), abs=4 * table.std(axis=0).max() / math.sqrt(30 * 4000))
+
+
+def test_bootstrap_means_in_blocks_and_of_many_images(monkeypatch):
+    table = np.stack([skewed(3000, 0.0), skewed(3000, 3.0, seed=1)], axis=1)
+    at_once = bootstrap_means(table, 2000)
+    for name, value in (("_BLOCK", 50_000), ("_MANY", 100)):
+        monkeypatch.setattr(intervals, name, value)
+        other = bootstrap_means(table, 2000)
+        assert other.shape == at_once.shape
+        np.testing.assert_allclose(other.std(axis=0), at_once.std(axis=0), rtol=0.08)
+        np.testing.assert_allclose(other.mean(axis=0), table.mean(axis=0), atol=0.02)
+
+
+def test_means_of_no_images_are_refused():
+    with pytest.raises(MetricError, match=r"need a table \[N, K\] of at least one image; got shape \(0, 2\)"):
+        bootstrap_means(np.zeros((0, 2)))
+
+
+def test_the_interval_of_a_mean_is_that_of_its_kind():
+    assert metric_interval([0, 100, 100], "wilson") == pytest.approx(tuple(100 * end for end in wilson_interval(2, 3)))
+    assert metric_interval([1.0, 5.0, 9.0]) == mean_interval([1.0, 5.0, 9.0])
+    assert metric_interval([1.0, 5.0, 9.0], resamples=50, seed=4) == bootstrap_interval([1, 5, 9], resamples=50, seed=4)
+    with pytest.raises(MetricError, match="no interval 'normal'; known: mean, wilson"):
+        metric_interval([1.0], "normal")
+
+
+def _newcombe(one: list[float], other: list[float], level: float = 0.95) -> tuple[float, float]:
+    return intervals._newcombe(np.array(one) > 0, np.array(other) > 0, level)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected", "digits"),
+    [
+        # Published examples: Altman et al., "Statistics with confidence", 2000, page 52; and Cavo et al. 2012 as in the R
+        # package contingencytables of Fagerland, Lydersen and Laake.
+        ((14, 5, 0, 22), (0.011, 0.226), 3),
+        ((59, 6, 16, 80), (-0.1186, -0.0046), 4),
+    ],
+)
+def test_newcombe_is_as_published(counts, expected, digits):
+    assert [round(end, digits) for end in _newcombe(*yes_no(*counts))] == list(expected)
+    low, high = difference_interval(*yes_no(*counts), kind="wilson")
+    assert (low, high) == tuple(100 * end for end in _newcombe(*yes_no(*counts)))
+
+
+@PROPERTY
+@given(st.tuples(*[st.integers(0, 12)] * 4).filter(any), st.floats(0.5, 0.99))
+def test_newcombe_holds_the_difference_inside_of_its_range_and_turns_around_with_the_pairs(counts, level):
+    one, other = yes_no(*counts)
+    low, high = _newcombe(one, other, level)
+    assert -1 <= low <= (counts[1] - counts[2]) / sum(counts) <= high <= 1
+    assert _newcombe(other, one, level) == pytest.approx((-high, -low), abs=1e-12)
+
+
+def test_newcombe_has_a_width_where_nothing_differs_and_is_nan_for_nothing():
+    low, high = _newcombe([0] * 20, [0] * 20)
+    assert low < -0.1
+    assert high == -low
+    assert all(math.isnan(end) for end in _newcombe([], []))
+
+
+def test_differences_of_what_is_no_pairs_are_refused():
+    for kind in ("mean", "wilson"):
+        with pytest.raises(MetricError, match=r"pairs are two vectors of the same images; got shapes \(2,\) and \(1,\)"):
+            difference_interval([1, 2], [1], kind)
 
 
 # ---- nothing, and nonsense

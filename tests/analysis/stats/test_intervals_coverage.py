@@ -1,4 +1,4 @@
-"""How often intervals hold the truth: a short form of the benchmark, and its tables in the docs."""
+"""The coverage of the intervals: a short form of the benchmark, and its tables in the docs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def program() -> dict[str, Any]:
 def test_intervals_of_100_images_hold_what_they_promise(program, kind, data, least, most):
     # 400 runs: the standard error of 95 % is 1.1 percentage points, so the aim is widened by twice that.
     [case] = [case for case in program["cases"](pd.read_parquet(program["ROWS"])) if (case.kind, case.name) == (kind, data)]
-    found = program["measure"](case, 100, 400, seed=1)
-    assert least - 2.2 <= found["coverage"] <= most + 2.2
-    assert found["coverage"] == pytest.approx(100 - found["too_low"] - found["too_high"])
+    actual = program["measure"](case, 100, 400, seed=1)
+    assert least - 2.2 <= actual["coverage"] <= most + 2.2
+    assert actual["coverage"] == pytest.approx(100 - actual["too_low"] - actual["too_high"])
 
 
 def test_the_tables_of_the_page_are_the_results_and_all_of_2000_runs(program):

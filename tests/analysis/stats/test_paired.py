@@ -1,4 +1,4 @@
-"""Tests of paired differences and Holm's correction: by hand, by all signs, against SciPy, by what they promise."""
+"""Paired tests, their effect size and Holm's correction: worked by hand, against slow loops and SciPy, by error rates."""
 
 from __future__ import annotations
 
@@ -11,202 +11,187 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.slow_selection import slow_holm, slow_p
-from xaieval.analysis.stats import intervals
-from xaieval.analysis.stats.intervals import holm, paired_p_value
+from tests.analysis.stats.references import scipy_p_value, skewed, yes_no
+from tests.slow_selection import slow_holm
+from xaieval.analysis.stats import permutation
+from xaieval.analysis.stats.paired import holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError
 
 PROPERTY = settings(deadline=None, max_examples=60)
 
 # Quarters add up without rounding, so that ties among sums are ties.
 quarters = st.integers(-20, 20).map(lambda number: number / 4)
-few_differences = st.lists(quarters, min_size=1, max_size=10)
+few_differences = st.lists(quarters, min_size=1, max_size=9)
 p_values = st.lists(st.floats(1e-9, 1), min_size=1, max_size=12)
 
 
-def _p(differences: list[float], **options: int) -> float:
-    return paired_p_value(differences, [0.0] * len(differences), **options)
+def _slow_two_sided(differences: list[float]) -> float:
+    """Of all sign vectors, the share whose sum is at least as far from zero as the observed one."""
+    seen = abs(sum(differences))
+    sums = [
+        abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    return sum(actual >= seen for actual in sums) / len(sums)
 
 
-def _yes_no(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[float], list[float]]:
-    first = [100.0] * both + [100.0] * only_first + [0.0] * only_second + [0.0] * neither
-    second = [100.0] * both + [0.0] * only_first + [100.0] * only_second + [0.0] * neither
-    return first, second
-
-
-# ---- few images: exact
+# ---- tests
 
 
 @pytest.mark.parametrize(
     ("differences", "expected"),
     [
-        ([4, 2, 1], 1 / 8),  # of the sums +-4 +-2 +-1 only the largest reaches 7
-        ([4, -2, 1], 3 / 8),  # 7, 5 and 3 reach 3
-        ([-4, 2, -1], 6 / 8),  # all but -5 and -7 reach -3
-        ([-4, -2, -1], 1.0),
-        ([5], 1 / 2),
-        ([-5], 1.0),
-        ([0, 0, 5, 0], 1 / 2),  # a difference of nothing says nothing
-        ([2, 1, -1], 3 / 8),  # 4, 2 (twice) reach 2
-        ([1, 1, 1, -1], 5 / 16),  # one size, so McNemar: 3 or 4 heads of 4
+        ([4, 2, 1], 2 / 8),  # of the sums +-4 +-2 +-1 only 7 and -7 are as far from zero
+        ([4, -2, 1], 6 / 8),  # 7, 5, 3 and their opposites
+        ([-4, -2, -1], 2 / 8),
+        ([5], 1.0),
+        ([0, 0, 0], 1.0),
+        ([1, 1, 1, -1], 10 / 16),  # McNemar: 3 or more, or 1 or fewer, of 4
+        ([math.nan, 4, 2, 1], 2 / 8),
     ],
 )
-def test_the_p_value_is_as_worked_by_hand(differences, expected):
-    assert _p(differences) == pytest.approx(expected, abs=1e-12)
+def test_a_two_sided_p_value_is_as_worked_by_hand(differences, expected):
+    assert paired_p_values(np.array([differences]).T) == pytest.approx([expected], abs=1e-12)
 
 
 @PROPERTY
 @given(few_differences)
-def test_the_p_value_is_that_ofslow_p(differences):
-    assert _p(differences) == pytest.approx(slow_p(differences), abs=1e-12)
+def test_a_two_sided_p_value_of_few_is_that_of_all_signs(differences):
+    assert paired_p_values(np.array([differences]).T)[0] == pytest.approx(_slow_two_sided(differences), abs=1e-12)
 
 
 @PROPERTY
-@given(st.lists(st.tuples(quarters, quarters), min_size=2, max_size=10))
-def test_the_p_value_is_that_of_scipy_swapping_within_pairs(pairs):
-    larger, smaller = (list(values) for values in zip(*pairs, strict=True))
+@given(few_differences)
+def test_two_sided_is_twice_one_sided_for_the_side_that_was_seen(differences):
+    sides = scipy_p_value(differences), scipy_p_value([-value for value in differences])
+    actual = scipy_p_value(differences, alternative="two-sided")
+    assert paired_p_values(np.array([differences]).T)[0] == pytest.approx(actual, abs=1e-12)
+    assert actual == pytest.approx(min(1, 2 * min(sides)), abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 2.5])
+def test_drawn_signs_give_about_the_p_value_of_scipys_permutations(mean):
+    # Two times 50,000 draws: a standard error of at most 0.32 percentage points.
+    differences = skewed(80, mean)
     theirs = scipy.stats.permutation_test(
-        (larger, smaller),
-        lambda first, second, axis: np.mean(first - second, axis=axis),
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=math.inf,
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=50_000, batch=5000, rng=1
     )
-    assert paired_p_value(larger, smaller) == pytest.approx(theirs.pvalue, abs=1e-12)
+    actual = paired_p_values(differences[:, None], resamples=50_000)
+    assert actual[0] == pytest.approx(theirs.pvalue, abs=0.012)
 
 
-@PROPERTY
-@given(few_differences)
-def test_both_directions_together_are_more_than_everything(differences):
-    # What is exactly as large as what was seen belongs to both tails.
-    assert _p(differences) + _p([-difference for difference in differences]) >= 1 - 1e-12
+def test_tests_beside_each_other_are_those_made_alone():
+    table = np.stack([skewed(60, mean, seed) for seed, mean in enumerate((0.0, 1.0, 4.0))], axis=1)
+    alone = [paired_p_values(table[:, [column]])[0] for column in range(3)]
+    assert paired_p_values(table).tolist() == alone
 
 
-@PROPERTY
-@given(few_differences, st.randoms())
-def test_neither_order_nor_equal_pairs_nor_what_pairs_share_nor_the_unit_matter(differences, random):
-    expected = pytest.approx(_p(differences), abs=1e-12)
-    shuffled = list(differences)
-    random.shuffle(shuffled)
-    common = [random.randint(-50, 50) for _ in differences]
-    larger = [difference + shared for difference, shared in zip(differences, common, strict=True)]
-    assert _p(shuffled) == expected
-    assert _p([0.0, *differences, 0.0]) == expected
-    assert paired_p_value(larger, common) == expected
-    assert _p([8 * difference for difference in differences]) == expected
+def test_a_p_value_beyond_the_draws_is_a_bound_that_is_not_too_small():
+    [actual] = paired_p_values(np.arange(1.0, 41)[:, None], resamples=499)
+    assert 2 / 2**40 < actual < 1 / 500, "all of 40 differences are on one side"
 
 
-@PROPERTY
-@given(few_differences, st.integers(0, 9))
-def test_a_larger_difference_is_never_less_significant(differences, where):
-    more = [*differences]
-    more[where % len(more)] += 7
-    assert _p(more) <= _p(differences) + 1e-12
+def test_drawing_in_blocks_changes_nothing_but_the_draws(monkeypatch):
+    table = skewed(60, 2.0)[:, None]
+    at_once = paired_p_values(table, resamples=20_000)
+    monkeypatch.setattr(permutation, "_BLOCK", 7000)
+    assert paired_p_values(table, resamples=20_000) == pytest.approx(at_once, abs=0.015)
 
 
-# ---- yes or no for each image: McNemar
+def test_many_differences_get_the_normal_p_value_which_draws_agree_with(monkeypatch):
+    # Of 2,000 draws the standard error is at most 1.1 percentage points.
+    table = np.stack([skewed(3000, mean, seed=3) - skewed(3000, 0, seed=3).mean() for mean in (0.2, 0.6)], axis=1)
+    drawn = paired_p_values(table, resamples=2000)
+    monkeypatch.setattr(permutation, "MANY", 100)
+    quick = paired_p_values(table)
+    by_formula = 2 * scipy.stats.norm.sf(np.abs(table.sum(axis=0)) / np.sqrt((table**2).sum(axis=0)))
+    assert quick == pytest.approx(by_formula, rel=1e-12)
+    assert quick == pytest.approx(drawn, abs=0.04)
+    assert quick[0] > quick[1] > 0.01
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.product((0, 1, 4, 9, 30), repeat=2)))
-def test_the_p_value_of_yes_or_no_is_that_of_mcnemar(first, second):
-    larger, smaller = _yes_no(3, first, second, 7)
-    together = first + second
-    by_formula = sum(math.comb(together, heads) for heads in range(first, together + 1)) / 2**together
-    assert paired_p_value(larger, smaller) == pytest.approx(by_formula, abs=1e-12)
-    if together:
-        theirs = scipy.stats.binomtest(first, together, 0.5, alternative="greater").pvalue
-        assert paired_p_value(larger, smaller) == pytest.approx(theirs, abs=1e-12)
-
-
-def test_mcnemar_is_exact_also_where_signs_could_only_be_drawn():
-    assert paired_p_value(*_yes_no(0, 40, 0, 0)) == pytest.approx(2.0**-40)
-
-
-# ---- many images: signs are drawn
-
-
-def _normal(count: int, mean: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(50, 20, count)
-    return shared + rng.normal(mean, 10, count), shared
-
-
-@pytest.mark.parametrize("mean", [-1.0, 0.0, 0.7, 1.5, 2.5])
-def test_the_p_value_of_many_images_is_about_that_of_a_t_test(mean):
-    # 10,000 draws leave a standard error of at most half a percent.
-    larger, smaller = _normal(300, mean)
-    theirs = scipy.stats.ttest_rel(larger, smaller, alternative="greater").pvalue
-    assert paired_p_value(larger, smaller) == pytest.approx(theirs, abs=0.02)
-
-
-@pytest.mark.parametrize("resamples", [99, 499])
-def test_the_smallest_drawn_p_value_is_one_in_the_number_of_draws_and_the_one_that_was_seen(resamples):
-    assert _p([*range(1, 41)], resamples=resamples) == pytest.approx(1 / (resamples + 1))
-
-
-def test_the_same_seed_gives_the_same_p_value_and_another_seed_another():
-    pairs = _normal(50, 1.0)
-    assert paired_p_value(*pairs, seed=3) == paired_p_value(*(values.copy() for values in pairs), seed=3)
-    assert len({paired_p_value(*pairs, seed=seed) for seed in range(4)}) > 1
-
-
-def test_drawing_leaves_the_global_generator_and_the_values_alone():
-    larger, smaller = _normal(30, 0.0)
-    before = np.random.get_state()[1].copy(), larger.copy(), smaller.copy()  # noqa: NPY002  # it is the one to watch
-    paired_p_value(larger, smaller)
-    for then, now in zip(before, (np.random.get_state()[1], larger, smaller), strict=True):  # noqa: NPY002  # it is the one to watch
-        np.testing.assert_array_equal(then, now)
-
-
-@pytest.mark.parametrize("block", [1, 1000])
-def test_drawing_in_blocks_gives_about_the_p_value_of_drawing_at_once(monkeypatch, block):
-    pairs = _normal(40, 1.0)
-    at_once = paired_p_value(*pairs, resamples=1999)
-    monkeypatch.setattr(intervals, "_BLOCK", block)
-    assert paired_p_value(*pairs, resamples=1999) == pytest.approx(at_once, abs=0.05)
-
-
-@pytest.mark.parametrize("count", [12, 40])
-def test_a_difference_by_chance_is_found_about_as_often_as_the_level_says(count):
-    # 300 runs at 10 %: the standard error is 1.7 percentage points, the bounds are about three of them.
-    found = [paired_p_value(*_normal(count, 0.0, seed=run), resamples=499) <= 0.1 for run in range(300)]
-    assert 0.05 <= np.mean(found) <= 0.15
-
-
-# ---- what is promised
-
-
-@pytest.mark.parametrize("count", [1, 2, 50])
-def test_without_any_difference_the_p_value_is_one(count):
-    values = np.random.default_rng(0).random(count)
-    assert paired_p_value(values, values.copy()) == 1.0
-
-
-def test_without_images_there_is_no_difference_either():
-    assert paired_p_value([], []) == 1.0
-
-
-@pytest.mark.parametrize("count", [1, 20, 1000, 1100, 3000])
-def test_a_p_value_is_never_zero_and_never_above_one(count):
-    # Two to the power of -1075 is below the smallest number there is.
-    for differences in ([100.0] * count, [-100.0] * count, [*range(1, count + 1)], [-value for value in range(1, count + 1)]):
-        assert 0 < _p(differences, resamples=99) <= 1
-
-
-def test_lists_arrays_and_whole_numbers_are_all_taken():
-    expected = paired_p_value([3.0, 5.0, 1.0], [1.0, 1.0, 2.0])
-    assert type(expected) is float
-    assert paired_p_value(np.array([3, 5, 1]), (1, 1, 2)) == expected
+def test_yes_or_no_is_mcnemars_exact_test_beside_other_tests_too():
+    one, other = (np.array(values) for values in yes_no(20, 15, 4, 21))
+    table = np.stack([one - other, skewed(60, 1.0)], axis=1)
+    by_formula = 2 * sum(math.comb(19, heads) for heads in range(15, 20)) / 2**19
+    for test in ("signs", "wilcoxon"):
+        assert paired_p_values(table, test)[0] == pytest.approx(by_formula, abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("larger", "smaller"), [([1, 2], [1, 2, 3]), ([1, 2], [1]), ([[1, 2]], [[1, 2]]), (1.0, 2.0), ([1.0], 1.0), ([], [1])]
+    ("differences", "expected"),
+    [
+        ([3, 4, 9, -1], 4 / 16),  # ranks 2, 3, 4 against 1: sums of 8 or more are 9 - 1 = 8 and 10, and their opposites
+        ([1, 2, 3, 4, 5], 2 / 32),
+        ([0, 0], 1.0),
+        ([7.0], 1.0),
+    ],
 )
-def test_values_that_are_no_pairs_are_refused_word_for_word(larger, smaller):
-    with pytest.raises(MetricError) as error:
-        paired_p_value(larger, smaller)
-    shapes = f"{np.shape(larger)} and {np.shape(smaller)}"
-    assert str(error.value) == f"pairs are two vectors of the same images; got shapes {shapes}"
+def test_wilcoxon_is_as_worked_by_hand(differences, expected):
+    assert paired_p_values(np.array([differences]).T, "wilcoxon") == pytest.approx([expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.5, 4.0])
+def test_wilcoxon_is_that_of_scipy_without_zeros(mean):
+    # SciPy would count the zeros among the ties, although it leaves them out.
+    differences = skewed(70, mean)
+    theirs = scipy.stats.wilcoxon(differences[differences != 0]).pvalue
+    assert paired_p_values(differences[:, None], "wilcoxon") == pytest.approx([theirs], rel=1e-12)
+
+
+@pytest.mark.parametrize("test", ["signs", "wilcoxon"])
+def test_a_difference_by_chance_is_found_as_often_as_the_level_says(test):
+    # 400 runs at 10 %: the standard error is 1.5 percentage points. Signs are drawn at random, so the mean is zero.
+    rng = np.random.default_rng(0)
+    table = np.stack([skewed(40, 0.0, seed) for seed in range(400)], axis=1) * rng.choice([-1, 1], (40, 400))
+    assert 0.06 <= np.mean(paired_p_values(table, test, resamples=999) <= 0.1) <= 0.135
+
+
+def test_tests_are_refused_word_for_word():
+    with pytest.raises(MetricError, match=r"^no paired test 'sign'; did you mean 'signs'\? known: signs, wilcoxon$"):
+        paired_p_values([[1.0]], "sign")
+    with pytest.raises(MetricError, match=r"^differences are \[N, T\], one column per test; got shape \(2,\)$"):
+        paired_p_values([1.0, 2.0])
+
+
+# ---- effect size
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([3, 4, 9, -1], 0.8),
+        ([1, 1, -1, 0], 1 / 3),
+        ([2, 2, 2], 1.0),
+        ([-2, math.nan, -3], -1.0),
+        ([0, 0], math.nan),
+        ([], math.nan),
+    ],
+)
+def test_the_rank_biserial_is_as_worked_by_hand(differences, expected):
+    assert rank_biserial(differences) == pytest.approx(expected, nan_ok=True)
+
+
+@PROPERTY
+@given(few_differences)
+def test_the_rank_biserial_is_that_of_a_slow_loop(differences):
+    left = [value for value in differences if value]
+    ranks = [
+        sum(abs(other) < abs(value) for other in left) + (sum(abs(other) == abs(value) for other in left) + 1) / 2
+        for value in left
+    ]
+    if left:
+        expected = sum(math.copysign(rank, value) for rank, value in zip(ranks, left, strict=True)) / sum(ranks)
+        assert rank_biserial(differences) == pytest.approx(expected)
+        assert rank_biserial([-value for value in differences]) == pytest.approx(-expected)
+
+
+def test_the_rank_biserial_is_wilcoxons_statistic_on_another_scale():
+    differences = skewed(50, 3.0)
+    left = differences[differences != 0]
+    larger = scipy.stats.wilcoxon(left, alternative="greater").statistic
+    total = len(left) * (len(left) + 1) / 2
+    assert rank_biserial(differences) == pytest.approx(2 * larger / total - 1)
 
 
 # ---- Holm
@@ -259,9 +244,9 @@ def test_holm_is_the_closed_test_of_bonferroni(values):
 @given(p_values)
 def test_holm_lies_between_the_p_value_and_bonferroni_and_keeps_the_order(values):
     corrected = holm(values)
-    for one, found in zip(values, corrected, strict=True):
-        assert one <= found <= min(1.0, len(values) * one)
-    by_p = [found for _, found in sorted(zip(values, corrected, strict=True))]
+    for one, actual in zip(values, corrected, strict=True):
+        assert one <= actual <= min(1.0, len(values) * one)
+    by_p = [actual for _, actual in sorted(zip(values, corrected, strict=True))]
     assert by_p == sorted(by_p)
 
 

@@ -1,4 +1,4 @@
-"""Tests of signs without replacement: by hand, by all orders, by a slow loop, and by how often they are wrong."""
+"""Sequential sign tests without replacement: worked by hand, over all orders, against a slow loop, and by error rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ numbers = st.lists(quarters, min_size=1, max_size=14)
 
 
 def _test(columns: np.ndarray | list[list[float]], population: int | None = None) -> SignTest:
-    """After all rows `[n, T]`."""
+    """The test after all rows `[n, T]`."""
     block = np.asarray(columns, dtype=float)
     test = SignTest(population or len(block), block.shape[1])
     test.add(block)
@@ -30,15 +30,15 @@ def _test(columns: np.ndarray | list[list[float]], population: int | None = None
 def _paths(orders: np.ndarray) -> np.ndarray:
     """The capital after each number, `[n + 1, 2, T]`."""
     test = SignTest(len(orders), orders.shape[1])
-    found = [test.capital.copy()]
+    actual = [test.capital.copy()]
     for row in orders:
         test.add(row[None])
-        found.append(test.capital.copy())
-    return np.stack(found)
+        actual.append(test.capital.copy())
+    return np.stack(actual)
 
 
 def _slow(differences: list[float], population: int) -> tuple[list[float], list[float]]:
-    """The paper's own words: x in [0, 1], a mean of 1/2, one number after the other; all capitals of either player."""
+    """As the paper defines it: x in [0, 1], a mean of 1/2, one value after the other; all capitals of both players."""
     capitals: tuple[list[float], list[float]] = ([1.0], [1.0])
     for side, sign in enumerate((1, -1)):
         seen: list[float] = []
@@ -292,18 +292,18 @@ def test_blocks_are_left_alone():
 def test_nothing_to_test_is_refused_word_for_word(population, tests):
     with pytest.raises(MetricError) as error:
         SignTest(population, tests)
-    expected = f"a sign is tested of 1 to 1048576 numbers, in at least one test; got population {population}, tests {tests}"
+    expected = f"population is 1 to 1048576 values, and tests is at least 1; got population {population}, tests {tests}"
     assert str(error.value) == expected
 
 
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ([0.5, 0.5], "a block is [n, 2], one column a test; got shape (2,)"),
-        ([[0.5]], "a block is [n, 2], one column a test; got shape (1, 1)"),
-        ([[0.5, 1.5]], "the sign of a mean is tested of numbers in [-1, 1]; scale them, and put 0 for what is missing"),
-        ([[0.5, math.nan]], "the sign of a mean is tested of numbers in [-1, 1]; scale them, and put 0 for what is missing"),
-        ([[0.0, 0.0]] * 4, "more numbers came than the 3 that there are: 4"),
+        ([0.5, 0.5], "a block is [n, 2], one column per test; got shape (2,)"),
+        ([[0.5]], "a block is [n, 2], one column per test; got shape (1, 1)"),
+        ([[0.5, 1.5]], "values have to be in [-1, 1]; scale them, and use 0 for missing ones"),
+        ([[0.5, math.nan]], "values have to be in [-1, 1]; scale them, and use 0 for missing ones"),
+        ([[0.0, 0.0]] * 4, "got 4 values of a population of 3"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused_word_for_word(block, message):

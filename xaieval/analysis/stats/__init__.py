@@ -1,1 +1,1 @@
-"""Intervals, paired tests and power, on arrays alone."""
+"""Intervals, paired tests, sequential tests and power, for plain arrays."""

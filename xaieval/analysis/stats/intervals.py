@@ -1,12 +1,12 @@
-"""Intervals of the numbers in a summary, and tests of paired differences."""
+"""Confidence intervals of means, proportions and paired differences."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm, permutation_test
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from xaieval.errors import MetricError
@@ -15,33 +15,32 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_means",
     "check_level",
-    "holm",
+    "difference_interval",
     "mean_interval",
     "metric_interval",
-    "paired_p_value",
     "wilson_interval",
 ]
 
-_BLOCK = 4_000_000  # random indices drawn at a time, so that memory stays bounded
-_MANY = 100_000  # images from which the normal interval stands for the bootstrap, which would take minutes for a large run
+_BLOCK = 4_000_000  # random indices drawn at a time, which bounds the memory
+_MANY = 100_000  # images above which the normal interval replaces the bootstrap, which would take minutes
 
 
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, in the unit of the values.
 
-    For more than 100,000 values it is the normal interval: the bootstrap differs from that by no more than by its own noise.
+    For more than 100,000 values it is the normal interval, from which the bootstrap differs only by its random noise.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        level: probability that the interval is made for, in (0, 1).
-        resamples: number of bootstrap samples.
-        seed: of the resampling; the same seed gives the same interval.
+        values: One value per image, `[N]`, all finite.
+        level: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN for no values.
+        Lower and upper end; NaN if there are no values.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
@@ -67,20 +66,20 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
 
 
 def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> NDArray[np.float64]:
-    """Means of resampled images, of several columns at once: each resample takes the same images in all of them.
+    """Means of bootstrap samples of the images, of several columns at once; all columns share the resampled images.
 
-    For more than 100,000 images the means are drawn from the normal distribution that they come close to.
+    For more than 100,000 images the means are drawn from their asymptotic normal distribution.
 
     Args:
-        table: one row an image, `[N, K]`, all finite.
-        resamples: R, number of bootstrap samples.
-        seed: of the resampling.
+        table: One row per image, `[N, K]`, all finite.
+        resamples: R, the number of bootstrap samples.
+        seed: Seed of the resampling.
 
     Returns:
         `[R, K]`, in the unit of the values.
 
     Raises:
-        MetricError: this is no table, or there is no image in it.
+        MetricError: The values are not a table, or it has no images.
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 6.2 and, for pairs, 8.3.
@@ -91,7 +90,7 @@ def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> N
     """
     values = np.asarray(table, dtype=float)
     if values.ndim != 2 or not len(values):
-        raise MetricError(f"images are resampled from a table [N, K] of at least one; got shape {values.shape}")
+        raise MetricError(f"bootstrap samples need a table [N, K] of at least one image; got shape {values.shape}")
     rng = np.random.default_rng(seed)
     images = len(values)
     if images > _MANY:
@@ -110,24 +109,23 @@ def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> N
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Interval of a mean of skewed values, in their unit and within their range.
 
-    Student's t interval, moved for the skewness of the values: Hall's cubic transformation makes the statistic symmetric, and
-    is undone at the ends. Of drops, which crowd at 0 or 100, the bootstrap's percentiles hold the mean too rarely;
-    docs/statistics.md has how often either does. Where there is no skewness this is Student's interval.
+    Student's t interval, corrected for the skewness of the values: Hall's cubic transformation makes the t statistic symmetric,
+    and is inverted at the ends. Without skewness it is Student's interval. For drops, many of which are 0 or 100, percentile
+    bootstrap intervals contain the mean too rarely; docs/statistics.md has the coverage of both.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        level: probability that the interval is made for, in (0, 1).
+        values: One value per image, `[N]`, all finite.
+        level: Level of the interval, in (0, 1).
 
     Returns:
-        Lower and upper end; NaN for less than two values, which say nothing of their spread. Values that are all the same have
-        no width.
+        Lower and upper end; NaN for fewer than two values. Equal values give an interval of width 0.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Hall, "On the removal of skewness by transformation", Journal of the Royal Statistical Society B 54, 1992 (his cubic g,
-        with Student's quantiles in place of those of a bootstrap).
+        with Student's quantiles instead of bootstrap quantiles).
 
     Example:
         >>> drops = [0.0] * 22 + [10.0, 5.0, 40.0, 20.0, 8.0, 2.0, 30.0, 15.0]  # the mean is 4.3
@@ -144,13 +142,13 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
     error = sample.std(ddof=1) / np.sqrt(len(sample))
     bend = (((sample - mean) / spread) ** 3).mean() / np.sqrt(len(sample))
     reach = student.ppf((1 + level) / 2, len(sample) - 1)
-    ends = [mean - error * _unbent(t, bend) for t in (reach, -reach)]
+    ends = [mean - error * _inverse_hall(t, bend) for t in (reach, -reach)]
     return float(np.clip(ends[0], low, mean)), float(np.clip(ends[1], mean, high))
 
 
-def _unbent(t: float, bend: float) -> float:
+def _inverse_hall(t: float, bend: float) -> float:
     """The inverse of Hall's `g(t) = t + bend * t**2 / 3 + bend**2 * t**3 / 27 + bend / 6`."""
-    if abs(bend) < 1e-9:  # where a cube root would lose all digits
+    if abs(bend) < 1e-9:  # the cube root would lose all digits
         return t
     return float(3 / bend * (np.cbrt(1 + bend * (t - bend / 6)) - 1))
 
@@ -161,17 +159,17 @@ def metric_interval(
     """The interval of a metric's mean, in its unit.
 
     Args:
-        values: one number an image, `[N]`, all finite.
-        kind: as a metric's `interval`: "wilson" for the values 0 and 100, "mean" for any others.
-        level: probability that the interval is made for, in (0, 1).
-        resamples: take the percentile bootstrap with so many samples, in place of `mean_interval`.
-        seed: of the resampling.
+        values: One value per image, `[N]`, all finite.
+        kind: The `interval` of a metric: "wilson" for the values 0 and 100, "mean" for all others.
+        level: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap samples: percentile bootstrap instead of `mean_interval`.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN for no values.
+        Lower and upper end; NaN if there are no values.
 
     Raises:
-        MetricError: the level is not a probability, or there is no such kind.
+        MetricError: The level is not in (0, 1), or the kind is unknown.
 
     Example:
         >>> [round(end, 1) for end in metric_interval([0, 0, 100, 0], "wilson")]
@@ -190,15 +188,15 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     """Wilson score interval of a proportion, both ends in [0, 1].
 
     Args:
-        successes: number of images with the property.
-        n: number of images.
-        level: probability that the interval is made for, in (0, 1).
+        successes: Number of images with the property.
+        n: Number of images.
+        level: Level of the interval, in (0, 1).
 
     Returns:
         Lower and upper end; NaN for n = 0.
 
     Raises:
-        MetricError: the level is not a probability.
+        MetricError: The level is not in (0, 1).
 
     Reference:
         Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
@@ -214,89 +212,102 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return float(interval.low), float(interval.high)
 
 
-def paired_p_value(
-    larger: ArrayLike,
-    smaller: ArrayLike,
-    resamples: int = 9999,
+def difference_interval(
+    first: ArrayLike,
+    second: ArrayLike,
+    kind: str = "mean",
+    level: float = 0.95,
+    resamples: int | None = None,
     seed: int = 0,
-    alternative: Literal["greater", "two-sided"] = "greater",
-) -> float:
-    """One-sided p-value of "the mean of `larger` is the larger one" for values that belong together in pairs.
+) -> tuple[float, float]:
+    """Interval of the mean of `first` minus the mean of `second`, for paired values, in their unit.
 
-    Under the null hypothesis the sign of each difference is a toss of a coin. For differences of one size (yes or no for each
-    image) that gives McNemar's exact test; for others the signs are drawn at random, or enumerated where there are few.
+    Student's t interval of the differences, or Newcombe's for proportions. There is no correction for skewness: differences of
+    drops have heavy tails but hardly any skewness, and correcting for that of a sample lowers the coverage
+    (docs/statistics.md).
 
     Args:
-        larger: one number an image, `[N]`, all finite.
-        smaller: of the same images in the same order.
-        resamples: draws of all signs, so the smallest p-value is 1 / (resamples + 1).
-        seed: of the draws.
-        alternative: "two-sided" tests whether the means differ, in whatever direction.
+        first: One value per image, `[N]`, all finite.
+        second: Values of the same images in the same order.
+        kind: The `interval` of a metric: "wilson" for the values 0 and 100 (Newcombe's interval), "mean" for all others.
+        level: Level of the interval, in (0, 1).
+        resamples: Number of bootstrap samples: percentile bootstrap of pairs instead of Student's interval.
+        seed: Seed of the resampling.
 
     Returns:
-        In (0, 1]; 1 where no difference is left to test.
+        Lower and upper end; NaN if there are no pairs, and for Student's interval of a single pair.
 
     Raises:
-        MetricError: the values are not pairs.
+        MetricError: The values are not pairs, or the level is not in (0, 1).
 
     Reference:
-        Fisher, "The Design of Experiments", 1935, chapter 3; McNemar, Psychometrika 1947.
+        Student, "The probable error of a mean", Biometrika 6, 1908; Newcombe, "Improved confidence intervals for the
+        difference between binomial proportions based on paired data", Statistics in Medicine 17, 1998, method 10.
 
     Example:
-        >>> paired_p_value([100, 100, 100, 0], [0, 0, 0, 0])  # three of three: one half, three times
-        0.125
+        >>> [round(end, 1) for end in difference_interval([30.0, 50.0, 70.0], [10.0, 20.0, 30.0])]
+        [5.2, 54.8]
+        >>> [round(end, 1) for end in difference_interval([100] * 30, [100] * 20 + [0] * 10, kind="wilson")]
+        [15.2, 51.2]
     """
-    pairs = [np.asarray(values, dtype=float) for values in (larger, smaller)]
-    if pairs[0].shape != pairs[1].shape or pairs[0].ndim != 1:
-        raise MetricError(f"pairs are two vectors of the same images; got shapes {pairs[0].shape} and {pairs[1].shape}")
-    differences = pairs[0] - pairs[1]
-    differences = differences[differences != 0]
-    if not len(differences):
-        return 1.0
-    if np.ptp(np.abs(differences)) == 0:
-        exact = binomtest(int((differences > 0).sum()), len(differences), alternative=alternative).pvalue
-        return max(float(exact), np.finfo(float).tiny)
-    found = permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, _BLOCK // len(differences)),
-        alternative=alternative,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
-
-
-def holm(p_values: ArrayLike, family: int | None = None) -> list[float]:
-    """p-values corrected for being several, such that one false rejection among all is as improbable as among one.
-
-    Args:
-        p_values: of the tests that were made.
-        family: number of tests that could have been made, where the data decided which ones were; as many as were made unless
-            told.
-
-    Reference:
-        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    given = np.asarray(p_values, dtype=float)
-    order = np.argsort(given, kind="stable")
-    steps = given[order] * np.arange(family or len(given), (family or len(given)) - len(given), -1)
-    corrected = np.empty_like(given)
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return [float(value) for value in corrected]
+    one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.shape != other.shape or one.ndim != 1:
+        raise MetricError(f"pairs are two vectors of the same images; got shapes {one.shape} and {other.shape}")
+    if kind == "wilson":
+        low, high = _newcombe(one > 0, other > 0, level)
+        return 100 * low, 100 * high
+    if resamples is not None:
+        return bootstrap_interval(one - other, level, resamples, seed)
+    return _student(one - other, level)
 
 
 def check_level(level: float) -> None:
-    """Refuse what is no level of an interval.
+    """Raise an error if a level is not in (0, 1).
 
     Raises:
-        MetricError: it is not in (0, 1).
+        MetricError: The level is not in (0, 1).
     """
     if not 0 < level < 1:
         raise MetricError(f"the level of an interval is a probability in (0, 1), such as 0.95; got {level}")
+
+
+def _student(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    check_level(level)
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    reach = student.ppf((1 + level) / 2, len(values) - 1) * error
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def _newcombe(first: NDArray[np.bool_], second: NDArray[np.bool_], level: float) -> tuple[float, float]:
+    """Newcombe's interval of the difference of two proportions of the same images, in [-1, 1].
+
+    It combines the Wilson intervals of both proportions with their correlation, so it has a width even if no two images
+    differ, unlike a bootstrap interval.
+    """
+    n = len(first)
+    lows, highs = np.array([wilson_interval(int(values.sum()), n, level) for values in (first, second)]).T
+    if n == 0:
+        return float("nan"), float("nan")
+    shares = np.array([first.mean(), second.mean()])
+    below, above = shares - lows, highs - shares
+    correlation = _phi(first, second)
+    theta = float(shares[0] - shares[1])
+    down = _hypotenuse(below[0], above[1], correlation)
+    up = _hypotenuse(above[0], below[1], correlation)
+    return max(theta - down, -1.0), min(theta + up, 1.0)
+
+
+def _phi(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Newcombe's phi coefficient, continuity-corrected towards 0 if it is positive; 0 if either vector is constant."""
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    one, other = int((first & ~second).sum()), int((~first & second).sum())
+    area = (both + one) * (other + neither) * (both + other) * (one + neither)
+    product = both * neither - one * other
+    corrected = max(product - len(first) / 2, 0) if product > 0 else product
+    return float(corrected / np.sqrt(area)) if area else 0.0
+
+
+def _hypotenuse(a: Any, b: Any, cosine: float) -> float:
+    return float(np.sqrt(max(a**2 - 2 * cosine * a * b + b**2, 0)))

@@ -1,4 +1,4 @@
-"""The paired test by signs for many columns at once: the same signs serve all of them."""
+"""The sign-flip permutation test of many columns of paired differences at once; all share the same random signs."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ __all__ = ["sign_flip_p_values"]
 
 Floats = NDArray[np.float64]
 
-EXACT = 13  # differences up to which all signs are tried: 8192 of them
-MANY = 10_000  # differences from which the normal distribution stands for random signs: it is off by less than the draws are
-# The smallest c for which a sum of random signs, with weights whose squares sum to 1, reaches any x with at most c times the
-# probability with which a standard normal variable does (Bentkus and Dzindzalieta 2015, theorem 1.1): 3.178.
+EXACT = 13  # differences up to which all sign vectors are enumerated: 8192 of them
+MANY = 10_000  # differences above which the normal approximation is used: its error is below the noise of random signs
+# The smallest c such that P(sum of random signs with weights of norm 1 >= x) <= c * P(Z >= x) for every x and a standard normal
+# Z (Bentkus and Dzindzalieta 2015, theorem 1.1): 3.178.
 RADEMACHER = 1 / (4 * norm.sf(np.sqrt(2)))
-ROUNDING = 1e-12  # of the sum of all sizes: sums of the same numbers in another order are ties
-TINY = np.finfo(float).tiny
+ROUNDING = 1e-12  # of the sum of absolute differences: sums that differ by less are ties
+TINY = float(np.finfo(float).tiny)
 
-_BLOCK = 4_000_000  # numbers held at a time, so that memory stays bounded
+_BLOCK = 4_000_000  # numbers held at a time, which bounds the memory
 
 
 def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int = 0) -> Floats:
-    """One-sided p-values in (0, 1] of "the mean is above 0", one for each column of paired differences; lower is more certain.
+    """One-sided p-values of "the mean is not above 0", one per column of paired differences, in (0, 1].
 
-    Each equals that of `xaieval.analysis.stats.intervals.paired_p_value`: McNemar's exact test where all differences have one
-    size, all signs where there are few differences, random signs elsewhere. What makes thousands of columns cheap:
+    Under the null hypothesis the differences are symmetric about 0, so each of the 2 ** N sign vectors is equally likely; the
+    p-value is the share of them that give a sum as large as the observed one. If all differences of a column have the same
+    size (binary values), this is McNemar's exact test; up to 13 differences, all sign vectors are enumerated; otherwise
+    they are drawn at random. Thousands of columns are fast because
 
     - a column whose mean is not above 0 gets 1, since its p-value is at least one half;
-    - a column so far above 0 that it would take more than `resamples` draws to say how far gets an upper bound of its
-      p-value in place of 1 / (resamples + 1); at most 3.18 times the normal approximation, and never too small;
-    - a column with the weight of 10,000 differences or more has a sum of random signs that is taken as normal;
-    - the other columns share their random signs, so that one product of matrices gives all of their sums.
+    - a column so far above 0 that more than `resamples` draws would be needed gets an upper bound of its p-value instead of
+      1 / (resamples + 1): 3.18 times the normal approximation, never too small;
+    - a column whose weights are equivalent to 10,000 differences or more gets the normal approximation;
+    - all other columns share their random signs, so one matrix product gives all of their sums.
 
     Args:
-        differences: `[N, T]`, a row an image, a column a test. NaN where there is no pair: left out, as ties are.
-        resamples: draws of all signs.
-        seed: of the draws.
+        differences: Paired differences `[N, T]`, one row per image and one column per test. Missing pairs are NaN; NaN and 0
+            are left out.
+        resamples: Number of random sign vectors.
+        seed: Seed of the random signs.
 
     Returns:
-        `[T]`; 1 where no difference is left to test.
+        `[T]`; 1 for a column without differences.
 
     Raises:
-        MetricError: the differences are no table.
+        MetricError: The differences are not a table.
 
     Reference:
         Fisher, "The Design of Experiments", 1935, chapter 3; McNemar, Psychometrika 1947; for the bound Bentkus and
@@ -58,21 +61,21 @@ def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int 
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 2:
-        raise MetricError(f"differences are a table [images, tests]; got shape {list(values.shape)}")
+        raise MetricError(f"differences are [N, T], one column per test; got shape {values.shape}")
     values = np.where(np.isfinite(values), values, 0.0)
-    found = np.ones(values.shape[1])
+    p_values = np.ones(values.shape[1])
     above = values.sum(axis=0) > ROUNDING * np.abs(values).sum(axis=0)
     alike, few, far, many, rest = _kinds(values, above, resamples)
-    found[alike] = _mcnemar(values[:, alike])
-    found[few] = _all_signs(values[:, few])
-    found[far] = _bound(values[:, far])
-    found[many] = _normal(values[:, many])
-    found[rest] = _random_signs(values[:, rest], resamples, seed)
-    return np.maximum(found, TINY)
+    p_values[alike] = _mcnemar(values[:, alike])
+    p_values[few] = _all_signs(values[:, few])
+    p_values[far] = _bound(values[:, far])
+    p_values[many] = _normal(values[:, many])
+    p_values[rest] = _random_signs(values[:, rest], resamples, seed)
+    return np.maximum(p_values, TINY)
 
 
 def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, Any, Any]:
-    """Which of the columns with a mean above 0 are tested in which way: each in one."""
+    """One mask for each way to test a column; each column with a mean above 0 is in exactly one of them."""
     sizes = np.abs(values)
     smallest = np.where(sizes > 0, sizes, np.inf).min(axis=0, initial=np.inf)
     alike = above & (sizes.max(axis=0, initial=0.0) == smallest)
@@ -86,7 +89,7 @@ def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, A
 
 
 def _weight(values: Floats) -> Floats:
-    """How many differences of one size are as near to normal: the largest ones count, the smallest hardly do."""
+    """The number of differences of equal size whose signed sum is as close to normal (an effective sample size)."""
     return np.asarray((values**2).sum(axis=0) ** 2 / (values**4).sum(axis=0), dtype=float)
 
 
@@ -100,12 +103,12 @@ def _normal(values: Floats) -> Floats:
 
 
 def _bound(values: Floats) -> Floats:
-    """An upper bound of the p-value for any differences that are not all 0."""
+    """An upper bound of the p-value of columns that are not all 0."""
     return RADEMACHER * _normal(values)
 
 
 def _all_signs(values: Floats) -> Floats:
-    """Columns of at most `EXACT` differences other than 0, which are brought to the top."""
+    """Exact p-values of columns with at most `EXACT` nonzero differences, which are sorted to the top."""
     order = np.argsort(values == 0, axis=0, kind="stable")[:EXACT]
     kept = np.take_along_axis(values, order, axis=0)
     digits = np.arange(2 ** len(kept))[:, None] >> np.arange(len(kept))
@@ -125,7 +128,7 @@ def _random_signs(values: Floats, resamples: int, seed: int) -> Floats:
 
 
 def _reached(signs: NDArray[Any], values: Floats) -> Floats:
-    """How many of the sums with other signs are as large as the sum itself, by column."""
+    """For each column, the number of sign vectors whose sum is at least the observed sum."""
     least = values.sum(axis=0) - ROUNDING * np.abs(values).sum(axis=0)
     width = max(1, _BLOCK // len(signs))
     starts = range(0, values.shape[1], width)

@@ -1,4 +1,4 @@
-"""How many images it takes to see a difference."""
+"""Sample size and power of the paired tests."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from xaieval.errors import MetricError
 
 __all__ = ["images_needed", "paired_power"]
 
-_ROUNDING = 1e-12  # of the size of the differences: a mean or a spread below that is none
+_ROUNDING = 1e-12  # of the root mean square: a mean or a standard deviation below that counts as 0
 
 
 def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Number of images at which a difference like this one is found with probability `power`, in [1, inf].
+    """Number of images at which a difference like the observed one is significant with probability `power`, in [1, inf].
 
-    The mean and the spread of the differences at hand are taken for those of all images. That is a guess, and a wide one where
-    the difference is uncertain: read it as an order of magnitude. Under the null hypothesis the sum of random signs has the
-    variance of the mean square, so
+    The observed mean and standard deviation of the differences are taken for the true ones. If the difference is uncertain, the
+    result is only an order of magnitude. Under the null hypothesis the sum of random signs has the variance of the mean
+    square, so
 
         n = ((z_alpha * sqrt(mean(d ** 2)) + z_power * std(d)) / mean(d)) ** 2
 
-    For yes or no that is Connor's number for McNemar's test.
+    For binary values it is Connor's sample size for McNemar's test.
 
     Args:
-        differences: of N pairs, `[N]`; NaN are left out.
-        alpha: of the two-sided test, in (0, 1); for one of several tests, its share.
-        power: probability to find the difference, in (0, 1).
+        differences: Paired differences `[N]`; NaN are left out.
+        alpha: Significance level of the two-sided test, in (0, 1); for one of several tests, its share.
+        power: Power of the test, in (0, 1).
 
     Returns:
-        A whole number, no smaller than what any p-value below `alpha` takes; inf for a mean of zero; NaN for fewer than two
-        differences.
+        A whole number, at least the smallest sample for which a p-value can be below `alpha`; inf for a mean of 0; NaN for
+        fewer than two differences.
 
     Raises:
-        MetricError: alpha or power are no probabilities.
+        MetricError: alpha or power is not in (0, 1).
 
     Reference:
         Connor, "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43, 1987,
@@ -55,18 +55,18 @@ def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.
 
 
 def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05) -> float:
-    """Probability, in [0, 1], to find a difference like this one on so many images; see `images_needed`, its inverse.
+    """Power, in [0, 1], of the paired test of a difference like the observed one; the inverse of `images_needed`.
 
     Args:
-        differences: of N pairs, `[N]`; NaN are left out.
-        images: how many there would be.
-        alpha: of the two-sided test, in (0, 1).
+        differences: Paired differences `[N]`; NaN are left out.
+        images: Number of images.
+        alpha: Significance level of the two-sided test, in (0, 1).
 
     Returns:
-        `alpha` at a mean of zero; NaN for fewer than two differences.
+        `alpha` for a mean of 0; NaN for fewer than two differences.
 
     Raises:
-        MetricError: alpha is no probability.
+        MetricError: alpha is not in (0, 1).
 
     Reference:
         Connor, Biometrics 43, 1987, page 209.
@@ -92,7 +92,7 @@ def _check(**probabilities: float) -> None:
 
 
 def _moments(differences: ArrayLike) -> tuple[float, float, float]:
-    """Size of the mean, root of the mean square, and spread; NaN for fewer than two differences."""
+    """Absolute mean, root mean square and standard deviation; NaN for fewer than two differences."""
     values: NDArray[np.float64] = np.asarray(differences, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) < 2:

@@ -1,4 +1,4 @@
-"""Tests of the sign of a mean that may be looked at after every image, for images drawn without replacement."""
+"""Sequential tests of the sign of a mean, valid at any time, for values drawn without replacement."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ __all__ = ["SignTest", "on_grid"]
 
 Floats = NDArray[np.float64]
 
-_GRID = 2.0**32  # multiples of its inverse add up without rounding for two million numbers in [-1, 1]
-_LARGEST_STAKE = 0.9  # of what could be lost: of the clips and mixtures tried, the one that stops soonest over all settings
-_PRIOR_SQUARE = 0.25  # of the one number that is taken as seen before the first, so that there is a variance to divide by
+_GRID = 2.0**32  # multiples of its inverse add up without rounding for two million values in [-1, 1]
+_LARGEST_STAKE = 0.9  # of the stake that can lose everything; of the limits and mixtures tried, it stops earliest overall
+_PRIOR_SQUARE = 0.25  # square of a pseudo-observation before the first value, so that the variance is never 0
 
 
 def on_grid(values: ArrayLike) -> Floats:
-    """Numbers in [-1, 1] rounded to multiples of 2**-32, whose sums are exact, so that ties are ties in any order."""
+    """Values in [-1, 1] rounded to multiples of 2**-32: their sums are exact, so ties are ties in any order."""
     return np.round(np.asarray(values, dtype=float) * _GRID) / _GRID
 
 
 class SignTest:
-    """Is the mean of all N numbers positive or negative? Tests of many such means at once, of numbers in [-1, 1].
+    """Sequential tests of whether the mean of a population of N values is positive or negative, for many means at once.
 
-    For each mean, two players bet on each next number before they see it. The first bets that it is above what the numbers
-    left average if the mean of all is zero, `m = -(sum so far) / (numbers left)`, the second that it is below; neither can lose
-    more than there is. If the mean of all is not positive, the first player's capital `K = prod(1 + l * (x - m))` is a
-    supermartingale that starts at 1, in whatever way the stakes `l` follow from the numbers before, and reaches `1 / error` at
-    any time with at most the probability `error` (Ville). The stake is `(mean - m) / (variance + (mean - m)**2)` from what was
-    seen (aGRAPA), at most nine tenths of `1 / (1 + m)`. A sign is known for sure once the numbers left cannot change it,
-    so at the latest when all were seen.
+    The values lie in [-1, 1]. For each mean, two players bet on each next value before they see it: the first that it is above
+    `m = -(sum so far) / (number of values left)`, the mean of the values left if the mean of all is 0, the second that it is
+    below. If the mean of all is not positive, the capital of the first player, `K = prod(1 + l * (x - m))`, is a
+    nonnegative supermartingale that starts at 1 for any stakes `l` that depend on earlier values only, so it ever reaches
+    `1 / error` with probability at most `error` (Ville's inequality). The stake is `(mean - m) / (variance + (mean - m)**2)`
+    of the values seen (aGRAPA), at most nine tenths of `1 / (1 + m)`. A sign is certain as soon as the values left cannot
+    change it, so at the latest when all have been seen.
 
     Args:
-        population: N, the number of all numbers, in [1, 2**20].
-        tests: T, how many means are tested beside each other.
+        population: N, the number of all values, in [1, 2**20].
+        tests: T, the number of means to test.
 
     Attributes:
         population: N.
-        seen: how many numbers of each mean were seen.
-        sums: of the numbers seen, `[T]`, exact.
-        capital: of the players for positive and for negative means, `[2, T]`, now.
+        seen: Number of values seen of each mean.
+        sums: Sums of the values seen, `[T]`, exact.
+        capital: Current capital of the players for positive and for negative means, `[2, T]`.
 
     Raises:
-        MetricError: there is nothing to test, or too much to add exactly.
+        MetricError: `population` or `tests` is out of range.
 
     Reference:
         Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2024 (arXiv 2010.09686),
-        there for x in [0, 1], so with a mean of 1/2 in place of 0; and "Confidence sequences for sampling without replacement",
+        there for x in [0, 1], so with a mean of 1/2 instead of 0; and "Confidence sequences for sampling without replacement",
         NeurIPS 2020 (arXiv 2006.04448).
 
     Example:
@@ -60,7 +60,7 @@ class SignTest:
     def __init__(self, population: int, tests: int) -> None:
         if not 1 <= population <= 2**20 or tests < 1:
             raise MetricError(
-                f"a sign is tested of 1 to {2**20} numbers, in at least one test; got population {population}, tests {tests}"
+                f"population is 1 to {2**20} values, and tests is at least 1; got population {population}, tests {tests}"
             )
         self.population = population
         self.seen = 0
@@ -70,23 +70,23 @@ class SignTest:
         self._most: Floats = np.ones((2, tests))
 
     def add(self, block: ArrayLike) -> None:
-        """See more numbers; how they are cut into blocks changes nothing.
+        """Add values; how they are cut into blocks changes nothing.
 
         Args:
             block: `[n, T]` in [-1, 1], in the order in which they were drawn; rounded to multiples of 2**-32.
 
         Raises:
-            MetricError: these are no numbers of that kind, or more than N.
+            MetricError: The values have the wrong shape or range, or are more than N.
         """
         values = on_grid(self._checked(np.asarray(block, dtype=float)))
         sums = np.cumsum(np.concatenate([self.sums[None], values]), axis=0)
         squares = np.cumsum(np.concatenate([self._squares[None], values**2]), axis=0)
         null, stake = self._bets(sums[:-1], squares[:-1])
         for side, sign in enumerate((1, -1)):
-            room = 1 + sign * null  # where there is none, only one value is left to come, or the sign is known
+            room = 1 + sign * null  # 0 if only one value of the rest is possible, or the sign is certain
             most = _LARGEST_STAKE / np.where(room > 0, room, np.inf)
             gains = 1 + np.clip(sign * stake, 0, most) * sign * (values - null)
-            with np.errstate(over="ignore", under="ignore"):  # a fortune is a fortune
+            with np.errstate(over="ignore", under="ignore"):  # a capital of inf or 0 is as good as a very large or small one
                 path = np.cumprod(np.concatenate([self.capital[side][None], gains]), axis=0)
             self.capital[side] = path[-1]
             self._most[side] = np.maximum(self._most[side], path.max(axis=0))
@@ -95,23 +95,23 @@ class SignTest:
 
     @property
     def evidence(self) -> Floats:
-        """The largest capital there ever was, `[2, T]`: for positive and for negative means; inf where the sign is sure."""
+        """The largest capital so far, `[2, T]`, for positive and for negative means; inf if the sign is certain."""
         return np.where(self._sure(), np.inf, self._most)
 
     @property
     def p_values(self) -> Floats:
-        """Of "the mean is not positive" and "the mean is not negative", `[2, T]`, valid at whatever time they are looked at."""
+        """p-values of "the mean is not positive" and "the mean is not negative", `[2, T]`; valid at any time."""
         return 1 / self.evidence
 
     def signs(self, error: float) -> NDArray[np.int64]:
-        """1 or -1 where the sign of the mean is certain, 0 where it is not (yet), `[T]`.
+        """1 or -1 if the sign of the mean is certain, 0 if it is not (yet), `[T]`.
 
         Args:
-            error: probability, of each test, that a sign which is wrong or of a mean of zero is ever called certain before all
-                numbers were seen; in (0, 1).
+            error: Error probability of each test, in (0, 1): that it ever calls a sign certain, before all values were seen,
+                that is wrong or of a mean of 0.
 
         Raises:
-            MetricError: that is no probability.
+            MetricError: The error is not in (0, 1).
         """
         if not 0 < error < 1:
             raise MetricError(f"the error of a test is a probability in (0, 1), such as 0.05; got {error}")
@@ -123,7 +123,7 @@ class SignTest:
         return np.where(certain, likely, 0).astype(np.int64)
 
     def _bets(self, sums: Floats, squares: Floats) -> tuple[Floats, Floats]:
-        """The mean of the numbers left if the mean of all is zero, and the stakes before limits; from the numbers before."""
+        """The mean of the values left if the mean of all is 0, and the stakes before limits; from earlier values."""
         before = self.seen + np.arange(len(sums))[:, None]
         null = -sums / (self.population - before)
         mean = sums / (before + 1)
@@ -132,15 +132,15 @@ class SignTest:
         return null, edge / (variance + edge**2)
 
     def _sure(self) -> NDArray[np.bool_]:
-        """Which signs the numbers left cannot change any more."""
+        """Which signs the values left can no longer change."""
         left = self.population - self.seen
         return np.stack([self.sums > left, -self.sums > left])
 
     def _checked(self, block: Floats) -> Floats:
         if block.ndim != 2 or block.shape[1] != len(self.sums):
-            raise MetricError(f"a block is [n, {len(self.sums)}], one column a test; got shape {block.shape}")
+            raise MetricError(f"a block is [n, {len(self.sums)}], one column per test; got shape {block.shape}")
         if not (np.abs(block) <= 1).all():
-            raise MetricError("the sign of a mean is tested of numbers in [-1, 1]; scale them, and put 0 for what is missing")
+            raise MetricError("values have to be in [-1, 1]; scale them, and use 0 for missing ones")
         if self.seen + len(block) > self.population:
-            raise MetricError(f"more numbers came than the {self.population} that there are: {self.seen + len(block)}")
+            raise MetricError(f"got {self.seen + len(block)} values of a population of {self.population}")
         return block

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaieval.analysis.ranking import Over, rank
+from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.errors import MetricError, UsageError, choose_from
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
@@ -117,7 +117,7 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
     counts = scores.rows[["layer", "method"]].nunique()
-    over: Over = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
+    over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
     ranking = rank(scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed)
     return ranking_figure(ranking, size=request.size)
 

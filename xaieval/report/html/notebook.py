@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note, summary_of
 from xaieval.report.html.formatting import format_interval
 from xaieval.results.metric_display import decimals_of, label_of
@@ -68,5 +68,5 @@ def _warnings(scores: RunRecord, level: float) -> str:
     """The warnings as a list."""
     if len(scores.rows) > FEW:
         return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
-    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
+    doubts = find_warnings(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in doubts)}</ul>" if doubts else ""

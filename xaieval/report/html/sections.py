@@ -10,9 +10,9 @@ import pandas as pd
 
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
-from xaieval.analysis.ranking import Over, rank
+from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.analysis.selection import select_layers
-from xaieval.analysis.warnings import find_doubts
+from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
 from xaieval.report.html.formatting import format_interval, format_number
@@ -153,7 +153,7 @@ def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best
 
 def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
     """The warnings of the run, and one more if there are few images."""
-    doubts = find_doubts(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
+    doubts = find_warnings(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
     fewest = int(summary["n_images"].min())
     few = (
         f"only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "
@@ -209,8 +209,7 @@ def comparison_of(
         MetricError: The runs have no image, layer and method, or metric in common.
         ProtocolError: They were measured under different protocols.
     """
-    runs = (scores.rows, scores.manifest), (other.rows, other.manifest)
-    table = compare(*runs, level=level, across_protocols=across_protocols).reset_index()
+    table = compare(scores, other, level=level, across_protocols=across_protocols).reset_index()
     metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
@@ -290,7 +289,7 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
     if not 2 <= len(pairs) <= MOST_RANKED:
         return None
     layers, methods = (set(names) for names in zip(*pairs, strict=True))
-    over: Over = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
+    over: RankedItems = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
         ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
     except MetricError:  # no image has rows that count for every item
@@ -300,7 +299,7 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
     return [_named(pair, over) for pair, group in letters.items() if own & set(group)]
 
 
-def _named(pair: Pair, over: Over) -> str:
+def _named(pair: Pair, over: RankedItems) -> str:
     """The part of a pair that is ranked."""
     return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)
 
