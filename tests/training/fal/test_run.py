@@ -48,16 +48,16 @@ def finished(tmp_path_factory):
         if line.startswith("fold0: train fal"):
             raise Broken
 
-    setup = prepare(TINY)
+    experiment = prepare(TINY)
     with pytest.raises(Broken):
-        run_experiment(setup, folder, stop)
+        run_experiment(experiment, folder, stop)
     again: list[str] = []
-    run_experiment(setup, folder, again.append)
-    return setup, folder, lines, again
+    run_experiment(experiment, folder, again.append)
+    return experiment, folder, lines, again
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(finished):
-    setup, folder, lines, again = finished
+    experiment, folder, lines, again = finished
     assert [line for line in lines if "train" in line][:2] == [
         "fold0: train fpn, 1 epochs on 70 images",
         "fold0: train fpn-control, 1 epochs on 70 images",
@@ -65,14 +65,14 @@ def test_a_run_that_broke_off_goes_on_where_it_was(finished):
     assert not set(lines[:-1]) & set(again), "nothing is done twice"
     assert again[0] == lines[-1]
     third: list[str] = []
-    run_experiment(setup, folder, third.append)
+    run_experiment(experiment, folder, third.append)
     assert third == []
 
 
 def test_no_image_is_on_two_sides(finished):
-    setup, folder, _, _ = finished
-    fold = setup.folds[0]
-    parts = {name: {setup.pictures.ids[i] for i in getattr(fold, name)} for name in ("train", "selection", "test")}
+    experiment, folder, _, _ = finished
+    fold = experiment.folds[0]
+    parts = {name: {experiment.pictures.ids[i] for i in getattr(fold, name)} for name in ("train", "selection", "test")}
     assert sum(map(len, parts.values())) == 100 == len(set().union(*parts.values()))
     chosen_by = set(Scores.load(folder / "fold0/fpn/selection").rows["image_id"])
     assert chosen_by == parts["selection"]
@@ -117,8 +117,8 @@ def test_the_tables_are_the_means_of_the_rows(finished):
 
 
 def test_the_report_says_it_all(finished):
-    setup, folder, _, _ = finished
-    files = write_report(setup, folder)
+    experiment, folder, _, _ = finished
+    files = write_report(experiment, folder)
     page = (folder / "report.md").read_text()
     assert {"report.md", "table1.csv", "table2.csv", "table1_cross.csv", "accuracy.csv", "figure4.png", "figure5.png"} <= set(
         files
@@ -127,8 +127,8 @@ def test_the_report_says_it_all(finished):
     for said in (
         "by mean rank, worst first",
         "random images",
-        "Costs of a forward pass",
-        "class cross alone",
+        "Cost of a forward pass",
+        "class cross only",
         "1 of 5 folds",
         "Versions: xaieval",
     ):
