@@ -1,4 +1,4 @@
-"""Training of the reference models: a few steps teach a tiny network to tell bright from dark."""
+"""Training of the reference models: a tiny network learns in a few steps to tell bright images from dark ones."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_tiny_fal_learns_with_the_loss_of_its_branches(tmp_path):
 
 
 class Killed(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 def _killed_after(steps: int):
@@ -81,7 +81,7 @@ def _killed_after(steps: int):
     return loss
 
 
-def test_a_killed_training_goes_on_to_the_same_end(tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     # The model has no BatchNorm, dropout or shuffled data, so the rest of the training is the same to the last bit.
     torch.manual_seed(1)
     start, data = _model(), _loader()

@@ -1,4 +1,4 @@
-"""The FAL experiment from end to end on a few generated images: what it leaves, that it goes on, that nothing leaks."""
+"""The FAL experiment from end to end on a few generated images: its files, resuming, no image in two parts."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TINY = FalOptions(
 
 
 class Broken(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run that was broken off once, when the second of the compared models was to be trained."""
+    """A finished run that was interrupted once, before the second compared model was trained."""
     folder = tmp_path_factory.mktemp("fal")
     lines: list[str] = []
 
@@ -56,7 +56,7 @@ def finished(tmp_path_factory):
     return experiment, folder, lines, again
 
 
-def test_a_run_that_broke_off_goes_on_where_it_was(finished):
+def test_an_interrupted_run_is_resumed_where_it_stopped(finished):
     experiment, folder, lines, again = finished
     assert [line for line in lines if "train" in line][:2] == [
         "fold0: train fpn, 1 epochs on 70 images",
@@ -69,7 +69,7 @@ def test_a_run_that_broke_off_goes_on_where_it_was(finished):
     assert third == []
 
 
-def test_no_image_is_on_two_sides(finished):
+def test_no_image_is_in_two_parts(finished):
     experiment, folder, _, _ = finished
     fold = experiment.folds[0]
     parts = {name: {experiment.pictures.ids[i] for i in getattr(fold, name)} for name in ("train", "selection", "test")}
@@ -116,7 +116,7 @@ def test_the_tables_are_the_means_of_the_rows(finished):
     assert list(compared.index) == ["fpn-control", "selected", "random", "best", "abn", "open-start"]
 
 
-def test_the_report_says_it_all(finished):
+def test_the_report_has_all_tables_and_figures(finished):
     experiment, folder, _, _ = finished
     files = write_report(experiment, folder)
     page = (folder / "report.md").read_text()
@@ -239,7 +239,7 @@ def test_the_command_prints_the_comparison(tmp_path, capsys):
     assert "fpn-control" in printed.out
     assert "to control [95% interval]" in printed.out
     assert "report.md" in printed.out
-    main([*words.split(), "--methods", "gradcam", "--out", str(tmp_path), "--json"])  # which finds everything done
+    main([*words.split(), "--methods", "gradcam", "--out", str(tmp_path), "--json"])  # every step is done already
     document = json.loads(capsys.readouterr().out)
     assert document["folder"] == str(tmp_path)
     assert "report.md" in document["files"]
