@@ -1,9 +1,9 @@
-"""How often the intervals of a summary and of a comparison hold the true number: 2,000 runs for each kind of data and size.
+"""Coverage of the intervals of summaries and comparisons: how often they contain the true value, in 2,000 runs per data set.
 
     python benchmarks/coverage.py
 
-draws images with replacement from drops and increases measured on UC Merced, whose means over all 210 images are then the true
-ones, and from simulated ones; makes the 95 % interval that `Scores.summary` or `Scores.compare` makes; and counts. Writes
+draws images with replacement from drops and increases measured on UC Merced (the true means are those over all 210 images) and
+from simulated ones, computes the 95 % interval of `Scores.summary` or `Scores.compare`, and counts. Writes
 `benchmarks/coverage/coverage.csv` and `manifest.json`, and prints the tables of docs/statistics.md (a few minutes on one core).
 """
 
