@@ -453,7 +453,7 @@ def unbroken() -> pa.Table:
 def main() -> None:
     """Cause all faults, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="number of kills of each kind; a tenth of it for other faults")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills of each kind; a tenth for other faults")
     parser.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -34,14 +34,14 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent / "speed"))
-from record import read, replace_rows  # found by the path above
-from timing import alternate, spread  # likewise
+sys.path.insert(0, str(Path(__file__).parent / "speed"))  # for record and timing
+from record import read, replace_rows
+from timing import alternate, spread
 
-import xaieval  # likewise
-from xaieval.data import Preprocessing, scenes  # likewise
-from xaieval.explainers.ablation import AblationCAM  # likewise
-from xaieval.explainers.perturbation import RISE, Occlusion, RandomMasks, ScoreCAM  # likewise
+import xaieval
+from xaieval.data import Preprocessing, scenes
+from xaieval.explainers.ablation import AblationCAM
+from xaieval.explainers.perturbation import RISE, Occlusion, RandomMasks, ScoreCAM
 
 RESULTS = Path(__file__).with_suffix(".csv")
 HALF = (0.5, 0.5, 0.5)

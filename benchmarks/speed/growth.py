@@ -171,8 +171,8 @@ def _processes(name: str, scale: Scale, out: Path) -> None:
         for _ in range(1 if scale.quick else REPEATS):
             for processes in score:
                 slow, quick = (_score_seconds(name, scale, folder, images, processes) for images in (many, few))
-                work = slow - quick  # since start-up is in both
-                score[processes].append((many - few) / work if work > 0 else float("nan"))  # less than start-up varies
+                work = slow - quick  # start-up cancels
+                score[processes].append((many - few) / work if work > 0 else float("nan"))  # NaN if start-up varied by more
                 bare[processes].append(_bare_rate(name, scale, processes))
     rows = [
         {
@@ -180,13 +180,13 @@ def _processes(name: str, scale: Scale, out: Path) -> None:
             "what": what,
             "processes": processes,
             "n_images": many - few,
-            "images_per_second": float(np.median(found)),
-            "images_per_second_low": min(found),
-            "images_per_second_high": max(found),
-            "relative_to_one": float(np.median(np.divide(found, rates[1]))),
+            "images_per_second": float(np.median(values)),
+            "images_per_second_low": min(values),
+            "images_per_second_high": max(values),
+            "relative_to_one": float(np.median(np.divide(values, rates[1]))),
         }
         for what, rates in (("score", score), ("bare forward passes", bare))
-        for processes, found in rates.items()
+        for processes, values in rates.items()
     ]
     replace_rows(out / "processes.csv", rows, ("model",))
 

@@ -131,8 +131,8 @@ def test_what_is_logged_is_the_score_of_the_validation_images():
     expected = xaieval.score(learner, batches, "net.4", ["gradcam", "random"], progress=False).summary()
     assert len(callback.scores.rows) == 24
     for layer, method in expected.index:
-        found = trainer.callback_metrics[f"average_drop/{layer}/{method}"]
-        assert float(found) == pytest.approx(expected.loc[(layer, method), "average_drop"], rel=1e-5)
+        logged = trainer.callback_metrics[f"average_drop/{layer}/{method}"]
+        assert float(logged) == pytest.approx(expected.loc[(layer, method), "average_drop"], rel=1e-5)
 
 
 def test_controls_are_scored_and_logged_like_methods():

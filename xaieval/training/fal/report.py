@@ -15,7 +15,7 @@ from xaieval.models import LEVELS
 from xaieval.report import maps_figure
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.results import Results, read_results
-from xaieval.training.fal.run import BASE, CONTROL, fold_run, layers_of, rebuild
+from xaieval.training.fal.run import BASE, CONTROL, FoldRun, layers_of, rebuild
 from xaieval.training.fal.tables import (
     DROP,
     IMAGE,
@@ -87,7 +87,7 @@ def _tables(results: Results, label: int | None, level: float) -> dict[str, pd.D
 def _figures(experiment: Experiment, results: Results, folder: Path, label: int | None) -> list[str]:
     """Maps of some test images of the first finished fold: the FPN's levels, and the levels of control and FAL together."""
     number = min(results.choices)
-    fold = fold_run(experiment, folder, number)
+    fold = FoldRun.of(experiment, folder, number)
     test = [i for i in fold.fold.test if label is None or experiment.pictures.labels[i] == label]
     pictures = experiment.pictures.subset(test).spread(IMAGES)
     batch = next(read_batches(pictures.loader(IMAGES)))
@@ -162,7 +162,7 @@ def _by_level(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm, each value beside its difference from the control."""
+    """One row per arm, each value with its difference from the control."""
     titles = {"accuracy": "accuracy %", "macro_f1": "macro F1 %", DROP: "AD %", INCREASE: "IC %"}
     records = []
     for row in table.reset_index().to_dict("records"):

@@ -34,7 +34,6 @@ __all__ = [
     "COSTS",
     "FoldRun",
     "arms_of",
-    "fold_run",
     "layers_of",
     "model_name",
     "rebuild",
@@ -73,13 +72,8 @@ def run_experiment(experiment: Experiment, folder: Path, log: Log = lambda line:
     with writing(folder):
         write_json(folder / MANIFEST, {"run": run, "classes": list(experiment.pictures.classes)})
     for number in experiment.run_folds:
-        fold_run(experiment, folder, number, log).run(experiment.random_folds[number])
+        FoldRun.of(experiment, folder, number, log).run(experiment.random_folds[number])
     _measure_costs(experiment, folder, log)
-
-
-def fold_run(experiment: Experiment, folder: Path, number: int, log: Log = lambda line: None) -> FoldRun:
-    """One fold of an experiment, by its number."""
-    return FoldRun(experiment, experiment.folds[number], folder / f"fold{number}", experiment.options.seed + number, log)
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,11 @@ class FoldRun:
     folder: Path
     seed: int
     log: Log
+
+    @classmethod
+    def of(cls, experiment: Experiment, folder: Path, number: int, log: Log = lambda line: None) -> FoldRun:
+        """The fold with this number, in the experiment's folder."""
+        return cls(experiment, experiment.folds[number], folder / f"fold{number}", experiment.options.seed + number, log)
 
     def run(self, random_fold: Fold) -> None:
         """Train and score the FPN, select levels, then train and score the models of all arms."""
