@@ -1,11 +1,11 @@
-"""Whether layers are found in, and lie the right way up for, the architectures of timm and torchvision.
+"""Check that layers are found and maps are oriented correctly in the architectures of timm and torchvision.
 
     python benchmarks/architectures.py [FILE]
 
-writes `benchmarks/architectures.csv` (or FILE): for each model, with random weights, how many layers `list_layers` lists, what
-`layers="auto"` chooses, how these outputs are laid out, and whether a bright square planted in each quarter of the image moves
-the layers' outputs there. The check needs no training and no gradient: a map that is flipped, turned or transposed shows the
-squares elsewhere. Some minutes on one core; models that the file has already are passed over.
+writes `benchmarks/architectures.csv` (or FILE). For each model with random weights: how many layers `list_layers` lists, which
+ones `layers="auto"` selects, the layout of their outputs, and whether a bright square in each quarter of the image changes the
+outputs in that quarter. The check needs no training and no gradients: a flipped, rotated or transposed map shows the squares
+elsewhere. Takes some minutes on one core; models that are already in the file are skipped.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ QUARTERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 @dataclass(frozen=True)
 class Case:
-    """A model to look at.
+    """A model to check.
 
     Attributes:
-        name: "timm:NAME", "torchvision:NAME" or "features:NAME", a backbone of timm that returns its stages, with a head.
-        size: of the images, height and width.
-        arguments: of its constructor.
-        quick: whether the tests look at it too.
+        name: "timm:NAME", "torchvision:NAME", or "features:NAME" for a timm backbone that returns its stages, with a head.
+        size: Height and width of the images.
+        arguments: Arguments of the model's constructor.
+        quick: Whether the tests check the model too.
     """
 
     name: str
@@ -65,7 +65,7 @@ BIG = (224, 224)
 NARROW = {"embed_dim": 48, "num_heads": 3}
 
 CASES = [
-    # convolutional networks, any size
+    # convolutional networks, which take any size
     _quick("timm:resnet18"),
     _case("timm:resnet26d"),
     _case("timm:resnet50"),
@@ -176,7 +176,7 @@ CASES = [
 
 
 class Headed(nn.Module):
-    """A backbone that returns a list of maps, and a classifier of the last one."""
+    """A backbone that returns a list of feature maps, with a classifier on the last one."""
 
     def __init__(self, backbone: nn.Module, channels: int, channels_last: bool) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Headed(nn.Module):
 
 
 def build(case: Case) -> nn.Module:
-    """The model with random weights, always the same."""
+    """The model of a case, with random weights from a fixed seed."""
     torch.manual_seed(0)
     kind, name = case.name.split(":")
     if kind == "torchvision":
@@ -204,7 +204,7 @@ def build(case: Case) -> nn.Module:
 
 
 def normalised(model: nn.Module, size: tuple[int, int]) -> nn.Module:
-    """The model with batch normalisation for its own activations, or those of deep layers would hardly depend on the image."""
+    """Set the BatchNorm statistics to the model's activations; otherwise deep layers would hardly depend on the image."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -218,7 +218,7 @@ def normalised(model: nn.Module, size: tuple[int, int]) -> nn.Module:
 
 
 def planted(size: tuple[int, int]) -> Tensor:
-    """An image of faint noise, and the same with a square in the middle of each quarter, in two textures: `[9, 3, H, W]`."""
+    """An image of faint noise, and copies with a square in the middle of each quarter, in two textures: `[9, 3, H, W]`."""
     height, width = size
     generator = torch.Generator().manual_seed(1)
     images = 0.1 * torch.randn(1, 3, height, width, generator=generator).repeat(9, 1, 1, 1)
@@ -231,11 +231,11 @@ def planted(size: tuple[int, int]) -> Tensor:
 
 
 def is_upright(activation: Tensor) -> bool:
-    """Whether a layer's output `[9, C, h, w]` for `planted` images moves in the quarters where the squares are.
+    """Whether a layer's output `[9, C, h, w]` for `planted` images changes in the quarters where the squares are.
 
-    How much each quarter moves with each square is compared with all 24 ways to put the quarters: none may fit better than the
-    one in which they are. Logarithms, so that it does not matter which quarter moves most whatever the square. The peak alone
-    would not do: deep layers see the whole image, and peak beside the square.
+    The changes of the quarters are matched to the squares in all 24 orders, and the true order must fit best. Logarithms
+    remove the effect of a quarter that always changes most. The location of the peak alone would not do: deep layers see the
+    whole image, and their outputs peak beside the square.
     """
     moved = (activation[1:] - activation[:1]).double().square().sum(dim=1).unflatten(0, (4, 2)).mean(dim=1)
     shares = functional.adaptive_avg_pool2d(moved[:, None], 2).flatten(1).log()
@@ -244,7 +244,7 @@ def is_upright(activation: Tensor) -> bool:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row of the table on the page on models."""
+    """A row of the table in docs/models.md."""
     options = f" ({row['options']})" if row["options"] else ""
     upright = "yes" if row["upright"] else row["reason"]
     layers = ", ".join(f"`{layer}`" for layer in row["auto"].split())
@@ -253,21 +253,21 @@ def line(row: dict[str, Any]) -> str:
 
 
 def examine(case: Case) -> dict[str, Any]:
-    """The other columns of the table."""
+    """The columns that need the model."""
     model, images = build(case), planted(case.size)
     listing = list_layers(model, images[:1])
     with borrow(model):
-        found = locate(model, images, ["auto"], score=partial(predicted_score, Classification()))
+        located = locate(model, images, ["auto"], score=partial(predicted_score, Classification()))
         with torch.no_grad():
-            seen = run(model, images, found, differentiable=False).activations
-    wrong = [address for address, activation in seen.items() if not is_upright(activation)]
-    maps = explain(model, images[:2], list(seen))
+            outputs = run(model, images, located, differentiable=False).activations
+    wrong = [address for address, activation in outputs.items() if not is_upright(activation)]
+    maps = explain(model, images[:2], list(outputs))
     assert all(one.shape == (2, *case.size) and one.isfinite().all() for one in maps.values())
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "listed": len(listing),
-        "auto": " ".join(seen),
-        "layouts": " ".join(_described(at.layout) for at in found),
+        "auto": " ".join(outputs),
+        "layouts": " ".join(_described(at.layout) for at in located),
         "upright": not wrong,
         "reason": f"moves elsewhere: {' '.join(wrong)}" if wrong else "",
     }
@@ -278,24 +278,24 @@ def _described(layout: Layout) -> str:
 
 
 def describe(case: Case) -> dict[str, Any]:
-    """The columns that say which case it is."""
+    """The columns that identify a case."""
     options = " ".join(f"{name}={value}" for name, value in case.arguments.items())
     return {"model": case.name, "options": options, "image": "x".join(map(str, case.size))}
 
 
 def main(file: Path) -> None:
-    """Look at all models that the file does not have yet; one that cannot be looked at says why."""
+    """Check all models that are not in the file yet; a model that fails has the reason in its row."""
     before = pd.read_csv(file, keep_default_na=False).to_dict("records") if file.exists() else []
     rows = []
     for case in CASES:
-        begin, told = time.perf_counter(), describe(case)
-        row = next((row for row in before if told.items() <= row.items()), None)
+        start, key = time.perf_counter(), describe(case)
+        row = next((row for row in before if key.items() <= row.items()), None)
         if row is None:
             try:
-                row = told | examine(case)
-            except Exception as error:  # whatever a model can raise
-                row = told | {"upright": False, "reason": f"{type(error).__name__}: {str(error)[:200]!r}"}
-            print(f"{time.perf_counter() - begin:5.1f} s  {row['model']}: {row.get('auto', '')} {row['reason']}", flush=True)
+                row = key | examine(case)
+            except Exception as error:  # a model can raise anything
+                row = key | {"upright": False, "reason": f"{type(error).__name__}: {str(error)[:200]!r}"}
+            print(f"{time.perf_counter() - start:5.1f} s  {row['model']}: {row.get('auto', '')} {row['reason']}", flush=True)
         rows.append(row)
         pd.DataFrame(rows).to_csv(file, index=False)
     print(f"{sum(row['upright'] for row in rows)} of {len(rows)} upright")

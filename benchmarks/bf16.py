@@ -1,11 +1,11 @@
-"""How far AD and IC in bf16 are from those in float32, on real images.
+"""Differences of AD and IC between bf16 and float32, on real images.
 
     python benchmarks/bf16.py --weights FILE --data ucmerced:DIR
 
 scores MobileNetV2 with ImageNet weights on 1,000 images twice, and writes `benchmarks/bf16.csv` (seven layers, Grad-CAM; ten
-minutes on one core). Where the processor has no bf16 instructions, the arithmetic of those that have them is carried out in
-float32: a convolution or a product of matrices takes numbers rounded to bf16, adds up in float32, and rounds the result to
-bf16. `--native` leaves that to torch, which takes ten times as long; on a few images both can be compared.
+minutes on one core). The bf16 arithmetic of a processor with bf16 instructions is emulated in float32: convolutions and matrix
+products take inputs rounded to bf16, accumulate in float32, and round the result to bf16. `--native` uses torch's own bf16
+instead, which takes ten times as long on a processor without these instructions; both can be compared on a few images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRODUCTS = {torch.conv2d, functional.linear, torch.matmul, torch.bmm, Tensor.mat
 
 
 class Bf16Arithmetic(TorchFunctionMode):
-    """Products in bf16 that add up in float32, as in hardware; what follows them computes in bf16 by itself."""
+    """Convolutions and products in bf16 that accumulate in float32, as in hardware; later operations then run in bf16."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -46,9 +46,9 @@ class Bf16Arithmetic(TorchFunctionMode):
 
 
 def main(weights: str, data: str, images: int = 1000, native: bool = False, out: Path = RESULTS) -> None:
-    """Score twice, compare, write the table."""
+    """Score in both types, compare, and write the table."""
     if not native:
-        Runner.computing = _emulated  # type: ignore[method-assign]  # for all of this process
+        Runner.computing = _emulated  # type: ignore[method-assign]  # in the whole process
     loaded = load_model("timm:mobilenetv2_100", weights, False, {"pad_type": "same"})
     half = (0.5, 0.5, 0.5)
     preprocessing = type(loaded.preprocessing)(image_size=224, resize=256, mean=half, std=half, interpolation="bilinear")
@@ -61,7 +61,7 @@ def main(weights: str, data: str, images: int = 1000, native: bool = False, out:
 
 
 def compared(one: Scores, other: Scores) -> pd.DataFrame:
-    """By layer: both means, and the mean difference of each image with its 95 % interval."""
+    """By layer, both means, and the mean difference per image with its 95 % interval."""
     both = one.rows.merge(other.rows, on=KEYS, suffixes=("_float32", "_bf16"))
     both = both[(both["status_float32"] == "ok") & (both["status_bf16"] == "ok")]
     records = []

@@ -1,9 +1,9 @@
-"""How often the intervals of a summary and of a comparison hold the true number: 2,000 runs for each kind of data and size.
+"""Coverage of the intervals of summaries and comparisons: how often they contain the true value, in 2,000 runs per data set.
 
     python benchmarks/coverage.py
 
-draws images with replacement from drops and increases measured on UC Merced, whose means over all 210 images are then the true
-ones, and from simulated ones; makes the 95 % interval that `Scores.summary` or `Scores.compare` makes; and counts. Writes
+draws images with replacement from drops and increases measured on UC Merced (the true means are those over all 210 images) and
+from simulated ones, computes the 95 % interval of `Scores.summary` or `Scores.compare`, and counts. Writes
 `benchmarks/coverage/coverage.csv` and `manifest.json`, and prints the tables of docs/statistics.md (a few minutes on one core).
 """
 
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "ucmerced_mobilenetv2/rows.parquet"
 SIZES = (20, 50, 100, 210, 500)
 LEVEL = 0.95
-MANY = 1_000_000  # simulated images that the true mean is taken from, where there is no formula
+MANY = 1_000_000  # simulated images from which the true mean is computed if there is no formula
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Case:
     """Data whose mean is known.
 
     Attributes:
-        kind: which interval: mean, proportion, or the difference of two of either, paired by image.
-        name: what the data is.
-        draw: a function of a size and a generator to values of so many images, `[n]` or pairs `[n, 2]`, and the true mean.
-        skewness: of the values, or of their differences.
-        resamples: of the percentile bootstrap, in place of the interval that is the default.
+        kind: Kind of interval: mean, proportion, or a difference of two means or proportions, paired by image.
+        name: Description of the data.
+        draw: Function from a size n and a generator to values of n images, `[n]` or pairs `[n, 2]`, and the true mean.
+        skewness: Skewness of the values, or of their differences.
+        resamples: Number of resamples for the percentile bootstrap. Default: the default interval.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Case:
 
 
 def cases(rows: pd.DataFrame) -> list[Case]:
-    """All kinds of data."""
+    """All data sets."""
     drops, increases = (measured(rows, metric) for metric in ("average_drop", "increase_in_confidence"))
     return [
         *[resampled("mean", f"AD at {layer}", drops[layer]) for layer in ("blocks.0", "blocks.3", "blocks.5", "blocks.6")],
@@ -91,26 +91,26 @@ DROPS: dict[str, Callable[[int, Rng], Array]] = {
 
 
 def measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Images x layers, of Grad-CAM."""
+    """A metric of Grad-CAM as a table, images x layers."""
     return rows[rows["method"] == "gradcam"].pivot_table(index="image_id", columns="layer", values=metric).dropna()
 
 
 def resampled(kind: str, name: str, values: pd.Series | pd.DataFrame) -> Case:
-    """Measured values, drawn with replacement."""
+    """A case that draws measured values with replacement."""
     table = values.to_numpy()
     single = table if table.ndim == 1 else table[:, 0] - table[:, 1]
     return Case(kind, name, lambda n, rng: (table[rng.integers(len(table), size=n)], single.mean()), float(skew(single)))
 
 
 def simulated(name: str, drawn: Callable[[int, Rng], Array]) -> Case:
-    """Values from a distribution."""
+    """A case that draws values from a distribution."""
     many = drawn(MANY, np.random.default_rng(1))
     true = many.mean()
     return Case("mean", name, lambda n, rng: (drawn(n, rng), true), float(skew(many)))
 
 
 def proportion(share: float) -> Case:
-    """Yes or no with a given share of yes."""
+    """A case that draws yes or no with a given share of yes."""
     return Case(
         "proportion",
         f"share {share:.0%}",
@@ -120,13 +120,13 @@ def proportion(share: float) -> Case:
 
 
 def any_share(n: int, rng: Rng) -> tuple[Array, float]:
-    """Yes or no, each time with another share of yes."""
+    """Draw yes or no, with a new random share of yes each time."""
     share = rng.random()
     return 100.0 * (rng.random(n) < share), 100 * share
 
 
 def interval(case: Case, values: Array, seed: int) -> tuple[float, float]:
-    """The one that a summary or a comparison has; or the bootstrap's."""
+    """The interval of a summary or a comparison, or of the percentile bootstrap."""
     made = "wilson" if "proportion" in case.kind else "mean"
     if values.ndim == 2:
         return difference_interval(values[:, 0], values[:, 1], made, LEVEL, case.resamples, seed)
@@ -134,7 +134,7 @@ def interval(case: Case, values: Array, seed: int) -> tuple[float, float]:
 
 
 def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
-    """How often the interval holds the true mean."""
+    """How often the interval contains the true mean."""
     rng = np.random.default_rng([seed, n, *case.name.encode()])
     ends, true = np.empty((runs, 2)), np.empty(runs)
     for run in range(runs):
@@ -160,7 +160,7 @@ def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
 
 
 def tables(results: pd.DataFrame) -> Iterator[str]:
-    """For the docs: a line for each kind of data, a column for each size."""
+    """Tables of docs/statistics.md: a row for each data set, a column for each size."""
     for kind, group in results.groupby("kind", sort=False):
         yield f"| {kind} | skewness | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---|---|{'---|' * len(SIZES)}"
         for name, part in group.groupby("data", sort=False):
@@ -171,13 +171,13 @@ def tables(results: pd.DataFrame) -> Iterator[str]:
 
 
 def main(*, rows: Path = ROWS, runs: int = 2000, seed: int = 0, out: Path = HERE / "coverage") -> None:
-    """Simulate all of it.
+    """Simulate every case at every size.
 
     Args:
-        rows: of a run, whose drops and increases are drawn from.
-        runs: for each kind of data and size.
-        seed: of everything random.
-        out: folder of the results.
+        rows: Rows of a run, `rows.parquet`, whose drops and increases are resampled.
+        runs: Number of simulations for each data set and size.
+        seed: Random seed.
+        out: Folder of the results.
     """
     records = []
     for case in cases(pd.read_parquet(rows)):

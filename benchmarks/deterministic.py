@@ -1,9 +1,9 @@
-"""What `deterministic=True` costs: processor time beside that of the same run without it, taken in turn.
+"""Cost of `deterministic=True`: its processor time as a ratio to the same run without it, measured in turn.
 
     OMP_NUM_THREADS=1 python benchmarks/deterministic.py --weights mobilenetv2_100_imagenet.safetensors
 
-With one thread the ratio is that of the arithmetic alone; a run that had k threads loses these too, and gets them back by
-`--nproc k`.
+With one thread the ratio shows the cost of the arithmetic only. A run with k threads also loses its threads, and gets them
+back with `--nproc k`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import xaieval
 
 
 def models(weights: str | None) -> dict[str, tuple[nn.Module, int, str]]:
-    """By name the model, the side of its images, and layers."""
+    """By name: the model, the side of its images in pixels, and its layers."""
     torch.manual_seed(0)
     mobilenet = timm.create_model("mobilenetv2_100", pad_type="same")
     if weights:
@@ -36,7 +36,7 @@ def models(weights: str | None) -> dict[str, tuple[nn.Module, int, str]]:
 
 
 def taken(work: Callable[[], object]) -> float:
-    """Seconds of processor time."""
+    """Processor time of a call, in seconds."""
     start = time.process_time()
     work()
     return time.process_time() - start
@@ -45,7 +45,7 @@ def taken(work: Callable[[], object]) -> float:
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", help="of MobileNetV2; random ones unless told, which takes as long")
+    parser.add_argument("--weights", help="weights of MobileNetV2; default: random ones, which take as long")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
         images = torch.randn(options.images, 3, side, side, generator=torch.Generator().manual_seed(1))
 
         score = partial(xaieval.score, model, images.split(8), [layers], progress=False)
-        count = len(score().manifest["run"]["layers"])  # and everything is warm
+        count = len(score().manifest["run"]["layers"])  # and warms up
         ratios = [taken(partial(score, deterministic=True)) / taken(score) for _ in range(options.rounds)]
         print(f"| {name} | {count} | {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}] |", flush=True)
 

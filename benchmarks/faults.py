@@ -1,11 +1,11 @@
-"""What a run survives: runs that are killed, starved of disk, or robbed of their folder, and what was lost each time.
+"""Recovery of runs from kills, full disks and lost folders, and how much work each fault loses.
 
     python benchmarks/faults.py --kills 200 --out benchmarks/faults.csv
 
-Each kill ends a process by SIGKILL, at a random moment or at a random call that touches the disk; the same command then goes
-on, until a run ends, whose rows are compared with those of an unbroken run, bit by bit. "Lost" is the number of batches that
-were begun, but have to be measured again; a batch in flight is one. Needs Linux; a full disk needs a mount, which an
-administrator may make (`unshare -rm` gives that to anybody, where it is allowed).
+A kill ends a process by SIGKILL, at a random moment or at a random system call that touches the disk. The same command then
+resumes the run until it finishes, and its rows are compared bit by bit with those of a run without faults. "Lost" batches were
+started but must be measured again, including the one being processed. Needs Linux; a full disk needs the right to mount, which
+administrators have (`unshare -rm` gives it to other users, where allowed).
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from xaieval.results.files import ROWS
 
 BATCHES, SIZE = 12, 4
 IMAGES = BATCHES * SIZE
-NOBODY = 65534  # by custom
-TOUCHING = ("fsync", "replace", "mkdir", "unlink", "rmdir", "open")  # calls by which a run touches the disk
+NOBODY = 65534  # the usual user id
+TOUCHING = ("fsync", "replace", "mkdir", "unlink", "rmdir", "open")  # functions by which a run touches the disk
 
 
 @dataclass
 class Record:
-    """What happened to one kind of fault.
+    """The results for one kind of fault.
 
     Attributes:
-        fault: what was done.
-        tried: how often.
-        most_lost: batches that were begun and have to be measured again, at most.
-        ended: how many runs went on to their end.
-        same_rows: how many of these had the rows of an unbroken run, bit by bit.
-        said: the message of the last one, where the run itself could say something.
+        fault: Description of the fault.
+        tried: Number of times it was caused.
+        most_lost: Largest number of batches that were started and had to be measured again.
+        ended: Number of runs that were resumed to their end.
+        same_rows: Number of those whose rows equal those of a run without faults, bit by bit.
+        said: Message of the last run, if the run could report the fault.
     """
 
     fault: str
@@ -73,15 +73,15 @@ class Record:
 # ---- the run
 
 
-Trouble = Callable[[int], Any]  # is told the number of each image when it is read
+Trouble = Callable[[int], Any]  # called with the index of each image when it is read
 
 
 def nothing(index: int) -> None:
-    """No trouble."""
+    """Cause no fault."""
 
 
 def at(number: int, do: Callable[[], Any]) -> Trouble:
-    """Trouble when an image is read."""
+    """Cause a fault when a certain image is read."""
     return lambda index: do() if index == number else None
 
 
@@ -93,7 +93,7 @@ def model() -> nn.Module:
 
 
 class Images(Dataset[Tensor]):
-    """Noise, always the same."""
+    """Noise from fixed seeds."""
 
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
@@ -107,7 +107,7 @@ class Images(Dataset[Tensor]):
 
 
 class Counted:
-    """A loader that notes the batches which are begun, also for the process that outlives it."""
+    """A loader that marks started batches in shared memory, which survives its process."""
 
     def __init__(self, loader: DataLoader[Tensor], begun: Any) -> None:
         self.loader, self.batch_size, self.begun = loader, SIZE, begun
@@ -120,7 +120,7 @@ class Counted:
 
 @dataclass
 class Place:
-    """A folder, and which batches were begun for it."""
+    """The folder of a run, and which of its batches were started."""
 
     folder: Path
     begun: Any
@@ -131,18 +131,18 @@ class Place:
         measure(loop.score, Counted(loader, self.begun), self.folder)
 
     def on_disk(self) -> int:
-        """How many batches are there."""
+        """Number of batches on the disk."""
         if (self.folder / ROWS).exists():
             return BATCHES
-        ranks = len(list(self.folder.glob(f"ranks/*/{ROWS}")))  # of two
+        ranks = len(list(self.folder.glob(f"ranks/*/{ROWS}")))  # of two ranks
         return len(list(self.folder.rglob("parts/*.parquet"))) + ranks * BATCHES // 2
 
     def lost(self) -> int:
-        """How many batches were begun, but are not there."""
+        """Number of batches that were started but are not on the disk."""
         return max(sum(self.begun) - self.on_disk(), 0)
 
     def settle(self, record: Record, expected: pa.Table) -> None:
-        """Note whether a run that went on to its end has the right rows, and begin a new one."""
+        """Record whether a finished run has the right rows, and clear the folder for the next one."""
         record.ended += 1
         left = (self.folder / "parts").exists()
         record.same_rows += pq.read_table(self.folder / ROWS).equals(expected) and not left
@@ -151,23 +151,23 @@ class Place:
 
 
 def measure(score: Callable[..., Scores], loader: Any, folder: Path) -> Scores:
-    """What is scored everywhere here."""
+    """The run that all faults interrupt."""
     methods, metrics = ("gradcam", "random"), ("average_drop", "insertion")
     return score(model(), loader, ["0", "3"], methods, metrics, output_dir=folder, progress=False)
 
 
 @contextmanager
 def place_in(folder: Path | None = None) -> Iterator[Place]:
-    """A place in a new folder, or in one that is there."""
+    """A run in a new folder, or in an existing one."""
     with tempfile.TemporaryDirectory() as new:
         yield Place((folder or Path(new)) / "run", multiprocessing.Array("i", BATCHES, lock=False))
 
 
-# ---- kills: the process itself has no say
+# ---- kills, which the process cannot report
 
 
 def forked(work: Callable[[], Any]) -> int:
-    """Another process that does the work, quietly."""
+    """Start a child process that does the work with stderr silenced."""
     child = os.fork()
     if child:
         return child
@@ -180,20 +180,20 @@ def forked(work: Callable[[], Any]) -> int:
 
 
 def ended_well(child: int) -> bool:
-    """Wait for a process."""
+    """Wait for a process, and say whether it succeeded."""
     return os.waitpid(child, 0)[1] == 0
 
 
 def kill_by_time(rng: random.Random, longest: float, work: Callable[[], Any]) -> bool:
-    """Kill the process that does the work at a random moment; whether it was done before."""
+    """Kill a process that does the work at a random moment; True if it had finished before."""
     child = forked(work)
     time.sleep(rng.uniform(0, longest))
-    os.kill(child, signal.SIGKILL)  # one that has ended stays until it is waited for
+    os.kill(child, signal.SIGKILL)  # a process that has ended remains until it is waited for
     return ended_well(child)
 
 
 def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
-    """Have the process that does the work kill itself at a random call that touches the disk, before it or after it."""
+    """Let a process that does the work kill itself before or after a random call that touches the disk."""
     left, before = [rng.randrange(1, 60)], rng.random() < 0.5
 
     def fatal(own: Callable[..., Any]) -> Callable[..., Any]:
@@ -201,10 +201,10 @@ def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
             left[0] -= 1
             if left[0] == 0 and before:
                 os.kill(os.getpid(), signal.SIGKILL)
-            found = own(*args, **options)
+            result = own(*args, **options)
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return found
+            return result
 
         return called
 
@@ -217,7 +217,7 @@ def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
 
 
 def kills(fault: str, kill: Callable[[random.Random, float, Callable[[], Any]], bool]) -> Fault:
-    """Kill runs, and have each go on until it ends."""
+    """Kill runs, and resume each until it finishes."""
 
     def tried(count: int, rng: random.Random, expected: pa.Table) -> Record:
         record = Record(fault)
@@ -240,7 +240,7 @@ def kills(fault: str, kill: Callable[[random.Random, float, Callable[[], Any]], 
 
 
 def killed_ranks(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """Kill one of two processes at a random moment; both go on."""
+    """Kill one of two processes at a random moment, then resume both."""
     record = Record("SIGKILL of one rank of two, at a random moment")
     with place_in() as place:
         while record.tried < count or not record.ended:
@@ -250,7 +250,7 @@ def killed_ranks(count: int, rng: random.Random, expected: pa.Table) -> Record:
                 victim = rng.randrange(2)
                 os.kill(children[victim], signal.SIGKILL)
                 time.sleep(0.2)
-                os.kill(children[1 - victim], signal.SIGTERM)  # as torchrun does; it may wait for the other one
+                os.kill(children[1 - victim], signal.SIGTERM)  # as torchrun does, since it may wait for the other one
             ended = [ended_well(child) for child in children]
             if all(ended):
                 place.settle(record, expected)
@@ -267,22 +267,22 @@ def start_ranks(place: Place) -> list[int]:
         port = free.getsockname()[1]
 
     def begin(index: int) -> None:
-        if index % SIZE == SIZE - 1:  # the last image of a batch is read
+        if index % SIZE == SIZE - 1:  # the last image of a batch
             place.begun[index // SIZE] = 1
 
     def work(rank: int) -> None:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        distributed.GRACE = 0.0  # what torchrun needs to see who failed
+        distributed.GRACE = 0.0  # the time that torchrun needs to see which process failed
         measure(distributed.score, DataLoader(Images(begin), SIZE), place.folder)
 
     return [forked(partial(work, rank)) for rank in range(2)]
 
 
-# ---- faults of which the run can say something
+# ---- faults that the run can report
 
 
 def breaks(record: Record, place: Place, kind: type[BaseException], trouble: Trouble, workers: int = 0) -> None:
-    """A run that ends by an error, which says what happened."""
+    """Run until the fault raises an error, and record its message."""
     record.tried += 1
     try:
         place.run(trouble, workers)
@@ -292,29 +292,29 @@ def breaks(record: Record, place: Place, kind: type[BaseException], trouble: Tro
 
 
 def goes_on(record: Record, place: Place, expected: pa.Table) -> None:
-    """The same run, now that the trouble is over."""
+    """Resume the run without the fault."""
     place.run()
     place.settle(record, expected)
 
 
 def somewhere(rng: random.Random) -> int:
-    """An image of any batch but the first."""
+    """A random image after the first batch."""
     return rng.randrange(SIZE, IMAGES)
 
 
 @contextmanager
 def mounted(size: str) -> Iterator[Path]:
-    """A small disk."""
-    with tempfile.TemporaryDirectory() as place:
-        call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
+    """A small file system in memory."""
+    with tempfile.TemporaryDirectory() as path:
+        call("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path)
         try:
-            yield Path(place)
+            yield Path(path)
         finally:
-            call("umount", "-l", place)
+            call("umount", "-l", path)
 
 
 def may_mount() -> bool:
-    """Whether this process may mount a disk."""
+    """Whether this process may mount a file system."""
     try:
         with mounted("64k"):
             return True
@@ -323,12 +323,12 @@ def may_mount() -> bool:
 
 
 def call(*command: str) -> None:
-    """Run a program of the system."""
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # nothing of it comes from outside
+    """Run a system program."""
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  # no outside input
 
 
 def full_disk(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """A disk that is full after some batches, and then has room again."""
+    """The disk is full after some batches, then has space again."""
     record = Record("disk full")
     for _ in range(count):
         with mounted(f"{rng.randrange(60, 200)}k") as disk, place_in(disk) as place:
@@ -340,7 +340,7 @@ def full_disk(count: int, rng: random.Random, expected: pa.Table) -> Record:
 
 @contextmanager
 def unprivileged(folder: Path) -> Iterator[None]:
-    """As somebody whom permissions bind, which they do not an administrator."""
+    """Drop administrator rights, which would ignore permissions."""
     own = os.geteuid()
     folder.chmod(0o777)
     if own == 0:
@@ -352,7 +352,7 @@ def unprivileged(folder: Path) -> Iterator[None]:
 
 
 def read_only_folder(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """A folder that becomes read-only under way."""
+    """The folder becomes read-only during the run."""
     record = Record("folder becomes read-only")
     for _ in range(count):
         with place_in() as place, unprivileged(place.folder.parent):
@@ -364,7 +364,7 @@ def read_only_folder(count: int, rng: random.Random, expected: pa.Table) -> Reco
 
 
 def broken_by(fault: str, harm: Callable[[Place], Callable[[], Any]], workers: int = 0) -> Fault:
-    """Runs to which harm is done at some image, and which say so."""
+    """Runs that a fault at a random image ends with an error."""
 
     def tried(count: int, rng: random.Random, expected: pa.Table) -> Record:
         record = Record(fault)
@@ -378,12 +378,12 @@ def broken_by(fault: str, harm: Callable[[Place], Callable[[], Any]], workers: i
 
 
 def suicide() -> None:
-    """What a process does that reads the wrong image."""
+    """Kill the own process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def interrupted(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """Ctrl-C."""
+    """The user presses Ctrl-C."""
     record = Record("SIGINT")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     for _ in range(count):
@@ -396,7 +396,7 @@ def interrupted(count: int, rng: random.Random, expected: pa.Table) -> Record:
 
 
 def torn_part(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """The last part is cut off, as by a disk that had not written what it confirmed."""
+    """The last checkpoint is truncated, as by a disk that confirmed data before writing it."""
     record = Record("last part torn")
     for _ in range(count):
         with place_in() as place, heard() as messages:
@@ -414,7 +414,7 @@ def torn_part(count: int, rng: random.Random, expected: pa.Table) -> Record:
 
 @contextmanager
 def heard() -> Iterator[list[str]]:
-    """What the package logs."""
+    """Collect the messages that the package logs."""
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # no class for one line
@@ -444,32 +444,32 @@ FAULTS: dict[str, Fault] = {
 
 
 def unbroken() -> pa.Table:
-    """The rows of a run that nothing happened to, as they are on the disk."""
+    """The rows of a run without faults, as on the disk."""
     with place_in() as place:
         place.run()
         return pq.read_table(place.folder / ROWS)
 
 
 def main() -> None:
-    """Try all faults, and write what came of them."""
+    """Cause all faults, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="of each way to kill; a tenth of the other faults")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills of each kind; a tenth for other faults")
     parser.add_argument("--only", nargs="*", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    torch.set_num_threads(1)  # a process that is forked has no others
+    torch.set_num_threads(1)  # a forked process has only one
     expected = unbroken()
-    found = []
+    records = []
     for name in given.only:
         if name == "full" and not may_mount():
-            print(f"{name}: not tried, since this process may not mount a disk")
+            print(f"{name}: skipped, because this process may not mount a file system")
             continue
         count = given.kills if name in ("time", "call") else max(given.kills // 10, 1)
-        found.append(FAULTS[name](count, random.Random(given.seed), expected))  # noqa: S311  # no secrets
-        print(found[-1], flush=True)
+        records.append(FAULTS[name](count, random.Random(given.seed), expected))  # noqa: S311  # not for secrets
+        print(records[-1], flush=True)
     if given.out is not None:
-        pd.DataFrame([asdict(record) for record in found]).to_csv(given.out, index=False)
+        pd.DataFrame([asdict(record) for record in records]).to_csv(given.out, index=False)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("xaieval", "torch", "pyarrow"))
     print(f"{BATCHES} batches of {SIZE}, seed {given.seed}, {versions}, Python {platform.python_version()}")
 

@@ -1,13 +1,13 @@
-"""What becomes of picture files from outside: damaged ones, ones of every sort, and ones made to do harm.
+"""Reading of image files from outside: damaged ones, unusual ones and malicious ones.
 
     python benchmarks/fuzz_images.py --files 2000 --seed 0
 
-writes so many files (`tests/hostile_images.py` says which kinds), has a process read them one by one, and another one score
-a small model on all of them. A file that takes longer than the time limit, or ends the process, is counted as such, and the
-process is started again behind it. Prints and writes `benchmarks/fuzz_images.csv`: for each kind how many files were read
-right (where that is known: compared pixel by pixel), how many were unreadable, the longest time for a file, and by how much
-reading it let the memory of the process grow at most. `--large` adds files of all formats that have just as many pixels as
-are read.
+writes this many files (for their kinds see `tests/hostile_images.py`), reads them one by one in a process, and scores a small
+model on all of them in another one. A file that exceeds the time limit or ends the process is counted, and a new process goes
+on with the next file. Prints and writes `benchmarks/fuzz_images.csv`: for each kind, how many files were read correctly
+(compared pixel by pixel where the pixels are known) and how many were unreadable, the longest time for a file, and the largest
+growth of the process's memory while reading one. `--large` adds a file of each format with the largest number of pixels that
+is still read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ app = cyclopts.App()
 
 @app.default
 def main(files: int = 2000, seed: int = 0, limit: float = 60.0, large: bool = False) -> None:
-    """Write the files, have them read and scored, and print the table."""
+    """Write the files, read and score them in other processes, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         cases = draw(files, seed)
@@ -51,8 +51,8 @@ def main(files: int = 2000, seed: int = 0, limit: float = 60.0, large: bool = Fa
             plant(case, root / f"class/{number}")
         if large:
             cases += [_large(root, number, ending) for number, ending in enumerate(LARGE, len(cases))]
-        found = _watch(root, cases, files, seed, limit)
-        table = _table(cases, found)
+        outcomes = _watch(root, cases, files, seed, limit)
+        table = _table(cases, outcomes)
         table.to_csv(RESULTS, index=False)
         print(table.to_string(index=False))
         packages = ("pillow", "numpy", "torch", "torchvision")
@@ -60,12 +60,12 @@ def main(files: int = 2000, seed: int = 0, limit: float = 60.0, large: bool = Fa
         print(f"{len(cases)} files, seed {seed}; {versions}")
         start = time.monotonic()
         command = [sys.executable, "-W", "ignore", __file__, "score", str(root)]
-        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())  # noqa: S603  # this file
+        print(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())  # noqa: S603  # this script
         print(f"scored in {time.monotonic() - start:.0f} s")
 
 
 def _large(root: Path, number: int, ending: str) -> Case:
-    """A whole file at the limit."""
+    """A valid file with the largest number of pixels."""
     path = root / f"class/{number}/x.{ending}"
     path.parent.mkdir()
     Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(path)
@@ -73,29 +73,29 @@ def _large(root: Path, number: int, ending: str) -> Case:
 
 
 def _watch(root: Path, cases: list[Case], files: int, seed: int, limit: float) -> list[dict[str, Any]]:
-    """What the reading process says of each file; started again behind each one that it does not come back from."""
-    found: list[dict[str, Any]] = []
-    while len(found) < len(cases):
-        command = [sys.executable, "-W", "ignore", __file__, "read", str(root), str(files), str(seed), str(len(found))]
+    """Outcome of each file from the reading process, which is restarted after a file that hangs or crashes it."""
+    outcomes: list[dict[str, Any]] = []
+    while len(outcomes) < len(cases):
+        command = [sys.executable, "-W", "ignore", __file__, "read", str(root), str(files), str(seed), str(len(outcomes))]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, text=True, **pipes)  # noqa: S603  # this file
+        process = subprocess.Popen(command, text=True, **pipes)  # noqa: S603  # this script
         lines: queue.Queue[str] = queue.Queue()
         Thread(target=_listen, args=(process, lines), daemon=True).start()
-        patience = 600.0  # until it has started
-        while len(found) < len(cases):
+        patience = 600.0  # for the start of the process
+        while len(outcomes) < len(cases):
             try:
                 line = lines.get(timeout=patience)
             except queue.Empty:
                 line = "hang"
             patience = limit
             if not line.startswith("{"):
-                found.append({"outcome": line or "crash", "seconds": limit, "mib": 0})
+                outcomes.append({"outcome": line or "crash", "seconds": limit, "mib": 0})
                 break
             if line != "{}\n":
-                found.append(json.loads(line))
+                outcomes.append(json.loads(line))
         process.kill()
         process.wait()
-    return found
+    return outcomes
 
 
 def _listen(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
@@ -106,18 +106,18 @@ def _listen(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 @app.command
 def read(root: Path, files: int, seed: int, start: int) -> None:
-    """Read the files one by one, and print a line about each."""
+    """Read the files one by one, and print a line for each."""
     from xaieval.data import Preprocessing, image_folder
 
     cases, pictures = draw(files, seed), image_folder(root, Preprocessing(**PREPARE))
     numbers = {int(name.split("/")[1]): index for index, name in enumerate(pictures.ids)}
-    pictures.preprocessing(Image.new("RGB", (100, 80)))  # what is loaded at its first use
+    pictures.preprocessing(Image.new("RGB", (100, 80)))  # loads what is imported at first use
     print("{}", flush=True)
     for number in range(start, len(numbers)):
-        Path("/proc/self/clear_refs").write_text("5")  # sets back the peak
-        before, began = _memory("VmRSS"), time.monotonic()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before, start_time = _memory("VmRSS"), time.monotonic()
         sample = pictures[numbers[number]]
-        seconds, mib = time.monotonic() - began, _memory("VmHWM") - before
+        seconds, mib = time.monotonic() - start_time, _memory("VmHWM") - before
         pixels = cases[number].pixels if number < len(cases) else None
         outcome = "unreadable"
         if "image" in sample:
@@ -135,22 +135,22 @@ def _is_right(picture: Image.Image, case: Case) -> bool:
 
 
 def _memory(what: str) -> float:
-    """In MiB."""
+    """A memory field of this process, in MiB."""
     return int(re.findall(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[0]) / 1024
 
 
-def _table(cases: list[Case], found: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row a kind, and one for all."""
-    rows = pd.DataFrame(found).assign(kind=[case.kind for case in cases])
+def _table(cases: list[Case], outcomes: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per kind, and one for all."""
+    rows = pd.DataFrame(outcomes).assign(kind=[case.kind for case in cases])
     rows.loc[rows["kind"].str.startswith("\x1b"), "kind"] = "name"
     parts = [(kind, group) for kind, group in rows.groupby("kind")] + [("all", rows)]
-    outcomes = ("read", "unreadable", "wrong", "hang", "crash")
+    names = ("read", "unreadable", "wrong", "hang", "crash")
     return pd.DataFrame(
         [
             {
                 "kind": kind,
                 "files": len(group),
-                **{outcome: int((group["outcome"] == outcome).sum()) for outcome in outcomes},
+                **{name: int((group["outcome"] == name).sum()) for name in names},
                 "longest_s": round(group["seconds"].max(), 2),
                 "most_mib": round(group["mib"].max()),
             }
@@ -161,7 +161,7 @@ def _table(cases: list[Case], found: list[dict[str, Any]]) -> pd.DataFrame:
 
 @app.command
 def score(root: Path) -> None:
-    """Score a small model on all files, and print what the run says of them."""
+    """Score a small model on all files, and print the statuses of the rows."""
     import torch
 
     import xaieval
@@ -177,7 +177,7 @@ def score(root: Path) -> None:
         torch.nn.Linear(8, 4),
     )
     pictures = image_folder(root, Preprocessing(**PREPARE))
-    xaieval.score(model, [torch.rand(32, 3, 64, 64)], "1", progress=False)  # what is loaded at its first use
+    xaieval.score(model, [torch.rand(32, 3, 64, 64)], "1", progress=False)  # loads what is imported at first use
     before = _memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         xaieval.score(model, pictures.loader(32), "1", progress=False, output_dir=folder)

@@ -1,10 +1,10 @@
-"""What a user loads, made up: every answer of the command line is a result or one clear line, with the status 0, 1 or 2.
+"""Fuzzing of user input: the command line must answer with a result or one clear line, and exit with status 0, 1 or 2.
 
     python benchmarks/fuzz_inputs.py toml manifests rows names --minutes 10 --out fuzz
 
-Each target is a Hypothesis test, of which `tests/end_to_end/test_fuzz_inputs.py` runs some examples. Here Atheris (libFuzzer)
-drives it by code coverage for the given number of minutes (`pip install atheris`). Findings are written to OUT/TARGET.txt,
-each once, with the traceback and the input. The exit status is 1 if there are any.
+Each target is a Hypothesis test; `tests/end_to_end/test_fuzz_inputs.py` runs some examples of each. Here Atheris (libFuzzer)
+drives it by code coverage for the given number of minutes (`pip install atheris`). Each finding is written once to
+OUT/TARGET.txt, with the traceback and the input. The exit status is 1 if there are findings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-os.environ |= {"HF_HUB_OFFLINE": "1"}  # or a model's name that looks like one of the Hub would be asked for there
+os.environ |= {"HF_HUB_OFFLINE": "1"}  # otherwise names of models that look like those of the Hub would be looked up there
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +39,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-if "--inside" in sys.argv:  # before the package is imported, so that Atheris sees which of its lines run
+if "--inside" in sys.argv:  # before the package is imported, so that Atheris can trace its lines
     import atheris
 
     with atheris.instrument_imports(include=["xaieval", "cyclopts", "tomllib"]):
-        import tomllib  # noqa: F401, RUF100, I001  # likewise
+        import tomllib  # noqa: F401, RUF100, I001  # instrumented
 
         import cyclopts  # noqa: F401  # instrumented
 
@@ -71,87 +71,87 @@ from xaieval.results.files import check_folder
 __all__ = ["TARGETS", "FindingError"]
 
 HOME = Path(tempfile.mkdtemp(prefix="fuzz-"))
-DAMAGED = re.compile(r"'.*/parts/.*' is damaged, and what it held is .*")  # said of parts, in the log
-SECONDS = 20.0  # more than any of these inputs may take, on a busy machine
+DAMAGED = re.compile(r"'.*/parts/.*' is damaged, and what it held is .*")  # a log message about a checkpoint
+SECONDS = 20.0  # limit for each input, even on a busy machine
 
 
 class FindingError(AssertionError):
     """An answer that is neither a result nor one clear line."""
 
 
-# ---- the command line in this process, without what takes long or leaves the machine
+# ---- the command line in this process, without slow parts and without network
 
 
 def bench(*arguments: str) -> None:
     """Run the command line.
 
     Raises:
-        FindingError: it ended in another way than it should.
+        FindingError: It took too long, crashed, or did not explain its failure in one clear line.
     """
     start = time.monotonic()
     status, out, err = _main(arguments)
     if time.monotonic() - start > SECONDS:
         raise FindingError(f"took more than {SECONDS} s: {arguments}")
     if "--debug shows where" in err:
-        _main([*arguments, "--debug"])  # raises what happened
+        _main([*arguments, "--debug"])  # raises the error itself
     lines = [line for line in err.splitlines() if not DAMAGED.fullmatch(line)]
     clear = len(lines) == 1 and lines[0].startswith("xaieval-bench: ") and lines[0].isprintable()
     if status not in (0, 1, 2) or (status and not clear) or "Traceback" in out + err:
-        raise FindingError(f"status {status} after {arguments}, and said {err!r}")
+        raise FindingError(f"status {status} after {arguments}, stderr {err!r}")
 
 
 def _main(arguments: Any) -> tuple[int, str, str]:
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))  # strict, as a terminal's are
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))  # strict, like those of a terminal
     status = 0
     with _without_the_rest(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             xaieval.cli.main(list(arguments))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 99
-    said = []
+    texts = []
     for stream in (out, err):
         stream.flush()
-        said.append(stream.buffer.getvalue().decode("utf-8", "replace"))
-    return status, said[0], said[1]
+        texts.append(stream.buffer.getvalue().decode("utf-8", "replace"))
+    return status, texts[0], texts[1]
 
 
-def clear(ask: Callable[[], Any]) -> Any:
-    """What a function gives, or None if it refuses in one line."""
+def clear(call: Callable[[], Any]) -> Any:
+    """The result of a function, or None if it raises one of the package's errors."""
     try:
-        return ask()
+        return call()
     except XaievalError as error:
         if not str(error):
-            raise FindingError("an error that says nothing") from error
+            raise FindingError("an error without a message") from error
         return None
 
 
 @contextlib.contextmanager
 def _without_the_rest() -> Iterator[None]:
-    """No network, no other processes, a tiny model in place of the built-in one, and no training."""
+    """No network, no other processes, a tiny model instead of the built-in one, and no training."""
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise RunError("as far as this goes here")
+        raise RunError("not run under fuzzing")
 
     def offline(*_: Any, **__: Any) -> Any:
-        raise OSError("no network here")
+        raise OSError("no network under fuzzing")
 
     def load(spec: str, weights: Any = None, pretrained: bool = False, model_args: Any = None) -> LoadedModel:
         plain = spec == "xaieval:fpn-scenes" and not (weights or pretrained or model_args)
         return tiny() if plain else loading.load_model(spec, weights, pretrained, model_args)
 
     with contextlib.ExitStack() as undo:
-        for place, replacement in {
+        for target, replacement in {
             "xaieval.evaluation.distributed.launch.launch": refuse,
             "xaieval.models.load_model": load,
             "xaieval.data.download.fetch": offline,
             "torch.hub.download_url_to_file": offline,
         }.items():
-            undo.enter_context(mock.patch(place, replacement))
+            undo.enter_context(mock.patch(target, replacement))
         yield
 
 
 class Tiny(nn.Module):
-    """A classifier of ten classes with the four levels that the options' defaults ask for."""
+    """A classifier of ten classes with the four levels that are the default layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Tiny(nn.Module):
 
 
 class Levels(nn.Module):
-    """A mapping of tensors, as a feature pyramid gives."""
+    """A mapping of tensors, like the output of a feature pyramid."""
 
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: features * scale for scale, name in enumerate(("p2", "p3", "p4", "p5"), start=1)}
@@ -170,20 +170,20 @@ class Levels(nn.Module):
 
 @cache
 def tiny() -> LoadedModel:
-    """The model, prepared for images of eight pixels."""
+    """The tiny model with preprocessing to 8 x 8 pixels."""
     torch.manual_seed(0)
     return LoadedModel(Tiny().eval(), Preprocessing(8, 8))
 
 
 def folder(name: str) -> Path:
-    """An empty folder of this process."""
+    """An empty folder."""
     path = HOME / name
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
 
 
-# ---- what there can be in TOML and JSON
+# ---- values in TOML and JSON
 
 TEXT = st.one_of(
     st.text(max_size=20),
@@ -207,12 +207,12 @@ DEEP = st.builds(
 
 
 def dumps(value: Any) -> str:
-    """JSON."""
+    """A value as JSON."""
     return json.dumps(value)
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it."""
+    """A value as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
@@ -299,10 +299,10 @@ def run_files(content: bytes, command: str) -> None:
 
     def scored(model: Any, loader: Any, *, output_dir: Any, **_: Any) -> Any:
         check_folder(output_dir, {})
-        raise RunError("as far as this goes here")
+        raise RunError("not run under fuzzing")
 
     def prepared(_: Any) -> Any:
-        raise RunError("as far as this goes here")
+        raise RunError("not run under fuzzing")
 
     with (
         contextlib.chdir(place),
@@ -312,7 +312,7 @@ def run_files(content: bytes, command: str) -> None:
         bench(command, "run.toml")
 
 
-# ---- runs: what is there, changed
+# ---- files of runs with changes
 
 
 @cache
@@ -325,19 +325,19 @@ def run() -> Path:
     }
     metrics = ["average_drop", "increase_in_confidence", "coherency"]
     scores = xaieval.score(tiny().model, [batch], ["conv", "fpn[p5]"], metrics=metrics, controls=True, progress=False)
-    kept = scores.rows[scores.rows["method"].isin(["gradcam", "random"])]  # all controls would take long
+    kept = scores.rows[scores.rows["method"].isin(["gradcam", "random"])]  # all controls would take too long
     xaieval.Scores(kept.reset_index(drop=True), scores.manifest | {"controls": ["random"], "run": {"seed": 0}}).save(path)
     return path
 
 
 def look(path: Path) -> None:
-    """Everything that can be asked of a run, from the command line and from Python."""
+    """Use a run in every way, from the command line and from Python."""
     bench("compare", str(path), str(run()), "--out", str(HOME / "table.csv"))
     scores = clear(lambda: xaieval.Scores.load(path))
     if scores is None:
         return
     names = [metric["name"] for metric in scores.manifest.get("metrics", [])]
-    for ask in (
+    for use in (
         scores.summary,
         scores.warnings,
         scores.controls_table,
@@ -347,19 +347,19 @@ def look(path: Path) -> None:
         lambda: scores.rank(names[0] if names else "none", "both"),
         lambda: scores.save(HOME / "again"),
     ):
-        clear(ask)
+        clear(use)
     clear(lambda: _go_on(path))
 
 
 def _go_on(path: Path) -> None:
-    """Take up a run where it broke off, as far as its files are concerned."""
-    with Checkpoints.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as parts:
-        for part in parts.known.values():
-            part.read()
+    """Read the checkpoints of a run as if it were resumed."""
+    with Checkpoints.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as checkpoints:
+        for checkpoint in checkpoints.known.values():
+            checkpoint.read()
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where there is something in a JSON value, by keys."""
+    """The paths of all values inside a JSON value, as tuples of keys."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path] + [place for key, part in inner for place in _places(part, (*path, key))]
 
@@ -371,7 +371,7 @@ def _manifest() -> tuple[str, list[tuple[Any, ...]]]:
 
 
 def _changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """The content with another value at a place, or without it where the value is `...`."""
+    """The content with another value at a path, or without that entry if the value is `...`."""
     if not place:
         return value
     inner = content
@@ -395,14 +395,14 @@ def _manifest_of(change: Any) -> bytes:
         return change
     content = json.loads(text)
     for number, value in change:
-        with contextlib.suppress(KeyError, IndexError, TypeError):  # an earlier change took that place away
+        with contextlib.suppress(KeyError, IndexError, TypeError):  # an earlier change removed that path
             content = _changed(content, places[number % len(places)], value)
     return dumps(content if content is not ... else None).encode()
 
 
 @given(MANIFESTS, st.booleans())
 def manifests(change: Any, unfinished: bool) -> None:
-    """Manifests of finished runs, and of those under way."""
+    """Manifests of finished and unfinished runs."""
     place = folder("manifest")
     if unfinished:
         (place / "parts").mkdir()
@@ -479,7 +479,7 @@ def _altered(table: pa.Table, what: str, *how: Any) -> pa.Table:
 
 @given(ROW_CHANGES, EDITS, CUT, st.booleans())
 def rows(changes: Any, edits: Any, cut: int | None, unfinished: bool) -> None:
-    """Row files: other columns, other types, missing values, torn, bytes turned."""
+    """Files of rows with other columns, other types, missing values, truncated, or with changed bytes."""
     place = folder("rows")
     name = "parts/000000.parquet" if unfinished else "rows.parquet"
     (place / "parts").mkdir()
@@ -487,7 +487,7 @@ def rows(changes: Any, edits: Any, cut: int | None, unfinished: bool) -> None:
     if unfinished:
         made_of = {"check": "6:00000000", "ids": ["a"], "failed": [["b", None, "gone"]], "missed": []}
         table = table.replace_schema_metadata({b"xaieval": dumps(made_of).encode()})
-    with contextlib.suppress(pa.ArrowException):  # a table that Parquet does not take
+    with contextlib.suppress(pa.ArrowException):  # a table that Parquet cannot hold
         pq.write_table(table, buffer)
     content = bytearray(buffer.getvalue())
     for position, value in edits if content else ():
@@ -513,12 +513,12 @@ NAME = st.one_of(
 
 @given(st.lists(st.tuples(NAME, NAME), min_size=1, max_size=3))
 def names(files: list[tuple[bytes, bytes]]) -> None:
-    """Names of classes (folders) and of images, from the disk to the table, the figure and the files of a run."""
+    """Names of classes (folders) and images, from the disk to the table, figure and files of a run."""
     place = folder("names")
     pixels = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 100, 50)).save(pixels, "PNG")
     for kind, name in files:
-        with contextlib.suppress(OSError, ValueError):  # no name for this file system
+        with contextlib.suppress(OSError, ValueError):  # not a valid name on this file system
             inside, own = (os.fsdecode(part.replace(b"/", b"_")) for part in (kind, name))
             path = place / "data" / inside / f"{own}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -530,7 +530,7 @@ def names(files: list[tuple[bytes, bytes]]) -> None:
 
 @given(st.lists(TEXT | NAME.map(os.fsdecode), min_size=2, max_size=2))
 def ids(given_ids: list[str]) -> None:
-    """Ids of images that a loader gives, to the rows of a run, and to the files of maps."""
+    """Image ids from a loader, in the rows of a run and as names of map files."""
     place = folder("ids")
     batch = {"image": torch.zeros(2, 3, 8, 8), "id": given_ids}
     context = SimpleNamespace(ids=given_ids, images=batch["image"])
@@ -574,7 +574,7 @@ def options(choices: list[tuple[str, Any]], command: str) -> None:
     """Options on the command line."""
 
     def scored(model: Any, loader: Any, *, output_dir: Any, **_: Any) -> Any:
-        raise RunError("as far as this goes here")
+        raise RunError("not run under fuzzing")
 
     words = [
         f"--{name}={value if not isinstance(value, list) else ','.join(map(str, value))}"[:400]
@@ -585,17 +585,17 @@ def options(choices: list[tuple[str, Any]], command: str) -> None:
     with (
         contextlib.chdir(folder("options")),
         mock.patch("xaieval.evaluation.distributed.score", scored),
-        mock.patch("xaieval.training.fal.prepare", lambda _: (_ for _ in ()).throw(RunError("as far as this goes here"))),
+        mock.patch("xaieval.training.fal.prepare", lambda _: (_ for _ in ()).throw(RunError("not run under fuzzing"))),
     ):
         bench(command, *words)
 
 
-# ---- files beside images
+# ---- other files
 
 
 @given(st.sampled_from([".npy", ".png"]), EDITS, CUT, st.binary(max_size=60), st.booleans())
 def maps(ending: str, edits: Any, cut: int | None, header: bytes, made_up: bool) -> None:
-    """Maps made elsewhere."""
+    """Precomputed maps."""
     place, buffer = folder("maps"), io.BytesIO()
     if ending == ".npy":
         np.save(buffer, np.ones((4, 4), dtype=np.float32))
@@ -618,7 +618,7 @@ COCO = {
 
 @given(st.one_of(CHANGES, st.binary(max_size=80), DEEP.map(str.encode)))
 def boxes(change: Any) -> None:
-    """Boxes around objects, in the format of COCO."""
+    """Boxes around objects in COCO format."""
     content, place = json.loads(json.dumps(COCO)), folder("boxes")
     places = _places(COCO)
     for number, value in change if isinstance(change, list) else ():
@@ -627,14 +627,14 @@ def boxes(change: Any) -> None:
     (place / "boxes.json").write_bytes(
         change if isinstance(change, bytes) else dumps(None if content is ... else content).encode()
     )
-    found = clear(lambda: truth.coco_boxes(place / "boxes.json", ["a/1.png", "b/2.png"]))
-    for one in found or ():
+    boxes_of_images = clear(lambda: truth.coco_boxes(place / "boxes.json", ["a/1.png", "b/2.png"]))
+    for one in boxes_of_images or ():
         Preprocessing(8, 8).boxes(one, (8, 8))
 
 
 @given(JSON, JSON)
 def ground_truth(masks: Any, around: Any) -> None:
-    """Masks and boxes in the batches of a loader."""
+    """Masks and boxes in batches of a loader."""
     clear(lambda: truth.read_masks(masks, 2, (4, 4)))
     clear(lambda: truth.read_boxes(around, 2))
 
@@ -676,12 +676,12 @@ TARGETS: dict[str, Callable[..., None]] = {
 }
 
 
-# ---- by Atheris
+# ---- fuzzing by Atheris
 
 
 def _inside(name: str, minutes: float, out: Path) -> None:
-    """Fuzz a target in this process, which ends with it."""
-    test, found, counts = TARGETS[name], {}, {"executions": 0, "inputs": 0}
+    """Fuzz a target in this process, which then exits."""
+    test, findings, counts = TARGETS[name], {}, {"executions": 0, "inputs": 0}
     start = time.monotonic()
 
     def one(data: bytes) -> None:
@@ -690,17 +690,17 @@ def _inside(name: str, minutes: float, out: Path) -> None:
             counts["inputs"] += test.hypothesis.fuzz_one_input(data) is not None  # type: ignore[attr-defined]  # Hypothesis adds it
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
-            said = str(error)[:80] if isinstance(error, FindingError) else ""
-            key = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} {said}"
-            if key not in found:
-                found[key] = "".join(traceback.format_exception(error))
-                text = "\n\n".join(f"{head}\n{body}" for head, body in found.items())
+            message = str(error)[:80] if isinstance(error, FindingError) else ""
+            key = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno} {message}"
+            if key not in findings:
+                findings[key] = "".join(traceback.format_exception(error))
+                text = "\n\n".join(f"{head}\n{body}" for head, body in findings.items())
                 (out / f"{name}.txt").write_text(text, "utf-8", "backslashreplace")
         if counts["executions"] % 20 == 0:
-            counts["findings"], counts["seconds"] = len(found), round(time.monotonic() - start)
+            counts["findings"], counts["seconds"] = len(findings), round(time.monotonic() - start)
             (out / f"{name}.json").write_text(json.dumps(counts))
 
-    corpus = out / f"{name}-corpus"  # inputs to begin with, long enough for Hypothesis to make something of them
+    corpus = out / f"{name}-corpus"  # initial inputs, long enough for Hypothesis to build values from
     corpus.mkdir(exist_ok=True)
     for number, size in enumerate((50, 200, 1000, 4000) * 5):
         (corpus / str(number)).write_bytes(np.random.default_rng(number).bytes(size))
@@ -710,12 +710,12 @@ def _inside(name: str, minutes: float, out: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Fuzz targets one after the other, each in a process of its own; 1 if there were findings."""
+    """Fuzz targets one after the other, each in a new process; returns 1 if there are findings."""
     import argparse
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--minutes", type=float, default=10.0, help="for each target")
+    parser.add_argument("--minutes", type=float, default=10.0, help="minutes for each target")
     parser.add_argument("--out", type=Path, default=Path("fuzz"))
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     given_options = parser.parse_args(arguments)
@@ -736,7 +736,7 @@ def main(arguments: list[str]) -> int:
             "--out",
             str(given_options.out),
         ]
-        status = subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603  # this very program
+        status = subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603  # this script
         counts = json.loads((given_options.out / f"{name}.json").read_text())
         findings += counts["findings"] + (status != 0)
         print(f"{name}: {counts}, libFuzzer ended with {status}")

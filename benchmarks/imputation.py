@@ -1,10 +1,9 @@
-"""What the imputation of ROAD costs an image, beside the sparse solver that pytorch-grad-cam calls: same images, same gaps.
+"""Time of ROAD's imputation per image, compared with the sparse solver that pytorch-grad-cam calls on the same images and gaps.
 
     python benchmarks/imputation.py
 
-prints one line for each size and share of missing pixels: CPU milliseconds an image, the median of several images,
-how far the two are apart, and the versions. The gaps are blobs, as smooth as the maps of a layer of 7 x 7. Rounds are those
-that the tolerance takes.
+prints the versions, and one line for each size and share of missing pixels: median CPU milliseconds per image, iterations until
+the tolerance is reached, and the largest difference between the two. The gaps are blobs, as smooth as maps of a 7 x 7 layer.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ def main() -> None:
         images, maps = _data(size)
         for share in (0.1, 0.5, 0.9):
             missing = maps > torch.quantile(maps.flatten(1), 1 - share, dim=1)[:, None, None]
-            ours, found = _timed(lambda image, gaps: linear_imputation(image[None], gaps[None])[0], images, missing)
+            ours, imputed = _timed(lambda image, gaps: linear_imputation(image[None], gaps[None])[0], images, missing)
             theirs, expected = _timed(lambda image, gaps: NoisyLinearImputer(0)(image, 1 - gaps.float()), images, missing)
-            apart = float((found - expected).abs().max())
+            apart = float((imputed - expected).abs().max())
             print(f"{size:>5} {share:>8} {ours:>9.1f} {theirs:>12.1f} {_rounds(images, missing):>7} {apart:>19.1e}")
 
 
@@ -50,23 +49,23 @@ def _data(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _timed(impute: Callable[[Tensor, Tensor], Tensor], images: Tensor, missing: Tensor) -> tuple[float, Tensor]:
-    """The median milliseconds of an image, and the imputed images."""
-    times, found = [], []
+    """Median milliseconds per image, and the imputed images."""
+    times, imputed = [], []
     for image, gaps in zip(images, missing, strict=True):
         start = time.process_time()
-        found.append(impute(image, gaps))
+        imputed.append(impute(image, gaps))
         times.append(1000 * (time.process_time() - start))
-    return statistics.median(times), torch.stack(found)
+    return statistics.median(times), torch.stack(imputed)
 
 
 def _rounds(images: Tensor, missing: Tensor) -> int:
-    """How many rounds the tolerance takes."""
+    """Number of iterations until the tolerance is reached."""
     for most in range(2, 100):
         try:
             linear_imputation(images, missing, most=most)
         except RunError:
             continue
-        return most - 1  # the last one only looks
+        return most - 1  # the last one only checks
     return 100
 
 

@@ -1,10 +1,10 @@
-"""What a very large run costs beside its forward passes: making rows, writing, reading and summing them up.
+"""Cost of a very large run besides its forward passes: making, writing, reading and summarising rows.
 
     python benchmarks/large_run.py
 
-makes the rows of 20,000 images x 16 layers x 4 methods out of random confidences, batch by batch as `score` does, and prints
-for each step the rows a second of one core, the bytes a row, and what that means for the 82.0 million rows of ImageNet's 1.28
-million training images. Writes `benchmarks/large_run.csv`.
+makes the rows of 20,000 images x 16 layers x 4 methods from random confidences, batch by batch as `score` does. It prints rows
+per second on one core for each step, bytes per row, and what these mean for the 82.0 million rows of ImageNet's 1.28 million
+training images. Writes `benchmarks/large_run.csv`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).with_suffix(".csv")
 
 
 def main(images: int = 20_000) -> None:
-    """Time each step once, on one core."""
+    """Time each step once on one core."""
     torch.set_num_threads(1)
     pairs = [(f"layer{layer}", f"method{method}") for layer in range(LAYERS) for method in range(METHODS)]
     metrics = resolve_metrics(["average_drop", "increase_in_confidence"])
@@ -49,7 +49,7 @@ def main(images: int = 20_000) -> None:
         _timed(steps, "reading parquet", lambda: pd.read_parquet(file))
     count = images * len(pairs)
     table = pd.DataFrame({"step": list(steps), "rows": count, "seconds": list(steps.values())})
-    # Intervals depend on the number of images of a layer and method, so one pair of the full size stands for all.
+    # The cost of intervals depends on the images per layer and method, so one full-size pair represents all.
     one = rows.iloc[: IMAGENET % count].assign(layer="layer", method="method")
     full = pd.concat([one] * (IMAGENET // len(one) + 1), ignore_index=True)[:IMAGENET]
     _timed(steps, "summary", Scores(full, manifest).summary)
@@ -59,10 +59,10 @@ def main(images: int = 20_000) -> None:
     table.to_csv(RESULTS, index=False)
     print(table.to_string(index=False))
     file_bytes, bytes_held = size / count, rows.memory_usage(deep=True).sum() / count
-    print(f"{count:,} rows: {file_bytes:.1f} bytes a row in the file, {bytes_held:.0f} in memory;")
+    print(f"{count:,} rows: {file_bytes:.1f} bytes per row in the file, {bytes_held:.0f} in memory")
     all_rows = IMAGENET * len(pairs) / 1e9
     print(f"ImageNet: {file_bytes * all_rows:.1f} GB of file, {bytes_held * all_rows:.0f} GB in memory")
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
 
 
 def _timed(steps: dict[str, float], name: str, work: Callable[[], Any]) -> Any:

@@ -1,10 +1,10 @@
-"""How much it matters which of several equal maxima the pointing game takes: Grad-CAM on the 200 generated test images.
+"""Effect of ties on the pointing game, when a map has several equal maxima: Grad-CAM on the 200 generated test images.
 
     python benchmarks/localisation_ties.py
 
-writes benchmarks/localisation/ties.csv: for each level of the built-in classifier and two tolerances, how many maps have
-several largest values, and the share of hits if all of them have to hit (which is xaieval's rule), if the first in reading
-order decides (as `argmax` does), and if any may (as in Quantus).
+writes benchmarks/localisation/ties.csv. For each level of the built-in classifier and two tolerances: how many maps have more
+than one maximum, and the share of hits if all maxima must hit (xaieval's rule), if the first in reading order decides (as with
+`argmax`), and if any may hit (as in Quantus).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main() -> None:
 
 
 def record(layer: str, maps: Tensor, masks: Tensor, tolerance: float) -> dict[str, object]:
-    """One row: every rule is the metric on maps that have only the maxima in question."""
+    """One row of the table; each rule applies the metric to maps that contain only the maxima it uses."""
     largest = maps.flatten(1) == maps.flatten(1).amax(dim=1, keepdim=True)
     one_each = torch.eye(largest.shape[1])
-    found: dict[str, object] = {"layer": layer, "tolerance": tolerance, "n": len(maps), "tied": int((largest.sum(1) > 1).sum())}
+    row: dict[str, object] = {"layer": layer, "tolerance": tolerance, "n": len(maps), "tied": int((largest.sum(1) > 1).sum())}
     hits = {
         "all": pointing_hit(maps, masks, tolerance),
         "first": pointing_hit(one_each[maps.flatten(1).argmax(dim=1)].view_as(maps), masks, tolerance),
@@ -47,14 +47,14 @@ def record(layer: str, maps: Tensor, masks: Tensor, tolerance: float) -> dict[st
     }
     for rule, values in hits.items():
         low, high = wilson_interval(int((values > 0).sum()), len(values))
-        found |= {rule: values.mean().item(), f"{rule}_low": 100 * low, f"{rule}_high": 100 * high}
-    return found
+        row |= {rule: values.mean().item(), f"{rule}_low": 100 * low, f"{rule}_high": 100 * high}
+    return row
 
 
 def any_hit(largest: Tensor, mask: Tensor, tolerance: float) -> Tensor:
-    """The best of the maxima of one image, each by itself."""
-    places = torch.nn.functional.one_hot(largest.nonzero()[:, 0], largest.numel()).float().view(-1, *mask.shape)
-    return pointing_hit(places, mask.expand_as(places), tolerance).max()
+    """The best result over the maxima of one image, each tested separately."""
+    single = torch.nn.functional.one_hot(largest.nonzero()[:, 0], largest.numel()).float().view(-1, *mask.shape)
+    return pointing_hit(single, mask.expand_as(single), tolerance).max()
 
 
 if __name__ == "__main__":

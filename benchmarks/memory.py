@@ -1,11 +1,11 @@
-"""What a budget of memory keeps a process to on a CPU, and what looking after memory costs.
+"""Peak memory of a process under a memory budget on a CPU, and the overhead of limiting memory.
 
-    python benchmarks/batch_limit.py                # ResNet-50 at 224 px, one process for each budget
-    python benchmarks/batch_limit.py --overhead     # MobileNetV2 at 128 px
+    python benchmarks/memory.py                # ResNet-50 at 224 px, one process for each budget
+    python benchmarks/memory.py --overhead     # MobileNetV2 at 128 px
 
-Each process loads a model with random weights, scores one image, and then, with a peak of its resident memory that starts anew,
-so many images in one batch under a budget. Needs Linux. The second command compares the processor time of batches with and
-without what halves them when they do not fit, in turn in one process.
+Each process loads a model with random weights, scores one image, resets the peak of its resident memory, and scores one batch
+of images under a budget. Needs Linux. The second command compares the processor time of batches with and without the code that
+halves batches that do not fit, in turn in one process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ app = cyclopts.App(help=__doc__)
 
 @app.default
 def main(model: str = "resnet50", images: int = 8, budget: str | None = None, overhead: bool = False) -> None:
-    """Print a row for each budget, or for one of them, or the ratio of times."""
+    """Print a row for each budget or for one of them, or the ratio of processor times."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if overhead:
@@ -45,7 +45,7 @@ def main(model: str = "resnet50", images: int = 8, budget: str | None = None, ov
         print(f"torch {torch.__version__}, {model}, {images} images of 224 px, seed 0", flush=True)
         for each in BUDGETS:
             command = [sys.executable, __file__, "--model", model, "--images", str(images), "--budget", each]
-            subprocess.run(command, check=True)  # noqa: S603  # of our own making
+            subprocess.run(command, check=True)  # noqa: S603  # this very script
 
 
 def _one(model: str, images: int, budget: str) -> None:
@@ -61,13 +61,13 @@ def _one(model: str, images: int, budget: str) -> None:
 
 
 def _resident(name: str) -> int:
-    """Of this process, in bytes."""
+    """A memory field of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def _overhead(rounds: int = 15) -> None:
-    """The ratio of processor times of batches of 8: as they are measured, over the same with nothing that halves them."""
+    """Print the ratio of processor times of batches of 8, with the code that halves batches over without it."""
     network = timm.create_model("mobilenetv2_100").eval()
     own = job.in_batches, batch_limit.BatchLimit.parts
     bare = lambda limit, batch, work: [work(batch)], lambda limit, count, work: [work(slice(0, count))]

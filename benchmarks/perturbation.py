@@ -1,12 +1,12 @@
-"""Speed of the methods that perturb, beside pytorch-grad-cam, torch-cam and captum: same model, same images, same maps.
+"""Speed of perturbation methods compared with pytorch-grad-cam, torch-cam and captum: same model, same images, same maps.
 
     python benchmarks/perturbation.py [--weights FILE]
 
-compares maps first, then times every contestant in turn, and writes `benchmarks/perturbation.csv`. ResNet-18 has random
-weights; MobileNetV2 takes part where its ImageNet weights are given. Peers get passes of 32 images. `score` is the whole job of
-`xaieval.score` with the same passes, its masked images and both metrics; `explain` makes the maps alone, as the peers do, in
-passes of 16. For RISE there is no peer among these libraries: it stands beside a loop that a user writes, which holds all masks
-in memory.
+compares the maps first, then times all tools in turn, and writes `benchmarks/perturbation.csv`. ResNet-18 has random weights;
+MobileNetV2 is included if its ImageNet weights are given. The other libraries get passes of 32 images. `score` is a complete
+call of `xaieval.score` with passes of the same size, including masked images and both metrics; `explain` makes only the maps,
+as the other libraries do, in passes of 16. None of these libraries has RISE: it is compared with a loop as a user would write
+it, which holds all masks in memory.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent / "speed"))
-from record import read, replace_rows  # found by the path above
-from timing import alternate, spread  # likewise
+sys.path.insert(0, str(Path(__file__).parent / "speed"))  # for record and timing
+from record import read, replace_rows
+from timing import alternate, spread
 
-import xaieval  # likewise
-from xaieval.data import Preprocessing, scenes  # likewise
-from xaieval.explainers.ablation import AblationCAM  # likewise
-from xaieval.explainers.perturbation import RISE, Occlusion, RandomMasks, ScoreCAM  # likewise
+import xaieval
+from xaieval.data import Preprocessing, scenes
+from xaieval.explainers.ablation import AblationCAM
+from xaieval.explainers.perturbation import RISE, Occlusion, RandomMasks, ScoreCAM
 
 RESULTS = Path(__file__).with_suffix(".csv")
 HALF = (0.5, 0.5, 0.5)
@@ -53,7 +53,7 @@ KEYS = ("model", "method")
 
 @dataclass(frozen=True)
 class Case:
-    """A model with a layer, images and the classes that are explained."""
+    """A model with a layer, images, and the classes to explain."""
 
     name: str
     model: nn.Module
@@ -62,23 +62,23 @@ class Case:
     targets: list[int]
 
     def explain(self, method: object, layer: bool) -> Tensor:
-        """Maps by xaieval, from 0 to 1."""
+        """Maps by xaieval, in [0, 1]."""
         maps = xaieval.explain(self.model, self.images, self.layer if layer else (), method, self.target)
         return next(iter(maps.values()))
 
     def score(self, method: object, layer: bool) -> object:
-        """The whole job by xaieval."""
+        """A complete run of xaieval."""
         batches = [(self.images, torch.tensor(self.targets))]
         layers = self.layer if layer else ()
         return xaieval.score(self.model, batches, layers, [method], target="label", batch_size=SIZE, progress=False)
 
     def target(self, logits: Tensor, labels: Tensor | None) -> Tensor:
-        """The classes, for xaieval."""
+        """The classes as a target function."""
         return torch.tensor(self.targets)
 
 
 def cases(weights: str | None, images: int, side: int) -> Iterator[Case]:
-    """ResNet-18 with random weights, and MobileNetV2 with real ones where they are given."""
+    """ResNet-18 with random weights, and MobileNetV2 if ImageNet weights are given."""
     data = scenes(Preprocessing(side, side, mean=HALF, std=HALF))
     pictures = torch.stack([data[number]["image"] for number in range(images)])
     torch.manual_seed(0)
@@ -91,11 +91,11 @@ def cases(weights: str | None, images: int, side: int) -> Iterator[Case]:
             yield Case("mobilenetv2", mobilenet, "bn2", pictures, mobilenet(pictures).argmax(dim=1).tolist())
 
 
-# ---- the peers: maps as the library gives them, at the layer's size or the image's
+# ---- the other libraries: maps as they return them, at the size of the layer or of the image
 
 
 def grad_cam(peer: type, case: Case) -> np.ndarray:
-    """A method of pytorch-grad-cam, up to its resizing and normalisation."""
+    """A method of pytorch-grad-cam, before its resizing and normalisation."""
     targets = [ClassifierOutputTarget(target) for target in case.targets]
     with contextlib.redirect_stderr(io.StringIO()), peer(case.model, [case.model.get_submodule(case.layer)]) as cam:
         cam.batch_size = SIZE
@@ -114,7 +114,7 @@ def torch_cam(case: Case) -> np.ndarray:
 
 
 def captum_occlusion(window: int, stride: int, case: Case) -> np.ndarray:
-    """Occlusion of captum, whose maps have a channel for each colour."""
+    """Occlusion of captum, whose maps have a channel per colour."""
     maps = captum.attr.Occlusion(case.model).attribute(
         case.images,
         (3, window, window),
@@ -126,7 +126,7 @@ def captum_occlusion(window: int, stride: int, case: Case) -> np.ndarray:
 
 
 def rise_loop(rise: RISE, case: Case) -> np.ndarray:
-    """RISE as a user writes it: all masks at once, image by image."""
+    """RISE as a user would write it: all masks at once, image by image."""
     size = (case.images.shape[2], case.images.shape[3])
     masks = RandomMasks.draw(rise, 0, size, case.images.device).make(0, rise.n_masks)
     maps = []
@@ -137,12 +137,12 @@ def rise_loop(rise: RISE, case: Case) -> np.ndarray:
     return torch.stack(maps).numpy()
 
 
-# ---- what is compared
+# ---- the comparisons
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A method of ours with each peer, and our setting that is the peer's."""
+    """One of our methods, and each peer with our settings that give the peer's maps."""
 
     method: str
     needs_layer: bool
@@ -151,7 +151,7 @@ class Contest:
 
 
 def contests(masks: int, side: int) -> list[Contest]:
-    """All methods."""
+    """The comparisons of all methods."""
     window = -(-side // 7)
     stride = -(-window // 2)
     rise = RISE(n_masks=masks)
@@ -179,12 +179,12 @@ def contests(masks: int, side: int) -> list[Contest]:
 
 
 def disagreement(case: Case, contest: Contest) -> dict[str, float]:
-    """By peer the largest difference of maps, each brought to [0, 1]."""
-    found = {}
+    """By peer, the largest difference between maps scaled to [0, 1]."""
+    differences = {}
     for name, (peer, setting) in contest.peers.items():
         theirs = nn.functional.interpolate(torch.from_numpy(peer(case))[:, None], case.images.shape[2:], mode="bilinear")
-        found[name] = float((case.explain(setting, contest.needs_layer) - _unit(theirs[:, 0].float())).abs().max())
-    return found
+        differences[name] = float((case.explain(setting, contest.needs_layer) - _unit(theirs[:, 0].float())).abs().max())
+    return differences
 
 
 def _unit(maps: Tensor) -> Tensor:
@@ -193,18 +193,18 @@ def _unit(maps: Tensor) -> Tensor:
 
 
 def compare(case: Case, contest: Contest, rounds: int) -> list[dict[str, object]]:
-    """A row a contestant."""
+    """One row per tool."""
     apart = disagreement(case, contest)
     print(f"{case.name}, {contest.method}: largest difference of maps {apart}", flush=True)
     wrong = [name for name, difference in apart.items() if not difference < AGREE]
     if wrong:
-        raise SystemExit(f"the maps of {', '.join(wrong)} are others, so their times mean nothing")
+        raise SystemExit(f"the maps of {', '.join(wrong)} differ from ours, so their times mean nothing")
     runs: dict[str, Callable[[], object]] = {
         "xaieval explain": partial(case.explain, contest.ours, contest.needs_layer),
         "xaieval score": partial(case.score, contest.ours, contest.needs_layer),
         **{name: partial(peer, case) for name, (peer, _) in contest.peers.items()},
     }
-    runs["xaieval score"]()  # the peers and explain have run already
+    runs["xaieval score"]()  # warm-up; explain and the peers have already run
     seconds = alternate(runs, rounds) / len(case.images)
     rows: list[dict[str, object]] = [
         {
@@ -227,7 +227,7 @@ def compare(case: Case, contest: Contest, rounds: int) -> list[dict[str, object]
 
 
 def circumstances() -> dict[str, object]:
-    """What the times were taken with."""
+    """Threads, device, date and versions of the measurement."""
     versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"threads": torch.get_num_threads(), "device": "cpu", "date": date, "versions": versions}
@@ -242,7 +242,7 @@ def main(
     methods: str = "score-cam,ablation-cam,occlusion,rise",
     out: Path = RESULTS,
 ) -> None:
-    """Compare, time, write the table."""
+    """Compare maps, time the tools, and write the table."""
     for case in cases(weights, images, side):
         for contest in contests(masks, side):
             if contest.method in methods.split(","):

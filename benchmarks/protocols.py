@@ -1,10 +1,11 @@
-"""How far AD and IC move when only the convention changes: the same model, images and methods under every named protocol.
+"""Changes of AD and IC when only the protocol changes: the same model, images and methods under every named protocol.
 
     python benchmarks/protocols.py --weights FILE --data ucmerced:DIR
 
 scores `blocks.6` of MobileNetV2 with ImageNet weights by Grad-CAM and LayerCAM on 210 images, and writes
-`benchmarks/protocols/protocols.csv` and `manifest.json` (a quarter of an hour on one core). The class is the predicted one
-under every protocol: labels of these images are no classes of this network. `tables` prints what docs/protocols.md shows.
+`benchmarks/protocols/protocols.csv` and `manifest.json` (a quarter of an hour on one core). The target is the predicted class
+under every protocol, because the labels of these images are not classes of this network. `tables` prints the table of
+docs/protocols.md.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ app = cyclopts.App(help=__doc__)
 
 @app.default
 def run(weights: str, data: str, images: int = 210, only: str = "", out: Path = RESULTS) -> None:
-    """Score under each protocol, and write the table and how it came about.
+    """Score under each protocol, and write the table and its manifest.
 
     Args:
-        weights: of timm's mobilenetv2_100 with pad_type="same".
-        data: as for `xaieval-bench score`.
-        images: at most so many, spread over the classes.
-        only: names of protocols with commas; all unless told.
-        out: folder.
+        weights: Weights file of timm's mobilenetv2_100 with pad_type="same".
+        data: Data, as for `xaieval-bench score`.
+        images: Largest number of images, spread over the classes.
+        only: Names of protocols, separated by commas. Default: all.
+        out: Folder of the results.
     """
     loaded = load_model("timm:mobilenetv2_100", weights, False, {"pad_type": "same"})
     preprocessing = type(loaded.preprocessing)(image_size=224, resize=256, mean=HALF, std=HALF, interpolation="bilinear")
@@ -70,7 +71,7 @@ def tables(out: Path = RESULTS) -> None:
 
 
 def summarised(name: str, scores: Scores, default: Scores | None) -> list[dict[str, Any]]:
-    """One record a method: both numbers with 95 % bootstrap intervals, and how far they are from the default's by image."""
+    """One record per method: AD and IC with 95 % bootstrap intervals, and their mean differences from the default protocol."""
     records = []
     summary = scores.summary(resamples=1000).reset_index()
     for row in summary.to_dict("records"):
@@ -88,7 +89,7 @@ def summarised(name: str, scores: Scores, default: Scores | None) -> list[dict[s
 
 
 def moved(metric: str, values: pd.Series, default: Scores, method: str) -> dict[str, float]:
-    """The mean difference to the default protocol on images that have a value under both, with its 95 % interval."""
+    """The mean difference from the default protocol on images with a value under both, with its 95 % interval."""
     others = default.rows[default.rows["method"] == method].set_index("image_id")[metric]
     difference = (values - others).dropna().to_numpy(dtype=float)
     low, high = bootstrap_interval(difference)
@@ -96,7 +97,7 @@ def moved(metric: str, values: pd.Series, default: Scores, method: str) -> dict[
 
 
 def described(manifest: dict[str, Any], images: int) -> dict[str, Any]:
-    """What made the numbers: versions, seed, model, images, hardware."""
+    """The manifest: versions, seed, model, images, protocols and hardware."""
     return {
         "command": f"python benchmarks/protocols.py --weights FILE --data ucmerced:DIR --images {images}",
         "seed": manifest["seed"],
@@ -110,7 +111,7 @@ def described(manifest: dict[str, Any], images: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Its name, as the system has it."""
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -119,7 +120,7 @@ def processor() -> str:
 
 
 def table_lines(results: pd.DataFrame) -> list[str]:
-    """In Markdown, a row a protocol."""
+    """The table in Markdown, one row per protocol."""
     wide = {name: group.set_index("method").to_dict("index") for name, group in results.groupby("protocol", sort=False)}
     lines = ["| protocol | " + " | ".join(f"AD, {m} | IC, {m}" for m in METHODS) + " |", "|---" * 5 + "|"]
     for name, rows in wide.items():

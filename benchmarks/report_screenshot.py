@@ -1,8 +1,8 @@
-"""The picture of docs/report.md: the first screen of a report on the built-in model, in light and in dark.
+"""The picture of docs/report.md: a report on the built-in model, its first screen in light mode and its maps in dark mode.
 
     python benchmarks/report_screenshot.py [--out docs/report.png]
 
-It needs Chromium (apt-get install chromium) and playwright, which the extra [dev] has.
+Needs Chromium (apt-get install chromium) and playwright, which is in the extra [dev].
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 
 def main() -> None:
-    """Score, report, photograph."""
+    """Score, write the report, and take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/report.png"))
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         run(["score", *RUN, "--out", folder, "--no-progress"])
         run(["report", folder])
-        pictures = photographs(Path(folder) / "report.html")
+        pictures = screenshots(Path(folder) / "report.html")
     both = Image.new("RGB", (WIDTH, 2 * HEIGHT))
     for number, picture in enumerate(pictures):
         both.paste(picture, (0, number * HEIGHT))
-    # 256 colours are a third of the bytes.
+    # 256 colours take a third of the bytes.
     both.quantize(256).save(out, optimize=True)
     print(f"written to {out} ({out.stat().st_size / 1000:.0f} kB)")
 
 
-def photographs(page: Path) -> list[Image.Image]:
-    """The first screen, and the maps in dark."""
-    found = []
+def screenshots(page: Path) -> list[Image.Image]:
+    """The first screen in light mode, and the maps in dark mode."""
+    images = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        for scheme, place in (("light", "overview"), ("dark", "maps")):
+        for scheme, section in (("light", "overview"), ("dark", "maps")):
             tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
             tab.goto(page.as_uri())
-            if place == "maps":
+            if section == "maps":
                 tab.evaluate("document.getElementById('maps').scrollIntoView()")
-                tab.wait_for_timeout(1500)  # scrolling is smooth, and pictures are drawn when they come into sight
-            found.append(Image.open(BytesIO(tab.screenshot())).convert("RGB"))
+                tab.wait_for_timeout(1500)  # scrolling is animated, and pictures load when they become visible
+            images.append(Image.open(BytesIO(tab.screenshot())).convert("RGB"))
         browser.close()
-    return found
+    return images
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How many images a run needs that stops when the order of its layers is certain, and how often the order is wrong then.
+"""Images that a run with early stopping needs, and how often its order of layers is wrong.
 
     python benchmarks/stopping.py
 
-draws drops of four layers (many zeros, the rest from a beta distribution, images hard for one layer are hard for the others),
-shuffles the images 2,000 times for each setting, and writes `benchmarks/stopping/simulated.csv` (some minutes on one core).
+simulates drops of four layers (many zeros, the rest from a beta distribution; images that are hard for one layer are hard for
+the others), shuffles the images 2,000 times for each setting, and writes `benchmarks/stopping/simulated.csv` (some minutes on
+one core).
 
     python benchmarks/stopping.py --rows benchmarks/ucmerced_mobilenetv2/rows.parquet
 
 shuffles the images of a real run 500 times, and writes `benchmarks/stopping/ucmerced.csv`. Both add versions, seed and settings
-to `benchmarks/stopping/manifest.json`. A run is looked at after every batch. A run is wrong if it stops before its last image
-with two layers the wrong way round that differ in the whole data set (for the best or the worst: if it is not that).
+to `benchmarks/stopping/manifest.json`. The stopping rule is tested after every batch. A run is wrong if it stops before its
+last image with two layers in the wrong order, judged by the whole data set (for "best" and "worst": with the wrong layer).
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from xaieval.results.rows import COUNTED
 Array = NDArray[Any]
 
 RULES = ("ranking", "best", "worst")
-GROUP = 100  # orders at a time: their tests fit into a processor's cache
+GROUP = 100  # orders at a time, so that their tests fit into a processor cache
 BATCH = 25
 POPULATIONS = (200, 2000, 20_000)
 STOP = Stop()
 
-# By layer the share of zeros and the two parameters of the beta distribution.
+# By layer: the share of zeros, and the two parameters of the beta distribution.
 DROPS = {
     "far apart": [(0.02, 6, 1), (0.05, 3, 1), (0.1, 2, 1.2), (0.25, 1, 1.2)],
     "close": [(0.05, 2.0, 1.5), (0.08, 1.9, 1.6), (0.11, 1.8, 1.7), (0.14, 1.7, 1.8)],
@@ -53,14 +54,14 @@ DROPS = {
 
 @dataclass
 class Outcome:
-    """Of the orders of one setting, by rule."""
+    """By order of the images: how many were needed, and whether the result was wrong."""
 
     images: Array
     wrong: Array
 
 
 def drops(layers: list[tuple[float, float, float]], population: int, rng: np.random.Generator) -> Array:
-    """Drops as shares, `[N, L]`; the images share most of what makes them hard."""
+    """Drops in [0, 1], `[N, L]`, correlated over the layers."""
     shared = rng.normal(size=(population, 1))
     levels = norm.cdf(np.sqrt(0.6) * shared + np.sqrt(0.4) * rng.normal(size=(population, len(layers))))
     zero, a, b = np.array(layers).T
@@ -68,7 +69,7 @@ def drops(layers: list[tuple[float, float, float]], population: int, rng: np.ran
 
 
 def simulated(setting: str, population: int, rng: np.random.Generator) -> Array:
-    """Goodness of four layers, `[N, 1, L]`."""
+    """Simulated values of four layers, higher is better, `[N, 1, L]`."""
     if setting == "rare increases":
         chances = np.array([0.01, 0.03, 0.08, 0.2])
         levels = norm.cdf(np.sqrt(0.6) * rng.normal(size=(population, 1)) + np.sqrt(0.4) * rng.normal(size=(population, 4)))
@@ -82,7 +83,7 @@ def simulated(setting: str, population: int, rng: np.random.Generator) -> Array:
 
 
 def measured(rows: pd.DataFrame, metric: str) -> tuple[Array, list[str]]:
-    """Goodness `[N, M, L]` of the images that count at every layer of a method, zeros elsewhere; and the methods."""
+    """Values `[N, M, L]`, higher is better, zero unless an image counts at every layer of a method; and the methods."""
     several = rows.groupby("method", sort=False)["layer"].transform("nunique") > 1
     rows = rows[several]
     methods, layers = list(rows["method"].unique()), list(rows["layer"].unique())
@@ -100,7 +101,7 @@ def measured(rows: pd.DataFrame, metric: str) -> tuple[Array, list[str]]:
 
 
 def replay(values: Array, orders: int, rng: np.random.Generator, views: dict[str, list[int]], label: str) -> dict[Any, Outcome]:
-    """Runs over the same images in random orders, by view (the methods that are looked at together) and rule."""
+    """Run over the same images in random orders; outcomes by view (methods tested together) and rule."""
     parts: dict[Any, list[Outcome]] = {(view, rule): [] for view in views for rule in RULES}
     for start in range(0, orders, GROUP):
         print(f"{label}: {start} of {orders}", end="\r", file=sys.stderr)
@@ -108,34 +109,34 @@ def replay(values: Array, orders: int, rng: np.random.Generator, views: dict[str
             parts[key].append(outcome)
     print(f"{label}: {orders} of {orders}", file=sys.stderr)
     return {
-        key: Outcome(np.concatenate([part.images for part in found]), np.concatenate([part.wrong for part in found]))
-        for key, found in parts.items()
+        key: Outcome(np.concatenate([part.images for part in outcomes]), np.concatenate([part.wrong for part in outcomes]))
+        for key, outcomes in parts.items()
     }
 
 
 def replay_group(values: Array, orders: int, rng: np.random.Generator, views: dict[str, list[int]]) -> dict[Any, Outcome]:
-    """As `replay`, all orders side by side."""
+    """`replay` for a group of orders at once."""
     population, _, layers = values.shape
     sums = values.sum(axis=0)
     truth = np.sign(sums[:, :, None] - sums[:, None, :]).astype(np.int64)
-    found = {
+    outcomes = {
         (view, rule): Outcome(np.full(orders, population), np.zeros(orders, dtype=bool)) for view in views for rule in RULES
     }
     for seen, test in looks(values, orders, rng):
         for view, methods in views.items():
             signs = signs_of(test, STOP.error / (len(methods) * (layers - 1)), orders, layers)[:, methods]
             for rule in RULES:
-                outcome = found[view, rule]
+                outcome = outcomes[view, rule]
                 stopping = certain(signs, rule, 1).all(axis=1) & (outcome.images == population)
                 outcome.images[stopping] = seen
                 outcome.wrong[stopping] = wrong(signs[stopping], truth[methods], rule)
-        if all((outcome.images < population).all() for outcome in found.values()):
+        if all((outcome.images < population).all() for outcome in outcomes.values()):
             break
-    return found
+    return outcomes
 
 
 def looks(values: Array, orders: int, rng: np.random.Generator) -> Iterator[tuple[int, SignTest]]:
-    """The state after each batch but the last."""
+    """The tests after each batch except the last."""
     population, _, layers = values.shape
     first, second = np.triu_indices(layers, 1)
     differences = (values[:, :, first] - values[:, :, second]).reshape(population, -1)
@@ -149,24 +150,24 @@ def looks(values: Array, orders: int, rng: np.random.Generator) -> Iterator[tupl
 
 
 def signs_of(test: SignTest, share: float, orders: int, layers: int) -> Array:
-    """`[orders, M, L, L]`."""
+    """Signs of the differences between layers that are certain, `[orders, M, L, L]`."""
     first, second = np.triu_indices(layers, 1)
-    found = test.signs(share).reshape(orders, -1, len(first))
-    signs = np.zeros((*found.shape[:2], layers, layers), dtype=np.int64)
-    signs[..., first, second] = found
+    pairs = test.signs(share).reshape(orders, -1, len(first))
+    signs = np.zeros((*pairs.shape[:2], layers, layers), dtype=np.int64)
+    signs[..., first, second] = pairs
     return signs - signs.swapaxes(-1, -2)
 
 
 def wrong(signs: Array, truth: Array, rule: str) -> Array:
-    """Whether what is certain contradicts what is true, in any method, `[orders]`."""
-    if rule != "ranking":  # only the comparisons of the one layer that is certainly ahead of, or behind, all others
+    """Whether a certain sign contradicts the true one in any method, `[orders]`."""
+    if rule != "ranking":  # only comparisons of the layer that is certainly better, or worse, than all others
         inside = (signs == (1 if rule == "best" else -1)).all(axis=-1, where=~np.eye(signs.shape[-1], dtype=bool))
         signs = np.where(inside[..., None] | inside[..., None, :], signs, 0)
     return (signs * truth == -1).any(axis=(1, 2, 3))
 
 
 def record(outcome: Outcome, population: int) -> dict[str, Any]:
-    """What a setting gives, as numbers for a table."""
+    """The columns of the table for one setting."""
     runs, count = len(outcome.images), int(outcome.wrong.sum())
     low, high = wilson_interval(count, runs)
     tenth, median, ninth = np.quantile(outcome.images, [0.1, 0.5, 0.9], method="nearest")
@@ -186,28 +187,28 @@ def record(outcome: Outcome, population: int) -> dict[str, Any]:
 
 
 def simulate(runs: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """All settings and sizes."""
+    """Records of all settings and sizes."""
     records = []
     for setting in (*DROPS, "two almost tie", "two tie", "rare increases"):
         for population in POPULATIONS:
             values = simulated(setting, population, rng)
-            found = replay(values, runs, rng, {"": [0]}, f"{setting}, {population} images")
+            outcomes = replay(values, runs, rng, {"": [0]}, f"{setting}, {population} images")
             records += [
-                {"setting": setting, "rule": rule} | record(outcome, population) for (_, rule), outcome in found.items()
+                {"setting": setting, "rule": rule} | record(outcome, population) for (_, rule), outcome in outcomes.items()
             ]
     return records
 
 
 def replay_rows(rows: pd.DataFrame, runs: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Both metrics, all methods together and each alone."""
+    """Records of both metrics, with all methods together and with each method separately."""
     records = []
     for metric in ("average_drop", "increase_in_confidence"):
         values, methods = measured(rows, metric)
         views = {"all": list(range(len(methods)))} | {method: [number] for number, method in enumerate(methods)}
-        found = replay(values, runs, rng, views, f"{metric}, {len(values)} images")
+        outcomes = replay(values, runs, rng, views, f"{metric}, {len(values)} images")
         records += [
             {"metric": metric, "methods": view, "rule": rule} | record(outcome, len(values))
-            for (view, rule), outcome in found.items()
+            for (view, rule), outcome in outcomes.items()
         ]
     return records
 
@@ -218,10 +219,10 @@ def main(
     """Simulate, or replay the rows of a run.
 
     Args:
-        rows: of a run, `rows.parquet`; simulated unless told.
-        runs: orders of each setting; 2,000 simulated or 500 real ones unless told.
-        seed: of everything random.
-        out: folder of the results.
+        rows: Rows of a run, `rows.parquet`. Default: simulated values.
+        runs: Number of orders for each setting. Default: 2,000 with simulated values, 500 with rows.
+        seed: Random seed.
+        out: Folder of the results.
     """
     rng = np.random.default_rng(seed)
     name = "simulated" if rows is None else "ucmerced"

@@ -1,10 +1,10 @@
-"""Train the classifier that ships with xaieval: an FPN on the generated data set `scenes`.
+"""Train the classifier that comes with xaieval: an FPN on the generated data set `scenes`.
 
     pip install -e '.[dev]'
     python benchmarks/train_fpn_scenes.py
 
-writes the weights (safetensors, with how they were made in the file's metadata) into the package, and prints the accuracy on
-the 1,000 images of the test split, which took no part in the training.
+writes the weights into the package (safetensors; the file's metadata says how they were made), and prints the accuracy on the
+1,000 images of the test split, which were not used for training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from xaieval.training.fit import fit
 
 
 def scenes(split: str, size: int, seed: int) -> TensorDataset:
-    """Images normalised to [-1, 1] and their labels."""
+    """Generated images, normalised to [-1, 1], and their labels."""
     with ProcessPoolExecutor() as pool:
         drawn = list(pool.map(partial(make_scene, split=split, seed=seed), range(size), chunksize=64))
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
@@ -42,11 +42,11 @@ def main(*, size: int = 10_000, epochs: int = 12, batch_size: int = 64, seed: in
     """Train, test, and save.
 
     Args:
-        size: number of training images.
-        epochs: passes over them.
-        batch_size: images per step.
-        seed: of the images and the training.
-        out: the weights file to write.
+        size: Number of training images.
+        epochs: Number of passes over them.
+        batch_size: Number of images per step.
+        seed: Seed of the images and of the training.
+        out: The weights file to write.
     """
     torch.manual_seed(seed)
     model = FPNClassifier(**FPN_SCENES).to(memory_format=torch.channels_last)  # a quarter faster on a CPU

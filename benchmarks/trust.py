@@ -1,12 +1,12 @@
-"""All metrics, methods and controls on a real network and real images: which agree, which method wins, what the controls score.
+"""All metrics, methods and controls on a real network: which metrics agree, which method wins, what the controls score.
 
     python benchmarks/trust.py score --weights FILE --data ucmerced:DIR
     python benchmarks/trust.py tables
 
-The first writes a run (in two processes: `torchrun --nproc-per-node 2 benchmarks/trust.py score ...`), the second makes of its
-rows the CSV files and the figure of `benchmarks/trust/`, which docs/trust.md shows. MobileNetV2 with ImageNet weights
-(`mobilenetv2_100` of timm, with TensorFlow's padding and inputs in [-1, 1]) at 128 x 128 pixels, four of its stages, eight
-methods and the controls, the predicted class, 210 images, 10 a class.
+The first command writes a run (in two processes: `torchrun --nproc-per-node 2 benchmarks/trust.py score ...`); the second makes
+the CSV files and the figure of `benchmarks/trust/` from its rows, which docs/trust.md shows. MobileNetV2 with ImageNet weights
+(timm's `mobilenetv2_100` with TensorFlow's padding and inputs in [-1, 1]) at 128 x 128 pixels, four of its stages, eight
+methods and the controls, the predicted class, 210 images, 10 per class.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ app = cyclopts.App(help=__doc__)
 
 
 def metrics() -> list[Metric]:
-    """Every metric that needs no ground truth, which these images do not have.
+    """Every metric that needs no ground truth; these images have none.
 
     Curves have ten steps, ROAD two shares, and max-sensitivity five samples, which is coarse and still takes most of the time.
-    The two halves of ROAD are left out: the metric is half their difference.
+    The two parts of ROAD are left out: the metric is half their difference.
     """
     coarse = [insertion(10), deletion(10), morf(10), lerf(10), road((0.3, 0.7)), max_sensitivity(5)]
     settled = METRICS | {metric.name: metric for metric in coarse}
@@ -51,14 +51,14 @@ def metrics() -> list[Metric]:
 
 @app.command
 def score(weights: Path, data: str, images: int = 210, out: Path = Path("trust-run"), seed: int = 0) -> None:
-    """Score everything.
+    """Score all layers, methods and controls.
 
     Args:
-        weights: of mobilenetv2_100, safetensors.
-        data: such as ucmerced:DIR or folder:DIR.
-        images: how many, spread evenly over the classes.
-        out: folder of the run.
-        seed: of whatever is random.
+        weights: Weights file of mobilenetv2_100, safetensors.
+        data: Data, such as ucmerced:DIR or folder:DIR.
+        images: Number of images, spread evenly over the classes.
+        out: Folder of the run.
+        seed: Random seed.
     """
     loaded = load_model("timm:mobilenetv2_100", str(weights), model_args={"pad_type": "same"})
     half = (0.5, 0.5, 0.5)
@@ -79,12 +79,12 @@ def score(weights: Path, data: str, images: int = 210, out: Path = Path("trust-r
 
 @app.command
 def tables(run: Path = Path("trust-run"), seed: int = 0, page: Path | None = None) -> None:
-    """Make tables and figures of a run.
+    """Make the tables and the figure of a run.
 
     Args:
-        run: folder of the run.
-        seed: of the resampling.
-        page: whose tables are written anew, docs/trust.md.
+        run: Folder of the run.
+        seed: Seed of the resampling.
+        page: Page whose tables are replaced, docs/trust.md.
     """
     HERE.mkdir(exist_ok=True)
     scores = Scores.load(run)
@@ -107,7 +107,7 @@ def tables(run: Path = Path("trust-run"), seed: int = 0, page: Path | None = Non
 def agreement(rows: pd.DataFrame, good: dict[str, int], seed: int) -> pd.DataFrame:
     """Rank correlation of two metrics over pairs of layer and method, with an interval over resampled images.
 
-    Each metric is turned so that higher is better: 1 means the same order, -1 the reverse.
+    Metrics for which lower is better are negated: 1 means the same order, -1 the reverse.
     """
     table = rows.assign(pair=rows["layer"] + " " + rows["method"])
     values = {}
@@ -128,7 +128,7 @@ def agreement(rows: pd.DataFrame, good: dict[str, int], seed: int) -> pd.DataFra
 
 
 def winners(rows: pd.DataFrame, good: dict[str, int]) -> pd.DataFrame:
-    """By layer and metric the method with the best mean, and in how many of all resamplings of the images it is that."""
+    """By layer and metric, the method with the best mean, and the share of resamplings of the images in which it wins."""
     records = []
     for layer, group in rows.groupby("layer", sort=False):
         for name, sign in good.items():
@@ -152,11 +152,11 @@ def winners(rows: pd.DataFrame, good: dict[str, int]) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def figure(found: pd.DataFrame, labels: dict[str, str]) -> Figure:
+def figure(correlations: pd.DataFrame, labels: dict[str, str]) -> Figure:
     """The rank correlations as a matrix."""
     names = list(labels)
     matrix = np.eye(len(names))
-    for row in found.to_dict("records"):
+    for row in correlations.to_dict("records"):
         one, other = names.index(row["metric"]), names.index(row["other"])
         matrix[one, other] = matrix[other, one] = row["spearman"]
     picture = Figure(figsize=(0.5 * len(names) + 3, 0.5 * len(names) + 2), layout="constrained")
@@ -172,7 +172,7 @@ def figure(found: pd.DataFrame, labels: dict[str, str]) -> Figure:
 
 
 def filled(text: str) -> str:
-    """A page with its tables written anew: what follows each `<!-- from NAME.csv -->`."""
+    """The text of a page with new tables below each `<!-- from NAME -->`."""
     lines: list[str] = []
     inside = False
     for line in text.splitlines():
@@ -187,11 +187,11 @@ def filled(text: str) -> str:
 
 
 def winner_lines() -> list[str]:
-    """In Markdown, a row a metric: the best method at each layer, its mean, and in how many resamplings it is the best."""
-    found = pd.read_csv(HERE / "winners.csv")
-    layers = list(found["layer"].unique())
+    """In Markdown, one row per metric: the best method at each layer, its mean, and its share of wins."""
+    table = pd.read_csv(HERE / "winners.csv")
+    layers = list(table["layer"].unique())
     lines = [f"| metric | {' | '.join(f'`{layer}`' for layer in layers)} |", "|---" * (len(layers) + 1) + "|"]
-    for name, group in found.groupby("metric", sort=False):
+    for name, group in table.groupby("metric", sort=False):
         rows = group.set_index("layer").to_dict("index")
         cells = [f"{rows[at]['best']} {rows[at]['mean']:.3g} ({rows[at]['first_share']:.0%})" for at in layers]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
@@ -199,7 +199,7 @@ def winner_lines() -> list[str]:
 
 
 def control_lines() -> list[str]:
-    """In Markdown, a row a metric: the best method and layer, each control, and how many pairs beat all controls."""
+    """In Markdown, one row per metric: the best pair, each control, and the number of pairs that beat all controls."""
     summary = pd.read_csv(HERE / "summary.csv")
     winning = pd.read_csv(HERE / "winners.csv")
     manifest = json.loads((HERE / "manifest.json").read_text())

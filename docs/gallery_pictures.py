@@ -1,4 +1,4 @@
-"""How the gallery runs the examples: with a folder of their own as the argument, out of which the pictures are taken."""
+"""Settings of the gallery: the order of the examples, the folder that each writes to, and the pictures taken from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sphinx_gallery.scrapers import figure_rst
 
 __all__ = ["ORDER", "arguments", "order", "pictures"]
 
-# From the first thing that a reader wants to know to the special; others follow by name.
+# From first steps to special topics; examples that are not listed follow by name.
 ORDER = (
     "score_a_model",
     "compare_methods",
@@ -33,13 +33,13 @@ ORDER = (
 
 
 def order(file: str) -> tuple[int, str]:
-    """Where an example stands in the gallery, as a key to sort by."""
+    """Sort key: the position of an example in the gallery."""
     name = Path(file).stem
     return (ORDER.index(name) if name in ORDER else len(ORDER), name)
 
 
 def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
-    """The words behind the script's name: a new folder for what it writes."""
+    """The script's arguments: a new folder for its output."""
     folder = _folder(script_vars["target_file"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -47,14 +47,14 @@ def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list
 
 
 def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
-    """Move the pictures that a block has written to where the gallery shows them."""
-    found = []
-    for picture, place in zip(
+    """Move the pictures that a block wrote into the gallery."""
+    shown = []
+    for picture, path in zip(
         sorted(_folder(block_vars["target_file"]).glob("*.png")), block_vars["image_path_iterator"], strict=False
     ):
-        shutil.move(picture, place)
-        found.append(place)
-    return figure_rst(found, gallery_conf["src_dir"])
+        shutil.move(picture, path)
+        shown.append(path)
+    return figure_rst(shown, gallery_conf["src_dir"])
 
 
 def _folder(target_file: str) -> Path:

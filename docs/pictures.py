@@ -1,8 +1,8 @@
-"""The pictures of concepts.md, and the numbers beside them, from runs of the built-in model on generated scenes.
+"""The pictures and numbers of concepts.md, from runs of the built-in model on generated scenes.
 
     python docs/pictures.py [FOLDER] [IMAGES]
 
-writes four PNG files and numbers.csv into the folder (docs/concepts unless told), from 200 images unless told; about three
+writes four PNG files and numbers.csv into the folder (default: docs/concepts), from 200 images by default. Takes about three
 minutes on one core.
 """
 
@@ -44,7 +44,7 @@ SHOWN = ("gradcam", "center", "random", "fake-cam")
 
 @dataclass(frozen=True)
 class Stretched:
-    """Grad-CAM to a power: the same order of pixels, but a larger or smaller map."""
+    """Grad-CAM to a power: the same order of pixels in a larger or smaller map."""
 
     exponent: float
     needs_layer: bool = True
@@ -53,7 +53,7 @@ class Stretched:
 
     @property
     def name(self) -> str:
-        """With the exponent."""
+        """Name with the exponent."""
         return f"gradcam^{self.exponent:g}"
 
     def __call__(self, context: Context) -> Tensor:
@@ -64,7 +64,7 @@ class Stretched:
 
 
 def main(folder: Path, images: int) -> None:
-    """Make all of it."""
+    """Draw the figures and write the numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     tables = {}
     for draw in (two_numbers, map_size, fooled, choices):
@@ -76,14 +76,14 @@ def main(folder: Path, images: int) -> None:
 
 
 def scored(images: int, layer: str, methods: Iterable[Any], metrics: Iterable[Any] = BOTH, **options: Any) -> xaieval.Scores:
-    """A run on the first images of the test scenes."""
+    """Score the built-in model on the first images of the test split."""
     loader = scenes(PREPARE, size=images).loader(batch_size=20)
     model = xaieval.models.fpn_scenes()
     return xaieval.score(model, loader, [layer], list(methods), list(metrics), progress=False, **options)
 
 
 def two_numbers(images: int) -> tuple[Figure, pd.DataFrame]:
-    """An image that loses confidence under its own map, and one that gains."""
+    """The image that loses most confidence when masked by its map, and the one that gains most."""
     layer = "fpn[p4]"
     scores = scored(images, layer, ["gradcam"])
     rows = scores.rows
@@ -96,7 +96,7 @@ def two_numbers(images: int) -> tuple[Figure, pd.DataFrame]:
 
 
 def _draw_example(line: Iterable[Axes], layer: str, row: pd.Series) -> None:
-    """Image, map, masked image, with the confidences under them."""
+    """Image, map and masked image, with their confidences in the titles."""
     image, saliency = _example(str(row["image_id"]), layer, "gradcam", int(row["target"]))
     y, o = row["confidence"], row["masked_confidence"]
     ic = "yes" if o > y else "no"
@@ -111,7 +111,7 @@ def _draw_example(line: Iterable[Axes], layer: str, row: pd.Series) -> None:
 
 
 def map_size(images: int) -> tuple[Figure, pd.DataFrame]:
-    """One order of pixels, maps of many sizes: Average Drop follows the size."""
+    """Maps with the same order of pixels and different sizes: Average Drop follows the size."""
     scores = scored(images, "fpn[p3]", [Stretched(exponent) for exponent in EXPONENTS], (*BOTH, deletion(steps=8)))
     table = _numbers(scores, {Stretched(exponent).name: f"map to the power {exponent:g}" for exponent in EXPONENTS})
     areas = scores.rows.groupby("method", sort=False)["mask_area"].mean()
@@ -129,7 +129,7 @@ def map_size(images: int) -> tuple[Figure, pd.DataFrame]:
 
 
 def fooled(images: int) -> tuple[Figure, pd.DataFrame]:
-    """Maps that know nothing beside one that does, with what they score."""
+    """Grad-CAM and three maps that do not depend on the model, with their scores."""
     scores = scored(images, "fpn[p5]", SHOWN, (*BOTH, "average_gain", "adcc"))
     table = _numbers(scores, {name: name for name in SHOWN})
     row = scores.rows.iloc[0]
@@ -137,19 +137,19 @@ def fooled(images: int) -> tuple[Figure, pd.DataFrame]:
     grid = figure.subplots(2, len(SHOWN))
     for axes, method in zip(grid.T, SHOWN, strict=True):
         image, saliency = _example(str(row["image_id"]), "fpn[p5]", method, int(row["target"]))
-        found = table.loc[method]
+        means = table.loc[method]
         _show(axes[0], saliency, method)
         _show(axes[1], image * saliency, "")
         axes[1].set_xlabel(
-            f"AD {found['average_drop']:.1f}, IC {found['increase_in_confidence']:.1f}\n"
-            f"AG {found['average_gain']:.1f}, ADCC {found['adcc']:.1f}",
+            f"AD {means['average_drop']:.1f}, IC {means['increase_in_confidence']:.1f}\n"
+            f"AG {means['average_gain']:.1f}, ADCC {means['adcc']:.1f}",
             fontsize="small",
         )
     return figure, table
 
 
 def choices(images: int) -> tuple[Figure, pd.DataFrame]:
-    """One method at one layer, under several protocols."""
+    """One method at one layer under several protocols."""
     tables = {
         name: _numbers(scored(images, "fpn[p4]", ["gradcam"], protocol=protocol), {"gradcam": name})
         for name, protocol in PROTOCOLS.items()
@@ -165,13 +165,13 @@ def choices(images: int) -> tuple[Figure, pd.DataFrame]:
 
 
 def _numbers(scores: xaieval.Scores, names: Mapping[str, str]) -> pd.DataFrame:
-    """The summary with a row for each method, under a name that a reader understands."""
+    """The summary with a row for each method, with readable names."""
     table = scores.summary().droplevel("layer").loc[list(names)].rename(index=dict(names))
     return table.drop(columns=["n_failed"])
 
 
 def _example(image_id: str, layer: str, method: str, target: int) -> tuple[Tensor, Tensor]:
-    """One image and its map."""
+    """An image and its map."""
     index = int(image_id.split("/")[-1])
     image = scenes(PREPARE, size=index + 1)[index]["image"]
     maps = xaieval.explain(xaieval.models.fpn_scenes(), image[None], [layer], method, target, ids=[image_id])

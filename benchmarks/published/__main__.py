@@ -1,8 +1,8 @@
-"""Published tables of AD and IC beside the same rows measured here.
+"""Published values of AD and IC next to the same values measured with xaieval.
 
     python benchmarks/published --data folder:DIR --pretrained
 
-README.md says where each table is from, and what stands in the way of the same numbers.
+README.md names the source of each table and the reasons why the numbers can differ.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ CLASSES = 1000
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True)
 class Options:
-    """What is measured, and on what.
+    """Which rows to measure, and on which data.
 
     Attributes:
-        data: as for `xaieval-bench score`, such as folder:DIR.
-        pretrained: take the libraries' own weights, which downloads them.
-        weights: folder of files named after the models, such as torchvision_resnet18.safetensors, instead.
-        tables: which, with commas; all unless told.
-        networks: of which networks, with commas, as the tables name them; all unless told.
-        methods: of which methods, with commas, as the tables name them; all unless told.
-        max_images: at most so many, spread over the classes.
-        batch_size: images in a forward pass.
-        device: cpu, cuda, ...
-        out: file for the table as CSV.
+        data: Data, as for `xaieval-bench score`, such as folder:DIR.
+        pretrained: Download the libraries' own weights.
+        weights: Folder of weights files named after the models, such as torchvision_resnet18.safetensors, instead.
+        tables: Tables, separated by commas. Default: all.
+        networks: Networks as the tables name them, separated by commas. Default: all.
+        methods: Methods as the tables name them, separated by commas. Default: all.
+        max_images: Largest number of images, spread over the classes.
+        batch_size: Images in a forward pass.
+        device: Device: cpu, cuda, ...
+        out: CSV file for the table.
     """
 
     data: str
@@ -56,19 +56,19 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Measure every row that can be, network by network, and print both."""
+    """Measure all selected rows, network by network, and print both values."""
     if not options.pretrained and options.weights is None:
-        raise SystemExit("published numbers are of trained networks: add --pretrained, or --weights DIR")
+        raise SystemExit("the published numbers are those of trained networks: add --pretrained or --weights DIR")
     rows = chosen(published(), options)
     if not len(rows):
-        raise SystemExit("no row of the tables fits; see benchmarks/published/*.csv for their networks and methods")
-    found = []
+        raise SystemExit("no row matches; benchmarks/published/*.csv list the networks and methods")
+    results = []
     for (name, model), group in rows.groupby(["protocol", "model"], sort=False):
         loaded = load_model(model, weights_of(model, options), options.pretrained)
-        found += measured(group, loaded, PROTOCOLS[name], options)
-    if not found:
+        results += measured(group, loaded, PROTOCOLS[name], options)
+    if not results:
         raise SystemExit("no row could be measured")
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(results)
     print(table.to_string(index=False))
     if options.out is not None:
         table.to_csv(options.out, index=False)
@@ -86,7 +86,7 @@ def published() -> pd.DataFrame:
 
 
 def chosen(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
-    """Those that were asked for and can be measured."""
+    """The rows that the options select and that can be measured."""
     rows = rows[rows["rerun"].notna()]
     for column, words in (("protocol", options.tables), ("network", options.networks), ("method", options.methods)):
         rows = rows[rows[column].isin(words.split(","))] if words else rows
@@ -94,20 +94,20 @@ def chosen(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
 
 
 def weights_of(model: str, options: Options) -> Path | None:
-    """The file with a model's weights, if they are not downloaded."""
+    """A model's weights file, or None if the weights are downloaded."""
     return None if options.weights is None else options.weights / f"{model.replace(':', '_')}.safetensors"
 
 
 def measured(rows: pd.DataFrame, loaded: LoadedModel, protocol: Protocol, options: Options) -> list[dict[str, Any]]:
-    """Both numbers of each row of one network under one protocol."""
+    """Published and measured values of the rows of one network under one protocol."""
     prepare = loaded.preprocessing
     data = load_data(options.data, prepare, options.batch_size, options.max_images)
     name = rows["protocol"].iloc[0]
     if protocol.target == "label" and data.classes is not None and len(data.classes) != CLASSES:
-        print(f"{name}: left out, for it follows the label, and the folder has {len(data.classes)} classes of {CLASSES}")
+        print(f"{name}: left out, because it targets the label and the folder has {len(data.classes)} of {CLASSES} classes")
         return []
     protocol = replace(protocol, mean=prepare.mean, std=prepare.std) if protocol.fills_black else protocol
-    found = []
+    results = []
     for layer, group in rows.fillna({"layer": ""}).groupby("layer", sort=False):
         scores = xaieval.score(
             loaded.model,
@@ -120,12 +120,12 @@ def measured(rows: pd.DataFrame, loaded: LoadedModel, protocol: Protocol, option
             batch_size=options.batch_size,
         )
         summary = scores.summary().reset_index().set_index("method")
-        found += [side_by_side(row, summary.loc[row["rerun"]]) for row in group.to_dict("records")]
-    return found
+        results += [side_by_side(row, summary.loc[row["rerun"]]) for row in group.to_dict("records")]
+    return results
 
 
 def side_by_side(row: dict[str, Any], ours: pd.Series) -> dict[str, Any]:
-    """A published row and ours, with its 95 % interval."""
+    """A published row and the measured one with its 95 % interval."""
     entry = {name: row[name] for name in ("protocol", "table", "network", "method")}
     for metric, label in METRICS.items():
         if pd.notna(row[metric]):

@@ -1,7 +1,7 @@
-"""Speed of xaieval: beside other libraries, against the limit, with growing work, and at the start.
+"""Speed of xaieval: compared with other libraries, compared with the lower bound, with growing work, and at start-up.
 
 `python benchmarks/speed all` writes tables, figures and `manifest.json`; see docs/speed.md. Absolute times say more about the
-machine than about the code, so the results are ratios of times that were taken in turn.
+machine than about the code, so the results are ratios of times that were measured in turn.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ RESULTS = Path(__file__).parent / "results"
 @cyclopts.Parameter(name="*")
 @dataclass(frozen=True)
 class Options:
-    """What the commands have in common.
+    """Options of all commands.
 
     Attributes:
-        quick: tiny settings that show that everything works; their numbers mean nothing.
-        out: folder of the results; rows of the same configuration are replaced, others stay.
-        only: networks, separated by commas: resnet50, mobilenetv2, vit_small.
-        images: folder of images with one sub-folder a class; generated scenes unless told.
-        weights: weights of MobileNetV2 (safetensors); random unless told.
-        rounds: how often every contestant runs; chosen by command and setting unless told.
-        seed: of random weights.
+        quick: Tiny settings that test the scripts; their numbers mean nothing.
+        out: Folder of the results; rows of the same configuration are replaced, others stay.
+        only: Networks, separated by commas: resnet50, mobilenetv2, vit_small. Default: all.
+        images: Folder of images with one sub-folder per class. Default: generated scenes.
+        weights: Weights of MobileNetV2 (safetensors). Default: random weights.
+        rounds: Number of runs of each contestant. Default: depends on command and setting.
+        seed: Seed of random weights.
     """
 
     quick: bool = False
@@ -52,21 +52,21 @@ class Options:
 
     @property
     def scale(self) -> Scale:
-        """Size of the measurements."""
+        """Size and number of the images."""
         return Scale(side=64, pool=16, quick=True) if self.quick else Scale()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the networks."""
+        """Names of the networks."""
         return tuple(self.only.split(",")) if self.only else NETWORKS
 
     def networks(self) -> Iterator[Network]:
-        """One at a time."""
+        """The networks, built one at a time."""
         for name in self.names:
             yield build(name, self.scale, self.images, self.weights, self.seed)
 
     def record(self, command: str, **more: object) -> None:
-        """Write the manifest; of paths the last part alone, since the rest says nothing to others."""
+        """Write the manifest; of paths only the last part, since the rest depends on the machine."""
         given = {key: value.name if isinstance(value, Path) else value for key, value in asdict(self).items() if key != "out"}
         write_manifest(self.out, command, {**given, **more})
 
@@ -76,11 +76,11 @@ DEFAULT = Options()
 
 @app.command
 def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
-    """Speed beside pytorch-grad-cam, torch-cam and captum, after a check that the numbers are the same.
+    """Speed compared with pytorch-grad-cam, torch-cam and captum, after a check that all give the same numbers.
 
     Args:
-        settings: layers x methods, such as 4x1,8x4; the headline and the cheap ones unless told.
-        options: see there.
+        settings: Layers x methods, such as 4x1,8x4. Default: the main settings and the cheap ones.
+        options: See `Options`.
     """
     for network in options.networks():
         compare.compare(network, compare.plan_of(network.name, settings, options.rounds), options.scale, options.out)
@@ -91,11 +91,11 @@ def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
 
 @app.command(name="limit")
 def limit_(settings: str = "1x1,4x1,4x4,8x4", *, options: Options = DEFAULT) -> None:
-    """How near `score` comes to the forward and backward passes that it cannot do without.
+    """Time of `score` compared with the forward and backward passes that it needs at least.
 
     Args:
-        settings: layers x methods, some of these.
-        options: see there.
+        settings: Layers x methods, a selection of the default.
+        options: See `Options`.
     """
     for network in options.networks():
         limit.efficiency(network, options.scale, options.rounds, options.out, compare.parse_settings(settings))
@@ -105,11 +105,11 @@ def limit_(settings: str = "1x1,4x1,4x4,8x4", *, options: Options = DEFAULT) -> 
 
 @app.command(name="growth")
 def growth_(parts: str = ",".join(growth.PARTS), *, options: Options = DEFAULT) -> None:
-    """Time and memory over images, layers, methods, batch size and processes; ResNet-50 unless told.
+    """Time and memory over images, layers, methods, batch size and processes. Default: ResNet-50.
 
     Args:
-        parts: axes, maps (32 against 1) and processes, separated by commas.
-        options: see there.
+        parts: axes, maps (32 compared with 1) and processes, separated by commas.
+        options: See `Options`.
     """
     for name in options.names if options.only else NETWORKS[:1]:
         growth.grow(name, options.scale, options.out, parts.split(","))
@@ -119,14 +119,14 @@ def growth_(parts: str = ",".join(growth.PARTS), *, options: Options = DEFAULT) 
 
 @app.command(name="startup")
 def startup_(*, options: Options = DEFAULT) -> None:
-    """Seconds of the first import, the help, and the first result."""
+    """Seconds until the import, the help, and the first result."""
     startup.start(options.quick, options.rounds, options.out)
     options.record("startup")
 
 
 @app.command(name="all")
 def all_(*, options: Options = DEFAULT) -> None:
-    """The four measurements, then the tables."""
+    """All four measurements, then the tables."""
     peers(options=options)
     limit_(options=options)
     growth_(options=options)
@@ -136,11 +136,11 @@ def all_(*, options: Options = DEFAULT) -> None:
 
 @app.command(name="tables")
 def tables_(page: Path | None = None, *, options: Options = DEFAULT) -> None:
-    """Print the tables of docs/speed.md, and draw the figures anew.
+    """Print the tables of docs/speed.md, and redraw the figures.
 
     Args:
-        page: write the tables into this page as well, in the places that it has for them.
-        options: see there.
+        page: Page whose tables are replaced.
+        options: See `Options`.
     """
     print(tables.markdown(options.out))
     if page is not None:
@@ -150,13 +150,13 @@ def tables_(page: Path | None = None, *, options: Options = DEFAULT) -> None:
 
 @app.command(show=False)
 def point(point: str, scale: str) -> None:
-    """One point of `growth`, asked for by it in a process of its own."""
+    """Measure one point of `growth`, in a new process."""
     print(json.dumps(growth.measure_point(growth.Point(**json.loads(point)), Scale(**json.loads(scale)))))
 
 
 @app.command(show=False)
 def forwards(name: str, scale: str) -> None:
-    """Forward passes of one process beside others, asked for by `growth`."""
+    """Forward passes in one of several processes of `growth`."""
     growth.forwards(name, Scale(**json.loads(scale)))
 
 

@@ -1,4 +1,4 @@
-"""Whether the libraries find the same numbers, image by image, before anybody's time is taken."""
+"""Check that the libraries give the same numbers, image by image, before any time is measured."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from peers import PEERS, Found, Peer, Results, ours
 
 __all__ = ["TOLERANCE", "agreement", "without_counterpart"]
 
-TOLERANCE = 1e-3  # of a drop in float64, as a share of the confidence; the epsilons of the peers reach half of it
+TOLERANCE = 1e-3  # of a drop in float64, as a share of the confidence; the epsilons of the peers cause up to half of it
 
 
 def agreement(network: Network, count: int) -> list[dict[str, Any]]:
     """Largest deviation of each peer from xaieval under the peer's protocol, at the shallowest and deepest of four layers.
 
     Raises:
-        SystemExit: a number differs and no formula of the peer explains it; times of other computations compare nothing.
+        SystemExit: A number differs, and no formula of the peer explains it; times would not be comparable.
     """
     rows = []
     for peer in PEERS:
@@ -28,7 +28,7 @@ def agreement(network: Network, count: int) -> list[dict[str, Any]]:
             rows += _compare(network, peer, methods, count)
     bad = [row for row in rows if row["verdict"] == "DIFFERS"]
     if bad:
-        raise SystemExit("\n".join(f"numbers differ, nothing is timed: {row}" for row in bad))
+        raise SystemExit("\n".join(f"the numbers differ, so nothing is timed: {row}" for row in bad))
     return rows
 
 
@@ -38,21 +38,21 @@ def _compare(network: Network, peer: Peer, methods: Sequence[str], count: int) -
 
 
 class Pair(NamedTuple):
-    """What xaieval and a peer found, over images and layers."""
+    """Results of xaieval and of a peer, over images and layers."""
 
     ours: Found
     theirs: Found
 
     @property
     def deviation(self) -> np.ndarray:
-        """Of the drop, as a share of the confidence; where neither has a number there is none."""
+        """Deviation of the drop, as a share of the confidence; 0 where both are NaN."""
         both = np.isnan(self.ours.drop) & np.isnan(self.theirs.drop)
         return np.where(both, 0, np.abs(self.ours.drop - self.theirs.drop))
 
 
 def _drops(network: Network, peer: Peer, methods: Sequence[str], count: int) -> dict[str, Pair]:
     layers = network.layers(4)[::3]
-    # One image a batch for the peer, since torch-cam gives only sums over a batch; several for us, to see that it is the same.
+    # Batches of one image for peers, since torch-cam returns only sums over a batch; larger ones for us, to test both.
     theirs = peer.run(network, network.batches(count, 1), layers, methods)
     mine = ours(network, network.batches(count, count), layers, methods, peer.protocol)
     return {method: Pair(*(_over(layers, side, method) for side in (mine, theirs))) for method in methods}
@@ -64,7 +64,7 @@ def _over(layers: Sequence[str], results: Results, method: str) -> Found:
 
 
 def _row(network: Network, peer: Peer, method: str, single: Pair, double: Pair) -> dict[str, Any]:
-    """The verdict is on float64, where what remains is no rounding that a deep network made larger."""
+    """One row; the verdict uses float64, in which deep networks do not amplify rounding."""
     flips = double.ours.increase != double.theirs.increase
     agrees = bool((double.deviation <= TOLERANCE).all()) and not flips.any()
     explained = peer.deviations.get(method, "")
@@ -85,7 +85,7 @@ def _row(network: Network, peer: Peer, method: str, single: Pair, double: Pair) 
 
 
 def without_counterpart(network: Network) -> list[dict[str, Any]]:
-    """What came when a library was asked for what it cannot do."""
+    """Rows for what a library cannot do, with the reason."""
     return [
         {
             "model": network.name,
@@ -102,11 +102,11 @@ def without_counterpart(network: Network) -> list[dict[str, Any]]:
 
 def _reason(network: Network, peer: Peer) -> str:
     if peer.tokens or network.reshape is None:
-        return "the library has Grad-CAM alone of the four"
+        return "of the four methods the library has only Grad-CAM"
     layer = network.layers(1)[0]
     images, targets = network.batches(2, 2)[0]
     try:
         shape = captum.attr.LayerGradCam(network.model, network.module(layer)).attribute(images, targets).shape
     except (RuntimeError, ValueError, AssertionError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return f"takes tokens for channels: for {list(images.shape)} at {layer} it gives {list(shape)}, which is no map"
+    return f"treats tokens as channels: for {list(images.shape)} at {layer} it returns {list(shape)}, which is not a map"

@@ -1,4 +1,4 @@
-"""Speed beside other libraries: the same numbers from the same model on the same images in one process, taken in turn."""
+"""Speed compared with other libraries: the same numbers from the same model and images, timed in turn in one process."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ CONTESTANT = ("tool", "variant", "batch_size")
 
 @dataclass(frozen=True)
 class Setting:
-    """Number of layers and of methods."""
+    """A number of layers and a number of methods."""
 
     layers: int
     methods: int
 
     @property
     def maps(self) -> int:
-        """Maps an image."""
+        """Maps per image."""
         return self.layers * self.methods
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a setting is timed: what is asked, and how often every contestant runs.
+    """How a setting is timed.
 
     Attributes:
-        setting: layers and methods.
-        rounds: how often every contestant runs.
-        faster: how many times as many images the network takes, because it is faster than ResNet-50.
+        setting: Number of layers and methods.
+        rounds: Number of runs of each contestant.
+        faster: Factor for the number of images, for networks that are faster than ResNet-50.
     """
 
     setting: Setting
@@ -54,12 +54,12 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """Of the peers: as few as make a run of some seconds, for some take seconds an image."""
+        """Images for the peers: few, because some take seconds per image."""
         return (16 if self.setting.maps == 1 else 8) * self.faster
 
     @property
     def our_images(self) -> int:
-        """More, because a call has costs of its own that few images would make look large."""
+        """Images for xaieval: more, so that the fixed cost of a call counts less."""
         return 2 * self.images if self.setting.maps <= 4 else self.images
 
 
@@ -69,15 +69,15 @@ def parse_settings(text: str) -> list[Setting]:
 
 
 def plan_of(name: str, settings: str | None, rounds: int | None) -> list[Plan]:
-    """The settings of a network: the headline ones five times, one map an image three times; the others where asked for."""
+    """Plans of a network: five rounds of its main settings, three of others. Default: main settings and 1x1."""
     headline = {"resnet50": "4x1,8x4"}.get(name, "4x1")
-    asked = parse_settings(settings or f"1x1,{headline}")
+    chosen = parse_settings(settings or f"1x1,{headline}")
     first = parse_settings(headline)
-    return [Plan(setting, rounds or (5 if setting in first else 3), FASTER[name]) for setting in asked]
+    return [Plan(setting, rounds or (5 if setting in first else 3), FASTER[name]) for setting in chosen]
 
 
 def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) -> None:
-    """Check the numbers, find each peer's best batch size, time the settings; write `*.csv`."""
+    """Check the numbers, find each peer's best batch size, and time the settings; writes the CSV files."""
     checked = agreement(network, 2 if scale.quick else 4)
     replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
     best = _best_sizes(network, scale, out)
@@ -99,7 +99,7 @@ def _sizes(scale: Scale) -> Sequence[int]:
 
 
 def _best_sizes(network: Network, scale: Scale, out: Path) -> dict[str, int]:
-    """By peer the batch size at which it scores most images a second, at the deepest layer by the first method."""
+    """By peer, the batch size with the most images per second, at the deepest layer by the first method."""
     rows = []
     for peer in PEERS:
         if peer.serves(network, METHODS[:1]):
@@ -131,7 +131,7 @@ def _trial(network: Network, peer: Peer, size: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant with its images."""
+    """A contestant and its images."""
 
     tool: str
     variant: str
@@ -141,7 +141,7 @@ class Entry:
 
 
 def _time(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> list[dict[str, Any]]:
-    """Seconds of every contestant in every round, one row each."""
+    """Seconds of each contestant in each round, one row each."""
     entries = [*_ours(network, plan, scale), *_peers(network, plan, best, scale)]
     by_name = {f"{entry.tool}, {entry.variant}, {entry.size}": entry for entry in entries}
     for entry in entries:
@@ -165,10 +165,10 @@ def _time(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> l
 
 
 def _ours(network: Network, plan: Plan, scale: Scale) -> list[Entry]:
-    """Every batch size and variant; compiling has its own measurement, because it takes many images to pay.
+    """Entries of xaieval for its batch sizes and variants; compiling needs many images and is measured separately.
 
-    With many maps an image, small batches of images already make full batches of masked images: one batch size stands for
-    all; and one for the variants.
+    With many maps per image, small batches of images already fill batches of masked images, so one batch size represents all.
+    The variants have one batch size, too.
     """
     sizes = _sizes(scale) if plan.setting.maps < 16 or scale.quick else (8,)
     images = 4 if scale.quick else plan.our_images
@@ -181,7 +181,7 @@ def _ours(network: Network, plan: Plan, scale: Scale) -> list[Entry]:
 
 
 def _peers(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> list[Entry]:
-    """Each at its best batch size; where an image has many maps a batch is as large as the few images allow."""
+    """Entries of the peers at their best batch sizes, or fewer images per batch if there are many maps per image."""
     entries = []
     for peer in PEERS:
         if peer.serves(network, METHODS[: plan.setting.methods]):
@@ -200,7 +200,7 @@ def _work(run: Run, network: Network, batches: Batches, setting: Setting, **give
 
 
 def _warm(network: Network, entry: Entry, setting: Setting) -> None:
-    """The first pass of a shape is slower. Peers were warmed by the trial; ours has shapes of its own in each setting."""
+    """Run once, since the first pass of a shape is slower. Peers had their trial; our shapes depend on the setting."""
     if entry.tool == OURS:
         _work(ours, network, network.batches(entry.size, entry.size), setting, **available_variants()[entry.variant])()
 
@@ -209,10 +209,9 @@ def _warm(network: Network, entry: Entry, setting: Setting) -> None:
 
 
 def summarise(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """A row a contestant: its rate, and how much faster xaieval's best eager batch size is.
+    """One row per contestant: its rate, and how much faster xaieval is at its best eager batch size.
 
-    Ratios are taken round by round and their median is reported, so that what slows the machine for a while slows both sides
-    of a ratio.
+    The ratios are medians over rounds, so that a temporary slowdown of the machine affects both sides of a ratio.
     """
     return pd.concat(
         [_of_configuration(part) for _, part in pd.DataFrame(rows).groupby(list(CONFIGURATION))], ignore_index=True

@@ -1,4 +1,4 @@
-"""What a call costs before its steady rate, and what compiling costs and saves: how many images it takes to pay."""
+"""Fixed cost of a call, cost and gain of compiling, and the number of images from which compiling pays off."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 8
 
 
 def compiling(network: Network, scale: Scale, out: Path) -> None:
-    """The first and a later compiled call beside an eager one before and after them, at four layers and one method."""
+    """Time two compiled calls between two eager ones, at four layers and one method."""
     size, count = (2, 16) if scale.quick else (SIZE, 64)
     batches = network.batches(count, size)
     kinds = ["eager", *["compile"] * 2 * ("compile" in available_variants()), "eager"]
@@ -34,19 +34,19 @@ def compiling(network: Network, scale: Scale, out: Path) -> None:
 
 
 def _call(network: Network, batches: Batches, variant: str) -> dict[str, Any]:
-    """One call, with the seconds from one batch's being asked for to the next one's."""
-    asked: list[float] = []
+    """One call, with the seconds between requests for batches."""
+    times: list[float] = []
 
     def stamped() -> Iterator[Any]:
         for batch in batches:
-            asked.append(time.perf_counter())
+            times.append(time.perf_counter())
             yield batch
-        asked.append(time.perf_counter())
+        times.append(time.perf_counter())
 
     start = time.perf_counter()
     ours(network, stamped(), network.layers(LAYERS), METHODS[:1], **available_variants()[variant])  # type: ignore[arg-type]  # keywords of several kinds
     total = time.perf_counter() - start
-    later = np.diff(asked)[len(batches) // 2 :]  # the first half may still compile
+    later = np.diff(times)[len(batches) // 2 :]  # the first half may still compile
     return {
         "total": total,
         "later": later,
@@ -56,7 +56,7 @@ def _call(network: Network, batches: Batches, variant: str) -> dict[str, Any]:
 
 
 def _row(network: Network, variant: str, call: dict[str, Any], eager: dict[str, Any], size: int, count: int) -> dict[str, Any]:
-    """Break-even is the number of images after which what a call saves is more than what it spent before its steady rate."""
+    """One row; at the break-even number of images, the time saved equals the extra time before the steady rate."""
     saved = (eager["steady"] - call["steady"]) / size
     extra = call["overhead"] - eager["overhead"]
     return {

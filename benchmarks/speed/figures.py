@@ -1,4 +1,4 @@
-"""Figures from the CSV files."""
+"""Figures of docs/speed.md, from the CSV files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tables import NAMES
 
 __all__ = ["draw"]
 
-# Told apart by people who are colour-blind (Okabe and Ito), and by marker.
+# Colours that colour-blind people can distinguish (Okabe and Ito), and markers.
 STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v")]
 
 
 def draw(out: Path) -> None:
-    """Every figure of which there are results."""
+    """Draw every figure that has results."""
     for name, make in (("peers", _peers), ("limit", _limit), ("growth", _growth)):
         rows = read(out / f"{name}.csv")
         if not rows.empty:
@@ -27,7 +27,7 @@ def draw(out: Path) -> None:
 
 
 def _peers(rows: pd.DataFrame) -> Figure:
-    """How many times faster xaieval is than each tool: a panel a model, a line of dots a setting."""
+    """How many times faster xaieval is than each tool: a panel per model, a line of dots per setting."""
     rows = rows[rows["tool"] != OURS]
     models = [name for name in NAMES if name in set(rows["model"])]
     tools = list(rows["tool"].unique())
@@ -84,12 +84,12 @@ def _log(axes: Axes, ticks: list[float]) -> None:
 
 
 def _legend(panels: list[Axes]) -> tuple[list[object], list[str]]:
-    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    return list(found.values()), list(found)
+    entries = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(entries.values()), list(entries)
 
 
 def _limit(rows: pd.DataFrame) -> Figure:
-    """Efficiency over the number of maps an image, a panel a baseline."""
+    """Efficiency over the number of maps per image, a panel per baseline."""
     baselines = list(rows["baseline"].unique())
     figure = Figure(figsize=(4.2 * len(baselines), 3.6), layout="constrained")
     panels = figure.subplots(1, len(baselines), sharey=True, squeeze=False)[0]
@@ -114,7 +114,7 @@ AXES = {"images": "images N", "layers": "layers L", "methods": "methods M", "bat
 
 
 def _growth(rows: pd.DataFrame) -> Figure:
-    """Small multiples: time above, memory below, over each thing that grows."""
+    """Time (above) and memory (below) over each axis."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     grid = figure.subplots(2, len(AXES), sharex="col", sharey="row")
     for column, (axis, label) in enumerate(AXES.items()):
@@ -127,7 +127,7 @@ def _growth(rows: pd.DataFrame) -> Figure:
                     part[axis], middle, yerr=reach, color=colour, marker=marker, capsize=2, label=NAMES[part["model"].iloc[0]]
                 )
         grid[1, column].set_xlabel(label)
-    for axes in grid.flat:  # when all is drawn, since shared axes take their ends from what is there
+    for axes in grid.flat:  # at the end, since shared axes adapt to what is drawn
         axes.grid(color="0.9")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)

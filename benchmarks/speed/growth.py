@@ -1,4 +1,4 @@
-"""How time and memory grow with images, layers, methods, batch size and processes; each point in a process of its own."""
+"""Time and memory over images, layers, methods, batch size and processes; each point is measured in a new process."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """What one process is asked.
+    """What one process measures.
 
     Attributes:
-        model: name of a network.
-        images: N.
-        layers: L, 1, 4 or 8.
-        methods: M.
-        batch_size: images a batch.
-        which: "all" of the layers, or the "shallowest" or the "deepest" of them alone.
+        model: Name of a network.
+        images: Number of images N.
+        layers: Number of layers L: 1, 4 or 8.
+        methods: Number of methods M.
+        batch_size: Images per batch.
+        which: "all" of the layers, or only the "shallowest" or "deepest" of them.
     """
 
     model: str
@@ -65,7 +65,7 @@ PARTS = ("axes", "maps", "processes")
 
 
 def grow(name: str, scale: Scale, out: Path, parts: Sequence[str] = PARTS) -> None:
-    """Every axis from the same base, then the headline about memory, then processes; or only some of these."""
+    """Measure all axes from the same base point, then 32 maps compared with one, then processes; or only some of these."""
     if "axes" in parts:
         base = Point(name, images=4, batch_size=2) if scale.quick else Point(name)
         for axis, values in AXES.items():
@@ -78,7 +78,7 @@ def grow(name: str, scale: Scale, out: Path, parts: Sequence[str] = PARTS) -> No
 
 
 def _headline(name: str, scale: Scale, out: Path) -> None:
-    """32 maps an image against one map, with a backward pass that ends at the same layer and with one that ends at the last."""
+    """32 maps per image compared with one map, whose backward pass ends at the shallowest or at the deepest layer."""
     size = 2 if scale.quick else 8
     point = Point(name, images=2 * size, layers=8, methods=4, batch_size=size)
     _record(out, scale, "maps", point)
@@ -88,20 +88,20 @@ def _headline(name: str, scale: Scale, out: Path) -> None:
 
 def _record(out: Path, scale: Scale, axis: str, point: Point) -> None:
     repeats = 1 if scale.quick else REPEATS
-    found = [_in_a_process(point, scale) for _ in range(repeats)]
+    runs = [_in_a_process(point, scale) for _ in range(repeats)]
     columns = ("seconds", "added_mib", "peak_mib")
     row = {"axis": axis, **asdict(point), "repeats": repeats}
     for column in columns:
-        values = [each[column] for each in found]
+        values = [each[column] for each in runs]
         row |= {column: float(np.median(values)), f"{column}_low": min(values), f"{column}_high": max(values)}
     replace_rows(out / "growth.csv", [row], ("axis", *asdict(point)))
     print(f"{axis}: {point}: {row['seconds']:.2f} s, {row['added_mib']:.0f} MiB more", flush=True)
 
 
 def _in_a_process(point: Point, scale: Scale) -> dict[str, float]:
-    """Ask a fresh interpreter, with one thread: a peak of memory is a peak of the whole life of a process."""
+    """Measure in a new interpreter with one thread, because peak memory covers the whole life of a process."""
     command = [sys.executable, str(Path(__file__).parent), "point", json.dumps(asdict(point)), json.dumps(asdict(scale))]
-    done = subprocess.run(command, env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
+    done = subprocess.run(command, env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # no outside input
     if done.returncode:
         raise SystemExit(f"{point} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -112,7 +112,7 @@ def _single_threaded() -> dict[str, str]:
 
 
 def measure_point(point: Point, scale: Scale) -> dict[str, float]:
-    """Seconds and memory of one call; runs in the process that was started for it."""
+    """Seconds and memory of one call; runs in the new process."""
     network = build(point.model, replace(scale, pool=max(scale.pool, point.images)), None, None, seed=0)
     with torch.inference_mode():
         network.model(network.images[: point.batch_size])
@@ -131,15 +131,15 @@ def _layers(network: Network, point: Point) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _peak() -> Iterator[list[int]]:
-    """Filled with the most memory that was resident meanwhile, in bytes.
+    """A list that receives the peak resident memory inside the block, in bytes.
 
-    The kernel's high-water mark is set back first, where it can be: building the model has a peak too.
+    The kernel's high-water mark is reset first where possible, because building the model has a peak, too.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    found: list[int] = []
-    yield found
-    found.append(_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peak: list[int] = []
+    yield peak
+    peak.append(_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def _resident() -> int:
@@ -147,7 +147,7 @@ def _resident() -> int:
 
 
 def _status(field: str) -> int:
-    """A field of the process's memory in bytes, 0 where the system does not tell."""
+    """A memory field of this process in bytes, 0 if the system does not provide it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
@@ -159,9 +159,9 @@ def _status(field: str) -> int:
 
 
 def _processes(name: str, scale: Scale, out: Path) -> None:
-    """Images a second of one and of two processes with one thread each, through the command line.
+    """Images per second of one and two processes with one thread each, through the command line.
 
-    And forward passes a second of one and of two processes that have nothing to do with one another: what the machine gives.
+    Also the forward passes per second of one and two independent processes, which show the limit of the machine.
     """
     few, many = (8, 24) if scale.quick else IMAGES_OF_PROCESSES[name]
     score: dict[int, list[float]] = {1: [], 2: []}
@@ -171,8 +171,8 @@ def _processes(name: str, scale: Scale, out: Path) -> None:
         for _ in range(1 if scale.quick else REPEATS):
             for processes in score:
                 slow, quick = (_score_seconds(name, scale, folder, images, processes) for images in (many, few))
-                work = slow - quick  # since start-up is in both
-                score[processes].append((many - few) / work if work > 0 else float("nan"))  # less than start-up varies
+                work = slow - quick  # start-up cancels
+                score[processes].append((many - few) / work if work > 0 else float("nan"))  # NaN if start-up varied by more
                 bare[processes].append(_bare_rate(name, scale, processes))
     rows = [
         {
@@ -180,13 +180,13 @@ def _processes(name: str, scale: Scale, out: Path) -> None:
             "what": what,
             "processes": processes,
             "n_images": many - few,
-            "images_per_second": float(np.median(found)),
-            "images_per_second_low": min(found),
-            "images_per_second_high": max(found),
-            "relative_to_one": float(np.median(np.divide(found, rates[1]))),
+            "images_per_second": float(np.median(values)),
+            "images_per_second_low": min(values),
+            "images_per_second_high": max(values),
+            "relative_to_one": float(np.median(np.divide(values, rates[1]))),
         }
         for what, rates in (("score", score), ("bare forward passes", bare))
-        for processes, found in rates.items()
+        for processes, values in rates.items()
     ]
     replace_rows(out / "processes.csv", rows, ("model",))
 
@@ -195,14 +195,14 @@ IMAGES_OF_PROCESSES = {"resnet50": (8, 56), "mobilenetv2": (32, 192), "vit_small
 
 
 def _bare_rate(name: str, scale: Scale, processes: int) -> float:
-    """Images a second that so many processes pass forward at the same time, all together."""
+    """Total images per second of forward passes in several processes at the same time."""
     command = [sys.executable, str(Path(__file__).parent), "forwards", name, json.dumps(asdict(scale))]
     running = [
-        subprocess.Popen(command, env=_single_threaded(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  # nothing of it comes from outside
+        subprocess.Popen(command, env=_single_threaded(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  # no outside input
         for _ in range(processes)
     ]
     for process in running:
-        _line(process)  # it is ready
+        _line(process)  # wait until it is ready
     return sum(float(answer.splitlines()[-1]) for answer in _all_at_once(running))
 
 
@@ -211,7 +211,7 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def _all_at_once(running: Sequence[subprocess.Popen[str]]) -> list[str]:
-    """Have waiting processes go on, and collect what they print."""
+    """Start all waiting processes, and collect their output."""
     for process in running:
         if process.stdin:
             process.stdin.write("go\n")
@@ -220,7 +220,7 @@ def _all_at_once(running: Sequence[subprocess.Popen[str]]) -> list[str]:
 
 
 def forwards(name: str, scale: Scale) -> None:
-    """Say that one is ready, wait for a line, and print how many images a second were passed forward for some seconds."""
+    """Print "ready", wait for a line, run forward passes for some seconds, and print images per second."""
     network = build(name, replace(scale, pool=8), None, None, seed=0)
     images = network.images[: 2 if scale.quick else 8]
     with borrow(network.model), sped_up(network.model, images, (), BatchLimit(len(images))) as runner:
@@ -245,7 +245,7 @@ WEIGHTS = "weights.safetensors"
 
 
 def _save_weights(name: str, scale: Scale, path: Path) -> None:
-    """Every process has to load the same model."""
+    """Save the weights, so that every process loads the same model."""
     model = build(name, scale, None, None, seed=0).model
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
 
@@ -265,7 +265,7 @@ def _score_seconds(name: str, scale: Scale, folder: str, images: int, processes:
 
 def _command(*arguments: str) -> str:
     program = str(Path(sys.executable).with_name("xaieval-bench"))
-    done = subprocess.run([program, *arguments], env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
+    done = subprocess.run([program, *arguments], env=_single_threaded(), capture_output=True, text=True)  # noqa: S603  # no outside input
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
     return done.stdout

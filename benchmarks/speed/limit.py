@@ -1,4 +1,4 @@
-"""How near a call of `score` comes to the passes that it cannot do without: N (F + B + L M F) for N images."""
+"""Time of `score` compared with the passes that it needs at least: N (F + B + L M F) for N images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from xaieval.inference.forward_passes import Runner, sped_up
 
 __all__ = ["efficiency", "prepared"]
 
-# Layers x methods, and images of ResNet-50: as many as make a call five seconds, so that what a call spends once counts for
-# little; of the faster networks several times as many, the same ones over again.
+# Layers x methods, and the number of images for ResNet-50: a call takes about five seconds, so that its fixed cost counts for
+# little. Faster networks get the same images several times.
 SETTINGS = {Setting(1, 1): 64, Setting(4, 1): 64, Setting(4, 4): 24, Setting(8, 4): 16}
 FASTER = {"resnet50": 1, "mobilenetv2": 3, "vit_small": 1}
 SIZE = 8
@@ -36,7 +36,7 @@ BASELINES = {"as given": False, "as score runs it": True}
 
 @contextmanager
 def prepared(model: nn.Module, images: Tensor, layers: Sequence[str], fast: bool) -> Iterator[Runner]:
-    """A copy of the model without gradients of parameters: as it is, or as `score` runs it."""
+    """A copy of the model without parameter gradients: unchanged, or as `score` runs it."""
     model = deepcopy(model)
     with borrow(model), sped_up(model, images, layers, BatchLimit(len(images)), fast=fast) as runner:
         yield runner
@@ -45,7 +45,7 @@ def prepared(model: nn.Module, images: Tensor, layers: Sequence[str], fast: bool
 def efficiency(
     network: Network, scale: Scale, rounds: int | None, out: Path, only: Sequence[Setting] = tuple(SETTINGS)
 ) -> None:
-    """Time of the bare passes over the time of `score`, in turn, for either baseline."""
+    """Time of the bare passes over the time of `score`, measured in turn, for both baselines."""
     rounds = rounds or (3 if scale.quick else 7)
     size = 2 if scale.quick else SIZE
     for setting in only:
@@ -88,7 +88,7 @@ def _measure(network: Network, batches: Batches, setting: Setting, rounds: int) 
 
 
 def bare(runner: Runner, batches: Batches, shallowest: str, maps: int) -> None:
-    """For each batch a forward pass, a backward pass down to the shallowest layer, and `maps` forward passes; nothing else."""
+    """For each batch: a forward pass, a backward pass to the shallowest layer, and `maps` forward passes."""
     leaves: list[Tensor] = []
 
     def start_graph(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

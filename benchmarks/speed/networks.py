@@ -1,4 +1,4 @@
-"""The models, layers and images that the measurements share, the same for every library."""
+"""Models, layers and images of the measurements, the same for every library."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["LAYERS", "METHODS", "NETWORKS", "Batches", "Network", "Scale", "buil
 
 Batches = list[tuple[Tensor, Tensor]]
 
-METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam")  # those that several libraries have
-SPREAD = 1.0  # standard deviation of a random classifier's logits over images: drops are neither all 0 nor all 1
+METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam")  # methods that several libraries have
+SPREAD = 1.0  # standard deviation of a random classifier's logits over images, so that drops are neither all 0 nor all 1
 HALF = (0.5, 0.5, 0.5)
 
 RESNET = ("layer1", "layer2.1", "layer2", "layer3.1", "layer3.3", "layer3", "layer4.0", "layer4")
 MOBILENET = (*(f"blocks.{index}" for index in range(7)), "bn2")
 VIT = tuple(f"blocks.{index}.norm1" for index in (1, 2, 4, 5, 7, 8, 10, 11))
 
-# By number of layers; each holds the ones before it.
+# By number of layers; each set contains the smaller ones.
 LAYERS = {
     "resnet50": {1: ("layer4",), 4: ("layer1", "layer2", "layer3", "layer4"), 8: RESNET},
     "mobilenetv2": {1: ("blocks.6",), 4: ("blocks.2", "blocks.4", "blocks.5", "blocks.6"), 8: MOBILENET},
@@ -40,12 +40,12 @@ NETWORKS = tuple(LAYERS)
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the measurements are.
+    """Size of the measurements.
 
     Attributes:
-        side: of the images, in pixels.
-        pool: number of different images.
-        quick: tiny settings that show that everything works; their numbers mean nothing.
+        side: Side of the images in pixels.
+        pool: Number of different images.
+        quick: Tiny settings that test the scripts; their numbers mean nothing.
     """
 
     side: int = 224
@@ -55,15 +55,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Network:
-    """A model in eval mode with images, and the class that every library is asked about.
+    """A model in eval mode with images and target classes.
 
     Attributes:
-        name: one of `NETWORKS`.
-        model: parameters require gradients, as a user's model does.
-        images: `[N, 3, side, side]`, normalised.
-        targets: the predicted classes, `[N]`, fixed here once.
-        reshape: from tokens to maps, for libraries that are to be told; None for convolutional networks.
-        weights: where the weights come from.
+        name: One of `NETWORKS`.
+        model: The model; its parameters require gradients, as those of a user's model.
+        images: Normalised images `[N, 3, side, side]`.
+        targets: The predicted classes `[N]`, computed once.
+        reshape: Function from tokens to maps, for libraries that need it; None for convolutional networks.
+        weights: Source of the weights.
     """
 
     name: str
@@ -74,15 +74,15 @@ class Network:
     weights: str
 
     def layers(self, count: int) -> tuple[str, ...]:
-        """So many layers, shallow ones first."""
+        """Addresses of `count` layers, shallow ones first."""
         return LAYERS[self.name][count]
 
     def module(self, layer: str) -> nn.Module:
-        """The module that is a layer."""
+        """The module of a layer."""
         return self.model.get_submodule(layer)
 
     def double(self) -> Network:
-        """The same in float64."""
+        """The same network in float64."""
         return replace(self, model=deepcopy(self.model).double(), images=self.images.double())
 
     def batches(self, count: int, size: int) -> Batches:
@@ -94,11 +94,11 @@ def build(name: str, scale: Scale, images: Path | None, weights: Path | None, se
     """A network with its images.
 
     Args:
-        name: one of `NETWORKS`.
-        scale: size and number of the images.
-        images: a folder with one sub-folder a class; generated scenes unless told.
-        weights: of MobileNetV2, safetensors; random unless told.
-        seed: of random weights.
+        name: One of `NETWORKS`.
+        scale: Size and number of the images.
+        images: Folder with one sub-folder per class. Default: generated scenes.
+        weights: Weights file of MobileNetV2, safetensors. Default: random weights.
+        seed: Seed of random weights.
     """
     torch.manual_seed(seed)
     model = _model(name, scale.side)
@@ -132,10 +132,10 @@ def _images(folder: Path | None, scale: Scale, halves: bool) -> Tensor:
 
 
 def _settle(model: nn.Module, images: Tensor) -> None:
-    """Make a random network one whose activations and confidences vary with the image, as a trained one's do.
+    """Adjust a random network so that activations and confidences vary with the image, as in a trained one.
 
-    BatchNorm gets the statistics of the images. The classifier's logits get mean zero and a spread over the images, because
-    otherwise one class wins on every image and the drops that are compared are all near nothing.
+    BatchNorm gets the statistics of the images. The logits get mean zero and a fixed spread over the images; otherwise one
+    class would win on every image, and all drops would be near zero.
     """
     with torch.no_grad():
         with _averaging(model):
@@ -151,7 +151,7 @@ def _settle(model: nn.Module, images: Tensor) -> None:
 
 @contextmanager
 def _averaging(model: nn.Module) -> Iterator[None]:
-    """Training mode, with the statistics of BatchNorm averaged over all batches that follow."""
+    """Training mode in which BatchNorm averages its statistics over all batches."""
     norms = [(module, module.momentum) for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm, _ in norms:
         norm.reset_running_stats()

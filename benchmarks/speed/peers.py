@@ -1,12 +1,11 @@
-"""Each library asked for Average Drop and Increase in Confidence by layer and method, at its best documented use.
+"""Average Drop and Increase in Confidence by layer and method with each library, in its fastest documented way.
 
-A contestant is a function of a network, its batches, layers and methods; it returns what it found by (layer, method), so that
-the numbers can be compared before any time is taken.
+A contestant is a function of a network, batches, layers and methods. It returns its results by (layer, method), so that the
+numbers can be compared before any time is measured.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,12 +52,12 @@ class Peer:
     """Another library.
 
     Attributes:
-        name: in tables.
-        run: the contestant.
-        methods: those of `METHODS` that it has.
-        tokens: whether it explains transformers.
-        protocol: what makes xaieval measure the same as it does.
-        deviations: by method, why its numbers differ even so; "" where they do not.
+        name: Name in tables.
+        run: The contestant.
+        methods: Its methods among `METHODS`.
+        tokens: Whether it explains transformers.
+        protocol: The protocol with which xaieval measures the same numbers.
+        deviations: By method, the reason why its numbers still differ, if they do.
     """
 
     name: str
@@ -69,23 +68,22 @@ class Peer:
     deviations: Mapping[str, str]
 
     def serves(self, network: Network, methods: Names) -> bool:
-        """Whether it has a counterpart of all of these."""
+        """Whether the library has all these methods for this network."""
         return set(methods) <= set(self.methods) and (self.tokens or network.reshape is None)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "eager": {},
-    "model unchanged": {"fast": False},  # what is the order of the passes alone, without folding and memory layout
+    "model unchanged": {"fast": False},  # the order of the passes only, without folding and memory layout
     "bf16": {"precision": "bf16"},
     "compile": {"compile": True},
 }
 
 
 def available_variants() -> dict[str, dict[str, Any]]:
-    """The ways to run `xaieval.score` that it has and that this machine computes natively."""
-    known = inspect.signature(xaieval.score).parameters
+    """Options of `xaieval.score` by variant, without bf16 if this machine has no instructions for it."""
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return {name: given for name, given in VARIANTS.items() if given.keys() <= known.keys() and (name != "bf16" or native)}
+    return {name: options for name, options in VARIANTS.items() if name != "bf16" or native}
 
 
 def ours(
@@ -120,28 +118,28 @@ Measured = Callable[[Network, Any, Tensor, Tensor], tuple[np.ndarray, np.ndarray
 
 
 def grad_cam(measure: Measured, network: Network, batches: Batches, layers: Layers, methods: Names) -> Results:
-    """pytorch-grad-cam: one CAM object a layer and method, kept over all batches."""
-    found = {}
+    """pytorch-grad-cam: one CAM object per layer and method for all batches."""
+    results = {}
     for layer, method in product(layers, methods):
         with GRAD_CAM[method](network.model, [network.module(layer)], reshape_transform=network.reshape) as cam:
             parts = [measure(network, cam, images, targets) for images, targets in batches]
-        found[layer, method] = _joined(parts)
-    return found
+        results[layer, method] = _joined(parts)
+    return results
 
 
 def _by_its_metrics(network: Network, cam: Any, images: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The metric classes as in its documentation; each runs the original and the masked images."""
+    """Its metric classes as documented; each runs the original and the masked images."""
     maps = cam(images, [ClassifierOutputTarget(target) for target in targets.tolist()])
-    before = _confidence(cam.outputs.detach(), targets).numpy()  # to divide the drop, which is absolute
+    before = _confidence(cam.outputs.detach(), targets).numpy()  # the drop is absolute and has to be divided
     wanted = [ClassifierOutputSoftmaxTarget(target) for target in targets.tolist()]
     drop = DropInConfidence()(images, maps, wanted, network.model)
     return drop / before, IncreaseInConfidence()(images, maps, wanted, network.model) > 0
 
 
 def _by_hand(network: Network, cam: Any, images: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The class below both metrics, once, with `return_diff=False`.
+    """The class behind both metrics, called once with `return_diff=False`.
 
-    The logits of the original images are those that the CAM was made from. That makes one forward pass of the four.
+    The logits of the original images are reused from the CAM. That leaves one of four forward passes.
     """
     maps = cam(images, [ClassifierOutputTarget(target) for target in targets.tolist()])
     before = _confidence(cam.outputs.detach(), targets).numpy()
@@ -161,18 +159,18 @@ TORCH_CAM = {
 
 
 def torch_cam(network: Network, batches: Batches, layers: Layers, methods: Names) -> Results:
-    """torch-cam: its ClassificationMetric with one extractor a layer and method, which makes one forward for map and Y."""
-    found = {}
+    """torch-cam: its ClassificationMetric with one extractor per layer and method, with one forward pass for map and Y."""
+    results = {}
     for layer, method in product(layers, methods):
         with TORCH_CAM[method](network.model, layer, reshape_transform=network.reshape) as extractor:
             metric = ClassificationMetric(extractor, partial(torch.softmax, dim=-1))
             parts = [_torch_cam_batch(metric, images, targets) for images, targets in batches]
-        found[layer, method] = _joined(parts)
-    return found
+        results[layer, method] = _joined(parts)
+    return results
 
 
 def _torch_cam_batch(metric: ClassificationMetric, images: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """What an update adds; a map of NaN, which it leaves out, is NaN here."""
+    """What an update adds; NaN for a map of NaN, which the metric leaves out."""
     before = metric.drop, metric.increase, metric.total
     metric.update(images, targets.tolist())
     if metric.total == before[2]:
@@ -181,8 +179,8 @@ def _torch_cam_batch(metric: ClassificationMetric, images: Tensor, targets: Tens
 
 
 def torch_cam_by_hand(network: Network, batches: Batches, layers: Layers, methods: Names) -> Results:
-    """torch-cam's extractor on all layers at once, and a loop over its maps that a user writes instead of its metric."""
-    found: dict[tuple[str, str], list[Any]] = {pair: [] for pair in product(layers, methods)}
+    """torch-cam: its extractor on all layers at once, and a user's loop over the maps instead of its metric."""
+    parts_of: dict[tuple[str, str], list[Any]] = {pair: [] for pair in product(layers, methods)}
     for method in methods:
         with TORCH_CAM[method](network.model, list(layers), reshape_transform=network.reshape) as extractor:
             for images, targets in batches:
@@ -191,25 +189,25 @@ def torch_cam_by_hand(network: Network, batches: Batches, layers: Layers, method
                 before = _confidence(logits.detach(), targets)
                 for layer, layer_maps in zip(layers, maps, strict=True):
                     large = _upsampled(layer_maps[:, None], images)
-                    found[layer, method].append(_masked(network, images, targets, large, before))
-    return {pair: _joined(parts) for pair, parts in found.items()}
+                    parts_of[layer, method].append(_masked(network, images, targets, large, before))
+    return {pair: _joined(parts) for pair, parts in parts_of.items()}
 
 
 # ---- captum
 
 
 def captum_loop(network: Network, batches: Batches, layers: Layers, methods: Names) -> Results:
-    """captum: LayerGradCam and its interpolation, and a loop over the masked images, since it has neither of the numbers."""
+    """captum: LayerGradCam, its interpolation, and a loop over masked images, since captum has neither metric."""
     before = [_quick_confidence(network, images, targets) for images, targets in batches]
-    found = {}
+    results = {}
     for layer, method in product(layers, methods):
         explainer = captum.attr.LayerGradCam(network.model, network.module(layer))
         parts = [
             _masked(network, images, targets, _captum_maps(explainer, images, targets), original)
             for (images, targets), original in zip(batches, before, strict=True)
         ]
-        found[layer, method] = _joined(parts)
-    return found
+        results[layer, method] = _joined(parts)
+    return results
 
 
 def _captum_maps(explainer: captum.attr.LayerGradCam, images: Tensor, targets: Tensor) -> Tensor:
@@ -219,7 +217,7 @@ def _captum_maps(explainer: captum.attr.LayerGradCam, images: Tensor, targets: T
     return (large - low) / (high - low)
 
 
-# ---- what users write around the libraries that have no metric
+# ---- code that users write around libraries without the metrics
 
 
 def _confidence(logits: Tensor, targets: Tensor) -> Tensor:
@@ -245,11 +243,11 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Found:
     return Found(np.concatenate(drops), np.concatenate(increases).astype(float))
 
 
-# ---- who takes part
+# ---- the libraries
 
 PLUS_PLUS_GRAD_CAM = "adds 1e-6 to the denominator of alpha, which is of the size of the squared gradients and larger"
 PLUS_PLUS_TORCH_CAM = "weighs channels with alpha = G^2: its division goes to a copy"
-SOFTMAX = Protocol(gradient="confidence", normalise_at="layer")  # its metric takes gradients of the probability
+SOFTMAX = Protocol(gradient="confidence", normalise_at="layer")  # the metric uses gradients of the probability
 
 PEERS = (
     Peer(

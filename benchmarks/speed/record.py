@@ -1,4 +1,4 @@
-"""Results as CSV files that can be made piece by piece, and what they were made with."""
+"""Results as CSV files that can be extended in parts, and their manifest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PACKAGES = ("xaieval", "torch", "torchvision", "timm", "numpy", "grad-cam", "tor
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame, keys: Sequence[str]) -> None:
-    """Write rows; those that the file has of the same `keys` go, all others stay.
+    """Write rows to a file: rows with the same `keys` are replaced, all others stay.
 
-    What was timed together is replaced together: `keys` name a configuration, not a row.
+    `keys` identify a configuration, not a row, so rows that were timed together are replaced together.
     """
     new = pd.DataFrame(rows)
     if new.empty:
@@ -38,14 +38,14 @@ def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame, k
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The rows of a file, none if there is none."""
+    """The rows of a file; an empty table if there is no file."""
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
 def write_manifest(out: Path, command: str, options: Mapping[str, Any]) -> None:
-    """Say with what a command's results were made, beside what other commands said.
+    """Add a command with its options, versions and hardware to the manifest.
 
-    A command that makes its results in pieces has an entry for each piece, so that none hides another's machine.
+    A command that is run several times with different options has an entry for each run, since the machines may differ.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "manifest.json"
@@ -70,11 +70,11 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _cpu() -> str:

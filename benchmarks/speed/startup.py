@@ -1,4 +1,4 @@
-"""What a user waits for before anything is computed: seconds of fresh processes, beside what importing torch alone takes."""
+"""Start-up time of new processes, compared with the time to import torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAM = str(Path(sys.executable).with_name("xaieval-bench"))
 
 
 def start(quick: bool, rounds: int | None, out: Path) -> None:
-    """Median of several rounds of each, in turn, after one round that fills the file cache."""
+    """Time each command in turn for several rounds, after one round that fills the file cache."""
     rounds = rounds or (2 if quick else 7)
     with tempfile.TemporaryDirectory() as folder:
         contestants = _contestants(folder)
@@ -57,6 +57,6 @@ def _first_result(folder: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # nothing of it comes from outside
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # no outside input
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, as Markdown, from the CSV files."""
+"""The tables of docs/speed.md in Markdown, from the CSV files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "vit_small": "Vi
 
 
 def markdown(out: Path) -> str:
-    """Every table of which there are results."""
+    """All tables that have results."""
     makers: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
         "peers": _peers,
         "agreement": _agreement,
@@ -39,7 +39,7 @@ TABLE = re.compile(r"<!-- from (\w+)\.csv -->\n(?:\|.*\n)*")
 
 
 def write_into(page: Path, out: Path) -> None:
-    """Put the tables in the places that a page has for them, each below its comment."""
+    """Replace the tables of a page, each below its comment."""
     made = {match[1]: match[0] for match in TABLE.finditer(markdown(out))}
     page.write_text(TABLE.sub(lambda match: made.get(match[1], match[0]), page.read_text()))
 

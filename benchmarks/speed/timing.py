@@ -1,4 +1,4 @@
-"""Times of several contestants in one process, taken in turn, so that what else the machine does meets all alike."""
+"""Times of several contestants in one process, measured in turn, so that other load affects all alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["alternate", "spread", "stopwatch"]
 
 
 def stopwatch(work: Callable[[], object]) -> float:
-    """Seconds that the work takes."""
+    """Seconds that a call takes."""
     gc.collect()
     start = time.perf_counter()
     work()
@@ -21,7 +21,7 @@ def stopwatch(work: Callable[[], object]) -> float:
 
 
 def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> pd.DataFrame:
-    """Seconds of each contestant, a column each, a row for each round; every second round runs in the opposite order."""
+    """Seconds by round (rows) and contestant (columns); every second round runs in the opposite order."""
     rows = []
     for number in range(rounds):
         names = list(contestants) if number % 2 == 0 else list(contestants)[::-1]

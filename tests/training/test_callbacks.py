@@ -1,4 +1,4 @@
-"""Layers are scored while a model trains, and the training goes on as if nothing had been."""
+"""Layers are scored while a model trains, and the training is not affected."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from xaieval.errors import DataError, ExplainerError, UsageError
 from xaieval.training.callbacks import ScoreLayers
 
 pytestmark = [
-    # Remarks of Lightning's that are not about the callback: loaders without workers, few steps an epoch, its own old parts,
-    # folders that an earlier test of the same session left.
+    # Lightning's warnings that do not concern the callback: loaders without workers, its own deprecated imports, and log
+    # folders of an earlier test.
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*exists and is not empty"),
@@ -131,8 +131,8 @@ def test_what_is_logged_is_the_score_of_the_validation_images():
     expected = xaieval.score(learner, batches, "net.4", ["gradcam", "random"], progress=False).summary()
     assert len(callback.scores.rows) == 24
     for layer, method in expected.index:
-        found = trainer.callback_metrics[f"average_drop/{layer}/{method}"]
-        assert float(found) == pytest.approx(expected.loc[(layer, method), "average_drop"], rel=1e-5)
+        logged = trainer.callback_metrics[f"average_drop/{layer}/{method}"]
+        assert float(logged) == pytest.approx(expected.loc[(layer, method), "average_drop"], rel=1e-5)
 
 
 def test_controls_are_scored_and_logged_like_methods():
@@ -147,7 +147,7 @@ def test_the_training_is_the_same_to_the_last_bit_with_and_without_it():
     runs = []
     for callbacks in ([], [ScoreLayers(["net.2", "net.4"], methods=["gradcam", "random"])], [ScoreLayers("net.4", loader=own)]):
         learner, _ = _train(callbacks, epochs=3)
-        after = (torch.rand(1).item(), np.random.rand(), random.random())  # noqa: NPY002  # the global one is what matters
+        after = (torch.rand(1).item(), np.random.rand(), random.random())  # noqa: NPY002  # the global generator is the one that matters
         runs.append((learner, after))
     for learner, after in runs[1:]:
         for name, tensor in runs[0][0].state_dict().items():
@@ -156,7 +156,7 @@ def test_the_training_is_the_same_to_the_last_bit_with_and_without_it():
         assert learner.modes == [True] * 9
 
 
-def test_modes_flags_and_gradients_are_put_back():
+def test_modes_flags_and_gradients_are_restored():
     seen = []
 
     class Watch(lightning.Callback):
@@ -181,7 +181,7 @@ def test_modes_flags_and_gradients_are_put_back():
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3]), (5, [4]), (6, [])])
-def test_it_scores_every_few_epochs_and_not_in_the_trial_before(every, epochs, monkeypatch):
+def test_it_scores_every_few_epochs_and_not_in_the_sanity_check(every, epochs, monkeypatch):
     callback, seen = ScoreLayers("net.4", every=every, max_images=4), []
 
     def note(self: ScoreLayers, module: lightning.LightningModule, loader: Any) -> dict[str, float]:
@@ -200,7 +200,7 @@ def test_a_validation_outside_of_training_is_always_scored():
     assert "average_drop/net.4/gradcam" in values
 
 
-def test_a_part_of_the_module_and_images_of_ones_own_are_scored():
+def test_a_part_of_the_module_and_other_images_are_scored():
     images = _data(6, seed=5).tensors[0]
     callback = ScoreLayers("4", loader=[images], model=lambda module: module.net, metrics="average_drop", protocol="default")
     learner, trainer = _train([callback], epochs=1)
@@ -254,7 +254,7 @@ def test_a_module_without_forward_is_refused_word_for_word():
     with pytest.raises(UsageError) as caught:
         _trainer([ScoreLayers("net.4")]).fit(Blind(), DataLoader(_data(), batch_size=8), _validation())
     assert str(caught.value) == (
-        "Blind has no forward(), so it cannot be scored itself; say what is, as in "
+        "Blind has no forward(), so it cannot be scored; name the network to score, as in "
         "ScoreLayers(..., model=lambda module: module.net)"
     )
 
@@ -278,6 +278,4 @@ def test_without_lightning_the_message_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "xaieval.training.callbacks")
     with pytest.raises(UsageError) as caught:
         importlib.import_module("xaieval.training.callbacks")
-    assert str(caught.value) == (
-        "scoring during training is a callback of Lightning, which is missing: pip install 'xaieval[fal]'"
-    )
+    assert str(caught.value) == ("scoring during training needs Lightning, which is missing: pip install 'xaieval[fal]'")

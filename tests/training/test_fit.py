@@ -1,7 +1,8 @@
-"""Training of the reference models: a few steps teach a tiny network to tell bright from dark."""
+"""Training of the reference models: a tiny network learns in a few steps to tell bright images from dark ones."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pandas as pd
@@ -14,6 +15,7 @@ from xaieval.data import Preprocessing, image_folder, scenes
 from xaieval.errors import DataError, UsageError, WeightsError
 from xaieval.models import FAL, FPNClassifier, attention_loss
 from xaieval.training.fit import augmentation, cross_entropy, fit, training_loader
+from xaieval.training.options import Training
 
 
 def _loader(side: int = 8) -> DataLoader[tuple[torch.Tensor, ...]]:
@@ -63,7 +65,7 @@ def test_a_tiny_fal_learns_with_the_loss_of_its_branches(tmp_path):
 
 
 class Killed(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 def _killed_after(steps: int):
@@ -79,7 +81,7 @@ def _killed_after(steps: int):
     return loss
 
 
-def test_a_killed_training_goes_on_to_the_same_end(tmp_path):
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     # The model has no BatchNorm, dropout or shuffled data, so the rest of the training is the same to the last bit.
     torch.manual_seed(1)
     start, data = _model(), _loader()
@@ -111,9 +113,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     data = _loader()
     given = {"num_classes": 2, "epochs": 1, "log_dir": tmp_path, "checkpoint_dir": tmp_path, "progress": False}
     fit(_model(), data, data, **given)
-    with pytest.raises(
-        WeightsError, match=r"checkpoint '.*last\.ckpt' does not fit the model that is to be trained: missing: "
-    ):
+    with pytest.raises(WeightsError, match=r"checkpoint '.*last\.ckpt' does not fit the model to be trained: missing: "):
         fit(FPNClassifier("test_resnet", 2, channels=8), data, data, **given)
 
 
@@ -133,11 +133,31 @@ def test_training_stops_early_when_the_validation_loss_does_not_fall(tmp_path):
     assert pd.read_csv(log)["epoch"].max() < 29
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"precision": "fp8"}])
-def test_settings_that_cannot_work_are_refused(tmp_path, changes):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is at least 1, got 0"),
+        ({"precision": "fp8"}, "no precision 'fp8'; known: float32, bf16"),
+        ({"learning_rte": 0.1}, "no training option 'learning_rte'; did you mean 'learning_rate'? known: model, train, "),
+        ({"chekpoint_dir": "here"}, "no training option 'chekpoint_dir'; did you mean 'checkpoint_dir'? known: model, train, "),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, changes, message):
     given = {"num_classes": 2, "epochs": 1, "log_dir": tmp_path} | changes
-    with pytest.raises(UsageError, match=r"at least 1 epoch and a precision of float32, bf16; got"):
+    with pytest.raises(UsageError) as caught:
         fit(_model(), _loader(), _loader(), **given)
+    assert str(caught.value).startswith(message)
+
+
+def test_options_as_keywords_and_as_an_object_train_the_same_weights(tmp_path):
+    start, data = _model(), _loader()
+    recipe, weights = Training(learning_rate=0.1, warmup=0.5), []
+    for options in ({"learning_rate": 0.05, "warmup": 0.5}, {"training": recipe, "learning_rate": 0.05}):
+        model = copy.deepcopy(start)
+        fit(model, data, data, num_classes=2, epochs=1, log_dir=tmp_path, progress=False, **options)
+        weights.append(_weights(model))
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], _weights(start))
 
 
 def test_bf16_trains_too(tmp_path):
@@ -162,7 +182,7 @@ def test_an_unreadable_picture_stops_the_training_and_is_named(tmp_path):
     (tmp_path / "a").mkdir()
     scenes(Preprocessing(8, 8), size=1).read(0).save(tmp_path / "a/1.png")
     (tmp_path / "a/2.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"cannot train on 'a/2\.png', which cannot be read: .*; mend or remove the file"):
+    with pytest.raises(DataError, match=r"cannot train on 'a/2\.png', which cannot be read: .*; repair or remove the file"):
         list(training_loader(image_folder(tmp_path, Preprocessing(8, 8)), 2, shuffle=False))
 
 

@@ -129,16 +129,13 @@ def score(
         stopping = None
         if rule is not None and shuffled is not None:
             stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]))
-        del first  # so that its memory can be freed
         for batch in batches:
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch))
             advance(len(batch) + len(batch.failed))
-            if stopping is not None:
-                stopping.add(state.new_rows())
-                if stopping.finished:
-                    break
+            if _is_settled(stopping, state):
+                break
         rows, data = state.finish()
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:
@@ -147,6 +144,14 @@ def score(
         if checkpoints is not None:
             _save(scores, checkpoints)
         return scores
+
+
+def _is_settled(stopping: Stopping | None, state: RunState) -> bool:
+    """Whether the rows so far answer what `stop` asks."""
+    if stopping is None:
+        return False
+    stopping.add(state.new_rows())
+    return stopping.finished
 
 
 def measure(job: Job, batch: Batch) -> Measured:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from xaieval.training.callbacks import ScoreLayers
 from xaieval.training.fit import Classifier, Loss, augmentation, cross_entropy, fit, training_loader
+from xaieval.training.options import Training
 
-__all__ = ["Classifier", "Loss", "ScoreLayers", "augmentation", "cross_entropy", "fit", "training_loader"]
+__all__ = ["Classifier", "Loss", "ScoreLayers", "Training", "augmentation", "cross_entropy", "fit", "training_loader"]

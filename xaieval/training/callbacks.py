@@ -1,4 +1,4 @@
-"""Explanations scored while a model trains, by a callback of Lightning (`pip install 'xaieval[fal]'`)."""
+"""A Lightning callback that scores layers while a model trains (`pip install 'xaieval[fal]'`)."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ try:
     import lightning
     from lightning.pytorch.utilities.seed import isolate_rng
 except ModuleNotFoundError as missing:
-    raise UsageError(
-        "scoring during training is a callback of Lightning, which is missing: pip install 'xaieval[fal]'"
-    ) from missing
+    raise UsageError("scoring during training needs Lightning, which is missing: pip install 'xaieval[fal]'") from missing
 
 __all__ = ["ScoreLayers"]
 
 
 class ScoreLayers(lightning.Callback):
-    """Scores layers of the model after every few validations, and logs the means to whatever loggers there are.
+    """Score layers of a model every few epochs and log the means of the metrics to all loggers.
 
-    A value is called `METRIC/LAYER/METHOD`, such as `average_drop/layer4/gradcam`, and can be monitored by other callbacks. The
-    validation batches are scored as the model was given them. Training goes on as if nothing had been: the model's modes,
-    flags and gradients and all random numbers are put back.
+    Each value is logged as `METRIC/LAYER/METHOD`, such as `average_drop/layer4/gradcam`, and other callbacks can monitor it.
+    The images are the validation batches as the model received them. Training is not affected: modes, flags and gradients of
+    the model and the state of all random generators are restored.
 
-    With several processes the first one scores images of its own share of the data while the others wait, and all of them log
-    what it found. That needs a model that is whole in each process, as with the strategy "ddp".
+    With several processes, the first one scores images of its own share of the data while the others wait, and all of them log
+    its values. Each process must hold the whole model, as with the strategy "ddp".
 
     Args:
-        layers: addresses or patterns, below what `model` gives.
-        methods: as for `xaieval.score`.
-        every: score after each so many epochs, the first time after `every` of them.
-        max_images: at most so many images, the first ones of the validation.
-        metrics: as for `xaieval.score`.
-        loader: other images than those of the first validation loader; anything that `xaieval.score` takes.
-        model: from the Lightning module to what is scored; the module itself, if it has a `forward`, unless told.
-        choices: anything else that `xaieval.score` takes, such as `protocol`, `target` or `task`.
+        layers: Layer addresses or patterns, relative to what `model` returns.
+        methods: Explanation methods, as in `xaieval.score`.
+        every: Score after every this many epochs.
+        max_images: Largest number of images to score, the first ones of the validation data.
+        metrics: Metrics, as in `xaieval.score`.
+        loader: Images to score, as in `xaieval.score`. Default: those of the first validation loader.
+        model: Function from the Lightning module to the network that is scored. Default: the module itself, which then needs
+            a `forward`.
+        choices: Other arguments of `xaieval.score`, such as `protocol`, `target` or `task`.
 
     Attributes:
-        scores: the rows of the last scoring, in the process that scored; None before.
+        scores: Rows of the last scoring, in the process that scored; None before the first.
 
     Raises:
-        UsageError: a number below 1, or no such method or metric; when training starts, a module without `forward`.
+        UsageError: `every` or `max_images` is below 1, or a method or metric is unknown; at the start of training, if the
+            module has no `forward`.
 
     Example:
         >>> callback = ScoreLayers(["layer3", "layer4"], every=5, model=lambda module: module.model)
@@ -82,15 +82,15 @@ class ScoreLayers(lightning.Callback):
         self._kept: list[Batch] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuse a module that cannot be run."""
+        """Refuse a module without `forward`."""
         if self.model is None and type(pl_module).forward is lightning.LightningModule.forward:
             raise UsageError(
-                f"{type(pl_module).__name__} has no forward(), so it cannot be scored itself; say what is, as in "
+                f"{type(pl_module).__name__} has no forward(), so it cannot be scored; name the network to score, as in "
                 "ScoreLayers(..., model=lambda module: module.net)"
             )
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Forget the images of an earlier validation."""
+        """Drop the images of the previous validation."""
         self._kept = []
 
     def on_validation_batch_end(
@@ -102,26 +102,26 @@ class ScoreLayers(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first batches, as they came to the model."""
+        """Keep the first batches as the model received them."""
         if self.loader is None and dataloader_idx == 0 and self._is_due(trainer):
-            have = sum(len(kept) for kept in self._kept)
-            if have < self.max_images:
-                self._kept.append(read_batch(batch, have))
+            count = sum(len(kept) for kept in self._kept)
+            if count < self.max_images:
+                self._kept.append(read_batch(batch, count))
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Score, and log."""
+        """Score the kept images and log the means."""
         if not self._is_due(trainer):
             return
         kept, self._kept = [batch.to_mapping() for batch in self._kept], []
-        found: dict[str, float] = {}
+        means: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
-                found = self._score(pl_module, kept if self.loader is None else self.loader)
-        found = trainer.strategy.broadcast(found)
-        pl_module.log_dict(found, sync_dist=trainer.world_size > 1)  # the same everywhere, so their mean is what it was
+                means = self._score(pl_module, kept if self.loader is None else self.loader)
+        means = trainer.strategy.broadcast(means)
+        pl_module.log_dict(means, sync_dist=trainer.world_size > 1)  # equal in all processes, so averaging changes nothing
 
     def _is_due(self, trainer: lightning.Trainer) -> bool:
-        """Whether this validation is one to score after: each one outside of training, but not the trial before it."""
+        """Whether to score after this validation: always outside of training, and never in Lightning's sanity check."""
         if trainer.sanity_checking:
             return False
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every == 0

@@ -7,8 +7,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import lightning
 import timm.data
@@ -26,42 +27,46 @@ from xaieval.data.images import collate
 from xaieval.errors import DataError, UsageError
 from xaieval.models import FAL, ABNClassifier, attention_loss
 from xaieval.models.weights import check_fit, read_weights
+from xaieval.training.options import Training, TrainingOptions
 
 __all__ = ["Classifier", "Loss", "augmentation", "cross_entropy", "fit", "training_loader"]
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 CHECKPOINT = "last.ckpt"
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bf16": "bf16-mixed"}  # Lightning's names
 
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The loss of a batch: cross entropy; for models with attention branches, theirs added with weight 1."""
+    """Cross entropy of a batch; for models with attention branches, plus that of each branch, with weight 1."""
     if isinstance(model, FAL | ABNClassifier):
         return attention_loss(model(images, details=True), labels)
     return functional.cross_entropy(model(images), labels)
 
 
 class Classifier(lightning.LightningModule):
-    """A classifier under training: an optimiser of timm, and a learning rate that warms up and decays, step by step.
+    """A classifier as a Lightning module, with a timm optimiser and a one-cycle learning rate.
+
+    The learning rate rises during the warm-up and then decays; it changes at every step.
 
     Args:
-        model: images `[N, 3, H, W]` to logits `[N, K]`.
-        num_classes: number of classes K.
-        learning_rate: the highest of the cycle.
-        weight_decay: of all weights but biases and norms.
-        optimizer: name of an optimiser of timm.
-        warmup: share of the steps in which the learning rate rises, in (0, 1).
-        loss: from model, images and labels to a number.
+        model: Network from images `[N, 3, H, W]` to logits `[N, K]`.
+        num_classes: Number of classes K.
+        learning_rate: Highest learning rate of the schedule.
+        weight_decay: Weight decay of all weights except biases and normalisation layers.
+        optimizer: Name of a timm optimiser.
+        warmup: Share of the steps in which the learning rate rises, in (0, 1).
+        loss: Function of model, images and labels that returns a scalar.
     """
 
     def __init__(
         self,
         model: nn.Module,
         num_classes: int,
-        learning_rate: float = 3e-3,
+        learning_rate: float = Training.learning_rate,
         *,
-        weight_decay: float = 0.02,
-        optimizer: str = "adamw",
-        warmup: float = 0.3,
+        weight_decay: float = Training.weight_decay,
+        optimizer: str = Training.optimizer,
+        warmup: float = Training.warmup,
         loss: Loss = cross_entropy,
     ) -> None:
         super().__init__()
@@ -104,88 +109,87 @@ def fit(
     *,
     num_classes: int,
     epochs: int,
-    seed: int = 0,
-    learning_rate: float = 3e-3,
-    log_dir: Path | str = "lightning_logs",
     loss: Loss = cross_entropy,
-    optimizer: str = "adamw",
-    weight_decay: float = 0.02,
-    warmup: float = 0.3,
-    precision: Literal["float32", "bf16"] = "float32",
-    patience: int | None = None,
+    seed: int = 0,
+    log_dir: Path | str = "lightning_logs",
     checkpoint_dir: Path | str | None = None,
-    device: str | None = None,
-    devices: int = 1,
-    strategy: str = "auto",
     progress: bool = True,
+    training: Training | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> float:
-    """Train `model` in place and return its accuracy on `validation` after the last epoch, in [0, 1].
+    """Train `model` in place and return its validation accuracy after the last epoch, in [0, 1].
 
     Args:
-        model: images `[N, 3, H, W]` to logits `[N, K]`.
-        train: a loader of `(images, labels)` that shuffles, see `training_loader`.
-        validation: a loader of `(images, labels)`.
-        num_classes: number of classes K.
-        epochs: passes over `train`.
-        seed: of all random numbers.
-        learning_rate: the highest of the cycle.
-        log_dir: where the CSV log of the losses is written.
-        loss: from model, images and labels to a number; with the attention branches' own losses, where there are any.
-        optimizer: name of an optimiser of timm.
-        weight_decay: of all weights but biases and norms.
-        warmup: share of the steps in which the learning rate rises, in (0, 1).
-        precision: "bf16" runs in mixed precision, which pays where the processor has it.
-        patience: stop when the validation loss has not fallen for so many epochs; never unless told.
-        checkpoint_dir: keeps a checkpoint of the last finished epoch there, and goes on from one that is there already.
-        device: "cpu", "gpu" or another accelerator of Lightning; the CPU unless told.
-        devices: how many of them.
-        strategy: how several devices work together, a strategy of Lightning such as "ddp".
-        progress: show a progress bar.
+        model: Network from images `[N, 3, H, W]` to logits `[N, K]`.
+        train: Loader of `(images, labels)` that shuffles, see `training_loader`.
+        validation: Loader of `(images, labels)`.
+        num_classes: Number of classes K.
+        epochs: Number of passes over `train`.
+        loss: Function of model, images and labels that returns a scalar. Default: cross entropy, plus that of attention
+            branches.
+        seed: Seed of all random numbers.
+        log_dir: Folder for the CSV log of losses and accuracy.
+        checkpoint_dir: Folder for a checkpoint of the last finished epoch; training resumes from a checkpoint that is already
+            there. Default: no checkpoint.
+        progress: Show a progress bar.
+        training: Learning rate, optimiser, precision, devices and the rest of `Training`.
+        options: The same by keyword, such as `learning_rate=1e-3`; keywords override `training`.
+
+    Returns:
+        The accuracy; NaN if the checkpoint already holds all epochs.
 
     Raises:
-        UsageError: there is nothing to do in the number of epochs, or the precision is unknown.
-        WeightsError: the checkpoint is of another model, or cannot be read without running code.
+        UsageError: `epochs` is below 1, or an option is unknown.
+        WeightsError: The checkpoint belongs to another model, or holds more than tensors.
     """
-    precisions: dict[str, Any] = {"float32": "32-true", "bf16": "bf16-mixed"}
-    if epochs < 1 or precision not in precisions:
-        raise UsageError(
-            f"training takes at least 1 epoch and a precision of {', '.join(precisions)}; got {epochs}, {precision!r}"
-        )
+    if epochs < 1:
+        raise UsageError(f"epochs is at least 1, got {epochs}")
+    *own, _ = signature(fit).parameters  # all but the options
+    training = (training or Training()).with_options(options, also=own)
     learner = Classifier(
-        model, num_classes, learning_rate, weight_decay=weight_decay, optimizer=optimizer, warmup=warmup, loss=loss
+        model,
+        num_classes,
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        optimizer=training.optimizer,
+        warmup=training.warmup,
+        loss=loss,
     )
-    callbacks: list[Any] = [] if patience is None else [EarlyStopping("validation_loss", patience=patience)]
-    last = None
-    if checkpoint_dir is not None:
-        callbacks.append(ModelCheckpoint(checkpoint_dir, filename="last", save_top_k=1, enable_version_counter=False))
-        last = _checkpoint(Path(checkpoint_dir) / CHECKPOINT, learner)
+    last = None if checkpoint_dir is None else _checkpoint(Path(checkpoint_dir) / CHECKPOINT, learner)
     model.train()
     lightning.seed_everything(seed, workers=True, verbose=False)
     with _quiet():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator=device or "cpu",
-            devices=devices,
-            strategy=strategy,
-            precision=precisions[precision],
-            logger=CSVLogger(log_dir),
-            callbacks=callbacks,
-            enable_checkpointing=checkpoint_dir is not None,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            log_every_n_steps=1,
-        )
+        trainer = _trainer(training, epochs, log_dir, checkpoint_dir, progress)
         trainer.fit(learner, train, validation, ckpt_path=last, weights_only=True)
-    return (
-        float(trainer.callback_metrics["validation_accuracy"])
-        if "validation_accuracy" in trainer.callback_metrics
-        else math.nan
+    return float(trainer.callback_metrics.get("validation_accuracy", math.nan))
+
+
+def _trainer(
+    training: Training, epochs: int, log_dir: Path | str, checkpoint_dir: Path | str | None, progress: bool
+) -> lightning.Trainer:
+    callbacks: list[Any] = []
+    if training.patience is not None:
+        callbacks.append(EarlyStopping("validation_loss", patience=training.patience))
+    if checkpoint_dir is not None:
+        callbacks.append(ModelCheckpoint(checkpoint_dir, filename="last", save_top_k=1, enable_version_counter=False))
+    return lightning.Trainer(
+        max_epochs=epochs,
+        accelerator=training.device or "cpu",
+        devices=training.devices,
+        strategy=training.strategy,
+        precision=PRECISIONS[training.precision],
+        logger=CSVLogger(log_dir),
+        callbacks=callbacks,
+        enable_checkpointing=checkpoint_dir is not None,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+        log_every_n_steps=1,
     )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on unused hardware, loaders without workers, checkpoints that are there and its own parts."""
+    """Silence Lightning's remarks on unused hardware, loaders without workers, existing checkpoints and its own imports."""
     log = logging.getLogger("lightning.pytorch")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -204,22 +208,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _checkpoint(path: Path, learner: Classifier) -> Path | None:
-    """The checkpoint to go on from, if there is one, and it is of this model."""
+    """The checkpoint to resume from, or None; refuses a checkpoint of another model."""
     if not path.is_file():
         return None
-    check_fit(read_weights(path), learner.state_dict(), f"checkpoint '{path}'", "the model that is to be trained")
+    check_fit(read_weights(path), learner.state_dict(), f"checkpoint '{path}'", "the model to be trained")
     return path
 
 
 def augmentation(preprocessing: Preprocessing, *, scale: tuple[float, float] = (0.5, 1.0), jitter: float = 0) -> Any:
-    """The training transform of timm for a preprocessing: random crops and both flips.
+    """Return timm's training transform: random crops, horizontal and vertical flips, normalisation.
 
-    Both flips fit images from above, which have no upright side.
+    Vertical flips suit aerial images, which have no upright side.
 
     Args:
-        preprocessing: gives the size, the interpolation and the normalisation.
-        scale: share of the picture's area that a crop shows.
-        jitter: strength of the changes of brightness, contrast and saturation.
+        preprocessing: The size, interpolation and normalisation.
+        scale: Range of the share of the image's area that a crop shows.
+        jitter: Strength of the colour jitter (brightness, contrast, saturation).
     """
     return timm.data.create_transform(
         input_size=(3, preprocessing.image_size, preprocessing.image_size),
@@ -235,17 +239,17 @@ def augmentation(preprocessing: Preprocessing, *, scale: tuple[float, float] = (
 
 
 def training_loader(pictures: Pictures, batch_size: int, *, shuffle: bool, workers: int = 0) -> DataLoader[Any]:
-    """Batches of `(images, labels)`; with `shuffle`, the last one is left out if it is not full.
+    """Return a loader of `(images, labels)`; with `shuffle`, an incomplete last batch is left out.
 
     Raises:
-        DataError: while iterating, if a picture cannot be read.
+        DataError: While iterating, if an image cannot be read.
     """
 
     def join(samples: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
         batch = collate(samples)
         if batch["failed"]:
             name, _, reason = batch["failed"][0]
-            raise DataError(f"cannot train on '{name}', which cannot be read: {reason}; mend or remove the file")
+            raise DataError(f"cannot train on '{name}', which cannot be read: {reason}; repair or remove the file")
         return batch["image"], batch["label"]
 
     return DataLoader(

@@ -1,4 +1,4 @@
-"""The FAL experiment from end to end on a few generated images: what it leaves, that it goes on, that nothing leaks."""
+"""The FAL experiment from end to end on a few generated images: its files, resuming, no image in two parts."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ TINY = FalOptions(
 
 
 class Broken(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run that was broken off once, when the second of the compared models was to be trained."""
+    """A finished run that was interrupted once, before the second compared model was trained."""
     folder = tmp_path_factory.mktemp("fal")
     lines: list[str] = []
 
@@ -48,16 +48,16 @@ def finished(tmp_path_factory):
         if line.startswith("fold0: train fal"):
             raise Broken
 
-    setup = prepare(TINY)
+    experiment = prepare(TINY)
     with pytest.raises(Broken):
-        run_experiment(setup, folder, stop)
+        run_experiment(experiment, folder, stop)
     again: list[str] = []
-    run_experiment(setup, folder, again.append)
-    return setup, folder, lines, again
+    run_experiment(experiment, folder, again.append)
+    return experiment, folder, lines, again
 
 
-def test_a_run_that_broke_off_goes_on_where_it_was(finished):
-    setup, folder, lines, again = finished
+def test_an_interrupted_run_is_resumed_where_it_stopped(finished):
+    experiment, folder, lines, again = finished
     assert [line for line in lines if "train" in line][:2] == [
         "fold0: train fpn, 1 epochs on 70 images",
         "fold0: train fpn-control, 1 epochs on 70 images",
@@ -65,14 +65,14 @@ def test_a_run_that_broke_off_goes_on_where_it_was(finished):
     assert not set(lines[:-1]) & set(again), "nothing is done twice"
     assert again[0] == lines[-1]
     third: list[str] = []
-    run_experiment(setup, folder, third.append)
+    run_experiment(experiment, folder, third.append)
     assert third == []
 
 
-def test_no_image_is_on_two_sides(finished):
-    setup, folder, _, _ = finished
-    fold = setup.folds[0]
-    parts = {name: {setup.pictures.ids[i] for i in getattr(fold, name)} for name in ("train", "selection", "test")}
+def test_no_image_is_in_two_parts(finished):
+    experiment, folder, _, _ = finished
+    fold = experiment.folds[0]
+    parts = {name: {experiment.pictures.ids[i] for i in getattr(fold, name)} for name in ("train", "selection", "test")}
     assert sum(map(len, parts.values())) == 100 == len(set().union(*parts.values()))
     chosen_by = set(Scores.load(folder / "fold0/fpn/selection").rows["image_id"])
     assert chosen_by == parts["selection"]
@@ -116,9 +116,9 @@ def test_the_tables_are_the_means_of_the_rows(finished):
     assert list(compared.index) == ["fpn-control", "selected", "random", "best", "abn", "open-start"]
 
 
-def test_the_report_says_it_all(finished):
-    setup, folder, _, _ = finished
-    files = write_report(setup, folder)
+def test_the_report_has_all_tables_and_figures(finished):
+    experiment, folder, _, _ = finished
+    files = write_report(experiment, folder)
     page = (folder / "report.md").read_text()
     assert {"report.md", "table1.csv", "table2.csv", "table1_cross.csv", "accuracy.csv", "figure4.png", "figure5.png"} <= set(
         files
@@ -127,8 +127,8 @@ def test_the_report_says_it_all(finished):
     for said in (
         "by mean rank, worst first",
         "random images",
-        "Costs of a forward pass",
-        "class cross alone",
+        "Cost of a forward pass",
+        "class cross only",
         "1 of 5 folds",
         "Versions: xaieval",
     ):
@@ -245,7 +245,7 @@ def test_the_command_prints_the_comparison(tmp_path, capsys):
     assert "fpn-control" in printed.out
     assert "to control [95% interval]" in printed.out
     assert "report.md" in printed.out
-    main([*words.split(), "--methods", "gradcam", "--out", str(tmp_path), "--json"])  # which finds everything done
+    main([*words.split(), "--methods", "gradcam", "--out", str(tmp_path), "--json"])  # every step is done already
     document = json.loads(capsys.readouterr().out)
     assert document["folder"] == str(tmp_path)
     assert "report.md" in document["files"]

@@ -1,4 +1,4 @@
-"""The experiment's results as files: tables in CSV, figures, and a page in Markdown that says what they show."""
+"""Write the results of an experiment: tables in CSV, figures, and a report in Markdown."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from xaieval.data.batches import read_batches
 from xaieval.evaluation.loop import explain
 from xaieval.models import LEVELS
 from xaieval.report import maps_figure
+from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.results import Results, read_results
 from xaieval.training.fal.run import BASE, CONTROL, FoldRun, layers_of, rebuild
-from xaieval.training.fal.setup import Setup
 from xaieval.training.fal.tables import (
     DROP,
+    IMAGE,
     INCREASE,
     accuracy_table,
     attention_table,
@@ -26,42 +27,48 @@ from xaieval.training.fal.tables import (
     subset_table,
 )
 
-__all__ = ["FILES", "write_report"]
+__all__ = ["write_report"]
 
-PICTURES = 5
+IMAGES = 5  # in each figure
 REPORT = "report.md"
-FILES = {
+TITLES = {
     "table1": "AD and IC of each level of the FPN",
-    "table2": "the arms beside the FPN control",
-    "attention": "the models' own attention maps",
-    "accuracy": "accuracy by the kind of split",
-    "subsets": "all sets of levels with attention",
+    "table2": "Arms compared with the FPN control",
+    "attention": "The models' attention maps as explanations",
+    "accuracy": "Accuracy by type of split",
+    "subsets": "All sets of levels with attention",
 }
 
 
-def write_report(setup: Setup, folder: Path, level: float = 0.95) -> list[str]:
+def write_report(experiment: Experiment, folder: Path, level: float = 0.95) -> list[str]:
     """Write tables, figures and `report.md` of the finished folds into the experiment's folder.
 
+    Args:
+        experiment: The experiment, from `prepare`.
+        folder: Its folder.
+        level: Level of the intervals.
+
     Returns:
-        The names of the files.
+        Names of the written files.
 
     Raises:
-        OutputError: no fold is finished.
+        OutputError: No fold is finished.
     """
     results = read_results(folder)
-    label = None if setup.options.class_name is None else results.classes.index(setup.options.class_name)
+    class_name = experiment.options.class_name
+    label = None if class_name is None else results.classes.index(class_name)
     tables = _tables(results, label, level)
     written = []
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
         written.append(f"{name}.csv")
-    figures = _figures(setup, results, folder, label)
-    (folder / REPORT).write_text(_page(setup, results, tables, figures, level), encoding="utf-8")
+    figures = _figures(experiment, results, folder, label)
+    (folder / REPORT).write_text(_page(experiment, results, tables, figures, level), encoding="utf-8")
     return [REPORT, *written, *figures]
 
 
 def _tables(results: Results, label: int | None, level: float) -> dict[str, pd.DataFrame]:
-    """By file name; those of the class alone come under its own name."""
+    """Tables by file name; those of one class end with its name."""
     tables = {
         "table1": level_table(results, level=level),
         "table2": comparison_table(results, level=level),
@@ -77,59 +84,57 @@ def _tables(results: Results, label: int | None, level: float) -> dict[str, pd.D
     return {name: table for name, table in tables.items() if not table.empty}
 
 
-def _figures(setup: Setup, results: Results, folder: Path, label: int | None) -> list[str]:
-    """Maps of a few test images of the first finished fold: of the FPN's levels, and of the control's beside FAL's."""
+def _figures(experiment: Experiment, results: Results, folder: Path, label: int | None) -> list[str]:
+    """Maps of some test images of the first finished fold: the FPN's levels, and the levels of control and FAL together."""
     number = min(results.choices)
-    fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", setup.options.seed + number, lambda line: None)
-    test = [i for i in fold.fold.test if label is None or setup.pictures.labels[i] == label]
-    shown = setup.pictures.subset(test).spread(PICTURES)
-    batch = next(read_batches(shown.loader(PICTURES)))
+    fold = FoldRun.of(experiment, folder, number)
+    test = [i for i in fold.fold.test if label is None or experiment.pictures.labels[i] == label]
+    pictures = experiment.pictures.subset(test).spread(IMAGES)
+    batch = next(read_batches(pictures.loader(IMAGES)))
     if not len(batch):
         return []
-    pixels = setup.preprocessing.to_pixels(batch.images)
+    pixels = experiment.preprocessing.to_pixels(batch.images)
     names = [Path(image_id).stem for image_id in batch.ids]
-    base = rebuild(fold, BASE)
+    method = experiment.options.methods[0]
 
     def maps(model: nn.Module) -> dict[str, Any]:
-        found = explain(model, batch.images, layers_of(model), setup.options.methods[0])
-        return dict(zip(LEVELS, found.values(), strict=True))
+        return dict(zip(LEVELS, explain(model, batch.images, layers_of(model), method).values(), strict=True))
 
-    method = setup.options.methods[0]
-    maps_figure(pixels, maps(base), names, f"FPN, {method}").savefig(folder / "figure4.png", dpi=120)
-    arms = results.choices[number]["arms"]
-    if arms.get("selected", CONTROL) == CONTROL:
+    maps_figure(pixels, maps(rebuild(fold, BASE)), names, f"FPN, {method}").savefig(folder / "figure4.png", dpi=120)
+    selected = results.choices[number]["arms"].get("selected", CONTROL)
+    if selected == CONTROL:
         return ["figure4.png"]
-    before, after = maps(rebuild(fold, CONTROL)), maps(rebuild(fold, arms["selected"]))
-    columns = {f"{level} {name}": found[level] for level in LEVELS for name, found in (("FPN", before), ("FAL", after))}
-    subtitle = f"FPN control beside {arms['selected']}, {method}"
+    control, fal = maps(rebuild(fold, CONTROL)), maps(rebuild(fold, selected))
+    columns = {f"{level} {name}": of_model[level] for level in LEVELS for name, of_model in (("FPN", control), ("FAL", fal))}
+    subtitle = f"FPN control and {selected}, {method}"
     maps_figure(pixels, columns, names, subtitle).savefig(folder / "figure5.png", dpi=120)
     return ["figure4.png", "figure5.png"]
 
 
-def _page(setup: Setup, results: Results, tables: dict[str, pd.DataFrame], figures: list[str], level: float) -> str:
-    options = setup.options
+def _page(experiment: Experiment, results: Results, tables: dict[str, pd.DataFrame], figures: list[str], level: float) -> str:
+    options = experiment.options
     folds = len(results.choices)
-    tested = results.base.drop_duplicates(["fold", "image_id"])
+    tested = results.base.drop_duplicates(IMAGE)
     parts = [
         "# The FAL experiment",
-        f"{setup.backbone} on {options.data.split(':')[0]}, head `{options.head}`, {options.image_size} px, {folds} of "
-        f"{options.folds} folds of contiguous blocks, {len(tested)} test images, {options.epochs} epochs and "
-        f"{options.further_epochs} further ones, seed {options.seed}. Intervals are at {level:.0%}. No test image took part in "
-        "training or in the choice of levels.",
+        f"{experiment.backbone} on {options.data.split(':')[0]}, head `{options.head}`, {options.image_size} px, {folds} of "
+        f"{options.folds} folds of contiguous blocks, {len(tested)} test images, {options.epochs} epochs, then "
+        f"{options.further_epochs} more, seed {options.seed}, {level:.0%} intervals. No test image was used for training or "
+        "for the selection of levels.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + ".",
         "## Which levels need attention",
         *(f"Fold {fold}:\n\n```\n{choice['selection']['reasons']}\n```" for fold, choice in results.choices.items()),
     ]
     for name, table in tables.items():
         kind, _, group = name.partition("_")
-        title = f"{FILES[kind][0].upper()}{FILES[kind][1:]}{f', class {group} alone' if group else ''}"
-        parts += [f"## {title}", _markdown(SHOWN[kind](table))]
+        title = f"{TITLES[kind]}, class {group} only" if group else TITLES[kind]
+        parts += [f"## {title}", _markdown(FORMATS[kind](table))]
         if kind == "table2":
-            parts += ["At each level, with the difference to the control:", _markdown(_at_levels(table))]
+            parts += ["At each level, with the difference from the control:", _markdown(_at_levels(table))]
     if results.costs:
         used = dict.fromkeys(model for choice in results.choices.values() for model in choice["arms"].values())
         costs = pd.DataFrame({name: results.costs[name] for name in used if name in results.costs}).T
-        parts += ["## Costs of a forward pass", _markdown(_costs(costs))]
+        parts += ["## Cost of a forward pass", _markdown(_costs(costs))]
     parts += [f"![{name}]({name})" for name in figures]
     return "\n\n".join(parts) + "\n"
 
@@ -139,6 +144,7 @@ def _cell(row: Any, name: str) -> str:
 
 
 def _by_level(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per (method or arm, level), values with their intervals in one cell."""
     rows = table.reset_index().to_dict("records")
     first, second = table.index.names
     return pd.DataFrame(
@@ -156,11 +162,12 @@ def _by_level(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    shown = {"accuracy": "accuracy %", "macro_f1": "macro F1 %", DROP: "AD %", INCREASE: "IC %"}
+    """One row per arm, each value with its difference from the control."""
+    titles = {"accuracy": "accuracy %", "macro_f1": "macro F1 %", DROP: "AD %", INCREASE: "IC %"}
     records = []
     for row in table.reset_index().to_dict("records"):
         record = {"arm": row["arm"], "model": row["model"]}
-        for name, title in shown.items():
+        for name, title in titles.items():
             if name in row:
                 record[title] = _cell(row, name)
                 difference = f"{name}_difference"
@@ -171,6 +178,7 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _at_levels(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm, AD and IC at each level, differences from the control in brackets."""
     records = []
     for row in table.reset_index().to_dict("records"):
         cells = {}
@@ -205,7 +213,7 @@ def _costs(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-SHOWN: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+FORMATS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "table1": _by_level,
     "table2": _compared,
     "attention": _by_level,

@@ -1,4 +1,4 @@
-"""The steps of the experiment. Each leaves its result in a file, and is skipped where that is there already."""
+"""The steps of the experiment: each writes its result to files, and is skipped if they exist."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,21 @@ from xaieval.evaluation.scores import Scores
 from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier, levels_of, load_weights, overhead
 from xaieval.results.files import MANIFEST, check_folder, is_complete, write_file, write_json, writing
 from xaieval.results.manifest import digest
-from xaieval.training.fal.setup import Setup
+from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fit import fit, training_loader
 
-__all__ = ["BASE", "CHOICE", "CONTROL", "COSTS", "FoldRun", "arms_of", "layers_of", "rebuild", "run_experiment"]
+__all__ = [
+    "BASE",
+    "CHOICE",
+    "CONTROL",
+    "COSTS",
+    "FoldRun",
+    "arms_of",
+    "layers_of",
+    "model_name",
+    "rebuild",
+    "run_experiment",
+]
 
 METRICS = ("average_drop", "increase_in_confidence", "average_gain")
 CHOICE = "arms.json"
@@ -35,35 +46,34 @@ COSTS = "costs.json"
 WEIGHTS = "model.safetensors"
 BASE, CONTROL = "fpn", "fpn-control"
 
-# Options that change what is computed or where, but no number.
-IDLE = ("out", "level", "device", "run_folds", "arms", "download", "progress")
+# Options that may differ when a run is resumed: they change no number that is already in the folder.
+NOT_RECORDED = ("out", "level", "device", "run_folds", "arms", "download", "progress")
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def run_experiment(setup: Setup, folder: Path, say: Say = lambda line: None) -> None:
-    """Train, score and compare, fold by fold, into a folder; a run that broke off goes on.
+def run_experiment(experiment: Experiment, folder: Path, log: Log = lambda line: None) -> None:
+    """Train, score and compare the models of each fold; an interrupted experiment is resumed.
 
     Args:
-        setup: what was prepared from the options.
-        folder: gets `foldN/MODEL/` with weights, log and scores, `foldN/arms.json` with the selection and its reasons, and
-            `costs.json`.
-        say: is told what begins.
+        experiment: The experiment, from `prepare`.
+        folder: Where results are written: `foldN/MODEL/` with weights, training log and scores, `foldN/arms.json` with the
+            selection and its reasons, and `costs.json`.
+        log: Called with one line before each step.
 
     Raises:
-        OutputError: the folder holds another experiment, or cannot be written.
+        OutputError: The folder holds another experiment, or cannot be written.
     """
-    options = setup.options
-    run = {name: value for name, value in to_settings(options).items() if name not in IDLE}
+    options = experiment.options
+    run = {name: value for name, value in to_settings(options).items() if name not in NOT_RECORDED}
     run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
-    run["images"] = digest(f"{name}\n".encode() for name in setup.pictures.ids)
+    run["images"] = digest(f"{name}\n".encode() for name in experiment.pictures.ids)
     check_folder(folder, run)
     with writing(folder):
-        write_json(folder / MANIFEST, {"run": run, "classes": list(setup.pictures.classes)})
-    for number in setup.run_folds:
-        fold = FoldRun(setup, setup.folds[number], folder / f"fold{number}", options.seed + number, say)
-        fold.run(setup.random_folds[number])
-    _measure_costs(setup, folder, say)
+        write_json(folder / MANIFEST, {"run": run, "classes": list(experiment.pictures.classes)})
+    for number in experiment.run_folds:
+        FoldRun.of(experiment, folder, number, log).run(experiment.random_folds[number])
+    _measure_costs(experiment, folder, log)
 
 
 @dataclass(frozen=True)
@@ -71,23 +81,28 @@ class FoldRun:
     """One fold of the experiment.
 
     Attributes:
-        setup: common to all folds.
-        fold: its images.
-        folder: its results.
-        seed: of its weights and training.
-        say: is told what begins.
+        experiment: What all folds share.
+        fold: Numbers of the images of each part.
+        folder: Where results are written.
+        seed: Seed of new weights and of training.
+        log: Called with one line before each step.
     """
 
-    setup: Setup
+    experiment: Experiment
     fold: Fold
     folder: Path
     seed: int
-    say: Say
+    log: Log
+
+    @classmethod
+    def of(cls, experiment: Experiment, folder: Path, number: int, log: Log = lambda line: None) -> FoldRun:
+        """The fold with this number, in the experiment's folder."""
+        return cls(experiment, experiment.folds[number], folder / f"fold{number}", experiment.options.seed + number, log)
 
     def run(self, random_fold: Fold) -> None:
-        """All arms of the fold."""
-        options = self.setup.options
-        base = self.train(BASE, self.setup.fpn, options.epochs)
+        """Train and score the FPN, select levels, then train and score the models of all arms."""
+        options = self.experiment.options
+        base = self.train(BASE, self.experiment.fpn, options.epochs)
         self.score(BASE, base, "test", methods=options.methods)
         selection = self.score(BASE, base, "selection").select_layers(options.k, method=options.methods[0], level=options.level)
         arms = arms_of(selection, options.arms, np.random.default_rng(self.seed))
@@ -95,31 +110,31 @@ class FoldRun:
         for name in dict.fromkeys(arms.values()):
             self.compare(name, base)
         if "random-split" in options.arms:
-            other = FoldRun(self.setup, random_fold, self.folder / "random-split", self.seed, self.say)
-            other.score(BASE, other.train(BASE, self.setup.fpn, options.epochs), "test")
+            split = replace(self, fold=random_fold, folder=self.folder / "random-split")
+            split.score(BASE, split.train(BASE, self.experiment.fpn, options.epochs), "test")
 
     def compare(self, name: str, base: FPNClassifier) -> None:
-        """Train one of the models that are compared, and score it on the test images."""
-        options = self.setup.options
+        """Train the model of an arm, and score it on the test images."""
+        options = self.experiment.options
         epochs = options.further_epochs + (options.epochs if name == "abn" else 0)
-        model = self.train(name, lambda: _build(name, self.setup, base), epochs)
+        model = self.train(name, lambda: _build(name, self.experiment, base), epochs)
         self.score(name, model, "test")
         if isinstance(model, FAL | ABNClassifier):
             maps = ["attention[map]"] if isinstance(model, ABNClassifier) else ["attention.*[map]"]
             self.score(name, model, "test", methods=("attention",), layers=maps, into="attention")
 
     def train(self, name: str, build: Callable[[], Any], epochs: int) -> Any:
-        """A trained model: read, if it was trained before."""
-        options, place = self.setup.options, self.folder / name
+        """The trained model; its weights are read from the folder if they exist."""
+        options, place = self.experiment.options, self.folder / name
         torch.manual_seed(self.seed)
         model = build()
         if not (place / WEIGHTS).exists():
-            self.say(f"{self.folder.name}: train {name}, {epochs} epochs on {len(self.fold.train)} images")
+            self.log(f"{self.folder.name}: train {name}, {epochs} epochs on {len(self.fold.train)} images")
             fit(
                 model.to(memory_format=torch.channels_last),  # a quarter faster on a CPU
-                training_loader(self.setup.augmented(self.fold.train), options.batch_size, shuffle=True),
-                training_loader(self.setup.pictures.subset(self.fold.selection), options.batch_size, shuffle=False),
-                num_classes=self.setup.num_classes,
+                training_loader(self.experiment.augmented(self.fold.train), options.batch_size, shuffle=True),
+                training_loader(self.experiment.pictures.subset(self.fold.selection), options.batch_size, shuffle=False),
+                num_classes=self.experiment.num_classes,
                 epochs=epochs,
                 seed=self.seed,
                 learning_rate=options.learning_rate,
@@ -144,12 +159,12 @@ class FoldRun:
         layers: Sequence[str] | None = None,
         into: str | None = None,
     ) -> Scores:
-        """Scores of a model on a part of the fold: read, if they were measured before."""
-        options, place = self.setup.options, self.folder / name / (into or part)
+        """The scores of a model on a part of the fold; they are read from the folder if they exist."""
+        options, place = self.experiment.options, self.folder / name / (into or part)
         if is_complete(place):
             return Scores.load(place)
-        self.say(f"{self.folder.name}: score {name} on the {part} images{', by its attention maps' if into else ''}")
-        pictures: Pictures = self.setup.pictures.subset(getattr(self.fold, part))
+        self.log(f"{self.folder.name}: score {name} on the {part} images{', by its attention maps' if into else ''}")
+        pictures: Pictures = self.experiment.pictures.subset(getattr(self.fold, part))
         return score(
             model,
             pictures.loader(options.batch_size),
@@ -164,17 +179,17 @@ class FoldRun:
 
 
 def arms_of(selection: Selection, wanted: Sequence[Arm], rng: np.random.Generator) -> dict[str, str]:
-    """Which model stands for each arm of the comparison.
+    """Return the name of the model of each arm.
 
     Args:
-        selection: of the levels of a trained FPN.
-        wanted: names of arms.
-        rng: draws the levels of the arm "random".
+        selection: The levels of a trained FPN that need attention.
+        wanted: Names of arms.
+        rng: Random numbers for the levels of the arm "random".
 
     Returns:
-        Model by arm, the FPN control first: "fal-p2-p3" is FAL with attention on these levels. Where no level needs
-        attention, the control stands for the arms that depend on the selection. "random" are other levels than the selected
-        ones, as many, unless all are selected.
+        Names of models by arm, the FPN control first; "fal-p2-p3" is FAL with attention on these two levels. If no level needs
+        attention, arms that depend on the selection use the control. "random" takes as many levels as were selected, but
+        not the same ones, unless all four were selected.
 
     Example:
         >>> import pandas as pd
@@ -194,33 +209,35 @@ def arms_of(selection: Selection, wanted: Sequence[Arm], rng: np.random.Generato
         "all": set(LEVELS),
     }
     compared = set(wanted) - {"random-split", "none"}
-    arms = ({CONTROL: CONTROL} if compared else {}) | {arm: _name(sets[arm]) for arm in wanted if arm in sets}
+    arms = ({CONTROL: CONTROL} if compared else {}) | {arm: model_name(sets[arm]) for arm in wanted if arm in sets}
     if "abn" in wanted:
         arms["abn"] = "abn"
     if "open-start" in wanted:
-        arms["open-start"] = _name(chosen) + "-open" if chosen else CONTROL
+        arms["open-start"] = model_name(chosen) + "-open" if chosen else CONTROL
     if "subsets" in wanted:
         every = [set(levels) for size in range(1, len(LEVELS) + 1) for levels in itertools.combinations(LEVELS, size)]
-        arms |= {f"subset {' '.join(sorted(levels))}": _name(levels) for levels in every}
+        arms |= {f"subset {' '.join(sorted(levels))}": model_name(levels) for levels in every}
     return arms
 
 
 def layers_of(model: nn.Module) -> list[str]:
-    """The layers of a model that stand for the levels p2 to p5, finest first."""
+    """Addresses of a model's layers at the levels p2 to p5, finest first; for ABN, the backbone stages of the same strides."""
     if isinstance(model, ABNClassifier):
         last = {stage["reduction"]: stage["module"] for stage in model.backbone.feature_info}
         return [f"backbone.{last[reduction]}" for reduction in LEVELS.values() if reduction in last]
     return [f"levels[{level}]" for level in LEVELS]
 
 
-def _name(levels: set[str]) -> str:
-    return "-".join(["fal", *sorted(levels)]) if levels else CONTROL
+def model_name(levels: Iterable[str]) -> str:
+    """Name of FAL with attention on some levels; without levels, of the control."""
+    levels = sorted(levels)
+    return "-".join(["fal", *levels]) if levels else CONTROL
 
 
-def _build(name: str, setup: Setup, base: FPNClassifier) -> nn.Module:
-    """The model of a name, before its further training."""
+def _build(name: str, experiment: Experiment, base: FPNClassifier) -> nn.Module:
+    """The model of this name before its training."""
     if name == "abn":
-        return setup.abn()
+        return experiment.abn()
     if name == CONTROL:
         control = FPNClassifier(**base.config)
         control.load_state_dict(base.state_dict())
@@ -230,26 +247,26 @@ def _build(name: str, setup: Setup, base: FPNClassifier) -> nn.Module:
 
 
 def rebuild(fold: FoldRun, name: str) -> Any:
-    """A model of a finished fold, from its weights."""
-    base = fold.setup.fpn()
-    model = base if name == BASE else _build(name, fold.setup, base)
+    """A trained model of a finished fold."""
+    base = fold.experiment.fpn()
+    model = base if name == BASE else _build(name, fold.experiment, base)
     load_weights(model, fold.folder / name / WEIGHTS, name)
     return model.eval()
 
 
-def _measure_costs(setup: Setup, folder: Path, say: Say, images: int = 16) -> None:
-    """What the compared models cost beside the FPN, for those that were not measured yet."""
+def _measure_costs(experiment: Experiment, folder: Path, log: Log, images: int = 16) -> None:
+    """Measure the costs of the compared models relative to the FPN, if not yet measured."""
     known = json.loads((folder / COSTS).read_text()) if (folder / COSTS).exists() else {}
     models = [name for path in sorted(folder.glob(f"fold*/{CHOICE}")) for name in json.loads(path.read_text())["arms"].values()]
     missing = [name for name in dict.fromkeys(models) if name not in known]
     if not missing:
         return
-    say("costs of the models")
-    side = setup.options.image_size
+    log("costs of the models")
+    side = experiment.options.image_size
     batch = torch.rand(images, 3, side, side)
-    fpn = setup.fpn().to(memory_format=torch.channels_last)
+    fpn = experiment.fpn().to(memory_format=torch.channels_last)
     for name in missing:
-        model = _build(name, setup, fpn).to(memory_format=torch.channels_last)
+        model = _build(name, experiment, fpn).to(memory_format=torch.channels_last)
         known[name] = overhead(model, fpn, batch).to_dict()
     write_json(folder / COSTS, known)
 

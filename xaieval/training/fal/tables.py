@@ -1,4 +1,4 @@
-"""The tables of the experiment, computed from rows alone."""
+"""Tables of the experiment, computed from its rows."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from xaieval.analysis.stats.intervals import bootstrap_interval, wilson_interval
 from xaieval.evaluation.scores import Scores
-from xaieval.models import LEVELS
+from xaieval.models import levels_of
 from xaieval.results.rows import COUNTED
 from xaieval.training.fal.results import Results
-from xaieval.training.fal.run import CONTROL
+from xaieval.training.fal.run import CONTROL, model_name
 
 __all__ = ["accuracy_table", "attention_table", "comparison_table", "level_table", "macro_f1", "subset_table"]
 
 DROP, INCREASE = "average_drop", "increase_in_confidence"
 RESAMPLES = 1000
+IMAGE = ["fold", "image_id"]  # the columns that identify a test image
 
 
 def level_table(results: Results, label: int | None = None, level: float = 0.95) -> pd.DataFrame:
-    """Table 1: how well each level of the FPN explains it.
+    """Table 1: the metrics at each level of the FPN.
 
     Args:
-        results: of the experiment.
-        label: images of this true class alone; all unless told.
-        level: of the intervals.
+        results: Results of the experiment.
+        label: Use only images of this true class. Default: all images.
+        level: Level of the intervals.
 
     Returns:
-        Index (method, level); each metric in percent with `_low` and `_high`, `mask_area` (mean of the masks, in [0, 1]),
-        `n_images`, `n_failed`.
+        A table with index (method, level): each metric in percent with `_low` and `_high`, `mask_area` (mean of the masks, in
+        [0, 1]), `n_images`, `n_failed`.
     """
     return _summary(results, _of_class(results.base, label), level)
 
@@ -44,13 +46,19 @@ def attention_table(results: Results, label: int | None = None, level: float = 0
 
 
 def comparison_table(results: Results, label: int | None = None, level: float = 0.95) -> pd.DataFrame:
-    """Table 2: the arms beside the FPN control, on the same test images.
+    """Table 2: the arms compared with the FPN control, on the same test images.
+
+    Args:
+        results: Results of the experiment.
+        label: Use only images of this true class. Default: all images.
+        level: Level of the intervals.
 
     Returns:
-        Index arm; `model` (which stands for it, fold by fold), `n_images`, `accuracy`, `macro_f1` (all classes only), AD and IC
-        as means over the levels and at each level (`average_drop_p2`), all in percent; for `accuracy`, `macro_f1` and the means
-        also `_low` and `_high`; for all `<name>_difference` to the control with its own `_low` and `_high`: percentage points,
-        bootstrap over the images that both have. The levels of ABN are the stages of its backbone with the same reductions.
+        A table with index arm: `model` (the arm's models, fold by fold), `n_images`, `accuracy`, `macro_f1` (without `label`
+        only), AD and IC as means over the levels and at each level (`average_drop_p2`), all in percent. `accuracy`, `macro_f1`
+        and the means have `_low` and `_high`. All have a `<name>_difference` from the control in percentage points with its
+        own `_low` and `_high`, by the bootstrap over the images that both have. The levels of ABN are the stages of its
+        backbone with the same strides.
     """
     if results.compared.empty:
         return pd.DataFrame()
@@ -72,46 +80,30 @@ def comparison_table(results: Results, label: int | None = None, level: float = 
 
 
 def accuracy_table(results: Results, level: float = 0.95) -> pd.DataFrame:
-    """Accuracy of the FPN on folds of contiguous blocks and, where that was run, on folds drawn image by image."""
-    found = {"contiguous blocks": results.base, "random images": results.random_split}
-    records = []
-    for split, rows in found.items():
-        if not rows.empty:
-            images = rows.drop_duplicates(["fold", "image_id"])
-            right = images["predicted"] == images["label"]
-            low, high = wilson_interval(int(right.sum()), len(right), level)
-            records.append(
-                {
-                    "split": split,
-                    "accuracy": 100 * right.mean(),
-                    "accuracy_low": 100 * low,
-                    "accuracy_high": 100 * high,
-                    "n_images": len(images),
-                }
-            )
-    return pd.DataFrame(records).set_index("split")
+    """Accuracy of the FPN in percent, on folds of contiguous blocks and, if they were run, on folds drawn image by image."""
+    splits = {"contiguous blocks": results.base, "random images": results.random_split}
+    records = {split: _accuracy(rows, level) for split, rows in splits.items() if not rows.empty}
+    return pd.DataFrame.from_dict(records, orient="index").rename_axis("split")
 
 
 def subset_table(results: Results) -> pd.DataFrame:
-    """All sets of levels with attention, with the rank of each (1 is best), on the average over the folds.
+    """Every set of levels with attention and its rank (1 is best), averaged over the folds.
 
     Returns:
-        Index subset ("" is the control); `accuracy`, AD and IC (means over the levels), a column `<name>_rank` for each, their
-        mean `mean_rank`, and `selected`: in how many folds this set was the one that the scores select. Sorted by `mean_rank`.
-        Empty unless the arm "subsets" was run.
+        A table with index subset ("" is the control), sorted by `mean_rank`: `accuracy`, AD and IC (means over the levels), a
+        `<name>_rank` for each, the mean of the ranks `mean_rank`, and `selected`, the number of folds in which the scores
+        selected this set. Empty unless the arm "subsets" was run.
     """
     arms = [arm for arm in results.arms if arm.startswith("subset ")]
     if not arms:
         return pd.DataFrame()
-    chosen = [choice["arms"].get("selected", _selected(choice)) for choice in results.choices.values()]
+    selected = [_selected(choice) for choice in results.choices.values()]
     records = []
     for arm in [CONTROL, *arms]:
         images = _per_image(results.compared[results.compared["arm"] == arm])
-        name = next(choice["arms"][arm] for choice in results.choices.values() if arm in choice["arms"])
+        subset = arm.removeprefix("subset ") if arm != CONTROL else ""
         means = images.groupby("fold")[["accuracy", DROP, INCREASE]].mean().mean()
-        records.append(
-            {"subset": arm.removeprefix("subset ") if arm != CONTROL else "", **means, "selected": chosen.count(name)}
-        )
+        records.append({"subset": subset, **means, "selected": selected.count(model_name(subset.split()))})
     table = pd.DataFrame(records).set_index("subset")
     for name, ascending in (("accuracy", False), (DROP, True), (INCREASE, False)):
         table[f"{name}_rank"] = table[name].rank(ascending=ascending)
@@ -120,7 +112,7 @@ def subset_table(results: Results) -> pd.DataFrame:
 
 
 def macro_f1(labels: Any, predicted: Any, classes: int) -> float:
-    """Mean of the classes' F1, in percent; a class without images and predictions is left out.
+    """Mean F1 over the classes, in percent; a class without images and predictions is left out.
 
     Example:
         >>> round(macro_f1(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), classes=3), 1)
@@ -147,9 +139,17 @@ def _summary(results: Results, rows: pd.DataFrame, level: float) -> pd.DataFrame
     return pd.concat([table.loc[[method]].sort_index() for method in named["method"].unique()])
 
 
+def _accuracy(rows: pd.DataFrame, level: float) -> dict[str, float]:
+    images = rows.drop_duplicates(IMAGE)
+    right = images["predicted"] == images["label"]
+    low, high = wilson_interval(int(right.sum()), len(right), level)
+    shares = {"accuracy": right.mean(), "accuracy_low": low, "accuracy_high": high}
+    return {name: 100 * share for name, share in shares.items()} | {"n_images": len(images)}
+
+
 def _per_image(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row an image: class, prediction, and the means of AD and IC over the levels; those with a failed level are NaN."""
-    grouped = rows.groupby(["fold", "image_id"], sort=True)
+    """One row per image: label, prediction, accuracy, and means of AD and IC over the levels, NaN if a level failed."""
+    grouped = rows.groupby(IMAGE, sort=True)
     table = grouped[["label", "predicted"]].first().astype(int)
     for metric in (DROP, INCREASE):
         table[metric] = grouped[metric].mean().where(grouped[metric].count() == rows["level"].nunique())
@@ -159,53 +159,56 @@ def _per_image(rows: pd.DataFrame) -> pd.DataFrame:
 def _scores(images: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
     record: dict[str, Any] = {"n_images": len(images)}
     for name in ("accuracy", DROP, INCREASE):
-        record |= _mean(name, images[name].dropna().to_numpy(), level, seed)
+        record |= _mean(name, images[name], level, seed)
     return record
 
 
-def _mean(name: str, values: Any, level: float, seed: int) -> dict[str, float]:
+def _mean(name: str, column: pd.Series[Any], level: float, seed: int) -> dict[str, float]:
+    """Mean of the values that are not NaN, with its bootstrap interval."""
+    values = column.dropna().to_numpy()
     low, high = bootstrap_interval(values, level, RESAMPLES, seed)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def _levels(rows: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
-    """AD and IC at each level, and their differences to the control's."""
-    keys, record = ["fold", "image_id"], dict[str, float]()
+    """AD and IC at each level, and their differences from the control."""
+    record: dict[str, float] = {}
     for name, group in rows.groupby("level"):
-        ours, theirs = (some.set_index(keys)[[DROP, INCREASE]] for some in (group, control[control["level"] == name]))
+        own, reference = (table.set_index(IMAGE) for table in (group, control[control["level"] == name]))
         for metric in (DROP, INCREASE):
-            record[f"{metric}_{name}"] = float(ours[metric].mean())
+            record[f"{metric}_{name}"] = float(own[metric].mean())
             if group["arm"].iloc[0] != CONTROL:
-                differences = (ours[metric] - theirs[metric]).dropna().to_numpy()
-                record |= _mean(f"{metric}_{name}_difference", differences, level, seed)
+                record |= _mean(f"{metric}_{name}_difference", own[metric] - reference[metric], level, seed)
     return record
 
 
 def _differences(images: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
     record: dict[str, float] = {}
     for name in ("accuracy", DROP, INCREASE):
-        differences = (images[name] - control[name]).dropna().to_numpy()
-        record |= _mean(f"{name}_difference", differences, level, seed)
+        record |= _mean(f"{name}_difference", images[name] - control[name], level, seed)
     return record
 
 
 def _f1(images: pd.DataFrame, control: pd.DataFrame, classes: int, level: float, seed: int) -> dict[str, float]:
-    """Macro F1, and its difference to the control's; the images are drawn anew, the same for both."""
+    """Macro F1 and its difference from the control; both use the same bootstrap samples of the images."""
     both = images.join(control["predicted"].rename("control"), how="inner")
-    labels, ours, theirs = (both[name].to_numpy() for name in ("label", "predicted", "control"))
+    labels, own, reference = (both[name].to_numpy() for name in ("label", "predicted", "control"))
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(len(both), size=len(both)) for _ in range(RESAMPLES)]
-    found = np.array([[macro_f1(labels[d], values[d], classes) for values in (ours, theirs)] for d in draws])
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(found[:, 0], ends)
-    first, last = np.quantile(found[:, 0] - found[:, 1], ends)
-    value, reference = macro_f1(labels, ours, classes), macro_f1(labels, theirs, classes)
-    record = {"macro_f1": value, "macro_f1_low": low, "macro_f1_high": high}
-    same = np.array_equal(ours, theirs)
-    difference = {"macro_f1_difference": value - reference, "macro_f1_difference_low": first, "macro_f1_difference_high": last}
-    return record if same else record | difference
+    samples = [rng.integers(len(both), size=len(both)) for _ in range(RESAMPLES)]
+    drawn = np.array([[macro_f1(labels[i], predicted[i], classes) for predicted in (own, reference)] for i in samples])
+    value = macro_f1(labels, own, classes)
+    record = _with_quantiles("macro_f1", value, drawn[:, 0], level)
+    if np.array_equal(own, reference):
+        return record
+    difference = value - macro_f1(labels, reference, classes)
+    return record | _with_quantiles("macro_f1_difference", difference, drawn[:, 0] - drawn[:, 1], level)
+
+
+def _with_quantiles(name: str, value: float, drawn: NDArray[np.float64], level: float) -> dict[str, float]:
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _selected(choice: dict[str, Any]) -> str:
-    levels = sorted(level for level in LEVELS for layer in choice["selection"]["layers"] if level in layer)
-    return "-".join(["fal", *levels]) if levels else CONTROL
+    """Name of the model with attention on the selected levels, also where the arm "selected" was not run."""
+    return choice["arms"].get("selected") or model_name(levels_of(choice["selection"]["layers"]))

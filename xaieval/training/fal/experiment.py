@@ -1,4 +1,4 @@
-"""What the experiment's settings mean: images, splits, models to start from."""
+"""The images, splits and initial models of an experiment, made from its options."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
 from xaieval.training.fit import augmentation
 
-__all__ = ["Setup", "prepare"]
+__all__ = ["Experiment", "prepare"]
 
 BACKBONE = "mobilenetv2_100"
-SCENES_SEED = 1  # other images than those that the built-in weights were trained on
+SCENES_SEED = 1  # not the images that the built-in weights were trained on
 SCENES = 600
 CHANNELS = 128
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Everything that the folds have in common.
+class Experiment:
+    """What all folds of an experiment share.
 
     Attributes:
-        options: as given.
-        pictures: with the preprocessing of tests and scores.
-        preprocessing: that one.
-        folds: contiguous blocks of images together.
-        random_folds: of the same sizes, drawn image by image.
-        backbone: timm's name.
-        pretrained: its weights.
+        options: The options of the experiment.
+        pictures: All images, preprocessed as for validation and scoring.
+        preprocessing: That preprocessing.
+        folds: Folds that keep contiguous blocks of images together.
+        random_folds: Folds of the same sizes, drawn image by image.
+        backbone: Name of the timm backbone.
+        pretrained: The backbone's weights.
     """
 
     options: FalOptions
@@ -48,16 +48,16 @@ class Setup:
 
     @property
     def run_folds(self) -> Sequence[int]:
-        """The folds to run: all unless told, and the first two of scenes, which are there to show the loop in minutes."""
+        """Numbers of the folds to run. Default: all; for scenes the first two, which show the procedure in minutes."""
         return self.options.run_folds or range(2 if self.options.data == "scenes" else self.options.folds)
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes K."""
         return len(self.pictures.classes)
 
     def fpn(self) -> FPNClassifier:
-        """A new FPN on the backbone's weights."""
+        """A new FPN whose backbone has the initial weights."""
         return FPNClassifier(
             self.backbone,
             self.num_classes,
@@ -68,7 +68,7 @@ class Setup:
         )
 
     def abn(self) -> ABNClassifier:
-        """A new ABN on them."""
+        """A new ABN whose backbone has the initial weights."""
         return ABNClassifier(
             self.backbone,
             self.num_classes,
@@ -78,18 +78,18 @@ class Setup:
         )
 
     def augmented(self, numbers: list[int]) -> Pictures:
-        """Pictures to train on."""
+        """Some of the images, with the training transform."""
         size = self.options.train_size or self.options.image_size
         return replace(self.pictures.subset(numbers), preprocessing=augmentation(self.preprocessing.with_size(size)))
 
 
-def prepare(options: FalOptions) -> Setup:
-    """Look at everything that can be wrong before the first training.
+def prepare(options: FalOptions) -> Experiment:
+    """Load the data, split it and build the FPN once, so that wrong options fail before the first training.
 
     Raises:
-        DataError: the data cannot be split, or does not have the class.
-        ModelError: the backbone cannot carry a pyramid.
-        WeightsError: its weights cannot be read or do not fit.
+        DataError: The data cannot be split, or lacks the class.
+        ModelError: The backbone is unknown, or has no features at the four strides of the pyramid.
+        WeightsError: The backbone's weights cannot be read, or do not fit.
     """
     scenes = options.data == "scenes"
     backbone = options.backbone or (FPN_SCENES["backbone"] if scenes else BACKBONE)
@@ -112,17 +112,18 @@ def prepare(options: FalOptions) -> Setup:
     ]
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
-    setup = Setup(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)
-    setup.fpn()
-    return setup
+    experiment = Experiment(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)
+    experiment.fpn()
+    return experiment
 
 
 def _preprocessing(backbone: str, options: FalOptions) -> Preprocessing:
     if not timm.is_model(backbone):
         raise ModelError(f"timm has no backbone {backbone!r}; see timm.list_models()")
     config = timm.data.resolve_model_data_config(timm.create_model(backbone))
-    found: dict[str, Any] = {name: config[name] for name in ("mean", "std", "interpolation")}
+    choices: dict[str, Any] = {name: config[name] for name in ("mean", "std", "interpolation")}
     if options.data == "scenes" and options.backbone is None:
-        found |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what the built-in weights were trained with
+        choices |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # the built-in weights were trained with these
     given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
-    return Preprocessing(options.image_size, options.image_size, **found | {n: v for n, v in given.items() if v is not None})
+    choices |= {name: value for name, value in given.items() if value is not None}
+    return Preprocessing(options.image_size, options.image_size, **choices)
