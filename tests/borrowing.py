@@ -130,7 +130,7 @@ def all_unchanged(*models: nn.Module, versions: bool = True) -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Check that a model comes back as it was, also where something raises; with gradients, which are somebody's."""
+    """Check that a model is given back unchanged, also after an error; with gradients set beforehand."""
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = state_of(model, versions=False)

@@ -183,7 +183,7 @@ def test_the_callers_switches_stay():
         torch.backends.cudnn.benchmark = before[1]
 
 
-def test_random_numbers_that_somebody_draws_meanwhile_are_drawn_once_more():
+def test_random_numbers_that_another_thread_draws_meanwhile_are_drawn_once_more():
     def drawing(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         random.random(), np.random.random()  # noqa: NPY002  # these are the ones that come back
         return torch.rand(len(images), 4, 4)

@@ -396,7 +396,7 @@ def test_a_dead_worker_is_named(tmp_path):
             return image(index)
 
     with pytest.raises(
-        RunError, match=r"^a process that reads images died \(DataLoader worker .*\), perhaps for want of memory"
+        RunError, match=r"^a process that reads images died \(DataLoader worker .*\), perhaps because memory ran out"
     ):
         run(tmp_path, DataLoader(Deadly(), 2, num_workers=1))
 

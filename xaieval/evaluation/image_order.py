@@ -122,7 +122,7 @@ def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
         try:
             torch.default_generator.manual_seed(seed)
             random.seed(seed)  # custom samplers may use these
-            np.random.seed(seed % 2**32)  # noqa: NPY002  # likewise
+            np.random.seed(seed % 2**32)  # noqa: NPY002  # as above
             yield
         finally:
             for generator, state in zip(generators, states, strict=True):

@@ -130,7 +130,7 @@ def dead_workers_are_run_errors(keeps_rows: bool) -> Iterator[None]:
         if reason is None:
             raise
         kept = "; rows of finished batches are kept, and the same command goes on" if keeps_rows else ""
-        raise RunError(f"a process that reads images died ({reason}), perhaps for want of memory{kept}") from error
+        raise RunError(f"a process that reads images died ({reason}), perhaps because memory ran out{kept}") from error
 
 
 def _dead_worker(error: BaseException | None) -> str | None:

@@ -178,7 +178,7 @@ def test_smoothing_is_captums_noise_tunnel_around_the_signed_gradient(name, kind
 def test_numpys_random_numbers_come_back_too():
     before = np.random.get_state()[1:3]  # noqa: NPY002  # captum draws from it
     CAPTUM["captum:GradientShap"](context(small(), "captum:GradientShap"))
-    after = np.random.get_state()[1:3]  # noqa: NPY002  # likewise
+    after = np.random.get_state()[1:3]  # noqa: NPY002  # as above
     assert (after[0] == before[0]).all()
     assert after[1] == before[1]
 
