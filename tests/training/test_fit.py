@@ -138,8 +138,8 @@ def test_training_stops_early_when_the_validation_loss_does_not_fall(tmp_path):
     [
         ({"epochs": 0}, "epochs is at least 1, got 0"),
         ({"precision": "fp8"}, "no precision 'fp8'; known: float32, bf16"),
-        ({"learning_rte": 0.1}, "no training option 'learning_rte'; did you mean 'learning_rate'? known: model, train, "),
-        ({"chekpoint_dir": "here"}, "no training option 'chekpoint_dir'; did you mean 'checkpoint_dir'? known: model, train, "),
+        ({"learning_rte": 0.1}, "fit() takes no 'learning_rte'; did you mean 'learning_rate'? known: model, train, "),
+        ({"chekpoint_dir": "here"}, "fit() takes no 'chekpoint_dir'; did you mean 'checkpoint_dir'? known: model, train, "),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, changes, message):

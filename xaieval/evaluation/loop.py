@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.analysis.tables import directions
+from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.errors import OutputError, RunError
@@ -22,7 +23,7 @@ from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request, inference_of
+from xaieval.evaluation.request import check_at_least_one, check_request
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method
@@ -105,7 +106,7 @@ def score(
         >>> list(scores.summary().index), len(scores.rows)
         ([('layer3', 'gradcam'), ('layer4', 'gradcam')], 8)
     """
-    how = inference_of(score, inference, options)
+    how = with_keywords(score, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
     request = check_request(model, layers, methods, metrics, target, protocol, how, seed, controls)
     rule = resolve_stop(stop)
@@ -230,7 +231,7 @@ def explain(
         >>> maps["layer4"].shape
         torch.Size([2, 64, 64])
     """
-    how = inference_of(explain, inference, options)
+    how = with_keywords(explain, inference or Inference(), options)
     request = check_request(model, layers, method, (), target, protocol, how, seed)
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     with borrowed(request) as device:

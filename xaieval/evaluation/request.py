@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from inspect import Parameter, signature
-from typing import Any
 
 from torch import nn
 
@@ -19,7 +17,7 @@ from xaieval.inference.tasks import Task, resolve_task
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import BlackBox, Function, as_module
 
-__all__ = ["Request", "check_at_least_one", "check_request", "inference_of"]
+__all__ = ["Request", "check_at_least_one", "check_request"]
 
 
 @dataclass(frozen=True)
@@ -77,17 +75,6 @@ def check_request(
         seed=seed,
         metrics=resolve_metrics(metrics) if metrics else (),
     )
-
-
-def inference_of(function: Callable[..., Any], inference: Inference | None, options: Mapping[str, Any]) -> Inference:
-    """How a function was asked to run the model: by `inference=`, by keyword options, or both, where the keywords win.
-
-    Raises:
-        UsageError: There is no such option.
-    """
-    parameters = signature(function).parameters.values()
-    own = [parameter.name for parameter in parameters if parameter.kind is not Parameter.VAR_KEYWORD]
-    return (inference or Inference()).with_options(options, also=own)
 
 
 def check_at_least_one(**sizes: int | None) -> None:

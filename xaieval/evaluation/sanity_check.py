@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.analysis.stats.intervals import bootstrap_interval
+from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.errors import UsageError, choose_from
@@ -21,7 +22,7 @@ from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request, inference_of
+from xaieval.evaluation.request import check_at_least_one, check_request
 from xaieval.explainers import Method
 from xaieval.inference.batch_limit import out_of_memory_is_run_error
 from xaieval.inference.options import Inference, InferenceOptions
@@ -156,7 +157,7 @@ def sanity_check(
         >>> check.data_independent
         [('input', 'center')]
     """
-    how = inference_of(sanity_check, inference, options)
+    how = with_keywords(sanity_check, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
     modes = _checked_modes(modes)
     request = check_request(model, layers, methods, (), target, protocol, how, seed)

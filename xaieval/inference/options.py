@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
-from xaieval.errors import UsageError, choose_from
+from xaieval.errors import UsageError
 from xaieval.inference.batch_limit import BatchLimit, parse_bytes
 from xaieval.inference.forward_passes import Forward, check_precision
 from xaieval.inference.reproducibility import check_repeatable
@@ -71,9 +70,8 @@ class Inference:
         UsageError: An option is unknown or out of range, or two contradict each other.
 
     Example:
-        >>> how = Inference(task="segmentation", memory="4 GiB")
-        >>> how.with_options({"batch_size": 8}).batch_size
-        8
+        >>> Inference(task="segmentation", memory="4 GiB").batch_size is None  # the loader's
+        True
     """
 
     task: str | Task = "classification"
@@ -97,22 +95,6 @@ class Inference:
         resolve_task(self.task, self.output)
         if self.deterministic:
             check_repeatable(self.compile)
-
-    def with_options(self, options: Mapping[str, Any], also: Iterable[str] = ()) -> Inference:
-        """A copy with some options changed.
-
-        Args:
-            options: Values by name.
-            also: Names that the caller takes beside these, for the message.
-
-        Raises:
-            UsageError: There is no such option.
-        """
-        names = [each.name for each in fields(self)]
-        unknown = next((name for name in options if name not in names), None)
-        if unknown is not None:
-            raise UsageError(f"no option {unknown!r}; {choose_from(unknown, [*also, *names])}")
-        return replace(self, **options)
 
     @property
     def images_per_pass(self) -> int | None:

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from xaieval.config.keywords import with_keywords
 from xaieval.data import Pictures, Preprocessing
 from xaieval.data.images import collate
 from xaieval.errors import DataError, UsageError
@@ -144,8 +144,7 @@ def fit(
     """
     if epochs < 1:
         raise UsageError(f"epochs is at least 1, got {epochs}")
-    *own, _ = signature(fit).parameters  # all but the options
-    training = (training or Training()).with_options(options, also=own)
+    training = with_keywords(fit, training or Training(), options)
     learner = Classifier(
         model,
         num_classes,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
-from xaieval.errors import UsageError, choose_from
 from xaieval.inference.forward_passes import check_precision
 
 __all__ = ["Training", "TrainingOptions"]
@@ -48,9 +46,8 @@ class Training:
         UsageError: The precision is unknown.
 
     Example:
-        >>> recipe = Training(learning_rate=1e-3, patience=5)
-        >>> recipe.with_options({"precision": "bf16"}).precision
-        'bf16'
+        >>> Training(learning_rate=1e-3, patience=5).optimizer
+        'adamw'
     """
 
     learning_rate: float = 3e-3
@@ -65,19 +62,3 @@ class Training:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-
-    def with_options(self, options: Mapping[str, Any], also: Iterable[str] = ()) -> Training:
-        """A copy with some options changed.
-
-        Args:
-            options: Values by name.
-            also: Names that the caller takes as well, for the message.
-
-        Raises:
-            UsageError: An option is unknown.
-        """
-        known = [field.name for field in fields(self)]
-        unknown = next((name for name in options if name not in known), None)
-        if unknown is not None:
-            raise UsageError(f"no training option {unknown!r}; {choose_from(unknown, [*also, *known])}")
-        return replace(self, **options)
