@@ -373,7 +373,7 @@ def test_segmentation_of_volumes_is_that_of_the_same_voxels_in_a_plane():
     task, flat = Segmentation(), logits.flatten(2, 3)
     deep, plane = task.follow(task.read(logits), "predicted", None), task.follow(task.read(flat), "predicted", None)
     assert deep.classes.tolist() == plane.classes.tolist()
-    assert deep.found.tolist() == [True, True, False]
+    assert deep.has_target.tolist() == [True, True, False]
     torch.testing.assert_close(task.score(logits, deep), task.score(flat, plane))
     torch.testing.assert_close(task.confidence(logits, deep, "softmax"), task.confidence(flat, plane, "softmax"))
 

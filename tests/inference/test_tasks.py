@@ -32,7 +32,7 @@ SEEN = [
 def test_the_best_detection_of_all_is_followed():
     followed = Detection().follow(SEEN, "predicted", None)
     assert followed.classes.tolist() == [3, 5, -1]
-    assert followed.found.tolist() == [True, True, False]
+    assert followed.has_target.tolist() == [True, True, False]
     assert followed.details[0].tolist() == [[0, 0, 10, 10], [0, 0, 4, 4], [0, 0, 0, 0]]
 
 
@@ -90,17 +90,17 @@ def test_a_class_is_followed_where_it_is_predicted():
 def test_background_alone_is_nothing_to_follow_unless_it_is_a_class_too():
     logits = torch.tensor([[[[5.0, 5.0]], [[1.0, 1.0]]]])
     followed = Segmentation().follow(logits, "predicted", None)
-    assert (followed.classes.tolist(), followed.found.tolist()) == ([-1], [False])
+    assert (followed.classes.tolist(), followed.has_target.tolist()) == ([-1], [False])
     assert Segmentation().score(logits, followed).tolist() == [0]
     assert Segmentation(background=None).predicted(logits).tolist() == [0]
-    assert Segmentation().follow(logits, 1, None).found.tolist() == [False]
+    assert Segmentation().follow(logits, 1, None).has_target.tolist() == [False]
 
 
 def test_what_is_followed_can_be_asked_of_images_in_any_order():
     followed = Followed(torch.tensor([3, 4]), torch.tensor([True, False]), (torch.tensor([[1.0], [2.0]]),))
     turned = followed.of(torch.tensor([1, 1, 0]))
     assert turned.classes.tolist() == [4, 4, 3]
-    assert turned.found.tolist() == [False, False, True]
+    assert turned.has_target.tolist() == [False, False, True]
     assert turned.details[0].tolist() == [[2], [2], [1]]
 
 

@@ -81,14 +81,14 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
     followed = followed or task.follow(read, protocol.target, labels)
     confidence = task.confidence(read, followed, protocol.confidence)
     gradients: dict[str, Tensor] = {}
-    if differentiable and followed.found.any():
+    if differentiable and followed.has_target.any():
         gradients = passed.gradients(task.score(read, followed) if protocol.gradient == "logit" else confidence)
     elif differentiable:  # no image has a target, so nothing has a gradient
         gradients = {address: torch.full_like(activation, torch.nan) for address, activation in passed.activations.items()}
     return BatchPass(
         context=_context(job, batch, images, followed, read),
         predicted=task.predicted(read),
-        has_target=followed.found,
+        has_target=followed.has_target,
         confidence=confidence.detach(),
         activations=passed.activations,
         gradients=gradients,

@@ -47,12 +47,12 @@ class Followed:
 
     Attributes:
         classes: The classes `[N]`; -1 where there is nothing to follow.
-        found: Whether there is something to follow, `[N]`; False if a detector found no such object.
+        has_target: Whether there is something to follow, `[N]`; False if a detector found no such object.
         details: Further tensors with N rows, such as boxes or regions.
     """
 
     classes: Int[Tensor, " n"]
-    found: Bool[Tensor, " n"]
+    has_target: Bool[Tensor, " n"]
     details: tuple[Tensor, ...] = ()
 
     @classmethod
@@ -62,7 +62,7 @@ class Followed:
 
     def of(self, index: Tensor) -> Followed:
         """Select the images `index`; an image may occur several times."""
-        return Followed(self.classes[index], self.found[index], tuple(detail[index] for detail in self.details))
+        return Followed(self.classes[index], self.has_target[index], tuple(detail[index] for detail in self.details))
 
 
 @runtime_checkable
@@ -328,7 +328,7 @@ def predicted_score(task: Task, output: Any) -> Tensor:
     """The score of each image's prediction, `[N]`, differentiable; the sum of all outputs, `[1]`, if nothing is predicted."""
     read = task.read(output)
     followed = task.follow(read, "predicted", None)
-    if followed.found.any():
+    if followed.has_target.any():
         return task.score(read, followed)
     everything = [leaf.sum() for leaf in tree_leaves(read) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return torch.stack(everything).sum()[None]
