@@ -201,7 +201,7 @@ def test_macro_f1_by_hand():
     [
         ({"class_name": "crss"}, DataError, r"no class 'crss'; did you mean 'cross'"),
         ({"max_images": 50}, DataError, r"class 0 has 5 images, too few for 10 blocks"),
-        ({"folds": 3}, DataError, r"divide the number of blocks, 10; got 3"),
+        ({"folds": 3}, DataError, r"divides the number of blocks, 10; got 3"),
         ({"run_folds": (5,)}, DataError, r"the folds are 0 to 4; got run-folds"),
         ({"backbone": "nope"}, ModelError, r"timm has no backbone 'nope'"),
         ({"backbone": "vit_tiny_patch16_224"}, ModelError, r"a pyramid needs \[4, 8, 16, 32\]"),
