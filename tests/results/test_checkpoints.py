@@ -171,6 +171,17 @@ def test_an_unfinished_run_can_be_read(tmp_path):
     assert kept.warnings()[0] == "the run is not finished: this is what was measured on its first 8 images"
 
 
+@pytest.mark.parametrize("column", ["image_id", "layer", "status", "average_drop"])
+def test_an_unfinished_run_without_a_column_is_refused(column, tmp_path):
+    with suppress(Broken):
+        run(tmp_path, loader(6, broken_at=2))
+    for path in (tmp_path / "parts").glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns([column]).replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(OutputError, match=rf"holds no rows of a run: the column '{column}' is missing"):
+        Scores.load(tmp_path)
+
+
 def test_a_finished_run_is_read_even_where_another_one_is_under_way(tmp_path):
     run(tmp_path, loader(6))
     broken(tmp_path, loader(6, broken_at=2), resume=False)

@@ -38,7 +38,7 @@ from xaieval.results.files import (
 )
 from xaieval.results.manifest import describe_data, tensor_bytes
 from xaieval.results.rows import failed_rows
-from xaieval.results.validation import check_made_of, read_manifest, read_rows
+from xaieval.results.validation import check_made_of, check_rows, read_manifest, read_rows
 
 __all__ = ["Checkpoint", "Checkpoints", "check_of", "read_unfinished"]
 
@@ -180,6 +180,7 @@ def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: Nothing was measured.
+        OutputError: The rows are not those of a run.
     """
     folder = Path(path)
     ranks = sorted((folder / RANKS).glob("[0-9]*-of-[0-9]*"))
@@ -190,11 +191,12 @@ def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not frames:
         raise FileNotFoundError(2, "nothing was measured", str(folder / ROWS))
     failures = [failure for part in parts for failure in (*part.missed, *part.failed)]
-    rows = pd.concat(frames, ignore_index=True)
+    manifest = _manifest(places[0])
+    rows = check_rows(pd.concat(frames, ignore_index=True), manifest, path)
     pairs = list(rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     unreadable = failed_rows(failures, pairs, []).reindex(columns=rows.columns)
     rows = pd.concat([rows, unreadable], ignore_index=True) if failures else rows
-    return rows, _manifest(places[0]) | {"complete": False} | describe_data(rows, failures, [part.check for part in parts])
+    return rows, manifest | {"complete": False} | describe_data(rows, failures, [part.check for part in parts])
 
 
 def _known(folder: Path) -> dict[int, Checkpoint]:
