@@ -294,5 +294,5 @@ def test_a_run_without_rows_has_a_summary_without_rows():
     nothing = Scores(table([1.0]).rows.iloc[:0], {"metrics": LIST})
     assert nothing.summary().empty
     assert repr(nothing).startswith("Scores of 0 images\n")
-    with pytest.raises(MetricError, match=r"^the runs share no image.*: none in this run, '0' in the other"):
+    with pytest.raises(MetricError, match=r"^the runs have no image in common.*: none in this run, '0' in the other"):
         nothing.compare(table([1.0]))

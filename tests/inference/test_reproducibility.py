@@ -109,7 +109,9 @@ def assert_near(found: pd.DataFrame, expected: pd.DataFrame) -> None:
             assert found[name][clear].equals(column[clear])
         else:
             percent = name in METRICS and "%" in METRICS[name].label
-            close = np.isclose(found[name], column, rtol=TOLERANCE, atol=TOLERANCE * (100 if percent else 1), equal_nan=True)
+            # Pixels whose values differ by rounding alone can change places in the order in which a curve takes them.
+            largest = TOLERANCE * (100 if percent else 10 if name == "morf" else 1)
+            close = np.isclose(found[name], column, rtol=TOLERANCE, atol=largest, equal_nan=True)
             assert close.all(), name
 
 

@@ -412,6 +412,37 @@ def test_a_dead_worker_is_named(tmp_path):
         run(tmp_path, DataLoader(Deadly(), 2, num_workers=1))
 
 
+def test_a_dead_worker_is_named_if_its_connection_breaks_before_its_signal_comes(tmp_path):
+    def late(number: int, _: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    def batches() -> Iterator[Any]:
+        yield from loader(2)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        with pytest.raises(
+            RunError, match=r"^a process that reads images died \(DataLoader worker \(pid 5\) is killed by signal"
+        ):
+            run(tmp_path, batches())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(Scores.load(tmp_path).rows) == 4
+
+
+def test_a_broken_connection_of_another_kind_stays_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("xaieval.evaluation.run_state.GRACE", 0.01)
+
+    def batches() -> Iterator[Any]:
+        yield from loader(2)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        run(tmp_path, batches())
+
+
 # ---- the command line
 
 

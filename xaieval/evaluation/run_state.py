@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from xaieval.results.manifest import describe_data
 from xaieval.results.rows import failed_rows
 
 __all__ = ["RunState", "dead_workers_are_run_errors"]
+
+GRACE = 1.0  # seconds to wait for the signal of a worker that died
 
 
 @dataclass
@@ -126,11 +129,21 @@ def dead_workers_are_run_errors(keeps_rows: bool) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        reason = _dead_worker(error)
+        reason = _dead_worker(error) or _dead_worker(_late_signal(error))
         if reason is None:
             raise
         kept = "; rows of finished batches are kept, and the same command goes on" if keeps_rows else ""
         raise RunError(f"a process that reads images died ({reason}), perhaps because memory ran out{kept}") from error
+
+
+def _late_signal(error: BaseException) -> BaseException | None:
+    """Torch's error about a dead worker, if its signal comes only after the broken connection to the worker is noticed."""
+    if isinstance(error, ConnectionError | EOFError):
+        try:
+            time.sleep(GRACE)
+        except RuntimeError as late:
+            return late
+    return None
 
 
 def _dead_worker(error: BaseException | None) -> str | None:
