@@ -107,16 +107,16 @@ def test_a_protocol_that_follows_the_label_needs_the_networks_classes(command, p
     loaded = LoadedModel(nn.Identity(), Preprocessing())
     options = command.Options(f"folder:{pictures}")
     assert command.measured(rows, loaded, PROTOCOLS["opti-cam"], options) == []
-    assert capsys.readouterr().out == "opti-cam: left out, for it follows the label, and the folder has 2 classes of 1000\n"
+    assert capsys.readouterr().out == "opti-cam: left out, because it targets the label and the folder has 2 of 1000 classes\n"
 
 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({}, "published numbers are of trained networks: add --pretrained, or --weights DIR"),
+        ({}, "the published numbers are those of trained networks: add --pretrained or --weights DIR"),
         (
             {"pretrained": True, "networks": "none"},
-            "no row of the tables fits; see benchmarks/published/*.csv for their networks and methods",
+            "no row matches; benchmarks/published/*.csv list the networks and methods",
         ),
     ],
 )
