@@ -117,6 +117,7 @@ def test_percentiles_are_those_of_numpy(percentiles, size):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise_at", ["image", "layer"])
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @PROPERTY
@@ -138,6 +139,7 @@ def test_a_map_that_spans_more_than_float32_holds_is_still_normalised():
     torch.testing.assert_close(finished.maps, _map([0.0, 0.5, 1.0]))
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(
     maps=_maps(-1.0, 1.0, width=64),

@@ -294,6 +294,7 @@ def scene_scores() -> Scores:
     return xaieval.score(xaieval.models.fpn_scenes(), loader, ["fpn[p3]", "fpn[p5]"], controls=True, progress=False)
 
 
+@pytest.mark.slow
 def test_a_good_level_beats_random_maps_and_nobody_beats_fake_cam_in_average_drop(scene_scores):
     summary = scene_scores.summary()
     assert summary.loc[("input", "fake-cam"), AD] < 0.1
@@ -305,6 +306,7 @@ def test_a_good_level_beats_random_maps_and_nobody_beats_fake_cam_in_average_dro
     assert not summary["beats_controls"].str.contains(AD).any()
 
 
+@pytest.mark.slow
 def test_the_command_adds_controls_marks_and_warnings(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["score", "--layers", "fpn[p5]", "--max-images", "8", "--batch-size", "8", "--no-progress"]

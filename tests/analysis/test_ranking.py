@@ -229,6 +229,7 @@ def test_what_cannot_be_ranked_is_refused(many, arguments, message):
         many.rank(**arguments)
 
 
+@pytest.mark.slow
 def test_a_false_difference_is_found_as_rarely_as_the_level_says():
     # 60 runs of three layers that are alike but for chance: the standard error of 10 % is 3.9 percentage points.
     actual = [len(random_layers(25, (0, 0, 0), seed).rank(AD, level=0.9, resamples=2).groups) > 1 for seed in range(60)]

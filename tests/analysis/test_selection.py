@@ -247,6 +247,7 @@ def test_the_selection_is_that_of_a_slow_loop_over_the_rule(seed):
 # ---- what is promised
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.integers(0, 20), st.randoms())
 def test_the_order_of_the_rows_does_not_matter(seed, random):
@@ -304,6 +305,7 @@ def _false_positives(monkeypatch: pytest.MonkeyPatch, by: list[str], layers: int
     return actual / 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "layers"), [((IC, AD), 4), ((AD,), 4), ((IC,), 4)])
 def test_layers_that_differ_by_chance_are_chosen_about_as_rarely_as_the_level_says(monkeypatch, by, layers):
     # At level 0.95 a share of 0.05 is promised; 0.10 is three of its standard errors more.

@@ -163,6 +163,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, result.out
 
 
+@pytest.mark.slow
 def test_rows_have_the_documented_columns_and_one_row_for_each_image_layer_and_method(finished):
     rows = _rows(finished[0])
     assert list(rows.columns) == ROW_COLUMNS
@@ -172,6 +173,7 @@ def test_rows_have_the_documented_columns_and_one_row_for_each_image_layer_and_m
     assert sorted(rows["image_id"].unique()) == [f"test/{index:05d}" for index in range(6)]
 
 
+@pytest.mark.slow
 def test_the_summary_has_the_documented_columns_and_is_the_mean_of_the_rows(finished):
     summary = pd.read_csv(finished[0] / "summary.csv")
     assert list(summary.columns) == SUMMARY_COLUMNS
@@ -189,6 +191,7 @@ def test_the_summary_has_the_documented_columns_and_is_the_mean_of_the_rows(fini
     assert (summary["n_failed"] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_the_run_was(finished):
     manifest = _manifest(finished[0])
     model = load_model("xaieval:fpn-scenes").model
@@ -213,6 +216,7 @@ def test_the_manifest_says_what_the_run_was(finished):
     assert manifest["options"]["max_images"] == 6
 
 
+@pytest.mark.slow
 def test_the_table_and_the_list_of_files_are_printed(finished):
     folder, printed = finished
     for word in ("fpn[p4]", "fpn[p5]", "gradcam", "random", "AD %", "IC %", "95% interval", "lower is better"):
@@ -224,6 +228,7 @@ def test_the_table_and_the_list_of_files_are_printed(finished):
     assert all(name in printed for name in written)
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_the_python_call(finished):
     loaded = load_model("xaieval:fpn-scenes")
     data = load_data("scenes", loaded.preprocessing, batch_size=4, max_images=6)
@@ -235,6 +240,7 @@ def test_the_rows_are_those_of_the_python_call(finished):
     assert _manifest(finished[0])["run"] == json.loads(json.dumps(scores.manifest["run"] | {"max_images": 6}))
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_works_and_gives_the_same(bench):
     assert bench("score", *QUICK).status == 0
     first = _rows()
@@ -244,6 +250,7 @@ def test_the_same_command_twice_works_and_gives_the_same(bench):
     pd.testing.assert_frame_equal(_rows(), first)
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_same_command_gets_the_same_one_and_another_command_another(bench):
     arguments = QUICK[:-2]
     for extra in ((), (), ("--no-progress",), ("--seed", "1")):
@@ -251,6 +258,7 @@ def test_without_a_folder_the_same_command_gets_the_same_one_and_another_command
     assert len(list(Path("xaieval-runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_lists_take_commas_spaces_and_repetition(bench):
     written = []
     for index, layers in enumerate((["fpn[p4],fpn[p5]"], ["fpn[p4], fpn[p5]"], ["fpn[p4]", "fpn[p5]"])):
@@ -271,12 +279,14 @@ def test_choices_of_the_protocol_reach_the_run(bench):
     assert _rows()["mask_area"].to_numpy() == pytest.approx(0.75)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "expected"), [("0", [0, 0]), ("9", [9, 9]), ("label", [0, 1])])
 def test_a_target_is_an_index_or_a_word(bench, target, expected):
     assert bench("score", *QUICK, "--target", target).status == 0
     assert _rows()["target"].tolist() == expected
 
 
+@pytest.mark.slow
 def test_the_level_of_the_printed_and_of_the_written_intervals_is_the_one_asked_for(bench):
     result = bench("score", "--max-images", "10", "--layers", "fpn[p2]", "--out", "run", "--level", "0.5")
     assert result.status == 0
@@ -287,6 +297,7 @@ def test_the_level_of_the_printed_and_of_the_written_intervals_is_the_one_asked_
         assert written[name].to_numpy() == pytest.approx(expected[name].to_numpy(dtype=float)), name
 
 
+@pytest.mark.slow
 def test_broken_images_are_counted_and_the_run_goes_on(bench):
     _images(Path("data"), {"a": 3, "b": 3}, broken=1)
     result = bench("score", "--data", "folder:data", "--layers", "fpn[p5]", "--batch-size", "1", "--out", "run")
@@ -325,6 +336,7 @@ def test_a_model_of_ones_own_with_weights_is_scored_on_data_of_ones_own(bench):
 # ---- run files
 
 
+@pytest.mark.slow
 def test_a_run_file_says_the_same_in_the_same_words(bench):
     words = {
         "layers": "fpn[p4],fpn[p5]",
@@ -376,6 +388,7 @@ def test_a_run_file_says_the_same_in_the_same_words(bench):
         pd.testing.assert_frame_equal(_rows(folder), _rows("options"))
 
 
+@pytest.mark.slow
 def test_the_command_line_wins_over_the_run_file(bench):
     Path("run.toml").write_text('layers = ["fpn[p4]"]\nmax-images = 4\nseed = 2\nout = "run"\n')
     assert bench("score", "run.toml", "--layers", "fpn[p5]", "--max-images", "2").status == 0
@@ -385,6 +398,7 @@ def test_the_command_line_wins_over_the_run_file(bench):
     assert manifest["seed"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["progress = false", "no-progress = true"])
 def test_a_run_file_switches_progress_off_in_the_words_of_the_command_line(bench, line):
     Path("run.toml").write_text(f'{line}\nlayers = "fpn[p5]"\nmax-images = 2\nout = "run"\n')
@@ -393,6 +407,7 @@ def test_a_run_file_switches_progress_off_in_the_words_of_the_command_line(bench
     assert _manifest()["options"]["progress"] is False
 
 
+@pytest.mark.slow
 def test_a_run_file_gives_the_arguments_of_the_model(bench):
     text = 'model = "timm:test_resnet"\nlayers = "conv1"\nmax-images = 2\nout = "run"\n[model-args]\nnum_classes = 5\n'
     Path("run.toml").write_text(text)
@@ -404,6 +419,7 @@ def test_a_run_file_gives_the_arguments_of_the_model(bench):
     )
 
 
+@pytest.mark.slow
 def test_false_in_a_run_file_is_false_for_the_model(bench):
     fingerprints = []
     for trained in ("true", "false"):
@@ -521,6 +537,7 @@ def test_labels_that_the_model_does_not_have_are_named(bench):
     _refused(result, 2, "the data has label 10, but the model has 10 classes, 0 to 9")
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_named(bench):
     save_file({"some.weight": torch.zeros(3)}, "other.safetensors")
     result = bench("score", *QUICK, "--weights", "other.safetensors")
@@ -532,6 +549,7 @@ def test_weights_that_do_not_fit_are_named(bench):
     _refused(bench("score", *QUICK, "--weights", "broken.pth"), 2, "cannot read 'broken.pth'")
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_another_run_is_left_alone(bench):
     assert bench("score", *QUICK).status == 0
     before = {path.name: path.read_bytes() for path in Path("run").iterdir()}
@@ -615,6 +633,7 @@ def test_a_process_shows_a_traceback_only_if_asked_to(debug):
 # ---- layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["xaieval:fpn-scenes", "timm:test_vit"])
 def test_layers_lists_every_address_with_its_stride(bench, model):
     result = bench("layers", model)

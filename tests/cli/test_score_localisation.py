@@ -23,6 +23,8 @@ from xaieval.errors import DataError
 from xaieval.metrics import relevance_rank
 from xaieval.models import load_model
 
+pytestmark = pytest.mark.slow
+
 METRICS = "pointing_game,energy_pointing_game,relevance_mass_accuracy,relevance_rank_accuracy,iou,best_iou"
 QUICK = ("--layers", "fpn[p4]", "--max-images", "4", "--no-progress")
 PREPARE = Preprocessing(image_size=128, resize=128, mean=(0.5,) * 3, std=(0.5,) * 3)

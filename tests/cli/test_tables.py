@@ -81,6 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 # ---- terminals
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_shows_a_block_for_each_row_with_everything_in_it(run):
     folder, shown = run
     text = STYLE.sub("", shown.split("\x1b[2K")[-1])  # behind the progress bar, which is wiped out
@@ -96,6 +97,7 @@ def test_a_narrow_terminal_shows_a_block_for_each_row_with_everything_in_it(run)
     assert max(len(line) for line in text.splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_progress_shows_a_rate_and_the_time_left_and_is_wiped_out(run):
     shown = run[1]
     assert re.search(r"scoring .*\d+\.\d images/s .*\d:\d\d:\d\d", shown)
@@ -109,6 +111,7 @@ def test_a_wide_terminal_shows_a_table():
     assert [row.split()[0] for row in rows] == [preset.name for preset in PRESETS]
 
 
+@pytest.mark.slow
 def test_colours_are_left_out_where_that_is_asked_for_and_nothing_else_changes(run):
     folder, shown = run
     without = _on_terminal(*QUICK, str(folder), "--controls", columns=60, NO_COLOR="1")
@@ -169,6 +172,7 @@ def test_a_document_has_null_for_what_is_no_number_and_tables_with_the_names_of_
     }
 
 
+@pytest.mark.slow
 def test_the_document_of_a_run_says_what_its_files_say(run):
     folder, _ = run
     document = _document(*QUICK, str(folder), "--controls")
@@ -210,6 +214,7 @@ def test_documents_list_what_the_tables_list():
     assert protocols[1]["choices"] == {"normalisation": "max", "normalise_at": "layer"}
 
 
+@pytest.mark.slow
 def test_nothing_but_the_document_gets_to_stdout(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "chatty.py").write_text(
@@ -222,6 +227,7 @@ def test_nothing_but_the_document_gets_to_stdout(tmp_path, monkeypatch, capsys):
     assert "loading" in written.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -172,6 +172,7 @@ def test_every_name_is_an_option_of_the_command_line(name):
     assert (changed.ties, changed.denominator, changed.epsilon, changed.target) == ("increase", "none", 0.5, 3)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_command_line_takes_a_name_and_records_its_choices(tmp_path):
     words = ["score", "--layers", "fpn[p4]", "--max-images", "6", "--no-progress", "--out", str(tmp_path)]
     main([*words, "--protocol", "relevance-cam"])

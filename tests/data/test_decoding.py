@@ -252,6 +252,7 @@ def test_a_folder_that_cannot_be_read_is_refused_rather_than_left_out(tmp_path, 
 # ---- names
 
 
+@pytest.mark.slow
 def test_odd_names_survive_to_the_rows_and_nothing_is_printed_raw(tmp_path, capsys):
     root, picture = tmp_path / "data", encode(Image.fromarray(gradient(random.Random(0))), "png")
     folders = ["$x^{$", "a\nb", "<b>", "cafe\udce9"]

@@ -48,6 +48,7 @@ def test_scenes_are_the_pinned_bytes(split):
     assert _digest(split) == GOLDEN[split]
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bytes():
     program = """
 import hashlib
@@ -88,6 +89,7 @@ def test_a_longer_data_set_begins_with_the_images_of_a_shorter_one():
         assert np.array_equal(np.asarray(long.read(index)), make_scene(index, "validation", 2).image)
 
 
+@pytest.mark.slow
 def test_scenes_have_the_documented_form(drawn):
     for scene in drawn:
         assert scene.image.shape == (SIDE, SIDE, 3)
@@ -96,6 +98,7 @@ def test_scenes_have_the_documented_form(drawn):
         assert scene.mask.dtype == bool
 
 
+@pytest.mark.slow
 def test_every_object_lies_wholly_inside_its_image(drawn):
     for scene in drawn:
         assert scene.mask.any()

@@ -357,6 +357,7 @@ def test_a_hugging_face_data_set_is_scored_in_random_order(in_memory):
     assert dict(zip(scores.rows["image_id"], scores.rows["label"], strict=True)) == {str(n): 4 - n for n in range(5)}
 
 
+@pytest.mark.slow
 def test_no_package_of_the_data_is_imported_by_ours():
     names = ["datasets", "webdataset", "lightning"]
     program = f"import sys, xaieval.data, xaieval.evaluation.loop; print([name for name in {names} if name in sys.modules])"

@@ -50,6 +50,7 @@ def test_a_documented_command_is_understood(command, tmp_path, monkeypatch):
     app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(QUICK)])
 def test_a_quick_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ def test_readme_has_the_commands_that_continuous_integration_runs():
         assert f"\n{command}\n" in script
 
 
+@pytest.mark.slow
 def test_readme_shows_what_the_first_run_gives(tmp_path):
     main(["score", "--out", str(tmp_path), "--no-progress"])
     summary = pd.read_csv(tmp_path / "summary.csv").set_index("layer")
@@ -76,6 +77,7 @@ def test_tables_of_the_experiment_are_those_of_its_reports():
         assert [line for line in table if line not in known] == []
 
 
+@pytest.mark.slow
 # Remarks of Lightning's on its own old parts, and on a logger that nobody asked for.
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec", "ignore:.*litlogger")
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
@@ -90,6 +92,7 @@ def _cell(row: dict[str, float], metric: str) -> str:
     return f"{row[metric]:.1f} [{row[f'{metric}_low']:.1f}, {row[f'{metric}_high']:.1f}]"
 
 
+@pytest.mark.slow
 def test_tables_of_the_page_on_speed_are_the_benchmark_results(tmp_path):
     for results in (ROOT / "benchmarks/speed/results").glob("*.csv"):
         shutil.copy(results, tmp_path)
@@ -152,6 +155,7 @@ def test_the_tables_of_concepts_are_what_its_script_measured():
     assert set(numbers["n_images"]) == {200}
 
 
+@pytest.mark.slow
 def test_the_pictures_of_concepts_are_made_by_their_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path), "2"])
     runpy.run_path(str(ROOT / "docs/pictures.py"), run_name="__main__")

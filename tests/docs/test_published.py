@@ -81,6 +81,7 @@ def test_layers_of_the_rerun_are_those_that_torch_cam_takes_by_itself(command):
         assert set(group["layer"]) == {locate_candidate_layer(torchvision.models.get_model(network), (3, 224, 224))}
 
 
+@pytest.mark.slow
 def test_published_and_measured_stand_side_by_side(command, pictures, tmp_path, capsys):
     model = torchvision.models.resnet18()
     save_file(model.state_dict(), tmp_path / "torchvision_resnet18.safetensors")

@@ -11,6 +11,8 @@ import torch
 
 from tests import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def _benchmark():
     """The script whose quick cases are looked at here."""

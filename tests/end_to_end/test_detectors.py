@@ -20,6 +20,8 @@ from xaieval.models import load_model
 from xaieval.probe.detector_frames import Frame, frame_of
 from xaieval.probe.hooks import probe
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"min_size": 64, "max_size": 96}
 FEW = {"box_score_thresh": 0.0, "box_detections_per_img": 10, "rpn_post_nms_top_n_test": 40}
 ONE_STAGE = {"score_thresh": 0.0, "detections_per_img": 20, "topk_candidates": 60}

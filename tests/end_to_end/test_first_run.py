@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pandas as pd
+import pytest
 
 from xaieval.cli import main
 from xaieval.models.builtin import FPN_SCENES_WEIGHTS
 
 
+@pytest.mark.slow
 def test_score_without_options_scores_four_levels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["score", "--max-images", "20", "--out", "run"])

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 import xaieval
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = runpy.run_path(str(Path(xaieval.__file__).parents[1] / "benchmarks" / "fuzz_inputs.py"))
 EXAMPLES = {"names": 6, "ids": 8, "rows": 12, "manifests": 12, "options": 15, "toml": 25}
 

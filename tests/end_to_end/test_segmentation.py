@@ -12,6 +12,8 @@ from torchvision.models import segmentation
 from xaieval import explain, score
 from xaieval.inference.tasks import Segmentation
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = {
     "deeplabv3_mobilenet_v3_large": {"aux_loss": True},
     "lraspp_mobilenet_v3_large": {},

@@ -290,6 +290,7 @@ def test_the_stride_in_a_listing_is_that_of_the_height():
 # ---- the whole flow
 
 
+@pytest.mark.slow
 def test_a_real_network_for_video_is_scored_with_its_norms_folded():
     model = _r3d()
     volumes = torch.rand(2, 3, 4, 24, 24)

@@ -40,6 +40,7 @@ def _order(scores: Scores) -> list[str]:
     return list(scores.rows.groupby("layer")["average_drop"].mean().sort_values().index)
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_two_best_are_certain_and_they_are_the_best():
     part = score(_pictures().loader(20), stop=Stop(rule="best", k=2, min_images=20))
     stop = part.manifest["stop"]
@@ -55,6 +56,7 @@ def test_it_stops_when_the_two_best_are_certain_and_they_are_the_best():
     )
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_the_whole_run_under_the_same_ids():
     part = score(_pictures().loader(20), stop=Stop(rule="best", k=2, min_images=20)).rows
     same = _whole().rows.set_index(KEYS).loc[pd.MultiIndex.from_frame(part[KEYS])].reset_index()
@@ -62,6 +64,7 @@ def test_the_rows_are_those_of_the_whole_run_under_the_same_ids():
     assert list(part["image_id"].unique()) != sorted(part["image_id"].unique())
 
 
+@pytest.mark.slow
 def test_without_a_decision_all_images_are_seen_and_that_is_known():
     tied = score(_pictures().loader(20), methods=["gradcam"], stop=Stop(error=1e-12, min_images=20))
     assert tied.manifest["stop"]["images"] == 120
@@ -75,6 +78,7 @@ def test_the_seed_decides_which_images_come_first():
     assert sorted(first) == sorted(other) == list(range(120))
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_counted_too():
     pictures = _pictures()
 
@@ -159,6 +163,7 @@ def test_a_folder_of_a_run_without_stop_is_another_run(tmp_path):
         score(_pictures().loader(20), max_images=20, output_dir=tmp_path, stop="best")
 
 
+@pytest.mark.slow
 def test_the_command_stops_too(tmp_path, capsys):
     options = ["--stop", "best", "--stop-args.k", "2", "--stop-args.min_images", "20", "--batch-size", "10", "--no-progress"]
     main(["score", "--max-images", "60", "--out", str(tmp_path / "run"), *options])

@@ -141,6 +141,7 @@ def _slow(name: str) -> list[tuple[str, str, str, int, float, float, float]]:
     return _slow_rows(CASES[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "batch_size"),
     [([8], None), ([8], 1), ([8], 3), ([8], 8), ([2, 2, 2, 2], 5), ([3, 3, 2], None)],
@@ -177,6 +178,7 @@ def test_rows_and_numbers_equal_a_slow_loop_whatever_the_batches(name, sizes, ba
     assert (summary["n_failed"] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_slow_loop_has_drops_and_increases():
     gains = [row[5] - row[4] for name in CASES for row in _slow(name)]
     assert min(gains) < -0.5

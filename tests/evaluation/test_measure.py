@@ -84,6 +84,7 @@ def others() -> pd.DataFrame:
     return run(Net(), alone, METHODS_HERE, metrics=METRICS_HERE).rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
@@ -170,6 +171,7 @@ def test_half_precision_that_overflows_is_a_status():
     assert statuses(overflows) == {"nan_confidence": 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 2, 64), (3, 5, 3)])
 def test_images_of_odd_shapes_are_measured(shape):
     metrics = [name for name in METRICS_HERE if name not in ROAD]  # which leave no pixel of one
@@ -182,6 +184,7 @@ def test_whole_numbers_are_no_images():
         run(Net(), batch(dtype=torch.int64))
 
 
+@pytest.mark.slow
 def test_one_image_has_means_and_no_intervals_of_them():
     data = batch()
     scores = run(Net(), {"images": data["images"][:1], "ids": ["a"]}, METHODS_HERE, metrics=METRICS_HERE)

@@ -254,6 +254,7 @@ def altered(model: nn.Module, paths: list[str]) -> Iterator[nn.Module]:
     yield copied
 
 
+@pytest.mark.slow
 def test_similarities_are_those_of_a_slow_way():
     from skimage.metrics import structural_similarity
 

@@ -174,6 +174,7 @@ class SignedEigenGradCAM(Signed, pytorch_grad_cam.EigenGradCAM):
     """Eigen-Grad-CAM."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "peer"), [("eigencam", SignedEigenCAM), ("eigengradcam", SignedEigenGradCAM)])
 def test_eigen_maps_equal_those_of_pytorch_grad_cam_but_for_its_arbitrary_sign(network, method, peer):
     # The peer takes the arbitrary sign that LAPACK gives, and loses the object where it is the wrong one. Our sign is defined;
@@ -195,6 +196,7 @@ def _plus_plus(activation: Tensor, gradient: Tensor, epsilon: float) -> Tensor:
     return (weights * activation).sum(dim=1).clamp(min=0).float()
 
 
+@pytest.mark.slow
 def test_grad_cam_plus_plus_differs_from_pytorch_grad_cam_by_its_epsilon_alone(precise):
     # The peer adds 1e-6 to the denominator 2 G^2 + S G^3 of alpha. Gradients here are at most 1e-2, so G^2 is about as large as
     # the epsilon or far smaller, and the epsilon decides most of the peer's weights. Eq. 19 without epsilon gives our map, with
@@ -221,6 +223,7 @@ class Louder(nn.Module):
         return self.factor * self.model(images)
 
 
+@pytest.mark.slow
 def test_grad_cam_plus_plus_equals_pytorch_grad_cam_where_its_epsilon_is_negligible(precise):
     # Logits times a million have gradients times a million; compared with their squares, the peer's epsilon of 1e-6 vanishes.
     louder = Louder(precise.model, 1e6)
@@ -267,6 +270,7 @@ class PaperPlusPlus(torchcam.methods.GradCAMpp):
         return [torch.where(gradient > 0, alpha * gradient, 0).sum(dim=(2, 3))]
 
 
+@pytest.mark.slow
 def test_grad_cam_plus_plus_differs_from_torch_cam_by_the_weights_alone(precise):
     # torch-cam's Grad-CAM++ has other weights than the paper. Instead of eq. 19's denominator 2 G^2 + sum(A) G^3 it has
     # 2 G^2 + sum(A G^3) + 1e-8; and up to 0.5.0 it divides a copy (`alpha[mask].div_(...)`), so that alpha stays G^2. With the

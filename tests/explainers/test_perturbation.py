@@ -131,6 +131,7 @@ def test_a_layer_that_is_constant_everywhere_gives_a_constant_map():
     torch.testing.assert_close(flat, torch.full_like(flat, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer1", "layer2"])
 def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, capsys):
     model, images = _resnet18()
@@ -144,6 +145,7 @@ def test_score_cam_with_the_corners_of_pytorch_grad_cam_is_its_score_cam(layer, 
     assert (ScoreCAM()(context) - torch.from_numpy(theirs)).abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer1", "layer2"])
 def test_score_cam_normalised_at_the_layer_is_that_of_torch_cam(layer):
     model, images = _resnet18()
@@ -199,6 +201,7 @@ def test_ablation_cam_equals_a_loop_over_images_and_channels(layer, size, expand
     torch.testing.assert_close(maps, _expected(model, images, [0, 2, 1], layer, 1))
 
 
+@pytest.mark.slow
 def test_ablation_cam_is_that_of_pytorch_grad_cam(capsys):
     # After a ReLU, where the library writes zeros; where values are negative it writes a number far below all of them.
     model, images = _resnet18()
@@ -405,6 +408,7 @@ def test_occlusion_equals_a_loop_over_images_and_windows(window, stride, size, f
         np.testing.assert_allclose(maps[number].numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(20, 10), (16, 16), (30, 12), (64, 64)])
 def test_occlusion_is_that_of_captum(window, stride):
     model, images = _resnet18()
@@ -414,6 +418,7 @@ def test_occlusion_is_that_of_captum(window, stride):
     torch.testing.assert_close(maps, theirs[:, 0].detach().float(), rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
+@pytest.mark.slow
 def test_windows_are_a_seventh_of_the_image_unless_told():
     model, images = _resnet18()
     context = _context(model, images, TARGETS, size=16)
@@ -466,6 +471,7 @@ def test_detectors_and_segmentation_networks_have_layers_too(method):
     assert (maps.amax(dim=(1, 2)) > 0).any()
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_in_batches_of_any_size():
     model, images = _resnet18()
     images = torch.cat([images, images[:1].flip(3)])[:, :, :32, :32]
@@ -480,6 +486,7 @@ def test_scores_are_the_same_in_batches_of_any_size():
         np.testing.assert_allclose(both["mask_area_x"], both["mask_area_y"], atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["score-cam", "ablation-cam", RISE(n_masks=20), Occlusion(32, 32)], ids=str)
 def test_an_image_of_nan_leaves_the_others_alone(method):
     model, images = _resnet18()

@@ -151,6 +151,7 @@ def test_the_method_has_the_folders_name_by_its_spec(tmp_path):
         resolve_methods([f"precomputed:{tmp_path}/ours"] * 2)
 
 
+@pytest.mark.slow
 def test_maps_that_the_tool_made_itself_score_alike_from_files(tmp_path, capsys):
     """On the command line, through the ids of the built-in data."""
     folder, out = tmp_path / "maps", tmp_path / "run"

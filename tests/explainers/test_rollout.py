@@ -116,6 +116,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", MODELS)
 def test_rollout_equals_the_product_of_all_blocks(library):
     make, weights = MODELS[library]

@@ -244,6 +244,7 @@ def unlimited() -> Callable[[str], pd.DataFrame]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "most"), [(case, most) for case in CASES for most in LIMITS.get(case, (1, 2))])
 def test_rows_do_not_change_with_what_fits(case, most, unlimited):
     model = _limited(most)
@@ -288,6 +289,7 @@ def test_a_look_that_does_not_fit_is_made_again_in_parts():
     assert model.tried == [2, 4, 2, 2, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 2])
 def test_a_compiled_model_still_gets_full_passes(most, monkeypatch):
     torch._dynamo.reset()
@@ -518,6 +520,7 @@ def test_anything_else_is_refused(given):
     assert str(caught.value) == f"memory is a number of bytes, such as 4294967296, '4 GiB' or '500 MB'; got {given!r}"
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_budget(tmp_path, capsys, caplog):
     run = tmp_path / "run.toml"
     run.write_text(f'max_images = 4\nmemory = "4 MiB"\nbatch_size = 4\nout = "{tmp_path / "run"}"\n')

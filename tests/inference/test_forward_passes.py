@@ -133,6 +133,7 @@ def _differ(first: pd.DataFrame, second: pd.DataFrame) -> float:
 # The runner.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fast", "compile"),
     [
@@ -235,6 +236,7 @@ def test_compiling_leaves_nothing_on_the_model(eager):
     assert sorted(vars(model)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["boom", "\nboom", ""])
 def test_a_model_that_does_not_compile_runs_as_it_is(message, monkeypatch):
     def backend(graph, inputs):
@@ -272,6 +274,7 @@ def test_a_compiled_model_with_other_logits_is_not_used(monkeypatch):
     assert found.rows.equals(score(model, [images], "second").rows)
 
 
+@pytest.mark.slow
 def test_inductor_gives_the_same_rows():
     torch._dynamo.reset()
     model, images = _small(), torch.rand(6, 3, 16, 16)
@@ -308,6 +311,7 @@ def test_a_map_of_ones_changes_nothing_at_all(name, fast, compile, precision, ba
 # Rows.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_rows_are_those_of_the_model_as_it_is(name):
     make, size, layers = MODELS[name]
@@ -323,6 +327,7 @@ def test_rows_are_those_of_the_model_as_it_is(name):
     assert runs[0].manifest["speed"]["channels_last"] != runs[1].manifest["speed"]["channels_last"]
 
 
+@pytest.mark.slow
 def test_rows_of_the_built_in_model_on_scenes_are_those_of_the_model_as_it_is():
     pictures = scenes(Preprocessing(128, 128, mean=(0.5,) * 3, std=(0.5,) * 3))
     images = torch.stack([pictures[index]["image"] for index in range(6)])
@@ -355,6 +360,7 @@ def _shown(model: nn.Module, images: Tensor, layers: list[str], **options: objec
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_probed_layers_show_what_they_show_in_the_model_as_it_is(name):
     make, size, layers = MODELS[name]
@@ -624,6 +630,7 @@ def test_an_output_that_is_not_understood_is_the_error_that_is_heard_of(eager):
 # Loaders.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("batch_size", [None, 3, 64])
 @pytest.mark.parametrize("cuts", [[7], [4, 3], [1, 6], [1] * 7])
@@ -639,6 +646,7 @@ def test_rows_do_not_depend_on_how_images_are_batched(cuts, batch_size, compile,
     assert _differ(first, second) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_images_of_different_sizes_in_different_batches(compile, eager):
     torch.manual_seed(2)
@@ -759,6 +767,7 @@ def test_a_model_without_parameters(eager):
         assert not scores.manifest["speed"]["channels_last"]
 
 
+@pytest.mark.slow
 def test_a_model_that_the_caller_compiled():
     torch._dynamo.reset()
     torch.manual_seed(4)
@@ -769,6 +778,7 @@ def test_a_model_that_the_caller_compiled():
     assert _state(own) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_the_caller_compiled_in_place():
     torch._dynamo.reset()
     torch.manual_seed(4)

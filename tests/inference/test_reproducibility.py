@@ -30,6 +30,8 @@ from xaieval.explainers import LIBRARY_METHODS, METHODS, resolve_methods
 from xaieval.inference.reproducibility import repeatable, seed_from
 from xaieval.metrics import METRICS
 
+pytestmark = pytest.mark.slow
+
 COUNT = 5
 IMAGES = torch.randn(COUNT, 3, 24, 20, generator=torch.Generator().manual_seed(8))
 SETTINGS: dict[str, Any] = {  # an example takes long, so that what fails is shown as it is

@@ -492,6 +492,7 @@ def _rank(rank: int, folder: str, y: Tensor, o: Tensor) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_with_different_numbers_of_images_give_the_value_over_all(tmp_path):
     generator = torch.Generator().manual_seed(5)
     y, o = torch.rand(9, generator=generator) + 0.01, torch.rand(9, generator=generator)

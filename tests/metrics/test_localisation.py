@@ -574,6 +574,7 @@ def test_volumes_are_compared_with_masks_and_not_with_boxes():
         xaieval.score(net, [{"images": volumes, "boxes": [[2, 2, 6, 6]] * 2}], "1", metrics=["iou"], progress=False)
 
 
+@pytest.mark.slow
 def test_a_protocol_makes_relevance_positive_in_both_ways_of_the_paper():
     def signed(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return images[:, 0]
@@ -589,6 +590,7 @@ def test_a_protocol_makes_relevance_positive_in_both_ways_of_the_paper():
         np.testing.assert_allclose(rows["relevance_mass_accuracy"], relevance_mass(positive, masks), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_detectors_and_segmentation_networks_are_compared_with_boxes(task):
     from torchvision.models import detection, segmentation

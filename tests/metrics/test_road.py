@@ -361,6 +361,7 @@ def test_road_depends_on_no_batch_and_its_noise_on_the_seed():
     np.testing.assert_allclose(*silent, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_on_real_images_maps_of_the_last_block_beat_random_ones_beyond_chance(imagenet_weights, ucmerced_folder):
     model = timm.create_model("mobilenetv2_100", pad_type="same").eval()

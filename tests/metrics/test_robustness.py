@@ -536,6 +536,7 @@ def test_controls_show_what_the_metrics_cannot_tell():
     assert table.loc["edges", "stability_shift"] > 0.9, "edges do, and know nothing of the model"
 
 
+@pytest.mark.slow
 def test_squares_tell_a_map_of_the_model_from_noise_where_noise_in_pixels_does_not():
     model = xaieval.models.fpn_scenes()
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5,) * 3, std=(0.5,) * 3)

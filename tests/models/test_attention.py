@@ -67,6 +67,7 @@ def _images(count=2):
 # The attention branch
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -141,6 +142,7 @@ def _in_graphs():
     return {id(thing) for thing in gc.get_objects() if type(thing) is torch.Tensor and thing.grad_fn is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     ("make", "options"),
@@ -368,6 +370,7 @@ def _expected_maps(maps):
     return torch.stack([(one - one.min()) / (one.max() - one.min()) for one in large])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "layers"), [(_fal, "attention.*[map]"), (_abn, "attention[map]")])
 @torch.no_grad()
 def test_the_method_attention_gives_the_model_s_own_maps(make, layers):
@@ -594,6 +597,7 @@ def test_a_pyramid_on_a_trained_backbone_has_its_features_and_a_head_of_zeros(ma
     assert (make(backbone, 10, channels=16, head=head).eval()(images) != 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["test_resnet", "convnext_atto", "repvit_m0_9"])
 @torch.no_grad()
 def test_an_abn_on_a_trained_backbone_has_its_weights_and_a_head_of_zeros(backbone, tmp_path):

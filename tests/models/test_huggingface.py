@@ -449,6 +449,7 @@ def _same_weights(first: nn.Module, second: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_a_folder_with_weights_is_that_model(tmp_path, pretrained):
     saved = _saved(tmp_path, _vit())

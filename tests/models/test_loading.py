@@ -142,6 +142,7 @@ def test_an_unknown_head_is_refused():
 # The built-in model
 
 
+@pytest.mark.slow
 def test_the_built_in_model_knows_its_scenes():
     loaded = load_model("xaieval:fpn-scenes")
     right = 0

@@ -69,6 +69,7 @@ _keys = st.lists(_text, max_size=3).map(tuple)
 _calls = st.none() | st.integers(min_value=0) | st.just("*")
 
 
+@pytest.mark.slow
 @given(st.builds(Address, _paths, _keys, _calls) | st.builds(Address, st.just(""), _keys.filter(bool), _calls))
 @settings(deadline=None)
 def test_an_address_read_back_from_its_text_is_the_same(address):

@@ -188,6 +188,7 @@ def test_the_manifest_has_the_layers_that_were_taken_and_the_rows_are_theirs():
     assert found.rows.equals(named.rows)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_auto(tmp_path):
     main(["score", "--layers", "auto", "--max-images", "4", "--out", str(tmp_path), "--no-progress"])
     assert set(Scores.load(tmp_path).rows["layer"]) == {"fpn[p2]", "fpn[p3]", "fpn[p4]", "fpn[p5]"}

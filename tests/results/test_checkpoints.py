@@ -28,6 +28,8 @@ from xaieval.evaluation.scores import Scores
 from xaieval.metrics import insertion
 from xaieval.results.files import locked, write_file
 
+pytestmark = pytest.mark.slow
+
 METRICS = ("average_drop", "increase_in_confidence", insertion(steps=4, keep_curve=True))
 
 

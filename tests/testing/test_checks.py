@@ -21,6 +21,8 @@ from xaieval.explainers import LIBRARY_METHODS, METHODS, Context, Explainer, cam
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_type_checks_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:

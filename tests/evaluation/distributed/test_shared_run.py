@@ -35,6 +35,8 @@ from xaieval.evaluation.distributed.rank import LAUNCHED, Rank, describe, report
 from xaieval.evaluation.scores import Scores
 from xaieval.results.files import is_complete
 
+pytestmark = pytest.mark.slow
+
 TINY = {"progress": False}
 LAYERS = ["0", "1"]
 METHODS = ("gradcam", "random")

@@ -224,6 +224,7 @@ def test_modules_that_run_twice_do_not_stop_deep_lift():
     torch.testing.assert_close(maps.sum(dim=(1, 2)), difference, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_the_difference_from_the_baseline():
     found = context(small(), "captum:IntegratedGradients")
     maps = Captum("IntegratedGradients", settings={"n_steps": 300})(found)

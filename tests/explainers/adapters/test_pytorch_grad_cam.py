@@ -129,6 +129,7 @@ def test_every_cam_of_the_library_is_offered_or_left_out_for_a_reason():
 # ---- other libraries, layouts and tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
 def test_four_sources_of_grad_cam_agree(layer):
     torch.manual_seed(0)

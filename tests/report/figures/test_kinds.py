@@ -89,6 +89,7 @@ if os.environ.get("XAIEVAL_ALL_FIGURES"):
     CASES = [(kind, *case) for kind in KINDS for case in EVERY]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "layers", "methods", "width"), CASES)
 def test_labels_neither_overlap_nor_are_cut_off(kind, layers, methods, width, drawn_texts):
     too_many = kind in ("curves", "classes") and layers * methods > 24
@@ -102,6 +103,7 @@ def test_labels_neither_overlap_nor_are_cut_off(kind, layers, methods, width, dr
     assert outside(figure, boxes) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "width"), [(1, ONE), (4, TWO), (12, ONE)])
 def test_labels_of_maps_neither_overlap_nor_are_cut_off(count, width, drawn_texts):
     maps = {name: torch.rand(3, 8, 8) for name in LAYERS[:count]}
@@ -143,6 +145,7 @@ def test_the_tradeoff_shows_means_and_intervals_of_the_summary():
     assert axes.figure.get_suptitle() == "n = 30, 90 % intervals"
 
 
+@pytest.mark.slow
 def test_no_two_points_of_the_tradeoff_look_alike():
     for layers, methods in ((12, 1), (12, 8)):
         [axes] = run(layers, methods, images=5).plot(size=(7, 5)).axes
@@ -151,6 +154,7 @@ def test_no_two_points_of_the_tradeoff_look_alike():
         assert len(seen) == layers * methods
 
 
+@pytest.mark.slow
 def test_the_heatmap_writes_the_values_into_its_cells():
     scores = run(3, 2)
     scores.rows.loc[scores.rows["layer"] == LAYERS[1], "status"] = "nan_map"
@@ -368,6 +372,7 @@ def test_sizes_are_inches():
     assert many.get_figheight() > few.get_figheight() + 2, "the height depends on the number of layers"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pdf_has_truetype_fonts_and_no_pixels_but_a_colour_bar(kind, tmp_path):
     save_figure(run(2, 1, images=10).plot(kind), tmp_path / "figure.pdf")

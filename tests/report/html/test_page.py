@@ -361,6 +361,7 @@ def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so(
     assert max(first) > 270
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
     rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
     scores = _scores(rows)
@@ -546,6 +547,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_maps_again(bench, scored):
     result = bench("report", str(scored), "--out", "page.html")
     assert (result.status, result.err) == (0, "")
@@ -556,6 +558,7 @@ def test_the_command_makes_the_maps_again(bench, scored):
     assert '"words":["disc"' in page.replace(", ", ",").replace(": ", ":"), "labels by their names"
 
 
+@pytest.mark.slow
 def test_maps_made_again_are_those_that_were_scored(scored):
     scores = Scores.load(scored)
     maps = remake_maps(scores, ("gradcam", "random"), None, False).maps

@@ -17,6 +17,8 @@ import torch
 from xaieval.evaluation.scores import Scores
 from xaieval.report import Maps, images_to_show
 
+pytestmark = pytest.mark.slow
+
 REQUIRED = os.environ.get("XAIEVAL_REQUIRE_BROWSER") == "1"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (

@@ -19,6 +19,8 @@ from xaieval.training.fal import prepare, read_results, run_experiment, write_re
 from xaieval.training.fal.run import arms_of
 from xaieval.training.fal.tables import comparison_table, level_table, macro_f1, subset_table
 
+pytestmark = pytest.mark.slow
+
 TINY = FalOptions(
     max_images=100,
     image_size=32,
