@@ -192,6 +192,7 @@ def test_the_document_of_a_run_says_what_its_files_say(run):
     assert [item["method"] for item in document["rankings"][0]["items"]] == list(ranking.table["method"])
 
 
+@pytest.mark.slow
 def test_the_document_of_a_comparison_is_the_table(run):
     folder = str(run[0])
     document = _document("compare", folder, folder)
@@ -257,6 +258,7 @@ def _paths(value: Any, before: str = "") -> set[str]:
     return {path.replace("average_drop", "METRIC").replace("increase_in_confidence", "METRIC") for path in inner}
 
 
+@pytest.mark.slow
 def test_the_page_lists_the_fields_of_every_document(run):
     folder = str(run[0])
     parts = re.split(r"^## `(\w+)`\n", (ROOT / "docs/json.md").read_text(), flags=re.MULTILINE)
