@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from tests import ROOT
 from xaieval import Scores
+from xaieval.cli import main
 from xaieval.errors import OutputError
 from xaieval.report import ReportOptions, images_to_show, render_report, summary_html, tradeoff_figure
 from xaieval.results.record import RunRecord
@@ -61,3 +63,16 @@ def test_figures_and_reports_need_only_a_record():
     assert summary_html(record) == summary_html(scores)
     assert tradeoff_figure(record).axes[0].get_xlabel() == "AD %, lower is better"
     assert render_report(record, ReportOptions(other=record)) == render_report(scores, ReportOptions(other=scores))
+
+
+@pytest.mark.parametrize("name", ["controls", "ucmerced_mobilenetv2"])
+def test_a_run_of_the_version_before_the_rooms_still_loads_reports_and_compares(name, tmp_path, capsys):
+    folder = ROOT / "benchmarks" / name  # written before modules and names moved
+    scores = Scores.load(folder)
+    summary = scores.summary().select_dtypes("number")
+    before = pd.read_csv(folder / "summary.csv", index_col=["layer", "method"])
+    pd.testing.assert_frame_equal(summary, before[summary.columns], check_dtype=False)
+    scores.to_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    main(["compare", str(folder), str(folder)])
+    assert "gradcam" in capsys.readouterr().out
