@@ -478,16 +478,22 @@ def test_a_rank_is_what_torchrun_says(monkeypatch):
             Rank.from_environment()
 
 
-def test_cuda_is_the_gpu_of_the_process(monkeypatch):
+@pytest.mark.parametrize(
+    "given",
+    [lambda device: {"device": device}, lambda device: {"inference": xaieval.Inference(device=device)}],
+    ids=["keyword", "object"],
+)
+def test_cuda_is_the_gpu_of_the_process(given, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert shared_run._device("cuda") == "cuda"
+    assert shared_run._device(given("cuda")) == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "3")
     for count, expected in ((8, "cuda:3"), (2, "cuda:1"), (0, "cuda:0")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        assert shared_run._device("cuda") == shared_run._device(torch.device("cuda")) == expected
-    assert shared_run._device("cuda:5") == "cuda:5"
-    assert shared_run._device("cpu") == "cpu"
-    assert shared_run._device(None) is None
+        assert shared_run._device(given("cuda")) == shared_run._device(given(torch.device("cuda"))) == expected
+    assert shared_run._device(given("cuda:5")) == "cuda:5"
+    assert shared_run._device(given("cpu")) == "cpu"
+    assert shared_run._device(given(None)) is shared_run._device({}) is None
+    assert shared_run._device({"device": "cpu", "inference": xaieval.Inference(device="cuda")}) == "cpu"  # keywords win
 
 
 def test_processes_without_a_meeting_place_are_told_to_use_torchrun(monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ from xaieval.evaluation.distributed.rank import Rank, describe
 from xaieval.evaluation.distributed.shards import Shard, shard
 from xaieval.evaluation.fingerprint import fingerprint
 from xaieval.evaluation.scores import Scores
+from xaieval.inference.options import Inference
 from xaieval.models.blackbox import as_module
 from xaieval.results.rows import failed_rows
 
@@ -78,7 +79,7 @@ def score(
     if options.get("stop") is not None:
         raise UsageError("stop= works in one process only, which sees all images so far; score without it, or without torchrun")
     model = as_module(model)
-    options["device"] = _device(options.get("device"))
+    options["device"] = _device(options)
     options["progress"] = options.get("progress", True) and rank.is_first
     with _meet(rank) as others:
         part = shard(
@@ -104,8 +105,10 @@ def score(
 # ---- one process
 
 
-def _device(device: torch.device | str | None) -> torch.device | str | None:
-    """The GPU of this process, if the device is "cuda"."""
+def _device(options: Mapping[str, Any]) -> torch.device | str | None:
+    """The device of this process: that of the call, or this process's own GPU if that is "cuda"."""
+    how: Inference = options.get("inference") or Inference()
+    device = options.get("device", how.device)
     if device is None or str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
