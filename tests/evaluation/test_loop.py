@@ -26,7 +26,7 @@ import xaieval
 from tests.documented import ROW_COLUMNS
 from xaieval.analysis.stats.intervals import bootstrap_interval, mean_interval
 from xaieval.data import Preprocessing, scenes
-from xaieval.errors import DataError, ExplainerError, OutputError, ProtocolError, RunError, TargetError, UsageError
+from xaieval.errors import DataError, ExplainerError, MetricError, OutputError, ProtocolError, RunError, TargetError, UsageError
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Context
 from xaieval.models.builtin import fpn_scenes
@@ -930,6 +930,12 @@ def test_wrong_data_is_refused_word_for_word(loader, message):
     with pytest.raises(DataError) as caught:
         score(Dial(), loader, methods="center")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("metrics", [[], ()], ids=["list", "tuple"])
+def test_a_run_without_metrics_is_refused(metrics):
+    with pytest.raises(MetricError, match=r"^metrics are one or more, each once; got \[\]$"):
+        score(Dial(), [dial(0.5)], methods="center", metrics=metrics)
 
 
 def test_an_iterator_that_was_read_before_is_refused():

@@ -30,7 +30,7 @@ from xaieval.explainers import Method
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
-from xaieval.metrics import Metric
+from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import Function
 from xaieval.results.checkpoints import Checkpoints
 
@@ -108,7 +108,7 @@ def score(
     """
     how = with_keywords(score, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
-    request = check_request(model, layers, methods, metrics, target, protocol, how, seed, controls)
+    request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
     rule = resolve_stop(stop)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     images = shuffled or loader

@@ -14,7 +14,7 @@ from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference
 from xaieval.inference.targets import Target
 from xaieval.inference.tasks import Task, resolve_task
-from xaieval.metrics import Metric, resolve_metrics
+from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox, Function, as_module
 
 __all__ = ["Request", "check_at_least_one", "check_request"]
@@ -49,14 +49,14 @@ def check_request(
     model: nn.Module | Function,
     layers: str | Iterable[str],
     methods: Method | Sequence[Method],
-    metrics: str | Metric | Sequence[str | Metric],
+    metrics: Sequence[Metric],
     target: Target | None,
     protocol: str | Protocol,
     inference: Inference,
     seed: int,
     controls: bool = False,
 ) -> Request:
-    """The request of a call, with names resolved; the arguments are those of `xaieval.score`.
+    """The request of a call, with names resolved; the arguments are those of `xaieval.score`, and metrics resolved already.
 
     Raises:
         UsageError: One of its kinds, for arguments that cannot work.
@@ -73,7 +73,7 @@ def check_request(
         task=resolve_task(inference.task, inference.output),
         inference=inference,
         seed=seed,
-        metrics=resolve_metrics(metrics) if metrics else (),
+        metrics=metrics,
     )
 
 

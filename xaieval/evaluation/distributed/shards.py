@@ -11,7 +11,8 @@ from typing import Any
 from torch.utils.data import DataLoader, DistributedSampler
 
 from xaieval.data.batches import Batch, Failure, has_ids, read_batch, split_batch
-from xaieval.errors import DataError, UsageError
+from xaieval.errors import DataError
+from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.image_order import draw_order, has_indices, loader_of
 
 __all__ = ["Shard", "shard"]
@@ -107,8 +108,7 @@ def shard(
         >>> [[batch["ids"] for batch in shard(loader, rank, 2)] for rank in range(2)]
         [[['0', '1']], [['2', '3'], ['4']]]
     """
-    if not 0 <= rank < world:
-        raise UsageError(f"a rank is at least 0 and below the number of processes; got rank {rank} of {world}")
+    Rank(rank, world)  # refuses numbers that do not fit
     _refuse_padding(loader)
     if already_split:
         return _own_part(loader, rank, world, max_images)
