@@ -7,10 +7,12 @@ and nothing was computed (exit status 2 on the command line). The others mean th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "AddressError",
+    "CheckError",
     "ConfigError",
     "ConformanceError",
     "DataError",
@@ -35,6 +37,22 @@ class XaievalError(Exception):
 
 class RunError(XaievalError):
     """A correct call could not be completed."""
+
+
+class CheckError(RunError):
+    """A strict run has a finding: a reason not to trust its numbers.
+
+    Attributes:
+        findings: The findings (`xaieval.results.findings.Finding`).
+        scores: The scores, if the run has finished (`xaieval.Scores`); else None.
+    """
+
+    def __init__(self, findings: Sequence[Any], scores: Any = None) -> None:
+        self.findings = list(findings)
+        self.scores = scores
+        reasons = "; ".join(f"{finding.text} [{finding.name}]" for finding in findings)
+        when = "before the first image was scored" if scores is None else "in the finished run, whose rows are kept"
+        super().__init__(f"strict: {len(findings)} {'finding' if len(findings) == 1 else 'findings'} {when}: {reasons}")
 
 
 class UsageError(XaievalError, ValueError):

@@ -1,4 +1,4 @@
-"""Reasons not to trust the numbers of a run, as sentences."""
+"""Reasons not to trust the numbers of a run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.predictions import find_in_predictions
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, metric_tables
+from xaieval.results.findings import Finding
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, Pair
 
 __all__ = ["find_warnings"]
@@ -24,30 +27,23 @@ MAX_NAMES = 3  # in a sentence
 CONSTANT, LEFT_OUT = "constant_map", "constant_map_left_out"  # statuses
 
 
-def find_warnings(
-    rows: pd.DataFrame,
-    metrics: Sequence[Mapping[str, Any]],
-    controls: Sequence[str] = (),
-    level: float = 0.95,
-    seed: int = 0,
-    complete: bool = True,
-) -> list[str]:
-    """Reasons not to trust the numbers of a run, one sentence each; an empty list does not prove that they are right.
+def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
+    """Reasons not to trust the numbers of a run, each with a name; an empty list does not prove that they are right.
 
-    - The run is not finished.
-    - More than 5 % of the maps of a method at a layer are constant, or more than 5 % of its rows failed.
-    - In a metric no method is better than the best control map.
-    - Metrics disagree: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
+    First what the check of the model found on the first batch (the manifest's `findings`), then what the rows show:
+
+    - `unfinished`: the run is not finished.
+    - `labels_of_another_space` and others: see `xaieval.analysis.predictions.find_in_predictions`.
+    - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
+    - `metric_without_values`: a metric has no value on any image.
+    - `control_is_best`: in a metric no method is better than the best control map.
+    - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
       coherency significantly worse. Both are sign-flip permutation tests paired by image; the larger of the two p-values
       counts, corrected by Holm for all methods. Controls are left out.
 
     Args:
-        rows: The rows of a run.
-        metrics: The metrics of its manifest.
-        controls: Names of the methods that are control maps.
+        record: A run.
         level: 1 minus the probability of even one false disagreement, in (0, 1).
-        seed: Seed of the random signs.
-        complete: Whether the run has finished.
 
     Raises:
         MetricError: The level is not in (0, 1).
@@ -55,24 +51,29 @@ def find_warnings(
     Example:
         >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "average_drop": 10.0})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
-        >>> find_warnings(rows.assign(status=["nan_map"] + ["ok"] * 8), [drop])
-        ['gradcam at p5: 11% of the rows failed (nan_map 1); the means are over the other images, which may be easier']
+        >>> found = find_warnings(RunRecord(rows.assign(status=["nan_map"] + ["ok"] * 8), {"metrics": [drop]}))
+        >>> [finding.name for finding in found], found[0].evidence
+        (['failed_rows'], {'p5 gradcam': {'nan_map': 1, 'ok': 8}})
     """
     check_level(level)
+    rows, metrics = record.rows, record.metrics
     statuses = _count_statuses(rows)
     higher_is_better = directions(metrics)
     images = rows["image_id"].nunique()
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
-        *([] if complete else [unfinished]),
-        *_constant_maps(statuses, controls),
+        *(Finding.from_dict(entry) for entry in record.manifest.get("findings", ())),
+        *([] if record.complete else [Finding("unfinished", unfinished, {"images": images})]),
+        *find_in_predictions(record),
+        *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
-        *_best_controls(rows, higher_is_better, controls),
-        *_disagreements(rows, higher_is_better, controls, 1 - level, seed),
+        *_without_values(rows, metrics),
+        *_best_controls(rows, higher_is_better, record.controls),
+        *_disagreements(rows, higher_is_better, record.controls, 1 - level, record.seed),
     ]
 
 
-def _constant_maps(statuses: Mapping[Pair, Mapping[str, int]], controls: Sequence[str]) -> list[str]:
+def _constant_maps(statuses: Mapping[Pair, Mapping[str, int]], controls: Sequence[str]) -> list[Finding]:
     problems: dict[str, list[Pair]] = {}
     for pair, counts in statuses.items():
         left_out = counts.get(LEFT_OUT, 0)
@@ -82,10 +83,10 @@ def _constant_maps(statuses: Mapping[Pair, Mapping[str, int]], controls: Sequenc
             effect = "their images are left out, so the means are over the others" if left_out else "their rows still count"
             problem = f"{constant} of {made} maps are constant ({constant / made:.0%}); they explain nothing, and {effect}"
             problems.setdefault(problem, []).append(pair)
-    return _sentences(problems, len(statuses))
+    return _by_problem("constant_maps", problems, statuses)
 
 
-def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[str]:
+def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:
     problems: dict[str, list[Pair]] = {}
     for pair, counts in statuses.items():
         failed = {status: count for status, count in counts.items() if status not in (*COUNTED, LEFT_OUT, EXCLUDED)}
@@ -94,15 +95,40 @@ def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[str]:
             reasons = ", ".join(f"{status} {count}" for status, count in failed.items())
             problem = f"{share:.0%} of the rows failed ({reasons}); the means are over the other images, which may be easier"
             problems.setdefault(problem, []).append(pair)
-    return _sentences(problems, len(statuses))
+    return _by_problem("failed_rows", problems, statuses)
 
 
-def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str]) -> list[str]:
-    """One sentence for each metric in which no method is better than the best control."""
+def _without_values(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Metrics that have no value on any row that counts."""
+    counted = rows[rows["status"].isin(COUNTED)]
+    empty = [entry for entry in metrics if len(counted) and counted[entry["name"]].isna().all()]
+    images = counted["image_id"].nunique()
+    return [
+        Finding(
+            "metric_without_values",
+            f"{entry['name']} has no value on any of the {images} images that count{_no_object(entry)}",
+            {"metric": entry["name"], "images": images},
+        )
+        for entry in empty
+    ]
+
+
+def _no_object(metric: Mapping[str, Any]) -> str:
+    """Why a metric of where the object is can have no values."""
+    if "masks" not in metric.get("needs", ()):
+        return ""
+    return (
+        ": their masks and boxes mark no pixel as object; boxes are (x1, y1, x2, y2) in pixels of the model's input, not in "
+        "shares of the image and not in another format"
+    )
+
+
+def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str]) -> list[Finding]:
+    """One finding for each metric in which no method is better than the best control."""
     if not rows["method"].isin(list(controls)).any():
         return []
     counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
-    sentences = []
+    found = []
     for metric, higher in higher_is_better.items():
         means: Any = counted[metric].mean().dropna()
         goodness = {pair: (value if higher else -value) for pair, value in means.items()}
@@ -111,17 +137,19 @@ def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], con
         if control is None or best is None:
             continue
         if goodness[control] > goodness[best] or math.isclose(goodness[control], goodness[best], rel_tol=1e-9):
-            sentences.append(
+            text = (
                 f"{metric}: a control map has the best value, {means[control]:.4g} of {_name(control)}; the best method is "
                 f"{_name(best)} with {means[best]:.4g}, so a good {metric} alone proves nothing"
             )
-    return sentences
+            evidence = {"metric": metric, "control": float(means[control]), "method": float(means[best])}
+            found.append(Finding("control_is_best", text, evidence))
+    return found
 
 
 def _disagreements(
     rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
-) -> list[str]:
-    """One sentence for each reference by which a method is significantly worse, but significantly better by Average Drop."""
+) -> list[Finding]:
+    """One finding for each reference by which a method is significantly worse, but significantly better by Average Drop."""
     references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
     method_rows = rows[~rows["method"].isin(list(controls))]
     pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
@@ -134,9 +162,13 @@ def _disagreements(
     p_values = [np.maximum(better, sign_flip_p_values(-leads[name], seed=seed)) for name in references]
     significant = np.array(holm(np.concatenate(p_values))).reshape(len(references), len(pairs)) < alpha
     return [
-        f"{CHECKED} and {reference} disagree about {_names([pairs[column] for column in np.flatnonzero(row)])}: significantly "
-        "better than the mean of the other methods by the former, significantly worse by the latter; look at the maps before "
-        "you rank methods"
+        Finding(
+            "metrics_disagree",
+            f"{CHECKED} and {reference} disagree about {_names([pairs[column] for column in np.flatnonzero(row)])}: "
+            "significantly better than the mean of the other methods by the former, significantly worse by the latter; look at "
+            "the maps before you rank methods",
+            {"metrics": [CHECKED, reference], "pairs": [" ".join(pairs[column]) for column in np.flatnonzero(row)]},
+        )
         for reference, row in zip(references, significant, strict=True)
         if row.any()
     ]
@@ -160,10 +192,15 @@ def _count_statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
     return counts
 
 
-def _sentences(problems: Mapping[str, Sequence[Pair]], total: int) -> list[str]:
-    """One sentence for each problem, with the pairs that have it; `total` is the number of all pairs."""
+def _by_problem(name: str, problems: Mapping[str, Sequence[Pair]], statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:
+    """One finding for each problem, with the pairs that have it and the number of their rows by status."""
     return [
-        f"{'every layer and method' if len(pairs) == total > 1 else _names(pairs)}: {text}" for text, pairs in problems.items()
+        Finding(
+            name,
+            f"{'every layer and method' if len(pairs) == len(statuses) > 1 else _names(pairs)}: {text}",
+            {" ".join(pair): dict(statuses[pair]) for pair in pairs},
+        )
+        for text, pairs in problems.items()
     ]
 
 

@@ -46,6 +46,7 @@ def score_document(
     scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
 ) -> Document:
     """The document of the command `score`."""
+    findings = scores.findings(level)
     return {
         "folder": str(folder),
         "files": list(files),
@@ -56,7 +57,10 @@ def score_document(
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
-        "warnings": scores.warnings(level),
+        "accuracy": scores.predictions.accuracy,
+        "mean_confidence": scores.predictions.mean_confidence,
+        "warnings": [finding.text for finding in findings],
+        "findings": [finding.to_dict() for finding in findings],
         "rankings": [_ranking_document(ranking) for ranking in rankings],
     }
 

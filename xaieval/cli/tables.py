@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     from xaieval.analysis.ranking import RankedItems, Ranking
     from xaieval.evaluation.scores import Scores
+    from xaieval.results.findings import Finding
 
 __all__ = [
     "print_comparison",
+    "print_findings",
     "print_rankings",
     "print_summary",
     "print_table",
@@ -50,7 +52,7 @@ def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
 
 
 def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> None:
-    """Print the table of results with statuses, the reason of an early stop, and warnings.
+    """Print accuracy, warnings and the table of results, with statuses and the reason of an early stop.
 
     Args:
         scores: The scores of a run.
@@ -60,6 +62,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     """
     from rich.table import Table
 
+    print_findings(scores, scores.findings(level))
     table = Table("layer", "method", box=None, header_style="bold")
     for metric in scores.manifest["metrics"]:
         arrow = {True: "higher is better", False: "lower is better", None: ""}[metric["higher_is_better"]]
@@ -79,8 +82,14 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
         print_text(f"stopped: {scores.manifest['stop']['reason']}")
-    for reason in scores.warnings(level):
-        print_text(f"warning: {reason}")
+
+
+def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:
+    """Print accuracy and mean confidence in one line, and each finding with its name."""
+    if str(scores.predictions):
+        print_text(str(scores.predictions))
+    for finding in findings:
+        print_text(f"warning: {finding.text} [{finding.name}]")
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ from xaieval.analysis.tables import directions
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
-from xaieval.errors import OutputError, RunError
+from xaieval.errors import CheckError, OutputError, RunError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
+from xaieval.evaluation.first_batch import check_first_batch
 from xaieval.evaluation.image_order import Shuffled, first_readable
 from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
@@ -33,6 +34,7 @@ from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import Function
 from xaieval.results.checkpoints import Checkpoints
+from xaieval.results.findings import Finding
 
 __all__ = ["explain", "score"]
 
@@ -55,6 +57,7 @@ def score(
     resume: bool = True,
     progress: bool = True,
     seed: int = 0,
+    strict: bool = False,
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> Scores:
@@ -85,6 +88,8 @@ def score(
         resume: False measures finished batches again.
         progress: Show a progress bar if stderr is a terminal.
         seed: Of random explainers and of the bootstrap.
+        strict: Raise an error instead of a warning where there is a reason not to trust the numbers, such as random weights,
+            the wrong normalisation or labels of another model; before the first image is scored if it shows by then.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -95,6 +100,7 @@ def score(
         UsageError: One of its kinds, for arguments that cannot work.
         RunError: No image could be read, a single image does not fit in memory, or the protocol asks for an error where a
             value is invalid.
+        CheckError: With `strict`, a reason not to trust the numbers; its `scores` are those of a finished run.
 
     Reference:
         Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1.
@@ -120,6 +126,9 @@ def score(
         first, batches = first_readable(read_batches(images, how.images_per_pass, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         probed = find_layers(request, first, device, limit)
+        looked = check_first_batch(request, first, device, limit)
+        check_strict(strict, looked.findings)
+        manifest |= looked.to_dict()
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
@@ -144,7 +153,18 @@ def score(
         scores = Scores(rows, manifest | {"complete": True} | data)
         if checkpoints is not None:
             _save(scores, checkpoints)
+        check_strict(strict, scores.findings() if strict else (), scores)
         return scores
+
+
+def check_strict(strict: bool, findings: Sequence[Finding], scores: Scores | None = None) -> None:
+    """Raise an error if a strict run has findings.
+
+    Raises:
+        CheckError: It has.
+    """
+    if strict and findings:
+        raise CheckError(findings, scores)
 
 
 def _is_settled(stopping: Stopping | None, state: RunState) -> bool:

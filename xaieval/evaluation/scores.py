@@ -11,12 +11,14 @@ import pandas as pd
 
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
+from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
+from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class Scores(RunRecord):
     """
 
     def __repr__(self) -> str:
-        return f"Scores of {self.rows['image_id'].nunique()} images\n{self.summary()}"
+        head = ", ".join(filter(None, [f"Scores of {self.rows['image_id'].nunique()} images", str(self.predictions)]))
+        return f"{head}\n{self.summary()}"
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -81,10 +84,15 @@ class Scores(RunRecord):
         """
         return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed)
 
-    def warnings(self, level: float = 0.95) -> list[str]:
-        """Reasons not to trust the numbers, one sentence each; an empty list does not prove that they are right.
+    @property
+    def predictions(self) -> Predictions:
+        """Accuracy and mean confidence of the model on the images of the run; printed they are one line."""
+        return predictions_of(self.rows)
 
-        See `xaieval.analysis.warnings.find_warnings` for the list of reasons.
+    def findings(self, level: float = 0.95) -> list[Finding]:
+        """Reasons not to trust the numbers, with name and evidence; an empty list does not prove that they are right.
+
+        See `xaieval.analysis.warnings.find_warnings` and docs/checks.md for the list of reasons.
 
         Args:
             level: 1 minus the probability of even one false disagreement of metrics, in (0, 1).
@@ -92,7 +100,18 @@ class Scores(RunRecord):
         Raises:
             MetricError: The level is not in (0, 1).
         """
-        return find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
+        return find_warnings(self, level)
+
+    def warnings(self, level: float = 0.95) -> list[str]:
+        """The `findings` as one sentence each.
+
+        Args:
+            level: As for `findings`.
+
+        Raises:
+            MetricError: The level is not in (0, 1).
+        """
+        return [finding.text for finding in self.findings(level)]
 
     def select_layers(
         self,

@@ -116,5 +116,6 @@ class Metric:
             "higher_is_better": self.higher_is_better,
             "interval": self.interval,
             "label": self.label or self.name,
+            "needs": list(self.needs),
             **({"settings": dict(self.settings)} if self.settings else {}),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note, summary_of
 from xaieval.report.html.formatting import format_interval
@@ -39,7 +40,8 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
-    head = f"<p><strong>Scores</strong> of {images:,} images, {level_note(level)}{state}</p>"
+    predictions = "".join(f", {escape(text)}" for text in [str(predictions_of(scores.rows))] if text)
+    head = f"<p><strong>Scores</strong> of {images:,} images{predictions}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
     return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
 
@@ -68,5 +70,5 @@ def _warnings(scores: RunRecord, level: float) -> str:
     """The warnings as a list."""
     if len(scores.rows) > FEW:
         return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
-    doubts = find_warnings(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
-    return f"<ul>{''.join(f'<li>{escape(doubt)}</li>' for doubt in doubts)}</ul>" if doubts else ""
+    found = find_warnings(scores, level)
+    return f"<ul>{''.join(f'<li>{escape(finding.text)}</li>' for finding in found)}</ul>" if found else ""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from xaieval.analysis.predictions import predictions_of
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import format_number
@@ -172,6 +173,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
+        "predictions": str(predictions_of(scores.rows)),
         "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),

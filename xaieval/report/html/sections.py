@@ -153,7 +153,7 @@ def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best
 
 def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
     """The warnings of the run, and one more if there are few images."""
-    doubts = find_warnings(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.complete)
+    doubts = [finding.text for finding in find_warnings(scores, level)]
     fewest = int(summary["n_images"].min())
     few = (
         f"only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "

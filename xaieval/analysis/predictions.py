@@ -1,0 +1,149 @@
+"""Accuracy and confidence of a model on the images of a run, and what they say about its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from xaieval.results.findings import Finding
+from xaieval.results.record import RunRecord
+
+__all__ = ["Predictions", "find_in_predictions", "predictions_of"]
+
+FEWEST = 3  # images that a statement about confidences rests on
+SATURATED, LOW = 0.999, 0.01  # confidences
+MOST_SATURATED = 0.9  # share of images
+CERTAIN = 0.99  # level of the interval of the accuracy
+EQUAL = 1e-6  # relative difference of confidences
+PROBABILITIES = ("softmax", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """How often a model is right, and how sure it is.
+
+    Attributes:
+        labelled: Number of images that have one class as label and a prediction.
+        correct: Number of those whose prediction is the label.
+        images: Number of images with a confidence.
+        mean_confidence: Mean confidence of the target class on the original images; NaN if there is none.
+    """
+
+    labelled: int
+    correct: int
+    images: int
+    mean_confidence: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, in percent; NaN without labels."""
+        return 100 * self.correct / self.labelled if self.labelled else float("nan")
+
+    def __str__(self) -> str:
+        accuracy = f"accuracy {self.accuracy:.1f} % ({self.correct} of {self.labelled} labels)" if self.labelled else ""
+        confidence = f"mean confidence {self.mean_confidence:.3g} (n = {self.images})" if self.images else ""
+        return ", ".join(filter(None, [accuracy, confidence]))
+
+
+def predictions_of(rows: pd.DataFrame) -> Predictions:
+    """Accuracy and mean confidence of a run, each image counted once.
+
+    Args:
+        rows: The rows of a run.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": list("aabb"), "label": [1, 1, 0, 0], "predicted": [1, 1, 1, 1]})
+        >>> print(predictions_of(rows.assign(confidence=[0.8, 0.8, 0.6, 0.6])))
+        accuracy 50.0 % (1 of 2 labels), mean confidence 0.7 (n = 2)
+    """
+    images = _images(rows)
+    labelled = images.dropna(subset=["label", "predicted"])
+    confidences = images["confidence"].dropna()
+    return Predictions(
+        labelled=len(labelled),
+        correct=int((labelled["label"] == labelled["predicted"]).sum()),
+        images=len(confidences),
+        mean_confidence=float(confidences.mean()) if len(confidences) else float("nan"),
+    )
+
+
+def find_in_predictions(record: RunRecord) -> list[Finding]:
+    """What the accuracy and the confidences of a run say against its numbers.
+
+    - `labels_of_another_space`: labels that the model has no class for, or an accuracy that is no better than chance.
+    - `constant_confidences`, `saturated_confidences` (more than 90 % of the images above 0.999), `low_confidences` (median
+      below 0.01).
+
+    Args:
+        record: A run. Its manifest may have `classes`, the number of classes of the model.
+    """
+    images = _images(record.rows)
+    kind = record.manifest.get("run", {}).get("protocol.confidence", "softmax")
+    return [
+        *_labels(images, record.manifest.get("classes")),
+        *_confidences(images["confidence"].dropna().to_numpy(dtype=float), kind),
+    ]
+
+
+def _images(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per image, with the columns that belong to the image."""
+    columns = ["image_id", "label", "predicted", "confidence"]
+    return rows.reindex(columns=columns).drop_duplicates("image_id")
+
+
+def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
+    labelled = images.dropna(subset=["label", "predicted"])
+    labels, predicted = (labelled[name].to_numpy(dtype=int) for name in ("label", "predicted"))
+    if not len(labels):
+        return []
+    known = classes or int(max(labels.max(), predicted.max())) + 1
+    n, correct, chance = len(labels), int((labels == predicted).sum()), 1 / max(known, 2)
+    evidence = {"images": n, "correct": correct, "labels": len(set(labels.tolist())), "classes": known, "chance": 100 * chance}
+    advice = (
+        "check that label k is the model's class k, and that the model was trained for these classes; target='predicted' needs "
+        "no labels"
+    )
+    if classes is not None and labels.max() >= classes:
+        text = f"the data has the label {labels.max()}, but the model has {classes} classes, 0 to {classes - 1}; {advice}"
+        return [Finding("labels_of_another_space", text, evidence)]
+    accuracy = binomtest(correct, n)
+    better = binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
+    if better or accuracy.proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
+        return []
+    text = (
+        f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images, {evidence['labels']} different labels), no better "
+        f"than chance for a model of {known} classes ({100 * chance:.3g} %), as if the labels were of another list of classes; "
+        f"{advice}"
+    )
+    return [Finding("labels_of_another_space", text, evidence)]
+
+
+def _confidences(values: np.ndarray, kind: str) -> list[Finding]:
+    """What is wrong with the confidences of different images; only the first that applies."""
+    if len(values) < FEWEST:
+        return []
+    spread, median = float(values.max() - values.min()), float(np.median(values))
+    evidence = {"images": len(values), "median": median, "minimum": float(values.min()), "maximum": float(values.max())}
+    saturated = float((values > SATURATED).mean())
+    if kind in PROBABILITIES and saturated > MOST_SATURATED:
+        text = (
+            f"{saturated:.0%} of the {len(values)} confidences are above {SATURATED}: Increase in Confidence then counts "
+            "increases of less than 0.001; see what the protocol's confidence='identity' (the logit) says"
+        )
+        return [Finding("saturated_confidences", text, evidence | {"share": saturated})]
+    if spread <= EQUAL * abs(median):
+        text = (
+            f"all {len(values)} images have the same confidence, {median:.4g}: the output does not depend on the image, so no "
+            "map can explain it; check the model, its weights and output="
+        )
+        return [Finding("constant_confidences", text, evidence)]
+    if kind in PROBABILITIES and median < LOW:
+        text = (
+            f"half of the {len(values)} confidences are below {median:.2g}: a drop is divided by them, so drops and increases "
+            "are noise; explain the predicted class, or a model that recognises these images"
+        )
+        return [Finding("low_confidences", text, evidence)]
+    return []

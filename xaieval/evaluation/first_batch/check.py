@@ -1,0 +1,110 @@
+"""All checks of the first batch, in at most three forward passes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaieval.data.batches import Batch
+from xaieval.evaluation.first_batch.look import Look, look_at
+from xaieval.evaluation.first_batch.normalisation import find_wrong_normalisation
+from xaieval.evaluation.first_batch.outputs import find_in_outputs
+from xaieval.evaluation.first_batch.repeats import find_in_repeats
+from xaieval.evaluation.first_batch.weights import find_random_weights
+from xaieval.evaluation.request import Request
+from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
+from xaieval.inference.forward_passes import called
+from xaieval.inference.reproducibility import same_random_numbers
+from xaieval.probe.hooks import to_device
+from xaieval.results.findings import Finding
+
+__all__ = ["FirstBatch", "check_first_batch"]
+
+MOST = 32  # images; more would tell little more
+MOST_IN_BUDGET = 2  # images where memory is limited, and nothing has been measured yet
+
+
+@dataclass
+class FirstBatch:
+    """What was found on the first batch.
+
+    Attributes:
+        findings: Reasons not to trust the numbers.
+        classes: The number of classes of the model; None if its output does not tell.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    classes: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries of the manifest."""
+        return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings]}
+
+
+def check_first_batch(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> FirstBatch:
+    """What the first images show about the model, its weights and the preparation of its images.
+
+    A model that cannot run these passes is not judged by them: its own errors show when the run begins.
+
+    Args:
+        request: What is measured.
+        batch: The first batch that has a readable image.
+        device: The device of the borrowed model.
+        limit: The number of images in a pass.
+    """
+    size = min(len(batch), limit.size, MOST if limit.budget is None else MOST_IN_BUDGET)
+    while size:
+        with same_random_numbers(), suppress(_TooManyError):
+            return _check(request, to_device(batch.images[:size], device))
+        size //= 2
+    return FirstBatch()
+
+
+class _TooManyError(Exception):
+    """The images do not fit in memory."""
+
+
+class _CannotRunError(Exception):
+    """The model does not take these images, such as half of a batch."""
+
+
+def _check(request: Request, images: Tensor) -> FirstBatch:
+    first = FirstBatch(find_random_weights(request.model))
+    call, look_again = called(request.model, request.inference.forward), partial(_look, request)
+    with suppress(_CannotRunError):
+        look = look_again(images)
+        first.classes = look.classes
+        first.findings += find_in_outputs(look, request.protocol.confidence)
+        if not request.inference.deterministic:  # which runs one image at a time
+            first.findings += find_in_repeats(request.model, look, partial(_confidences, request, look))
+        if not first.findings:  # a random or broken model has no right normalisation
+            first.findings += find_wrong_normalisation(request.model, call, look, look_again)
+    return first
+
+
+@contextmanager
+def _models_may_fail() -> Iterator[None]:
+    """A model can raise anything. Its errors show when the run begins."""
+    try:
+        yield
+    except Exception as error:
+        raise (_TooManyError if is_out_of_memory(error) else _CannotRunError) from error
+
+
+def _look(request: Request, images: Tensor) -> Look:
+    call = called(request.model, request.inference.forward)
+    with _models_may_fail():
+        return look_at(request.model, call, request.task, request.protocol.confidence, images)
+
+
+def _confidences(request: Request, look: Look, images: Tensor, numbers: Tensor) -> Tensor:
+    """The confidences of what is followed on the images of these numbers."""
+    with torch.no_grad(), _models_may_fail():
+        read = request.task.read(called(request.model, request.inference.forward)(images.clone()))
+        return request.task.confidence(read, look.followed.of(numbers), request.protocol.confidence)

@@ -1,0 +1,103 @@
+"""One forward pass of the first images: outputs, confidences, and the statistics at the BatchNorms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.inference.targets import Confidence
+from xaieval.inference.tasks import Followed, Task
+
+__all__ = ["BatchNormInput", "Look", "look_at", "recorded_inputs", "trained_batch_norms"]
+
+Call = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class BatchNormInput:
+    """How far the inputs of a BatchNorm are from those that it was trained on, by channel.
+
+    Attributes:
+        variance_ratio: Variance of the batch divided by the stored one, `[C]`.
+        divergence: Kullback-Leibler divergence of the normal distribution of the batch from the stored one, `[C]`.
+    """
+
+    variance_ratio: Tensor
+    divergence: Tensor
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model makes of images in one forward pass.
+
+    Attributes:
+        images: The images `[N, C, H, W]`, on the model's device.
+        read: What the task reads from the output.
+        followed: The predicted class, detection or region of each image.
+        confidence: Its confidence, `[N]`.
+        batch_norms: The inputs of the BatchNorms, in order of execution.
+    """
+
+    images: Tensor
+    read: Any
+    followed: Followed
+    confidence: Tensor
+    batch_norms: list[BatchNormInput]
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes; None for a detector, whose output does not tell."""
+        return self.read.shape[1] if isinstance(self.read, Tensor) and self.read.ndim > 1 else None
+
+
+def look_at(model: nn.Module, call: Call, task: Task, kind: Confidence, images: Tensor) -> Look:
+    """Run the model on images.
+
+    Args:
+        model: The borrowed model.
+        call: Runs it.
+        task: How its output is read.
+        kind: The confidence of the protocol.
+        images: Images `[N, C, H, W]`, on the model's device.
+    """
+    with recorded_inputs(model) as batch_norms, torch.no_grad():
+        read = task.read(call(images.clone()))
+        followed = task.follow(read, "predicted", None)
+        return Look(images, read, followed, task.confidence(read, followed, kind), batch_norms)
+
+
+@contextmanager
+def recorded_inputs(model: nn.Module) -> Iterator[list[BatchNormInput]]:
+    """Record the statistics at BatchNorms with stored statistics, in order of execution, while the context is active."""
+    records: list[BatchNormInput] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        records.append(_statistics(module, inputs[0]))
+
+    handles = [module.register_forward_pre_hook(record) for module in trained_batch_norms(model)]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def trained_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The BatchNorms whose stored statistics are not those of a new network."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    return [m for m in norms if m.running_mean.any() or (m.running_var != 1).any()]
+
+
+def _statistics(module: nn.Module, inputs: Tensor) -> BatchNormInput:
+    """The inputs `[N, C, ...]` against the stored statistics."""
+    mean, variance = (value.float() for value in (module.running_mean, module.running_var))
+    values = inputs.detach().float().transpose(0, 1).flatten(1)
+    stored = variance + module.eps
+    ratio = (values.var(dim=1, unbiased=False) + module.eps) / stored
+    shift = (values.mean(dim=1) - mean).square() / stored
+    return BatchNormInput(ratio, (ratio + shift - 1 - ratio.log()) / 2)
