@@ -84,7 +84,8 @@ class Scores(RunRecord):
     def warnings(self, level: float = 0.95) -> list[str]:
         """Reasons not to trust the numbers, one sentence each; an empty list does not prove that they are right.
 
-        See `xaieval.analysis.warnings.find_warnings` for the list of reasons.
+        First the texts of `findings`, which were there before the numbers; see `xaieval.analysis.warnings.find_warnings` for
+        the others.
 
         Args:
             level: 1 minus the probability of even one false disagreement of metrics, in (0, 1).
@@ -92,7 +93,8 @@ class Scores(RunRecord):
         Raises:
             MetricError: The level is not in (0, 1).
         """
-        return find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)
+        found = [finding.text for finding in self.findings]
+        return [*found, *find_warnings(self.rows, self.metrics, self.controls, level, self.seed, self.complete)]
 
     def select_layers(
         self,

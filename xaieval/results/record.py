@@ -11,6 +11,7 @@ import pandas as pd
 from xaieval.errors import OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.findings import Finding
 from xaieval.results.validation import check_rows, read_manifest, read_rows
 
 __all__ = ["RunRecord"]
@@ -42,6 +43,11 @@ class RunRecord:
     def controls(self) -> list[str]:
         """The methods that are control maps; empty for a run without controls."""
         return list(self.manifest.get("controls", []))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found out about the model and the data before anything was measured."""
+        return [Finding.from_dict(entry) for entry in self.manifest.get("findings", [])]
 
     @property
     def seed(self) -> int:
