@@ -803,8 +803,9 @@ def test_each_map_costs_one_masked_image_and_small_batches_share_passes():
 
     methods = [Keep(dict.fromkeys("012", 8), name=f"keep{number}") for number in range(4)]
     score(Counting(), dial(0.75, 0.75, 0.75).split([2, 1]), methods=methods, batch_size=5)
-    # 2 images and 4 x 2 masked ones, then 1 image and 4 x 1; as many a pass as the batch size lets in.
-    assert sizes == [2, 5, 3, 1, 4]
+    # The first batch shows how the output is read. Then 2 images and 4 x 2 masked ones, and 1 image and 4 x 1; as many a pass
+    # as the batch size lets in.
+    assert sizes == [2, 2, 5, 3, 1, 4]
 
 
 # Loaders.

@@ -157,13 +157,6 @@ def test_models_at_their_limits(model, confidence, gradcam, random):
     assert values.le(100).all(axis=None) or confidence == "identity"
 
 
-def test_one_class_is_as_certain_as_can_be_and_never_drops():
-    scores = run(Net(classes=1), batch())
-    assert scores.rows["confidence"].eq(1).all()
-    assert scores.rows["average_drop"].eq(0).all()
-    assert scores.rows["increase_in_confidence"].eq(0).all()
-
-
 def test_half_precision_that_overflows_is_a_status():
     scores = run(Net(weight=40.0).half(), batch(dtype=torch.float16), layers="features.2")
     assert set(statuses(scores)) <= {"ok", "nan_confidence", "nan_map", "nan_masked_confidence"}

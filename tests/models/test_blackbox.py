@@ -99,7 +99,8 @@ def test_a_method_that_is_a_function_may_run_the_model():
 @pytest.mark.parametrize(
     ("output", "came"),
     [
-        (lambda images: images.mean(dim=(1, 2, 3)), r"torch.float32 \[2\] for 2 images"),
+        (lambda images: images.mean(dim=(0, 2, 3)), r"torch.float32 \[3\] for 2 images"),
+        (lambda images: images.mean(), r"torch.float32 \[\] for 2 images"),
         (lambda images: images.mean(dim=(2, 3))[:1], r"torch.float32 \[1, 3\] for 2 images"),
         (lambda images: np.zeros((2, 3), dtype=np.int64), r"torch.int64 \[2, 3\] for 2 images"),
     ],

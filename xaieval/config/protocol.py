@@ -46,7 +46,8 @@ class Protocol:
 
     Args:
         confidence: The model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
-            not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`.
+            not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one output,
+            "softmax" becomes "sigmoid", the probability of class 1; with "identity" or a function the output is a number.
         target: The class to explain: "predicted", "label", a class index (0 is a class), or a function
             `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. In multi-label data, labels
             are zeros and ones `[N, K]`; "label" is refused then, and a function can choose the class.

@@ -111,8 +111,9 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
         TargetError: The protocol's choice of images needs labels.
     """
     measured = measured.cpu()
-    y = measured.confidence.double()
-    o = measured.masked.double().masked_fill(measured.invalid, torch.nan)
+    nothing = ~measured.has_target
+    y = measured.confidence.double().masked_fill(nothing, torch.nan)
+    o = measured.masked.double().masked_fill(measured.invalid | nothing, torch.nan)
     status = _status(measured, y, o, protocol)
     values = _metric_values(measured, y, o, metrics, protocol)
     counted = np.isin(status, COUNTED)

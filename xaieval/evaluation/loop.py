@@ -18,11 +18,12 @@ from xaieval.errors import CheckError, OutputError, RunError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
-from xaieval.evaluation.first_batch import check_first_batch
+from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import Shuffled, first_readable
-from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
+from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
+from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import check_at_least_one, check_request
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
@@ -125,10 +126,12 @@ def score(
         advance = stack.enter_context(progress_bar(progress, images, max_images))
         first, batches = first_readable(read_batches(images, how.images_per_pass, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
-        probed = find_layers(request, first, device, limit)
-        looked = check_first_batch(request, first, device, limit)
-        check_strict(strict, looked.findings)
-        manifest |= looked.to_dict()
+        looked = first_pass(request, first, device, limit)
+        request, probed = looked.request, looked.layers
+        checked = check_model(request, first, device, limit)
+        findings = [*looked.findings, *checked.findings]
+        check_strict(strict, findings)
+        manifest |= {"classes": checked.classes, "findings": [finding.to_dict() for finding in findings]}
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
@@ -256,8 +259,8 @@ def explain(
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     with borrowed(request) as device:
         limit = how.limit(max(len(batch), FULL_PASS))
-        probed = find_layers(request, batch, device, limit)
-        with started(request, batch, device, probed, limit) as job:
+        looked = first_pass(request, batch, device, limit)
+        with started(looked.request, batch, device, looked.layers, limit) as job:
             parts = in_parts(job, batch, lambda part: _explain(job, part))
     return {layer: torch.cat(maps) for (layer, _), maps in zip(job.names, zip(*parts, strict=True), strict=True)}
 

@@ -18,8 +18,9 @@ from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, Failure, read_batches
 from xaieval.errors import UsageError, choose_from
+from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import first_readable
-from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
+from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import check_at_least_one, check_request
@@ -168,8 +169,8 @@ def sanity_check(
         advance = stack.enter_context(progress_bar(progress, loader, max_images))
         first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
         limit = how.limit(len(first))
-        probed = find_layers(request, first, device, limit)
-        job = stack.enter_context(started(request, first, device, probed, limit))
+        looked = first_pass(request, first, device, limit)
+        job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
         steps = _find_steps(job, first, modules, modes)
         for batch in batches:
             unreadable += batch.failed

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.base import Context
+from xaieval.inference.one_output import two_sided
 
 __all__ = [
     "CAM",
@@ -173,9 +174,12 @@ class ClassifierCAM:
             raise ExplainerError("method 'cam' explains only classifiers; method 'gradcam' explains any model")
         finite = context.logits.isfinite().all(dim=1)
         wanted = context.logits[finite]
-        for linear in _linear_layers(context.model, pooled.shape[1], wanted.shape[1]):
-            if (linear(pooled[finite]) - wanted).abs().le(1e-3 * wanted.abs().amax(dim=1, keepdim=True)).all():
-                return torch.einsum("nc,nc...->n...", linear.weight[context.targets], activation)
+        binary = getattr(context.task, "single", None) == "binary"
+        for linear in _linear_layers(context.model, pooled.shape[1], 1 if binary else wanted.shape[1]):
+            given = two_sided(linear(pooled[finite])) if binary else linear(pooled[finite])
+            if (given - wanted).abs().le(1e-3 * wanted.abs().amax(dim=1, keepdim=True)).all():
+                weight = two_sided(linear.weight.T).T if binary else linear.weight
+                return torch.einsum("nc,nc...->n...", weight[context.targets], activation)
         raise ExplainerError(
             f"method 'cam' needs a layer that feeds global average pooling and then the linear classifier, and "
             f"'{context.layer}' does not: take the last layer before the pooling, or method 'gradcam'"

@@ -36,13 +36,14 @@ _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
+def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Float[Tensor, "n k"]:
     """Find the logits in a model's output.
 
     Args:
         output: A tensor, an object with `.logits`, a mapping with "logits", "out" or a single entry, or a tuple or list whose
             first item is used.
         where: Where the logits are instead: a key, an index, or a function from the output to logits.
+        single: Whether the model has one output per image, which may be `[N]` then, or one number of one image.
 
     Raises:
         ModelError: The output has no logits `[N, K]` in that place.
@@ -52,6 +53,8 @@ def logits_of(output: Any, where: Output = None) -> Float[Tensor, "n k"]:
         torch.Size([2, 5])
     """
     logits = find(output, where)
+    if single and isinstance(logits, Tensor) and logits.ndim < 2:
+        logits = logits.reshape(-1, 1)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise ModelError(
             f"the model's output has no logits [N, K]: got {describe_value(logits)}; say where they are with output= (a key, "

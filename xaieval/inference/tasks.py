@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 
 from xaieval.config.protocol import plain
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
+from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
     Output,
@@ -102,6 +103,12 @@ class Classification:
 
     Args:
         output: Where the logits are in the model's output: a key, an index or a function. Default: found automatically.
+        single: How one output z per image, `[N, 1]` or `[N]`, is read: "binary", as the logits (-z, z) of the classes 0 and 1,
+            so that class 1 has the probability sigmoid(z); or "value", as a number whose class is 0. Default of a run: "binary"
+            if the protocol's confidence is "softmax" or "sigmoid", else "value".
+
+    Raises:
+        UsageError: `single` is unknown.
 
     Example:
         >>> logits = torch.tensor([[1.0, 3.0], [2.0, 0.0]])
@@ -111,10 +118,14 @@ class Classification:
     """
 
     output: Output = None
+    single: Single | None = None
+
+    def __post_init__(self) -> None:
+        check_single(self.single)
 
     def read(self, output: Any) -> Tensor:
         """The logits `[N, K]`."""
-        return logits_of(output, self.output)
+        return as_classes(logits_of(output, self.output, single=self.single is not None), self.single)
 
     def predicted(self, read: Float[Tensor, "n k"]) -> Tensor:
         """The class of the highest logit."""
@@ -126,6 +137,8 @@ class Classification:
 
     def score(self, read: Float[Tensor, "n k"], followed: Followed) -> Tensor:
         """The logit of the class."""
+        if self.single == "binary" and read.shape[1] == 1:  # as other libraries give it, which call the model themselves
+            read = two_sided(read)
         return take(read, followed.classes)
 
     def confidence(self, read: Float[Tensor, "n k"], followed: Followed, kind: Confidence) -> Tensor:
@@ -236,9 +249,11 @@ class Segmentation:
         region: "predicted" for the pixels that are predicted as the class on the original image, or "all" for all pixels.
         background: The class that target "predicted" never chooses, because it is everywhere; None for a model without one.
         output: Where the logits are in the model's output: a key, an index or a function. Default: found automatically.
+        single: How one output per pixel, `[N, 1, h, w]` or `[N, h, w]`, is read, as for `Classification`: "binary", so that
+            class 1 is predicted where the output is positive; or "value", so that class 0 is everywhere.
 
     Raises:
-        UsageError: The region is unknown.
+        UsageError: The region or `single` is unknown.
 
     Reference:
         Vinogradova et al., "Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping" (arXiv
@@ -254,16 +269,20 @@ class Segmentation:
     region: Region = "predicted"
     background: int | None = 0
     output: Output = None
+    single: Single | None = None
 
     def __post_init__(self) -> None:
+        check_single(self.single)
         if self.region not in get_args(Region):
             raise UsageError(f"no region {self.region!r}; {choose_from(self.region, get_args(Region))}")
 
     def read(self, output: Any) -> Tensor:
         """The logits `[N, K, h, w]`."""
         logits = find(output, self.output)
+        if self.single is not None and isinstance(logits, Tensor) and logits.ndim in (3, 4) and logits.shape[1] != 1:
+            logits = logits[:, None]
         if isinstance(logits, Tensor) and logits.ndim in (4, 5) and logits.is_floating_point():
-            return logits
+            return as_classes(logits, self.single)
         raise ModelError(
             f"the model's output has no logits [N, K, h, w]: got {describe_value(logits)}; say where they are with output= (a "
             "key, an index, or a function of the output)"
@@ -272,7 +291,7 @@ class Segmentation:
     def predicted(self, read: Float[Tensor, "n k *space"]) -> Tensor:
         """The class with the most pixels, other than the background; -1 if all pixels are background."""
         areas = torch.stack([labels.bincount(minlength=read.shape[1]) for labels in read.argmax(dim=1).flatten(1)])
-        if self.background is not None:
+        if self.background is not None and self.single != "value":
             areas[:, self.background].clamp_(max=0)
         classes = areas.argmax(dim=1)
         return classes.masked_fill(areas.amax(dim=1) == 0, -1)
@@ -326,7 +345,7 @@ def resolve_task(task: str | Task, output: Output = None) -> Task:
 
 def predicted_score(task: Task, output: Any) -> Tensor:
     """The score of each image's prediction, `[N]`, differentiable; the sum of all outputs, `[1]`, if nothing is predicted."""
-    read = task.read(output)
+    read = _forgiving(task, output).read(output)
     followed = task.follow(read, "predicted", None)
     if followed.has_target.any():
         return task.score(read, followed)
@@ -338,6 +357,15 @@ def describe(task: Task) -> dict[str, Any]:
     """Describe a task with plain values for a manifest."""
     options: dict[str, Any] = {f.name: plain(getattr(task, f.name)) for f in fields(task)} if is_dataclass(task) else {}
     return {"name": type(task).__name__.lower(), **options}
+
+
+def _forgiving(task: Task, output: Any) -> Task:
+    """The task, as one of a single output if the output lacks the axis of the classes."""
+    if isinstance(task, Classification | Segmentation) and task.single is None:
+        logits = find(output, task.output)
+        if isinstance(logits, Tensor) and logits.ndim < (4 if isinstance(task, Segmentation) else 2):
+            return replace(task, single="value")
+    return task
 
 
 def _wanted_classes(target: Target, read: Any, labels: Tensor | None, count: int) -> Tensor | None:

@@ -83,7 +83,7 @@ def _tensor(leaf: Any, device: torch.device) -> Any:
 
 
 def _check(scores: Tensor, images: int, name: str) -> None:
-    if scores.ndim < 2 or len(scores) != images or not scores.is_floating_point():
+    if scores.ndim < 1 or len(scores) != images or not scores.is_floating_point():
         raise ModelError(
             f"the function {name} gave {scores.dtype} {list(scores.shape)} for {images} images; scores [{images}, K] of a "
             "floating type are expected, one row an image"

@@ -28,6 +28,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "complete": (bool, "true or false"),
     "controls": (list, "a list of methods"),
     "data": (dict, "a table"),
+    "findings": (list, "a list of findings"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
     "options": (dict, "a table"),
@@ -90,6 +91,11 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     batches = _list(manifest.get("data", {}).get("batches", []))
     for name, words, odd in (
         ("metrics", "a list with each metric once", [name for name, count in names.items() if count > 1]),
+        (
+            "findings",
+            "a list of names, texts and evidence",
+            [one for one in manifest.get("findings", []) if not _is_finding(one)],
+        ),
         ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
     ):
@@ -122,6 +128,12 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
 def _is_check(check: Any) -> bool:
     """Whether a value is a size and a checksum of a batch, such as "32:1f0a5b9c"."""
     return isinstance(check, str) and re.fullmatch(r"\d{1,9}:[0-9a-f]{8}", check, re.ASCII) is not None
+
+
+def _is_finding(entry: Any) -> bool:
+    """Whether a value is what `Finding.to_dict` writes."""
+    kinds = {"name": str, "text": str, "evidence": dict}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def _list(value: Any) -> list[Any]:

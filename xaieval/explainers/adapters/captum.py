@@ -245,9 +245,20 @@ class CaptumObject:
     def _reduce(self) -> str:
         return self.reduce or self._kind.reduce
 
+    def _columns(self, context: Context, targets: Tensor) -> Tensor:
+        """The columns of the model's output that captum explains, `[N]`: the classes, unless the model has one output."""
+        if getattr(context.task, "single", None) != "binary":
+            return targets
+        if (targets == 0).any():
+            raise ExplainerError(
+                f"method '{self.name}' explains outputs of the model, and class 0 of a model of one output has none; give "
+                f" target=1, or the method by name ('{NAME}:{type(self._inner).__name__}')"
+            )
+        return targets - 1
+
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`, or `[N, h, w]` of its layer."""
-        targets = object_targets(context, self.name, self.attribution.forward_func)
+        targets = self._columns(context, object_targets(context, self.name, self.attribution.forward_func))
 
         def maps(images: Tensor, of: Tensor) -> Tensor:
             target = {"target": targets[of]} if "target" in _parameters(self.attribution) else {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xaieval.evaluation.first_batch.look import Look
+from xaieval.evaluation.model_check.look import Look
 from xaieval.results.findings import Finding
 
 __all__ = ["find_in_repeats"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xaieval.evaluation.first_batch.look import Look
+from xaieval.evaluation.model_check.look import Look
 from xaieval.inference.targets import Confidence
 from xaieval.results.findings import Finding
 

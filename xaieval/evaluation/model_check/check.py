@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
-from xaieval.evaluation.first_batch.look import Look, look_at
-from xaieval.evaluation.first_batch.normalisation import find_wrong_normalisation
-from xaieval.evaluation.first_batch.outputs import find_in_outputs
-from xaieval.evaluation.first_batch.repeats import find_in_repeats
-from xaieval.evaluation.first_batch.weights import find_random_weights
+from xaieval.evaluation.model_check.look import Look, look_at
+from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
+from xaieval.evaluation.model_check.outputs import find_in_outputs
+from xaieval.evaluation.model_check.repeats import find_in_repeats
+from xaieval.evaluation.model_check.weights import find_random_weights
 from xaieval.evaluation.request import Request
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.forward_passes import called
@@ -24,15 +23,15 @@ from xaieval.inference.reproducibility import same_random_numbers
 from xaieval.probe.hooks import to_device
 from xaieval.results.findings import Finding
 
-__all__ = ["FirstBatch", "check_first_batch"]
+__all__ = ["ModelCheck", "check_model"]
 
 MOST = 32  # images; more would tell little more
 MOST_IN_BUDGET = 2  # images where memory is limited, and nothing has been measured yet
 
 
 @dataclass
-class FirstBatch:
-    """What was found on the first batch.
+class ModelCheck:
+    """What the first batch shows about a model.
 
     Attributes:
         findings: Reasons not to trust the numbers.
@@ -42,12 +41,8 @@ class FirstBatch:
     findings: list[Finding] = field(default_factory=list)
     classes: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The entries of the manifest."""
-        return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings]}
 
-
-def check_first_batch(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> FirstBatch:
+def check_model(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> ModelCheck:
     """What the first images show about the model, its weights and the preparation of its images.
 
     A model that cannot run these passes is not judged by them: its own errors show when the run begins.
@@ -63,7 +58,7 @@ def check_first_batch(request: Request, batch: Batch, device: torch.device, limi
         with same_random_numbers(), suppress(_TooManyError):
             return _check(request, to_device(batch.images[:size], device))
         size //= 2
-    return FirstBatch()
+    return ModelCheck()
 
 
 class _TooManyError(Exception):
@@ -74,8 +69,8 @@ class _CannotRunError(Exception):
     """The model does not take these images, such as half of a batch."""
 
 
-def _check(request: Request, images: Tensor) -> FirstBatch:
-    first = FirstBatch(find_random_weights(request.model))
+def _check(request: Request, images: Tensor) -> ModelCheck:
+    first = ModelCheck(find_random_weights(request.model))
     call, look_again = called(request.model, request.inference.forward), partial(_look, request)
     with suppress(_CannotRunError):
         look = look_again(images)

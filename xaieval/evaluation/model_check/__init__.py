@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from xaieval.evaluation.first_batch.check import FirstBatch, check_first_batch
+from xaieval.evaluation.model_check.check import ModelCheck, check_model
 
-__all__ = ["FirstBatch", "check_first_batch"]
+__all__ = ["ModelCheck", "check_model"]

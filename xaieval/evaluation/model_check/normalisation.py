@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from xaieval.evaluation.first_batch.look import BatchNormInput, Call, Look, recorded_inputs, trained_batch_norms
+from xaieval.evaluation.model_check.look import BatchNormInput, Call, Look, recorded_inputs, trained_batch_norms
 from xaieval.results.findings import Finding
 
 __all__ = ["Normalisation", "find_wrong_normalisation", "normalisation_of"]

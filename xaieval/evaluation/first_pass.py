@@ -1,0 +1,120 @@
+"""The first pass of a run: it shows where the layers are, and how the model's output has to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xaieval.data.batches import Batch
+from xaieval.errors import ProtocolError
+from xaieval.evaluation.job import find_layers
+from xaieval.evaluation.request import Request
+from xaieval.inference.batch_limit import BatchLimit, out_of_memory_is_run_error
+from xaieval.inference.forward_passes import called
+from xaieval.inference.one_output import has_one_output
+from xaieval.inference.targets import find
+from xaieval.inference.tasks import Classification, Segmentation
+from xaieval.probe.hooks import ProbeLayer, to_device
+from xaieval.results.findings import Finding
+
+__all__ = ["FirstPass", "first_pass"]
+
+WAY_OUT = (
+    "protocol=Protocol(confidence='sigmoid') says the same without this warning, and protocol=Protocol(confidence='identity') "
+    "takes the output as a number, as for a regression"
+)
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What is known before anything is measured.
+
+    Attributes:
+        request: The request, with the task and the protocol that fit the model's output.
+        layers: The layers to probe.
+        findings: What there is to say about the model and the data.
+    """
+
+    request: Request
+    layers: Sequence[ProbeLayer]
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The model's output on a number of images."""
+
+    images: int
+    output: Any
+
+
+def first_pass(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> FirstPass:
+    """Run the first images: locate the layers, and decide how the model's output is read.
+
+    A model of one output per image has the softmax 1 whatever the image shows. Its output z is read as the logits (-z, z) of
+    the classes 0 and 1, whose sigmoids are their probabilities. With the confidence "identity", or a function, it is a number.
+
+    Args:
+        request: What is asked for.
+        batch: The first images; two of them run, or all if no method needs a layer.
+        device: The device of the borrowed model.
+        limit: On the images in a pass.
+
+    Raises:
+        AddressError: An address names no tensor, several, or one without a map.
+        ProtocolError: The task says that the one output is a number, and the confidence is its softmax.
+        RunError: A single image does not fit in memory.
+    """
+    task, kind = request.task, request.protocol.confidence
+    if not isinstance(task, Classification | Segmentation):
+        return FirstPass(request, find_layers(request, batch, device, limit))
+    if task.single == "value" and kind == "softmax":
+        raise ProtocolError(
+            "the softmax of one number is 1, so it is no confidence; give protocol=Protocol(confidence='identity') or 'sigmoid'"
+        )
+    watched, seen = _watched(request)
+    layers = find_layers(watched, batch, device, limit)
+    if not seen:  # no method needs a layer
+        _run(watched, batch, device)
+    asked = task.single is not None
+    logits, axes = find(seen[-1].output, task.output), batch.images.ndim if isinstance(task, Segmentation) else 2
+    if not asked and not has_one_output(logits, seen[-1].images, axes):
+        return FirstPass(request, layers)
+    task = replace(task, single=task.single or ("binary" if kind in ("softmax", "sigmoid") else "value"))
+    findings = [] if asked or kind != "softmax" else [_one_output(task, list(logits.shape), seen[-1].images)]
+    protocol = replace(request.protocol, confidence="sigmoid" if kind == "softmax" else kind)
+    return FirstPass(replace(request, task=task, protocol=protocol), layers, findings)
+
+
+def _watched(request: Request) -> tuple[Request, list[_Seen]]:
+    """The request with a `forward` that notes the model's last output."""
+    seen: list[_Seen] = []
+    call = called(request.model, request.inference.forward)
+
+    def forward(model: nn.Module, images: Tensor) -> Any:
+        output = call(images)
+        seen[:] = [_Seen(len(images), output)]
+        return output
+
+    return replace(request, inference=replace(request.inference, forward=forward)), seen
+
+
+def _run(request: Request, batch: Batch, device: torch.device) -> None:
+    """Run the first batch: all of it, because a model can be made for one size of batch."""
+    call, images = called(request.model, request.inference.forward), to_device(batch.images, device)
+    # Not in inference mode: tensors that a model keeps from its first pass could not take part in gradients later.
+    with out_of_memory_is_run_error(), torch.no_grad():
+        request.inference.limit(len(images)).parts(len(images), lambda part: call(images[part].clone()))
+
+
+def _one_output(task: Classification | Segmentation, shape: list[int], images: int) -> Finding:
+    where = "pixel" if isinstance(task, Segmentation) else "image"
+    text = (
+        f"the model has one output per {where} ({shape} for {images} images), and the softmax of one number is 1; the run "
+        f"takes the sigmoid as the confidence of class 1, and 1 minus the sigmoid as that of class 0; {WAY_OUT}"
+    )
+    return Finding("one_output", text, {"shape": shape, "images": images, "confidence": "sigmoid"})
