@@ -159,7 +159,9 @@ def locate(
         layers = [address for pattern in layers for address in (chosen if pattern == AUTO else [pattern])]
     named = {traced.aliases.get(pattern, pattern) for pattern in layers if not {"*", "?"} & {*pattern}} - chosen.keys()
     return [
-        ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), bool({layer.address, layer.path} & named), traced.frame)
+        ProbeLayer(
+            layer, layout_of(layer, traced, grid, prefix_tokens), bool({layer.address, layer.path} & named), traced.frame
+        )
         for layer in expand(layers, traced)
     ]
 
