@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, app
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import load
+from xaieval.cli.loading import load, load_forward
 from xaieval.cli.tables import print_table, print_text
-from xaieval.config.options import MODEL_HELP, Json, ModelOptions, Switch
+from xaieval.config.options import MODEL_HELP, Json, ModelOptions, Numbers, Switch, token_grid
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 
@@ -24,6 +24,9 @@ def layers(
     /,
     *,
     model_options: Annotated[ModelOptions | None, MODEL_OPTIONS] = None,
+    output: str | None = None,
+    grid: Numbers | None = None,
+    prefix_tokens: int | None = None,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
@@ -31,19 +34,30 @@ def layers(
 
     Args:
         model: The model by name.
+        output: Key or index in the model's output, as for score: checked here, it does not change the list.
+        grid: Height and width of the token grid, such as 14,14. Default: inferred.
+        prefix_tokens: Number of tokens before the grid. Default: inferred.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
-    loaded = load(model, model_options or ModelOptions())
+    model_options = model_options or ModelOptions()
+    loaded, forward = load(model, model_options), load_forward(model_options.forward)
 
     import pandas as pd
     import torch
     from rich.table import Table
 
+    from xaieval.inference.forward_passes import called
+    from xaieval.inference.targets import find
     from xaieval.probe.hooks import list_layers
 
+    def read(module: torch.nn.Module, images: torch.Tensor) -> Any:
+        result = called(module, forward)(images)
+        return result if output is None else find(result, output)
+
     size = loaded.preprocessing.image_size
-    listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))
+    images = torch.zeros(1, len(loaded.preprocessing.mean), size, size)
+    listing = list_layers(loaded.model, images, forward=read, grid=token_grid(grid), prefix_tokens=prefix_tokens)
     if as_json:
         return {"model": model, "image_size": size, "layers": records(listing)}
     table = Table("address", "type", "output shape", box=None, header_style="bold")

@@ -1,16 +1,18 @@
-"""Models as the options of a command describe them, and which names import code."""
+"""Models, and functions that run them, as the options of a command describe them; and which names import code."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xaieval.config.options import ModelOptions, parse_literals
+from xaieval.errors import UsageError
 
 if TYPE_CHECKING:
     from xaieval.models import LoadedModel
 
-__all__ = ["load", "names_code"]
+__all__ = ["load", "load_forward", "names_code"]
 
 
 def load(spec: str, options: ModelOptions) -> LoadedModel:
@@ -26,11 +28,29 @@ def load(spec: str, options: ModelOptions) -> LoadedModel:
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
+def load_forward(spec: str | None) -> Callable[..., Any] | None:
+    """The function that runs the model; None for a model that takes only images.
+
+    Raises:
+        UsageError: There is no such function.
+    """
+    if spec is None:
+        return None
+    from xaieval.data import import_factory
+
+    if not all(spec.partition(":")):
+        raise UsageError(f"--forward takes package.module:function, a function of the model and the images; got {spec!r}")
+    function = import_factory(spec, UsageError, "forward")
+    if not callable(function) or isinstance(function, type):
+        raise UsageError(f"--forward {spec} is a {type(function).__name__}; a function of the model and the images is expected")
+    return function
+
+
 def names_code(option: str, value: str) -> bool:
     """Whether an option names a `package.module:factory`, whose code would be imported and run.
 
-    `model` and `data` are the only options that can. The rooms that load them decide, so that no list here can differ from
-    what they load.
+    `model`, `data` and `forward` are the only options that can, and `forward` always does. For the other two the rooms that
+    load them decide, so that no list here can differ from what they load.
     """
     if option == "model":
         from xaieval.models.loading import names_code as model_names_code
@@ -40,4 +60,4 @@ def names_code(option: str, value: str) -> bool:
         from xaieval.data import names_code as data_names_code
 
         return data_names_code(value)
-    return False
+    return option == "forward"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xaieval.cli.loading import load, names_code
+from xaieval.cli.loading import load, load_forward, names_code
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.errors import RunError
 
@@ -64,10 +64,10 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     recorded = scores.manifest.get("options")
     if not recorded:
         raise RunError("the run was made from Python, where they are passed as Scores.to_html(maps=...)")
-    options = _options_of(recorded, ScoreOptions)
+    options, model_options = _options_of(recorded, ScoreOptions), _options_of(recorded, ModelOptions)
     if not import_code:
-        _check_imports(options)
-    loaded = load(options.model, _options_of(recorded, ModelOptions))
+        _check_imports(model=options.model, data=options.data, forward=model_options.forward)
+    loaded = load(options.model, model_options)
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
         raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
     images = _find_images(options, loaded, set(wanted))
@@ -75,6 +75,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     protocol = _options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
     shown = methods_to_show(scores, methods)
     settings = options.model_settings | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
+    settings["forward"] = load_forward(model_options.forward)
     return _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
 
 
@@ -86,14 +87,14 @@ def _options_of(settings: dict[str, Any], kind: Any) -> Any:
     )
 
 
-def _check_imports(options: ScoreOptions) -> None:
+def _check_imports(**specs: str | None) -> None:
     """Refuse to run code because a manifest names it: the run may come from another person.
 
     Raises:
-        RunError: The model or the data is code to import.
+        RunError: The model, the data or what runs the model is code to import.
     """
-    for option, spec in (("model", options.model), ("data", options.data)):
-        if names_code(option, spec):
+    for option, spec in specs.items():
+        if spec is not None and names_code(option, spec):
             raise RunError(f"they need code from '{spec}', which is imported only with --import-code")
 
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import load
+from xaieval.cli.loading import load, load_forward
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, choose_from, printable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
     from xaieval.data import Data
     from xaieval.evaluation.early_stopping import Stop
+    from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
 
 __all__ = ["default_folder", "score"]
@@ -84,7 +85,7 @@ def _score(
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
 
     check_level(options.level)
-    loaded = load(options.model, model_options)
+    loaded, forward = load(options.model, model_options), load_forward(model_options.forward)
     data = load_data(
         options.data,
         loaded.preprocessing,
@@ -120,6 +121,7 @@ def _score(
         resume=options.resume,
         progress=options.progress,
         seed=options.seed,
+        forward=forward,
         **options.model_settings,
     )
     if not Rank.from_environment().is_first:
@@ -128,7 +130,7 @@ def _score(
     tests = scores.controls_table(options.level) if options.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, data, options, protocol)]
+    files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
@@ -168,7 +170,9 @@ def default_folder(settings: dict[str, Any]) -> Path:
     return RUNS / "-".join([*names, digest])
 
 
-def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
+def _save_maps(
+    folder: Path, loaded: LoadedModel, forward: Forward | None, data: Data, options: ScoreOptions, protocol: Protocol
+) -> list[str]:
     """Save a figure of a few images with their maps by the first method; return the names of the files."""
     from xaieval.data.batches import read_batches
     from xaieval.evaluation.loop import explain
@@ -188,6 +192,7 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         device=options.device,
         memory=options.memory,
         seed=options.seed,
+        forward=forward,
         **options.model_settings,
     )
     titles = batch.ids

@@ -20,11 +20,13 @@ __all__ = [
     "FalOptions",
     "Json",
     "ModelOptions",
+    "Numbers",
     "ProtocolOptions",
     "ScoreOptions",
     "Switch",
     "parse_literals",
     "to_settings",
+    "token_grid",
 ]
 
 
@@ -65,6 +67,10 @@ DATA_HELP = (
     "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
     "imports your code and runs it."
 )
+FORWARD_HELP = (
+    "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
+    "imports your code and runs it; a run file must not name it."
+)
 NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 # The arms of the FAL experiment, which xaieval.training.fal implements.
@@ -94,6 +100,7 @@ class ModelOptions:
         mean: Mean for input normalisation, three numbers. Default: that of the model.
         std: Standard deviation for input normalisation, three numbers. Default: that of the model.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
+        forward: See `FORWARD_HELP`.
     """
 
     weights: str | None = None
@@ -103,6 +110,7 @@ class ModelOptions:
     mean: Numbers | None = None
     std: Numbers | None = None
     interpolation: str | None = None
+    forward: Annotated[str | None, Parameter(help=FORWARD_HELP)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ class ScoreOptions:
         download: Download UC Merced (317 MB) if its folder does not exist.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
         boxes: COCO JSON file with object boxes for folder:DIR.
-        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4, or auto for the stages of the model.
+        layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         metrics: Metrics; `xaieval-bench metrics` lists them.
         target: Class to explain: predicted, label or a class index. Default: that of the protocol.
@@ -134,7 +142,7 @@ class ScoreOptions:
         seed: Seed of random explainers and of the bootstrap.
         level: Confidence level of the intervals.
         task: Task of the model.
-        output: Key of the logits or detections in the model's output. Default: inferred.
+        output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
@@ -149,7 +157,7 @@ class ScoreOptions:
     download: Switch = False
     masks: str | None = None
     boxes: str | None = None
-    layers: Words = ("fpn[*]",)
+    layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
@@ -188,10 +196,12 @@ class ScoreOptions:
         Raises:
             ConfigError: The grid is not two whole numbers, or three for volumes.
         """
-        grid = tuple(int(cells) for cells in self.grid or ())
-        if self.grid is not None and (len(grid) not in (2, 3) or grid != self.grid or min(grid) < 1):
-            raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {self.grid}")
-        return {"task": self.task, "output": self.output, "grid": grid or None, "prefix_tokens": self.prefix_tokens}
+        return {
+            "task": self.task,
+            "output": self.output,
+            "grid": token_grid(self.grid),
+            "prefix_tokens": self.prefix_tokens,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +347,18 @@ class FalOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
+
+
+def token_grid(given: tuple[float, ...] | None) -> tuple[int, ...] | None:
+    """The grid of tokens that --grid gives.
+
+    Raises:
+        ConfigError: It is not two whole numbers, or three for volumes.
+    """
+    grid = tuple(int(cells) for cells in given or ())
+    if given is not None and (len(grid) not in (2, 3) or grid != given or min(grid) < 1):
+        raise ConfigError(f"--grid takes a height and a width, such as 14,14; got {given}")
+    return grid or None
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from xaieval.analysis.tables import directions
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
-from xaieval.errors import CheckError, OutputError, RunError
+from xaieval.errors import CheckError, ExplainerError, OutputError, RunError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
@@ -28,12 +28,13 @@ from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import check_at_least_one, check_request
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
-from xaieval.explainers import Method
+from xaieval.explainers import Explainer, Method
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import Function
+from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
 
@@ -45,7 +46,7 @@ FULL_PASS = 16  # images in a pass of `explain`, where a method makes many image
 def score(
     model: nn.Module | Function,
     loader: Iterable[Any],
-    layers: str | Iterable[str] = (),
+    layers: Layers = (),
     methods: Method | Sequence[Method] = ("gradcam",),
     metrics: str | Metric | Sequence[str | Metric] = ("average_drop", "increase_in_confidence"),
     target: Target | None = None,
@@ -72,7 +73,8 @@ def score(
         loader: Batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
             `label` / `labels` (classes `[N]`, or zeros and ones `[N, K]` where several are true) and `id`. Images are
             normalised as the model expects.
-        layers: Addresses or patterns such as "layer4", "fpn[*]", "blocks.*"; or "auto", a choice of the model's stages.
+        layers: Addresses or patterns such as "layer4", "fpn[*]", "blocks.*"; modules of the model, such as `model.layer4`; or
+            "auto", a choice of the model's stages.
         methods: Names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
             torch-cam, or functions `(model, images, targets) -> maps`.
         metrics: Names ('xaieval-bench metrics' lists them) or `Metric` objects.
@@ -211,7 +213,7 @@ def _save(scores: Scores, checkpoints: Checkpoints) -> None:
 def explain(
     model: nn.Module | Function,
     images: Tensor,
-    layers: str | Iterable[str] = (),
+    layers: Layers = (),
     method: Method = "gradcam",
     target: Target | None = None,
     *,
@@ -229,8 +231,8 @@ def explain(
     Args:
         model: An image classifier, or a function; see `score`.
         images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, normalised as the model expects.
-        layers: Addresses or patterns, or "auto"; may be left out for a method that needs no layer.
-        method: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
+        layers: Addresses, patterns or modules of the model, or "auto"; may be left out for a method that needs no layer.
+        method: One name, `Explainer` or function `(model, images, targets) -> maps`.
         target: "predicted", "label" (with `labels`), a class index, or a function. Default: the protocol's target.
         labels: True classes `[N]`, or zeros and ones `[N, K]`.
         ids: Image ids, for methods that read files or draw random numbers by them. Default: "0", "1", ...
@@ -256,6 +258,7 @@ def explain(
     """
     how = with_keywords(explain, inference or Inference(), options)
     request = check_request(model, layers, method, (), target, protocol, how, seed)
+    _check_one_method(request.explainers)
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     with borrowed(request) as device:
         limit = how.limit(max(len(batch), FULL_PASS))
@@ -263,6 +266,13 @@ def explain(
         with started(looked.request, batch, device, looked.layers, limit) as job:
             parts = in_parts(job, batch, lambda part: _explain(job, part))
     return {layer: torch.cat(maps) for (layer, _), maps in zip(job.names, zip(*parts, strict=True), strict=True)}
+
+
+def _check_one_method(explainers: Sequence[Explainer]) -> None:
+    """Refuse several methods, whose maps would stand under the same address."""
+    if len(explainers) > 1:
+        names = [explainer.name for explainer in explainers]
+        raise ExplainerError(f"explain takes one method, got {names}; call it once for each, or use score(methods={names})")
 
 
 def _explain(job: Job, batch: Batch) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -16,6 +16,7 @@ from xaieval.inference.targets import Target
 from xaieval.inference.tasks import Task, resolve_task
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox, Function, as_module
+from xaieval.probe.requested_layers import Layers, to_addresses
 
 __all__ = ["Request", "check_at_least_one", "check_request"]
 
@@ -47,7 +48,7 @@ class Request:
 
 def check_request(
     model: nn.Module | Function,
-    layers: str | Iterable[str],
+    layers: Layers,
     methods: Method | Sequence[Method],
     metrics: Sequence[Metric],
     target: Target | None,
@@ -67,7 +68,7 @@ def check_request(
     explainers = _explainers(methods, model, controls)
     return Request(
         model=model,
-        addresses=_addresses(layers, explainers),
+        addresses=_addresses(layers, explainers, model),
         explainers=explainers,
         protocol=_protocol(protocol, target, model),
         task=resolve_task(inference.task, inference.output),
@@ -99,10 +100,10 @@ def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: 
     return sorted(explainers, key=lambda explainer: not explainer.needs_layer)
 
 
-def _addresses(layers: str | Iterable[str], explainers: Sequence[Explainer]) -> list[str]:
+def _addresses(layers: Layers, explainers: Sequence[Explainer], model: nn.Module) -> list[str]:
     """The layers to probe: none if no explainer needs one."""
     needing = [explainer.name for explainer in explainers if explainer.needs_layer]
-    addresses = [layers] if isinstance(layers, str) else list(layers)
+    addresses = to_addresses(layers, model)
     if needing and not addresses:
         raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
     return addresses if needing else []

@@ -33,6 +33,7 @@ from xaieval.masking import upsample
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function
 from xaieval.probe.hooks import to_device
+from xaieval.probe.requested_layers import Layers
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 
@@ -103,7 +104,7 @@ class SanityCheck:
 def sanity_check(
     model: nn.Module | Function,
     loader: Iterable[Any],
-    layers: str | Iterable[str] = (),
+    layers: Layers = (),
     methods: Method | Sequence[Method] = ("gradcam",),
     *,
     modules: str | Sequence[str] | None = None,
@@ -127,7 +128,7 @@ def sanity_check(
     Args:
         model: As for `score`.
         loader: As for `score`; each image is explained once, and once more for each part and mode.
-        layers: Addresses or patterns, or "auto".
+        layers: Addresses, patterns or modules of the model, or "auto".
         methods: Names, `Explainer` objects, or functions.
         modules: The parts, as paths of modules or patterns such as "layer*", each with everything inside it. Default: every
             module that holds parameters itself, which are many in a deep model.

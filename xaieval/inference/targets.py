@@ -159,12 +159,15 @@ def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tens
 
 
 def find(output: Any, where: Output = None) -> Any:
-    """Return the part of an output at a key, at an index or by a function. Default: where models usually have their logits."""
+    """Return the part of an output at a key, at an index or by a function. Default: where models usually have their logits.
+
+    An index may be text, as on the command line: "1" is the key of that name, or else the index 1.
+    """
     if callable(where):
         return where(output)
     if where is not None:
         try:
-            return output[where]
+            return output[_key(output, where)]
         except (KeyError, IndexError, TypeError) as error:
             raise ModelError(f"the model's output has no {where!r}: it is {_describe_container(output)}") from error
     if hasattr(output, "logits"):
@@ -173,6 +176,11 @@ def find(output: Any, where: Output = None) -> Any:
         only = next(iter(output.values())) if len(output) == 1 else None
         return output.get("logits", output.get("out", only))
     return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def _key(output: Any, where: str | int) -> str | int:
+    named = isinstance(output, Mapping) and where in output
+    return int(where) if isinstance(where, str) and not named and where.lstrip("-").isdecimal() else where
 
 
 def describe_value(value: Any) -> str:

@@ -244,13 +244,13 @@ def layout_of(
     return layout
 
 
-def table(traced: Trace) -> pd.DataFrame:
+def table(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens: int | None = None) -> pd.DataFrame:
     """List all layers: columns `address`, `module_type`, `output_shape`, `stride` (missing if not a map), `parameters`."""
     import pandas as pd  # takes half a second, and not every caller needs it
 
     def stride(layer: Layer) -> float | None:
         try:
-            return traced.inner_size[-2] / layout_of(layer, traced).size[-2]
+            return traced.inner_size[-2] / layout_of(layer, traced, grid, prefix_tokens).size[-2]
         except AddressError:
             return None
 
@@ -286,6 +286,8 @@ def _matches(pattern: str, traced: Trace) -> list[Layer]:
     path = traced.aliases.get(address.path, address.path)
     at_path = [layer for layer in traced.layers if _like(path, layer.path)]
     layers = [layer for layer in at_path if _keys_like(address.keys, layer.keys)]
+    if not layers and not address.keys:
+        layers = _only_tensors(at_path)
     if not layers:
         raise AddressError(_no_match(pattern, path, at_path, traced))
     if address.call is None:
@@ -301,6 +303,14 @@ def _matches(pattern: str, traced: Trace) -> list[Layer]:
             raise AddressError(f"no call '{pattern}'; known: {_listed(layers)}")
         return chosen
     return layers
+
+
+def _only_tensors(layers: list[Layer]) -> list[Layer]:
+    """The layers, if each of their modules returns a single tensor, whose keys then need not be given; otherwise none."""
+    keys: dict[str, set[tuple[str, ...]]] = {}
+    for layer in layers:
+        keys.setdefault(layer.path, set()).add(layer.keys)
+    return layers if all(len(of_path) == 1 for of_path in keys.values()) else []
 
 
 def _like(pattern: str, text: str) -> bool:

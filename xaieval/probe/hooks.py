@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
+from xaieval.inference.forward_passes import Forward, called
 from xaieval.probe.addresses import Layer, expand, layout_of, pick, table, trace
 from xaieval.probe.auto_layers import AUTO, Shortlist, choose, shortlist
 from xaieval.probe.detector_frames import Frame
 from xaieval.probe.layouts import Layout
+from xaieval.probe.requested_layers import Layers, to_addresses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,9 +157,11 @@ def locate(
         silent = _silent(model, images[:2], candidates, score, forward)
         chosen = dict.fromkeys(layer.address for layer in choose(candidates, silent))
         layers = [address for pattern in layers for address in (chosen if pattern == AUTO else [pattern])]
-    named = {pattern for pattern in layers if "*" not in pattern and "?" not in pattern} - chosen.keys()
+    named = {traced.aliases.get(pattern, pattern) for pattern in layers if not {"*", "?"} & {*pattern}} - chosen.keys()
     return [
-        ProbeLayer(layer, layout_of(layer, traced, grid, prefix_tokens), layer.address in named, traced.frame)
+        ProbeLayer(
+            layer, layout_of(layer, traced, grid, prefix_tokens), bool({layer.address, layer.path} & named), traced.frame
+        )
         for layer in expand(layers, traced)
     ]
 
@@ -222,9 +226,10 @@ def run(
 def probe(
     model: nn.Module,
     images: Tensor,
-    layers: str | Iterable[str],
+    layers: Layers,
     score: Score | None = None,
     *,
+    forward: Forward | None = None,
     device: torch.device | str | None = None,
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
@@ -236,8 +241,10 @@ def probe(
     Args:
         model: Any module.
         images: Images `[N, C, H, W]`, normalised as the model expects.
-        layers: Addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2".
+        layers: Addresses or patterns such as "layer4", "fpn[*]", "rpn.head.conv#2", or modules such as `model.layer4`.
         score: A function from the model's output to one number per image, `[N]`; without it there are no gradients.
+        forward: A function `(model, images) -> output` that runs a model which takes more than images. Default:
+            `model(images)`.
         device: The device to use. Default: the model's device.
         grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred; three numbers for volumes.
         prefix_tokens: Number of tokens before that grid, if it cannot be inferred. With both, the remaining tokens come after
@@ -255,21 +262,32 @@ def probe(
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
     images = check_images(images)
-    layers = [layers] if isinstance(layers, str) else layers
+    addresses, call = to_addresses(layers, model), called(model, forward)
     with borrow(model, device) as used_device:
         images = to_device(images, used_device)
-        located = locate(model, images, layers, grid=grid, prefix_tokens=prefix_tokens, score=score)
-        forward_pass = run(model, images, located, differentiable=score is not None)
+        located = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=score)
+        forward_pass = run(model, images, located, differentiable=score is not None, forward=call)
         gradients = forward_pass.gradients(score(forward_pass.output)) if score is not None else {}
         return Probed(forward_pass.output, forward_pass.activations, gradients)
 
 
-def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
+def list_layers(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    forward: Forward | None = None,
+    grid: tuple[int, ...] | None = None,
+    prefix_tokens: int | None = None,
+) -> pd.DataFrame:
     """List all addresses of a model in order of execution.
 
     Args:
         model: Any module.
         images: Images `[N, C, H, W]`; one or two are enough.
+        forward: A function `(model, images) -> output` that runs a model which takes more than images. Default:
+            `model(images)`.
+        grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred; three numbers for volumes.
+        prefix_tokens: Number of tokens before that grid, if it cannot be inferred.
 
     Returns:
         Columns `address`, `module_type`, `output_shape` (for these images), `stride` (input pixels per cell; missing if the
@@ -284,7 +302,7 @@ def list_layers(model: nn.Module, images: Tensor) -> pd.DataFrame:
     images = check_images(images)
     with borrow(model) as device:
         check_open(model)
-        return table(trace(model, to_device(images, device)))
+        return table(trace(model, to_device(images, device), called(model, forward)), grid, prefix_tokens)
 
 
 def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:

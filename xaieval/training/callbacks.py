@@ -13,6 +13,7 @@ from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
 from xaieval.metrics import Metric, resolve_metrics
+from xaieval.probe.requested_layers import Layers
 
 try:
     import lightning
@@ -34,7 +35,7 @@ class ScoreLayers(lightning.Callback):
     its values. Each process must hold the whole model, as with the strategy "ddp".
 
     Args:
-        layers: Layer addresses or patterns, relative to what `model` returns.
+        layers: Layer addresses, patterns or modules, of what `model` returns.
         methods: Explanation methods, as in `xaieval.score`.
         every: Score after every this many epochs.
         max_images: Largest number of images to score, the first ones of the validation data.
@@ -58,7 +59,7 @@ class ScoreLayers(lightning.Callback):
 
     def __init__(
         self,
-        layers: str | Iterable[str] = (),
+        layers: Layers = (),
         methods: Method | Sequence[Method] = ("gradcam",),
         every: int = 1,
         max_images: int = 64,
@@ -70,7 +71,7 @@ class ScoreLayers(lightning.Callback):
         super().__init__()
         if every < 1 or max_images < 1:
             raise UsageError(f"every and max_images are at least 1, got {every} and {max_images}")
-        self.layers = [layers] if isinstance(layers, str) else list(layers)
+        self.layers = [layers] if isinstance(layers, str | nn.Module) else list(layers)
         self.methods = resolve_methods(methods)
         self.metrics = resolve_metrics(metrics)
         self.every = every
