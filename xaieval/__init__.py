@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xaieval import explainers, metrics, models, testing
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
+    from xaieval.evaluation.check import check
     from xaieval.evaluation.early_stopping import Stop
     from xaieval.evaluation.loop import explain, score
     from xaieval.evaluation.sanity_check import sanity_check
@@ -28,6 +29,7 @@ _HOMES = {
     "Scores": "xaieval.evaluation.scores",
     "Stop": "xaieval.evaluation.early_stopping",
     "XaievalError": "xaieval.errors",
+    "check": "xaieval.evaluation.check",
     "explain": "xaieval.evaluation.loop",
     "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.evaluation.sanity_check",
@@ -42,6 +44,7 @@ __all__ = [
     "Scores",
     "Stop",
     "XaievalError",
+    "check",
     "explain",
     "explainers",
     "list_layers",

@@ -7,19 +7,38 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from xaieval.config.options import ModelOptions, parse_literals
-from xaieval.errors import UsageError
+from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from xaieval.models import LoadedModel
 
-__all__ = ["load", "load_forward", "names_code"]
+__all__ = ["load", "load_forward", "load_trained", "names_code"]
 
 
-def load(spec: str, options: ModelOptions) -> LoadedModel:
-    """Load a model, with the preprocessing that the options choose."""
+def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
+    """Load a model whose explanations are to be judged.
+
+    Raises:
+        ModelError: Its weights are random, and the options do not ask for that.
+    """
+    loaded = load(spec, options, seed)
+    if loaded.random and not options.random_weights:
+        raise ModelError(
+            f"{spec} without --weights FILE or --pretrained has random weights, and the scores of a network that knows nothing "
+            "mean nothing; give its weights, or --random-weights to score it all the same (drawn by --seed)"
+        )
+    return loaded
+
+
+def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
+    """Load a model, with the preprocessing that the options choose; random weights are drawn by the seed."""
+    import torch
+
     from xaieval.models import load_model
 
-    loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(options.image_size)

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import load, load_forward
+from xaieval.cli.loading import load_forward, load_trained
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, choose_from, printable
@@ -85,7 +85,8 @@ def _score(
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
 
     check_level(options.level)
-    loaded, forward = load(options.model, model_options), load_forward(model_options.forward)
+    loaded = load_trained(options.model, model_options, options.seed)
+    forward = load_forward(model_options.forward)
     data = load_data(
         options.data,
         loaded.preprocessing,
@@ -121,6 +122,7 @@ def _score(
         resume=options.resume,
         progress=options.progress,
         seed=options.seed,
+        strict=options.strict,
         forward=forward,
         **options.model_settings,
     )

@@ -17,6 +17,7 @@ __all__ = [
     "ARMS",
     "MODEL_HELP",
     "Arm",
+    "CheckOptions",
     "FalOptions",
     "Json",
     "ModelOptions",
@@ -73,6 +74,8 @@ FORWARD_HELP = (
 )
 NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
+Task = Literal["classification", "detection", "segmentation"]
+
 # The arms of the FAL experiment, which xaieval.training.fal implements.
 Arm = Literal["selected", "random", "best", "all", "abn", "open-start", "subsets", "random-split", "none"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -95,6 +98,7 @@ class ModelOptions:
     Attributes:
         weights: Weights file: .safetensors, or .pth that contains only tensors.
         pretrained: Use the pretrained weights of the library, which may be downloaded.
+        random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input, in pixels. Default: that of the model.
         mean: Mean for input normalisation, three numbers. Default: that of the model.
@@ -105,6 +109,7 @@ class ModelOptions:
 
     weights: str | None = None
     pretrained: bool = False
+    random_weights: Switch = False
     model_args: Arguments = field(default_factory=dict)
     image_size: int | None = None
     mean: Numbers | None = None
@@ -141,6 +146,7 @@ class ScoreOptions:
         max_images: Maximum number of images, spread evenly over the classes. Default: all; 200 scenes.
         seed: Seed of random explainers and of the bootstrap.
         level: Confidence level of the intervals.
+        strict: Fail where there is a reason not to trust the numbers, such as random weights or the wrong normalisation.
         task: Task of the model.
         output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
@@ -175,7 +181,8 @@ class ScoreOptions:
     max_images: int | None = None
     seed: int = 0
     level: float = 0.95
-    task: Literal["classification", "detection", "segmentation"] = "classification"
+    strict: Switch = False
+    task: Task = "classification"
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
@@ -196,12 +203,62 @@ class ScoreOptions:
         Raises:
             ConfigError: The grid is not two whole numbers, or three for volumes.
         """
-        return {
-            "task": self.task,
-            "output": self.output,
-            "grid": token_grid(self.grid),
-            "prefix_tokens": self.prefix_tokens,
-        }
+        return _model_settings(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What is checked: the parameters of `xaieval.check`.
+
+    Attributes:
+        model: The model by name, see `MODEL_HELP`.
+        data: The images by name, see `DATA_HELP`.
+        download: Download UC Merced (317 MB) if its folder does not exist.
+        layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
+        target: Class to explain: predicted, label or a class index. Default: that of the protocol.
+        device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
+        batch_size: Images per forward pass.
+        max_images: Number of images to look at, spread evenly over the classes.
+        seed: Seed of random weights and random explainers.
+        strict: Fail if anything is found.
+        task: Task of the model.
+        output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
+        grid: Height and width of the token grid, such as 14,14. Default: inferred.
+        prefix_tokens: Number of tokens before the grid. Default: inferred.
+    """
+
+    model: Annotated[str, Parameter(help=MODEL_HELP)] = "xaieval:fpn-scenes"
+    data: Annotated[str, Parameter(help=DATA_HELP)] = "scenes"
+    download: Switch = False
+    layers: Words = ()
+    target: str | None = None
+    device: str | None = None
+    batch_size: int = 32
+    max_images: int = 64
+    seed: int = 0
+    strict: Switch = False
+    task: Task = "classification"
+    output: str | None = None
+    grid: Numbers | None = None
+    prefix_tokens: int | None = None
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """Task, output and token grid as keyword arguments of `xaieval.check`.
+
+        Raises:
+            ConfigError: The grid is not two whole numbers, or three for volumes.
+        """
+        return _model_settings(self)
+
+
+def _model_settings(options: ScoreOptions | CheckOptions) -> dict[str, Any]:
+    return {
+        "task": options.task,
+        "output": options.output,
+        "grid": token_grid(options.grid),
+        "prefix_tokens": options.prefix_tokens,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

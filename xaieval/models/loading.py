@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +26,17 @@ __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the preprocessing of its images."""
+    """A model with the preprocessing of its images.
+
+    Attributes:
+        model: The model.
+        preprocessing: Turns a picture into its input.
+        random: Whether its weights are known to be random: a network by name without trained weights.
+    """
 
     model: nn.Module
     preprocessing: Preprocessing
+    random: bool = False
 
 
 class Source(NamedTuple):
@@ -94,6 +101,7 @@ def load_model(
         raise ModelError(f"{spec} cannot be built with {arguments}: {error}") from error
     if weights is not None and not source.reads_weights:
         load_weights(loaded.model, weights, spec)
+        loaded = replace(loaded, random=False)
     loaded.model.eval()
     return loaded
 
@@ -114,6 +122,7 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> 
             std=tuple(config["std"]),
             interpolation=config["interpolation"],
         ),
+        random=not pretrained and "checkpoint_path" not in arguments,
     )
 
 
@@ -140,12 +149,14 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: obje
             std=tuple(getattr(transforms, "std", (1, 1, 1))),
             interpolation=getattr(transforms, "interpolation", InterpolationMode.BILINEAR).value,
         ),
+        random=not pretrained,
     )
 
 
 def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
     with tensors_only(f"hf:{name}"):
-        return LoadedModel(*huggingface(name, pretrained, arguments, weights))
+        model, preprocessing = huggingface(name, pretrained, arguments, weights)
+    return LoadedModel(model, preprocessing, random=not pretrained and not any(Path(name).glob("*.safetensors")))
 
 
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
