@@ -58,7 +58,8 @@ else:
     import xaieval.evaluation.distributed
     import xaieval.evaluation.distributed.launch
 
-from xaieval.config.options import FalOptions, ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.fal_options import FalOptions
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.config.protocol import PROTOCOLS
 from xaieval.data import Preprocessing, truth
 from xaieval.errors import RunError, XaievalError

@@ -11,6 +11,7 @@ import pytest
 from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.evaluation.scores import Scores
+from xaieval.results.record import RunRecord
 
 AD = "average_drop"
 PAIRS = [("p4", "gradcam"), ("p5", "gradcam"), ("p5", "layercam")]
@@ -212,4 +213,4 @@ def test_an_ordinary_run_has_no_warnings_and_one_without_rows_that_count_is_no_c
 
 def test_a_level_that_is_none_is_refused():
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
-        find_warnings(_rows(), [DROP], level=95)
+        find_warnings(RunRecord(_rows(), {"metrics": [DROP]}), level=95)

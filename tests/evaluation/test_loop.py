@@ -803,9 +803,9 @@ def test_each_map_costs_one_masked_image_and_small_batches_share_passes():
 
     methods = [Keep(dict.fromkeys("012", 8), name=f"keep{number}") for number in range(4)]
     score(Counting(), dial(0.75, 0.75, 0.75).split([2, 1]), methods=methods, batch_size=5)
-    # The first batch shows how the output is read. Then 2 images and 4 x 2 masked ones, and 1 image and 4 x 1; as many a pass
-    # as the batch size lets in.
-    assert sizes == [2, 2, 5, 3, 1, 4]
+    # The first batch shows how the output is read, and is checked as a whole and in halves. Then 2 images and 4 x 2 masked
+    # ones, and 1 image and 4 x 1; as many a pass as the batch size lets in.
+    assert sizes == [2, *[2, 1, 1], 2, 5, 3, 1, 4]
 
 
 # Loaders.
@@ -1012,9 +1012,9 @@ def _state(model: nn.Module) -> dict[str, object]:
     }
 
 
-# Call 1 finds the layers, calls 2 and 3 try what makes the model faster; call 4 is the look at the originals, call 5 the first
-# masked pass, call 7 the next batch's.
-@pytest.mark.parametrize("raises_at", [None, 1, 4, 5, 7])
+# Call 1 finds the layers, calls 2 to 4 check the first batch, calls 5 and 6 try what makes the model faster; call 7 is the look
+# at the originals, call 8 the first masked pass, call 10 the next batch's.
+@pytest.mark.parametrize("raises_at", [None, 1, 7, 8, 10])
 def test_score_gives_the_model_back_unchanged(raises_at):
     model = _fragile(raises_at)
     before = deepcopy(_state(model))
@@ -1030,8 +1030,8 @@ def test_score_gives_the_model_back_unchanged(raises_at):
     assert _state(model) == before
 
 
-@pytest.mark.parametrize("raises_at", [2, 3])
-def test_a_model_that_cannot_be_made_faster_is_scored_as_it_is_and_given_back(raises_at):
+@pytest.mark.parametrize("raises_at", [2, 3, 4, 5, 6])
+def test_a_model_that_cannot_be_checked_or_made_faster_is_scored_as_it_is_and_given_back(raises_at):
     model, images = _fragile(raises_at), torch.rand(2, 1, 8, 8)
     before = deepcopy(_state(model))
     rows = score(model, [images], "body").rows
@@ -1117,9 +1117,9 @@ def _batches(count: int = 3) -> list[Tensor]:
 
 
 def test_rows_so_far_are_saved_when_a_run_breaks_off(tmp_path):
-    # Calls: three before the first batch, then two a batch; the eighth is the look at the third batch.
+    # Calls: six before the first batch, then two a batch; the eleventh is the look at the third batch.
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(8), _batches(), "body", output_dir=tmp_path)
+        score(_fragile(11), _batches(), "body", output_dir=tmp_path)
     part = Scores.load(tmp_path)
     assert part.manifest["complete"] is False
     assert list(part.rows["image_id"]) == ["0", "1", "2", "3"]
@@ -1145,7 +1145,7 @@ def test_rows_so_far_are_saved_when_the_user_interrupts(tmp_path):
 
 def test_nothing_is_written_by_a_run_that_breaks_before_its_first_rows(tmp_path):
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(4), _batches(), "body", output_dir=tmp_path / "run")
+        score(_fragile(7), _batches(), "body", output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -1154,7 +1154,7 @@ def test_a_complete_run_is_not_overwritten_by_a_broken_one(tmp_path):
     before = _bytes(tmp_path)
     assert set(before) == {"manifest.json", "rows.parquet", "summary.csv"}
     with pytest.raises(RuntimeError, match="the model broke"):
-        score(_fragile(8), _batches(), "body", output_dir=tmp_path, resume=False)
+        score(_fragile(11), _batches(), "body", output_dir=tmp_path, resume=False)
     assert _bytes(tmp_path) == before
 
 

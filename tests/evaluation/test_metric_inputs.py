@@ -206,6 +206,7 @@ def test_metrics_are_in_the_manifest_with_their_settings():
         "higher_is_better": None,
         "interval": "mean",
         "label": "Own",
+        "needs": ["maps"],
         "settings": {"radius": 3},
     }
     assert manifest["run"]["metric settings"] == {"own": {"radius": 3}}

@@ -19,6 +19,7 @@ MOST_SATURATED = 0.9  # share of images
 CERTAIN = 0.99  # level of the interval of the accuracy
 EQUAL = 1e-6  # relative difference of confidences
 PROBABILITIES = ("softmax", "sigmoid")
+ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def predictions_of(rows: pd.DataFrame) -> Predictions:
 def find_in_predictions(record: RunRecord) -> list[Finding]:
     """What the accuracy and the confidences of a run say against its numbers.
 
-    - `labels_of_another_space`: labels that the model has no class for, or an accuracy that is no better than chance.
+    - `labels_of_another_space`: labels that the model has no class for, or far fewer labels than classes with an accuracy that
+      is no better than chance.
+    - `accuracy_at_chance`: such an accuracy otherwise.
     - `constant_confidences`, `saturated_confidences` (more than 90 % of the images above 0.999), `low_confidences` (median
       below 0.01).
 
@@ -102,23 +105,19 @@ def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
     known = classes or int(max(labels.max(), predicted.max())) + 1
     n, correct, chance = len(labels), int((labels == predicted).sum()), 1 / max(known, 2)
     evidence = {"images": n, "correct": correct, "labels": len(set(labels.tolist())), "classes": known, "chance": 100 * chance}
-    advice = (
-        "check that label k is the model's class k, and that the model was trained for these classes; target='predicted' needs "
-        "no labels"
-    )
     if classes is not None and labels.max() >= classes:
-        text = f"the data has the label {labels.max()}, but the model has {classes} classes, 0 to {classes - 1}; {advice}"
+        text = f"the data has the label {labels.max()}, but the model has {classes} classes, 0 to {classes - 1}; {ADVICE}"
         return [Finding("labels_of_another_space", text, evidence)]
     accuracy = binomtest(correct, n)
     better = binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
     if better or accuracy.proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
         return []
     text = (
-        f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images, {evidence['labels']} different labels), no better "
-        f"than chance for a model of {known} classes ({100 * chance:.3g} %), as if the labels were of another list of classes; "
-        f"{advice}"
+        f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images), no better than chance ({100 * chance:.3g} %): the "
+        f"data has {evidence['labels']} different labels up to {labels.max()}, the model {known} classes; {ADVICE}"
     )
-    return [Finding("labels_of_another_space", text, evidence)]
+    few = labels.max() + 1 <= known / 2  # as 21 folders on a model of 1000 classes
+    return [Finding("labels_of_another_space" if few else "accuracy_at_chance", text, evidence)]
 
 
 def _confidences(values: np.ndarray, kind: str) -> list[Finding]:

@@ -12,7 +12,8 @@ from xaieval.cli.app import NO_PREFIX, app
 from xaieval.cli.json_output import records
 from xaieval.cli.score import default_folder
 from xaieval.cli.tables import print_comparison, print_text
-from xaieval.config.options import FalOptions, Json, Switch, to_settings
+from xaieval.config.fal_options import FalOptions
+from xaieval.config.options import Json, Switch, to_settings
 from xaieval.errors import UsageError
 
 __all__ = ["fal"]

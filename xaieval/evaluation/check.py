@@ -86,12 +86,10 @@ def check(
         first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))
         looked = first_pass(request, first, device, limit)
-        checked = check_model(looked.request, first, device, limit)
-        findings = [*looked.findings, *checked.findings]
-        manifest |= {"classes": checked.classes, "findings": [finding.to_dict() for finding in findings]}
+        manifest |= check_model(looked, first, device, limit).to_dict()
         manifest["run"] = run_identity(looked.request, manifest["model"], looked.layers, first, max_images, None)
         job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
-        state = stack.enter_context(RunState.under_way(job, None))
+        state = stack.enter_context(RunState.under_way(job, None, manifest))
         for batch in batches:
             state.skip(batch.failed)
             if len(batch):

@@ -130,17 +130,17 @@ def score(
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
         request, probed = looked.request, looked.layers
-        checked = check_model(request, first, device, limit)
-        findings = [*looked.findings, *checked.findings]
-        check_strict(strict, findings)
-        manifest |= {"classes": checked.classes, "findings": [finding.to_dict() for finding in findings]}
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
         if output_dir is not None:
             checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
+        checked = check_model(looked, first, device, limit)
+        if strict:
+            refuse(checked.findings)
+        manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
-        state = stack.enter_context(RunState.under_way(job, checkpoints))
+        state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
         stopping = None
         if rule is not None and shuffled is not None:
             stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]))
@@ -156,19 +156,16 @@ def score(
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
         scores = Scores(rows, manifest | {"complete": True} | data)
-        if checkpoints is not None:
-            _save(scores, checkpoints)
-        check_strict(strict, scores.findings() if strict else (), scores)
-        return scores
+        return _finished(scores, checkpoints, strict)
 
 
-def check_strict(strict: bool, findings: Sequence[Finding], scores: Scores | None = None) -> None:
-    """Raise an error if a strict run has findings.
+def refuse(findings: Sequence[Finding], scores: Scores | None = None) -> None:
+    """Raise an error if there are findings.
 
     Raises:
-        CheckError: It has.
+        CheckError: There are; with the scores of a finished run.
     """
-    if strict and findings:
+    if findings:
         raise CheckError(findings, scores)
 
 
@@ -201,13 +198,17 @@ def _measure(job: Job, batch: Batch) -> Measured:
     return Measured.of(batch, passed, confidences, values, curves)
 
 
-def _save(scores: Scores, checkpoints: Checkpoints) -> None:
-    """Write the finished run, which then needs its checkpoints no longer."""
-    try:
-        scores.save(checkpoints.folder)
-    except OutputError as error:  # which means wrong use elsewhere, but here the call was right
-        raise RunError(str(error)) from error
-    checkpoints.remove()
+def _finished(scores: Scores, checkpoints: Checkpoints | None, strict: bool) -> Scores:
+    """Write the finished run, which then needs its checkpoints no longer; a strict run must have no findings."""
+    if checkpoints is not None:
+        try:
+            scores.save(checkpoints.folder)
+        except OutputError as error:  # which means wrong use elsewhere, but here the call was right
+            raise RunError(str(error)) from error
+        checkpoints.remove()
+    if strict:
+        refuse(scores.findings(), scores)
+    return scores
 
 
 def explain(

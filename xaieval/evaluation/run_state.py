@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,8 +49,10 @@ class RunState:
 
     @classmethod
     @contextmanager
-    def under_way(cls, job: Job, checkpoints: Checkpoints | None) -> Iterator[RunState]:
-        """The state of a run that begins. If the run breaks off, its last batch is kept too."""
+    def under_way(cls, job: Job, checkpoints: Checkpoints | None, manifest: Mapping[str, Any]) -> Iterator[RunState]:
+        """The state of a run that begins with this manifest. If the run breaks off, its last batch is kept too."""
+        if checkpoints is not None:
+            checkpoints.begin(manifest)
         state = cls(job, checkpoints)
         try:
             yield state

@@ -109,15 +109,22 @@ class Checkpoints:
             checkpoints = cls(folder, _known(folder) if resume else {})
             if checkpoints.known:
                 _say_versions(_manifest(folder), manifest, len(checkpoints.known))
-            with writing(folder):
-                if not resume:
-                    checkpoints.remove()
-                write_json(folder / PARTS / MANIFEST, manifest)
+            if not resume:
+                checkpoints.remove()
             try:
                 yield checkpoints
             finally:
                 if not checkpoints.paths():
                     checkpoints.remove()
+
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, before the first batch.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with writing(self.folder):
+            write_json(self.folder / PARTS / MANIFEST, manifest)
 
     def find(self, number: int, batch: Batch) -> pd.DataFrame | None:
         """The rows of a batch that was measured before; None if it has to be measured.

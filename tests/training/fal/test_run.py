@@ -11,7 +11,7 @@ import pytest
 
 from xaieval.analysis.selection import Selection
 from xaieval.cli import main
-from xaieval.config.options import ARMS, FalOptions
+from xaieval.config.fal_options import ARMS, FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
 from xaieval.evaluation.scores import Scores
 from xaieval.models import LEVELS

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
+from xaieval.evaluation.first_pass import FirstPass
 from xaieval.evaluation.model_check.look import Look, look_at
 from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
 from xaieval.evaluation.model_check.outputs import find_in_outputs
@@ -41,14 +43,18 @@ class ModelCheck:
     findings: list[Finding] = field(default_factory=list)
     classes: int | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The entries of the manifest."""
+        return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings]}
 
-def check_model(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> ModelCheck:
+
+def check_model(looked: FirstPass, batch: Batch, device: torch.device, limit: BatchLimit) -> ModelCheck:
     """What the first images show about the model, its weights and the preparation of its images.
 
     A model that cannot run these passes is not judged by them: its own errors show when the run begins.
 
     Args:
-        request: What is measured.
+        looked: The first pass, whose findings come checked.
         batch: The first batch that has a readable image.
         device: The device of the borrowed model.
         limit: The number of images in a pass.
@@ -56,9 +62,9 @@ def check_model(request: Request, batch: Batch, device: torch.device, limit: Bat
     size = min(len(batch), limit.size, MOST if limit.budget is None else MOST_IN_BUDGET)
     while size:
         with same_random_numbers(), suppress(_TooManyError):
-            return _check(request, to_device(batch.images[:size], device))
+            return _check(looked, to_device(batch.images[:size], device))
         size //= 2
-    return ModelCheck()
+    return ModelCheck(list(looked.findings))
 
 
 class _TooManyError(Exception):
@@ -69,18 +75,19 @@ class _CannotRunError(Exception):
     """The model does not take these images, such as half of a batch."""
 
 
-def _check(request: Request, images: Tensor) -> ModelCheck:
-    first = ModelCheck(find_random_weights(request.model))
+def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
+    request = looked.request
+    checked = ModelCheck([*looked.findings, *find_random_weights(request.model)])
     call, look_again = called(request.model, request.inference.forward), partial(_look, request)
     with suppress(_CannotRunError):
         look = look_again(images)
-        first.classes = look.classes
-        first.findings += find_in_outputs(look, request.protocol.confidence)
+        checked.classes = look.classes
+        checked.findings += find_in_outputs(look, request.protocol.confidence)
         if not request.inference.deterministic:  # which runs one image at a time
-            first.findings += find_in_repeats(request.model, look, partial(_confidences, request, look))
-        if not first.findings:  # a random or broken model has no right normalisation
-            first.findings += find_wrong_normalisation(request.model, call, look, look_again)
-    return first
+            checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look))
+        if checked.findings == list(looked.findings):  # a random or broken model has no right normalisation
+            checked.findings += find_wrong_normalisation(request.model, call, look, look_again)
+    return checked
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Any
 
 import timm
 
-from xaieval.config.options import FalOptions, parse_literals
+from xaieval.config.fal_options import FalOptions
+from xaieval.config.options import parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds
 from xaieval.errors import DataError, ModelError, choose_from
 from xaieval.models import ABNClassifier, FPNClassifier

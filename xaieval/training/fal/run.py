@@ -17,7 +17,8 @@ from safetensors.torch import save
 from torch import nn
 
 from xaieval.analysis.selection import Selection
-from xaieval.config.options import Arm, to_settings
+from xaieval.config.fal_options import Arm
+from xaieval.config.options import to_settings
 from xaieval.data import Fold, Pictures
 from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
