@@ -41,8 +41,16 @@ def test_another_crop_keeps_its_share_of_the_picture():
         ),
         ({"image_size": 300}, "an image is resized to at least its crop: got 256 px for a crop of 300"),
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
-        ({"mean": (0, 0)}, "mean and std are three numbers each, std positive; got (0, 0) and (0.229, 0.224, 0.225)"),
-        ({"std": (1, 1, 0)}, "mean and std are three numbers each, std positive; got (0.485, 0.456, 0.406) and (1, 1, 0)"),
+        (
+            {"mean": (0, 0)},
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0, 0) and (0.229, 0.224, 0.225)",
+        ),
+        (
+            {"std": (1, 1, 0)},
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0.485, 0.456, 0.406) and (1, 1, 0)",
+        ),
     ],
 )
 def test_preprocessing_that_cannot_be_is_refused_word_for_word(choices, message):

@@ -616,16 +616,15 @@ def test_images_are_prepared_as_by_the_processor(make):
 
 def test_a_folder_brings_its_preprocessing(tmp_path):
     _saved(tmp_path, _vit())
-    assert load_model(f"hf:{tmp_path}").preprocessing == Preprocessing(64, 64)
+    assert load_model(f"hf:{tmp_path}").preprocessing == Preprocessing((64, 96), (64, 96))
     transformers.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     expected = Preprocessing(64, 64, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), squash=True)
     assert load_model(f"hf:{tmp_path}").preprocessing == expected
 
 
-def test_oblong_images_are_refused():
-    processor = SimpleNamespace(size={"height": 48, "width": 64})
-    with pytest.raises(ModelError, match=r"makes images of .*64.*; square ones are expected"):
-        preprocessing_of(processor)
+def test_images_without_one_size_are_refused():
+    with pytest.raises(ModelError, match=r"makes images of .*64.*; a height and a width are expected"):
+        preprocessing_of(SimpleNamespace(size={"longest_edge": 64}))
 
 
 def test_the_command_scores_a_folder(tmp_path, capsys):

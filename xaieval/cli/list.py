@@ -42,17 +42,17 @@ def layers(
 
     from xaieval.probe.hooks import list_layers
 
-    size = loaded.preprocessing.image_size
-    listing = list_layers(loaded.model, torch.zeros(1, len(loaded.preprocessing.mean), size, size))
+    shape = loaded.preprocessing.input_shape
+    listing = list_layers(loaded.model, torch.zeros(1, *shape))
     if as_json:
-        return {"model": model, "image_size": size, "layers": records(listing)}
+        return {"model": model, "image_size": loaded.preprocessing.image_size, "layers": records(listing)}
     table = Table("address", "type", "output shape", box=None, header_style="bold")
     table.add_column("stride", justify="right")
     table.add_column("parameters", justify="right")
     for row in listing.to_dict("records"):
         stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
         table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
-    print_text(f"{model} at {size} x {size} pixels")
+    print_text(f"{model} at {shape[1]} x {shape[2]} pixels")
     print_table(table)
     return None
 

@@ -51,6 +51,15 @@ def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
+def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    sides = _integers(kind, tokens)
+    if len(sides) > 2:
+        raise ConfigError(
+            f"{tokens[0].keyword or 'an option'} takes one side, or height and width, such as 96,128; got {sides}"
+        )
+    return sides[0] if len(sides) == 1 else sides
+
+
 def _joined(items: Sequence[object] | None) -> Any:
     """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
     return ",".join(str(item) for item in items or ()) or None
@@ -78,6 +87,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)
 Words = Annotated[tuple[str, ...], Parameter(converter=_words), _LIST]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers), _LIST]
 Integers = Annotated[tuple[int, ...], Parameter(converter=_integers), _LIST]
+Side = Annotated[int | tuple[int, ...], Parameter(converter=_side, n_tokens=1, accepts_keys=False, negative=())]
 Arms = Annotated[tuple[Arm, ...], Parameter(converter=_words, show_choices=False), _LIST]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 
@@ -90,16 +100,16 @@ class ModelOptions:
         weights: Weights file: .safetensors, or .pth that contains only tensors.
         pretrained: Use the pretrained weights of the library, which may be downloaded.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
-        image_size: Side of the square input, in pixels. Default: that of the model.
-        mean: Mean for input normalisation, three numbers. Default: that of the model.
-        std: Standard deviation for input normalisation, three numbers. Default: that of the model.
+        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model.
+        mean: Mean for input normalisation, one number per channel. Default: that of the model.
+        std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
     """
 
     weights: str | None = None
     pretrained: bool = False
     model_args: Arguments = field(default_factory=dict)
-    image_size: int | None = None
+    image_size: Side | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
     interpolation: str | None = None
@@ -137,6 +147,7 @@ class ScoreOptions:
         output: Key of the logits or detections in the model's output. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
+        bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
         out: Folder for rows, summary, manifest and figure. Default: a folder in xaieval-runs, one for each command.
@@ -171,6 +182,7 @@ class ScoreOptions:
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
+    bands: Integers | None = None
     nproc: int = 1
     already_split: Switch = False
     out: str | None = None
