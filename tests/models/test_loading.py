@@ -585,11 +585,13 @@ def test_pixels_come_back_for_display():
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
         (
             {"std": (1.0, 0.0, 1.0)},
-            "mean and std are one number per channel each, as many of one as of the other, std positive; got (0.485, 0.456, 0.406) and (1.0, 0.0, 1.0)",
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0.485, 0.456, 0.406) and (1.0, 0.0, 1.0)",
         ),
         (
             {"mean": (0.5,)},
-            "mean and std are one number per channel each, as many of one as of the other, std positive; got (0.5,) and (0.229, 0.224, 0.225)",
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0.5,) and (0.229, 0.224, 0.225)",
         ),
     ],
 )

@@ -208,8 +208,8 @@ class Preprocessing:
 def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
     """Choose three channels of images for figures, in [0, 1].
 
-    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, so each is stretched: its lowest 2 % of
-    values become black, its highest 2 % white.
+    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, so each is stretched: its lowest 2 %
+    of values become black, its highest 2 % white.
 
     Args:
         images: Images before normalisation.
