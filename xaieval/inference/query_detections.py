@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -54,7 +53,7 @@ class QueryDetector:
 
 
 def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], classes: int) -> list[dict[str, Tensor]]:
-    """Convert boxes and logits of queries to detections: for each image "boxes" in pixels, "labels" and "scores".
+    """Convert boxes and logits of queries to detections: for each image "boxes" in pixels, "labels" and "scores", best first.
 
     Each query is a detection of every class, as in torchvision's Faster R-CNN, so that the score of a class is known also where
     another one is higher. With one logit more than classes, the last one is that of no object, and scores are a softmax (DETR,
@@ -70,22 +69,25 @@ def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], class
         ModelError: The number of logits is another one.
 
     Example:
+        >>> import torch
         >>> boxes, logits = torch.tensor([[[0.5, 0.5, 1.0, 0.5]]]), torch.tensor([[[0.0, 1.0, 0.0]]])
         >>> (found,) = query_detections(boxes, logits, (8, 16), classes=2)
         >>> found["boxes"].tolist(), found["labels"].tolist(), [round(s, 3) for s in found["scores"].tolist()]
-        ([[0.0, 2.0, 16.0, 6.0], [0.0, 2.0, 16.0, 6.0]], [0, 1], [0.212, 0.576])
+        ([[0.0, 2.0, 16.0, 6.0], [0.0, 2.0, 16.0, 6.0]], [1, 0], [0.576, 0.212])
     """
     count = logits.shape[2]
     if count not in (classes, classes + 1):
         raise ModelError(
             f"the detector has {describe_value(logits)} as logits, and its configuration {classes} classes; {classes} logits "
-            f"for each query are expected, or {classes + 1} with the one of no object; give task=Detection(output=...), a function "
-            "that returns boxes, labels and scores"
+            f"for each query are expected, or {classes + 1} with the one of no object; give task=Detection(output=...), a "
+            "function that returns boxes, labels and scores"
         )
     corners = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([size[1], size[0]] * 2)
     scores = logits.sigmoid() if count == classes else logits.softmax(dim=2)[..., :-1]
-    labels = torch.arange(classes, device=logits.device).repeat(logits.shape[1])
-    return [
-        {"boxes": one.repeat_interleave(classes, dim=0), "labels": labels, "scores": of_each.flatten()}
-        for one, of_each in zip(corners, scores, strict=True)
-    ]
+    return [_sorted(one, of_each) for one, of_each in zip(corners, scores, strict=True)]
+
+
+def _sorted(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    """The detections of an image, best first, from boxes `[Q, 4]` and their scores of each class `[Q, K]`."""
+    order = scores.detach().flatten().argsort(descending=True)
+    return {"boxes": boxes[order // scores.shape[1]], "labels": order % scores.shape[1], "scores": scores.flatten()[order]}

@@ -195,10 +195,11 @@ def _auto_class(transformers: Any, config: Any) -> Any:
         "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
         "ForObjectDetection": transformers.AutoModelForObjectDetection,
     }
-    architecture = (config.architectures or [""])[0]
-    return next(
-        (kind for head, kind in heads.items() if architecture.endswith(head)), transformers.AutoModelForImageClassification
-    )
+    classifier = transformers.AutoModelForImageClassification
+    if config.architectures:
+        return next((kind for head, kind in heads.items() if config.architectures[0].endswith(head)), classifier)
+    kinds = (classifier, *heads.values())  # a configuration alone does not name a head
+    return next((kind for kind in kinds if type(config) in kind._model_mapping), classifier)
 
 
 def _has_weights(folder: Path) -> bool:
