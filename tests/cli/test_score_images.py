@@ -16,9 +16,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from xaieval.cli import main
-from xaieval.config.options import ModelOptions
-
-SIDE = (32, 48)
 
 
 @pytest.fixture
@@ -58,7 +55,7 @@ def _bands(count: int) -> np.ndarray:
     return np.stack([np.tile(np.linspace(0, 10.0**band, 60), (40, 1)) for band in range(count)])
 
 
-@pytest.mark.parametrize("channels", [2, 4, 13])
+@pytest.mark.parametrize("channels", [2, 13])
 def test_bands_of_a_folder_are_scored_and_drawn(bench, channels):
     for number in range(3):
         path = Path("photos", f"class{number % 2}", f"{number}.npy")
@@ -120,4 +117,4 @@ def test_a_size_is_one_side_or_two(bench, tmp_path):
         assert json.loads(Path(name, "manifest.json").read_text())["options"]["image_size"] == expected
     status, _, err = _score(bench, *options, "--image-size", "1,2,3")
     assert status == 2
-    assert err == "xaieval-bench: --image-size takes one side, or height and width, such as 96,128; got (1, 2, 3)\n"
+    assert "--image-size takes one side, or height and width, such as 96,128; got (1, 2, 3)\n" in err
