@@ -61,7 +61,7 @@ else:
 from xaieval.config.fal_options import FalOptions
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
 from xaieval.config.protocol import PROTOCOLS
-from xaieval.data import Preprocessing, truth
+from xaieval.data import Preprocessing, coco, truth
 from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import LoadedModel, loading, read_weights
@@ -628,7 +628,7 @@ def boxes(change: Any) -> None:
     (place / "boxes.json").write_bytes(
         change if isinstance(change, bytes) else dumps(None if content is ... else content).encode()
     )
-    boxes_of_images = clear(lambda: truth.coco_boxes(place / "boxes.json", ["a/1.png", "b/2.png"]))
+    boxes_of_images = clear(lambda: coco.coco_boxes(place / "boxes.json", ["a/1.png", "b/2.png"]))
     for one in boxes_of_images or ():
         Preprocessing(8, 8).boxes(one, (8, 8))
 

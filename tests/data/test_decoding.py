@@ -136,7 +136,12 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         ("x.png", None, "device", r"ValueError: it is not a regular file"),
         ("x.png", None, "loop", r"OSError: .*Too many levels of symbolic links.*"),
         ("x.png", None, "broken link", r"FileNotFoundError: .*"),
-        ("x.png", b"", "", r"UnidentifiedImageError: it is none of BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP, or it is damaged"),
+        (
+            "x.png",
+            b"",
+            "",
+            r"UnidentifiedImageError: it is none of AVIF, BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP, or it is damaged",
+        ),
         ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "", r"UnidentifiedImageError: it is none of .*"),
         ("x.ppm", b"P3 1 1 255 1 2 3", "", r"ValueError: it is a plain-text PPM, which takes too long to read; save it .*"),
     ],

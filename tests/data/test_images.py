@@ -11,12 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor, nn
 
 import xaieval
-from xaieval.data import Pictures, Preprocessing, image_folder, scenes, ucmerced
-from xaieval.errors import DataError, RunError
+from xaieval.data import Pictures, Preprocessing, image_folder, load_data, scenes, ucmerced
+from xaieval.data.decoding import ENDINGS
+from xaieval.data.images import describe_left_out
+from xaieval.errors import DataError, RunError, TargetError
 
 PROPERTY = settings(deadline=None, max_examples=80)
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -201,14 +203,150 @@ def test_a_missing_folder_is_refused_word_for_word(tmp_path):
     )
 
 
-def test_a_folder_without_class_folders_is_refused_word_for_word(tmp_path):
-    _save(tmp_path / "flat" / "picture.png")
+def test_a_folder_without_images_is_refused_word_for_word(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "notes.txt").write_text("no image")
     with pytest.raises(DataError) as error:
         image_folder(tmp_path / "flat", SMALL)
     assert str(error.value) == (
-        f"no images in '{tmp_path / 'flat'}'; expected flat/CLASS/IMAGE with one of the extensions "
-        ".jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp, .ppm"
+        f"no images in '{tmp_path / 'flat'}'; expected flat/CLASS/IMAGE, or flat/IMAGE without classes, with one of the "
+        f"extensions {', '.join(ENDINGS)}"
     )
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder, tmp_path):
+    (folder / "b" / ".hidden.png").write_bytes(b"")
+    (folder / "b" / "README").write_text("no image")
+    (folder / "b" / "photo.HEIC").write_bytes(b"")
+    (folder / ".cache").mkdir()
+    (folder / "b" / "linked").symlink_to(tmp_path, target_is_directory=True)
+    pictures = image_folder(folder, SMALL)
+    assert len(pictures) == 8
+    assert pictures.left_out == {
+        ".heic": 1,
+        ".txt": 1,
+        "folder without images": 1,
+        "hidden": 2,
+        "image beside the class folders": 1,
+        "link to a folder": 1,
+        "without extension": 1,
+    }
+    assert describe_left_out(pictures.left_out) == (
+        "left out: 1 .heic, 1 .txt, 1 folder without images, 2 hidden, 1 image beside the class folders, 1 link to a folder, "
+        "1 without extension"
+    )
+    assert pictures.spread(2).left_out == pictures.subset([1]).left_out == pictures.left_out
+    assert load_data(f"folder:{folder}", SMALL, 4).left_out == pictures.left_out
+
+
+def test_a_folder_of_images_alone_leaves_nothing_out(tmp_path):
+    _save(tmp_path / "a" / "1.png")
+    assert image_folder(tmp_path, SMALL).left_out == {}
+    assert describe_left_out({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("x.gif", "GIF"),
+        ("x.GIF", "GIF"),
+        ("x.jfif", "JPEG"),
+        ("x.JPE", "JPEG"),
+        ("x.pgm", "PPM"),
+        ("x.pnm", "PPM"),
+        ("x.apng", "PNG"),
+        ("x.Tif", "TIFF"),
+        ("x.jp2", "JPEG2000"),
+        ("x.avif", "AVIF"),
+    ],
+)
+def test_pictures_of_all_extensions_are_read(tmp_path, name, form):
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    (tmp_path / "class").mkdir()
+    _picture("L").save(tmp_path / "class" / name, form)
+    pictures = image_folder(tmp_path, SMALL)
+    assert list(pictures.ids) == [f"class/{name}"]
+    torch.testing.assert_close(pictures[0]["image"], SMALL(_picture()), rtol=0, atol=0.1)
+
+
+def test_a_flat_folder_has_images_without_classes(tmp_path):
+    for number in range(5):
+        _save(tmp_path / f"{number}.png")
+    pictures = image_folder(tmp_path, SMALL)
+    assert (list(pictures.labels), list(pictures.classes)) == ([None] * 5, [])
+    assert load_data(f"folder:{tmp_path}", SMALL, 2).classes is None
+    assert list(pictures.spread(2).ids) == ["0.png", "2.png"]
+    rows = xaieval.score(_model(), pictures.loader(2), "0", progress=False).rows
+    assert rows["image_id"].to_list() == [f"{number}.png" for number in range(5)]
+    assert rows["confidence"].notna().all()
+    with pytest.raises(TargetError, match="label"):
+        xaieval.score(_model(), pictures.loader(2), "0", target="label", progress=False)
+
+
+def test_splits_are_not_taken_for_classes(tmp_path):
+    for name in ("train/cat/1.png", "val/dog/2.png"):
+        _save(tmp_path / name)
+    with pytest.raises(DataError) as error:
+        image_folder(tmp_path, SMALL)
+    assert str(error.value) == f"the folders of '{tmp_path}' are train, val: splits, not classes; give one of them"
+    assert image_folder(tmp_path / "val", SMALL).classes == ["dog"]
+
+
+# ---- images of several bands
+
+
+BANDS = Preprocessing((6, 8), (6, 8), mean=(1.0,) * 5, std=(2.0,) * 5)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_bands_of_arrays_are_in_their_own_unit(tmp_path, last):
+    values = np.arange(5 * 6 * 8, dtype=np.float64).reshape(5, 6, 8)
+    (tmp_path / "class").mkdir()
+    np.save(tmp_path / "class" / "1.npy", np.moveaxis(values, 0, 2) if last else values)
+    _save(tmp_path / "class" / "2.png")
+    (batch,) = image_folder(tmp_path, BANDS).loader(2)
+    torch.testing.assert_close(batch["image"][0], torch.from_numpy((values - 1) / 2).float())
+    assert batch["failed"] == [
+        ("class/2.png", 0, "ValueError: its values have the shape [24, 24, 3], and the model takes 5 bands: [C, H, W]")
+    ]
+
+
+def test_bytes_of_bands_are_scaled_and_arrays_of_code_are_not_run(tmp_path):
+    _save(tmp_path / "class" / "alpha.png", "RGBA")
+    np.save(tmp_path / "class" / "code.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "class" / "cube.npy", np.zeros((4, 9, 4), dtype=np.uint8))
+    (batch,) = image_folder(tmp_path, Preprocessing(24, 24, mean=(0,) * 4, std=(1,) * 4)).loader(3)
+    expected = torch.from_numpy(np.asarray(_picture("RGBA")).copy()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(batch["image"][0], expected)
+    assert [reason.split(":")[0] for _, _, reason in batch["failed"]] == ["ValueError"] * 2
+    assert "can be [C, H, W] or [H, W, C]" in batch["failed"][1][2]
+
+
+def test_bands_of_tiff_files_are_read_by_tifffile(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="reads TIFF files of more than four bands")
+    values = np.random.default_rng(0).integers(0, 9000, (5, 6, 8)).astype(np.uint16)
+    (tmp_path / "class").mkdir()
+    tifffile.imwrite(tmp_path / "class" / "planes.tif", values)
+    tifffile.imwrite(tmp_path / "class" / "pixels.tif", np.moveaxis(values, 0, 2), planarconfig="contig")
+    (batch,) = image_folder(tmp_path, BANDS).loader(3)
+    assert not batch["failed"]
+    expected = torch.from_numpy((values.astype(np.float32) - 1) / 2)
+    for image in batch["image"]:
+        torch.testing.assert_close(image, expected)
+
+
+def test_masks_and_boxes_of_bands_follow_them(tmp_path):
+    values = np.zeros((5, 12, 16), dtype=np.float32)
+    values[:, 2:6, 4:12] = 1
+    (tmp_path / "photos" / "class").mkdir(parents=True)
+    np.save(tmp_path / "photos" / "class" / "1.npy", values)
+    mask = tmp_path / "masks" / "class" / "1.png"
+    mask.parent.mkdir(parents=True)
+    Image.fromarray((values[0] * 255).astype(np.uint8)).save(mask)
+    sample = image_folder(tmp_path / "photos", BANDS, masks=tmp_path / "masks")[0]
+    assert torch.equal(sample["mask"], sample["image"][0] >= -0.25)  # half of the object's value
+    assert sample["mask"].sum() == 2 * 4
 
 
 # ---- a share of the pictures

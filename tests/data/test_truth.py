@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from xaieval.data import Preprocessing, image_folder, scenes
 from xaieval.data.batches import Batch, read_batch, read_batches, split_batch
+from xaieval.data.decoding import picture_size
 from xaieval.data.scenes import make_scene
-from xaieval.data.truth import silhouette
+from xaieval.data.truth import looks_like_shares, read_boxes, silhouette
 from xaieval.errors import DataError
 from xaieval.evaluation.distributed.shards import shard
 from xaieval.evaluation.image_order import Shuffled
@@ -129,6 +131,86 @@ def test_ground_truth_that_does_not_fit_is_refused_word_for_word(truth, message)
     with pytest.raises(DataError) as caught:
         list(read_batches([{"image": IMAGES} | truth]))
     assert str(caught.value) == message
+
+
+# ---- boxes and masks of torchvision
+
+
+@pytest.mark.parametrize(
+    ("numbers", "form"),
+    [
+        ([20, 30, 60, 64], "XYXY"),
+        ([20, 30, 40, 34], "XYWH"),
+        ([40, 47, 40, 34], "CXCYWH"),
+        ([40, 47, 40, 34, 0], "CXCYWHR"),
+        ([60, 64, 40, 34, 180], "XYWHR"),
+        ([40, 47, 34, 40, 90], "CXCYWHR"),
+        ([20, 30, 60, 30, 60, 64, 20, 64], "XYXYXYXY"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_boxes_of_torchvision_are_converted_by_their_format(numbers, form, dtype):
+    dtype = dtype if form in ("XYXY", "XYWH", "CXCYWH") else torch.float64  # torchvision's rotated boxes are floats
+    boxes = BoundingBoxes(torch.tensor([numbers], dtype=dtype), format=form, canvas_size=(64, 64))
+    images = torch.zeros(2, 3, 64, 64)
+    for both in ([boxes, boxes], BoundingBoxes(torch.cat([boxes, boxes]), format=form, canvas_size=(64, 64))):
+        found = read_batch({"image": images, "boxes": both}, 0).boxes
+        for one in found:
+            torch.testing.assert_close(one, torch.tensor([[20.0, 30.0, 60.0, 64.0]]), rtol=0, atol=1e-4)
+
+
+def test_a_rotated_box_becomes_the_upright_one_around_it():
+    # A square of side 20 around (32, 32), turned by 45 degrees, is a diamond with half a diagonal of 14.14.
+    boxes = BoundingBoxes([[32.0, 32.0, 20.0, 20.0, 45.0]], format="CXCYWHR", canvas_size=(64, 64))
+    (found,) = read_boxes([boxes], 1, (64, 64))
+    half = 10 * 2**0.5
+    torch.testing.assert_close(found, torch.tensor([[32 - half, 32 - half, 32 + half, 32 + half]]), rtol=0, atol=1e-4)
+
+
+def test_boxes_follow_an_image_that_was_resized_without_them():
+    boxes = BoundingBoxes([[10, 20, 40, 60]], format="XYXY", canvas_size=(128, 256))
+    (found,) = read_boxes([boxes], 1, (64, 128))
+    assert found.tolist() == [[5, 10, 20, 30]]
+    with pytest.raises(DataError) as caught:
+        read_boxes([boxes], 1, (64, 64))
+    assert str(caught.value) == (
+        "boxes have a canvas of 128 x 256 pixels (height x width), and their image has 64 x 64, which has other proportions; "
+        "resize and crop boxes and image in one transform of torchvision"
+    )
+    empty = BoundingBoxes(torch.zeros(0, 4), format="CXCYWH", canvas_size=(128, 256))
+    assert read_boxes([empty], 1, (64, 128))[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([[[0.1, 0.2, 0.5, 0.6]]], True),
+        ([[], [[0, 0, 1, 1]]], True),
+        ([[[0.1, 0.2, 0.5, 0.6]], [[3, 4, 9, 9]]], False),
+        ([[[-0.5, 0, 1, 1]]], False),
+        ([[], []], False),
+        ([], False),
+    ],
+)
+def test_boxes_in_shares_of_the_image_are_recognised(boxes, expected):
+    assert looks_like_shares([torch.tensor(one, dtype=torch.float32).view(-1, 4) for one in boxes]) is expected
+
+
+def test_masks_of_torchvision_and_of_each_object_are_one_for_each_image():
+    apart = [torch.stack([mask & (torch.arange(6)[:, None] < 3), mask & (torch.arange(6)[:, None] >= 3)]) for mask in MASKS]
+    for masks in (
+        apart,
+        [Mask(one.byte()) for one in apart],
+        [Mask(one.byte() * 255) for one in MASKS],
+        Mask(MASKS.byte()),
+        [Mask(mask) for mask in MASKS],
+    ):
+        batch = read_batch({"image": IMAGES, "masks": masks, "boxes": BOXES}, 0)
+        assert torch.equal(batch.masks, MASKS)
+    none = read_batch({"image": IMAGES, "masks": [torch.zeros(0, 6, 8, dtype=torch.bool)] * 4}, 0)
+    assert not none.masks.any()
+    with pytest.raises(DataError, match="to convert a label map, use masks == label"):
+        read_batch({"image": IMAGES, "masks": [Mask(mask.byte() * 7) for mask in MASKS]}, 0)
 
 
 # ---- geometry
@@ -245,11 +327,14 @@ def test_boxes_of_a_folder_follow_the_pictures(tmp_path, names):
     assert torch.equal(part.boxes[0], batch.boxes[2])
 
 
-def test_names_that_several_pictures_share_are_nobodys(tmp_path):
+def test_names_that_several_pictures_share_list_none_of_them(tmp_path):
     images, _ = _folder(tmp_path)
     (images / "dog/1.png").rename(images / "dog/2.png")
-    pictures = image_folder(images, PREPARE, boxes=_coco(tmp_path, ["1.jpg", "no.png", "2.png"]))
-    assert [len(boxes) for boxes in pictures.boxes] == [1, 0, 0]
+    file = _coco(tmp_path, ["1.jpg", "no.png", "2.png"])
+    with pytest.raises(
+        DataError, match=r"does not list 2 of 3 images, such as 'cat/2\.png', by a file_name of their own; list "
+    ):
+        image_folder(images, PREPARE, boxes=file)
 
 
 def test_a_broken_or_foreign_mask_makes_its_picture_unreadable(tmp_path):
@@ -264,7 +349,9 @@ def test_a_broken_or_foreign_mask_makes_its_picture_unreadable(tmp_path):
 
 def test_a_transform_that_moves_things_leaves_ground_truth_out(tmp_path):
     images, masks = _folder(tmp_path)
-    pictures = image_folder(images, augmentation(PREPARE), masks=masks, boxes=_coco(tmp_path, ["cat/1.jpg"] * 3))
+    pictures = image_folder(
+        images, augmentation(PREPARE), masks=masks, boxes=_coco(tmp_path, ["cat/1.jpg", "cat/2.png", "dog/1.png"])
+    )
     assert set(pictures[0]) == {"id", "label", "image"}
 
 
@@ -319,6 +406,102 @@ def test_boxes_of_other_images_are_refused_word_for_word(tmp_path):
     with pytest.raises(DataError) as caught:
         image_folder(images, PREPARE, boxes=file)
     assert str(caught.value) == f"'{file}' has boxes of other images: its first is 'a.jpg', the folder has 'cat/1.jpg'"
+
+
+NAMES = ["cat/1.jpg", "cat/2.png", "dog/1.png"]
+FOUND = [[[5, 5, 13, 15]], [], [[6, 5, 14, 15], [0, 0, 5, 20]]]
+
+
+def _listed(names: list[str], **changes: Any) -> list[dict[str, Any]]:
+    return [{"id": 7 + number, "file_name": name} | changes for number, name in enumerate(names)]
+
+
+def _boxes_of(root: Path, **changes: Any) -> list[Any]:
+    images, _ = _folder(root)
+    (batch,) = read_batches(image_folder(images, PREPARE, boxes=_coco(root, NAMES, **changes)).loader(8))
+    return [boxes.tolist() for boxes in batch.boxes]
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        _listed([name.replace("/", "\\") for name in NAMES]),
+        _listed([f"./{name}" for name in NAMES]),
+        _listed([f"data/photos/{name}" for name in NAMES]),
+        _listed([f"C:\\photos\\{name}" for name in NAMES]),
+        [image | {"id": str(image["id"])} for image in _listed(NAMES)],
+        [image | {"id": float(image["id"])} for image in _listed(NAMES)],
+        [*_listed(NAMES), {"id": 99, "file_name": "elsewhere.jpg"}],
+    ],
+)
+def test_images_of_a_file_are_found_by_any_form_of_path_and_id(tmp_path, images):
+    assert _boxes_of(tmp_path, images=images) == FOUND
+
+
+def test_boxes_are_scaled_to_a_picture_of_the_same_proportions(tmp_path):
+    doubled = [
+        {"image_id": 7, "bbox": [40, 20, 32, 40]},
+        {"image_id": 9, "bbox": [44, 20, 32, 40]},
+        {"image_id": 9, "bbox": [0, 0, 40, 80]},
+    ]
+    assert _boxes_of(tmp_path, images=_listed(NAMES, width=120, height=80), annotations=doubled) == FOUND
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"images": _listed(NAMES, width=60, height=60)},
+            "'{}' says that 'cat/1.jpg' has 60 x 60 pixels, but the picture has 60 x 40; give boxes of this picture, with its "
+            "width and height",
+        ),
+        (
+            {"images": _listed(NAMES, width=40, height=60)},
+            "'{}' says that 'cat/1.jpg' has 40 x 60 pixels, but the picture has 60 x 40; the sides are swapped, as if the "
+            "boxes were drawn before its EXIF data turned the picture; give boxes of this picture, with its width and height",
+        ),
+        (
+            {"annotations": [{"image_id": 7, "bbox": [0.1, 0.2, 0.5, 0.5]}]},
+            "all boxes of '{}' lie in [0, 1]; multiply them by the image's width and height: boxes are in pixels",
+        ),
+        (
+            {"annotations": [{"image_id": 7, "bbox": [40, 20, 55, 38]}]},
+            "1 of 1 boxes of '{}' end beyond their picture; a bbox in COCO format is (x, y, width, height) in pixels, not two "
+            "corners",
+        ),
+        (
+            {"annotations": [{"image_id": "11", "bbox": [0, 0, 9, 9]}]},
+            "'{}' has a box of the image '11', which is not the id of one of its images",
+        ),
+        (
+            {"images": _listed(NAMES[:1]), "annotations": []},
+            "'{}' does not list 2 of 3 images, such as 'cat/2.png', by a file_name of their own; list images without objects "
+            "too, without annotations, and move other images out of the folder",
+        ),
+        (
+            {"images": _listed(["a/cat/1.jpg", "b/cat/1.jpg", "cat/2.png"]), "annotations": []},
+            "'{}' does not list 2 of 3 images, such as 'cat/1.jpg', by a file_name of their own; list images without objects "
+            "too, without annotations, and move other images out of the folder",
+        ),
+    ],
+)
+def test_files_that_contradict_the_pictures_are_refused_word_for_word(tmp_path, changes, message):
+    with pytest.raises(DataError) as caught:
+        _boxes_of(tmp_path, **changes)
+    assert str(caught.value) == message.format(tmp_path / "boxes.json")
+
+
+def test_the_size_of_a_turned_picture_is_the_upright_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    turned = Image.Exif()
+    turned[274] = 6  # the orientation of a camera that was held upright
+    Image.new("RGB", (60, 40)).save(tmp_path / "a" / "1.jpg", exif=turned)
+    assert picture_size(tmp_path / "a" / "1.jpg") == (40, 60)
+    assert picture_size(tmp_path / "missing.jpg") is None
+    images = [{"id": 7, "file_name": "a/1.jpg", "width": 40, "height": 60}]
+    file = _coco(tmp_path, [], images=images, annotations=[{"image_id": 7, "bbox": [0, 0, 40, 30]}])
+    (boxes,) = image_folder(tmp_path, PREPARE, boxes=file).boxes
+    assert boxes.tolist() == [[0, 0, 40, 30]]
 
 
 # ---- scenes

@@ -20,6 +20,7 @@ from xaieval import Protocol, explain, list_layers, score
 from xaieval.cli import main
 from xaieval.data import Preprocessing
 from xaieval.errors import AddressError, ModelError, TargetError, UsageError, WeightsError
+from xaieval.inference.query_detections import query_detections
 from xaieval.inference.tasks import Detection
 from xaieval.models import ZeroShot, load_model
 from xaieval.models.huggingface import preprocessing_of
@@ -349,6 +350,94 @@ def test_a_detector_is_scored_by_a_function_of_its_output():
     assert set(rows["status"]) <= {"ok", "constant_map"}
 
 
+DETR = {
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_queries": 12,
+}
+
+
+def _detr(kind: str = "Detr", stages: tuple[str, ...] = ("stage4",), **more: object) -> transformers.PretrainedConfig:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4, "layer_type": "basic"}
+    return _config(kind, backbone_config=transformers.ResNetConfig(**sizes, out_features=list(stages)), **DETR, **more)
+
+
+def _conditional() -> nn.Module:
+    return transformers.ConditionalDetrForObjectDetection(_detr("ConditionalDetr"))
+
+
+def _deformable() -> nn.Module:
+    stages = ("stage2", "stage3", "stage4")
+    config = _detr("DeformableDetr", stages, num_feature_levels=3)
+    config.decoder_layers = 2  # transformers cannot build it with one
+    return transformers.DeformableDetrForObjectDetection(config)
+
+
+class Wrapped(nn.Module):
+    """A detector inside of a module without a configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = transformers.DetrForObjectDetection(_detr())
+
+    def forward(self, images: Tensor) -> object:
+        return self.inner(images)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "processor"),
+    [
+        (lambda: transformers.DetrForObjectDetection(_detr()), "model.backbone[0][0]", transformers.DetrImageProcessor),
+        (Wrapped, "inner.model.backbone[0][0]", transformers.DetrImageProcessor),
+        (_yolos, "vit.embeddings.patch_embeddings.projection", transformers.YolosImageProcessor),
+        (_conditional, "model.backbone[0][0]", transformers.ConditionalDetrImageProcessor),
+        (_deformable, "model.backbone[1][0]", transformers.DeformableDetrImageProcessor),
+    ],
+    ids=["DETR", "wrapped", "YOLOS", "Conditional DETR", "Deformable DETR"],
+)
+def test_detectors_decode_their_boxes_as_their_processor_does(make, layer, processor):
+    model, images = _model(Case(make, {}, "", _as_it_is)), torch.rand(2, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        output = model(images)
+    expected = processor().post_process_object_detection(output, threshold=0, target_sizes=[(HEIGHT, WIDTH)] * 2)
+    best = [int(one["scores"].argmax()) for one in expected]
+    rows = score(model, [images], layer, task="detection", progress=False).rows
+    assert rows["confidence"].to_list() == pytest.approx([e["scores"][b].item() for e, b in zip(expected, best, strict=True)])
+    assert rows["target"].to_list() == [e["labels"][b].item() for e, b in zip(expected, best, strict=True)]
+    assert set(rows["status"]) <= {"ok", "constant_map"}
+    # Followed by its place in pixels, it is the same detection.
+    box = tuple(expected[0]["boxes"][best[0]].tolist())
+    again = score(model, [images[:1]], layer, task=Detection(box=box, iou=0.999), progress=False).rows
+    assert again["confidence"].item() == pytest.approx(rows["confidence"][0])
+
+
+def test_gradients_of_a_decoded_detection_are_those_by_hand():
+    model = _model(Case(lambda: transformers.DetrForObjectDetection(_detr()), {}, "", _as_it_is))
+    images, layer = torch.rand(1, 3, HEIGHT, WIDTH), "model.backbone.model.encoder.stages.3"
+    found = explain(model, images, layer, task="detection")[layer]
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    best = model(images.requires_grad_()).logits.softmax(dim=2)[..., :-1].max()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(best, kept[0])
+    cam = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0].detach()).sum(dim=1).clamp(min=0)
+    cam = functional.interpolate(cam[None], (HEIGHT, WIDTH), mode="bilinear")[0]
+    assert cam.max() > cam.min()
+    torch.testing.assert_close(found, (cam - cam.min()) / (cam.max() - cam.min()), rtol=0, atol=1e-4)
+
+
+def test_a_detector_whose_logits_do_not_fit_its_classes_is_refused():
+    with pytest.raises(ModelError, match=r"its configuration 5 classes; 5 logits for each query are expected, or 6 with "):
+        query_detections(torch.rand(1, 2, 4), torch.rand(1, 2, 9), (8, 8), classes=5)
+
+
 def test_tokens_after_the_grid_are_dropped_when_grid_and_prefix_are_given():
     # One class token, 4 x 6 patches, four detection tokens: nothing says which of them the grid is.
     model, images = _model(Case(_yolos, {}, "", _as_it_is)), torch.full((2, 3, HEIGHT, WIDTH), 0.4)
@@ -616,16 +705,50 @@ def test_images_are_prepared_as_by_the_processor(make):
 
 def test_a_folder_brings_its_preprocessing(tmp_path):
     _saved(tmp_path, _vit())
-    assert load_model(f"hf:{tmp_path}").preprocessing == Preprocessing(64, 64)
+    assert load_model(f"hf:{tmp_path}").preprocessing == Preprocessing((64, 96), (64, 96))
     transformers.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     expected = Preprocessing(64, 64, mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), squash=True)
     assert load_model(f"hf:{tmp_path}").preprocessing == expected
 
 
-def test_oblong_images_are_refused():
-    processor = SimpleNamespace(size={"height": 48, "width": 64})
-    with pytest.raises(ModelError, match=r"makes images of .*64.*; square ones are expected"):
-        preprocessing_of(processor)
+def test_images_without_one_size_are_refused():
+    with pytest.raises(ModelError, match=r"makes images of .*64.*; a height and a width are expected"):
+        preprocessing_of(SimpleNamespace(size={"longest_edge": 64}))
+
+
+def test_sizes_and_channels_follow_the_settings(tmp_path):
+    _saved(tmp_path, _vit())
+    transformers.ViTImageProcessor(size={"height": 64, "width": 96}).save_pretrained(tmp_path)
+    assert load_model(f"hf:{tmp_path}").preprocessing.input_shape == (3, 64, 96)
+    _vit().save_pretrained(tmp_path / "new")
+    loaded = load_model(f"hf:{tmp_path / 'new'}", model_args={"num_channels": 13, "image_size": [32, 48]})
+    assert loaded.preprocessing.input_shape == (13, 32, 48)
+    loaded.model(torch.rand(1, 13, 32, 48))
+
+
+def test_oblong_images_are_prepared_as_by_the_processor():
+    processor = transformers.ViTImageProcessor(size={"height": 48, "width": 64})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 16, 3), dtype=np.uint8)).resize((160, 110))
+    theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+    ours = preprocessing_of(processor)(picture)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < 0.02 * (theirs.max() - theirs.min())
+
+
+@pytest.mark.parametrize("config", [_detr(), _vit("Yolos"), _segformer()], ids=["DETR", "YOLOS", "SegFormer"])
+def test_a_configuration_without_a_head_is_a_model_of_the_first_task_that_it_has(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    expected = "ImageClassification" if config.model_type == "segformer" else "ObjectDetection"
+    assert type(load_model(f"hf:{tmp_path}").model).__name__.endswith(f"For{expected}")
+
+
+def test_the_command_scores_a_detector(tmp_path, capsys):
+    _saved(tmp_path / "model", _detr(), transformers.DetrForObjectDetection)
+    words = ["--task", "detection", "--data", "scenes", "--max-images", "2", "--image-size", "64,96", "--no-progress"]
+    layer = "model.backbone[0][0]"
+    main(["score", "--model", f"hf:{tmp_path / 'model'}", *words, "--layers", layer, "--out", str(tmp_path / "run")])
+    assert layer in capsys.readouterr().out
+    assert (tmp_path / "run" / "maps.png").is_file()
 
 
 def test_the_command_scores_a_folder(tmp_path, capsys):

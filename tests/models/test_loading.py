@@ -178,6 +178,29 @@ def test_a_model_by_name_is_in_eval_mode_and_takes_its_arguments(spec, options, 
         assert loaded.model(torch.rand(1, 3, 64, 64)).shape == (1, classes)
 
 
+@pytest.mark.parametrize(
+    ("spec", "arguments", "shape"),
+    [
+        ("timm:test_resnet", {"in_chans": 13}, (13, 160, 160)),
+        ("timm:test_resnet", {"in_chans": 1}, (1, 160, 160)),
+        ("timm:test_vit", {"img_size": (64, 96)}, (3, 64, 96)),
+        ("timm:test_vit", {"img_size": 64}, (3, 64, 64)),
+    ],
+)
+def test_preprocessing_follows_the_arguments_of_the_model(spec, arguments, shape):
+    loaded = load_model(spec, model_args=arguments)
+    assert loaded.preprocessing.input_shape == shape
+    with torch.no_grad():
+        loaded.model(torch.rand(1, *shape))
+
+
+def test_a_border_of_timm_is_a_border(monkeypatch):
+    config = timm.data.resolve_model_data_config(timm.create_model("test_resnet")) | {"input_size": (3, 64, 96)}
+    monkeypatch.setattr(timm.data, "resolve_model_data_config", lambda model: config | {"crop_mode": "border", "crop_pct": 0.8})
+    found = load_model("timm:test_resnet").preprocessing
+    assert (found.image_size, found.resize, found.border, found.squash) == ((64, 96), (80, 120), True, False)
+
+
 def test_a_detector_loads_without_downloading_a_backbone():
     loaded = load_model("torchvision:ssdlite320_mobilenet_v3_large")
     assert isinstance(loaded.model, torchvision.models.detection.ssd.SSD)
@@ -585,9 +608,14 @@ def test_pixels_come_back_for_display():
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
         (
             {"std": (1.0, 0.0, 1.0)},
-            "mean and std are three numbers each, std positive; got (0.485, 0.456, 0.406) and (1.0, 0.0, 1.0)",
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0.485, 0.456, 0.406) and (1.0, 0.0, 1.0)",
         ),
-        ({"mean": (0.5,)}, "mean and std are three numbers each, std positive; got (0.5,) and (0.229, 0.224, 0.225)"),
+        (
+            {"mean": (0.5,)},
+            "mean and std are one number per channel each, as many of one as of the other, std positive; "
+            "got (0.5,) and (0.229, 0.224, 0.225)",
+        ),
     ],
 )
 @pytest.mark.usefixtures("_unchecked_types")

@@ -55,18 +55,18 @@ def layers(
         result = called(module, forward)(images)
         return result if output is None else find(result, output)
 
-    size = loaded.preprocessing.image_size
-    images = torch.zeros(1, len(loaded.preprocessing.mean), size, size)
+    shape = loaded.preprocessing.input_shape
+    images = torch.zeros(1, *shape)
     listing = list_layers(loaded.model, images, forward=read, grid=token_grid(grid), prefix_tokens=prefix_tokens)
     if as_json:
-        return {"model": model, "image_size": size, "layers": records(listing)}
+        return {"model": model, "image_size": loaded.preprocessing.image_size, "layers": records(listing)}
     table = Table("address", "type", "output shape", box=None, header_style="bold")
     table.add_column("stride", justify="right")
     table.add_column("parameters", justify="right")
     for row in listing.to_dict("records"):
         stride = "" if pd.isna(row["stride"]) else f"{row['stride']:g}"
         table.add_row(row["address"], row["module_type"], str(list(row["output_shape"])), stride, f"{row['parameters']:,}")
-    print_text(f"{model} at {size} x {size} pixels")
+    print_text(f"{model} at {shape[1]} x {shape[2]} pixels")
     print_table(table)
     return None
 

@@ -10,9 +10,11 @@ from xaieval.config.options import ModelOptions, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from xaieval.data import Preprocessing
+    from xaieval.data.preprocessing import Side
     from xaieval.models import LoadedModel
 
-__all__ = ["load", "load_forward", "load_trained", "names_code"]
+__all__ = ["check_normalisation", "load", "load_forward", "load_trained", "names_code"]
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -41,9 +43,15 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
         loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
-        preprocessing = preprocessing.with_size(options.image_size)
-    options_given = {"mean": options.mean, "std": options.std, "interpolation": options.interpolation}
-    changes: dict[str, Any] = {name: value for name, value in options_given.items() if value is not None}
+        preprocessing = preprocessing.with_size(_size(options.image_size))
+    normal = {"mean": options.mean, "std": options.std}
+    changes: dict[str, Any] = {
+        name: numbers * preprocessing.channels if len(numbers) == 1 else numbers
+        for name, numbers in normal.items()
+        if numbers is not None
+    }
+    if options.interpolation is not None:
+        changes["interpolation"] = options.interpolation
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
@@ -63,6 +71,24 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     if not callable(function) or isinstance(function, type):
         raise UsageError(f"--forward {spec} is a {type(function).__name__}; a function of the model and the images is expected")
     return function
+
+
+def _size(sides: int | tuple[int, ...]) -> Side:
+    """One side, or height and width, from the command line or from a manifest."""
+    return sides if isinstance(sides, int) else (sides[0], sides[-1])
+
+
+def check_normalisation(options: ModelOptions, preprocessing: Preprocessing) -> None:
+    """Refuse to read bands from files without being told their mean and standard deviation.
+
+    Raises:
+        UsageError: The images have other channels than grey or RGB, and the options do not say how they are normalised.
+    """
+    if preprocessing.channels not in (1, 3) and (options.mean is None or options.std is None):
+        raise UsageError(
+            f"the model takes images of {preprocessing.channels} channels, whose normalisation is not known; give --mean and "
+            f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
+        )
 
 
 def names_code(option: str, value: str) -> bool:

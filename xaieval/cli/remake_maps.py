@@ -59,6 +59,7 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
     from xaieval.evaluation.fingerprint import fingerprint
+    from xaieval.report import Maps
     from xaieval.report.html.image_choice import methods_to_show
 
     recorded = scores.manifest.get("options")
@@ -76,7 +77,9 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     shown = methods_to_show(scores, methods)
     settings = options.model_settings | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = load_forward(model_options.forward)
-    return _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
+    maps = _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
+    pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
+    return RemadeMaps(maps=Maps(images.ids, pixels, maps), classes=images.classes)
 
 
 def _options_of(settings: dict[str, Any], kind: Any) -> Any:
@@ -122,6 +125,8 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
     ids, images, labels = zip(*samples, strict=True)
     if images[0].ndim != 3:
         raise RunError("the images are volumes, which a page cannot show")
+    if len({image.shape for image in images}) > 1:  # a page shows maps of one size
+        ids, images, labels = zip(*(one for one in samples if one[1].shape == images[0].shape), strict=True)
     labelled = all(label is not None for label in labels)
     return _Images(list(ids), torch.stack(images), torch.stack(labels) if labelled else None, classes)
 
@@ -149,11 +154,11 @@ def _explainer(name: str, options: ScoreOptions) -> Any:
 
 def _explained(
     scores: Scores, loaded: LoadedModel, sample: _Images, explainers: dict[str, Any], settings: dict[str, Any], size: int
-) -> RemadeMaps:
+) -> dict[str, dict[str, Tensor]]:
+    """The maps of each method by layer."""
     import torch
 
     from xaieval.evaluation.loop import explain
-    from xaieval.report import Maps
 
     rows = scores.rows
     maps: dict[str, dict[str, Tensor]] = {}
@@ -172,4 +177,4 @@ def _explained(
             for start in range(0, len(sample.ids), size)
         ]
         maps[name] = {layer: torch.cat([part[layer].cpu() for part in parts]) for layer in parts[0]}
-    return RemadeMaps(maps=Maps(sample.ids, loaded.preprocessing.to_pixels(sample.images), maps), classes=sample.classes)
+    return maps

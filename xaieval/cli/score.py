@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line
+from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import load_forward, load_trained
+from xaieval.cli.loading import check_normalisation, load_forward, load_trained, names_code
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, choose_from, printable
@@ -30,7 +31,7 @@ __all__ = ["default_folder", "score"]
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
-IDLE = ("progress", "level", "nproc", "workers", "resume")  # settings that change no row
+IDLE = ("progress", "level", "nproc", "workers", "resume", "bands")  # settings that change no row
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -80,6 +81,7 @@ def _score(
     """Score in this process, which may be one of several."""
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.data import load_data
+    from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
@@ -87,6 +89,8 @@ def _score(
     check_level(options.level)
     loaded = load_trained(options.model, model_options, options.seed)
     forward = load_forward(model_options.forward)
+    if not names_code("data", options.data):
+        check_normalisation(model_options, loaded.preprocessing)
     data = load_data(
         options.data,
         loaded.preprocessing,
@@ -99,6 +103,8 @@ def _score(
         masks=options.masks,
         boxes=options.boxes,
     )
+    if data.left_out and Rank.from_environment().is_first:
+        _note(f"{options.data}: {describe_left_out(data.left_out)}")
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
@@ -129,10 +135,12 @@ def _score(
     if not Rank.from_environment().is_first:
         return None
     scores.manifest["options"] = settings
+    if data.left_out:
+        scores.manifest["data"]["left_out"] = dict(data.left_out)
     tests = scores.controls_table(options.level) if options.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    files = [ROWS, SUMMARY, MANIFEST, *_save_maps(folder, loaded, forward, data, options, protocol)]
+    files = [ROWS, SUMMARY, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
@@ -164,12 +172,26 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
 
 def default_folder(settings: dict[str, Any]) -> Path:
     """Output folder of a command: always the same for the same settings, and a different one for others."""
-    relevant = {
-        name: value for name, value in settings.items() if name not in ("progress", "level", "nproc", "workers", "resume")
-    }
+    relevant = {name: value for name, value in settings.items() if name not in IDLE}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
     return RUNS / "-".join([*names, digest])
+
+
+def _note(text: str) -> None:
+    """One line beside the results."""
+    print(f"{PROGRAM}: {printable(text)}", file=sys.stderr)
+
+
+def _maps_if_possible(
+    folder: Path, loaded: LoadedModel, forward: Forward | None, data: Data, options: ScoreOptions, protocol: Protocol
+) -> list[str]:
+    """Save the figure of maps; without one, say why: the results are there, and a model or data set may raise anything."""
+    try:
+        return _save_maps(folder, loaded, forward, data, options, protocol)
+    except Exception as error:
+        _note(f"no {FIGURE}: {' '.join(str(error).split()) or type(error).__name__}")
+        return []
 
 
 def _save_maps(
@@ -202,7 +224,7 @@ def _save_maps(
         titles = [data.classes[label] for label in batch.labels.tolist()]
     titles = [printable(title) for title in titles]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
-    pixels = loaded.preprocessing.to_pixels(batch.images)
+    pixels = loaded.preprocessing.to_pixels(batch.images, options.bands)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in class names; matplotlib draws a box
         figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")

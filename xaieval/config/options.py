@@ -61,6 +61,15 @@ def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
+def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    sides = _integers(kind, tokens)
+    if len(sides) > 2:
+        raise ConfigError(
+            f"{tokens[0].keyword or 'an option'} takes one side, or height and width, such as 96,128; got {sides}"
+        )
+    return sides[0] if len(sides) == 1 else sides
+
+
 def _joined(items: Sequence[object] | None) -> Any:
     """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
     return ",".join(str(item) for item in items or ()) or None
@@ -91,6 +100,7 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)
 Words = Annotated[tuple[str, ...], Parameter(converter=to_words), LIST]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers), LIST]
 Integers = Annotated[tuple[int, ...], Parameter(converter=_integers), LIST]
+Side = Annotated[int | tuple[int, ...], Parameter(converter=_side, n_tokens=1, accepts_keys=False, negative=())]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 
 
@@ -103,9 +113,9 @@ class ModelOptions:
         pretrained: Use the pretrained weights of the library, which may be downloaded.
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
-        image_size: Side of the square input, in pixels. Default: that of the model.
-        mean: Mean for input normalisation, three numbers. Default: that of the model.
-        std: Standard deviation for input normalisation, three numbers. Default: that of the model.
+        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model.
+        mean: Mean for input normalisation, one number per channel. Default: that of the model.
+        std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
         forward: See `FORWARD_HELP`.
     """
@@ -114,7 +124,7 @@ class ModelOptions:
     pretrained: bool = False
     random_weights: Switch = False
     model_args: Arguments = field(default_factory=dict)
-    image_size: int | None = None
+    image_size: Side | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
     interpolation: str | None = None
@@ -154,6 +164,7 @@ class ScoreOptions:
         output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
+        bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
         out: Folder for rows, summary, manifest and figure. Default: a folder in xaieval-runs, one for each command.
@@ -189,6 +200,7 @@ class ScoreOptions:
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
+    bands: Integers | None = None
     nproc: int = 1
     already_split: Switch = False
     out: str | None = None

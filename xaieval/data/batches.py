@@ -217,7 +217,7 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     if len(ids) != count:
         raise DataError(f"a batch has {count} images but {len(ids)} ids; one id per image is expected")
     _check_text([*ids, *(name for name, _, _ in failed)])
-    masks, boxes = read_masks(_first(fields, MASK_KEYS), count, size), read_boxes(_first(fields, BOX_KEYS), count)
+    masks, boxes = read_masks(_first(fields, MASK_KEYS), count, size), read_boxes(_first(fields, BOX_KEYS), count, size[-2:])
     return Batch(images, _labels(_first(fields, LABEL_KEYS), count), ids, failed, masks, boxes)
 
 

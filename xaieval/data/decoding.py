@@ -11,16 +11,34 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-__all__ = ["MOST_BYTES", "MOST_PIXELS", "UNREADABLE", "check_pixels", "read_picture", "readable_name", "to_rgb"]
+__all__ = [
+    "ENDINGS",
+    "MOST_BYTES",
+    "MOST_PIXELS",
+    "UNREADABLE",
+    "check_pixels",
+    "picture_size",
+    "read_bands",
+    "read_picture",
+    "readable_name",
+    "to_rgb",
+]
 
 # Decoding takes 8 or 9 bytes per pixel, 16 for WebP: with this limit less than 1 GiB.
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 512 * 1024**2
 
 # The format is that of the file's content, not of its name. Pillow knows more, but one of them (EPS) starts another program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".gif", ".jp2", ".j2k", ".jpx", ".avif"),
+)
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 PLAIN_TEXT = (b"P1", b"P2", b"P3")  # text PPM, which Python reads number by number: comments alone can take minutes
 JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # the first bytes of a JPEG, and of each of its scans
 MOST_SCANS = 100  # cameras write up to ten; each scan covers all pixels, and can be as short as 14 bytes
@@ -51,6 +69,65 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
         raise
     except Exception as error:  # no list of what decoders raise is complete
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of a picture, upright as its EXIF data says, from the head of the file; None if it cannot be read."""
+    try:
+        with _open_file(path) as file:
+            picture = Image.open(file, formats=FORMATS)
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in TURNED
+            return picture.size[::-1] if turned else picture.size
+    except Exception:  # the reason is in the row of the picture, which cannot be read either
+        return None
+
+
+def read_bands(path: Path, channels: int) -> Tensor:
+    """Read an image of several bands, float32 `[C, H, W]`: bytes are scaled to [0, 1], all other numbers are unchanged.
+
+    Args:
+        path: A `.npy` file with an array `[C, H, W]` or `[H, W, C]`, or a picture with that many bands. TIFF files with more
+            than four need the package `tifffile`.
+        channels: Number of bands.
+
+    Raises:
+        OSError: The file cannot be decoded.
+        ValueError: It is too large, or does not have that many bands.
+    """
+    try:
+        with _open_file(path) as file:
+            bands = _array_of(file, path.suffix.lower())
+    except UNREADABLE:
+        raise
+    except Exception as error:  # no list of what decoders raise is complete
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    if bands.ndim != 3 or channels not in (bands.shape[0], bands.shape[2]):
+        raise ValueError(f"its values have the shape {list(bands.shape)}, and the model takes {channels} bands: [C, H, W]")
+    if bands.shape[0] == bands.shape[2]:
+        raise ValueError(f"its shape {list(bands.shape)} can be [C, H, W] or [H, W, C]; crop it to another size")
+    ordered = bands if bands.shape[0] == channels else np.moveaxis(bands, 2, 0)
+    return torch.from_numpy(ordered.astype(np.float32) / (255 if bands.dtype == np.uint8 else 1))
+
+
+def _array_of(file: IO[bytes], ending: str) -> np.ndarray:
+    if ending == ".npy":
+        return np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-any-return]
+    if ending in (".tif", ".tiff"):
+        return _tiff_bands(file)
+    return np.asarray(_decode(file))
+
+
+def _tiff_bands(file: IO[bytes]) -> np.ndarray:
+    """The bands of a TIFF file, by tifffile if it is installed, because Pillow reads at most four."""
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        return np.asarray(_decode(file))
+    with tifffile.TiffFile(file) as tiff:
+        series = tiff.series[0]
+        if series.nbytes > MOST_BYTES:
+            raise ValueError(f"it has {series.nbytes} bytes, more than the limit of {MOST_BYTES}")
+        return series.asarray()  # type: ignore[no-any-return]
 
 
 def _open_file(path: Path) -> IO[bytes]:

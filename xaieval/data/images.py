@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.batches import check_images
-from xaieval.data.decoding import UNREADABLE, read_picture, readable_name, to_rgb
+from xaieval.data.coco import coco_boxes
+from xaieval.data.decoding import ENDINGS, UNREADABLE, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.download import fetch, unpack
-from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.preprocessing import Preprocessing, size_of
 from xaieval.data.scenes import CLASSES, Split, make_scene
-from xaieval.data.truth import coco_boxes, mask_files
+from xaieval.data.truth import mask_files
 from xaieval.errors import DataError, UsageError
 
-__all__ = ["ENDINGS", "Pictures", "collate", "image_folder", "sample_of", "scenes", "ucmerced"]
+__all__ = ["Pictures", "collate", "describe_left_out", "image_folder", "sample_of", "scenes", "ucmerced"]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
 # The archive that torchgeo and TensorFlow Datasets use.
 UCMERCED_URL = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
@@ -41,22 +43,24 @@ class Pictures(Dataset[dict[str, Any]]):
 
     Attributes:
         ids: A stable name for each picture.
-        labels: The class index of each picture.
+        labels: The class index of each picture; None for pictures without classes.
         classes: Names of the classes.
-        read: Reads the RGB picture of a number.
+        read: Reads the RGB picture of a number; for models of several bands, a tensor `[C, H, W]`.
         preprocessing: Turns a picture into the model's input: a `Preprocessing`, or a transform with augmentation. With a
             transform, masks and boxes are left out, because it does not say where it moves them.
         mask: Reads the object mask of a number, of the picture's size, white on black; None if masks are unknown.
         boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
+        left_out: What a folder contains beside these pictures: how many files of each kind.
     """
 
     ids: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[int | None]
     classes: Sequence[str]
-    read: Callable[[int], Image.Image]
-    preprocessing: Callable[[Image.Image], Tensor]
+    read: Callable[[int], Image.Image | Tensor]
+    preprocessing: Callable[[Any], Tensor]
     mask: Callable[[int], Image.Image] | None = None
     boxes: Sequence[Tensor] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,16 +71,17 @@ class Pictures(Dataset[dict[str, Any]]):
     def _prepared(self, index: int) -> dict[str, Any]:
         """The preprocessed image, with its mask and boxes if they are known."""
         picture = self.read(index)
+        size = size_of(picture)
         prepared: dict[str, Any] = {"image": self.preprocessing(picture)}
         if not isinstance(self.preprocessing, Preprocessing):
             return prepared
         if self.mask is not None:
             mask = self.mask(index)
-            if mask.size != picture.size:  # counts as an unreadable picture, so that it does not end a run
-                raise ValueError(f"its mask has {mask.size} pixels, the picture {picture.size}")
+            if mask.size != size:  # counts as an unreadable picture, so that it does not end a run
+                raise ValueError(f"its mask has {mask.size} pixels, the picture {size}")
             prepared["mask"] = self.preprocessing.mask(mask)
         if self.boxes is not None:
-            prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], picture.size)
+            prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], size)
         return prepared
 
     def spread(self, most: int | None) -> Pictures:
@@ -91,7 +96,7 @@ class Pictures(Dataset[dict[str, Any]]):
             return self
         if most < 1:
             raise DataError(f"at least one image is needed, got {most}")
-        members: dict[int, list[int]] = {}
+        members: dict[int | None, list[int]] = {}
         for index, label in enumerate(self.labels):
             members.setdefault(label, []).append(index)
         quota = dict.fromkeys(members, 0)
@@ -179,53 +184,104 @@ def image_folder(
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
 ) -> Pictures:
-    """Load a folder with one sub-folder of images per class.
+    """Load a folder with one sub-folder of images per class, or a folder of images without classes.
 
     Classes and files are in alphabetical order, and the ids are paths below the folder. All files with an image extension are
-    listed; those that cannot be read become rows with the status "unreadable". A class folder can be a symbolic link; deeper
-    links to folders are not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and
-    boxes are resized and cropped like the images.
+    listed, in any case; those that cannot be read become rows with the status "unreadable". Other files, hidden ones, and
+    images beside class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
+    not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and boxes are resized and
+    cropped like the images.
+
+    For a model of other than one or three channels, the files are `.npy` arrays and pictures with that many bands; see
+    `xaieval.data.decoding.read_bands`.
 
     Args:
         root: The folder.
         preprocessing: Turns a picture into the model's input.
         masks: A folder with the mask of each image, a PNG file with the same path (`masks/cat/1.png` for `cat/1.jpg`) and size;
             non-zero pixels belong to the object. If a mask cannot be read, its image counts as unreadable.
-        boxes: A JSON file in COCO format whose `file_name` entries are paths below `root`, or unique file names.
+        boxes: A JSON file in COCO format that lists all images; its `file_name` entries are paths below `root`, or unique file
+            names. Segmentations in it are not read.
 
     Raises:
-        DataError: The folder is missing, a sub-folder cannot be read, or there are no images; masks or boxes are missing or
-            belong to other images.
+        DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
+            classes; masks or boxes are missing or belong to other images.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no folder '{root}'; give a folder that has one sub-folder of images for each class")
-    files = _image_files(root)
+    channels = getattr(preprocessing, "channels", 3)
+    endings = ENDINGS if channels in (1, 3) else (*ENDINGS, ".npy")
+    files, left_out = _image_files(root, endings)
     names, paths = [name for name, _ in files], [path for _, path in files]
-    classes = sorted({name.split("/")[0] for name in names})
-    if not classes:
+    classes = sorted({name.split("/")[0] for name in names if "/" in name})
+    if not names:
         raise DataError(
-            f"no images in '{root}'; expected {root.name}/CLASS/IMAGE with one of the extensions {', '.join(ENDINGS)}"
+            f"no images in '{root}'; expected {root.name}/CLASS/IMAGE, or {root.name}/IMAGE without classes, with one of the "
+            f"extensions {', '.join(endings)}"
         )
+    if len(classes) > 1 and {name.lower() for name in classes} <= SPLITS:
+        raise DataError(f"the folders of '{root}' are {', '.join(classes)}: splits, not classes; give one of them")
     return Pictures(
         ids=names,
-        labels=[classes.index(name.split("/")[0]) for name in names],
+        labels=[classes.index(name.split("/")[0]) if classes else None for name in names],
         classes=classes,
-        read=lambda index: read_picture(paths[index], to_rgb),
+        read=lambda index: read_picture(paths[index], to_rgb) if channels in (1, 3) else read_bands(paths[index], channels),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, [path.relative_to(root).as_posix() for path in paths]),
-        boxes=None if boxes is None else coco_boxes(boxes, names),
+        boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
+        left_out=left_out,
     )
 
 
-def _image_files(root: Path) -> list[tuple[str, Path]]:
-    """The ids and paths of all image files, sorted by id."""
-    files: list[tuple[str, Path]] = []
-    for class_folder in filter(Path.is_dir, root.iterdir()):
-        for folder, _, names in os.walk(class_folder, onerror=_refuse_folder):
-            paths = [Path(folder, name) for name in names]
-            files += [(_id_of(path, root), path) for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(files)
+def _image_files(root: Path, endings: Sequence[str]) -> tuple[list[tuple[str, Path]], dict[str, int]]:
+    """The ids and paths of all image files, sorted by id, and how many files of each kind are left out.
+
+    Images directly in the folder count if no sub-folder has any.
+    """
+    left_out: Counter[str] = Counter()
+    top: list[Path] = []
+    files: list[Path] = []
+    for entry in root.iterdir():
+        if entry.name.startswith("."):
+            left_out["hidden"] += 1
+        elif entry.is_dir():
+            found = list(_images_below(entry, endings, left_out))
+            left_out["folder without images"] += not found
+            files += found
+        elif not _sort_out(entry, endings, left_out):
+            top.append(entry)
+    left_out["image beside the class folders"] = len(top) if files else 0
+    named = sorted((_id_of(path, root), path) for path in files or top)
+    return named, {kind: count for kind, count in sorted(left_out.items()) if count}
+
+
+def _images_below(class_folder: Path, endings: Sequence[str], left_out: Counter[str]) -> Iterator[Path]:
+    """The image files in a class folder, with its sub-folders."""
+    for folder, inner, names in os.walk(class_folder, onerror=_refuse_folder):
+        left_out["hidden"] += sum(name.startswith(".") for name in inner)
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        left_out["link to a folder"] += sum(Path(folder, name).is_symlink() for name in inner)
+        yield from (path for name in names if not _sort_out(path := Path(folder, name), endings, left_out))
+
+
+def _sort_out(path: Path, endings: Sequence[str], left_out: Counter[str]) -> bool:
+    """Whether a file is no image; it is then counted by its kind."""
+    ending = path.suffix.lower()
+    kind = "hidden" if path.name.startswith(".") else readable_name(ending) or "without extension"
+    is_image = kind in endings
+    left_out[kind] += not is_image
+    return not is_image
+
+
+def describe_left_out(left_out: Mapping[str, int]) -> str:
+    """What a folder contains beside its pictures, in words; empty if nothing.
+
+    Example:
+        >>> describe_left_out({".txt": 2, "hidden": 1})
+        'left out: 2 .txt, 1 hidden'
+    """
+    return f"left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}" if left_out else ""
 
 
 def _id_of(path: Path, root: Path) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class Data:
         loader: Batches for `xaieval.score`.
         preview: Batches of a few images for pictures; None if the loader can be read only once.
         classes: Names of the classes, if known.
+        left_out: What a folder contains beside the images: how many files of each kind.
     """
 
     loader: Iterable[Any]
     preview: Iterable[Any] | None
     classes: list[str] | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def names_code(spec: str) -> bool:
@@ -87,7 +89,7 @@ def load_data(
     pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes)
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
-        return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes))
+        return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes) or None, pictures.left_out)
     made = import_factory(spec, DataError, "data")()
     if not hasattr(made, "__iter__"):
         raise DataError(f"{spec} returned a {type(made).__name__}; a function that returns a loader is expected")

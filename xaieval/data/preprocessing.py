@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,10 +16,13 @@ from torchvision.transforms import InterpolationMode, v2
 from xaieval.data.decoding import MOST_PIXELS
 from xaieval.errors import DataError, choose_from
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "to_visible"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+STRETCH = (0.02, 0.98)  # shares of the values of a band that become black and white in figures
+
+Side = int | tuple[int, int]  # pixels of a square's side, or height and width
 
 
 @dataclass(frozen=True)
@@ -25,44 +30,101 @@ class Preprocessing:
     """Resize the shorter side, crop the centre, scale to [0, 1], normalise: the evaluation transform of image classifiers.
 
     Attributes:
-        image_size: Side of the square crop, in pixels.
-        resize: Shorter side before the crop, in pixels.
-        mean: Mean of each channel, in [0, 1].
+        image_size: Side of the square crop, in pixels; or its height and width.
+        resize: Shorter side before the crop, in pixels. With a height and a width, the picture is resized until it covers both.
+        mean: Mean of each channel, in [0, 1]. One number is for models of grey images, and other numbers than 1 or 3 for
+            models of images with that many bands.
         std: Standard deviation of each channel.
         interpolation: "bilinear", "bicubic" or "nearest", antialiased.
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
+        border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
+            lost (timm's `crop_mode="border"`).
+
+    Raises:
+        DataError: The choices contradict each other.
     """
 
-    image_size: int = 224
-    resize: int = 256
+    image_size: Side = 224
+    resize: Side = 256
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     squash: bool = False
+    border: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
             raise DataError(f"no interpolation {self.interpolation!r}; {choose_from(self.interpolation, known)}")
-        if not 1 <= self.image_size <= self.resize:
+        if not all(1 <= crop <= side for crop, side in zip(_sides(self.image_size), _sides(self.resize), strict=True)):
             raise DataError(f"an image is resized to at least its crop: got {self.resize} px for a crop of {self.image_size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise DataError(f"mean and std are three numbers each, std positive; got {self.mean} and {self.std}")
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise DataError(
+                f"mean and std are one number per channel each, as many of one as of the other, std positive; got {self.mean} "
+                f"and {self.std}"
+            )
+        if self.squash and self.border:
+            raise DataError("squash ignores the aspect ratio and border keeps it; choose one of them")
 
-    def with_size(self, image_size: int) -> Preprocessing:
-        """Change the size of the crop, and keep the share of the picture that it shows."""
-        resize = round(image_size * self.resize / self.image_size)
-        return replace(self, image_size=image_size, resize=resize)
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return len(self.mean)
 
-    def __call__(self, picture: Image.Image) -> Float[Tensor, "3 s s"]:
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image.
+
+        Example:
+            >>> Preprocessing((96, 128), (96, 128)).input_shape
+            (3, 96, 128)
+        """
+        return (self.channels, *_sides(self.image_size))
+
+    def with_size(self, image_size: Side) -> Preprocessing:
+        """Change the size of the crop, and keep the share of the picture that it shows.
+
+        Example:
+            >>> Preprocessing(224, 256).with_size((112, 224)).resize
+            (128, 256)
+        """
+        shares = [side / crop for side, crop in zip(_sides(self.resize), _sides(self.image_size), strict=True)]
+        height, width = (round(side * share) for side, share in zip(_sides(image_size), shares, strict=True))
+        return replace(self, image_size=image_size, resize=height if isinstance(image_size, int) else (height, width))
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """Change the number of channels, if it differs: grey gets the average mean and std, other bands none (0 and 1).
+
+        Example:
+            >>> Preprocessing().with_channels(13).channels
+            13
+        """
+        if channels == self.channels:
+            return self
+        if channels == 1:
+            mean, std = (sum(numbers) / len(numbers) for numbers in (self.mean, self.std))
+            return replace(self, mean=(mean,), std=(std,))
+        return replace(self, mean=(0.0,) * channels, std=(1.0,) * channels)
+
+    def __call__(self, picture: Image.Image | Float[Tensor, "c height width"]) -> Float[Tensor, "c h w"]:
         """Convert an RGB picture to a normalised tensor.
 
+        Args:
+            picture: A picture; for models of several bands, a tensor of them, in the units of `mean`.
+
         Raises:
-            ValueError: The picture is so long and thin that it would have too many pixels after resizing.
+            ValueError: The picture is so long and thin that it would have too many pixels after resizing, or has another number
+                of bands.
         """
-        self._check_shape(picture)
+        if isinstance(picture, Tensor) and len(picture) != self.channels:
+            raise ValueError(f"it has {len(picture)} bands, and the model takes {self.channels}")
+        if isinstance(picture, Image.Image) and self.channels == 1:
+            picture = picture.convert("L")
+        size = size_of(picture)
+        self._check_shape(size)
+        fill = list(self.mean) if isinstance(picture, Tensor) else [min(max(round(255 * m), 0), 255) for m in self.mean]
         steps = v2.Compose(
             [
-                *self._placing(InterpolationMode(self.interpolation)),
+                *self._placing(size, InterpolationMode(self.interpolation), fill if len(fill) > 1 else fill[0]),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
                 v2.Normalize(list(self.mean), list(self.std)),
@@ -71,7 +133,7 @@ class Preprocessing:
         tensor: Tensor = steps(picture)
         return tensor
 
-    def mask(self, mask: Image.Image) -> Bool[Tensor, "s s"]:
+    def mask(self, mask: Image.Image) -> Bool[Tensor, "h w"]:
         """Apply the same resizing and cropping to a mask: True where the object covers at least half of the pixel.
 
         Args:
@@ -80,8 +142,8 @@ class Preprocessing:
         Raises:
             ValueError: As for a picture.
         """
-        self._check_shape(mask)
-        steps = v2.Compose([*self._placing(InterpolationMode.BILINEAR), v2.PILToTensor()])
+        self._check_shape(mask.size)
+        steps = v2.Compose([*self._placing(mask.size, InterpolationMode.BILINEAR), v2.PILToTensor()])
         placed: Tensor = steps(mask)[0] >= 128
         return placed
 
@@ -93,21 +155,95 @@ class Preprocessing:
             size: Width and height of the picture.
         """
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
-        placed = v2.Compose(self._placing(InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor).clamp(0, self.image_size)
+        placed = v2.Compose(self._placing(size, InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor)
+        height, width = _sides(self.image_size)
+        placed = placed.clamp(min=0).minimum(placed.new_tensor([width, height, width, height]))
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
-    def _check_shape(self, picture: Image.Image) -> None:
+    def _check_shape(self, size: tuple[int, int]) -> None:
         """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
-        pixels = 0 if self.squash else max(picture.size) / min(picture.size) * self.resize**2
+        pixels = 0 if self.squash or self.border else max(size) / min(size) * max(_sides(self.resize)) ** 2
         if pixels > MOST_PIXELS:
-            raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*picture.size))
+            raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*size))
 
-    def _placing(self, interpolation: InterpolationMode) -> list[v2.Transform]:
-        """The geometric steps: resize and crop."""
-        size = [self.resize] * 2 if self.squash else self.resize
-        return [v2.Resize(size, interpolation, antialias=True), v2.CenterCrop(self.image_size)]
+    def _placing(self, size: tuple[int, int], interpolation: InterpolationMode, fill: Any = 0) -> list[v2.Transform]:
+        """The geometric steps for a picture of this width and height: resize, fill the border, crop."""
+        resized = self._resized(*size)
+        steps: list[v2.Transform] = [v2.Resize(resized, interpolation, antialias=True)]
+        if isinstance(resized, list) and self.border:
+            missing = [max(0, crop - side) for crop, side in zip(_sides(self.image_size), resized, strict=True)]
+            above, left = (pixels // 2 for pixels in missing)
+            steps.append(v2.Pad([left, above, missing[1] - left, missing[0] - above], fill=fill))
+        return [*steps, v2.CenterCrop(self.image_size)]
 
-    def to_pixels(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """Convert normalised images to pixels in [0, 1]."""
+    def _resized(self, width: int, height: int) -> int | list[int]:
+        """Height and width after resizing; or the shorter side, for torchvision to find the longer one."""
+        goal = _sides(self.resize)
+        if self.squash:
+            return list(goal)
+        if not self.border and goal[0] == goal[1]:
+            return goal[0]
+        ratios = [side / wanted for side, wanted in zip((height, width), goal, strict=True)]
+        ratio = max(ratios) if self.border else min(ratios)
+        return [max(1, round(side / ratio)) for side in (height, width)]
+
+    def to_pixels(self, images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+        """Convert normalised images to pixels in [0, 1] for figures; grey images become grey RGB.
+
+        Args:
+            images: Images as the model takes them.
+            bands: Of images with several bands, those that are shown; see `to_visible`.
+
+        Raises:
+            DataError: The images have no such bands.
+        """
         mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
-        return (images * std + mean).clamp(0, 1)
+        if images.shape[1] == 1:  # grey images of a factory, whose normalisation is not known
+            mean, std = mean.mean(dim=0), std.mean(dim=0)
+        if images.shape[1] in (1, self.channels):
+            images = images * std + mean
+        return to_visible(images, bands)
+
+
+def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+    """Choose three channels of images for figures, in [0, 1].
+
+    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, so each is stretched: its lowest 2 %
+    of values become black, its highest 2 % white.
+
+    Args:
+        images: Images before normalisation.
+        bands: The channels shown as red, green and blue, from 0; or one channel, shown in grey. Default: the first three; of
+            one or two channels, the first.
+
+    Raises:
+        DataError: The images have no such channels.
+
+    Example:
+        >>> to_visible(torch.rand(2, 13, 8, 8), bands=(3, 2, 1)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    channels = images.shape[1]
+    chosen = list(bands) if bands is not None else [0, 1, 2] if channels >= 3 else [0]
+    if len(chosen) not in (1, 3) or not all(0 <= band < channels for band in chosen):
+        raise DataError(
+            f"bands are three channels from 0 to {channels - 1}, or one for grey; got {', '.join(map(str, chosen))}"
+        )
+    shown = images[:, chosen]
+    if channels not in (1, 3):
+        values = shown.flatten(2)
+        low, high = (
+            values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values[..., None, None] for share in STRETCH
+        )
+        shown = (shown - low) / (high - low).clamp(min=torch.finfo(shown.dtype).tiny)
+    return shown.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
+    """Width and height of a picture, or of a tensor of bands."""
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+
+
+def _sides(size: Side) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +10,25 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from xaieval.data.decoding import read_picture
 from xaieval.errors import DataError
 
-__all__ = ["coco_boxes", "inside_boxes", "mask_files", "read_boxes", "read_masks", "silhouette"]
+__all__ = ["inside_boxes", "looks_like_shares", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
-FARTHEST = 1e9  # pixels; larger coordinates are errors
+UPRIGHT = (BoundingBoxFormat.XYXY, BoundingBoxFormat.XYWH, BoundingBoxFormat.CXCYWH)
+BINARY = ({0}, {1}, {0, 1}, {255}, {0, 255})  # values of a torchvision mask that is no label map
 
 
 def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
     """Read the masks of a batch, bool `[N, H, W]`, or `[N, D, H, W]` for volumes.
 
     Args:
-        given: The masks in the batch: None, or bools of that form, with or without a channel axis of size 1.
+        given: The masks in the batch: None, or bools of that form, with or without a channel axis of size 1. In a list, an
+            image can have a mask `[k, H, W]` of each of its k objects. Masks of `torchvision.tv_tensors` can also have the
+            values 0 and 1, or 0 and 255.
         count: Number of images in the batch, N.
         size: Height and width of the images.
 
@@ -36,7 +39,7 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
         return None
     if count == 0:
         return torch.zeros(0, *size, dtype=torch.bool)
-    masks = _tensor(given, "masks are bool of the images' size")
+    masks = _tensor(_of_objects(given, size), "masks are bool of the images' size")
     if masks.ndim == len(size) + 2 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
@@ -46,15 +49,36 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
     return masks
 
 
-def read_boxes(given: Any, count: int) -> list[Tensor] | None:
+def _of_objects(given: Any, size: tuple[int, ...]) -> Any:
+    """The masks with one for each image, where a list has the masks of each object, or masks of torchvision."""
+    if isinstance(given, Mask):
+        return _bools(given)
+    if not isinstance(given, list | tuple) or not all(isinstance(one, Tensor | np.ndarray) for one in given):
+        return given
+    masks = [_bools(one) if isinstance(one, Mask) else torch.as_tensor(one) for one in given]
+    if len(size) == 2 and any(one.ndim == 3 for one in masks) and all(one.dtype == torch.bool for one in masks):
+        masks = [one.any(dim=0) if one.ndim == 3 else one for one in masks]
+    return torch.stack(masks) if len({(one.shape, one.dtype) for one in masks}) == 1 else given
+
+
+def _bools(mask: Mask) -> Tensor:
+    """A mask of torchvision as bools if its values are those of one object; a label map is unchanged, and refused later."""
+    plain = mask.as_subclass(Tensor)
+    return plain != 0 if {*plain.unique().tolist()} in BINARY or not plain.numel() else plain
+
+
+def read_boxes(given: Any, count: int, size: Sequence[int] | None = None) -> list[Tensor] | None:
     """Read the boxes of a batch: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the model's input.
 
     Args:
-        given: The boxes in the batch: None, one `[k, 4]` for each image, or `[N, 4]` for one box per image.
+        given: The boxes in the batch: None, one `[k, 4]` for each image, or `[N, 4]` for one box per image. Boxes of
+            `torchvision.tv_tensors` can have any format; of a rotated one, the upright box around it is taken. If their canvas
+            has another size than the image but the same proportions, they are scaled.
         count: Number of images in the batch, N.
+        size: Height and width of the images.
 
     Raises:
-        DataError: The boxes have another form, or are not one entry per image.
+        DataError: The boxes have another form, are not one entry per image, or belong to images of other proportions.
 
     Example:
         >>> [boxes.tolist() for boxes in read_boxes([[2, 3, 9, 8], [0, 0, 4, 4]], count=2)]
@@ -65,7 +89,55 @@ def read_boxes(given: Any, count: int) -> list[Tensor] | None:
     came = len(given) if isinstance(given, Sized) else type(given).__name__
     if came != count:
         raise DataError(f"a batch has {count} images but boxes of {came}; boxes [k, 4] for each image are expected")
-    return [_boxes_of_one(boxes) for boxes in given]
+    if isinstance(given, BoundingBoxes):  # its rows would be plain numbers, without a format
+        given = _corners(given, size)
+    return [_boxes_of_one(_corners(boxes, size) if isinstance(boxes, BoundingBoxes) else boxes) for boxes in given]
+
+
+def _corners(boxes: BoundingBoxes, size: Sequence[int] | None) -> Tensor:
+    """Boxes of torchvision as `(x1, y1, x2, y2)` in pixels of an image of this height and width."""
+    form, canvas = boxes.format, boxes.canvas_size
+    floats = BoundingBoxes(boxes.as_subclass(Tensor).float(), format=form, canvas_size=canvas)  # type: ignore[call-overload]
+    rotated = form not in UPRIGHT
+    goal = BoundingBoxFormat.XYXYXYXY if rotated else BoundingBoxFormat.XYXY
+    corners = functional.convert_bounding_box_format(floats, new_format=goal).as_subclass(Tensor)
+    if rotated:
+        points = corners.view(-1, 4, 2)
+        corners = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1)
+    if size is None or canvas == tuple(size):
+        return corners
+    if not same_proportions(canvas, size):
+        raise DataError(
+            f"boxes have a canvas of {canvas[0]} x {canvas[1]} pixels (height x width), and their image has {size[0]} x "
+            f"{size[1]}, which has other proportions; resize and crop boxes and image in one transform of torchvision"
+        )
+    return corners * corners.new_tensor([size[1] / canvas[1], size[0] / canvas[0]] * 2)
+
+
+def same_proportions(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether one size is the other one enlarged, up to rounding to whole pixels.
+
+    Example:
+        >>> same_proportions((480, 640), (224, 299)), same_proportions((480, 640), (224, 224))
+        (True, False)
+    """
+    small, large = sorted((one, other), key=lambda size: size[0] * size[1])
+    share = [short / long for short, long in zip(small, large, strict=True)]
+    return abs(small[1] - large[1] * share[0]) <= 1 or abs(small[0] - large[0] * share[1]) <= 1
+
+
+def looks_like_shares(boxes: Sequence[Tensor]) -> bool:
+    """Whether boxes are in shares of the image instead of pixels: there are some, and all coordinates lie in [0, 1].
+
+    Args:
+        boxes: For each image `[k, 4]`, as in `Batch.boxes`.
+
+    Example:
+        >>> looks_like_shares([torch.tensor([[0.1, 0.2, 0.5, 0.6]])]), looks_like_shares([torch.zeros(0, 4)])
+        (True, False)
+    """
+    known = [one for one in boxes if one.numel()]
+    return bool(known) and all(bool(((one >= 0) & (one <= 1)).all()) for one in known)
 
 
 def _tensor(given: Any, expected: str) -> Tensor:
@@ -133,58 +205,3 @@ def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Imag
         raise DataError(f"no mask for {len(missing)} of {len(names)} images; the first, {name!r}, needs '{path}'")
 
     return lambda number: read_picture(paths[number], silhouette)
-
-
-def coco_boxes(file: str | Path, names: Sequence[str]) -> list[Tensor]:
-    """Read the boxes `[k, 4]` of each picture, `(x1, y1, x2, y2)` in the picture's pixels, from a COCO file.
-
-    Boxes of all categories are read, except crowds. A picture without annotations has no boxes.
-
-    Args:
-        file: JSON with `images` (`id`, `file_name`) and `annotations` (`image_id`, `bbox` as `(x, y, width, height)`).
-        names: The paths of the pictures below their folder. A `file_name` is such a path, or its last part if that is unique.
-
-    Raises:
-        DataError: The file cannot be read, or contains none of the pictures.
-    """
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        named = {image["id"]: _name(image["file_name"]) for image in content["images"]}
-        annotated = [
-            (named[one["image_id"]], _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(
-            f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file in COCO format is expected, with "
-            "'images' (id, file_name) and 'annotations' (image_id, bbox)"
-        ) from error
-    numbers = _numbers(names)
-    if not any(name in numbers for name in named.values()):
-        first = next(iter(named.values()), None)
-        raise DataError(f"'{file}' has boxes of other images: its first is {first!r}, the folder has {names[0]!r}")
-    boxes: list[list[list[float]]] = [[] for _ in names]
-    for name, corners in annotated:
-        if name in numbers:
-            boxes[numbers[name]].append(corners)
-    return [torch.tensor(corners, dtype=torch.float32).view(-1, 4) for corners in boxes]
-
-
-def _name(file_name: Any) -> str:
-    if not isinstance(file_name, str):
-        raise TypeError(f"a file_name is text, got {file_name!r}")
-    return file_name
-
-
-def _corners(box: Sequence[float]) -> list[float]:
-    x, y, width, height = map(float, box)
-    if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # NaN fails too
-        raise ValueError(f"a bbox is (x, y, width, height) in pixels, got {list(box)}")
-    return [x, y, x + width, y + height]
-
-
-def _numbers(names: Sequence[str]) -> Mapping[str, int]:
-    """The number of each picture by its path, and by the last part of the path if that is unique."""
-    last = [name.rsplit("/", 1)[-1] for name in names]
-    count = Counter(last)
-    short = {part: number for number, part in enumerate(last) if count[part] == 1}
-    return short | {name: number for number, name in enumerate(names)}

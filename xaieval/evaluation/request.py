@@ -12,6 +12,7 @@ from xaieval.errors import ExplainerError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference
+from xaieval.inference.query_detections import with_detections
 from xaieval.inference.targets import Target
 from xaieval.inference.tasks import Task, resolve_task
 from xaieval.metrics import Metric
@@ -66,13 +67,14 @@ def check_request(
         raise UsageError(f"seed is at least 0, got {seed}")
     model = as_module(model)
     explainers = _explainers(methods, model, controls)
+    task = resolve_task(inference.task, inference.output)
     return Request(
         model=model,
         addresses=_addresses(layers, explainers, model),
         explainers=explainers,
         protocol=_protocol(protocol, target, model),
-        task=resolve_task(inference.task, inference.output),
-        inference=inference,
+        task=task,
+        inference=with_detections(inference, task, model),
         seed=seed,
         metrics=metrics,
     )

@@ -12,6 +12,7 @@ from PIL.Image import Resampling
 from torch import nn
 
 from xaieval.data import Preprocessing
+from xaieval.data.preprocessing import Side
 from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
 from xaieval.models.weights import read_weights
 
@@ -65,7 +66,10 @@ def huggingface(
     if weights is not None:  # loaded by transformers, whose files use other names for weights than its models
         source = {"pretrained_model_name_or_path": None, "state_dict": read_weights(weights)}
         model = _loaded(transformers, type(model), config, name, source, local)
-    return model, _preprocessing(transformers, name, config, where)
+    preprocessing = _preprocessing(transformers, name, config, where)
+    if "image_size" in arguments:  # the image processor of the folder does not follow it
+        preprocessing = preprocessing.with_size(_configured(config))
+    return model, preprocessing.with_channels(getattr(config, "num_channels", preprocessing.channels))
 
 
 def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mapping[str, Any], local: bool) -> nn.Module:
@@ -90,7 +94,7 @@ def preprocessing_of(processor: Any) -> Preprocessing:
         processor: An image processor with attributes such as `size`, `resample` and `image_mean`.
 
     Raises:
-        ModelError: The processor does not return square images.
+        ModelError: The processor does not return images of one size.
 
     Example:
         >>> from types import SimpleNamespace
@@ -105,20 +109,21 @@ def preprocessing_of(processor: Any) -> Preprocessing:
         return default if value is None else value
 
     size = dict(given("size", {}))
-    shortest = size.get("shortest_edge") or _side(size)
-    squash, crop = "shortest_edge" not in size, shortest
+    resize: Side = size.get("shortest_edge") or _sides(size)
+    squash, crop = "shortest_edge" not in size, resize
     if given("do_center_crop", False):
-        crop = _side(dict(given("crop_size", size)))
+        crop = _sides(dict(given("crop_size", size)))
+        resize = _at_least(resize, crop)
     elif "shortest_edge" in size and hasattr(processor, "crop_pct"):
-        squash = shortest >= SQUASHED
-        shortest = shortest if squash else int(shortest / processor.crop_pct)
+        squash = size["shortest_edge"] >= SQUASHED
+        resize = size["shortest_edge"] if squash else int(size["shortest_edge"] / processor.crop_pct)
     # Preprocessing always scales to [0, 1]; a different scale of the processor is folded into mean and std.
     scale = 255 * given("rescale_factor", 1 / 255) if given("do_rescale", True) else 255
     normalised = given("do_normalize", True)
     mean, std = (given(f"image_{which}", [default] * 3) for which, default in (("mean", 0.0), ("std", 1.0)))
     return Preprocessing(
         image_size=crop,
-        resize=max(shortest, crop),
+        resize=resize,
         squash=squash,
         mean=tuple(float(m) / scale for m in mean) if normalised else (0.0,) * 3,
         std=tuple(float(s) / scale for s in std) if normalised else (1 / scale,) * 3,
@@ -190,10 +195,11 @@ def _auto_class(transformers: Any, config: Any) -> Any:
         "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
         "ForObjectDetection": transformers.AutoModelForObjectDetection,
     }
-    architecture = (config.architectures or [""])[0]
-    return next(
-        (kind for head, kind in heads.items() if architecture.endswith(head)), transformers.AutoModelForImageClassification
-    )
+    classifier = transformers.AutoModelForImageClassification
+    if config.architectures:
+        return next((kind for head, kind in heads.items() if config.architectures[0].endswith(head)), classifier)
+    kinds = (classifier, *heads.values())  # a configuration alone does not name a head
+    return next((kind for kind in kinds if type(config) in kind._model_mapping), classifier)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -222,15 +228,32 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
 def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str, Any]) -> Preprocessing:
     """Preprocessing of the model's image processor; without one, the defaults at the image size of the configuration."""
     if where["local_files_only"] and not (Path(name) / "preprocessor_config.json").is_file():
-        size = getattr(config, "image_size", 224)
-        side = size if isinstance(size, int) else min(size)
-        return Preprocessing(image_size=side, resize=side)
+        size = _configured(config)
+        return Preprocessing(image_size=size, resize=size)
     with _reported(name, "preprocessing", where["local_files_only"]):
         processor = transformers.AutoImageProcessor.from_pretrained(name, **where)
     return preprocessing_of(processor)
 
 
-def _side(size: Mapping[str, Any]) -> int:
-    if size.get("height") is None or size.get("height") != size.get("width"):
-        raise ModelError(f"the image processor makes images of {size or 'no fixed size'}; square ones are expected")
-    return int(size["height"])
+def _configured(config: Any) -> Side:
+    """The image size of a configuration, which some have as a list."""
+    size = getattr(config, "image_size", None) or 224
+    return _square(*size) if isinstance(size, list | tuple) else int(size)
+
+
+def _sides(size: Mapping[str, Any]) -> Side:
+    if size.get("height") is None or size.get("width") is None:
+        raise ModelError(f"the image processor makes images of {size or 'no fixed size'}; a height and a width are expected")
+    return _square(size["height"], size["width"])
+
+
+def _square(height: float, width: float) -> Side:
+    return int(height) if height == width else (int(height), int(width))
+
+
+def _at_least(resize: Side, crop: Side) -> Side:
+    """The size before the crop, which is not smaller than the crop."""
+    if isinstance(resize, int) and isinstance(crop, int):
+        return max(resize, crop)
+    resized, cropped = ((side, side) if isinstance(side, int) else side for side in (resize, crop))
+    return _square(max(resized[0], cropped[0]), max(resized[1], cropped[1]))

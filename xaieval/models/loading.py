@@ -111,19 +111,21 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> 
         raise _unknown("timm", name, timm.list_models())
     model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
     config = timm.data.resolve_model_data_config(model)
-    size = config["input_size"][-1]
-    return LoadedModel(
-        model,
-        Preprocessing(
-            image_size=size,
-            resize=int(size / config["crop_pct"] + 1e-6),
-            squash=config["crop_mode"] == "squash",
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=config["interpolation"],
-        ),
-        random=not pretrained and "checkpoint_path" not in arguments,
+    height, width = config["input_size"][1:]
+    resize = tuple(int(side / config["crop_pct"] + 1e-6) for side in (height, width))
+    preprocessing = Preprocessing(
+        image_size=height if height == width else (height, width),
+        resize=resize[0] if height == width else resize,
+        squash=config["crop_mode"] == "squash",
+        border=config["crop_mode"] == "border",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
     )
+    preprocessing = preprocessing.with_channels(arguments.get("in_chans", preprocessing.channels))
+    size = arguments.get("img_size")  # timm's configuration does not follow it
+    random = not pretrained and "checkpoint_path" not in arguments
+    return LoadedModel(model, preprocessing if size is None else preprocessing.with_size(size), random)
 
 
 def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:

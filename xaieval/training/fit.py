@@ -225,7 +225,7 @@ def augmentation(preprocessing: Preprocessing, *, scale: tuple[float, float] = (
         jitter: Strength of the colour jitter (brightness, contrast, saturation).
     """
     return timm.data.create_transform(
-        input_size=(3, preprocessing.image_size, preprocessing.image_size),
+        input_size=preprocessing.input_shape,
         is_training=True,
         scale=scale,
         hflip=0.5,

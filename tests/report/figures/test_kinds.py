@@ -494,6 +494,16 @@ def test_show_takes_grey_images_gradients_and_volumes():
     np.testing.assert_allclose(figure.axes[0].images[0].get_array()[..., 0], volumes[0, 0, 2])
 
 
+@pytest.mark.parametrize(("bands", "expected"), [(None, (0, 1, 2)), ((3, 2, 1), (3, 2, 1)), ((4,), (4, 4, 4))])
+def test_three_bands_of_an_image_are_shown(bands, expected):
+    images = torch.zeros(1, 6, 5, 20)
+    for band in range(6):
+        images[:, band] = 1000.0 * torch.linspace(0, 1, 20).roll(3 * band)
+    figure = xaieval.show(images, torch.rand(1, 5, 20), bands=bands)
+    shown = torch.from_numpy(figure.axes[0].images[0].get_array().data).permute(2, 0, 1)
+    torch.testing.assert_close(shown, images[0, list(expected)] / 1000)
+
+
 @pytest.mark.parametrize(
     ("images", "maps", "arguments", "message"),
     [

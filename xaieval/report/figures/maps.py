@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.preprocessing import Preprocessing, to_visible
 from xaieval.errors import DataError
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
@@ -32,6 +32,7 @@ def show(
     preprocessing: Preprocessing | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    bands: Sequence[int] | None = None,
     colours: str = COLOURS,
     size: Size = None,
 ) -> Figure:
@@ -39,7 +40,8 @@ def show(
 
     Args:
         images: Images `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1], or model inputs with `preprocessing`, or with `mean` and
-            `std`. Of volumes `[N, C, D, H, W]` the middle slice is shown.
+            `std`. Of images with other numbers of channels, in any unit, some channels are shown; see `bands`. Of volumes
+            `[N, C, D, H, W]` the middle slice is shown.
         maps: Maps `[N, H, W]` (for volumes `[N, D, H, W]`) in [0, 1]: one tensor, or a mapping from layers to tensors as
             `xaieval.explain` returns.
         titles: Titles of the N rows; if one is too long for its row, its end is shown.
@@ -47,6 +49,8 @@ def show(
         preprocessing: The preprocessing of the images, whose normalisation is undone.
         mean: Mean of the normalisation per channel, instead of `preprocessing`.
         std: Standard deviation of the normalisation per channel.
+        bands: The channels shown as red, green and blue, from 0, or one that is shown in grey. Default: the first three; of one
+            or two channels, the first. Images with other numbers of channels than 1 and 3 are stretched from black to white.
         colours: Name of a matplotlib colour map.
         size: Width, or width and height, in inches.
 
@@ -63,7 +67,7 @@ def show(
         >>> [axes.get_title() for axes in figure.axes][:2]
         ['image', 'layer4']
     """
-    pixels = _pixels(images, preprocessing, mean, std)
+    pixels = _pixels(images, preprocessing, mean, std, bands)
     named = {"map": maps} if isinstance(maps, Tensor) else maps
     if not named:
         raise DataError("there are no maps to show; pass {layer: maps [N, H, W]}, as xaieval.explain returns")
@@ -156,10 +160,12 @@ def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> Non
         axes.set_ylabel(text, fontsize="small", **side)
 
 
-def _pixels(images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any) -> Tensor:
+def _pixels(
+    images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any, bands: Sequence[int] | None = None
+) -> Tensor:
     """Images, model inputs or volumes as pixels `[N, 3, H, W]` in [0, 1] on the CPU."""
-    if images.ndim not in (4, 5) or images.shape[1] not in (1, 3):
-        raise DataError(f"images are [N, 3, H, W], [N, 1, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
+    if images.ndim not in (4, 5):
+        raise DataError(f"images are [N, 3, H, W], [N, C, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
     flat = _slice(images).detach().cpu().float()
     if preprocessing is not None:
         mean, std = preprocessing.mean, preprocessing.std
@@ -167,9 +173,11 @@ def _pixels(images: Tensor, preprocessing: Preprocessing | None, mean: Any, std:
         raise DataError("mean= and std= undo a normalisation together; pass both, or preprocessing=")
     if mean is not None:
         shift, scale = (torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, 1, 1) for numbers in (mean, std))
-        flat = (flat * scale + shift).clamp(0, 1)
-    _check_range("images", flat, "pass preprocessing=, or mean= and std=, to undo the normalisation")
-    return flat.clamp(0, 1).expand(-1, 3, -1, -1)
+        flat = flat * scale + shift
+        flat = flat.clamp(0, 1) if images.shape[1] in (1, 3) else flat
+    if images.shape[1] in (1, 3):
+        _check_range("images", flat, "pass preprocessing=, or mean= and std=, to undo the normalisation")
+    return to_visible(flat, bands)
 
 
 def _map(name: str, maps: Tensor, images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
 from xaieval.report.figures.maps import COLOURS, OPAQUE
 
@@ -29,7 +30,8 @@ class Maps:
 
     Attributes:
         ids: The N ids of the images, as in the rows.
-        pixels: The images in [0, 1], `[N, 3, H, W]`, or `[N, 1, H, W]` for grey images.
+        pixels: The images in [0, 1], `[N, 3, H, W]`, or `[N, 1, H, W]` for grey images. Of images with other numbers of
+            channels, in any unit, the first three are shown, of two the first, stretched from black to white.
         maps: For each method the result of `xaieval.explain` on these images: maps `[N, H, W]` in [0, 1] by layer.
 
     Raises:
@@ -47,7 +49,7 @@ class Maps:
 
     def __post_init__(self) -> None:
         shape, count = tuple(self.pixels.shape), len(self.ids)
-        if len(shape) != 4 or shape[0] != count or shape[1] not in (1, 3):
+        if len(shape) != 4 or shape[0] != count or not shape[1]:
             raise DataError(f"pixels of {count} ids are [{count}, 3, H, W] in [0, 1]; got {list(shape)}")
         expected = (count, *shape[2:])
         for method, layers in self.maps.items():
@@ -62,8 +64,8 @@ class Maps:
 
     def picture(self, place: int) -> Any:
         """The thumbnail of an image, `[h, w, 3]` in [0, 1]."""
-        small = _small(self.pixels[place : place + 1].detach().float().cpu())[0]
-        return np.clip(np.broadcast_to(small.permute(1, 2, 0).numpy(), (*small.shape[1:], 3)), 0, 1)
+        small = to_visible(_small(self.pixels[place : place + 1].detach().float().cpu()))[0]
+        return small.permute(1, 2, 0).numpy()
 
     def map_over(self, place: int, layer: str, method: str) -> Any:
         """The thumbnail of a map over its image in grey, `[h, w, 3]` in [0, 1]."""
