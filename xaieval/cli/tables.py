@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "print_comparison",
+    "print_missing_intervals",
     "print_rankings",
     "print_summary",
     "print_table",
@@ -74,6 +75,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         cells += [str(int(row["n_images"])), str(int(row["n_failed"])), *beaten.get((row["layer"], row["method"]), ())]
         table.add_row(row["layer"], row["method"], *cells)
     print_table(table, names=2)
+    print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
@@ -83,13 +85,20 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         print_text(f"warning: {reason}")
 
 
+def print_missing_intervals(names: Sequence[str], table: pd.DataFrame, level: float) -> None:
+    """Print the reason if a mean in a table has no interval."""
+    from xaieval.analysis.stats.intervals import why_no_interval
+
+    if any((table[name].notna() & table[f"{name}_low"].isna()).any() for name in names):
+        print_text(f"[-]: {why_no_interval(level)}")
+
+
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """The mean and its interval."""
-    from xaieval.results.metric_display import decimals_of
+    from xaieval.results.metric_display import decimals_of, interval_text
 
-    name, decimals = metric["name"], decimals_of(metric)
-    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean} [{low}, {high}]"
+    name, form = metric["name"], f".{decimals_of(metric)}f"
+    return f"{row[name]:{form}} {interval_text(row[f'{name}_low'], row[f'{name}_high'], form)}"
 
 
 def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, tuple[str]]:

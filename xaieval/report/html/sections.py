@@ -15,7 +15,7 @@ from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
-from xaieval.report.html.formatting import format_interval, format_number
+from xaieval.report.html.formatting import format_ends, format_interval, format_number
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
@@ -268,8 +268,8 @@ def _title(metric: Metric) -> str:
 def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
     """A cell of the table of results."""
     name, digits = metric["name"], decimals_of(metric)
-    low, high = (format_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
-    return Cell(format_number(row[name], digits), f"[{low}, {high}]", best)
+    ends = format_ends(row[f"{name}_low"], row[f"{name}_high"], digits)
+    return Cell(format_number(row[name], digits), ends, best)
 
 
 def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
