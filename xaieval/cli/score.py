@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,6 +79,7 @@ def _score(
 ) -> dict[str, Any] | None:
     """Score in this process, which may be one of several."""
     from xaieval.analysis.stats.intervals import check_level
+    from xaieval.config.protocol import plain
     from xaieval.data import load_data
     from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
@@ -125,6 +127,7 @@ def _score(
     if not Rank.from_environment().is_first:
         return None
     scores.manifest["options"] = settings
+    scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
     tests = scores.controls_table(options.level) if options.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)

@@ -144,6 +144,8 @@ def print_comparison(comparison: pd.DataFrame, level: float) -> None:
     import pandas as pd
     from rich.table import Table
 
+    from xaieval.results.metric_display import interval_text
+
     table = Table("arm", "model", box=None, header_style="bold")
     names = {"accuracy": "accuracy %", "average_drop": "AD %", "increase_in_confidence": "IC %"}
     for title in names.values():
@@ -153,9 +155,8 @@ def print_comparison(comparison: pd.DataFrame, level: float) -> None:
         cells = []
         for name in names:
             difference = row.get(f"{name}_difference")
-            ends = (
-                f"[{row[f'{name}_difference_low']:+.1f}, {row[f'{name}_difference_high']:+.1f}]" if pd.notna(difference) else ""
-            )
+            low, high = (row.get(f"{name}_difference_{end}", float("nan")) for end in ("low", "high"))
+            ends = interval_text(low, high, "+.1f") if pd.notna(difference) else ""
             cells.append(f"{row[name]:.1f}" + (f"  {difference:+.1f} {ends}" if ends else ""))
         table.add_row(row["arm"], row["model"], *cells, str(int(row["n_images"])))
     print_table(table, names=2)

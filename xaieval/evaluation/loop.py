@@ -33,6 +33,7 @@ from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.models.blackbox import Function
 from xaieval.results.checkpoints import Checkpoints
+from xaieval.results.manifest import describe_image
 
 __all__ = ["explain", "score"]
 
@@ -121,6 +122,7 @@ def score(
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         probed = find_layers(request, first, device, limit)
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
+        manifest["first_image"] = describe_image(first.ids[0], first.images[0])
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
         if output_dir is not None:

@@ -28,9 +28,11 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "complete": (bool, "true or false"),
     "controls": (list, "a list of methods"),
     "data": (dict, "a table"),
+    "first_image": (dict, "a table"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
     "options": (dict, "a table"),
+    "preprocessing": (dict, "a table"),
     "run": (dict, "a table"),
     "schema": (int, "a whole number of at least 0"),
     "seed": (int, "a whole number of at least 0"),
@@ -87,10 +89,12 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
     names = Counter(metric["name"] for metric in manifest.get("metrics", []))
+    images = [manifest["first_image"]] if manifest.get("first_image") else []
     batches = _list(manifest.get("data", {}).get("batches", []))
     for name, words, odd in (
         ("metrics", "a list with each metric once", [name for name, count in names.items() if count > 1]),
         ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
+        ("first_image", "the id, shape and channels of an image", [image for image in images if not _is_described(image)]),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
     ):
         if odd:
@@ -122,6 +126,14 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
 def _is_check(check: Any) -> bool:
     """Whether a value is a size and a checksum of a batch, such as "32:1f0a5b9c"."""
     return isinstance(check, str) and re.fullmatch(r"\d{1,9}:[0-9a-f]{8}", check, re.ASCII) is not None
+
+
+def _is_described(image: Mapping[str, Any]) -> bool:
+    """Whether a value is what `describe_image` writes: as many channels as the shape has, in each statistic."""
+    columns = [_list(image.get(name)) for name in ("minimum", "maximum", "mean", "std")]
+    numbers = all(type(value) in (int, float) for column in columns for value in column)
+    shape = _list(image.get("shape"))
+    return numbers and isinstance(image.get("id"), str) and {len(column) for column in columns} == set(shape[:1])
 
 
 def _list(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from xaieval.analysis.comparability import protocols_of
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.ranking import RankedItems, rank
@@ -95,12 +96,13 @@ class SelectedLayers(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The comparison of two runs."""
+    """The comparison of two runs; the notes say what took part, and in what the runs differ."""
 
     lines: list[dict[str, Any]]
     panels: list[Panel]
     verdict: str
     differences: list[tuple[str, str, str]]
+    notes: list[str]
 
 
 def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
@@ -209,7 +211,8 @@ def comparison_of(
         MetricError: The runs have no image, layer and method, or metric in common.
         ProtocolError: They were measured under different protocols.
     """
-    table = compare(scores, other, level=level, across_protocols=across_protocols).reset_index()
+    table = compare(scores, other, level=level, across_protocols=across_protocols, runs=names)
+    notes, table = table.attrs["notes"], table.reset_index()
     metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
@@ -221,7 +224,10 @@ def comparison_of(
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
     better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
     verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
-    return Comparison(lines, panels, verdict, _differences(scores, other))
+    one, two = protocols_of(scores, other)
+    if one != two:
+        verdict = "The two protocols differ, so no run is called better."
+    return Comparison(lines, panels, verdict, _differences(scores, other), notes)
 
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
