@@ -217,7 +217,7 @@ def _left_out(rows: pd.DataFrame, both: pd.DataFrame, name: str) -> Iterator[str
     if images:
         yield f"{_counted(images, 'image')} of {name}"
     for column in ("layer", "method"):
-        missing = [str(value) for value in rows[column].unique() if value not in set(both[column])]
+        missing = [str(value) for value in rows[column].unique() if value not in {*both[column], NO_LAYER}]
         if missing:
             yield f"the {column}{'s' if len(missing) > 1 else ''} {_listed(missing)} of {name}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -103,7 +104,7 @@ def _cells(row: dict[Any, Any]) -> list[str]:
         f"{row['other_mean']:.4g}",
         f"{row['difference']:+.3g} {interval_text(row['low'], row['high'], '+.3g')}",
         f"{row['p_holm']:.2g}",
-        f"{row['effect_size']:+.2f}",
+        "-" if math.isnan(row["effect_size"]) else f"{row['effect_size']:+.2f}",  # of no differences
         str(row["n_images"]),
         {"this": "first", "other": "second"}.get(row["better"], ""),
     ]
