@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
 import xaieval
 from xaieval.analysis.comparability import first_difference
@@ -261,6 +261,13 @@ def test_shuffled_loaders_are_refused_and_what_gives_the_same_images_is_not():
     labelled = scored(DataLoader(data, batch_size=8))
     with pytest.raises(MetricError, match="contradicting labels"):
         labelled.compare(scored(DataLoader(data, batch_size=8, shuffle=True, generator=generator)))
+    for _ in range(2):  # a run gives the global random numbers back, so that the next one happens to have the same order
+        alike = scored(DataLoader(TensorDataset(images), batch_size=8, shuffle=True))
+        with pytest.raises(
+            MetricError, match="images have no ids that last: they are named by their position in an order that"
+        ):
+            alike.compare(Scores(alike.rows.copy(), dict(alike.manifest)))
+        assert len(alike.compare(Scores(alike.rows, alike.manifest))) == 2, "two parts of one run"
     plain = scored(Unlabelled(images))
     with pytest.raises(MetricError, match="in another order"):
         plain.compare(scored(Unlabelled(images[order])))
@@ -276,6 +283,23 @@ def test_shuffled_loaders_are_refused_and_what_gives_the_same_images_is_not():
     assert found[1].startswith("the images are normalised differently")
     assert found[2].endswith("as the preprocessing differs")
     assert any("the weights differ" in note for note in notes(plain, scored(Unlabelled(images), small(1))))
+
+
+@pytest.mark.parametrize(
+    ("loader", "by_chance"),
+    [
+        (lambda data: DataLoader(data, batch_size=3), False),
+        (lambda data: DataLoader(data, batch_size=3, shuffle=True), True),
+        (lambda data: DataLoader(data, batch_size=3, sampler=SubsetRandomSampler(range(4))), True),
+        (lambda data: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 3, False)), True),
+        (lambda data: DataLoader(data, batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(0)), False),
+        (lambda data: DataLoader([{"image": each, "id": f"{n}.png"} for n, each in enumerate(data)], 3, shuffle=True), False),
+        (lambda data: list(data.split(3)), False),
+    ],
+)
+def test_ids_are_by_chance_where_a_loader_without_ids_shuffles(loader, by_chance):
+    manifest = scored(loader(torch.rand(6, 3, 16, 16))).manifest
+    assert manifest.get("ids_by_chance", False) == by_chance
 
 
 def test_the_command_line_notes_another_preprocessing_in_text_and_json(tmp_path, capsys):

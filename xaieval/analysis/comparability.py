@@ -37,7 +37,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
     Labels under one id have to agree, unless the two runs only number the classes differently. If the model is the same, so are
     its confidences on the original images; where they are those of other images, there is an error, and where they only
-    differ, as with another normalisation, there is a note.
+    differ, as with another normalisation, there is a note. Two parts of one run may be compared, whatever their ids are.
 
     Args:
         first: A run.
@@ -45,11 +45,16 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
         names: What the two runs are called in the notes.
 
     Raises:
-        MetricError: Labels contradict, or the confidences of the same model are those of other images.
+        MetricError: Labels contradict, or the confidences of the same model are those of other images, or the ids are positions
+            in an order that a loader draws anew for each run.
     """
     images = _images_of_both(first.rows, second.rows)
     renumbered = _check_labels(images)
     note = _check_confidences(first, second, images, names) if _same_measurement(first, second) else ""
+    if first.manifest is not second.manifest and any(run.manifest.get("ids_by_chance") for run in (first, second)):
+        raise MetricError(
+            f"images have no ids that last: they are named by their position in an order that the loader shuffles, so {_MEND}"
+        )
     return [note for note in ("the runs number the classes differently" if renumbered else "", note) if note]
 
 

@@ -18,7 +18,7 @@ from xaieval.errors import OutputError, RunError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
-from xaieval.evaluation.image_order import Shuffled, first_readable
+from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance
 from xaieval.evaluation.job import Job, borrowed, find_layers, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
@@ -122,7 +122,7 @@ def score(
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         probed = find_layers(request, first, device, limit)
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
-        manifest["first_image"] = describe_image(first.ids[0], first.images[0])
+        manifest |= _first_seen(first, images)
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
         if output_dir is not None:
@@ -147,6 +147,12 @@ def score(
         if checkpoints is not None:
             _save(scores, checkpoints)
         return scores
+
+
+def _first_seen(first: Batch, images: Iterable[Any]) -> dict[str, Any]:
+    """The manifest's entries by which a comparison sees whether another run has the same images, prepared alike."""
+    by_chance = {"ids_by_chance": True} if ids_by_chance(images, first) else {}
+    return {"first_image": describe_image(first.ids[0], first.images[0]), **by_chance}
 
 
 def _is_settled(stopping: Stopping | None, state: RunState) -> bool:

@@ -29,6 +29,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "controls": (list, "a list of methods"),
     "data": (dict, "a table"),
     "first_image": (dict, "a table"),
+    "ids_by_chance": (bool, "true or false"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
     "options": (dict, "a table"),
