@@ -32,7 +32,7 @@ Rng = np.random.Generator
 
 HERE = Path(__file__).parent
 ROWS = HERE / "ucmerced_mobilenetv2/rows.parquet"
-SIZES = (20, 50, 100, 210, 500)
+SIZES = (2, 3, 4, 5, 8, 10, 20, 50, 100, 210, 500)
 LEVEL = 0.95
 MANY = 1_000_000  # simulated images from which the true mean is computed if there is no formula
 
@@ -61,6 +61,8 @@ def cases(rows: pd.DataFrame) -> list[Case]:
     drops, increases = (measured(rows, metric) for metric in ("average_drop", "increase_in_confidence"))
     return [
         *[resampled("mean", f"AD at {layer}", drops[layer]) for layer in ("blocks.0", "blocks.3", "blocks.5", "blocks.6")],
+        simulated("normal, not drops", lambda n, rng: rng.normal(50, 10, n)),
+        simulated("exponential, not drops", lambda n, rng: rng.exponential(20, n)),
         *[simulated(name, drawn) for name, drawn in DROPS.items()],
         resampled("difference of means", "AD, blocks.5 and blocks.6", drops[["blocks.5", "blocks.6"]]),
         resampled("difference of means", "AD, blocks.3 and blocks.4", drops[["blocks.3", "blocks.4"]]),
@@ -134,7 +136,7 @@ def interval(case: Case, values: Array, seed: int) -> tuple[float, float]:
 
 
 def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
-    """How often the interval contains the true mean."""
+    """How often the interval contains the true mean, among the runs that have an interval."""
     rng = np.random.default_rng([seed, n, *case.name.encode()])
     ends, true = np.empty((runs, 2)), np.empty(runs)
     for run in range(runs):
@@ -142,20 +144,22 @@ def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
         ends[run] = interval(case, values, run)
     rounding = 1e-9
     below, above = ends[:, 1] < true - rounding, ends[:, 0] > true + rounding
-    held = int(runs - below.sum() - above.sum())
-    low, high = wilson_interval(held, runs)
+    given = int((~np.isnan(ends[:, 0])).sum())
+    held = int(given - below.sum() - above.sum())
+    low, high = wilson_interval(held, given)
     return {
         "kind": case.kind,
         "data": case.name,
         "skewness": round(case.skewness, 2),
         "n": n,
         "runs": runs,
-        "coverage": round(100 * held / runs, 2),
+        "without": runs - given,
+        "coverage": round(100 * held / given, 2) if given else float("nan"),
         "coverage_low": round(100 * low, 2),
         "coverage_high": round(100 * high, 2),
-        "too_low": round(100 * below.mean(), 2),
-        "too_high": round(100 * above.mean(), 2),
-        "width": round(float((ends[:, 1] - ends[:, 0]).mean()), 2),
+        "too_low": round(100 * below.sum() / max(given, 1), 2),
+        "too_high": round(100 * above.sum() / max(given, 1), 2),
+        "width": round(float(np.nanmean(ends[:, 1] - ends[:, 0])), 2) if given else float("nan"),
     }
 
 
@@ -164,10 +168,18 @@ def tables(results: pd.DataFrame) -> Iterator[str]:
     for kind, group in results.groupby("kind", sort=False):
         yield f"| {kind} | skewness | {' | '.join(f'n = {n}' for n in SIZES)} |\n|---|---|{'---|' * len(SIZES)}"
         for name, part in group.groupby("data", sort=False):
-            cells = [f"{row['coverage']:.1f}" for row in part.to_dict("records")]
+            cells = [_cell(row) for row in part.to_dict("records")]
             skewness = part["skewness"].iloc[0]
             yield f"| {name} | {'' if pd.isna(skewness) else f'{skewness:.1f}'} | {' | '.join(cells)} |"
         yield ""
+
+
+def _cell(row: dict[str, Any]) -> str:
+    """The coverage, with the share of runs without an interval if there are such runs."""
+    if row["without"] == row["runs"]:
+        return "none"
+    share = row["without"] / row["runs"]
+    return f"{row['coverage']:.1f}" + (f" (none in {share:.0%})" if share >= 0.005 else "")
 
 
 def main(*, rows: Path = ROWS, runs: int = 2000, seed: int = 0, out: Path = HERE / "coverage") -> None:

@@ -54,7 +54,7 @@ def test_a_comparison_of_few_images_is_as_worked_by_hand():
     # Differences 4, 2, 1: only two of eight assignments of signs have as large a sum; Holm doubles that.
     assert drop[["mean", "other_mean", "difference"]].tolist() == pytest.approx([67 / 3, 20.0, 7 / 3])
     assert drop[["p_value", "p_holm", "effect_size", "n_images"]].tolist() == [0.25, 0.5, 1.0, 3]
-    assert (drop["low"], drop["high"]) == pytest.approx(difference_interval([4, 2, 1], [0, 0, 0]))
+    assert (drop["low"], drop["high"]) == pytest.approx((math.nan, math.nan), nan_ok=True), "too few images"
     assert increase[["difference", "p_value", "p_holm", "effect_size"]].tolist() == pytest.approx([100 / 3, 1.0, 1.0, 1.0])
     assert increase["low"] < 0 < increase["high"]
     assert table["better"].tolist() == ["", ""]

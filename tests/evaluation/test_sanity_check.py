@@ -431,12 +431,20 @@ def test_a_method_is_flagged_by_the_lower_ends_of_both_intervals():
 
 def test_the_summary_is_the_mean_with_its_interval_and_counts_what_is_missing():
     nan = float("nan")
-    summary = SanityCheck(rows_of([0.2, 0.4, 0.9], [0.5, nan, 0.7])).summary().loc[("p", "a", COMPLETE, "*")]
+    summary = SanityCheck(rows_of([0.2, 0.4, 0.9] * 4, [0.5, nan, 0.7] * 4)).summary().loc[("p", "a", COMPLETE, "*")]
     assert summary["ssim"] == pytest.approx(0.5)
     assert summary["spearman"] == pytest.approx(0.6)
-    assert (summary["ssim_n"], summary["spearman_n"], summary["n_images"]) == (3, 2, 3)
+    assert (summary["ssim_n"], summary["spearman_n"], summary["n_images"]) == (12, 8, 12)
     assert 0.2 <= summary["ssim_low"] < 0.5 < summary["ssim_high"] <= 0.9
     assert SanityCheck(rows_of([nan], [nan])).summary()["ssim"].isna().all()
+
+
+@pytest.mark.parametrize("images", [1, 3, 20])
+def test_maps_that_stay_the_same_are_found_where_equal_values_have_no_interval(images):
+    alike = SanityCheck(rows_of([1.0] * images, [1.0] * images))
+    assert alike.summary()["ssim_low"].isna().all()
+    assert len(alike.data_independent) == 1
+    assert not SanityCheck(rows_of([0.1] * images, [0.1] * images)).data_independent
 
 
 @pytest.mark.shared

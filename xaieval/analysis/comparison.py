@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import check_level, difference_interval
+from xaieval.analysis.comparability import Names, check_same_images, first_difference, notes_on, protocols_of
+from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError, ProtocolError, choose_from
 from xaieval.results.record import RunRecord
@@ -29,6 +30,7 @@ def compare(
     level: float = 0.95,
     resamples: int = 9999,
     across_protocols: bool = False,
+    runs: Names = ("this run", "the other"),
 ) -> pd.DataFrame:
     """Two runs on the same images, paired by image, per layer, method and metric.
 
@@ -42,26 +44,33 @@ def compare(
         test: "signs" or "wilcoxon".
         level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
         resamples: Smallest number of random sign vectors.
-        across_protocols: Compare although the runs were measured under different protocols.
+        across_protocols: Compare although the runs were measured under different protocols; no run is then called better.
+        runs: What the two runs are called in the notes.
 
     Returns:
         Index `(layer, method, metric)`; columns `mean` (of the first run) and `other_mean` over the images that both have,
         `difference` (first minus second) with its interval `low` and `high` (Student's, or Newcombe's for proportions),
         `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this" for the
-        first run, "other", or "" if the difference is not significant.
+        first run, "other", or "" if the difference is not significant. `attrs["notes"]` is a list of sentences: how many
+        images, layers and methods took part and what was left out, and in what the runs differ, such as preprocessing or
+        weights.
 
     Raises:
-        MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
+        MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown; or the same id
+            belongs to different images: their labels contradict, or the same model has the confidences of other images.
         ProtocolError: They were measured under different protocols.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "status": "ok"})
         >>> manifest = {"metrics": [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}]}
         >>> first, second = (RunRecord(rows.assign(average_drop=value), manifest) for value in (10.0, 30.0))
-        >>> compare(first, second)[["difference", "p_holm", "better"]]
+        >>> table = compare(first, second)
+        >>> table[["difference", "p_holm", "better"]]
                                       difference    p_holm better
         layer method  metric
         p5    gradcam average_drop       -20.0  0.003906   this
+        >>> table.attrs["notes"][0]
+        '9 images, 1 layer and 1 method took part; left out: nothing'
     """
     check_level(level)
     check_test(test)
@@ -69,6 +78,7 @@ def compare(
     if not across_protocols:
         _check_protocols(first, second)
     both = _paired(first.rows, second.rows, list(metrics))
+    doubts = check_same_images(first, second, runs)
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
     draws = max(resamples, int(10 * len(keys) / (1 - level)))  # otherwise even the smallest possible p-value is not significant
@@ -82,8 +92,14 @@ def compare(
     ]
     table = pd.DataFrame(records)
     table.insert(9, "p_holm", holm(table["p_value"]))
-    table["better"] = [_better(row, metrics[row["metric"]], 1 - level) for row in table.to_dict("records")]
-    return table.set_index(["layer", "method", "metric"])
+    one, other = protocols_of(first, second)
+    table["better"] = [
+        _better(row, metrics[row["metric"]], 1 - level) if one == other else "" for row in table.to_dict("records")
+    ]
+    table = table.set_index(["layer", "method", "metric"])
+    few = [why_no_interval(level)] if (table["difference"].notna() & table["low"].isna()).any() else []
+    table.attrs["notes"] = [*notes_on(first, second, both, runs), *doubts, *few]
+    return table
 
 
 def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -> dict[str, Any]:
@@ -103,27 +119,19 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
             raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
         definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
         if definitions[0] != definitions[1]:
-            difference = _first_difference(*definitions)
+            difference = first_difference(*definitions)
             raise MetricError(f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both")
     return {name: one[name] for name in selected}
 
 
 def _check_protocols(first: RunRecord, second: RunRecord) -> None:
     """Raise an error if the runs were measured under different protocols."""
-    one, other = (
-        {key: value for key, value in run.manifest.get("run", {}).items() if key.startswith("protocol.")}
-        for run in (first, second)
-    )
+    one, other = protocols_of(first, second)
     if one != other:
         raise ProtocolError(
-            f"the runs have different protocols: {_first_difference(one, other)}; numbers of different protocols are not "
+            f"the runs have different protocols: {first_difference(one, other)}; numbers of different protocols are not "
             "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
         )
-
-
-def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    key = next(key for key in [*one, *other] if one.get(key) != other.get(key))
-    return f"{key} is {one.get(key)!r} in this run and {other.get(key)!r} in the other"
 
 
 def _example(rows: pd.DataFrame) -> str:

@@ -12,11 +12,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import bootstrap_means, check_level, difference_interval, metric_interval
+from xaieval.analysis.stats.intervals import (
+    bootstrap_means,
+    check_level,
+    difference_interval,
+    metric_interval,
+    why_no_interval,
+)
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
 from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
+from xaieval.results.metric_display import interval_text
 from xaieval.results.rows import NO_LAYER
 
 __all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
@@ -24,6 +31,7 @@ __all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
 RankedItems = Literal["layer", "method", "both"]
 
 _LETTERS = string.ascii_letters
+_FEWEST = 4  # images below which the order in bootstrap samples says nothing about that in other images
 _MAX_SHOWN = 3  # neighbours in the line on too few images
 _MANY = 1_000_000  # images above which their number is not given
 _DIGITS = 9  # of the means that are ranked, so that the same values added in another order are ties
@@ -36,8 +44,8 @@ class Ranking:
     Attributes:
         table: One row per item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `group`, the letters
             that it shares with the items from which it does not differ significantly; `first`, the share of bootstrap samples
-            in which it is the best; `rank_low` and `rank_high`, the interval of its rank; `p_next`, the corrected p-value of
-            the test against the next item, and `images_needed` to find that difference.
+            in which it is the best; `rank_low` and `rank_high`, the interval of its rank (of fewer than 4 images: all ranks);
+            `p_next`, the corrected p-value of the test against the next item, and `images_needed` to find that difference.
         pairs: One row per test, of all pairs of items: `better` and `worse` by their means, `difference` of the means with
             `low` and `high`, `p_value`, `p_holm`, `effect_size` (matched-pairs rank-biserial, in [-1, 1]) and `images_needed`.
         ranks: Items x ranks from 1: the share of bootstrap samples in which an item has that rank; ties are broken at random.
@@ -88,8 +96,9 @@ class Ranking:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
         way = "higher" if self.metric["higher_is_better"] else "lower"
         width = max(len(str(item)) for item in self.table.index)
+        missing = self.table["low"].isna() & self.table["mean"].notna()
         lines = [
-            f"  {item!s:{width}}  {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]  {row['group']}  "
+            f"  {item!s:{width}}  {row['mean']:.4g} {interval_text(row['low'], row['high'], '.4g')}  {row['group']}  "
             f"first in {row['first']:.0%}, rank {row['rank_low']} to {row['rank_high']}"
             for item, row in self.table.iterrows()
         ]
@@ -98,7 +107,8 @@ class Ranking:
             f"level {self.level:g}, n = {self.n_images})"
         )
         first = f"{self.metric['name']}, {way} is better{where}, best first"
-        return "\n".join([first, *lines, tests, *([self.too_small] if self.too_small else [])])
+        why = f"[-]: {why_no_interval(self.level)}" if missing.any() else ""
+        return "\n".join([first, *lines, *filter(None, [why, tests, self.too_small])])
 
 
 def rank(
@@ -142,8 +152,9 @@ def rank(
         >>> rows = rows.assign(status="ok", average_drop=[90.0] * 9 + [10.0] * 9)
         >>> rank(rows, [{"name": "average_drop", "higher_is_better": False, "interval": "mean"}])
         average_drop, lower is better (method gradcam), best first
-          p5  10 [10, 10]  a  first in 100%, rank 1 to 1
-          p2  90 [90, 90]  b  first in 0%, rank 2 to 2
+          p5  10 [-]  a  first in 100%, rank 1 to 1
+          p2  90 [-]  b  first in 0%, rank 2 to 2
+        [-]: no interval: a mean takes at least 4 images, and at least 59 if their values are all equal
         a letter in common: cannot be told apart (1 paired tests, corrected by Holm, level 0.95, n = 9)
     """
     check_level(level)
@@ -264,6 +275,8 @@ def _table(
     items = list(values.columns)
     ends = [metric_interval(values[item].to_numpy(), kind, level) for item in items]
     within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
+    if len(values) < _FEWEST:
+        within[:] = [[1], [len(items)]]
     apart = np.zeros((len(items), len(items)), dtype=bool)
     apart[np.triu_indices(len(items), 1)] = pairs["p_holm"] < 1 - level
     neighbours = pairs.set_index(["better", "worse"]).loc[list(pairwise(items))]

@@ -38,7 +38,8 @@ def summarise(
 
     Returns:
         Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson's
-        interval for proportions, `xaieval.analysis.stats.intervals.mean_interval` for means); `<metric>_n` if a metric has no
+        interval for proportions, `xaieval.analysis.stats.intervals.mean_interval` for means, which is NaN for too few images);
+        `<metric>_n` if a metric has no
         value for some of the rows that count, such as images without an object; then `n_images` (rows that count) and
         `n_failed` (rows that do not count, except images that the protocol excludes); and if the run has controls,
         `beats_controls`, the metrics in which the method is significantly better than every control.
@@ -47,12 +48,13 @@ def summarise(
         MetricError: The level is not in (0, 1).
 
     Example:
-        >>> rows = pd.DataFrame({"image_id": range(4), "layer": "p5", "method": "gradcam", "average_drop": [0.0, 10, 20, 30]})
+        >>> rows = pd.DataFrame({"image_id": range(12), "layer": "p5", "method": "gradcam"})
+        >>> rows = rows.assign(average_drop=[0.0, 10, 20, 30] * 3)
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> print(summarise(rows.assign(status="ok"), [drop]).round(1).to_string())
                        average_drop  average_drop_low  average_drop_high  n_images  n_failed
         layer method
-        p5    gradcam          15.0               0.0               30.0         4         0
+        p5    gradcam          15.0               7.6               22.4        12         0
     """
     intervals = {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)

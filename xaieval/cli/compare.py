@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,14 +49,18 @@ def compare(
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
+    from xaieval.analysis.comparison import compare as compare_runs
     from xaieval.evaluation.scores import Scores
 
     runs = [Scores.load(folder) for folder in (first, second)]
-    table = runs[0].compare(runs[1], metrics, test=test, level=level, across_protocols=across_protocols)
+    table = compare_runs(
+        *runs, metrics, test, level, across_protocols=across_protocols, runs=("the first run", "the second run")
+    )
     if out is not None:
         _write(table, out)
     if as_json:
-        return {"first": str(first), "second": str(second), "test": test, "level": level, "comparison": records(table)}
+        run = {"first": str(first), "second": str(second), "test": test, "level": level}
+        return run | {"notes": table.attrs["notes"], "comparison": records(table)}
     _print(table, runs[0], level)
     if out is not None:
         print_text(f"written to {out}")
@@ -70,7 +75,7 @@ def _write(table: pd.DataFrame, out: Path) -> None:
 
 
 def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
-    """Print the differences, and how they were tested."""
+    """Print what took part and in what the runs differ, the differences of the numbers, and how they were tested."""
     from rich.table import Table
 
     from xaieval.results.metric_display import label_of
@@ -82,6 +87,8 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
     shown.add_column("better")
     for row in table.reset_index().to_dict("records"):
         shown.add_row(row["layer"], row["method"], labels[row["metric"]], *_cells(row))
+    for note in table.attrs["notes"]:
+        print_text(f"note: {note}")
     print_table(shown, names=2)
     print_text(
         f"difference: first minus second, paired by image; p: corrected by Holm for {len(table)} tests; effect: rank-biserial, "
@@ -90,12 +97,14 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
 
 
 def _cells(row: dict[Any, Any]) -> list[str]:
+    from xaieval.results.metric_display import interval_text
+
     return [
         f"{row['mean']:.4g}",
         f"{row['other_mean']:.4g}",
-        f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]",
+        f"{row['difference']:+.3g} {interval_text(row['low'], row['high'], '+.3g')}",
         f"{row['p_holm']:.2g}",
-        f"{row['effect_size']:+.2f}",
+        "-" if math.isnan(row["effect_size"]) else f"{row['effect_size']:+.2f}",  # of no differences
         str(row["n_images"]),
         {"this": "first", "other": "second"}.get(row["better"], ""),
     ]

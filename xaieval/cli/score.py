@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,7 @@ def _score(
 ) -> dict[str, Any] | None:
     """Score in this process, which may be one of several."""
     from xaieval.analysis.stats.intervals import check_level
+    from xaieval.config.protocol import plain
     from xaieval.data import load_data
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
@@ -137,6 +139,7 @@ def _score(
     scores.manifest["options"] = settings
     if data.left_out:
         scores.manifest["data"]["left_out"] = dict(data.left_out)
+    scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
     tests = scores.controls_table(options.level) if options.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)

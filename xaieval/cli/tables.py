@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_comparison",
     "print_findings",
+    "print_missing_intervals",
     "print_rankings",
     "print_summary",
     "print_table",
@@ -77,6 +78,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         cells += [str(int(row["n_images"])), str(int(row["n_failed"])), *beaten.get((row["layer"], row["method"]), ())]
         table.add_row(row["layer"], row["method"], *cells)
     print_table(table, names=2)
+    print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
@@ -92,13 +94,20 @@ def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:
         print_text(f"warning: {finding.text} [{finding.name}]")
 
 
+def print_missing_intervals(names: Sequence[str], table: pd.DataFrame, level: float) -> None:
+    """Print the reason if a mean in a table has no interval."""
+    from xaieval.analysis.stats.intervals import why_no_interval
+
+    if any((table[name].notna() & table[f"{name}_low"].isna()).any() for name in names):
+        print_text(f"[-]: {why_no_interval(level)}")
+
+
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """The mean and its interval."""
-    from xaieval.results.metric_display import decimals_of
+    from xaieval.results.metric_display import decimals_of, interval_text
 
-    name, decimals = metric["name"], decimals_of(metric)
-    mean, low, high = (f"{row[column]:.{decimals}f}" for column in (name, f"{name}_low", f"{name}_high"))
-    return f"{mean} [{low}, {high}]"
+    name, form = metric["name"], f".{decimals_of(metric)}f"
+    return f"{row[name]:{form}} {interval_text(row[f'{name}_low'], row[f'{name}_high'], form)}"
 
 
 def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, tuple[str]]:
@@ -144,6 +153,8 @@ def print_comparison(comparison: pd.DataFrame, level: float) -> None:
     import pandas as pd
     from rich.table import Table
 
+    from xaieval.results.metric_display import interval_text
+
     table = Table("arm", "model", box=None, header_style="bold")
     names = {"accuracy": "accuracy %", "average_drop": "AD %", "increase_in_confidence": "IC %"}
     for title in names.values():
@@ -153,9 +164,8 @@ def print_comparison(comparison: pd.DataFrame, level: float) -> None:
         cells = []
         for name in names:
             difference = row.get(f"{name}_difference")
-            ends = (
-                f"[{row[f'{name}_difference_low']:+.1f}, {row[f'{name}_difference_high']:+.1f}]" if pd.notna(difference) else ""
-            )
+            low, high = (row.get(f"{name}_difference_{end}", float("nan")) for end in ("low", "high"))
+            ends = interval_text(low, high, "+.1f") if pd.notna(difference) else ""
             cells.append(f"{row[name]:.1f}" + (f"  {difference:+.1f} {ends}" if ends else ""))
         table.add_row(row["arm"], row["model"], *cells, str(int(row["n_images"])))
     print_table(table, names=2)

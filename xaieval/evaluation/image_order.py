@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from xaieval.data.batches import Batch, has_ids, read_batch
 from xaieval.errors import DataError, RunError
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, same_random_numbers
 
-__all__ = ["Shuffled", "draw_order", "first_readable", "has_indices", "loader_of"]
+__all__ = ["Shuffled", "draw_order", "first_readable", "has_indices", "ids_by_chance", "loader_of"]
 
 
 def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
@@ -33,6 +33,26 @@ def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
     failures = [failure for batch in read for failure in batch.failed]
     name, _, reason = failures[0]
     raise RunError(f"none of the {len(failures)} images could be read; the first, {name!r}: {reason}")
+
+
+def ids_by_chance(loader: Iterable[Any], first: Batch) -> bool:
+    """Whether images are named by their position in an order that the loader draws anew for each run, so that no id lasts.
+
+    A loader with a generator of its own is left to its owner, who may have seeded it.
+
+    Args:
+        loader: The loader of a run.
+        first: Its first batch.
+
+    Example:
+        >>> loader = DataLoader(torch.zeros(4, 3, 8, 8), batch_size=2, shuffle=True)
+        >>> ids_by_chance(loader, read_batch(next(iter(loader)), 0))
+        True
+    """
+    samplers = [getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)]
+    random_kinds = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    drawn = any(isinstance(sampler, random_kinds) and sampler.generator is None for sampler in samplers)
+    return drawn and first.ids == [str(place) for place in range(len(first))]
 
 
 class Shuffled:

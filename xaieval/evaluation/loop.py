@@ -19,7 +19,7 @@ from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
-from xaieval.evaluation.image_order import Shuffled, first_readable
+from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
@@ -37,6 +37,7 @@ from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
+from xaieval.results.manifest import describe_image
 
 __all__ = ["explain", "score"]
 
@@ -131,6 +132,7 @@ def score(
         looked = first_pass(request, first, device, limit)
         request, probed = looked.request, looked.layers
         manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
+        manifest |= _first_seen(first, images)
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule)
         checkpoints = None
         if output_dir is not None:
@@ -167,6 +169,12 @@ def refuse(findings: Sequence[Finding], scores: Scores | None = None) -> None:
     """
     if findings:
         raise CheckError(findings, scores)
+
+
+def _first_seen(first: Batch, images: Iterable[Any]) -> dict[str, Any]:
+    """The manifest's entries by which a comparison sees whether another run has the same images, prepared alike."""
+    by_chance = {"ids_by_chance": True} if ids_by_chance(images, first) else {}
+    return {"first_image": describe_image(first.ids[0], first.images[0]), **by_chance}
 
 
 def _is_settled(stopping: Stopping | None, state: RunState) -> bool:

@@ -68,7 +68,7 @@ class SanityCheck:
         """The mean of each similarity over the images with its interval, for each step of the randomisation.
 
         Args:
-            level: Of the percentile bootstrap intervals, in (0, 1).
+            level: Of the percentile bootstrap intervals (of fewer than 20 images, those of `mean_interval`), in (0, 1).
             resamples: Of the bootstrap.
 
         Returns:
@@ -93,11 +93,12 @@ class SanityCheck:
         """Layer and method whose maps stay similar when all parameters are random, so that they cannot show what was learned.
 
         That is, the 95 % interval of SSIM lies above the threshold, and so does that of Spearman's correlation, unless every
-        map is constant and there is no correlation.
+        map is constant and there is no correlation. Where there is no interval, because of too few images or equal values, the
+        mean decides.
         """
         table = self.summary().xs((COMPLETE, "*"), level=("mode", "randomised"))
-        alike = table["ssim_low"] >= self.threshold
-        ordered = (table["spearman_low"] >= self.threshold) | (table["spearman_n"] == 0)
+        alike = table["ssim_low"].fillna(table["ssim"]) >= self.threshold
+        ordered = (table["spearman_low"].fillna(table["spearman"]) >= self.threshold) | (table["spearman_n"] == 0)
         return [(str(layer), str(method)) for layer, method in table.index[alike & ordered]]
 
 

@@ -175,14 +175,16 @@ class Scores(RunRecord):
             metrics: Names of metrics (default: those of both runs that have a direction).
             test: Test of means: "signs" or "wilcoxon".
             level: Level of the intervals, and 1 minus the probability of even one false positive, in (0, 1).
-            across_protocols: Compare although the runs were measured under different protocols.
+            across_protocols: Compare although the runs were measured under different protocols; no run is then called better.
 
         Returns:
             Index `(layer, method, metric)`; both means, `difference` (this minus other) with its interval, `effect_size`,
             `n_images`, `p_value`, `p_holm`, and `better`: "this", "other", or "" if the difference is not significant.
+            `attrs["notes"]` lists what took part, and in what the runs differ.
 
         Raises:
-            MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown.
+            MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown; or the same
+                id belongs to different images.
             ProtocolError: They were measured under different protocols.
         """
         return compare(self, other, metrics, test, level, across_protocols=across_protocols)

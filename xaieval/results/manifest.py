@@ -15,7 +15,7 @@ from torch import Tensor
 from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
 
-__all__ = ["SCHEMA", "describe_data", "digest", "tensor_bytes", "versions"]
+__all__ = ["SCHEMA", "describe_data", "describe_image", "digest", "tensor_bytes", "versions"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
@@ -41,6 +41,30 @@ def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequ
         "data": {**data, **({"batches": list(batches)} if batches else {})},
         "unreadable": [{"id": name, "reason": reason} for name, _, reason in failures],
     }
+
+
+def describe_image(image_id: str, image: Tensor) -> dict[str, Any]:
+    """What is seen of an image's preprocessing: its shape, and the values of its channels, in their unit.
+
+    Args:
+        image_id: The id of the image.
+        image: `[C, H, W]` or `[C, D, H, W]`, as the model gets it.
+
+    Example:
+        >>> described = describe_image("0", torch.tensor([[[0.0, 1.0]], [[-1.0, 1.0]]]))
+        >>> described["shape"], described["minimum"], described["mean"]
+        ([2, 1, 2], [0.0, -1.0], [0.5, 0.0])
+    """
+    with torch.no_grad():
+        channels = image.cpu().double().flatten(1)
+        statistics = {
+            "minimum": channels.amin(1),
+            "maximum": channels.amax(1),
+            "mean": channels.mean(1),
+            "std": channels.std(1, correction=0),
+        }
+    described = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in statistics.items()}
+    return {"id": image_id, "shape": list(image.shape), **described}
 
 
 def digest(content: Iterable[bytes]) -> str:

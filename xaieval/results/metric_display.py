@@ -1,11 +1,13 @@
-"""How a metric is written in tables, figures and pages: its label and the number of decimals."""
+"""How a metric is written in tables, figures and pages: its label, its decimals, and its interval."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["decimals_of", "label_of"]
+import pandas as pd
+
+__all__ = ["decimals_of", "interval_text", "label_of"]
 
 
 def label_of(metric: Mapping[str, Any]) -> str:
@@ -32,3 +34,13 @@ def decimals_of(metric: Mapping[str, Any]) -> int:
         (1, 3)
     """
     return 1 if "%" in label_of(metric) else 3
+
+
+def interval_text(low: float, high: float, form: str = ".1f", missing: str = "-") -> str:
+    """The two ends of an interval in brackets, or `missing` where there is none, as for too few images.
+
+    Example:
+        >>> interval_text(19.13, 29.3), interval_text(float("nan"), float("nan"))
+        ('[19.1, 29.3]', '[-]')
+    """
+    return f"[{missing}]" if pd.isna(low) or pd.isna(high) else f"[{low:{form}}, {high:{form}}]"

@@ -29,9 +29,12 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "controls": (list, "a list of methods"),
     "data": (dict, "a table"),
     "findings": (list, "a list of findings"),
+    "first_image": (dict, "a table"),
+    "ids_by_chance": (bool, "true or false"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
     "options": (dict, "a table"),
+    "preprocessing": (dict, "a table"),
     "run": (dict, "a table"),
     "schema": (int, "a whole number of at least 0"),
     "seed": (int, "a whole number of at least 0"),
@@ -88,6 +91,7 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
     for metric in manifest.get("metrics", []):
         _check_metric(metric, source)
     names = Counter(metric["name"] for metric in manifest.get("metrics", []))
+    images = [manifest["first_image"]] if manifest.get("first_image") else []
     batches = _list(manifest.get("data", {}).get("batches", []))
     for name, words, odd in (
         ("metrics", "a list with each metric once", [name for name, count in names.items() if count > 1]),
@@ -97,6 +101,7 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
             [one for one in manifest.get("findings", []) if not _is_finding(one)],
         ),
         ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
+        ("first_image", "the id, shape and channels of an image", [image for image in images if not _is_described(image)]),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
     ):
         if odd:
@@ -134,6 +139,14 @@ def _is_finding(entry: Any) -> bool:
     """Whether a value is what `Finding.to_dict` writes."""
     kinds = {"name": str, "text": str, "evidence": dict}
     return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+
+
+def _is_described(image: Mapping[str, Any]) -> bool:
+    """Whether a value is what `describe_image` writes: as many channels as the shape has, in each statistic."""
+    columns = [_list(image.get(name)) for name in ("minimum", "maximum", "mean", "std")]
+    numbers = all(type(value) in (int, float) for column in columns for value in column)
+    shape = _list(image.get("shape"))
+    return numbers and isinstance(image.get("id"), str) and {len(column) for column in columns} == set(shape[:1])
 
 
 def _list(value: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,13 @@ __all__ = [
     "difference_interval",
     "mean_interval",
     "metric_interval",
+    "why_no_interval",
     "wilson_interval",
 ]
 
+_FEWEST = 4  # images of an interval: drops of 2 or 3 have none that holds
+_FEW = 10  # images below which the error of an interval is divided by four, and it may leave the range of the values
+_FEW_TO_RESAMPLE = 20  # images below which the percentile bootstrap is too narrow even for normal values
 _BLOCK = 4_000_000  # random indices drawn at a time, which bounds the memory
 _MANY = 100_000  # images above which the normal interval replaces the bootstrap, which would take minutes
 
@@ -28,7 +33,8 @@ _MANY = 100_000  # images above which the normal interval replaces the bootstrap
 def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, in the unit of the values.
 
-    For more than 100,000 values it is the normal interval, from which the bootstrap differs only by its random noise.
+    For more than 100,000 values it is the normal interval, from which the bootstrap differs only by its random noise. For fewer
+    than 20 it is that of `mean_interval`, because resampled means of so few values spread too little.
 
     Args:
         values: One value per image, `[N]`, all finite.
@@ -37,7 +43,7 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN if there are no values.
+        Lower and upper end; NaN where `mean_interval` has none.
 
     Raises:
         MetricError: The level is not in (0, 1).
@@ -46,14 +52,13 @@ def bootstrap_interval(values: ArrayLike, level: float = 0.95, resamples: int = 
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
 
     Example:
-        >>> low, high = bootstrap_interval([10.0, 20.0, 30.0, 40.0])
+        >>> low, high = bootstrap_interval([10.0, 20.0, 30.0, 40.0] * 5)
         >>> 10 <= low < 25 < high <= 40
         True
     """
     sample = np.asarray(values, dtype=float)
-    check_level(level)
-    if not len(sample):
-        return float("nan"), float("nan")
+    if len(sample) < _FEW_TO_RESAMPLE or not _has_interval(sample, level):
+        return mean_interval(sample, level)
     if len(sample) > _MANY:
         low, high = norm.interval(level, sample.mean(), sample.std() / np.sqrt(len(sample)))
         return float(low), float(high)
@@ -107,18 +112,23 @@ def bootstrap_means(table: ArrayLike, resamples: int = 1000, seed: int = 0) -> N
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean of skewed values, in their unit and within their range.
+    """Interval of a mean of skewed values, in their unit.
 
     Student's t interval, corrected for the skewness of the values: Hall's cubic transformation makes the t statistic symmetric,
     and is inverted at the ends. Without skewness it is Student's interval. For drops, many of which are 0 or 100, percentile
     bootstrap intervals contain the mean too rarely; docs/statistics.md has the coverage of both.
+
+    From 10 values on, the interval stays within their range. Fewer values often all lie on one side of the true mean, so their
+    interval may leave the range, and its error `1 - level` is divided by four, because the skewness of so few is hardly known.
 
     Args:
         values: One value per image, `[N]`, all finite.
         level: Level of the interval, in (0, 1).
 
     Returns:
-        Lower and upper end; NaN for fewer than two values. Equal values give an interval of width 0.
+        Lower and upper end. NaN for fewer than 4 values, and for equal values that are too few to rule out others: fewer than
+        59 at a level of 0.95, where an unseen share of `1 - level` is more likely than the error. More equal values give an
+        interval of width 0.
 
     Raises:
         MetricError: The level is not in (0, 1).
@@ -132,18 +142,36 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
         >>> [round(end, 1) for end in mean_interval(drops)]
         [1.5, 12.2]
     """
-    check_level(level)
     sample = np.asarray(values, dtype=float)
-    if len(sample) < 2:
+    if not _has_interval(sample, level):
         return float("nan"), float("nan")
     mean, low, high, spread = sample.mean(), sample.min(), sample.max(), sample.std()
     if spread == 0:
         return float(low), float(high)
     error = sample.std(ddof=1) / np.sqrt(len(sample))
     bend = (((sample - mean) / spread) ** 3).mean() / np.sqrt(len(sample))
-    reach = student.ppf((1 + level) / 2, len(sample) - 1)
-    ends = [mean - error * _inverse_hall(t, bend) for t in (reach, -reach)]
+    reach = _reach(len(sample), level)
+    ends = [float(mean - error * _inverse_hall(t, bend)) for t in (reach, -reach)]
+    if len(sample) < _FEW:
+        return ends[0], ends[1]
     return float(np.clip(ends[0], low, mean)), float(np.clip(ends[1], mean, high))
+
+
+def _has_interval(values: NDArray[np.float64], level: float) -> bool:
+    """Whether the values are enough for an interval of their mean: if all are equal, enough to rule out others.
+
+    A share `1 - level` of other values stays unseen in n images with the probability `level ** n`.
+    """
+    check_level(level)
+    if len(values) < _FEWEST:
+        return False
+    return bool(np.ptp(values) > 0 or level ** len(values) <= 1 - level)
+
+
+def _reach(count: int, level: float) -> float:
+    """Student's quantile for an interval of `count` values."""
+    error = (1 - level) / (4 if count < _FEW else 1)
+    return float(student.ppf(1 - error / 2, count - 1))
 
 
 def _inverse_hall(t: float, bend: float) -> float:
@@ -166,7 +194,7 @@ def metric_interval(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN if there are no values.
+        Lower and upper end; NaN for too few values, see `mean_interval`. A proportion has an interval from one value on.
 
     Raises:
         MetricError: The level is not in (0, 1), or the kind is unknown.
@@ -224,18 +252,19 @@ def difference_interval(
 
     Student's t interval of the differences, or Newcombe's for proportions. There is no correction for skewness: differences of
     drops have heavy tails but hardly any skewness, and correcting for that of a sample lowers the coverage
-    (docs/statistics.md).
+    (docs/statistics.md). For fewer than 10 pairs the error `1 - level` is divided by four, as in `mean_interval`.
 
     Args:
         first: One value per image, `[N]`, all finite.
         second: Values of the same images in the same order.
         kind: The `interval` of a metric: "wilson" for the values 0 and 100 (Newcombe's interval), "mean" for all others.
         level: Level of the interval, in (0, 1).
-        resamples: Number of bootstrap samples: percentile bootstrap of pairs instead of Student's interval.
+        resamples: Number of bootstrap samples: percentile bootstrap of pairs instead of Student's interval, from 20 pairs on.
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN if there are no pairs, and for Student's interval of a single pair.
+        Lower and upper end. NaN if there are no pairs; for means also for fewer than 4 pairs, and for equal differences that
+        are too few to rule out others, see `mean_interval`.
 
     Raises:
         MetricError: The values are not pairs, or the level is not in (0, 1).
@@ -245,8 +274,9 @@ def difference_interval(
         difference between binomial proportions based on paired data", Statistics in Medicine 17, 1998, method 10.
 
     Example:
-        >>> [round(end, 1) for end in difference_interval([30.0, 50.0, 70.0], [10.0, 20.0, 30.0])]
-        [5.2, 54.8]
+        >>> drops, other_drops = [30.0, 50.0, 70.0, 20.0] * 3, [10.0, 20.0, 30.0, 10.0] * 3
+        >>> [round(end, 1) for end in difference_interval(drops, other_drops)]
+        [17.6, 32.4]
         >>> [round(end, 1) for end in difference_interval([100] * 30, [100] * 20 + [0] * 10, kind="wilson")]
         [15.2, 51.2]
     """
@@ -256,7 +286,7 @@ def difference_interval(
     if kind == "wilson":
         low, high = _newcombe(one > 0, other > 0, level)
         return 100 * low, 100 * high
-    if resamples is not None:
+    if resamples is not None and len(one) >= _FEW_TO_RESAMPLE:
         return bootstrap_interval(one - other, level, resamples, seed)
     return _student(one - other, level)
 
@@ -271,12 +301,21 @@ def check_level(level: float) -> None:
         raise MetricError(f"the level of an interval is a probability in (0, 1), such as 0.95; got {level}")
 
 
+def why_no_interval(level: float = 0.95) -> str:
+    """The reason why a mean that has a value has no interval, as a sentence for tables.
+
+    Example:
+        >>> why_no_interval()
+        'no interval: a mean takes at least 4 images, and at least 59 if their values are all equal'
+    """
+    equal = max(_FEWEST, math.ceil(math.log(1 - level) / math.log(level)))
+    return f"no interval: a mean takes at least {_FEWEST} images, and at least {equal} if their values are all equal"
+
+
 def _student(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    check_level(level)
-    if len(values) < 2:
+    if not _has_interval(values, level):
         return float("nan"), float("nan")
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    reach = student.ppf((1 + level) / 2, len(values) - 1) * error
+    reach = _reach(len(values), level) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

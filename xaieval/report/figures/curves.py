@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.errors import MetricError, UsageError
 from xaieval.report.figures.data import common_names, count_range, level_note, pair_names, rows_of
 from xaieval.report.figures.style import (
@@ -29,6 +30,7 @@ from xaieval.report.figures.style import (
 
 __all__ = ["curves_figure"]
 
+FEW = 20  # images below which bootstrap intervals are too narrow
 PANEL, HEIGHT = 2.6, 2.3  # inches, the smallest width of one of several panels, and the height of its axes
 
 
@@ -44,7 +46,8 @@ def curves_figure(
 ) -> Figure:
     """Draw the mean curve of each layer and method with a pointwise interval of the mean, one panel per metric.
 
-    Intervals are percentile bootstrap intervals over the images (1,000 resamples). The legend shows the mean of each metric.
+    Intervals are percentile bootstrap intervals over the images (1,000 resamples), for fewer than 20 images those of
+    `xaieval.analysis.stats.intervals.mean_interval`. The legend shows the mean of each metric.
 
     Args:
         rows: The rows of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
@@ -141,7 +144,10 @@ def _band(
     axis = np.linspace(0, 1, points) if fractions is None else np.asarray(fractions)
     if len(axis) != points:
         raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; pass the fractions of the metric")
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
-    low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    if count < FEW:
+        low, high = np.transpose([mean_interval(values, level) for values in curves.T])
+    else:
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
+        low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
     axes.plot(axis, curves.mean(axis=0), color=style.colour, linestyle=style.dash, label=label)
     axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)

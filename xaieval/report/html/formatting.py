@@ -8,7 +8,7 @@ import pandas as pd
 
 from xaieval.report.figures.data import NO_VALUE
 
-__all__ = ["format_interval", "format_number"]
+__all__ = ["format_ends", "format_interval", "format_number"]
 
 
 def format_number(value: Any, digits: int, signed: bool = False) -> str:
@@ -27,11 +27,21 @@ def format_number(value: Any, digits: int, signed: bool = False) -> str:
 
 
 def format_interval(mean: Any, low: Any, high: Any, digits: int, signed: bool = False) -> str:
-    """A mean and its interval as text.
+    """A mean and its interval as text; a dash for a missing interval.
 
     Example:
         >>> format_interval(1.34, 0.4, 6.9, 1)
         '1.3 [0.4, 6.9]'
     """
-    mean, low, high = (format_number(value, digits, signed) for value in (mean, low, high))
-    return f"{mean} [{low}, {high}]"
+    return f"{format_number(mean, digits, signed)} {format_ends(low, high, digits, signed)}"
+
+
+def format_ends(low: Any, high: Any, digits: int, signed: bool = False) -> str:
+    """The two ends of an interval in brackets; a dash if there is none, as for too few images.
+
+    Example:
+        >>> format_ends(0.4, 6.9, 1)
+        '[0.4, 6.9]'
+    """
+    ends = [format_number(value, digits, signed) for value in (low, high)]
+    return f"[{NO_VALUE}]" if NO_VALUE in ends else f"[{', '.join(ends)}]"

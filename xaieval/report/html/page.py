@@ -11,10 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.stats.intervals import why_no_interval
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import format_number
@@ -170,6 +172,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
         "lines": lines_of(scores, summary),
+        "why_no_interval": why_no_interval(level) if _has_gaps(scores, summary) else "",
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
@@ -188,6 +191,11 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "facts": facts_of(manifest),
         "other_facts": facts_of(options.other.manifest) if options.other else [],
     }
+
+
+def _has_gaps(scores: RunRecord, summary: pd.DataFrame) -> bool:
+    """Whether a mean has no interval."""
+    return any((summary[metric["name"]].notna() & summary[f"{metric['name']}_low"].isna()).any() for metric in scores.metrics)
 
 
 def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:

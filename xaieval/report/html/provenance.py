@@ -45,6 +45,7 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         "parameters": f"{model['parameters']:,}" if model.get("parameters") is not None else None,
         "fingerprint of the model": model.get("fingerprint") or model.get("function"),
         "fingerprint of the image ids": data.get("fingerprint"),
+        "preprocessing": ", ".join(f"{name} {value}" for name, value in (manifest.get("preprocessing") or {}).items()),
         "seed": manifest.get("seed"),
         "device": manifest.get("device"),
         "forward passes": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in speed.items()),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from xaieval.analysis.comparability import protocols_of
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.ranking import RankedItems, rank
@@ -15,7 +16,7 @@ from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
-from xaieval.report.html.formatting import format_interval, format_number
+from xaieval.report.html.formatting import format_ends, format_interval, format_number
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
@@ -95,12 +96,13 @@ class SelectedLayers(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The comparison of two runs."""
+    """The comparison of two runs; the notes say what took part, and in what the runs differ."""
 
     lines: list[dict[str, Any]]
     panels: list[Panel]
     verdict: str
     differences: list[tuple[str, str, str]]
+    notes: list[str]
 
 
 def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
@@ -209,7 +211,8 @@ def comparison_of(
         MetricError: The runs have no image, layer and method, or metric in common.
         ProtocolError: They were measured under different protocols.
     """
-    table = compare(scores, other, level=level, across_protocols=across_protocols).reset_index()
+    table = compare(scores, other, level=level, across_protocols=across_protocols, runs=names)
+    notes, table = table.attrs["notes"], table.reset_index()
     metrics = {metric["name"]: metric for metric in scores.metrics}
     better = dict(zip(("this", "other"), names, strict=True))
     lines = [_compared(row, metrics[row["metric"]], better) for row in table.to_dict("records")]
@@ -221,7 +224,10 @@ def comparison_of(
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
     better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
     verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
-    return Comparison(lines, panels, verdict, _differences(scores, other))
+    one, two = protocols_of(scores, other)
+    if one != two:
+        verdict = "The two protocols differ, so no run is called better."
+    return Comparison(lines, panels, verdict, _differences(scores, other), notes)
 
 
 def _interval(layer: str, method: str, row: Mapping[Any, Any], metric: Metric, muted: bool) -> Interval:
@@ -268,8 +274,8 @@ def _title(metric: Metric) -> str:
 def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
     """A cell of the table of results."""
     name, digits = metric["name"], decimals_of(metric)
-    low, high = (format_number(row[f"{name}_{end}"], digits) for end in ("low", "high"))
-    return Cell(format_number(row[name], digits), f"[{low}, {high}]", best)
+    ends = format_ends(row[f"{name}_low"], row[f"{name}_high"], digits)
+    return Cell(format_number(row[name], digits), ends, best)
 
 
 def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:

@@ -13,6 +13,7 @@ from xaieval.data.batches import read_batches
 from xaieval.evaluation.loop import explain
 from xaieval.models import LEVELS
 from xaieval.report import maps_figure
+from xaieval.results.metric_display import interval_text
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.results import Results, read_results
 from xaieval.training.fal.run import BASE, CONTROL, FoldRun, layers_of, rebuild
@@ -140,7 +141,7 @@ def _page(experiment: Experiment, results: Results, tables: dict[str, pd.DataFra
 
 
 def _cell(row: Any, name: str) -> str:
-    return f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}]"
+    return f"{row[name]:.1f} {interval_text(row[f'{name}_low'], row[f'{name}_high'])}"
 
 
 def _by_level(table: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +207,7 @@ def _costs(table: pd.DataFrame) -> pd.DataFrame:
                 for name in ("parameters", "multiply_adds", "memory")
             },
             "latency ratio": [
-                f"{row['latency_ratio']:.2f} [{row['latency_low']:.2f}, {row['latency_high']:.2f}]"
+                f"{row['latency_ratio']:.2f} {interval_text(row['latency_low'], row['latency_high'], '.2f')}"
                 for row in table.to_dict("records")
             ],
         }
