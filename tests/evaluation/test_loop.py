@@ -617,7 +617,7 @@ def test_constant_maps_can_be_left_out_and_are_counted_then():
 def test_zero_confidence_is_a_status_and_no_number():
     scores = score(Dial(), [dial(0.75, 0.0)], methods=Keep({"0": 8, "1": 8}), target=0, protocol=EXACT)
     assert _statuses(scores) == ["ok", "zero_confidence"]
-    _failed_but_counted(scores, 1, 1)
+    _only_compared(scores)
 
     def loud(images: Tensor) -> Tensor:  # whose softmax underflows to 0 exactly
         return 10000 * Dial()(images)
@@ -642,7 +642,16 @@ def test_negative_confidence_under_identity_is_a_status():
     # The drop of a negative number would turn the metric around: (Y - O) / Y of Y = -0.5 and O = -1 is -1.
     scores = score(Dial(), [dial(0.75, -0.5)], methods=Keep({"0": 8, "1": 8}), target=0, protocol=EXACT)
     assert _statuses(scores) == ["ok", "negative_confidence"]
-    _failed_but_counted(scores, 1, 1)
+    _only_compared(scores)
+
+
+def _only_compared(scores: Scores) -> None:
+    """The second image has no Average Drop, but its confidences can be compared."""
+    assert scores.rows["average_drop"].isna().tolist() == [False, True]
+    assert scores.rows["increase_in_confidence"].notna().all()
+    [summary] = scores.summary().to_dict("records")
+    assert {"n_images": 1, "n_failed": 1, "increase_in_confidence_n": 2}.items() <= summary.items()
+    assert summary["average_drop"] == scores.rows["average_drop"].iloc[0]
 
 
 def test_negative_confidence_on_a_masked_image_is_a_drop_of_more_than_100_percent():

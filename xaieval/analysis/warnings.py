@@ -13,7 +13,7 @@ from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, metric_tables
-from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, Pair
+from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, VALUED, Pair
 
 __all__ = ["find_warnings"]
 
@@ -101,7 +101,7 @@ def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], con
     """One sentence for each metric in which no method is better than the best control."""
     if not rows["method"].isin(list(controls)).any():
         return []
-    counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
+    counted = rows[rows["status"].isin(VALUED)].groupby(["layer", "method"], sort=False)
     sentences = []
     for metric, higher in higher_is_better.items():
         means: Any = counted[metric].mean().dropna()

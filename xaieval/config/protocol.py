@@ -46,7 +46,7 @@ class Protocol:
 
     Args:
         confidence: The model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
-            not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one output,
+            not positive have no Average Drop), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one output,
             "softmax" becomes "sigmoid", the probability of class 1; with "identity" or a function the output is a number.
         target: The class to explain: "predicted", "label", a class index (0 is a class), or a function
             `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. In multi-label data, labels
@@ -73,8 +73,8 @@ class Protocol:
         images: "all", or only the "correct" ones (predicted class = label).
         minimum_confidence: Leave out images with a lower confidence, in the unit of `confidence`.
         constant_map: A map that cannot be normalised becomes "zeros" and its row counts; or "leave_out"; or "error".
-        invalid: For NaN or infinity in a map or a confidence, and for a confidence that is not positive: a row with a "status"
-            and NaN values, which no mean contains; or "error".
+        invalid: For NaN or infinity in a map or a confidence, and for a confidence that is not positive if a metric divides by
+            it: a row with a "status" and NaN values, which no mean contains; or "error".
         denominator: What a drop is divided by: the "confidence" on the original image, or "none" (percentage points).
         drops: The images that Average Drop is the mean of: "all", or only the "dropping" ones, whose confidence fell.
         ties: Whether an equal confidence is "no_increase" or an "increase".

@@ -17,7 +17,7 @@ from xaieval.errors import RunError, TargetError
 from xaieval.evaluation.maps import BatchPass
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.metrics import Metric
-from xaieval.results.rows import COUNTED, EXCLUDED, Pair, class_column, row_table
+from xaieval.results.rows import EXCLUDED, VALUED, Pair, class_column, row_table
 
 __all__ = ["Measured", "joined", "measured_rows"]
 
@@ -114,9 +114,11 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     nothing = ~measured.has_target
     y = measured.confidence.double().masked_fill(nothing, torch.nan)
     o = measured.masked.double().masked_fill(measured.invalid | nothing, torch.nan)
-    status = _status(measured, y, o, protocol)
+    quotients = {metric.name for metric in metrics if metric.is_quotient}
+    status = _status(measured, y, o, protocol, needs_positive=bool(quotients))
     values = _metric_values(measured, y, o, metrics, protocol)
-    counted = np.isin(status, COUNTED)
+    valued = np.isin(status, VALUED)
+    divisible = valued & (y > 0).numpy()
     return row_table(
         pairs,
         {
@@ -127,8 +129,8 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
             "confidence": y,
             "masked_confidence": o,
             "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
-            **{name: np.where(counted, column, np.nan) for name, column in values.items()},
-            **{f"{name}_curve": _as_objects(curves, counted) for name, curves in measured.curves.items()},
+            **{name: np.where(divisible if name in quotients else valued, column, np.nan) for name, column in values.items()},
+            **{f"{name}_curve": _as_objects(curves, valued) for name, curves in measured.curves.items()},
             "status": status,
         },
     )
@@ -146,27 +148,36 @@ def _metric_values(
     return {metric.name: values[metric.name] for metric in metrics}
 
 
-def _as_objects(curves: Tensor, counted: Any) -> Any:
-    """Curves `[P, N, S]` as objects `[P, N]`; None where the row does not count."""
-    objects = np.full(counted.shape, None, dtype=object)
-    for place in np.argwhere(counted):
+def _as_objects(curves: Tensor, valued: Any) -> Any:
+    """Curves `[P, N, S]` as objects `[P, N]`; None where the row has no values."""
+    objects = np.full(valued.shape, None, dtype=object)
+    for place in np.argwhere(valued):
         objects[tuple(place)] = curves[tuple(place)].double().numpy()
     return objects
 
 
-def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:
-    """The status of each pair and image, `[P, N]`: the first that applies."""
-    invalid = {
+def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol, needs_positive: bool) -> Any:
+    """The status of each pair and image, `[P, N]`: the first that applies.
+
+    A confidence that is not positive is one only if a metric divides by it. Rows with that status keep the values of the other
+    metrics, so that it comes after all statuses of rows without any value.
+    """
+    unusable = {
         "no_target": ~measured.has_target.expand_as(o),
         "nan_confidence": ~y.isfinite().expand_as(o),
-        "zero_confidence": (y == 0).expand_as(o),
-        "negative_confidence": (y < 0).expand_as(o),
         "nan_map": measured.invalid,
         "nan_masked_confidence": ~o.isfinite(),
     }
+    not_positive = {
+        "zero_confidence": (y == 0).expand_as(o) & needs_positive,
+        "negative_confidence": (y < 0).expand_as(o) & needs_positive,
+    }
     excluded = {EXCLUDED: _excluded(measured, y, protocol).expand_as(o)}
-    constant = "constant_map_left_out" if protocol.constant_map == "leave_out" else "constant_map"
-    cases = excluded | invalid | {constant: measured.constant}
+    leave_out = protocol.constant_map == "leave_out"
+    constant = "constant_map_left_out" if leave_out else "constant_map"
+    last = {constant: measured.constant}
+    cases = excluded | unusable | (last | not_positive if leave_out else not_positive | last)
+    invalid = unusable | not_positive
     status = np.select([case.numpy() for case in cases.values()], list(cases), default="ok")
     refused = list(invalid) if protocol.invalid == "error" else []
     refused += [constant] if protocol.constant_map == "error" else []

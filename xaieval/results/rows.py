@@ -12,9 +12,11 @@ from torch import Tensor
 
 from xaieval.data.batches import Failure
 
-__all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Pair", "class_column", "failed_rows", "row_table"]
+__all__ = ["COUNTED", "EXCLUDED", "NOT_POSITIVE", "NO_LAYER", "VALUED", "Pair", "class_column", "failed_rows", "row_table"]
 
-COUNTED = ("ok", "constant_map")  # statuses of the rows that take part in the means
+COUNTED = ("ok", "constant_map")  # statuses of the rows that count: all of their metrics can have values
+NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that do not divide by the confidence have values
+VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
 EXCLUDED = "excluded"  # by the protocol's choice of images, so not a failure
 NO_LAYER = "input"  # the layer of methods that need none: those that explain the whole model, and control maps
 
