@@ -170,6 +170,8 @@ def default_folder(settings: dict[str, Any]) -> Path:
 
 def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOptions, protocol: Protocol) -> list[str]:
     """Save a figure of a few images with their maps by the first method; return the names of the files."""
+    import torch
+
     from xaieval.data.batches import read_batches
     from xaieval.evaluation.loop import explain
     from xaieval.report import maps_figure
@@ -191,8 +193,9 @@ def _save_maps(folder: Path, loaded: LoadedModel, data: Data, options: ScoreOpti
         **options.model_settings,
     )
     titles = batch.ids
-    if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
-        titles = [data.classes[label] for label in batch.labels.tolist()]
+    if data.classes is not None and isinstance(batch.labels, torch.Tensor) and batch.labels.ndim == 1:
+        known = range(len(data.classes))
+        titles = [data.classes[one] if one in known else name for one, name in zip(batch.labels.tolist(), titles, strict=True)]
     titles = [printable(title) for title in titles]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images)

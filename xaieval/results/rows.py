@@ -11,6 +11,7 @@ from pandas.api.extensions import ExtensionArray
 from torch import Tensor
 
 from xaieval.data.batches import Failure
+from xaieval.data.labels import Labels
 
 __all__ = ["COUNTED", "EXCLUDED", "NOT_POSITIVE", "NO_LAYER", "VALUED", "Pair", "class_column", "failed_rows", "row_table"]
 
@@ -62,14 +63,14 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
     )
 
 
-def class_column(classes: Tensor | None, count: int = 0) -> ExtensionArray:
-    """Classes `[N]` as integers that may be missing: -1 is no class.
+def class_column(classes: Labels, count: int = 0) -> ExtensionArray:
+    """Classes `[N]` as integers that may be missing: negative numbers are no class.
 
     Args:
-        classes: None, or `[N, K]` zeros and ones, gives missing values.
+        classes: Anything else than one class per image gives missing values.
         count: The number of images where `classes` has no class for each.
     """
-    if classes is None or classes.ndim > 1:
+    if not isinstance(classes, Tensor) or classes.ndim > 1:
         return pd.array([pd.NA] * count, dtype="Int64")
     values = classes.numpy().astype("int64")
     return pd.arrays.IntegerArray(values, values < 0)
