@@ -127,7 +127,7 @@ def test_only_images_on_which_both_count_take_part(values):
     rows.loc[broken, "status"], rows.loc[broken, [AD, IC]] = "nan_map", NAN
     # A value in a row that does not count must not be used either.
     other = (rows["layer"] == "p5") & (rows["image_id"] == "image 23")
-    rows.loc[other, "status"] = "zero_confidence"
+    rows.loc[other, "status"] = "nan_confidence"
     table = _scores(rows).controls_table().set_index(["layer", "metric", "control"])
     assert table["n_images"].to_dict() == {
         (layer, metric, control): 24 - 2 * (control == "random") - (layer == "p5")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xaieval.data.batches import check_images, read_batches
-from xaieval.errors import DataError, TargetError
+from xaieval.errors import DataError
 
 PROPERTY = settings(deadline=None, max_examples=80)
 
@@ -125,16 +125,6 @@ def test_images_without_ids_are_numbered_through():
             {"image": IMAGES, "id": ["a", "b", "a"]},
             DataError,
             "two images have the id 'a'; rows are identified by id, so each image needs its own",
-        ),
-        (
-            (IMAGES, LABELS[:2]),
-            TargetError,
-            "labels are one integer per image, [3] here; got torch.int64 [2]",
-        ),
-        (
-            (IMAGES, LABELS.float()),
-            TargetError,
-            "labels are one integer per image, [3] here; got torch.float32 [3]",
         ),
         (
             IMAGES[0],

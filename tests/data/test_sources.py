@@ -151,12 +151,6 @@ def test_small_maps_with_many_channels_are_not_taken_for_channels_last():
         assert check_images(torch.zeros(shape)).shape == shape
 
 
-def test_labels_that_are_words_are_refused_word_for_word():
-    with pytest.raises(TargetError) as caught:
-        list(read_batches([(IMAGES[:2], ["cat", "dog"])]))
-    assert str(caught.value) == "labels are one integer per image, [2] here; got ['cat', 'dog']"
-
-
 # ---- whole arrays
 
 

@@ -113,11 +113,6 @@ def test_shuffling_and_sharing_keep_ground_truth_beside_its_image():
     [
         ({"mask": MASKS[:3]}, "masks are bool of the images' size, [4, 6, 8] here; got bool [3, 6, 8]"),
         ({"mask": MASKS.transpose(1, 2)}, "masks are bool of the images' size, [4, 6, 8] here; got bool [4, 8, 6]"),
-        (
-            {"mask": MASKS.long()},
-            "masks are bool of the images' size, [4, 6, 8] here; got int64 [4, 6, 8]; to convert a label map, use masks "
-            "== label",
-        ),
         ({"boxes": BOXES[:3]}, "a batch has 4 images but boxes of 3; boxes [k, 4] for each image are expected"),
         ({"boxes": torch.zeros(4, 2, 5)}, "boxes of an image are [k, 4], (x1, y1, x2, y2) in its pixels; got [2, 5]"),
         (

@@ -96,18 +96,21 @@ def test_zeros_and_ones_of_any_type_are_labels(kind):
 @pytest.mark.parametrize(
     ("labels", "came"),
     [
-        (LABELS * 2, "torch.int64 [2, 3]"),
-        (LABELS * 0.5, "torch.float32 [2, 3]"),
-        (LABELS[:1], "torch.int64 [1, 3]"),
-        (LABELS[:, :1], "torch.int64 [2, 1]"),  # a column of classes, as likely as not
-        (LABELS[:, :, None], "torch.int64 [2, 3, 1]"),
+        (LABELS * 2, "int64 [2, 3]"),
+        (LABELS * 0.5, "float32 [2, 3]"),
+        (LABELS[:1], "int64 [1, 3]"),
+        (LABELS[:, :, None], "int64 [2, 3, 1]"),
     ],
-    ids=["twos", "soft", "too few", "column", "3-d"],
+    ids=["twos", "soft", "too few", "3-d"],
 )
-def test_other_tables_are_refused(labels, came):
+def test_other_tables_are_refused_where_labels_are_needed(labels, came):
+    assert score(Channels(), [(_images(), labels)], "body", target=0, progress=False).rows["label"].isna().all()
     with pytest.raises(TargetError) as caught:
-        read_batch((_images(), labels), 0)
-    assert str(caught.value) == f"labels are one integer per image, [2] here; got {came}"
+        score(Channels(), [(_images(), labels)], "body", target="label", progress=False)
+    assert str(caught.value) == (
+        f"target 'label' needs one class per image: integers [2], such as [3, 0]; the labels are {came}, and zeros and ones "
+        "for each class, [2, K], would name several; give target= as a class index, or as a function of logits and labels"
+    )
 
 
 def test_unreadable_images_with_several_labels_have_none_in_their_rows():
@@ -146,6 +149,6 @@ def test_label_names_no_class_among_several():
 def test_correct_images_are_undefined():
     protocol = Protocol(confidence="sigmoid", images="correct")
     with pytest.raises(
-        TargetError, match="images='correct' needs one class an image as label, but the data has zeros and ones"
+        TargetError, match="images='correct' needs one class per image, but the labels are zeros and ones for each class"
     ):
         score(Channels(), [(_images(), LABELS)], "body", target=0, protocol=protocol, progress=False)

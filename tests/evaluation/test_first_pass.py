@@ -82,7 +82,7 @@ def test_the_finding_says_what_came_and_the_way_out():
     assert not found_first(run(Binary(outputs=2)))
 
 
-@pytest.mark.parametrize("labels", [LABELS, LABELS.bool()], ids=str)
+@pytest.mark.parametrize("labels", [LABELS, LABELS.float(), LABELS[:, None].float(), LABELS.bool()], ids=str)
 def test_labels_of_zeros_and_ones_are_its_classes(labels):
     rows = run(Binary(), [(images(), labels)], target="label").rows
     z, positive = logits(), LABELS.numpy() == 1

@@ -88,17 +88,18 @@ def check_no_epsilon_hides_small_confidences(metrics: Any) -> None:
 
 
 def check_unusable_values_are_nan(metrics: Any) -> None:
-    pairs = [(0, 0.5), (0, 0), (-0.5, 0.2), (NAN, 0.5), (0.5, NAN), (INF, 0.5), (0.5, INF), (0.5, -INF)]
+    pairs = [(0, 0.5), (0, -0.5), (-0.5, 0.2), (NAN, 0.5), (0.5, NAN), (INF, 0.5), (0.5, INF), (0.5, -INF)]
     y, o = (_vector(*column) for column in zip(*pairs, strict=True))
     assert metrics.drop(y, o).isnan().all()
-    assert metrics.increase(y, o).isnan().all()
+    # A comparison has a value wherever there are two numbers.
+    assert _same(metrics.increase(y, o), [100.0, 0.0, 100.0, NAN, NAN, NAN, NAN, NAN])
 
 
 def check_one_unusable_value_makes_the_mean_nan(metrics: Any) -> None:
     for bad in ((NAN, 0.5), (0.5, NAN), (0.0, 0.5), (INF, 0.5)):
         y, o = _vector(0.5, bad[0]), _vector(0.2, bad[1])
         assert math.isnan(metrics.average_drop(y, o))
-        assert math.isnan(metrics.increase_in_confidence(y, o))
+        assert math.isnan(metrics.increase_in_confidence(y, o)) == (bad[0] != 0)
 
 
 def check_precision_is_that_of_float64(metrics: Any) -> None:
@@ -423,7 +424,7 @@ def test_calling_a_class_gives_the_value_of_the_batch_and_adds_it_up(kind, funct
 @pytest.mark.parametrize(("kind", "function", "prefix"), CLASSES)
 def test_a_class_leaves_failed_images_out_and_counts_them(kind, function, prefix):
     metric = kind()
-    metric.update(_vector(0.8, 0.0, 0.5), _vector(0.6, 0.5, 0.9))
+    metric.update(_vector(0.8, INF, 0.5), _vector(0.6, 0.5, 0.9))
     metric.update(_vector(NAN, 0.5), _vector(0.1, INF))
     assert int(getattr(metric, f"{prefix}_failed")) == 3
     assert int(getattr(metric, f"{prefix}_count")) == 2
@@ -433,7 +434,7 @@ def test_a_class_leaves_failed_images_out_and_counts_them(kind, function, prefix
 @pytest.mark.parametrize(("kind", "function", "prefix"), CLASSES)
 def test_a_class_without_a_valid_image_is_nan_and_not_zero(kind, function, prefix):
     metric = kind()
-    metric.update(_vector(0.0, NAN), _vector(0.5, 0.5))
+    metric.update(_vector(INF, NAN), _vector(0.5, 0.5))
     assert math.isnan(metric.compute())
 
 

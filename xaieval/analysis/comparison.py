@@ -14,7 +14,7 @@ from xaieval.analysis.stats.intervals import check_level, difference_interval, w
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.errors import MetricError, ProtocolError, choose_from
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED
+from xaieval.results.rows import VALUED
 
 __all__ = ["compare"]
 
@@ -152,7 +152,7 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.D
             f"the runs have no layer and method in common: {one} in this run, {other} in the other; give them the same "
             "names, as in Scores(scores.rows.replace({'layer': {'layer4': 'blocks.6'}}), scores.manifest)"
         )
-    counted = [rows[rows["status"].isin(COUNTED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second)]
+    counted = [rows[rows["status"].isin(VALUED)].drop_duplicates(_KEYS)[[*_KEYS, *names]] for rows in (first, second)]
     both = counted[0].merge(counted[1], on=_KEYS, suffixes=("", "_other"))
     if both.empty:
         raise MetricError("no image has rows that count in both runs")

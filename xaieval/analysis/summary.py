@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls
 from xaieval.analysis.stats.intervals import metric_interval
-from xaieval.results.rows import COUNTED, EXCLUDED
+from xaieval.results.rows import COUNTED, EXCLUDED, VALUED
 
 __all__ = ["summarise"]
 
@@ -39,10 +39,11 @@ def summarise(
     Returns:
         Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson's
         interval for proportions, `xaieval.analysis.stats.intervals.mean_interval` for means, which is NaN for too few images);
-        `<metric>_n` if a metric has no
-        value for some of the rows that count, such as images without an object; then `n_images` (rows that count) and
-        `n_failed` (rows that do not count, except images that the protocol excludes); and if the run has controls,
-        `beats_controls`, the metrics in which the method is significantly better than every control.
+        `<metric>_n` if a metric has
+        values for fewer rows than count, such as images without an object, or for more, such as images whose confidence is not
+        positive, if it does not divide by it; then `n_images` (rows that count) and `n_failed` (rows that do not count, except
+        images that the protocol excludes); and if the run has controls, `beats_controls`, the metrics in which the method is
+        significantly better than every control.
 
     Raises:
         MetricError: The level is not in (0, 1).
@@ -62,16 +63,16 @@ def summarise(
     }
     records = []
     for (layer, method), group in rows.groupby(["layer", "method"], sort=False):
-        counted = group[group["status"].isin(COUNTED)]
+        valued, counted = group[group["status"].isin(VALUED)], int(group["status"].isin(COUNTED).sum())
         record: dict[str, Any] = {"layer": layer, "method": method}
         for name, ends in intervals.items():
-            values = counted[name].to_numpy(dtype=float)
+            values = valued[name].to_numpy(dtype=float)
             values = values[~np.isnan(values)]
             low, high = ends(values)
             mean = float(values.mean()) if len(values) else float("nan")
             record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
-        failed = len(group) - len(counted) - int((group["status"] == EXCLUDED).sum())
-        records.append(record | {"n_images": len(counted), "n_failed": failed})
+        failed = len(group) - counted - int((group["status"] == EXCLUDED).sum())
+        records.append(record | {"n_images": counted, "n_failed": failed})
     columns = [name + end for name in intervals for end in ("", "_low", "_high", "_n")]
     table = pd.DataFrame(records, columns=["layer", "method", *columns, "n_images", "n_failed"])
     table = table.set_index(["layer", "method"])

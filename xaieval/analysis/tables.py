@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.results.rows import COUNTED
+from xaieval.results.rows import VALUED
 
 __all__ = ["directions", "exact_means", "metric_tables", "one_method", "paired_tables"]
 
@@ -68,7 +68,7 @@ def metric_tables(rows: pd.DataFrame, metrics: Sequence[str], columns: str | Seq
     keys = [columns] if isinstance(columns, str) else list(columns)
     first = rows[keys].drop_duplicates()
     items = pd.Index(first[columns].tolist()) if isinstance(columns, str) else pd.MultiIndex.from_frame(first)
-    counted = rows[rows["status"].isin(COUNTED)]
+    counted = rows[rows["status"].isin(VALUED)]
     if not len(counted):
         return {name: pd.DataFrame(index=pd.Index([], name="image_id"), columns=items, dtype=float) for name in metrics}
     means = counted.groupby(["image_id", *keys])[list(metrics)].mean()

@@ -16,7 +16,7 @@ from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, metric_tables
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, Pair
+from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, VALUED, Pair
 
 __all__ = ["find_warnings"]
 
@@ -127,7 +127,7 @@ def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], con
     """One finding for each metric in which no method is better than the best control."""
     if not rows["method"].isin(list(controls)).any():
         return []
-    counted = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"], sort=False)
+    counted = rows[rows["status"].isin(VALUED)].groupby(["layer", "method"], sort=False)
     found = []
     for metric, higher in higher_is_better.items():
         means: Any = counted[metric].mean().dropna()

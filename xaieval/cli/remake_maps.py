@@ -116,7 +116,7 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
     most = None if options.stop else options.max_images  # an infinite loader ends where the run did
     for batch in read_batches(loader, options.batch_size, most):
         places = [place for place, image_id in enumerate(batch.ids) if image_id in wanted]
-        known: Any = [None] * len(batch) if batch.labels is None else batch.labels
+        known: Any = batch.labels if isinstance(batch.labels, torch.Tensor) else [None] * len(batch)
         samples += [(batch.ids[place], batch.images[place], known[place]) for place in places]
         if len(samples) == len(wanted):
             break

@@ -201,6 +201,8 @@ def _save_maps(
     folder: Path, loaded: LoadedModel, forward: Forward | None, data: Data, options: ScoreOptions, protocol: Protocol
 ) -> list[str]:
     """Save a figure of a few images with their maps by the first method; return the names of the files."""
+    import torch
+
     from xaieval.data.batches import read_batches
     from xaieval.evaluation.loop import explain
     from xaieval.report import maps_figure
@@ -223,8 +225,9 @@ def _save_maps(
         **options.model_settings,
     )
     titles = batch.ids
-    if data.classes is not None and batch.labels is not None and batch.labels.ndim == 1:
-        titles = [data.classes[label] for label in batch.labels.tolist()]
+    if data.classes is not None and isinstance(batch.labels, torch.Tensor) and batch.labels.ndim == 1:
+        known = range(len(data.classes))
+        titles = [data.classes[one] if one in known else name for one, name in zip(batch.labels.tolist(), titles, strict=True)]
     titles = [printable(title) for title in titles]
     shown = {layer: maps[layer].cpu() for layer in list(maps)[:MOST_COLUMNS]}
     pixels = loaded.preprocessing.to_pixels(batch.images, options.bands)

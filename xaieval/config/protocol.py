@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -46,11 +46,13 @@ class Protocol:
 
     Args:
         confidence: The model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
-            not positive get a status), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one output,
-            "softmax" becomes "sigmoid", the probability of class 1; with "identity" or a function the output is a number.
+            not positive have no Average Drop), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one
+            output, "softmax" becomes "sigmoid", the probability of class 1; otherwise the output is a number.
         target: The class to explain: "predicted", "label", a class index (0 is a class), or a function
-            `(logits [N, K], labels [N] or None) -> classes [N]`. It is fixed on the original image. In multi-label data, labels
-            are zeros and ones `[N, K]`; "label" is refused then, and a function can choose the class.
+            `(logits [N, K], labels) -> classes [N]`. It is fixed on the original image. In multi-label data, labels are zeros
+            and ones `[N, K]`; "label" is refused then, and a function can choose the class. Labels that are no classes reach
+            the function as the loader gave them, and without any it gets None. `explain` also takes one class per image,
+            `[N]`. Integers can be those of NumPy and torch.
         gradient: The score that gradients are taken of: the "logit" of the target or its "confidence".
         normalisation: Scaling of maps to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
             `percentiles`), "none" (only clipped to [0, 1]).
@@ -73,8 +75,8 @@ class Protocol:
         images: "all", or only the "correct" ones (predicted class = label).
         minimum_confidence: Leave out images with a lower confidence, in the unit of `confidence`.
         constant_map: A map that cannot be normalised becomes "zeros" and its row counts; or "leave_out"; or "error".
-        invalid: For NaN or infinity in a map or a confidence, and for a confidence that is not positive: a row with a "status"
-            and NaN values, which no mean contains; or "error".
+        invalid: For NaN or infinity in a map or a confidence, and for a confidence that is not positive if a metric divides by
+            it: a row with a "status" and NaN values, which no mean contains; or "error".
         denominator: What a drop is divided by: the "confidence" on the original image, or "none" (percentage points).
         drops: The images that Average Drop is the mean of: "all", or only the "dropping" ones, whose confidence fell.
         ties: Whether an equal confidence is "no_increase" or an "increase".
@@ -93,7 +95,7 @@ class Protocol:
     """
 
     confidence: str | Callable[..., Any] = "softmax"
-    target: str | int | Callable[..., Any] = "predicted"
+    target: str | int | Sequence[int] | Callable[..., Any] = "predicted"
     gradient: Gradient = "logit"
     normalisation: Normalisation = "minmax"
     normalise_at: Place = "image"
@@ -118,6 +120,7 @@ class Protocol:
     map_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "target", _plain_integers(self.target))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
         if not callable(self.confidence):
@@ -156,6 +159,16 @@ def resolve_protocol(protocol: str | Protocol) -> Protocol:
     if protocol not in PROTOCOLS:
         raise ProtocolError(f"no protocol {protocol!r}; {choose_from(protocol, PROTOCOLS)}; or give a Protocol(...)")
     return PROTOCOLS[protocol]
+
+
+def _plain_integers(target: Any) -> Any:
+    """A target with Python's integers in place of NumPy's and torch's; one class per image as a tuple."""
+    if hasattr(target, "tolist") and not callable(target):  # an array or a tensor; one of a single number is that number
+        values = target.tolist()
+        return _plain_integers(values[0] if isinstance(values, list) and len(values) == 1 else values)
+    if isinstance(target, list | tuple | range):
+        return tuple(_plain_integers(one) for one in target)
+    return target
 
 
 def _check_choice(name: str, value: object, options: tuple[str, ...]) -> None:

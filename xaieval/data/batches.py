@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xaieval.data.labels import OtherLabels, boxes_in_labels, has_label_maps, read_labels
 from xaieval.data.truth import inside_boxes, read_boxes, read_masks
-from xaieval.errors import DataError, TargetError
+from xaieval.errors import DataError
 
 __all__ = ["Batch", "Failure", "check_images", "has_ids", "read_batch", "read_batches", "split_batch"]
 
@@ -21,7 +23,7 @@ IMAGE_KEYS = ("image", "images", "pixel_values")
 LABEL_KEYS = ("label", "labels")
 ID_KEYS = ("id", "ids", "__key__")  # "__key__" is the key of webdataset
 MASK_KEYS = ("mask", "masks")
-BOX_KEYS = ("boxes",)
+BOX_KEYS = ("boxes", "bbox_xyxy")  # the latter in torchgeo
 
 MOST_COLOURS = 4  # most channels of an array that counts as channels-last
 LEAST_SIDE = 16  # pixels; the layout of smaller arrays is ambiguous
@@ -33,7 +35,8 @@ class Batch:
 
     Attributes:
         images: Images `[N, C, H, W]` or volumes `[N, C, D, H, W]`; N is 0 if no image of the batch could be read.
-        labels: True classes `[N]`, or zeros and ones for K classes `[N, K]`, or None.
+        labels: True classes `[N]`, negative where an image has none; or zeros and ones for K classes `[N, K]`; or labels of
+            another form, which only a target function uses; or None.
         ids: N names.
         failed: Id, label and reason for each image that could not be read.
         masks: Masks of the objects, bool `[N, H, W]`, or None.
@@ -41,7 +44,7 @@ class Batch:
     """
 
     images: Tensor
-    labels: Tensor | None
+    labels: Tensor | OtherLabels | None
     ids: list[str]
     failed: list[Failure]
     masks: Tensor | None = None
@@ -60,7 +63,7 @@ class Batch:
     def part(self, start: int, stop: int, failed: list[Failure]) -> Batch:
         """Select the images from `start` to `stop`, with the given failures."""
         images = slice(start, stop)
-        labels, masks = (None if tensor is None else tensor[images] for tensor in (self.labels, self.masks))
+        labels, masks = None if self.labels is None else self.labels[images], None if self.masks is None else self.masks[images]
         boxes = None if self.boxes is None else self.boxes[images]
         return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes)
 
@@ -85,15 +88,15 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
 
     Args:
         loader: Yields `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
-            optionally `label` / `labels` (integers `[N]`, or zeros and ones `[N, K]` if an image can have several classes),
-            `id` / `ids` / `__key__`, `mask` / `masks` (bool `[N, H, W]`), `boxes` (N times `[k, 4]`, or `[N, 4]`), and
-            `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
+            optionally `label` / `labels` (integers `[N]`, or zeros and ones `[N, K]` if an image can have several classes;
+            other forms are kept for target functions), `id` / `ids` / `__key__`, `mask` / `masks` (bool `[N, H, W]`; label maps
+            of another type are labels), `boxes` / `bbox_xyxy` (N times `[k, 4]`, or `[N, 4]`), and `failed` (a list of
+            `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
         batch_size: Larger batches are split. Default: the loader's batches.
         max_images: Stop after this number of images.
 
     Raises:
         DataError: A batch has none of these forms, two images have the same id, or the loader is empty.
-        TargetError: Labels are neither one integer per image nor zeros and ones for each class.
     """
     _refuse_arrays(loader)
     known_ids: set[str] = set()
@@ -199,7 +202,6 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
 
     Raises:
         DataError: The batch has none of these forms.
-        TargetError: Labels are neither one integer per image nor zeros and ones for each class.
 
     Example:
         >>> read_batch(torch.zeros(2, 3, 8, 8), start=6).ids
@@ -217,8 +219,16 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     if len(ids) != count:
         raise DataError(f"a batch has {count} images but {len(ids)} ids; one id per image is expected")
     _check_text([*ids, *(name for name, _, _ in failed)])
-    masks, boxes = read_masks(_first(fields, MASK_KEYS), count, size), read_boxes(_first(fields, BOX_KEYS), count, size[-2:])
-    return Batch(images, _labels(_first(fields, LABEL_KEYS), count), ids, failed, masks, boxes)
+    labels, given = _first(fields, LABEL_KEYS), _first(fields, MASK_KEYS)
+    if has_label_maps(given):  # classes of pixels, which are no objects
+        masks, labels = None, given if labels is None else labels
+    else:
+        masks = read_masks(given, count, size)
+    boxes = read_boxes(_first(fields, BOX_KEYS), count, size[-2:])
+    if masks is None and boxes is None and (known := boxes_in_labels(labels, count)) is not None:
+        with suppress(DataError):  # nobody has called them the boxes of the objects
+            boxes = read_boxes(known, count, size[-2:])
+    return Batch(images, read_labels(labels, count), ids, failed, masks, boxes)
 
 
 def _check_text(ids: Iterable[str]) -> None:
@@ -247,24 +257,10 @@ def _named(item: Any) -> Mapping[Any, Any]:
     return {"images": item[0], "labels": item[1] if len(item) == 2 else None}
 
 
-def _labels(labels: Any, count: int) -> Tensor | None:
-    if labels is None:
-        return None
-    try:
-        labels = np.array(labels) if isinstance(labels, np.ndarray) else labels  # a copy, because the array may be read-only
-        labels = torch.as_tensor(labels) if count else torch.zeros(0, dtype=torch.long)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TargetError(f"labels are one integer per image, [{count}] here; got {labels!r}") from error
-    if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
-        return labels.long()
-    if labels.shape != (count,) or labels.is_floating_point():
-        raise TargetError(f"labels are one integer per image, [{count}] here; got {labels.dtype} {list(labels.shape)}")
-    return labels.long()
-
-
 def _class(label: Any) -> int | None:
     """The label of an unreadable image if it is a single class."""
-    return None if label is None or torch.as_tensor(label).ndim else int(label)
+    classes = read_labels([label], 1)
+    return int(classes) if isinstance(classes, Tensor) and classes.ndim == 1 and classes >= 0 else None
 
 
 def _first(item: Mapping[Any, Any], keys: tuple[str, ...]) -> Any:

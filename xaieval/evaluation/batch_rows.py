@@ -13,13 +13,15 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.data.labels import Labels, OtherLabels, one_class_each
 from xaieval.errors import RunError, TargetError
 from xaieval.evaluation.maps import BatchPass
 from xaieval.evaluation.measure import MaskedConfidences
+from xaieval.inference.targets import IGNORED
 from xaieval.metrics import Metric
-from xaieval.results.rows import COUNTED, EXCLUDED, Pair, class_column, row_table
+from xaieval.results.rows import EXCLUDED, VALUED, Pair, class_column, row_table
 
-__all__ = ["Measured", "joined", "measured_rows"]
+__all__ = ["Measured", "check_labelled", "joined", "measured_rows"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Measured:
 
     Attributes:
         ids: The N image ids.
-        labels: Classes `[N]`; or zeros and ones `[N, K]`, which the rows leave out; or None.
+        labels: As of `Batch`; the rows have those that are one class per image.
         predicted: Classes `[N]`.
         targets: Classes `[N]`; -1 where the image has no target.
         has_target: Whether the image has a target, `[N]`.
@@ -43,7 +45,7 @@ class Measured:
     """
 
     ids: Sequence[str]
-    labels: Tensor | None
+    labels: Labels
     predicted: Tensor
     targets: Tensor
     has_target: Tensor
@@ -70,7 +72,7 @@ class Measured:
             ids=batch.ids,
             labels=batch.labels,
             predicted=batch_pass.predicted,
-            targets=batch_pass.context.targets,
+            targets=batch_pass.targets,
             has_target=batch_pass.has_target,
             values=values,
             curves=curves,
@@ -98,6 +100,8 @@ def _joined(values: Sequence[Any], name: str) -> Any:
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(list(values), dim=0 if name in BY_IMAGE else 1)
+    if isinstance(first, OtherLabels):
+        return first
     if isinstance(first, Mapping):
         return {metric: _joined([value[metric] for value in values], name) for metric in first}
     return first if first is None else [image_id for ids in values for image_id in ids]
@@ -114,9 +118,11 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     nothing = ~measured.has_target
     y = measured.confidence.double().masked_fill(nothing, torch.nan)
     o = measured.masked.double().masked_fill(measured.invalid | nothing, torch.nan)
-    status = _status(measured, y, o, protocol)
+    quotients = {metric.name for metric in metrics if metric.is_quotient}
+    status = _status(measured, y, o, protocol, needs_positive=bool(quotients))
     values = _metric_values(measured, y, o, metrics, protocol)
-    counted = np.isin(status, COUNTED)
+    valued = np.isin(status, VALUED)
+    divisible = valued & (y > 0).numpy()
     return row_table(
         pairs,
         {
@@ -127,11 +133,32 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
             "confidence": y,
             "masked_confidence": o,
             "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
-            **{name: np.where(counted, column, np.nan) for name, column in values.items()},
-            **{f"{name}_curve": _as_objects(curves, counted) for name, curves in measured.curves.items()},
+            **{name: np.where(divisible if name in quotients else valued, column, np.nan) for name, column in values.items()},
+            **{f"{name}_curve": _as_objects(curves, valued) for name, curves in measured.curves.items()},
             "status": status,
         },
     )
+
+
+def check_labelled(
+    protocol: Protocol, labels: Sequence[Any] | pd.Series[Any], has_target: Sequence[Any] | pd.Series[Any]
+) -> None:
+    """Refuse target "label" where no image has a label.
+
+    Args:
+        protocol: With the target.
+        labels: Of each image, missing or negative where there is none.
+        has_target: Whether each image has a target.
+
+    Raises:
+        TargetError: With what counts as no label.
+    """
+    known, targeted = pd.Series(labels, dtype="Int64").fillna(-1), np.asarray(has_target, dtype=bool)
+    if protocol.target == "label" and len(known) and not targeted.any() and ((known < 0) | (known == IGNORED)).all():
+        raise TargetError(
+            "target 'label' needs labels, but no image has one: a label that is negative, NaN, None or 255 is none; use "
+            "target='predicted' or a class index"
+        )
 
 
 def _metric_values(
@@ -146,27 +173,36 @@ def _metric_values(
     return {metric.name: values[metric.name] for metric in metrics}
 
 
-def _as_objects(curves: Tensor, counted: Any) -> Any:
-    """Curves `[P, N, S]` as objects `[P, N]`; None where the row does not count."""
-    objects = np.full(counted.shape, None, dtype=object)
-    for place in np.argwhere(counted):
+def _as_objects(curves: Tensor, valued: Any) -> Any:
+    """Curves `[P, N, S]` as objects `[P, N]`; None where the row has no values."""
+    objects = np.full(valued.shape, None, dtype=object)
+    for place in np.argwhere(valued):
         objects[tuple(place)] = curves[tuple(place)].double().numpy()
     return objects
 
 
-def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any:
-    """The status of each pair and image, `[P, N]`: the first that applies."""
-    invalid = {
+def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol, needs_positive: bool) -> Any:
+    """The status of each pair and image, `[P, N]`: the first that applies.
+
+    A confidence that is not positive is one only if a metric divides by it. Rows with that status keep the values of the other
+    metrics, so that it comes after all statuses of rows without any value.
+    """
+    unusable = {
         "no_target": ~measured.has_target.expand_as(o),
         "nan_confidence": ~y.isfinite().expand_as(o),
-        "zero_confidence": (y == 0).expand_as(o),
-        "negative_confidence": (y < 0).expand_as(o),
         "nan_map": measured.invalid,
         "nan_masked_confidence": ~o.isfinite(),
     }
+    not_positive = {
+        "zero_confidence": (y == 0).expand_as(o) & needs_positive,
+        "negative_confidence": (y < 0).expand_as(o) & needs_positive,
+    }
     excluded = {EXCLUDED: _excluded(measured, y, protocol).expand_as(o)}
-    constant = "constant_map_left_out" if protocol.constant_map == "leave_out" else "constant_map"
-    cases = excluded | invalid | {constant: measured.constant}
+    leave_out = protocol.constant_map == "leave_out"
+    constant = "constant_map_left_out" if leave_out else "constant_map"
+    last = {constant: measured.constant}
+    cases = excluded | unusable | (last | not_positive if leave_out else not_positive | last)
+    invalid = unusable | not_positive
     status = np.select([case.numpy() for case in cases.values()], list(cases), default="ok")
     refused = list(invalid) if protocol.invalid == "error" else []
     refused += [constant] if protocol.constant_map == "error" else []
@@ -180,11 +216,6 @@ def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol) -> Any
 def _excluded(measured: Measured, y: Tensor, protocol: Protocol) -> Tensor:
     excluded = y < protocol.minimum_confidence if protocol.minimum_confidence > 0 else torch.zeros_like(y, dtype=torch.bool)
     if protocol.images == "correct":
-        if measured.labels is None:
-            raise TargetError("images='correct' needs labels, but the data has none")
-        if measured.labels.ndim > 1:
-            raise TargetError(
-                "images='correct' needs one class an image as label, but the data has zeros and ones of each class"
-            )
-        excluded = excluded | (measured.predicted != measured.labels)
+        labels = one_class_each(measured.labels, "images='correct'", "use images='all'")
+        excluded = excluded | (measured.predicted != labels)
     return excluded & y.isfinite()  # the prediction from NaN logits is arbitrary, so such an image is not excluded by it

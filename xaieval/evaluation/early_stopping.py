@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xaieval.analysis.stats.sequential import Floats, SignTest, on_grid
 from xaieval.errors import ConfigError, MetricError, choose_from
-from xaieval.results.rows import COUNTED, Pair
+from xaieval.results.rows import VALUED, Pair
 
 __all__ = ["Stop", "Stopping", "certain", "resolve_stop"]
 
@@ -278,7 +278,7 @@ class Stopping:
         low, high = self._bounds
         share = (values - low) / (high - low)
         columns = items.get_indexer(pd.MultiIndex.from_frame(rows[["layer", "method"]]))
-        used = rows["status"].isin(COUNTED).to_numpy() & (columns >= 0)
+        used = rows["status"].isin(VALUED).to_numpy() & (columns >= 0)
         outside = used & ((share < -_ROUNDING) | (share > 1 + _ROUNDING))
         if outside.any():
             image = rows["image_id"].to_numpy()[outside][0]

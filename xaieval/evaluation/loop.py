@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.errors import CheckError, ExplainerError, OutputError, RunError
-from xaieval.evaluation.batch_rows import Measured, joined
+from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
@@ -25,7 +26,7 @@ from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request
+from xaieval.evaluation.request import check_at_least_one, check_request, check_target_of_all, with_class_of_each_image
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Explainer, Method
@@ -38,6 +39,7 @@ from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
 from xaieval.results.manifest import describe_image
+from xaieval.results.rows import class_column
 
 __all__ = ["explain", "score"]
 
@@ -119,6 +121,7 @@ def score(
     how = with_keywords(score, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
     request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
+    check_target_of_all(request.protocol)
     rule = resolve_stop(stop)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     images = shuffled or loader
@@ -154,6 +157,8 @@ def score(
             if _is_settled(stopping, state):
                 break
         rows, data = state.finish()
+        readable = rows[rows["status"] != "unreadable"]
+        check_labelled(request.protocol, readable["label"], readable["target"].notna())
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
@@ -226,7 +231,7 @@ def explain(
     method: Method = "gradcam",
     target: Target | None = None,
     *,
-    labels: Tensor | None = None,
+    labels: Any = None,
     ids: Sequence[str] | None = None,
     protocol: str | Protocol = "default",
     seed: int = 0,
@@ -242,8 +247,9 @@ def explain(
         images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, normalised as the model expects.
         layers: Addresses, patterns or modules of the model, or "auto"; may be left out for a method that needs no layer.
         method: One name, `Explainer` or function `(model, images, targets) -> maps`.
-        target: "predicted", "label" (with `labels`), a class index, or a function. Default: the protocol's target.
-        labels: True classes `[N]`, or zeros and ones `[N, K]`.
+        target: "predicted", "label" (with `labels`), a class index, one class per image `[N]`, or a function. Default: the
+            protocol's target.
+        labels: True classes `[N]`, or zeros and ones `[N, K]`. A label that is negative, NaN or 255 is none.
         ids: Image ids, for methods that read files or draw random numbers by them. Default: "0", "1", ...
         protocol: How maps are normalised, and what the gradient is taken of.
         seed: Of random explainers.
@@ -253,7 +259,8 @@ def explain(
 
     Returns:
         By address (or "input" for a method without layer) maps `[N, H, W]`, for volumes `[N, D, H, W]`, in [0, 1], of the
-        images' size, on the device where they were made. A map that is NaN or constant is returned as zeros.
+        images' size, on the device where they were made. A map that is NaN or constant is returned as zeros, and so is that of
+        an image without a target, such as a label.
 
     Raises:
         UsageError: One of its kinds, for arguments that cannot work.
@@ -269,11 +276,13 @@ def explain(
     request = check_request(model, layers, method, (), target, protocol, how, seed)
     _check_one_method(request.explainers)
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
+    request, batch = with_class_of_each_image(request, batch)
     with borrowed(request) as device:
         limit = how.limit(max(len(batch), FULL_PASS))
         looked = first_pass(request, batch, device, limit)
         with started(looked.request, batch, device, looked.layers, limit) as job:
-            parts = in_parts(job, batch, lambda part: _explain(job, part))
+            passes, parts = zip(*in_parts(job, batch, lambda part: _explain(job, part)), strict=True)
+    check_labelled(request.protocol, pd.Series(class_column(batch.labels, len(batch))), torch.cat(passes).tolist())
     return {layer: torch.cat(maps) for (layer, _), maps in zip(job.names, zip(*parts, strict=True), strict=True)}
 
 
@@ -284,7 +293,9 @@ def _check_one_method(explainers: Sequence[Explainer]) -> None:
         raise ExplainerError(f"explain takes one method, got {names}; call it once for each, or use score(methods={names})")
 
 
-def _explain(job: Job, batch: Batch) -> list[Tensor]:
-    """The finished maps of each pair."""
-    maps = raw_maps(job, run_batch(job, batch))
-    return [finished_maps(raw, batch.images, job.protocol).maps for raw in maps]
+def _explain(job: Job, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Whether each image has a target, and the finished maps of each pair."""
+    passed = run_batch(job, batch)
+    finished = [finished_maps(raw, batch.images, job.protocol).maps for raw in raw_maps(job, passed)]
+    explained = passed.has_target.view(-1, *[1] * (batch.images.ndim - 2))
+    return passed.has_target, [maps * explained.to(maps.device) for maps in finished]

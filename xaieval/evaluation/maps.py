@@ -44,6 +44,12 @@ class BatchPass:
     gradients: dict[str, Tensor]
     layouts: dict[str, Layout]
 
+    @property
+    def targets(self) -> Tensor:
+        """The explained classes `[N]`; -1 where an image has no target."""
+        followed = self.context.followed
+        return self.context.targets if followed is None else followed.classes
+
     def at(self, layer: str | None, contiguous: bool = True) -> Context:
         """The context of an explainer at a layer.
 
@@ -73,7 +79,7 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
         followed: For altered images, the targets of the original ones. Default: chosen by the protocol.
     """
     images = to_device(batch.images, job.device).contiguous()
-    labels = None if batch.labels is None else to_device(batch.labels, job.device)
+    labels = to_device(batch.labels, job.device) if isinstance(batch.labels, Tensor) else batch.labels
     runner, task, protocol = job.runner, job.task, job.protocol
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
     passed = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
@@ -101,7 +107,7 @@ def _context(job: Job, batch: Batch, images: Tensor, followed: Followed, read: A
     return Context(
         model=job.runner.model,
         images=images,
-        targets=followed.classes,
+        targets=followed.classes.clamp(min=0) if isinstance(job.task, Classification) else followed.classes,
         logits=read.detach() if isinstance(job.task, Classification) else None,
         ids=batch.ids,
         seed=job.seed,

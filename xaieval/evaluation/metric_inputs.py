@@ -78,7 +78,7 @@ class MetricInputs:
         if objects is None:
             raise MetricError(
                 "a metric compares maps with where the object is, but the data has neither masks nor boxes: give batches as "
-                "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks"
+                "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks; for a label map, use masks == label"
             )
         return objects.to(self.images.device)
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from xaieval.config.protocol import Protocol, resolve_protocol
-from xaieval.errors import ExplainerError, UsageError
+from xaieval.data.batches import Batch
+from xaieval.errors import ExplainerError, TargetError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference
 from xaieval.inference.query_detections import with_detections
-from xaieval.inference.targets import Target
+from xaieval.inference.targets import Target, check_target, given_classes, is_class_of_each_image
 from xaieval.inference.tasks import Task, resolve_task
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.requested_layers import Layers, to_addresses
 
-__all__ = ["Request", "check_at_least_one", "check_request"]
+__all__ = ["Request", "check_at_least_one", "check_request", "check_target_of_all", "with_class_of_each_image"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,37 @@ def check_at_least_one(**sizes: int | None) -> None:
             raise UsageError(f"{name} is at least 1, got {size}")
 
 
+def check_target_of_all(protocol: Protocol) -> None:
+    """Refuse one class per image, where the images are those of a loader.
+
+    Raises:
+        TargetError: With the ways to choose a class for each image.
+    """
+    if is_class_of_each_image(protocol.target):
+        raise TargetError(
+            f"target= has {len(protocol.target)} classes, one per image, which cannot be matched to the images of a loader; "
+            "give them as the labels of its batches with target='label', or a function (logits, labels) -> classes; 'explain' "
+            "takes one class per image"
+        )
+
+
+def with_class_of_each_image(request: Request, batch: Batch) -> tuple[Request, Batch]:
+    """Put one class per image in the place of the labels, so that each part of the batch keeps its own; otherwise unchanged.
+
+    Raises:
+        TargetError: There are not as many classes as images.
+    """
+    target = request.protocol.target
+    if not is_class_of_each_image(target):
+        return request, batch
+    if len(target) != len(batch):
+        raise TargetError(
+            f"target= has {len(target)} classes for {len(batch)} images; give one class for all images, or one per image"
+        )
+    request = replace(request, protocol=replace(request.protocol, target=given_classes))
+    return request, replace(batch, labels=torch.tensor(target))
+
+
 def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: bool) -> list[Explainer]:
     """The explainers, those that need layers first, and the control maps that are not among them already."""
     explainers = resolve_methods(methods)
@@ -116,6 +149,7 @@ def _protocol(protocol: str | Protocol, target: Target | None, model: nn.Module)
     resolved = resolve_protocol(protocol)
     if target is not None:
         resolved = replace(resolved, target=target)
+    check_target(resolved.target)
     config = getattr(model, "pretrained_cfg", None)  # timm's models hold their normalisation
     if resolved.fills_black and resolved.mean is None and isinstance(config, Mapping):
         resolved = replace(resolved, mean=tuple(config["mean"]), std=tuple(config["std"]))

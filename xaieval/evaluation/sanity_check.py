@@ -23,7 +23,7 @@ from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request
+from xaieval.evaluation.request import check_at_least_one, check_request, check_target_of_all
 from xaieval.explainers import Method
 from xaieval.inference.batch_limit import out_of_memory_is_run_error
 from xaieval.inference.options import Inference, InferenceOptions
@@ -164,6 +164,7 @@ def sanity_check(
     check_at_least_one(max_images=max_images)
     modes = _checked_modes(modes)
     request = check_request(model, layers, methods, (), target, protocol, how, seed)
+    check_target_of_all(request.protocol)
     frames: list[pd.DataFrame] = []
     unreadable: list[Failure] = []
     with ExitStack() as stack:
@@ -224,7 +225,7 @@ def _rows(job: Job, steps: Sequence[_Step], batch: Batch) -> list[pd.DataFrame]:
     """The rows of one batch, step by step and pair by pair."""
     frames = []
     passed = run_batch(job, batch)
-    followed, images = passed.context.followed, passed.context.images
+    followed, images, nothing = passed.context.followed, passed.context.images, ~passed.has_target
     before = raw_maps(job, passed)
     del passed  # so that activations and gradients can be freed
     for step in steps:
@@ -232,16 +233,17 @@ def _rows(job: Job, steps: Sequence[_Step], batch: Batch) -> list[pd.DataFrame]:
             after = raw_maps(job, run_batch(job, batch, followed))
         for (layer, method), one, other in zip(job.names, before, after, strict=True):
             place = {"layer": layer, "method": method, "mode": step.mode, "randomised": step.randomised}
-            frames.append(pd.DataFrame({"image_id": batch.ids, **place, **_similarities(one, other, images, job.protocol)}))
+            found = _similarities(one, other, images, job.protocol, nothing)
+            frames.append(pd.DataFrame({"image_id": batch.ids, **place, **found}))
     return frames
 
 
-def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Protocol) -> dict[str, Any]:
-    """By measure, `[N]`."""
+def _similarities(before: Tensor, after: Tensor, images: Tensor, protocol: Protocol, nothing: Tensor) -> dict[str, Any]:
+    """By measure, `[N]`; NaN where there is `nothing` to explain."""
     pair = [finished_maps(raw, images, protocol) for raw in (before, after)]
     raw = [upsample(maps, images.shape[2:]) for maps in (before, after)]
-    invalid = pair[0].invalid | pair[1].invalid
-    constant = pair[0].constant | pair[1].constant  # up to rounding, which ranks would turn into noise
+    invalid = pair[0].invalid | pair[1].invalid | nothing
+    constant = pair[0].constant | pair[1].constant | nothing  # up to rounding, which ranks would turn into noise
     ordered = spearman(raw[0], raw[1]).masked_fill(constant, torch.nan)
     signed = bool((raw[0] < 0).any() | (raw[1] < 0).any())  # otherwise the absolute values have the same order
     found = {

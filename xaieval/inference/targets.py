@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xaieval.data.labels import Labels, OtherLabels, one_class_each
 from xaieval.errors import ModelError, TargetError
 
 __all__ = [
+    "IGNORED",
     "Confidence",
     "Output",
     "Target",
-    "check_labels",
+    "check_target",
     "choose_targets",
     "confidences",
     "describe_value",
     "find",
+    "given_classes",
+    "is_class_of_each_image",
+    "known_classes",
     "logits_of",
     "named_classes",
     "take",
 ]
 
 Output = str | int | Callable[[Any], Tensor] | None
-Target = str | int | Callable[..., Tensor]
+Target = str | int | Sequence[int] | Callable[..., Tensor]
 Confidence = str | Callable[..., Any]
+
+IGNORED = 255  # the label of pixels and images without a class in many data sets; others use negative numbers
 
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=1),
@@ -79,9 +86,7 @@ def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> F
     return scores
 
 
-def choose_targets(
-    target: Target, logits: Float[Tensor, "n k"], labels: Int[Tensor, " n *classes"] | None = None
-) -> Int[Tensor, " n"]:
+def choose_targets(target: Target, logits: Float[Tensor, "n k"], labels: Labels = None) -> Int[Tensor, " n"]:
     """Choose the target class of each image, from the model's output for the original image.
 
     Args:
@@ -90,6 +95,10 @@ def choose_targets(
         logits: The logits of the original images.
         labels: The true classes `[N]`, or zeros and ones for each class `[N, K]`, which do not work with "label". Only needed
             if the target uses them.
+
+    Returns:
+        The classes; -1 for an image without a label, if the target is "label": one that is negative, or 255 where the model
+        does not have that class.
 
     Raises:
         TargetError: Labels are missing or not one class per image, or a class is outside `0..K-1`.
@@ -102,60 +111,91 @@ def choose_targets(
     chosen = named_classes(target, logits, labels, len(logits), logits.device)
     if chosen is None:
         return logits.argmax(dim=1)
-    if isinstance(target, int):
-        if not 0 <= target < classes:
-            raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
-        return chosen
-    return check_labels(chosen, classes, "the data has label" if target == "label" else "the target function returned class")
+    if isinstance(target, int) and not 0 <= target < classes:
+        raise TargetError(f"no class {target}; the model has {classes} classes, 0 to {classes - 1}")
+    return known_classes(target, chosen, classes)
 
 
-def named_classes(target: Any, read: Any, labels: Tensor | None, count: int, device: torch.device) -> Tensor | None:
+def check_target(target: Any) -> None:
+    """Check that a target is of a known kind, before there is anything to choose from.
+
+    Raises:
+        TargetError: It is not.
+    """
+    known = callable(target) or (isinstance(target, str) and target in ("predicted", "label"))
+    if not (known or _is_class(target) or is_class_of_each_image(target)):
+        raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
+
+
+def named_classes(target: Any, read: Any, labels: Labels, count: int, device: torch.device) -> Tensor | None:
     """Return the classes `[N]` that a target names, without checking that the model has them; None for "predicted".
 
     Raises:
         TargetError: The target is of an unknown kind, labels are missing, or a function does not return one class per image.
     """
     if callable(target):
-        chosen = torch.as_tensor(target(read, labels), device=device)
+        given = labels.given if isinstance(labels, OtherLabels) else labels
+        chosen = torch.as_tensor(target(read, given), device=device)
         if chosen.shape != (count,) or chosen.is_floating_point():
             raise TargetError(f"a target function returns one class index per image, got {chosen.dtype} {list(chosen.shape)}")
         return chosen.long()
-    if target == "predicted":
+    if isinstance(target, str) and target == "predicted":
         return None
-    if target == "label":
-        return _one_label_each(labels)
-    if not isinstance(target, int) or isinstance(target, bool):
-        raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
+    if isinstance(target, str) and target == "label":
+        return one_class_each(labels, "target 'label'", _remedy(labels)).to(device)
+    check_target(target)
     return torch.full((count,), target, device=device)
 
 
-def _one_label_each(labels: Tensor | None) -> Tensor:
-    """The labels `[N]`, if each image has exactly one class."""
-    if labels is None:
-        raise TargetError("target 'label' needs labels, but the data has none; use target='predicted' or a class index")
-    if labels.ndim > 1:
-        raise TargetError(
-            "target 'label' needs one class per image, but the labels are zeros and ones for each class, "
-            f"{list(labels.shape)}; give target= as a class index, or as a function of logits and labels"
-        )
-    return labels
+def known_classes(target: Any, chosen: Int[Tensor, " n"], classes: int) -> Int[Tensor, " n"]:
+    """Return the classes that a target named if the model has all of them; -1 where an image has no label.
 
-
-def check_labels(labels: Int[Tensor, " n"], classes: int, what: str) -> Int[Tensor, " n"]:
-    """Return the labels if all of them are classes of the model.
+    Args:
+        target: The target.
+        chosen: The classes that it named.
+        classes: The number of classes of the model.
 
     Raises:
-        TargetError: A label is not a class of the model.
+        TargetError: The model does not have a class.
     """
-    outside = labels[(labels < 0) | (labels >= classes)]
+    unlabelled = torch.zeros_like(chosen, dtype=torch.bool)
+    what = "the target is class"
+    if target is given_classes:
+        what = "target= has class"
+    elif callable(target):
+        what = "the target function returned class"
+    elif isinstance(target, str):
+        unlabelled, what = (chosen < 0) | ((chosen == IGNORED) & (classes <= IGNORED)), "the data has label"
+    outside = chosen[((chosen < 0) | (chosen >= classes)) & ~unlabelled]
     if len(outside):
         raise TargetError(f"{what} {int(outside[0])}, but the model has {classes} classes, 0 to {classes - 1}")
+    return chosen.masked_fill(unlabelled, -1)
+
+
+def given_classes(read: Any, labels: Tensor) -> Tensor:
+    """A target function for one class per image, which takes the place of the labels."""
     return labels
+
+
+def is_class_of_each_image(target: Any) -> TypeGuard[tuple[int, ...]]:
+    """Whether a target is a sequence of class indices, one per image."""
+    return isinstance(target, tuple) and all(_is_class(one) for one in target)
+
+
+def _is_class(target: Any) -> bool:
+    return isinstance(target, int) and not isinstance(target, bool)
+
+
+def _remedy(labels: Labels) -> str:
+    if labels is None:
+        return "use target='predicted' or a class index"
+    return "give target= as a class index, or as a function of logits and labels"
 
 
 def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Select each image's score of its own target class."""
-    return scores.gather(1, targets[:, None]).squeeze(1)
+    """Select each image's score of its own target class; 0 for the class -1, which is none."""
+    chosen = scores.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+    return chosen.where(targets >= 0, 0)
 
 
 def find(output: Any, where: Output = None) -> Any:

@@ -13,17 +13,18 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 
 from xaieval.config.protocol import plain
+from xaieval.data.labels import Labels
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
 from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
     Output,
     Target,
-    check_labels,
     choose_targets,
     confidences,
     describe_value,
     find,
+    known_classes,
     logits_of,
     named_classes,
     take,
@@ -48,7 +49,8 @@ class Followed:
 
     Attributes:
         classes: The classes `[N]`; -1 where there is nothing to follow.
-        has_target: Whether there is something to follow, `[N]`; False if a detector found no such object.
+        has_target: Whether there is something to follow, `[N]`; False if a detector found no such object, or an image has no
+            label and the target is "label".
         details: Further tensors with N rows, such as boxes or regions.
     """
 
@@ -83,7 +85,7 @@ class Task(Protocol):
     def predicted(self, read: Any) -> Tensor:
         """The predicted class of each image, `[N]`; -1 for none."""
 
-    def follow(self, read: Any, target: Target, labels: Tensor | None) -> Followed:
+    def follow(self, read: Any, target: Target, labels: Labels) -> Followed:
         """Choose what to follow on each image.
 
         Raises:
@@ -131,9 +133,10 @@ class Classification:
         """The class of the highest logit."""
         return read.argmax(dim=1)
 
-    def follow(self, read: Float[Tensor, "n k"], target: Target, labels: Tensor | None) -> Followed:
+    def follow(self, read: Float[Tensor, "n k"], target: Target, labels: Labels) -> Followed:
         """Choose a class for each image."""
-        return Followed.all(choose_targets(target, read.detach(), labels))
+        classes = choose_targets(target, read.detach(), labels)
+        return Followed(classes, classes >= 0)
 
     def score(self, read: Float[Tensor, "n k"], followed: Followed) -> Tensor:
         """The logit of the class."""
@@ -204,7 +207,7 @@ class Detection:
         """The class of the best detection."""
         return torch.stack([_best(one["labels"], one["scores"]) for one in read])
 
-    def follow(self, read: Detections, target: Target, labels: Tensor | None) -> Followed:
+    def follow(self, read: Detections, target: Target, labels: Labels) -> Followed:
         """Choose the best detection of a class, or the one at a box."""
         wanted = _wanted_classes(target, read, labels, len(read))
         boxes, classes = [], []
@@ -296,10 +299,10 @@ class Segmentation:
         classes = areas.argmax(dim=1)
         return classes.masked_fill(areas.amax(dim=1) == 0, -1)
 
-    def follow(self, read: Float[Tensor, "n k *space"], target: Target, labels: Tensor | None) -> Followed:
+    def follow(self, read: Float[Tensor, "n k *space"], target: Target, labels: Labels) -> Followed:
         """Choose a class and its region for each image."""
         wanted = _wanted_classes(target, read, labels, len(read))
-        classes = self.predicted(read) if wanted is None else check_labels(wanted, read.shape[1], "the target is class")
+        classes = self.predicted(read) if wanted is None else known_classes(target, wanted, read.shape[1])
         at = classes.view(-1, *[1] * (read.ndim - 2))
         regions = read.argmax(dim=1) == at
         if self.region == "all":
@@ -368,10 +371,10 @@ def _forgiving(task: Task, output: Any) -> Task:
     return task
 
 
-def _wanted_classes(target: Target, read: Any, labels: Tensor | None, count: int) -> Tensor | None:
+def _wanted_classes(target: Target, read: Any, labels: Labels, count: int) -> Tensor | None:
     """The classes `[N]` that a target names; None for "predicted"."""
     if isinstance(target, int) and target < 0:
-        raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
+        raise TargetError(f"no class {target}; classes are numbered from 0")
     device = read.device if isinstance(read, Tensor) else read[0]["labels"].device
     return named_classes(target, read, labels, count, device)
 

@@ -349,6 +349,7 @@ def _metric(name: str, curve: CurveOfPixels, *, higher_is_better: bool, label: s
         settings={choice: plain(chosen[choice]) for choice in ("steps", "pixels_per_step", "baseline", "keep_curve")},
         passes="steps + 1",
         paper=paper,
+        divides=False,
     )
 
 

@@ -156,7 +156,7 @@ def increase(
 ) -> Float[Tensor, " n"]:
     """Increase of each image, 100 if `O > Y` (strictly: a tie is no increase) and 0 otherwise, in percent, higher is better.
 
-    NaN if Y is not positive or a value is not finite, so that all metrics count the same images.
+    NaN if a value is not finite. It is a comparison, so that it has a value where Y is not positive, and `drop` has none.
 
     Args:
         confidence: Y, `[N]`.
@@ -176,7 +176,7 @@ def increase(
     y, o = checked_vectors(confidence, masked_confidence)
     _check_option("ties", ties, get_args(Ties))
     rises = (o >= y) if ties == "increase" else (o > y)
-    return (100 * rises.to(y.dtype)).masked_fill(~valid(y, o), torch.nan)
+    return (100 * rises.to(y.dtype)).masked_fill(~(y.isfinite() & o.isfinite()), torch.nan)
 
 
 def increase_by(
@@ -204,7 +204,7 @@ def increase_in_confidence(
 ) -> Float[Tensor, ""]:
     """Increase in Confidence, in percent, higher is better: the share of images with `O > Y`.
 
-    NaN if any value is invalid, as for `average_drop`.
+    NaN if any value is not finite.
 
     Args:
         confidence: Y, `[N]`, N at least 1.
@@ -225,7 +225,14 @@ def increase_in_confidence(
 
 
 INCREASE_IN_CONFIDENCE = Metric(
-    "increase_in_confidence", increase_by, True, interval="wilson", label="IC %", needs=BY_PROTOCOL, paper=PAPER
+    "increase_in_confidence",
+    increase_by,
+    True,
+    interval="wilson",
+    label="IC %",
+    needs=BY_PROTOCOL,
+    paper=PAPER,
+    divides=False,
 )
 
 

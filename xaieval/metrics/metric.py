@@ -58,6 +58,8 @@ class Metric:
         settings: Further settings that define the metric, for the manifest.
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
+        divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
+            denominator would turn it around. Default: whether it needs "confidence".
 
     Raises:
         MetricError: It needs an input that does not exist.
@@ -80,6 +82,7 @@ class Metric:
     settings: Mapping[str, Any] = field(default_factory=dict)
     passes: str = "0"
     paper: str = ""
+    divides: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.needs, str):
@@ -94,6 +97,11 @@ class Metric:
     def is_of_numbers(self) -> bool:
         """Whether it is a function of confidences alone."""
         return set(self.needs) <= NUMBERS
+
+    @property
+    def is_quotient(self) -> bool:
+        """Whether it has no value where the confidence is not positive."""
+        return "confidence" in self.needs if self.divides is None else self.divides
 
     def judge(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Return values `[N]`, and curves `[N, S]` or None.

@@ -177,6 +177,7 @@ def _metric(name: str, removal: RemoveAndDebias, higher_is_better: bool, label: 
         settings={"fractions": list(removal.fractions), "noise": removal.noise, "keep_curve": removal.keep_curve},
         passes="one for each share removed" if len(removal.orders) == 1 else "two for each share removed",
         paper=RONG,
+        divides=False,
     )
 
 

@@ -130,6 +130,7 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
         partial(_infidelity, samples=samples, size=size, perturbation=perturbation, scaled=scaled),
         higher_is_better=False,
         needs=("confidence", "attributions", "images", "ask", "draw"),
+        divides=False,
         settings={"samples": samples, "size": size, "perturbation": perturbation, "scaled": scaled},
         passes=str(samples),
         paper=YEH,

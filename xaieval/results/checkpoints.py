@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
+from xaieval.data.labels import OtherLabels
 from xaieval.errors import OutputError, RunError
 from xaieval.results.files import (
     MANIFEST,
@@ -173,7 +174,8 @@ class Checkpoints:
 def check_of(batch: Batch) -> str:
     """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels and ground truth."""
     truth = [batch.masks, *(batch.boxes or [])]
-    tensors = [tensor for tensor in (batch.images, batch.labels, *truth) if isinstance(tensor, Tensor)]
+    labels = batch.labels.given if isinstance(batch.labels, OtherLabels) else batch.labels
+    tensors = [tensor for tensor in (batch.images, labels, *truth) if isinstance(tensor, Tensor)]
     check = zlib.crc32(json.dumps(batch.ids).encode())
     for tensor in tensors:
         check = zlib.crc32(tensor_bytes(tensor), check)

@@ -11,10 +11,13 @@ from pandas.api.extensions import ExtensionArray
 from torch import Tensor
 
 from xaieval.data.batches import Failure
+from xaieval.data.labels import Labels
 
-__all__ = ["COUNTED", "EXCLUDED", "NO_LAYER", "Pair", "class_column", "failed_rows", "row_table"]
+__all__ = ["COUNTED", "EXCLUDED", "NOT_POSITIVE", "NO_LAYER", "VALUED", "Pair", "class_column", "failed_rows", "row_table"]
 
-COUNTED = ("ok", "constant_map")  # statuses of the rows that take part in the means
+COUNTED = ("ok", "constant_map")  # statuses of the rows that count: all of their metrics can have values
+NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that do not divide by the confidence have values
+VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
 EXCLUDED = "excluded"  # by the protocol's choice of images, so not a failure
 NO_LAYER = "input"  # the layer of methods that need none: those that explain the whole model, and control maps
 
@@ -60,14 +63,14 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
     )
 
 
-def class_column(classes: Tensor | None, count: int = 0) -> ExtensionArray:
-    """Classes `[N]` as integers that may be missing: -1 is no class.
+def class_column(classes: Labels, count: int = 0) -> ExtensionArray:
+    """Classes `[N]` as integers that may be missing: negative numbers are no class.
 
     Args:
-        classes: None, or `[N, K]` zeros and ones, gives missing values.
+        classes: Anything else than one class per image gives missing values.
         count: The number of images where `classes` has no class for each.
     """
-    if classes is None or classes.ndim > 1:
+    if not isinstance(classes, Tensor) or classes.ndim > 1:
         return pd.array([pd.NA] * count, dtype="Int64")
     values = classes.numpy().astype("int64")
     return pd.arrays.IntegerArray(values, values < 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from xaieval.data.batches import Batch, Failure, has_ids, read_batch, split_batch
@@ -152,7 +153,7 @@ def _every_nth(loader: Iterable[Any], rank: int, world: int, max_images: int | N
         for number, item in enumerate(loader):
             batch = read_batch(item, start)
             share.batch_size = share.batch_size or len(batch)
-            labels = None if batch.labels is None else batch.labels.tolist()
+            labels = batch.labels.tolist() if isinstance(batch.labels, Tensor) else None
             seen.update(repr((batch.ids, labels, batch.failed)).encode())
             if number % world == rank:
                 yield number, _cut(batch, start, max_images)

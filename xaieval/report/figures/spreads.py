@@ -30,7 +30,7 @@ from xaieval.report.figures.style import (
     row_inches,
 )
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED
+from xaieval.results.rows import VALUED
 
 __all__ = ["spread_figure"]
 
@@ -101,7 +101,7 @@ def spread_figure(
 
 def _values(rows: pd.DataFrame, name: str) -> dict[Any, NDArray[np.float64]]:
     """The values of the rows that count, per layer and method."""
-    values = rows[name].where(rows["status"].isin(COUNTED)).astype(float)
+    values = rows[name].where(rows["status"].isin(VALUED)).astype(float)
     pairs = values.groupby([rows["layer"], rows["method"]], sort=False)
     return {pair: np.asarray(group.dropna(), dtype=float) for pair, group in pairs}
 

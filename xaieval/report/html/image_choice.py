@@ -12,7 +12,7 @@ import pandas as pd
 from xaieval.errors import MetricError, choose_from
 from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED
+from xaieval.results.rows import VALUED
 
 __all__ = ["EACH", "MOST_PAIRS", "ImageChoice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
 
@@ -100,7 +100,7 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     metric = first_directed(scores.metrics)
     if metric is None:
         return None
-    rows = scores.rows[scores.rows["status"].isin(COUNTED)]
+    rows = scores.rows[scores.rows["status"].isin(VALUED)]
     rows = rows if among is None else rows[rows["image_id"].isin(list(among))]
     ordered = {pair: _best_first(rows_of(rows, pair), metric) for pair in pairs}
     best = {pair: ids[: min(EACH, -(-len(ids) // 2))] for pair, ids in ordered.items()}
