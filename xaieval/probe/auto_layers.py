@@ -3,13 +3,14 @@
 The rule needs no list of architectures. It reads a trace of one forward pass (`addresses.Trace`) as a tree of modules:
 
 1. A module that returns several maps of different sizes (a feature pyramid, a backbone with `features_only`) is a pyramid. The
-   rule takes all levels of the last pyramid that the prediction depends on.
-2. Without a pyramid, the model is divided into stages, from the top of the tree. A module is a stage if all its blocks return
-   maps of one size, or of two alternating sizes (branches of a block that downsamples). Otherwise its blocks are examined in
-   the same way. A block is a module with parameters in a module below it. If there are no blocks (a plain sequence of
-   convolutions), single layers are used instead. The rule takes the last stage of each of the four coarsest sizes.
-3. If all maps have one size, as in a plain vision transformer, the rule takes at most four blocks of the longest row of blocks,
-   evenly spaced, including the last one.
+   rule takes all levels of the last pyramid that the prediction depends on. The levels are also known where a head returns the
+   prediction from maps of several sizes (YOLO, Segformer): the last stages of these sizes before it.
+2. Without levels, the model is divided into stages, from the top of the tree. A module is a stage if all its blocks return
+   maps of one size. Otherwise its blocks are examined in the same way. A block is a module with parameters in a module below
+   it. If there are no blocks (a plain sequence of convolutions), single layers are used instead. The rule takes the last stage
+   of each of the four coarsest sizes.
+3. If all maps have one size, as in a plain vision transformer, the rule takes at most four blocks of the longest row of blocks
+   of one class, evenly spaced, including the last one.
 
 Excluded are maps with a single cell, the image itself, the prediction itself (of segmentation networks), modules that run
 several times, and layers that the prediction does not depend on. Dependence is measured per cell: if only the class token of
@@ -20,11 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xaieval.errors import AddressError
 from xaieval.probe.addresses import Layer, Trace, layout_of
 from xaieval.probe.layouts import Layout, fits_image
+from xaieval.probe.module_tree import ModuleTree, Node, dense_classes
 
 __all__ = ["AUTO", "Shortlist", "choose", "shortlist"]
 
@@ -38,33 +40,24 @@ class Shortlist:
 
     Attributes:
         layouts: The layouts of all candidates, by address.
-        pyramids: The levels of each module that returns several sizes, in order of execution.
+        pyramids: Groups of levels, the best group last.
         stages: The blocks of each stage, followed by its own output, in order of execution.
+        row: The longest row of blocks of one class.
+        repeated: What would be chosen if modules that run several times counted by their first run; for models that have no
+            other candidates.
     """
 
     layouts: dict[str, Layout]
     pyramids: list[list[Layer]]
     stages: list[list[Layer]]
+    row: list[Layer] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
     @property
     def layers(self) -> list[Layer]:
         """All candidates, each once."""
-        return list({layer.address: layer for group in [*self.pyramids, *self.stages] for layer in group}.values())
-
-
-@dataclass
-class _Node:
-    """A node in the tree of modules that ran. A container such as a `ModuleList` does not run itself, but is a node too.
-
-    Attributes:
-        layer: The module's output, if it is one map.
-        parametric: Whether a module below it has parameters.
-        children: The child nodes by name.
-    """
-
-    layer: Layer | None = None
-    parametric: bool = False
-    children: dict[str, _Node] = field(default_factory=dict)
+        groups = [*self.pyramids, *self.stages, self.row]
+        return list({layer.address: layer for group in groups for layer in group}.values())
 
 
 def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens: int | None = None) -> Shortlist:
@@ -76,16 +69,16 @@ def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens:
         prefix_tokens: Number of tokens before the grid, if it cannot be inferred.
     """
     layouts = dict(_maps(traced, grid, prefix_tokens))
-    by_path: dict[str, list[Layer]] = {}
-    for layer in traced.layers:
-        if layer.address in layouts:
-            by_path.setdefault(layer.path, []).append(layer)
-    pyramids = [_with_cells(levels, layouts) for levels in _pyramids(list(by_path.values()), layouts)]
-    by_path = {path: several for path, layers in by_path.items() if (several := _with_cells(layers, layouts))}
-    root = _tree(traced, {path: layers[0] for path, layers in by_path.items() if path})
-    stages = [_with_blocks(node) for node in _stages(root, layouts, top=True)]
-    candidates = {layer.address for group in [*pyramids, *stages] for layer in group}
-    return Shortlist({address: layout for address, layout in layouts.items() if address in candidates}, pyramids, stages)
+    tree = ModuleTree(traced, layouts)
+    head = tree.head()
+    stages = [stage for stage in tree.stages() if not _inside(stage[-1], head)]
+    pyramids = [levels for levels in _pyramids(traced, tree) if not _inside(levels[0], head)]
+    if head is not None:
+        pyramids.insert(0, tree.levels_before(head, [stage[-1] for stage in stages]))
+    found = Shortlist(layouts, pyramids, stages, tree.longest_row())
+    if not found.layers and any("#" in layer.address for layer in traced.layers):
+        return replace(found, repeated=_repeated(traced, grid, prefix_tokens))
+    return replace(found, layouts={layer.address: layouts[layer.address] for layer in found.layers})
 
 
 def choose(candidates: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
@@ -110,16 +103,15 @@ def choose(candidates: Shortlist, silent: Collection[str] = ()) -> list[Layer]:
         if len(levels) > 1:
             return levels
     stages = [[layer for layer in stage if layer.address not in silent] for stage in candidates.stages]
-    last = _sizes([stage[-1] for stage in stages if stage], candidates.layouts)
+    last = _last_of_each_size([stage[-1] for stage in stages if stage], candidates.layouts)
     if len(last) > 1:
         coarsest = sorted(last, key=math.prod)[:MOST]
         return [layer for size, layer in last.items() if size in coarsest]
-    row = [layer for layer in _longest_row(candidates.stages) if layer.address not in silent] or list(last.values())
+    row = [layer for layer in candidates.row if layer.address not in silent]
+    if len(row) < 2:
+        row = [layer for layer in _longest_group(candidates.stages) if layer.address not in silent] or list(last.values())
     if not row:
-        raise AddressError(
-            "layers='auto' found no layer of this model that returns maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] and "
-            "that the prediction depends on; name the layers: 'xaieval-bench layers' lists all"
-        )
+        raise AddressError(_no_layer(candidates))
     return evenly(row)
 
 
@@ -129,33 +121,78 @@ def evenly(row: list[Layer], most: int = MOST) -> list[Layer]:
     return [row[math.ceil((i + 1) * len(row) / count) - 1] for i in range(count)]
 
 
+def _no_layer(candidates: Shortlist) -> str:
+    """The reason why there is no choice."""
+    if candidates.repeated:
+        return (
+            "layers='auto' takes no module that runs several times in a forward pass, as in a siamese network, because its runs "
+            f"may see different images; name the runs to explain, such as layers={candidates.repeated}"
+        )
+    return (
+        "layers='auto' found no layer of this model that returns maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] and "
+        "that the prediction depends on; name the layers: 'xaieval-bench layers' lists all"
+    )
+
+
+def _repeated(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> list[str]:
+    """The addresses that would be chosen if each module had run only the first time."""
+    once = [replace(layer, address=layer.address.partition("#")[0]) for layer in traced.layers if layer.call == 0]
+    try:
+        chosen = choose(shortlist(replace(traced, layers=once), grid, prefix))
+    except AddressError:
+        return []
+    repeated = {layer.address for layer in traced.layers}
+    return [f"{layer.address}#0" for layer in chosen if f"{layer.address}#0" in repeated]
+
+
 def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> Iterator[tuple[str, Layout]]:
     """Addresses and layouts of all outputs that are maps of the image."""
-    predictions = {shape[1] for shape in traced.returned if len(shape) > 2 and shape[2:] == traced.image_size}
+    dense = dense_classes(traced)
+    earlier: dict[tuple[int, ...], list[tuple[str, int]]] = {}
     for layer in traced.layers:
         try:
             layout = layout_of(layer, traced, grid, prefix)
         except AddressError:
             continue
-        channels = layer.shape[1] if layout.kind == "channels_first" else layer.shape[-1]
+        channels = _channels(layer, layout)
+        if "#" in layer.address or not fits_image(layout, traced.inner_size):
+            continue
         is_image = layout.size == traced.image_size and channels == traced.channels
-        if "#" not in layer.address and not is_image and channels not in predictions and fits_image(layout, traced.inner_size):
+        if not is_image and channels not in dense and not _is_prediction(layer, channels, earlier.get(layout.size, []), traced):
             yield layer.address, layout
+        earlier.setdefault(layout.size, []).append((layer.path, channels))
 
 
-def _with_cells(layers: list[Layer], layouts: dict[str, Layout]) -> list[Layer]:
-    """Exclude maps with a single cell."""
-    return [layer for layer in layers if math.prod(_size(layer, layouts)) > 1]
+def _is_prediction(layer: Layer, channels: int, earlier: list[tuple[str, int]], traced: Trace) -> bool:
+    """Whether a map is what the model returns, made from a map of the same size with other channels."""
+    if not layer.path or len(layer.shape) < 4 or layer.shape not in traced.returned:
+        return False
+    return any(other != channels and not f"{path}.".startswith(f"{layer.path}.") for path, other in earlier)
 
 
-def _pyramids(modules: list[list[Layer]], layouts: dict[str, Layout]) -> list[list[Layer]]:
-    """The levels of modules that return maps of several sizes, one per key; without modules that pass on another's levels."""
-    pyramids: list[list[Layer]] = []
-    for layers in modules:
-        levels = [layer for layer in layers if len(layer.keys) == 1 and layouts[layer.address].kind != "tokens"]
-        if len(_sizes(levels, layouts)) > 1 and not any(_passes_on(levels, inner) for inner in pyramids):
+def _channels(layer: Layer, layout: Layout) -> int:
+    return layer.shape[1] if layout.kind == "channels_first" else layer.shape[-1]
+
+
+def _pyramids(traced: Trace, tree: ModuleTree) -> list[list[Layer]]:
+    """The levels of modules that return maps of several sizes; without modules that pass on another's levels.
+
+    Where maps lie deeper in the output, as in a tuple of hidden states, they are levels if they have equally many channels.
+    Otherwise they are outputs of stages, which have addresses of their own.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[Layer]] = {}
+    for layer in traced.layers:
+        if layer.address in tree.layouts and layer.keys and tree.layouts[layer.address].kind != "tokens":
+            groups.setdefault((layer.path, layer.keys[:-1]), []).append(layer)
+    plain: list[list[Layer]] = []
+    nested: list[list[Layer]] = []
+    for (_, keys), levels in groups.items():
+        pyramids = nested if keys else plain
+        is_neck = not keys or len({_channels(level, tree.layouts[level.address]) for level in levels}) == 1
+        several = len({tree.size(level) for level in levels}) > 1
+        if several and is_neck and not any(_passes_on(levels, inner) for inner in pyramids):
             pyramids.append(levels)
-    return pyramids
+    return [[level for level in levels if math.prod(tree.size(level)) > 1] for levels in [*nested, *plain]]
 
 
 def _passes_on(levels: list[Layer], inner: list[Layer]) -> bool:
@@ -165,66 +202,24 @@ def _passes_on(levels: list[Layer], inner: list[Layer]) -> bool:
     return owned and [one.shape for one in levels] == [one.shape for one in inner]
 
 
-def _tree(traced: Trace, outputs: dict[str, Layer]) -> _Node:
-    """The tree of the modules that ran, in order of execution."""
-    root = _Node()
-    for layer in traced.layers:
-        node, names = root, layer.path.split(".") if layer.path else []
-        for name in names:
-            node.parametric |= layer.parameters > 0
-            node = node.children.setdefault(name, _Node())
-        node.layer = outputs.get(layer.path) if names else None
-    return root
+def _inside(layer: Layer, head: Node | None) -> bool:
+    return head is not None and f"{layer.path}.".startswith(f"{head.path}.")
 
 
-def _stages(node: _Node, layouts: dict[str, Layout], top: bool = False) -> list[_Node]:
-    """A module as one stage, or the stages inside it if it changes the size of the maps."""
-    inner = list(_nodes_with_maps(node, blocks=True))
-    enough = 2  # different sizes of blocks
-    if not inner:
-        inner, enough = list(_nodes_with_maps(node, blocks=False)), 3  # one block may downsample between two of its layers
-    areas = [math.prod(_size(child.layer, layouts)) for child in inner if child.layer is not None]
-    branches = len(set(areas)) == 2 and areas != sorted(areas, reverse=True)  # parallel branches of a block that downsamples
-    if not inner or (not top and (len(set(areas)) < enough or branches)):
-        return [node] if node.layer is not None else []
-    return [stage for child in inner for stage in _stages(child, layouts)]
-
-
-def _nodes_with_maps(node: _Node, blocks: bool) -> Iterator[_Node]:
-    """The nearest nodes below that return a map: only blocks, or all."""
-    for child in node.children.values():
-        if child.layer is not None and (child.parametric or not blocks):
-            yield child
-        elif child.layer is None:
-            yield from _nodes_with_maps(child, blocks)
-
-
-def _with_blocks(stage: _Node) -> list[Layer]:
-    """The outputs of a stage's blocks, followed by the output of the stage."""
-    blocks = list(_nodes_with_maps(stage, blocks=True))
-    while len(blocks) == 1:
-        inner = list(_nodes_with_maps(blocks[0], blocks=True))
-        if len(inner) == 0:
-            break
-        blocks = inner
-    return [node.layer for node in [*blocks, stage] if node.layer is not None]
-
-
-def _longest_row(stages: list[list[Layer]]) -> list[Layer]:
+def _longest_group(stages: list[list[Layer]]) -> list[Layer]:
     """The largest group of modules with the same parent; ties go to the group nearest to the top."""
-    rows: dict[str, dict[str, Layer]] = {}
+    groups: dict[str, dict[str, Layer]] = {}
     for layer in (layer for stage in stages for layer in stage):
-        rows.setdefault(layer.path.rpartition(".")[0], {})[layer.address] = layer
-    longest = max(rows, key=lambda parent: (len(rows[parent]), -parent.count(".")), default=None)
-    return [] if longest is None else list(rows[longest].values())
+        groups.setdefault(layer.path.rpartition(".")[0], {})[layer.address] = layer
+    longest = max(groups, key=lambda parent: (len(groups[parent]), -parent.count(".")), default=None)
+    return [] if longest is None else list(groups[longest].values())
 
 
-def _size(layer: Layer, layouts: dict[str, Layout]) -> tuple[int, ...]:
-    return layouts[layer.address].size
-
-
-def _sizes(layers: list[Layer], layouts: dict[str, Layout]) -> dict[tuple[int, ...], Layer]:
+def _last_of_each_size(layers: list[Layer], layouts: dict[str, Layout]) -> dict[tuple[int, ...], Layer]:
     """The last layer of each size, in order of execution."""
-    last = {_size(layer, layouts): layer for layer in layers}
-    order = {layer.address: number for number, layer in enumerate(layers)}
-    return dict(sorted(last.items(), key=lambda item: order[item[1].address]))
+    last: dict[tuple[int, ...], Layer] = {}
+    for layer in layers:
+        size = layouts[layer.address].size
+        last.pop(size, None)
+        last[size] = layer
+    return last

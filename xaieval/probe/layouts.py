@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -66,8 +66,19 @@ def token_layout(tokens: int, image_size: tuple[int, ...], grid: tuple[int, ...]
 
 
 def fits_image(layout: Layout, image_size: tuple[int, ...]) -> bool:
-    """Whether a map has the aspect ratio of the image, up to rounding."""
-    return _divides(layout.size, image_size) or _proportional(layout.size, image_size)
+    """Whether a map has the aspect ratio of the image, up to rounding.
+
+    In a volume one side may have its own stride: time in a video, or the slices of a scan, which lie further apart than pixels.
+    """
+    if len(image_size) == 2:
+        return _divides(layout.size, image_size) or _proportional(layout.size, image_size)
+    pairs = list(zip(layout.size, image_size, strict=True))
+    planes = [(cells <= side, pairs[:own] + pairs[own + 1 :]) for own, (cells, side) in enumerate(pairs)]
+    return any(
+        smaller and fits_image(replace(layout, size=size), other)
+        for smaller, plane in planes
+        for size, other in [zip(*plane, strict=True)]
+    )
 
 
 def _divides(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
