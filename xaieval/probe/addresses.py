@@ -156,7 +156,8 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         calls[path] += 1
         frames.extend(frame for frame in [frame_of(output)] if frame)
 
-    handles = [module.register_forward_hook(record) for module in names]
+    # TorchScript takes no Python hooks.
+    handles = [module.register_forward_hook(record) for module in names if not isinstance(module, torch.jit.ScriptModule)]
     try:
         with torch.no_grad():  # not inference_mode: tensors that the model caches must support gradients in the next pass
             output = (model if forward is None else forward)(images)
