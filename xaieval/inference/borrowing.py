@@ -174,6 +174,11 @@ def _hint_at_train(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        kind = type(model)
+        if _has_own_train(model) and hasattr(kind, "predict") and isinstance(model._modules.get("model"), nn.Module):
+            raise ModelError(
+                f"a {kind.__name__} seems to be no network ({error}); give the network inside it, its attribute 'model'"
+            ) from error
         if kinds and not isinstance(error, XaievalError):
             error.add_note(
                 f"xaieval does not call train() of {', '.join(sorted(kinds))}; if it has to, call model.eval() first"

@@ -98,9 +98,8 @@ def _is_wrapper(model: Any) -> bool:
         return False
     if kind.__call__ is not nn.Module.__call__ or kind.forward is nn.Module.forward:
         return True
-    code, train = kind.forward.__code__, kind.train.__code__
-    takes = code.co_varnames[1] if len(code.co_varnames) > 1 else ""
-    return takes in FILES or (takes == "args" and "mode" not in train.co_varnames)
+    names = kind.forward.__code__.co_varnames
+    return len(names) > 1 and (names[1] in FILES or (names[1] == "args" and "mode" not in kind.train.__code__.co_varnames))
 
 
 def _replace_compiled_parts(undo: ExitStack, model: nn.Module) -> None:

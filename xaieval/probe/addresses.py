@@ -78,7 +78,9 @@ def parse(text: str) -> Address:
         raise AddressError(f"{text!r} is not a layer address; examples are 'layer4', 'fpn[p2]' and 'rpn.head.conv#2'")
     keys = tuple(re.findall(r"\[([^\[\]]+)\]", match["keys"]))
     call = match["call"]
-    return Address(match["path"], keys, int(call) if call is not None and call != "*" else call)
+    # The name under which a compiled module holds the original, which takes its place when a model is borrowed.
+    path = ".".join(name for name in match["path"].split(".") if name != "_orig_mod")
+    return Address(path, keys, int(call) if call is not None and call != "*" else call)
 
 
 @dataclass(frozen=True)
