@@ -13,7 +13,7 @@ from xaieval.data.batches import Batch
 from xaieval.evaluation.early_stopping import Stop
 from xaieval.evaluation.request import Request
 from xaieval.explainers import describe_method
-from xaieval.inference.borrowing import check_ready
+from xaieval.inference.borrowing import check_ready, stored_parts
 from xaieval.inference.tasks import describe
 from xaieval.models.blackbox import BlackBox
 from xaieval.probe.hooks import ProbeLayer
@@ -98,4 +98,4 @@ def _describe_model(model: nn.Module) -> dict[str, Any]:
 def _content(named: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
     for name, tensor in named:
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        yield tensor_bytes(tensor)
+        yield from map(tensor_bytes, stored_parts(tensor))

@@ -1,7 +1,8 @@
 """Borrow a model, and give it back unchanged.
 
 Everything is restored that xaieval, or other code that it runs on the model, may change. State that the model itself updates in
-its forward passes, such as a counter or a table for an image size, is kept.
+its forward passes, such as a counter, a table for an image size or a hook, is kept. No method of the model's classes is called
+but `forward`: `train` may do anything, from merging weights to starting a training, so modes are set on the modules.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from xaieval.errors import ModelError, UsageError
+from xaieval.errors import ModelError, UsageError, XaievalError
+from xaieval.inference.hook_registries import HookRegistries, watched
+from xaieval.inference.plain_passes import plain_passes
 from xaieval.inference.reproducibility import same_random_numbers
 
-__all__ = ["borrow", "check_open", "check_ready"]
+__all__ = ["borrow", "check_open", "check_ready", "is_exported", "python_modules", "stored_parts"]
 
 _register = threading.Lock()
 _borrowers: dict[int, int] = {}  # by id of a borrowed module or tensor: the thread that has it
@@ -29,8 +32,8 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
     """Put the model in eval mode on a device, without parameter gradients, and restore it on exit, also after an error.
 
     Modes, hooks, flags, gradients, parameters and buffers are restored, in their original memory, and so is the global random
-    state. Only buffers, and parameters of modules that override `train`, are copied. The thread that has borrowed a model can
-    borrow it again.
+    state. Only buffers are copied. Every pass inside this context gets a copy of its images, and runs outside the caller's
+    autocast, uncompiled and without activation checkpointing. The thread that has borrowed a model can borrow it again.
 
     Args:
         model: Any module.
@@ -40,7 +43,7 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         The device of the model inside this context.
 
     Raises:
-        ModelError: Another thread has borrowed the model or a part of it, or parameters have no shape yet.
+        ModelError: Another thread has borrowed the model or a part of it, or parameters have no shape or no values here.
         UsageError: The device is not available.
     """
     check_ready(model)
@@ -52,42 +55,76 @@ def borrow(model: nn.Module, device: torch.device | str | None = None) -> Iterat
         # Gradients are needed, whichever mode the caller is in.
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
-        for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule):
-                continue  # Python cannot reach its tensors
+        for module in python_modules(model):
             undo.callback(_restore_tensors, module._parameters, dict(module._parameters))
             undo.callback(_restore_tensors, module._buffers, dict(module._buffers))
+        undo.enter_context(_hint_at_train(model))
         _replace_inference_tensors(model)
+        undo.enter_context(watched(model))
         _restore_later(undo, model)
+        undo.enter_context(plain_passes(model, used_device))
         _prepare(model)
+        _prepare_recurrent(undo, model, used_device)
         if used_device != home:
             _move(undo, model, home, used_device)
         yield used_device
 
 
 def check_ready(model: nn.Module) -> None:
-    """Check that lazy modules are initialised.
+    """Check that all parameters and buffers have their shapes and values in this process.
 
     Raises:
-        ModelError: A lazy module has no shape yet; the message says what to do.
+        ModelError: A lazy module has no shape yet, a tensor is on the meta device, or FSDP has sharded it; the message says
+            what to do.
     """
-    named = [*model.named_parameters(), *model.named_buffers()]
-    lazy = next((name for name, tensor in named if is_lazy(tensor)), None)
-    if lazy is not None:
-        raise ModelError(f"'{lazy}' of the model has no shape before its first pass; run the model on a batch of images first")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"'{name}' of the model has no shape before its first pass; run the model on a batch of images first"
+            )
+        if tensor.is_meta:
+            raise ModelError(f"'{name}' of the model is on the meta device and has no values; load the weights first")
+        if type(tensor).__name__ == "DTensor":
+            raise ModelError(
+                f"'{name}' of the model is a DTensor, as FSDP makes them; give a model with whole weights: load the result of "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True into one"
+            )
 
 
-def check_open(model: nn.Module) -> None:
-    """Check that the layers of a model can be probed. TorchScript does not run Python hooks.
+def check_open(model: nn.Module, path: str = "") -> None:
+    """Check that layers of a model can be probed. TorchScript and exported programs run no Python hooks inside.
+
+    Args:
+        model: The model.
+        path: The module to be probed. Default: the model.
 
     Raises:
-        ModelError: The model contains TorchScript; the message says what to do.
+        ModelError: The model, or the part of it that contains the module, is TorchScript or an exported program; the message
+            says what to do.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise ModelError(
-            "the layers of a TorchScript model cannot be probed; give the nn.Module that it was made from, or use methods that "
-            "need no layer ('xaieval-bench methods')"
-        )
+    names = path.split(".") if path else []
+    module: Any = model
+    for depth in range(len(names) + 1):
+        kind = "TorchScript" if isinstance(module, torch.jit.ScriptModule) else "torch.export" if is_exported(module) else ""
+        if kind:
+            part = f"layer '{path}' is in a part of {kind}, and " if depth else ""
+            raise ModelError(
+                f"{part}the layers of a {kind} model cannot be probed; give the nn.Module that it was made from, or use "
+                "methods that need no layer ('xaieval-bench methods')"
+            )
+        module = module._modules.get(names[depth]) if depth < len(names) else None
+        if module is None:
+            return
+
+
+def is_exported(model: nn.Module) -> bool:
+    """Whether a module is an exported program, whose graph calls functions instead of modules."""
+    return isinstance(model, torch.fx.GraphModule) and hasattr(model, "range_constraints")
+
+
+def python_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model without those of TorchScript, whose tensors and hooks Python cannot reach."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
 
 
 @contextmanager
@@ -112,11 +149,41 @@ def _by_one_thread(model: nn.Module) -> Iterator[None]:
 
 
 def _prepare(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        model.eval()
-    model.requires_grad_(False)
+    for module in model.modules():
+        if getattr(module, "training", False):  # frozen TorchScript has no mode
+            module.training = False
     for parameter in model.parameters():
+        parameter.requires_grad_(False)
         parameter.grad = None  # set aside, because a method may clear or fill it
+
+
+def _prepare_recurrent(undo: ExitStack, model: nn.Module, device: torch.device) -> None:
+    """Let cuDNN differentiate RNN, LSTM and GRU, which it does only in training mode; without dropout the output stays."""
+    if device.type != "cuda":
+        return
+    for module in python_modules(model):
+        if isinstance(module, nn.RNNBase):
+            undo.callback(setattr, module, "dropout", module.dropout)
+            module.training, module.dropout = True, 0.0
+
+
+@contextmanager
+def _hint_at_train(model: nn.Module) -> Iterator[None]:
+    """Add a hint to errors of a model in training with a `train` of its own, which may have to prepare it for evaluation."""
+    kinds = {type(module).__name__ for module in model.modules() if _has_own_train(module) and module.training}
+    try:
+        yield
+    except Exception as error:
+        kind = type(model)
+        if _has_own_train(model) and hasattr(kind, "predict") and isinstance(model._modules.get("model"), nn.Module):
+            raise ModelError(
+                f"a {kind.__name__} seems to be no network ({error}); give the network inside it, its attribute 'model'"
+            ) from error
+        if kinds and not isinstance(error, XaievalError):
+            error.add_note(
+                f"xaieval does not call train() of {', '.join(sorted(kinds))}; if it has to, call model.eval() first"
+            )
+        raise
 
 
 def _replace_inference_tensors(model: nn.Module) -> None:
@@ -148,37 +215,47 @@ def _move(undo: ExitStack, model: nn.Module, home: torch.device, device: torch.d
 
 def _restore_later(undo: ExitStack, model: nn.Module) -> None:
     """Register the callbacks that restore the model; the last one registered runs first."""
-    with_own_train = [module for module in model.modules() if module.training and _has_own_train(module)]
     for module in model.modules():
-        undo.callback(_restore_flags_and_hooks, module, *_flags_and_hooks(module))
+        if hasattr(module, "training"):  # frozen TorchScript has no mode
+            undo.callback(setattr, module, "training", module.training)
+    for module in python_modules(model):
+        undo.callback(HookRegistries(module, model).restore)
+        if module.training and _has_own_train(module):
+            undo.callback(_restore_caches, module, _caches(module))
     for parameter in model.parameters():
         undo.callback(_restore_gradient, parameter, parameter.requires_grad, parameter.grad)
-    copied = [parameter for module in with_own_train for parameter in module.parameters(recurse=False)]
-    for tensor in (*model.buffers(), *copied):
+    for tensor in model.buffers():
         undo.callback(_restore_values, tensor, tensor.detach().clone())
-    for module in with_own_train:  # its train() may merge weights or fill a cache for evaluation, and has to undo that
-        undo.callback(module.train)
 
 
 def _has_own_train(module: nn.Module) -> bool:
     return type(module).train is not nn.Module.train or "train" in vars(module)
 
 
-def _flags_and_hooks(module: nn.Module) -> tuple[dict[str, Any], dict[str, dict[Any, Any]]]:
-    """The flags of a module and its hook registries."""
+def _caches(module: nn.Module) -> dict[str, Any]:
+    """Attributes that may hold values computed for evaluation, which the module's `train` would clear."""
+    return {
+        name: dict(value) if isinstance(value, dict) else value
+        for name, value in vars(module).items()
+        if name not in vars(_PLAIN) and (value is None or isinstance(value, Tensor | dict))
+    }
+
+
+_PLAIN = nn.Module()
+
+
+def _restore_caches(module: nn.Module, before: dict[str, Any]) -> None:
     attributes = vars(module)
-    hooks = {name: dict(content) for name, content in attributes.items() if "_hooks" in name and isinstance(content, dict)}
-    return {"training": module.training, "_is_full_backward_hook": attributes.get("_is_full_backward_hook")}, hooks
-
-
-def _restore_flags_and_hooks(module: nn.Module, flags: dict[str, Any], hooks: dict[str, dict[Any, Any]]) -> None:
-    for name, flag in flags.items():
-        setattr(module, name, flag)
-    for name, content in hooks.items():
-        registry = vars(module)[name]
-        if list(registry) != list(content):
-            registry.clear()
-            registry.update(content)
+    for name in _caches(module).keys() | before.keys():
+        now = attributes.get(name)
+        if name not in before:
+            del attributes[name]
+        elif isinstance(now, dict) and isinstance(before[name], dict):
+            if list(now) != list(before[name]):
+                now.clear()
+                now.update(before[name])
+        else:
+            attributes[name] = before[name]
 
 
 def _restore_tensors(registry: dict[str, Any], before: dict[str, Any]) -> None:
@@ -190,9 +267,29 @@ def _restore_tensors(registry: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def _restore_values(tensor: Tensor, before: Tensor) -> None:
-    if not torch.equal(tensor, before):
+    now, earlier = stored_parts(tensor), stored_parts(before)
+    if len(now) != len(earlier) or not all(map(torch.equal, now, earlier)):
         with torch.inference_mode():  # which allows writing to all kinds of tensors
             tensor.copy_(before)
+
+
+def stored_parts(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that hold the content of a tensor: itself, or the indices and values of a sparse one.
+
+    Example:
+        >>> [part.tolist() for part in stored_parts(torch.eye(2).to_sparse())]
+        [[[0, 1], [0, 1]], [1.0, 1.0]]
+    """
+    tensor = tensor.detach()
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    if tensor.layout != torch.strided:  # of oneDNN
+        return [tensor.to_dense()]
+    return [tensor.int_repr(), tensor.dequantize()] if tensor.is_quantized else [tensor]
 
 
 def _restore_gradient(parameter: nn.Parameter, requires_grad: bool, gradient: Tensor | None) -> None:

@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from xaieval.errors import UsageError, choose_from
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.batchnorm_folding import FoldablePair, Folding, find_foldable_pairs, folded
+from xaieval.inference.hook_registries import in_pass
+from xaieval.inference.plain_passes import compiled, own_images
 from xaieval.inference.tasks import Classification, Task
 
 __all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
@@ -90,8 +92,12 @@ class Runner:
         """
         missing = self.size - len(images) if self.compiled else 0
         filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
-        laid_out = self.lay_out(filled)  # outside inference mode: inference tensors would compile the model again
-        with torch.inference_mode(), self.computing(images):
+        if not self.compiled:
+            with torch.inference_mode(), self.computing(images):
+                return self.forward(self.lay_out(filled))
+        # A copy, made outside inference mode: inference tensors would compile the model again.
+        laid_out = own_images(self.model)(self.lay_out(filled))
+        with torch.inference_mode(), self.computing(images), compiled():
             return self.forward(laid_out)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,8 +159,19 @@ def sped_up(
 
 
 def called(model: nn.Module, forward: Forward | None) -> Callable[[Tensor], Any]:
-    """Return the model as a function of images."""
-    return model if forward is None else partial(forward, model)
+    """Return the model as a function of images, which writes into no image that is given to it.
+
+    A borrowed model copies its images itself; a function that calls it, and TorchScript, do not.
+    """
+    if forward is None and not isinstance(model, torch.jit.ScriptModule):
+        return model
+    copied = own_images(model)
+
+    def call(images: Tensor) -> Any:
+        with in_pass(model):
+            return model(copied(images)) if forward is None else forward(model, copied(images))
+
+    return call
 
 
 def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor, Tensor], Tensor], size: int) -> Tensor:

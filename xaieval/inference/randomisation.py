@@ -116,6 +116,8 @@ def _first_calls(model: nn.Module, images: Tensor, call: Callable[[Tensor], Any]
 
     with ExitStack() as undo, torch.no_grad():
         for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no Python hooks
+                continue
             undo.callback(module.register_forward_pre_hook(partial(note, path)).remove)
         call(images[:2])
     return ranks

@@ -1,4 +1,4 @@
-"""Models that are plain functions, without layers and gradients."""
+"""Models that are plain functions, without layers and gradients, and exported programs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from xaieval.errors import ModelError
+from xaieval.inference.borrowing import is_exported
+from xaieval.inference.plain_passes import network_of
 
-__all__ = ["BlackBox", "Function", "as_module"]
+__all__ = ["BlackBox", "ExportedModel", "Function", "as_module"]
 
 Function = Callable[[Tensor], Any]
 
@@ -67,13 +69,58 @@ class BlackBox(nn.Module):
         return output
 
 
-def as_module(model: nn.Module | Function) -> nn.Module:
-    """A module unchanged, or a function as a `BlackBox`.
+class ExportedModel(nn.Module):
+    """An exported program for a fixed number of images, as a model that takes any number.
+
+    `xaieval.score` and `xaieval.explain` wrap such programs automatically: images go through in groups of that number, and the
+    last group is filled with copies of its last image.
+
+    Args:
+        program: What `torch.export.export(...).module()` gives.
+        size: The number of images that it takes.
+
+    Raises:
+        ModelError: When called: the output is not one tensor, so that groups cannot be joined.
+    """
+
+    def __init__(self, program: nn.Module, size: int) -> None:
+        super().__init__()
+        self.program = program
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Output of the program for all images."""
+        missing = -len(images) % self.size
+        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])])
+        outputs = [self.program(group) for group in filled.split(self.size)]
+        if not all(isinstance(output, Tensor) for output in outputs):
+            raise ModelError(
+                f"the exported program takes {self.size} images at a time and returns a {type(outputs[0]).__name__}; export it "
+                "with a dynamic batch size: dynamic_shapes=({0: torch.export.Dim('batch')},)"
+            )
+        return torch.cat(outputs)[: len(images)]
+
+
+def as_module(model: Any) -> nn.Module:
+    """The network of a model, or a function as a `BlackBox`.
 
     Raises:
         ModelError: The model is neither.
     """
-    return model if isinstance(model, nn.Module) else BlackBox(model)
+    if type(model).__name__ == "ExportedProgram":
+        model = model.module()
+    model = network_of(model)
+    if not isinstance(model, nn.Module):
+        return BlackBox(model)
+    size = _fixed_size(model) if is_exported(model) else None
+    return model if size is None else ExportedModel(model, size)
+
+
+def _fixed_size(program: Any) -> int | None:
+    """The number of images that an exported program takes; None if it takes any number."""
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    sizes = [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim > 3]
+    return sizes[0] if sizes and isinstance(sizes[0], int) else None
 
 
 def _tensor(leaf: Any, device: torch.device) -> Any:

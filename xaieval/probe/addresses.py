@@ -78,7 +78,9 @@ def parse(text: str) -> Address:
         raise AddressError(f"{text!r} is not a layer address; examples are 'layer4', 'fpn[p2]' and 'rpn.head.conv#2'")
     keys = tuple(re.findall(r"\[([^\[\]]+)\]", match["keys"]))
     call = match["call"]
-    return Address(match["path"], keys, int(call) if call is not None and call != "*" else call)
+    # The name under which a compiled module holds the original, which takes its place when a model is borrowed.
+    path = ".".join(name for name in match["path"].split(".") if name != "_orig_mod")
+    return Address(path, keys, int(call) if call is not None and call != "*" else call)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         calls[path] += 1
         frames.extend(frame for frame in [frame_of(output)] if frame)
 
-    handles = [module.register_forward_hook(record) for module in names]
+    # TorchScript takes no Python hooks.
+    handles = [module.register_forward_hook(record) for module in names if not isinstance(module, torch.jit.ScriptModule)]
     try:
         with torch.no_grad():  # not inference_mode: tensors that the model caches must support gradients in the next pass
             output = (model if forward is None else forward)(images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,8 +15,10 @@ from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
 from xaieval.inference.forward_passes import Forward, called
-from xaieval.probe.addresses import Layer, expand, layout_of, pick, table, trace
+from xaieval.inference.plain_passes import network_of
+from xaieval.probe.addresses import Layer, expand, layout_of, parse, table, trace
 from xaieval.probe.auto_layers import AUTO, Shortlist, choose, shortlist
+from xaieval.probe.capturing import Captured, CapturingHook, derivative_errors_are_model_errors, put
 from xaieval.probe.detector_frames import Frame
 from xaieval.probe.layouts import Layout
 from xaieval.probe.requested_layers import Layers, to_addresses
@@ -75,9 +76,9 @@ class Pass:
         activations: Activations by address, `[N, C, h, w]`, detached.
     """
 
-    def __init__(self, output: Any, captured: dict[str, Tensor], layers: Sequence[ProbeLayer]) -> None:
+    def __init__(self, output: Any, captured: dict[str, Captured], layers: Sequence[ProbeLayer]) -> None:
         self.output = output
-        self.activations = {at.address: at.layout.to_maps(captured[at.address].detach()) for at in layers}
+        self.activations = {at.address: at.layout.to_maps(captured[at.address].value) for at in layers}
         self._captured = captured
         self._layers = layers
 
@@ -94,23 +95,31 @@ class Pass:
         missing = [at.address for at in self._layers if gradients[at.address] is None]
         if any(at.by_name and at.address in missing for at in self._layers) or (missing and len(missing) == len(gradients)):
             raise AddressError(
-                f"the target does not depend on {_quoted(missing)}: it has no gradient there; choose a layer that the "
-                "prediction depends on, or a method that needs no gradient"
+                f"the target does not depend on {_quoted(missing)}: it has no gradient there{self._reason(missing)}; "
+                "choose a layer that the prediction depends on, or a method that needs no gradient"
             )
         return {a: torch.full_like(self.activations[a], torch.nan) if g is None else g for a, g in gradients.items()}
+
+    def _reason(self, missing: Sequence[str]) -> str:
+        if any(self._captured[address].in_inference_mode for address in missing):
+            return " (the model itself runs it under torch.inference_mode, where torch.no_grad() would do)"
+        return ""
 
     def reached(self, score: Tensor) -> dict[str, Tensor | None]:
         """Compute the gradients, with None at layers that the score does not depend on.
 
         Raises:
+            ModelError: An operation between layer and score, such as a quantised layer, has no derivative.
             TargetError: The score is not one number per image.
         """
         if score.ndim != 1:
             raise TargetError(f"a score is one number per image, [N]; got {list(score.shape)}")
         gradients: dict[str, Tensor | None] = dict.fromkeys(self._captured)
         if self._captured and score.requires_grad:
-            tensors = list(self._captured.values())
-            gradients = dict(zip(gradients, torch.autograd.grad(score.sum(), tensors, allow_unused=True), strict=True))
+            tensors = [captured.in_graph for captured in self._captured.values()]
+            with derivative_errors_are_model_errors():
+                found = torch.autograd.grad(score.sum(), tensors, allow_unused=True)
+            gradients = dict(zip(gradients, found, strict=True))
         layouts = {at.address: at.layout for at in self._layers}
         return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in gradients.items()}
 
@@ -157,6 +166,8 @@ def locate(
         silent = _silent(model, images[:2], candidates, score, forward)
         chosen = dict.fromkeys(layer.address for layer in choose(candidates, silent))
         layers = [address for pattern in layers for address in (chosen if pattern == AUTO else [pattern])]
+    for pattern in layers:
+        check_open(model, parse(pattern).path)
     named = {traced.aliases.get(pattern, pattern) for pattern in layers if not {"*", "?"} & {*pattern}} - chosen.keys()
     return [
         ProbeLayer(
@@ -208,10 +219,12 @@ def run(
     Raises:
         AddressError: A layer did not run, or its output cannot have a gradient.
     """
-    captured: dict[str, Tensor] = {}
+    captured: dict[str, Captured] = {}
     with ExitStack() as undo:
         for path, at_path in _by_path(layers).items():
-            hook = _Hook(at_path, captured, differentiable)
+            hook = CapturingHook(at_path, captured, differentiable)
+            if differentiable:
+                undo.callback(model.get_submodule(path).register_forward_pre_hook(hook.before).remove)
             # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
             # states, has to be part of the graph that starts here.
             undo.callback(model.get_submodule(path).register_forward_hook(hook, prepend=True).remove)
@@ -261,7 +274,7 @@ def probe(
         >>> {address: tuple(gradient.shape) for address, gradient in probed.gradients.items()}
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
-    images = check_images(images)
+    model, images = network_of(model), check_images(images)
     addresses, call = to_addresses(layers, model), called(model, forward)
     with borrow(model, device) as used_device:
         images = to_device(images, used_device)
@@ -299,65 +312,10 @@ def list_layers(
         >>> listing.set_index("address").loc["layer4", "output_shape"]
         (1, 512, 2, 2)
     """
-    images = check_images(images)
+    model, images = network_of(model), check_images(images)
     with borrow(model) as device:
         check_open(model)
         return table(trace(model, to_device(images, device), called(model, forward)), grid, prefix_tokens)
-
-
-def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
-    """Return a shallow copy of a module's output with another tensor at `keys`."""
-    if not keys:
-        return tensor
-    if isinstance(output, Mapping):
-        key = keys[0] if keys[0] in output else int(keys[0])
-        changed: Any = copy.copy(output)
-        changed[key] = put(output[key], keys[1:], tensor)
-        return changed
-    index = int(keys[0])
-    items = list(output)
-    items[index] = put(items[index], keys[1:], tensor)
-    if hasattr(output, "_fields"):
-        return type(output)(*items)
-    return type(output)(items)
-
-
-class _Hook:
-    """Captures tensors of a module's calls, and passes clones of them on to the rest of the model.
-
-    If nothing before a captured tensor needs a gradient, it becomes a leaf, so that the backward pass ends at the shallowest
-    layer. Later in-place operations change only the clone.
-    """
-
-    def __init__(self, layers: list[Layer], captured: dict[str, Tensor], differentiable: bool) -> None:
-        self.layers = layers
-        self.captured = captured
-        self.differentiable = differentiable
-        self.calls = 0
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        call, self.calls = self.calls, self.calls + 1
-        for layer in self.layers:
-            if layer.call == call:
-                tensor = pick(output, layer.keys)
-                if _shares_memory(tensor, inputs) or (layer.keys and tensor.requires_grad):
-                    # A later module may change the input in place. One of several outputs may also be used inside the module:
-                    # the gradient must be that of this output alone, whichever other layers are probed.
-                    tensor = tensor.clone()
-                if self.differentiable and not tensor.requires_grad:
-                    if not tensor.is_floating_point():
-                        raise AddressError(f"layer '{layer.address}' returns {tensor.dtype}, which has no gradient")
-                    tensor = tensor.detach().requires_grad_()
-                self.captured[layer.address] = tensor
-                output = put(output, layer.keys, tensor.clone())
-        return output
-
-
-def _shares_memory(tensor: Tensor, inputs: Sequence[Any]) -> bool:
-    return any(
-        isinstance(given, Tensor) and given.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-        for given in inputs
-    )
 
 
 def _by_path(layers: Iterable[ProbeLayer]) -> Mapping[str, list[Layer]]:

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval.inference.borrowing import python_modules
+from xaieval.inference.hook_registries import HookRegistries
+
 __all__ = ["lent", "outputs_copied", "split_repeated_calls"]
 
 # Attributes that captum sets on modules. It leaves them behind when it raises, and deletes a module's own ones.
@@ -23,8 +26,8 @@ def lent(model: nn.Module) -> Iterator[None]:
 
     In-place modules make backward hooks fail, and they overwrite what a library has stored of the layer before.
     """
-    modules = list(model.modules())
-    states = [_ModuleState(module) for module in modules]
+    modules = python_modules(model)
+    states = [_ModuleState(module, model) for module in modules]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         for module in modules:
@@ -41,13 +44,15 @@ def lent(model: nn.Module) -> Iterator[None]:
 class _ModuleState:
     """Everything that a library may change of one module."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, model: nn.Module) -> None:
         self.module = module
+        self.hooks = HookRegistries(module, model)
         attributes = vars(module)
         self.values = {name: attributes[name] for name in ("inplace", *CAPTUM_ATTRIBUTES) if name in attributes}
-        # torch's own registries of hooks, sub-modules, parameters and buffers.
         self.registries = {
-            name: dict(value) for name, value in attributes.items() if name.startswith("_") and isinstance(value, dict)
+            name: dict(attributes[name])
+            for name in ("_modules", "_parameters", "_buffers")
+            if isinstance(attributes[name], dict)
         }
 
     def restore(self) -> None:
@@ -55,6 +60,7 @@ class _ModuleState:
         for name in CAPTUM_ATTRIBUTES:
             attributes.pop(name, None)
         attributes.update(self.values)
+        self.hooks.restore()
         for name, content in self.registries.items():
             attributes[name].clear()
             attributes[name].update(content)
@@ -83,7 +89,9 @@ def split_repeated_calls(model: nn.Module, run: Callable[[], Any]) -> None:
         model: A model that is lent.
         run: Makes one pass.
     """
-    stateless = [module for module in model.modules() if not [*module.children(), *module.parameters(), *module.buffers()]]
+    stateless = [
+        module for module in python_modules(model) if not [*module.children(), *module.parameters(), *module.buffers()]
+    ]
     calls: Counter[nn.Module] = Counter()
     handles = [module.register_forward_pre_hook(lambda module, _: calls.update([module])) for module in stateless]
     try:
