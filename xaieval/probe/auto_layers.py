@@ -125,8 +125,8 @@ def _no_layer(candidates: Shortlist) -> str:
     """The reason why there is no choice."""
     if candidates.repeated:
         return (
-            "layers='auto' takes no module that runs several times in a forward pass, as in a siamese network, because its runs "
-            f"may see different images; name the runs to explain, such as layers={candidates.repeated}"
+            "layers='auto' takes no module that runs several times in a forward pass, as in a siamese network, because its "
+            f"runs may see different images; name the runs to explain, such as layers={candidates.repeated}"
         )
     return (
         "layers='auto' found no layer of this model that returns maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] and "
