@@ -70,7 +70,7 @@ class ModuleTree:
         return sorted(stages, key=lambda stage: self._order[stage[-1].address])
 
     def longest_row(self) -> list[Layer]:
-        """The longest row of blocks of one class in one module, with maps of one size; of equal rows that nearest to the top."""
+        """The longest row of blocks of one class in one module, with maps of one size; ties: nearest to the top."""
         rows = [row for node in _walk(self.root) for row in self._rows(node) if len(row) > 1]
         return max(rows, key=lambda row: (len(row), -row[0].path.count(".")), default=[])
 
