@@ -31,6 +31,8 @@ def find_in_outputs(look: Look, kind: Confidence) -> list[Finding]:
         return [_not_finite(broken, len(outputs))]
     if kind not in ("softmax", "sigmoid"):
         return []
+    if outputs.shape[1] == 2 and torch.equal(outputs[:, 0], -outputs[:, 1]):
+        outputs = outputs[:, 1:]  # one output, which the task has read as two
     return [*_probabilities(outputs, str(kind)), *(_uniform(outputs) if kind == "softmax" else [])]
 
 
