@@ -474,7 +474,7 @@ WRONG_USE = [
     (["--max-images", "0"], "at least one image is needed, got 0"),
     (["--max-images", "many"], "--max-images"),
     (["--image-size", "0"], "an image is resized to at least its crop"),
-    (["--mean", "0.5"], "mean and std are three numbers each"),
+    (["--mean", "0.5,0.5"], "mean and std are one number per channel each"),
     (["--mean", "a,b,c"], "takes numbers separated by commas"),
     (["--interpolation", "cubic"], "no interpolation 'cubic'; did you mean 'bicubic'?"),
     (["--protocol", "defualt"], "no protocol 'defualt'; did you mean 'default'?"),

@@ -118,3 +118,10 @@ def test_a_size_is_one_side_or_two(bench, tmp_path):
     status, _, err = _score(bench, *options, "--image-size", "1,2,3")
     assert status == 2
     assert "--image-size takes one side, or height and width, such as 96,128; got (1, 2, 3)\n" in err
+
+
+def test_an_experiment_needs_classes(bench):
+    Path("photos").mkdir()
+    Image.new("RGB", (40, 40)).save("photos/1.png")
+    status, _, err = bench("fal", "--data", "folder:photos", "--backbone", "test_resnet", "--out", "run")
+    assert (status, err) == (2, "xaieval-bench: the experiment trains classifiers, and 'folder:photos' has no class folders\n")

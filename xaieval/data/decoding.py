@@ -111,7 +111,7 @@ def read_bands(path: Path, channels: int) -> Tensor:
 
 def _array_of(file: IO[bytes], ending: str) -> np.ndarray:
     if ending == ".npy":
-        return np.lib.format.read_array(file, allow_pickle=False)  # type: ignore[no-any-return]
+        return np.lib.format.read_array(file, allow_pickle=False)
     if ending in (".tif", ".tiff"):
         return _tiff_bands(file)
     return np.asarray(_decode(file))
@@ -127,7 +127,7 @@ def _tiff_bands(file: IO[bytes]) -> np.ndarray:
         series = tiff.series[0]
         if series.nbytes > MOST_BYTES:
             raise ValueError(f"it has {series.nbytes} bytes, more than the limit of {MOST_BYTES}")
-        return series.asarray()  # type: ignore[no-any-return]
+        return series.asarray()
 
 
 def _open_file(path: Path) -> IO[bytes]:

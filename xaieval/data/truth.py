@@ -97,7 +97,7 @@ def read_boxes(given: Any, count: int, size: Sequence[int] | None = None) -> lis
 def _corners(boxes: BoundingBoxes, size: Sequence[int] | None) -> Tensor:
     """Boxes of torchvision as `(x1, y1, x2, y2)` in pixels of an image of this height and width."""
     form, canvas = boxes.format, boxes.canvas_size
-    floats = BoundingBoxes(boxes.as_subclass(Tensor).float(), format=form, canvas_size=canvas)  # type: ignore[call-overload]
+    floats = BoundingBoxes(boxes.as_subclass(Tensor).float(), format=form, canvas_size=canvas)
     rotated = form not in UPRIGHT
     goal = BoundingBoxFormat.XYXYXYXY if rotated else BoundingBoxFormat.XYXY
     corners = functional.convert_bounding_box_format(floats, new_format=goal).as_subclass(Tensor)

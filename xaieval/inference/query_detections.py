@@ -27,8 +27,8 @@ def with_detections(inference: Inference, task: Task, model: nn.Module) -> Infer
 
 def _configured_classes(model: nn.Module) -> int | None:
     """The number of classes in the configuration of a model of transformers, which may be inside of others."""
-    configs = (getattr(module, "config", None) for module in model.modules())
-    return next((config.num_labels for config in configs if isinstance(getattr(config, "num_labels", None), int)), None)
+    counts = (getattr(getattr(module, "config", None), "num_labels", None) for module in model.modules())
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 @dataclass(frozen=True)

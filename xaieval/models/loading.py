@@ -112,10 +112,10 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> 
     model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
     config = timm.data.resolve_model_data_config(model)
     height, width = config["input_size"][1:]
-    resize = tuple(int(side / config["crop_pct"] + 1e-6) for side in (height, width))
+    resize = [int(side / config["crop_pct"] + 1e-6) for side in (height, width)]
     preprocessing = Preprocessing(
         image_size=height if height == width else (height, width),
-        resize=resize[0] if height == width else resize,
+        resize=resize[0] if height == width else (resize[0], resize[1]),
         squash=config["crop_mode"] == "squash",
         border=config["crop_mode"] == "border",
         mean=tuple(config["mean"]),

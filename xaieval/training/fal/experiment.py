@@ -108,9 +108,10 @@ def prepare(options: FalOptions) -> Experiment:
     pretrained: Pretrained = options.weights or options.pretrained
     if scenes and options.backbone is None and not pretrained:
         pretrained = scenes_backbone()
-    splits = [
-        split(pictures.labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)
-    ]
+    labels = [label for label in pictures.labels if label is not None]
+    if len(labels) < len(pictures):
+        raise DataError(f"the experiment trains classifiers, and {options.data!r} has no class folders")
+    splits = [split(labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)]
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
     experiment = Experiment(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)
