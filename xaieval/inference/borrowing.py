@@ -112,14 +112,15 @@ def check_open(model: nn.Module, path: str = "") -> None:
                 f"{part}the layers of a {kind} model cannot be probed; give the nn.Module that it was made from, or use "
                 "methods that need no layer ('xaieval-bench methods')"
             )
-        module = module._modules.get(names[depth]) if depth < len(names) else None
+        module = dict(module.named_children()).get(names[depth]) if depth < len(names) else None
         if module is None:
             return
 
 
 def is_exported(model: nn.Module) -> bool:
-    """Whether a module is an exported program, whose graph calls functions instead of modules."""
-    return isinstance(model, torch.fx.GraphModule) and hasattr(model, "range_constraints")
+    """Whether a module is an exported program, or one with a fixed batch size inside `ExportedModel`; it calls no modules."""
+    inner = dict(model.named_children()).get("program", model)
+    return isinstance(inner, torch.fx.GraphModule) and hasattr(inner, "range_constraints")
 
 
 def python_modules(model: nn.Module) -> list[nn.Module]:
