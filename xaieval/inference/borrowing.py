@@ -178,7 +178,8 @@ def _hint_at_train(model: nn.Module) -> Iterator[None]:
         kind = type(model)
         if _has_own_train(model) and hasattr(kind, "predict") and isinstance(model._modules.get("model"), nn.Module):
             raise ModelError(
-                f"a {kind.__name__} seems to be no network ({error}); give the network inside it, its attribute 'model'"
+                f"a {kind.__name__} seems to be no network ({type(error).__name__}); give the network inside it, its "
+                "attribute 'model'"
             ) from error
         if kinds and not isinstance(error, XaievalError):
             error.add_note(
