@@ -263,7 +263,7 @@ class Caching(nn.Module):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_module_with_a_train_of_its_own_is_told_and_has_its_weights_to_the_last_bit(training):
+def test_a_module_with_a_train_of_its_own_works_without_a_call_of_it_and_its_caches_are_put_back(training):
     model = nn.Sequential(Merging(), Caching(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).train(training)
     expected = copy.deepcopy(model).eval()(IMAGES).argmax(dim=1).tolist()
     with all_unchanged(model, versions=False) if training else nullcontext():
@@ -319,6 +319,67 @@ def test_a_model_of_torchscript_is_one_clear_error():
     with pytest.raises(ModelError, match=r"^the layers of a TorchScript model cannot be probed; give the nn.Module"):
         score(model, [IMAGES], ["0"], "gradcam")
     assert len(score(lambda images: model(images), [IMAGES], (), "occlusion").rows) == 3
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_scripted_part_is_no_reason_to_refuse_a_model():
+    plain = nn.Sequential(Network(), nn.Sequential(nn.Linear(5, 5), nn.Hardswish())).eval()
+    model = copy.deepcopy(plain)
+    model[1] = torch.jit.script(model[1])
+    methods = ("gradcam", "captum:Saliency", "captum:DeepLift", "pytorch-grad-cam:GradCAM")
+    rows = [score(net, [IMAGES], ["0.norm"], methods).rows["masked_confidence"] for net in (plain, model)]
+    assert np.allclose(*rows, atol=1e-5)
+    xaieval.sanity_check(model, [IMAGES], ["0.norm"], progress=False)
+    with pytest.raises(
+        ModelError, match=r"^layer '1.0' is in a part of TorchScript, and the layers of a TorchScript model cannot"
+    ):
+        score(model, [IMAGES], ["1.0"])
+
+
+SPARSE = {
+    "coo": torch.Tensor.to_sparse,
+    "csr": torch.Tensor.to_sparse_csr,
+    "csc": torch.Tensor.to_sparse_csc,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # torch: their support is in beta state
+@pytest.mark.parametrize("layout", SPARSE)
+def test_sparse_buffers_are_restored(layout):
+    class Sparse(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", SPARSE[layout](torch.eye(3)))
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.table.values().mul_(2) if layout != "coo" else self.table._values().mul_(2)
+            return super().forward(images)
+
+    model = Sparse().eval()
+    table = model.table
+    score(model, methods="gradcam")
+    assert model.table is table
+    assert torch.equal(table.to_dense(), torch.eye(3))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_sparse_parameter_is_randomised_in_its_places():
+    class Sparse(Network):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Parameter(torch.eye(5).to_sparse())
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.sparse.mm(self.mix, super().forward(images).T).T
+
+    model = Sparse()
+    xaieval.sanity_check(model, [IMAGES], ["norm"], modules=["head"], progress=False)
+    assert torch.equal(model.mix.detach().to_dense(), torch.eye(5))
+
+
+def test_a_model_on_the_meta_device_is_one_clear_error():
+    with pytest.raises(ModelError, match=r"^'first.weight' of the model is on the meta device and has no values; load the"):
+        score(Network().to("meta"), [IMAGES])
 
 
 def test_a_model_that_is_borrowed_may_be_borrowed_once_more_in_its_thread():

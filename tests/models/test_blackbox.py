@@ -202,3 +202,26 @@ def test_an_onnx_session_is_explained():
     box = BlackBox(lambda pixels: session.run(None, {"x": pixels})[0], numpy=True)
     expected = xaieval.explain(model, images, method=Occlusion())["input"]
     torch.testing.assert_close(xaieval.explain(box, images, method=Occlusion())["input"], expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # such models are about still
+@pytest.mark.parametrize("kind", ["script", "trace", "frozen", "export", "export, any size", "program"])
+def test_whole_scripts_and_exported_programs_have_the_rows_of_the_network(kind):
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    net, images = net.eval(), torch.rand(5, 3, 16, 16)
+    dynamic = ({0: torch.export.Dim("batch", max=64)},)
+    model = {
+        "script": lambda: torch.jit.script(net),
+        "trace": lambda: torch.jit.trace(net, images[:2]),
+        "frozen": lambda: torch.jit.freeze(torch.jit.script(net)),
+        "export": lambda: torch.export.export(net, (images[:2],)).module(),
+        "export, any size": lambda: torch.export.export(net, (images[:2],), dynamic_shapes=dynamic).module(),
+        "program": lambda: torch.export.export(net, (images[:2],)),
+    }[kind]()
+    methods = ("occlusion", "captum:Saliency", "random")
+    rows = [xaieval.score(one, [images], methods=methods, progress=False).rows["masked_confidence"] for one in (net, model)]
+    np.testing.assert_allclose(*rows, atol=1e-5)
+    with pytest.raises(ModelError, match=r"model cannot be probed; give the nn.Module that it was made from"):
+        xaieval.explain(model, images, "2")

@@ -13,7 +13,7 @@ from xaieval.explainers.base import Context
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.tasks import Classification
 from xaieval.probe.addresses import parse, pick
-from xaieval.probe.hooks import put
+from xaieval.probe.capturing import InPlaceWatch, put
 
 __all__ = ["ABLATION", "AblationCAM"]
 
@@ -129,15 +129,22 @@ class _OutputChanged:
         self.module: nn.Module = context.model.get_submodule(self.address.path)
         self.change = change
         self.calls = 0
+        self.in_place = InPlaceWatch()
 
     def __enter__(self) -> None:
-        self.handle = self.module.register_forward_hook(self._hook)
+        hooks = self.module.register_forward_pre_hook(self.in_place.before), self.module.register_forward_hook(self._hook)
+        self.handles = hooks
 
     def __exit__(self, *_: object) -> None:
-        self.handle.remove()
+        for handle in self.handles:
+            handle.remove()
 
     def _hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         call, self.calls = self.calls, self.calls + 1
         if call != int(self.address.call or 0):
             return output
-        return put(output, self.address.keys, self.change(pick(output, self.address.keys)))
+        tensor = pick(output, self.address.keys)
+        changed = self.change(tensor)
+        if changed.shape == tensor.shape and self.in_place.changed(tensor):
+            return put(output, self.address.keys, tensor.copy_(changed))  # the model may not use what the module returns
+        return put(output, self.address.keys, changed)

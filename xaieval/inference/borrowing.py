@@ -112,14 +112,15 @@ def check_open(model: nn.Module, path: str = "") -> None:
                 f"{part}the layers of a {kind} model cannot be probed; give the nn.Module that it was made from, or use "
                 "methods that need no layer ('xaieval-bench methods')"
             )
-        module = module._modules.get(names[depth]) if depth < len(names) else None
+        module = dict(module.named_children()).get(names[depth]) if depth < len(names) else None
         if module is None:
             return
 
 
 def is_exported(model: nn.Module) -> bool:
-    """Whether a module is an exported program, whose graph calls functions instead of modules."""
-    return isinstance(model, torch.fx.GraphModule) and hasattr(model, "range_constraints")
+    """Whether a module is an exported program, or one with a fixed batch size inside `ExportedModel`; it calls no modules."""
+    inner = dict(model.named_children()).get("program", model)
+    return isinstance(inner, torch.fx.GraphModule) and hasattr(inner, "range_constraints")
 
 
 def python_modules(model: nn.Module) -> list[nn.Module]:
@@ -177,7 +178,8 @@ def _hint_at_train(model: nn.Module) -> Iterator[None]:
         kind = type(model)
         if _has_own_train(model) and hasattr(kind, "predict") and isinstance(model._modules.get("model"), nn.Module):
             raise ModelError(
-                f"a {kind.__name__} seems to be no network ({error}); give the network inside it, its attribute 'model'"
+                f"a {kind.__name__} seems to be no network ({type(error).__name__}); give the network inside it, its "
+                "attribute 'model'"
             ) from error
         if kinds and not isinstance(error, XaievalError):
             error.add_note(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import AddressError, ModelError, choose_from
+from xaieval.inference.borrowing import python_modules, stored_parts
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
 
 __all__ = ["ModelPart", "Swap", "draw_anew", "find_parts", "swapped"]
@@ -157,7 +158,7 @@ def _drawn(module: nn.Module, seed: int) -> list[Swap]:
 @contextmanager
 def _registered(module: nn.Module) -> Iterator[None]:
     """Restore the modules' own tensors, also if a reset created new ones instead of filling them."""
-    before = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
+    before = [(part, dict(part._parameters), dict(part._buffers)) for part in python_modules(module)]
     try:
         yield
     finally:
@@ -166,8 +167,13 @@ def _registered(module: nn.Module) -> Iterator[None]:
             part._buffers.update(buffers)
 
 
+def _values(parameter: Tensor) -> Tensor:
+    """The tensor that holds the values of a parameter, which may be sparse."""
+    return stored_parts(parameter)[-1]
+
+
 def _reset(module: nn.Module) -> None:
-    before = [(parameter, parameter.clone()) for parameter in module.parameters(recurse=False)]
+    before = [(parameter, parameter.clone()) for parameter in map(_values, module.parameters(recurse=False))]
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()

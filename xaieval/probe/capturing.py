@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from xaieval.errors import AddressError, ModelError
 from xaieval.probe.addresses import Layer, pick
 
-__all__ = ["Captured", "CapturingHook", "derivative_errors_are_model_errors", "put"]
+__all__ = ["Captured", "CapturingHook", "InPlaceWatch", "derivative_errors_are_model_errors", "put"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,21 @@ class Captured:
     in_inference_mode: bool = False
 
 
+class InPlaceWatch:
+    """Tells whether a module has changed one of its inputs in place and returned it."""
+
+    def __init__(self) -> None:
+        self.versions: list[tuple[Tensor, int]] = []
+
+    def before(self, module: nn.Module, inputs: Any) -> None:
+        """Note the versions of the module's inputs; a hook before the module's forward."""
+        self.versions = [(t, t._version) for t in inputs if isinstance(t, Tensor) and not t.is_inference()]
+
+    def changed(self, output: Tensor) -> bool:
+        """Whether this output is an input that has changed since."""
+        return any(output is given and given._version > version for given, version in self.versions)
+
+
 class CapturingHook:
     """Captures tensors of a module's calls, and passes clones of them on to the rest of the model.
 
@@ -46,11 +61,7 @@ class CapturingHook:
         self.captured = captured
         self.differentiable = differentiable
         self.calls = 0
-        self.versions: list[tuple[Tensor, int]] = []
-
-    def before(self, module: nn.Module, inputs: Any) -> None:
-        """Note the versions of the module's inputs, which show whether it works in place."""
-        self.versions = [(t, t._version) for t in inputs if isinstance(t, Tensor) and not t.is_inference()]
+        self.in_place = InPlaceWatch()
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """The module's output with clones of the captured tensors."""
@@ -58,7 +69,7 @@ class CapturingHook:
         for layer in self.layers:
             if layer.call == call:
                 output = self._capture(layer, inputs, output)
-        self.versions = []
+        self.in_place.versions = []  # frees the inputs
         return output
 
     def _capture(self, layer: Layer, inputs: Any, output: Any) -> Any:
@@ -73,7 +84,7 @@ class CapturingHook:
         if not inference:
             torch.set_grad_enabled(True)  # until the end of the model's own no_grad, if there is one
         with torch.inference_mode(False):
-            if any(tensor is given and tensor._version > version for given, version in self.versions):
+            if self.in_place.changed(tensor):
                 self.captured[layer.address] = _captured_in_place(tensor)
                 return output
             if tensor.is_inference() or _shares_memory(tensor, inputs) or (layer.keys and tensor.requires_grad):

@@ -76,8 +76,9 @@ class Pass:
         activations: Activations by address, `[N, C, h, w]`, detached.
     """
 
-    def __init__(self, output: Any, captured: dict[str, Captured], layers: Sequence[ProbeLayer]) -> None:
+    def __init__(self, output: Any, captured: dict[str, Captured], layers: Sequence[ProbeLayer], quantised: str = "") -> None:
         self.output = output
+        self._quantised = quantised
         self.activations = {at.address: at.layout.to_maps(captured[at.address].value) for at in layers}
         self._captured = captured
         self._layers = layers
@@ -103,7 +104,7 @@ class Pass:
     def _reason(self, missing: Sequence[str]) -> str:
         if any(self._captured[address].in_inference_mode for address in missing):
             return " (the model itself runs it under torch.inference_mode, where torch.no_grad() would do)"
-        return ""
+        return f" (the model has quantised layers, such as '{self._quantised}', without derivatives)" if self._quantised else ""
 
     def reached(self, score: Tensor) -> dict[str, Tensor | None]:
         """Compute the gradients, with None at layers that the score does not depend on.
@@ -224,7 +225,7 @@ def run(
         for path, at_path in _by_path(layers).items():
             hook = CapturingHook(at_path, captured, differentiable)
             if differentiable:
-                undo.callback(model.get_submodule(path).register_forward_pre_hook(hook.before).remove)
+                undo.callback(model.get_submodule(path).register_forward_pre_hook(hook.in_place.before).remove)
             # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
             # states, has to be part of the graph that starts here.
             undo.callback(model.get_submodule(path).register_forward_hook(hook, prepend=True).remove)
@@ -233,7 +234,7 @@ def run(
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
-    return Pass(output, captured, layers)
+    return Pass(output, captured, layers, _first_quantised(model) if differentiable else "")
 
 
 def probe(
@@ -316,6 +317,10 @@ def list_layers(
     with borrow(model) as device:
         check_open(model)
         return table(trace(model, to_device(images, device), called(model, forward)), grid, prefix_tokens)
+
+
+def _first_quantised(model: nn.Module) -> str:
+    return next((path for path, module in model.named_modules() if ".quantized." in type(module).__module__), "")
 
 
 def _by_path(layers: Iterable[ProbeLayer]) -> Mapping[str, list[Layer]]:

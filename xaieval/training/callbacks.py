@@ -94,20 +94,19 @@ class ScoreLayers(lightning.Callback):
         """Drop the images of the previous validation."""
         self._kept = []
 
-    def on_validation_batch_end(
+    def on_validation_batch_start(
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
-        outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first batches as the model received them."""
+        """Keep copies of the first batches, before the module can write into them."""
         if self.loader is None and dataloader_idx == 0 and self._is_due(trainer):
             count = sum(len(kept) for kept in self._kept)
             if count < self.max_images:
-                self._kept.append(read_batch(batch, count))
+                self._kept.append(read_batch(batch, count).copied())
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Score the kept images and log the means."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, XaievalError, choose_from
-from xaieval.explainers.adapters.lending import lent
+from xaieval.explainers.adapters.lending import lent, needs_in_place
 from xaieval.explainers.base import Context, Explainer
 from xaieval.inference.batch_limit import is_out_of_memory
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
@@ -216,7 +216,12 @@ def object_name(library: str, made: object, model: object, layers: Iterable[nn.M
 @contextmanager
 def calling(library: str, name: str, context: Context) -> Iterator[None]:
     """Lend the model to a library, and raise the library's errors as ours."""
-    with lent(context.model), library_errors(library, name):
+    with lent(context.model) as in_place, library_errors(library, name):
+        if needs_in_place(context.model, in_place, lambda: context.read(context.images[:1])):
+            raise ExplainerError(
+                f"method '{name}' runs modules out of place, and this model ignores what its in-place modules return, so that "
+                "its output would change; write x = self.relu(x) in place of self.relu(x), or take a method of xaieval"
+            )
         yield
 
 

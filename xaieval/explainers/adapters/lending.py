@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xaieval.inference.borrowing import python_modules
 from xaieval.inference.hook_registries import HookRegistries
 
-__all__ = ["lent", "outputs_copied", "split_repeated_calls"]
+__all__ = ["lent", "needs_in_place", "outputs_copied", "split_repeated_calls"]
 
 # Attributes that captum sets on modules. It leaves them behind when it raises, and deletes a module's own ones.
 CAPTUM_ATTRIBUTES = ("activation", "activations", "input", "input_ref", "output", "rule")
 
 
 @contextmanager
-def lent(model: nn.Module) -> Iterator[None]:
+def lent(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Lend a model: its modules work out of place, and hooks, sub-modules and gradients are restored afterwards.
+
+    Yields the modules that work in place otherwise.
 
     In-place modules make backward hooks fail, and they overwrite what a library has stored of the layer before.
     """
@@ -30,15 +34,40 @@ def lent(model: nn.Module) -> Iterator[None]:
     states = [_ModuleState(module, model) for module in modules]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
-        for module in modules:
-            if getattr(module, "inplace", False) is True:
-                module.inplace = False  # type: ignore[assignment]  # mypy takes attributes of modules for tensors or modules
-        yield
+        in_place = [module for module in modules if getattr(module, "inplace", False) is True]
+        for module in in_place:
+            module.inplace = False  # type: ignore[assignment]  # mypy takes attributes of modules for tensors or modules
+        yield in_place
     finally:
         for state in states:
             state.restore()
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+_needing: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def needs_in_place(model: nn.Module, changed: Sequence[nn.Module], run: Callable[[], Any]) -> bool:
+    """Whether a lent model gives another output than in place, because it does not use what in-place modules return.
+
+    Args:
+        model: A model that is lent.
+        changed: Its modules that work in place otherwise.
+        run: Makes one pass; called twice, the first time that a model is lent.
+    """
+    if changed and model not in _needing:
+        with torch.no_grad():
+            expected = tree_leaves(run())
+            for module in changed:
+                module.inplace = True  # type: ignore[assignment]  # mypy takes attributes of modules for tensors or modules
+            found = tree_leaves(run())
+            for module in changed:
+                module.inplace = False  # type: ignore[assignment]
+        pairs = zip(expected, found, strict=True)
+        tensors = [(one, other) for one, other in pairs if isinstance(one, Tensor)]
+        _needing[model] = not all(torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True) for one, other in tensors)
+    return bool(changed) and _needing[model]
 
 
 class _ModuleState:
