@@ -178,7 +178,7 @@ def _are_permuted(one: Floats, other: Floats, targets: Floats, other_targets: Fl
 def _are_associated(one: Floats, other: Floats, targets: Floats, other_targets: Floats, labels: list[Floats]) -> bool:
     """Whether confidences, targets or labels go together more than those of other images would."""
     ranks = [rankdata(values) for values in (one, other)]
-    if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(*ranks)[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
+    if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(ranks[0], ranks[1])[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
         return True
     return any(_agree(*pair) for pair in ([targets, other_targets], labels) if pair)
 
