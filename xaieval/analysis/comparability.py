@@ -145,10 +145,10 @@ def _check_confidences(first: RunRecord, second: RunRecord, images: pd.DataFrame
         return ""
     known = images.dropna(subset=["confidence", "confidence_other"])
     one, other = (known[name].to_numpy(dtype=float) for name in ("confidence", "confidence_other"))
-    targets = [known[name].astype(float).fillna(-1).to_numpy() for name in ("target", "target_other")]
+    targets = [np.asarray(known[name].astype(float).fillna(-1), dtype=np.float64) for name in ("target", "target_other")]
     reduced = any(run.manifest.get("run", {}).get("precision", "float32") != "float32" for run in (first, second))
     same = (np.abs(one - other) <= (_SAME_REDUCED if reduced else _SAME)) & (targets[0] == targets[1])
-    swapped = _are_permuted(one, other, *targets)
+    swapped = _are_permuted(one, other, targets)
     if not swapped and (~same).sum() <= _FEW_ODD * len(known):
         return ""
     odd = known[np.abs(one - other) == np.abs(one - other).max()].iloc[0] if swapped else known[~same].iloc[0]
@@ -160,27 +160,27 @@ def _check_confidences(first: RunRecord, second: RunRecord, images: pd.DataFrame
         raise MetricError(f"{found.format(*_HERE)}; both runs have the same confidences in another order, so {_MEND}")
     if _explained(first, second):
         return f"{found.format(*names)}, as the preprocessing differs"
-    if len(known) < _ENOUGH or _are_associated(one, other, *targets, _labels(known)):
+    if len(known) < _ENOUGH or _are_associated(one, other, targets, _labels(known)):
         return f"{found.format(*names)}, so the images or their preprocessing differ, or the model is not deterministic"
     raise MetricError(f"{found.format(*_HERE)}; the ids do not belong to the same images, so {_MEND}")
 
 
-def _are_permuted(one: Floats, other: Floats, targets: Floats, other_targets: Floats) -> bool:
+def _are_permuted(one: Floats, other: Floats, targets: Sequence[Floats]) -> bool:
     """Whether two runs have the same confidences of the same targets in another order."""
-    orders = np.lexsort([one, targets]), np.lexsort([other, other_targets])
-    if not np.array_equal(targets[orders[0]], other_targets[orders[1]]):
+    orders = np.lexsort([one, targets[0]]), np.lexsort([other, targets[1]])
+    if not np.array_equal(targets[0][orders[0]], targets[1][orders[1]]):
         return False
     apart = np.abs(one - other).mean() if len(one) else 0.0
     sorted_apart = np.abs(one[orders[0]] - other[orders[1]]).max(initial=0.0)
     return bool(apart > _ROUNDING and sorted_apart <= 0.01 * apart)
 
 
-def _are_associated(one: Floats, other: Floats, targets: Floats, other_targets: Floats, labels: list[Floats]) -> bool:
+def _are_associated(one: Floats, other: Floats, targets: Sequence[Floats], labels: Sequence[Floats]) -> bool:
     """Whether confidences, targets or labels go together more than those of other images would."""
     ranks = [rankdata(values) for values in (one, other)]
-    if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(*ranks)[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
+    if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(ranks[0], ranks[1])[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
         return True
-    return any(_agree(*pair) for pair in ([targets, other_targets], labels) if pair)
+    return any(_agree(*pair) for pair in (targets, labels) if pair)
 
 
 def _agree(one: Floats, other: Floats) -> bool:

@@ -119,7 +119,7 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
             raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
         definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
         if definitions[0] != definitions[1]:
-            difference = first_difference(*definitions)
+            difference = first_difference(definitions[0], definitions[1])
             raise MetricError(f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both")
     return {name: one[name] for name in selected}
 

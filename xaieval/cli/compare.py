@@ -52,16 +52,15 @@ def compare(
     from xaieval.analysis.comparison import compare as compare_runs
     from xaieval.evaluation.scores import Scores
 
-    runs = [Scores.load(folder) for folder in (first, second)]
-    table = compare_runs(
-        *runs, metrics, test, level, across_protocols=across_protocols, runs=("the first run", "the second run")
-    )
+    one, other = (Scores.load(folder) for folder in (first, second))
+    names = ("the first run", "the second run")
+    table = compare_runs(one, other, metrics, test, level, across_protocols=across_protocols, runs=names)
     if out is not None:
         _write(table, out)
     if as_json:
         run = {"first": str(first), "second": str(second), "test": test, "level": level}
         return run | {"notes": table.attrs["notes"], "comparison": records(table)}
-    _print(table, runs[0], level)
+    _print(table, one, level)
     if out is not None:
         print_text(f"written to {out}")
     return None

@@ -14,6 +14,7 @@ from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
+from xaieval.analysis.stats.intervals import why_no_interval
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise
 from xaieval.analysis.warnings import find_warnings
@@ -43,7 +44,9 @@ class Scores(RunRecord):
 
     def __repr__(self) -> str:
         head = ", ".join(filter(None, [f"Scores of {self.rows['image_id'].nunique()} images", str(self.predictions)]))
-        return f"{head}\n{self.summary()}"
+        table = self.summary()
+        missing = any((table[entry["name"]].notna() & table[f"{entry['name']}_low"].isna()).any() for entry in self.metrics)
+        return f"{head}\n{table}" + (f"\n{why_no_interval()}" if missing else "")
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
