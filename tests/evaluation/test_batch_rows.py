@@ -134,7 +134,7 @@ def labelled(labels: object, **options: object) -> xaieval.Scores:
         (torch.eye(3), [None] * 3),
         (torch.tensor([23.5, 40.1, 7.0]), [None] * 3),
         (torch.zeros(3, 16, 16, dtype=torch.long), [None] * 3),
-        ([{"boxes": torch.rand(1, 4)}] * 3, [None] * 3),
+        ([{"boxes": torch.tensor([[2.0, 3, 9, 8]])}] * 3, [None] * 3),
         (["a", "b", "c"], [None] * 3),
     ],
     ids=str,
