@@ -1,0 +1,126 @@
+"""What the check of the first batch finds, what it says for nothing, and what it costs: the tables of docs/checks.md.
+
+    python benchmarks/model_check.py normalisations --weights FILE --data ucmerced:DIR
+    python benchmarks/model_check.py false-alarms --data ucmerced:DIR
+
+The first command gives MobileNetV2 with ImageNet weights (trained on mean 0.5 and std 0.5) images in five normalisations and both
+orders of colours. The second checks architectures of timm on images in the right normalisation and in a wrong one. There are no
+trained weights of all of them here, so each is made like a trained network: random weights with noise on every parameter, the
+stored statistics of its BatchNorms from the images in the right normalisation, and logits scaled to a spread of 2.5.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cyclopts
+import timm
+import torch
+from torch import Tensor, nn
+
+import xaieval
+from xaieval.data import Preprocessing, load_data
+from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from xaieval.models import load_model
+
+PLAIN, HALF = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3)
+IMAGENET, BYTES = (IMAGENET_MEAN, IMAGENET_STD), ((0.0,) * 3, (1 / 255,) * 3)
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+WAYS = {"mean 0.5, std 0.5": HALF, "ImageNet": IMAGENET, "CLIP": CLIP, "none, [0, 1]": PLAIN, "0 to 255": BYTES}
+
+ARCHITECTURES = (
+    *("resnet18", "resnet26d", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002", "densenet121", "hrnet_w18_small"),
+    *("repvgg_a0", "levit_128s", "mobilevit_xxs", "efficientformer_l1", "vgg11", "convnext_atto", "mambaout_femto"),
+    *("poolformer_s12", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "pvt_v2_b0"),
+    *("coat_lite_tiny", "mixer_s32_224", "xcit_nano_12_p16_224"),
+)
+
+app = cyclopts.App(help=__doc__)
+
+
+def batches(data: str, count: int, mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
+    """Images of 224 x 224 pixels, spread over the classes."""
+    prepared = replace(Preprocessing(224, 256), mean=mean, std=std)
+    return [batch["image"] for batch in load_data(data, prepared, 32, count).loader]
+
+
+def names(model: nn.Module, images: list[Tensor], forward: Callable[..., Tensor] | None = None) -> dict[str, dict]:
+    """The findings by name, with their evidence."""
+    return {found.name: dict(found.evidence) for found in xaieval.check(model, images, forward=forward).findings()}
+
+
+@app.command
+def normalisations(weights: Path, data: str, images: int = 32) -> None:
+    """Print what is found in each normalisation, for timm's padding and for that of the weights."""
+    print("| padding | images come with | blue first | found | best normalisation | variance at the first BatchNorm | then |")
+    print("|---|---|---|---|---|---|---|")
+    for padding in ("same", None):
+        model = load_model("timm:mobilenetv2_100", str(weights), model_args={"pad_type": padding} if padding else {}).model
+        for way, (mean, std) in WAYS.items():
+            for swapped in (False, True):
+                batch = [batch.flip(1) if swapped else batch for batch in batches(data, images, mean, std)]
+                found = names(model, batch)
+                evidence = found.get("wrong_normalisation", {})
+                ratios = [
+                    f"{evidence[key]:.2g}" if key in evidence else "" for key in ("variance_ratio", "best_variance_ratio")
+                ]
+                cells = (padding or "default", way, "yes" if swapped else "", ", ".join(found) or "nothing")
+                print(f"| {' | '.join([*cells, evidence.get('best', ''), *ratios])} |", flush=True)
+
+
+def like_trained(name: str, images: Tensor) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+    """A network like a trained one, and the function that runs it with scaled logits."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.ndim == 1 else 0.05 * parameter.std()))
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.momentum = None  # the mean over the batches
+            norm.train()
+        for module in model.modules():
+            module.training = module in norms
+        model(images)
+        model.eval()
+        logits = model(images)
+    mean, spread = logits.mean(dim=0), (logits - logits.mean(dim=0)).std()
+    return model, lambda net, batch: (net(batch) - mean) / spread * 2.5
+
+
+@app.command
+def false_alarms(data: str, images: int = 32) -> None:
+    """Print what is found in the right normalisation, which should be nothing, and in a wrong one."""
+    print("| architecture | BatchNorms | right | found | wrong | found | passes |")
+    print("|---|---|---|---|---|---|---|")
+    for row in _alarms(data, images):
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def _alarms(data: str, count: int) -> Iterator[list[str]]:
+    for name in ARCHITECTURES:
+        ways = ["mean 0.5, std 0.5", "ImageNet"]
+        right, wrong = ways if zlib.crc32(name.encode()) % 2 else ways[::-1]
+        [first] = batches(data, count, *WAYS[right])
+        model, forward = like_trained(name, first)
+        passed: list[int] = []
+
+        def counted(
+            net: nn.Module, batch: Tensor, forward: Callable[..., Tensor] = forward, passed: list[int] = passed
+        ) -> Tensor:
+            result = forward(net, batch)
+            passed.append(len(batch))
+            return result
+
+        found = names(model, [first], counted)
+        passes = sum(passed) / len(first)
+        other = names(model, batches(data, count, *WAYS[wrong]), forward)
+        norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        yield [name, str(norms), right, ", ".join(found) or "nothing", wrong, ", ".join(other) or "nothing", f"{passes:.1f}"]
+
+
+if __name__ == "__main__":
+    app()
