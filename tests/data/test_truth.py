@@ -204,8 +204,8 @@ def test_masks_of_torchvision_and_of_each_object_are_one_for_each_image():
         assert torch.equal(batch.masks, MASKS)
     none = read_batch({"image": IMAGES, "masks": [torch.zeros(0, 6, 8, dtype=torch.bool)] * 4}, 0)
     assert not none.masks.any()
-    label_maps = [Mask(mask.byte() * 7) for mask in MASKS]
-    assert read_batch({"image": IMAGES, "masks": label_maps}, 0).masks is None  # classes of pixels, which are no objects
+    label_maps = read_batch({"image": IMAGES, "masks": [Mask(mask.byte() * 7) for mask in MASKS]}, 0)
+    assert label_maps.objects is None
 
 
 # ---- geometry

@@ -447,3 +447,18 @@ def test_tensors_in_settings_are_told_apart_by_their_content():
     first, second = (describe_method(Captum("DeepLift", settings={"baselines": one}))["settings"] for one in baselines)
     assert first["baselines"].startswith("float32 [1, 3, 2, 2] ")
     assert first != second
+
+
+def test_an_object_explains_class_1_of_a_model_of_one_output():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 1)
+    ).eval()
+    images = torch.rand(2, 3, 8, 8)
+    made, named = (
+        xaieval.explain(model, images, method=method, target=1)["input"]
+        for method in (captum.attr.Saliency(model), "captum:Saliency")
+    )
+    torch.testing.assert_close(made, named)
+    with pytest.raises(ExplainerError, match="class 0 of a model of one output has none; give target=1"):
+        xaieval.explain(model, images, method=captum.attr.Saliency(model), target=0)

@@ -252,7 +252,7 @@ class CaptumObject:
         if (targets == 0).any():
             raise ExplainerError(
                 f"method '{self.name}' explains outputs of the model, and class 0 of a model of one output has none; give "
-                f" target=1, or the method by name ('{NAME}:{type(self._inner).__name__}')"
+                f"target=1, or the method by name ('{NAME}:{type(self._inner).__name__}')"
             )
         return targets - 1
 
