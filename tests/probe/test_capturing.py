@@ -87,6 +87,7 @@ def test_layers_before_a_detach_are_one_clear_error():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch moves its quantisation elsewhere
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:quantized..linear_dynamic:UserWarning")
 def test_a_quantised_head_is_named():
     model = torch.ao.quantization.quantize_dynamic(Probe().eval(), {nn.Linear}, dtype=torch.qint8)
     with pytest.raises(AddressError, match=r"\(the model has quantised layers, such as 'h', without derivatives\)"):

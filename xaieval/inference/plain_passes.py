@@ -179,7 +179,7 @@ def _without_compilation() -> Iterator[None]:
         yield
 
 
-class _Unchecked(checkpoint._checkpoint_hook):  # type: ignore[misc]  # untyped
+class _Unchecked(checkpoint._checkpoint_hook):
     """In a borrowed model, keep the tensors of a checkpointed part instead of computing them again."""
 
     def __init__(self, frame: Any) -> None:

@@ -117,7 +117,7 @@ class Pass:
             raise TargetError(f"a score is one number per image, [N]; got {list(score.shape)}")
         gradients: dict[str, Tensor | None] = dict.fromkeys(self._captured)
         if self._captured and score.requires_grad:
-            tensors = [captured.in_graph for captured in self._captured.values()]
+            tensors: list[Any] = [captured.in_graph for captured in self._captured.values()]
             with derivative_errors_are_model_errors():
                 found = torch.autograd.grad(score.sum(), tensors, allow_unused=True)
             gradients = dict(zip(gradients, found, strict=True))
