@@ -20,7 +20,7 @@ the last block is read, the other tokens of its output explain nothing, so the b
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from xaieval.errors import AddressError
@@ -68,7 +68,7 @@ def shortlist(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens:
         grid: Height and width of the token grid, if it cannot be inferred.
         prefix_tokens: Number of tokens before the grid, if it cannot be inferred.
     """
-    layouts = dict(_maps(traced, grid, prefix_tokens))
+    layouts = _maps(traced, grid, prefix_tokens)
     tree = ModuleTree(traced, layouts)
     head = tree.head()
     stages = [stage for stage in tree.stages() if not _inside(stage[-1], head)]
@@ -145,29 +145,35 @@ def _repeated(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -
     return [f"{layer.address}#0" for layer in chosen if f"{layer.address}#0" in repeated]
 
 
-def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> Iterator[tuple[str, Layout]]:
-    """Addresses and layouts of all outputs that are maps of the image."""
-    dense = dense_classes(traced)
-    earlier: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> dict[str, Layout]:
+    """Addresses and layouts of all outputs that are maps of the image, in order of execution."""
+    dense, maps = dense_classes(traced), {}
     for layer in traced.layers:
         try:
             layout = layout_of(layer, traced, grid, prefix)
         except AddressError:
             continue
         channels = _channels(layer, layout)
-        if "#" in layer.address or not fits_image(layout, traced.inner_size):
-            continue
         is_image = layout.size == traced.image_size and channels == traced.channels
-        if not is_image and channels not in dense and not _is_prediction(layer, channels, earlier.get(layout.size, []), traced):
-            yield layer.address, layout
-        earlier.setdefault(layout.size, []).append((layer.path, channels))
+        if "#" not in layer.address and not is_image and channels not in dense and fits_image(layout, traced.inner_size):
+            maps[layer.address] = layout
+    return _without_prediction(maps, traced)
 
 
-def _is_prediction(layer: Layer, channels: int, earlier: list[tuple[str, int]], traced: Trace) -> bool:
-    """Whether a map is what the model returns, made from a map of the same size with other channels."""
-    if not layer.path or len(layer.shape) < 4 or layer.shape not in traced.returned:
-        return False
-    return any(other != channels and not f"{path}.".startswith(f"{layer.path}.") for path, other in earlier)
+def _without_prediction(maps: dict[str, Layout], traced: Trace) -> dict[str, Layout]:
+    """The maps without the last ones if the model returns them, as segmentation networks that predict few pixels do.
+
+    They are features, not a prediction, if no other module returns maps of this size with other channels.
+    """
+    inside = [layer for layer in traced.layers if layer.address in maps and layer.path]
+    if not inside or len(inside[-1].shape) < 4 or inside[-1].shape not in traced.returned:
+        return maps
+    last = inside[-1]
+    others = {layer.shape for layer in inside if not f"{layer.path}.".startswith(f"{last.path}.")}
+    if not any(shape[2:] == last.shape[2:] and shape != last.shape for shape in others):
+        return maps
+    predictions = {layer.address for layer in inside if layer.shape == last.shape}
+    return {address: layout for address, layout in maps.items() if address not in predictions}
 
 
 def _channels(layer: Layer, layout: Layout) -> int:

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from xaieval.probe.addresses import Layer, Trace
 from xaieval.probe.layouts import Layout
 
@@ -24,6 +26,7 @@ class Node:
         layer: The module's output, if it is one map.
         is_output: Whether the module returns a tensor of the model's output.
         is_block: Whether a module below it has parameters.
+        parameters: Number of its parameters.
         maps: All maps of the modules below it, in order of execution, followed by its own.
         children: The child nodes by name.
     """
@@ -32,6 +35,7 @@ class Node:
     layer: Layer | None = None
     is_output: bool = False
     is_block: bool = False
+    parameters: int = 0
     maps: list[Layer] = field(default_factory=list)
     children: dict[str, Node] = field(default_factory=dict)
 
@@ -66,11 +70,11 @@ class ModuleTree:
 
     def stages(self) -> list[list[Layer]]:
         """The blocks of each stage, followed by the output of the stage, in order of execution."""
-        stages = [_with_blocks(node) for node in self._stages(self.root, top=True)]
+        stages = [_with_blocks(node) for node in self._stages(self.root)]
         return sorted(stages, key=lambda stage: self._order[stage[-1].address])
 
     def longest_row(self) -> list[Layer]:
-        """The longest row of blocks of one class in one module, with maps of one size; ties: nearest to the top."""
+        """The longest row of blocks of one class in one module, all of one size; ties go to the one nearest to the top."""
         rows = [row for node in _walk(self.root) for row in self._rows(node) if len(row) > 1]
         return max(rows, key=lambda row: (len(row), -row[0].path.count(".")), default=[])
 
@@ -94,6 +98,7 @@ class ModuleTree:
             node = node.children.setdefault(name, Node(".".join(names[:depth])))
             node.maps += [layer] if is_map else []
         node.is_output |= len(layer.shape) > 2 and (layer.shape in traced.returned or layer.shape[1] in dense_classes(traced))
+        node.parameters = layer.parameters
         if is_map and names:
             node.layer = node.layer or layer
             self._order[layer.address] = len(self._maps)
@@ -108,34 +113,42 @@ class ModuleTree:
         start = self._start(node)
         return self._maps[start - 1] if start else None
 
-    def _stages(self, node: Node, top: bool = False) -> list[Node]:
-        """A module as one stage, or the stages inside it if it changes the size of the maps."""
+    def _stages(self, node: Node, is_main: bool = True) -> list[Node]:
+        """A module as one stage, or the stages inside it if it changes the size of the maps.
+
+        Args:
+            node: The module.
+            is_main: Whether it holds most of the model's parameters, so that it is examined although it may look like a stage
+                from outside.
+        """
         inner = list(_nodes_with_maps(node, blocks=True))
         if not inner:  # one block may downsample between two of its layers, but not twice
             inner = list(_nodes_with_maps(node, blocks=False))
-            if not top and len({self.size(child.layer) for child in inner if child.layer}) < 3:
+            if node.path and len({self.size(child.layer) for child in inner if child.layer}) < 3:
                 return [node] if node.layer is not None else []
-        if node.layer is None:
-            return [stage for child in inner for stage in self._stages(child)]
-        if not inner or self._is_one_stage(node, [child.layer for child in inner if child.layer]):
+        if node.layer is not None and not is_main and self._is_one_stage(node, [child.layer for child in inner if child.layer]):
             return [node]
-        stages = [stage for child in inner for stage in self._stages(child) if not self._is_inside(stage, node)]
+        total = sum(child.parameters for child in inner)
+        stages = [stage for child in inner for stage in self._stages(child, is_main and 2 * child.parameters > total)]
+        if node.layer is None:
+            return stages
+        stages = [stage for stage in stages if not self._is_inside(stage, node)]
         return [node] if {self.size(stage.layer) for stage in stages if stage.layer} <= {self.size(node.layer)} else stages
 
     def _is_one_stage(self, node: Node, blocks: list[Layer]) -> bool:
-        """Whether a module is a stage or a block: one of several of its class, with maps of one size.
+        """Whether a module is a stage or a block.
 
-        Smaller maps inside a block that returns the size that it is given are side branches, such as the keys of an attention
-        with spatial reduction. Two alternating sizes are the branches of a block that downsamples.
+        All its blocks return maps of one size, or of two alternating sizes, as the branches of a block that downsamples. Or it
+        is one of several modules of its class and returns the size that it is given: smaller maps inside are side branches,
+        such as the keys of an attention with spatial reduction.
         """
         areas = [math.prod(self.size(block)) for block in blocks]
-        if len(set(areas)) == 2 and areas != sorted(areas, reverse=True):
+        if len(set(areas)) == 1 or (len(set(areas)) == 2 and areas != sorted(areas, reverse=True)):
             return True
-        if node.layer is None or not self._is_one_of_several(node):
-            return False
         before = self._map_before(node)
-        keeps_size = before is not None and self.size(before) == self.size(node.maps[0]) == self.size(node.layer)
-        return keeps_size or (len(areas) > 1 and len(set(areas)) == 1)
+        if before is None or node.layer is None or not self._is_one_of_several(node):
+            return False
+        return self.size(before) == self.size(node.maps[0]) == self.size(node.layer)
 
     def _is_inside(self, stage: Node, node: Node) -> bool:
         """Whether something that looks like a stage is only a layer before the stride of a block that downsamples.
@@ -151,7 +164,9 @@ class ModuleTree:
         return changes and self._channels(stage.layer) != self._channels(before)
 
     def _is_one_of_several(self, node: Node) -> bool:
-        return node.layer is not None and self._modules_of[node.layer.module_type] > 1
+        """Whether a module has a class of its own that other modules have too."""
+        kind = "" if node.layer is None else node.layer.module_type
+        return kind != nn.Sequential.__name__ and self._modules_of[kind] > 1
 
     def _channels(self, layer: Layer) -> int:
         return layer.shape[1] if self.layouts[layer.address].kind == "channels_first" else layer.shape[-1]
