@@ -39,6 +39,7 @@ def _auto(model, size=(64, 64)):
         ("resnet18", ["layer1", "layer2", "layer3", "layer4"]),
         ("resnet26d", ["layer1", "layer2", "layer3", "layer4"]),  # whose stem is a block of its own size
         ("mobilenetv2_050", ["blocks.1", "blocks.2", "blocks.4", "blocks.6"]),
+        ("mobilenetv4_conv_small", ["blocks.0", "blocks.1", "blocks.2", "blocks.4"]),
         ("convnext_atto", ["stages.0", "stages.1", "stages.2", "stages.3"]),
         ("regnetx_002", ["s1", "s2", "s3", "s4"]),
     ],

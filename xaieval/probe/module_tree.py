@@ -153,15 +153,16 @@ class ModuleTree:
     def _is_inside(self, stage: Node, node: Node) -> bool:
         """Whether something that looks like a stage is only a layer before the stride of a block that downsamples.
 
-        A stage goes on with the maps that it is given, so it returns equally many channels. The expansion of an inverted
-        residual does not.
+        A stage consists of blocks and goes on with the maps that it is given, so it returns equally many channels. The
+        expansion of an inverted residual does not.
         """
         before = self._map_before(node)
         if before is None or stage.layer is None or node.layer is None or not self._is_one_of_several(node):
             return False
         given = self.size(before)
         changes = self.size(stage.layer) == given != self.size(node.layer)
-        return changes and self._channels(stage.layer) != self._channels(before)
+        has_blocks = any(_nodes_with_maps(stage, blocks=True))
+        return changes and (not has_blocks or self._channels(stage.layer) != self._channels(before))
 
     def _is_one_of_several(self, node: Node) -> bool:
         """Whether a module has a class of its own that other modules have too."""
