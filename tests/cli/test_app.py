@@ -687,3 +687,63 @@ def test_methods_of_other_libraries_are_scored_by_name(bench):
     assert list(pd.read_csv("run/summary.csv")["method"]) == ["gradcam", "captum:Saliency"]
     run = json.loads(Path("run/manifest.json").read_text())["run"]
     assert run["method settings"]["captum:Saliency"]["reduce"] == "abs_max"
+
+
+# ---- models of several inputs and outputs, and layers by default
+
+TWO_INPUTS = """
+import torch
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 4)
+    def forward(self, images, month):
+        return {"features": images}, self.head(self.conv(images).mean((2, 3))) + month
+
+def make():
+    torch.manual_seed(0)
+    return Two()
+
+def run(model, images):
+    return model(images, 7.0)
+"""
+
+
+def test_a_model_of_several_inputs_and_outputs(bench):
+    Path("two_inputs.py").write_text(TWO_INPUTS)
+    model = ["--forward", "two_inputs:run", "--output", "1", "--image-size", "32"]
+    listed = bench("layers", "two_inputs:make", *model, "--json")
+    assert [layer["address"] for layer in json.loads(listed.out)["layers"]][:2] == ["conv", "head"]
+    _refused(
+        bench("layers", "two_inputs:make", *model[:2], "--output", "3"), 2, "the model's output has no '3': it is a tuple of 2"
+    )
+    scored = ["--model", "two_inputs:make", *model, "--layers", "conv", "--max-images", "2", "--out", "run"]
+    assert bench("score", *scored).status == 0
+    assert Scores.load("run").rows["status"].eq("ok").all()
+    assert "no maps: they need code from 'two_inputs:make'" in bench("report", "run").out
+    assert "no maps" not in bench("report", "run", "--import-code").out
+
+
+def test_what_runs_a_model_is_named_on_the_command_line_only(bench):
+    Path("run.toml").write_text('forward = "two_inputs:run"\n')
+    _refused(
+        bench("score", "run.toml", *QUICK), 2, "'run.toml' names the forward 'two_inputs:run', which would import and run code"
+    )
+    _refused(bench("layers", "--forward", "two_inputs"), 2, "--forward takes package.module:function")
+    _refused(bench("layers", "--forward", "math:pi"), 2, "--forward math:pi is a float; a function of the model")
+
+
+def test_without_layers_the_stages_of_the_model_are_taken(bench):
+    assert bench("score", "--model", "timm:test_resnet", "--max-images", "2", "--out", "run").status == 0
+    assert _manifest("run")["run"]["layers"] == ["layer1", "layer2", "layer3", "layer4"]
+
+
+def test_the_strides_of_a_list_follow_the_grid(bench):
+    model = ["timm:test_vit", "--prefix-tokens", "1", "--json"]
+    strides = [
+        {layer["address"]: layer["stride"] for layer in json.loads(bench("layers", *model, *grid).out)["layers"]}["blocks.0"]
+        for grid in ([], ["--grid", "5,20"])
+    ]
+    assert strides == [16, 32]

@@ -118,15 +118,20 @@ class ModuleTree:
 
         Args:
             node: The module.
-            is_main: Whether it holds most of the model's parameters, so that it is examined although it may look like a stage
-                from outside.
+            is_main: Whether it holds most of the model's parameters. Then it is examined although it may look like a stage
+                from outside, unless there are several of its class.
         """
         inner = list(_nodes_with_maps(node, blocks=True))
         if not inner:  # one block may downsample between two of its layers, but not twice
             inner = list(_nodes_with_maps(node, blocks=False))
             if node.path and len({self.size(child.layer) for child in inner if child.layer}) < 3:
                 return [node] if node.layer is not None else []
-        if node.layer is not None and not is_main and self._is_one_stage(node, [child.layer for child in inner if child.layer]):
+        looks_inside = is_main and not self._is_one_of_several(node)
+        if (
+            node.layer is not None
+            and not looks_inside
+            and self._is_one_stage(node, [child.layer for child in inner if child.layer])
+        ):
             return [node]
         total = sum(child.parameters for child in inner)
         stages = [stage for child in inner for stage in self._stages(child, is_main and 2 * child.parameters > total)]
