@@ -4,9 +4,10 @@
     python benchmarks/model_check.py false-alarms --data ucmerced:DIR
 
 The first command gives MobileNetV2 with ImageNet weights (trained on mean 0.5 and std 0.5) images in five normalisations and
-both orders of colours. The second checks architectures of timm on images in the right normalisation and in a wrong one. There are no
-trained weights of all of them here, so each is made like a trained network: random weights with noise on every parameter, the
-stored statistics of its BatchNorms from the images in the right normalisation, and logits scaled to a spread of 2.5.
+both orders of colours. The second checks architectures of timm on images in the right normalisation and in a wrong one. There
+are no trained weights of all of them here, so each is made like a trained network: random weights with noise on every
+parameter, the stored statistics of its BatchNorms from the images in the right normalisation, and logits scaled to a spread of
+2.5.
 """
 
 from __future__ import annotations

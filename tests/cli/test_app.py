@@ -736,7 +736,8 @@ def test_what_runs_a_model_is_named_on_the_command_line_only(bench):
 
 
 def test_without_layers_the_stages_of_the_model_are_taken(bench):
-    assert bench("score", "--model", "timm:test_resnet", "--max-images", "2", "--out", "run").status == 0
+    model = ["--model", "timm:test_resnet", "--random-weights"]
+    assert bench("score", *model, "--max-images", "2", "--out", "run").status == 0
     assert _manifest("run")["run"]["layers"] == ["layer1", "layer2", "layer3", "layer4"]
 
 

@@ -165,7 +165,7 @@ class ModuleTree:
         if before is None or stage.layer is None or node.layer is None or not self._is_one_of_several(node):
             return False
         given = self.size(before)
-        changes = self.size(stage.layer) == given != self.size(node.layer)
+        changes = self.size(stage.layer) == self.size(node.maps[0]) == given != self.size(node.layer)
         has_blocks = any(_nodes_with_maps(stage, blocks=True))
         return changes and (not has_blocks or self._channels(stage.layer) != self._channels(before))
 
