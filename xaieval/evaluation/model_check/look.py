@@ -77,7 +77,9 @@ def recorded_inputs(model: nn.Module) -> Iterator[list[BatchNormInput]]:
     records: list[BatchNormInput] = []
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        records.append(_statistics(module, inputs[0]))
+        stored = _stored(module)
+        if stored is not None:
+            records.append(_statistics(inputs[0], *stored, float(module.eps)))  # type: ignore[arg-type]  # a number
 
     handles = [module.register_forward_pre_hook(record) for module in trained_batch_norms(model)]
     try:
@@ -89,15 +91,19 @@ def recorded_inputs(model: nn.Module) -> Iterator[list[BatchNormInput]]:
 
 def trained_batch_norms(model: nn.Module) -> list[nn.Module]:
     """The BatchNorms whose stored statistics are not those of a new network."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    return [m for m in norms if m.running_mean.any() or (m.running_var != 1).any()]
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [module for module in norms if (stored := _stored(module)) and (stored[0].any() or (stored[1] != 1).any())]
 
 
-def _statistics(module: nn.Module, inputs: Tensor) -> BatchNormInput:
+def _stored(module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The mean and the variance that a BatchNorm keeps, in float32; None if it keeps none."""
+    mean, variance = module.running_mean, module.running_var
+    return (mean.float(), variance.float()) if isinstance(mean, Tensor) and isinstance(variance, Tensor) else None
+
+
+def _statistics(inputs: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> BatchNormInput:
     """The inputs `[N, C, ...]` against the stored statistics."""
-    mean, variance = (value.float() for value in (module.running_mean, module.running_var))
     values = inputs.detach().float().transpose(0, 1).flatten(1)
-    stored = variance + module.eps
-    ratio = (values.var(dim=1, unbiased=False) + module.eps) / stored
-    shift = (values.mean(dim=1) - mean).square() / stored
+    ratio = (values.var(dim=1, unbiased=False) + epsilon) / (variance + epsilon)
+    shift = (values.mean(dim=1) - mean).square() / (variance + epsilon)
     return BatchNormInput(ratio, (ratio + shift - 1 - ratio.log()) / 2)
