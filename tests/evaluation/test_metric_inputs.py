@@ -170,7 +170,7 @@ def test_values_that_are_missing_are_left_out_and_counted():
     summary = score(["average_drop", Metric("some", some, True, needs=("maps",))]).summary().loc["2", "gradcam"]
     assert (summary["some"], summary["some_n"], summary["n_images"], summary["n_failed"]) == (4.0, 3, 5, 0)
     assert "average_drop_n" not in summary
-    assert 1 <= summary["some_low"] <= 4 <= summary["some_high"] <= 8
+    assert np.isnan([summary["some_low"], summary["some_high"]]).all(), "three values have no interval"
 
 
 def test_curves_are_kept_in_the_rows_and_in_files(tmp_path):

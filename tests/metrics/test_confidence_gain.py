@@ -254,7 +254,7 @@ def test_a_collection_keeps_all_three_apart_whose_states_are_equal_after_the_fir
 
 
 def test_a_run_has_a_column_of_gains_and_a_summary_with_their_interval():
-    torch.manual_seed(1)
+    torch.manual_seed(6)  # with gains that differ, since equal ones have no interval
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     images = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     scores = xaieval.score(model.eval(), [images], "1", metrics=["average_gain"], progress=False)

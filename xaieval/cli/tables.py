@@ -106,7 +106,7 @@ def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """The mean and its interval."""
     from xaieval.results.metric_display import decimals_of, interval_text
 
-    name, form = metric["name"], f".{decimals_of(metric)}f"
+    name, form = metric["name"], f"z.{decimals_of(metric)}f"  # z: no negative zero
     return f"{row[name]:{form}} {interval_text(row[f'{name}_low'], row[f'{name}_high'], form)}"
 
 
