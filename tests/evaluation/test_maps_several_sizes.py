@@ -40,7 +40,7 @@ def _areas(model, loader, layer, **options):
                 box_detections_per_img=3,
             ),
             "backbone.fpn[0]",
-            [(64, 100), (100, 64), (50, 120)],
+            [(64, 100), (100, 64)],
             {"task": "detection", "methods": "eigencam"},
         ),
     ],
