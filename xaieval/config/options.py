@@ -165,6 +165,7 @@ class ScoreOptions:
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
+        layout: Axes of the layers' outputs, such as 'T N C' or 'N*V C h w'. Default: inferred.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
         out: Folder for rows, summary, manifest and figure. Default: a folder in xaieval-runs, one for each command.
@@ -201,6 +202,7 @@ class ScoreOptions:
     grid: Numbers | None = None
     prefix_tokens: int | None = None
     bands: Integers | None = None
+    layout: str | None = None
     nproc: int = 1
     already_split: Switch = False
     out: str | None = None
@@ -240,6 +242,7 @@ class CheckOptions:
         output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
+        layout: Axes of the layers' outputs, such as 'T N C' or 'N*V C h w'. Default: inferred.
     """
 
     model: Annotated[str, Parameter(help=MODEL_HELP)] = "xaieval:fpn-scenes"
@@ -256,6 +259,7 @@ class CheckOptions:
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
+    layout: str | None = None
 
     @property
     def model_settings(self) -> dict[str, Any]:
@@ -273,6 +277,7 @@ def _model_settings(options: ScoreOptions | CheckOptions) -> dict[str, Any]:
         "output": options.output,
         "grid": token_grid(options.grid),
         "prefix_tokens": options.prefix_tokens,
+        "layout": options.layout,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -182,7 +182,9 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as a manifest can hold it: a function by its import path, a tuple as a list."""
+    """A value as a manifest can hold it: a function by its import path, a tuple as a list, also inside a mapping."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
     if callable(value):
         return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
     return list(value) if isinstance(value, tuple) else value

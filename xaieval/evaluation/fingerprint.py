@@ -67,6 +67,7 @@ def run_identity(
         "seed": request.seed,
         "task": describe(request.task),
         **({} if how.forward is None else {"forward": plain(how.forward)}),
+        **({} if how.layout is None else {"layout": plain(how.layout)}),
         "max_images": max_images,
         "precision": how.precision,
         "stop": None if stop is None else asdict(stop),

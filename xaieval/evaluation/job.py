@@ -94,6 +94,7 @@ def find_layers(request: Request, batch: Batch, device: torch.device, limit: Bat
         forward=called(request.model, how.forward),
         grid=how.grid,
         prefix_tokens=how.prefix_tokens,
+        layout=how.layout,
         score=partial(predicted_score, request.task),
     )
     with out_of_memory_is_run_error():

@@ -16,6 +16,7 @@ from xaieval.evaluation.job import Job
 from xaieval.explainers import Context, needs_model
 from xaieval.inference.tasks import Classification, Followed
 from xaieval.masking import Finished, finish
+from xaieval.probe.detector_frames import Frame
 from xaieval.probe.hooks import run, to_device
 from xaieval.probe.layouts import Layout
 
@@ -34,6 +35,7 @@ class BatchPass:
         activations: By layer address.
         gradients: By layer address.
         layouts: By layer address.
+        frame: Position of the images in the model's padded input, for detectors that resize and pad images themselves.
     """
 
     context: Context
@@ -43,6 +45,7 @@ class BatchPass:
     activations: dict[str, Tensor]
     gradients: dict[str, Tensor]
     layouts: dict[str, Layout]
+    frame: Frame | None = None
 
     @property
     def targets(self) -> Tensor:
@@ -98,7 +101,8 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
         confidence=confidence.detach(),
         activations=passed.activations,
         gradients=gradients,
-        layouts={layer.address: layer.layout for layer in job.layers},
+        layouts=passed.layouts,
+        frame=passed.frame,
     )
 
 
@@ -128,13 +132,12 @@ def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
         ExplainerError: An explainer did not give one map per image.
     """
     images = batch_pass.context.images
-    frames = {layer.address: layer.frame for layer in job.layers}
     maps = []
     for explainer, layer in job.pairs:
         uses_model = needs_model(explainer)
         with job.runner.lent() if uses_model else nullcontext():
             raw = _checked(explainer.name, explainer(batch_pass.at(layer, contiguous=uses_model)), images)
-        raw, frame = raw.detach().to(images.device, torch.float32), frames[layer] if layer else None
+        raw, frame = raw.detach().to(images.device, torch.float32), batch_pass.frame if layer else None
         maps.append(raw if frame is None else frame.cut(raw))
     return maps
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval.errors import ExplainerError
 from xaieval.explainers.base import Context
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.tasks import Classification
@@ -56,6 +57,11 @@ class AblationCAM:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
+        if context.layout is not None and context.layout.kind not in ("channels_first", "channels_last", "tokens"):
+            raise ExplainerError(
+                f"method '{self.name}' sets channels of single images to zero, and the output of layer '{context.layer}' does "
+                "not have the images first and channels on one axis; take 'gradcam' or another layer"
+            )
         channels = torch.arange(activation.shape[1] + 1, device=activation.device)  # the last number ablates nothing
         expand = self.expand and _can_expand(context)
         size = context.size or len(context.images)
@@ -109,8 +115,10 @@ def _ablated(context: Context, image: int, channels: Tensor, expand: bool) -> Te
     ones = torch.ones_like(channels)
 
     def ablate(output: Tensor) -> Tensor:
-        # The channels of tokens and of maps with channels last are on the last axis; those of an activation are on axis 1.
-        axis = 1 if output.shape[1:] == activation.shape[1:] else -1
+        if context.layout is not None:
+            axis = context.layout.channel_axis or 0
+        else:  # the channels of tokens and of maps with channels last are on the last axis
+            axis = 1 if output.shape[1:] == activation.shape[1:] else -1
         many = torch.cat([output] * len(channels)) if len(output) < len(channels) else output.clone()
         rows = (channels < activation.shape[1]).nonzero()[:, 0]
         many.movedim(axis, 1)[rows, channels[rows]] = 0

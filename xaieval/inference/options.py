@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
+from torch import Tensor
 
+from xaieval.config.axes import check_layout
 from xaieval.errors import UsageError
 from xaieval.inference.batch_limit import BatchLimit, parse_bytes
 from xaieval.inference.forward_passes import Forward, check_precision
@@ -14,7 +17,9 @@ from xaieval.inference.reproducibility import check_repeatable
 from xaieval.inference.targets import Output
 from xaieval.inference.tasks import Task, resolve_task
 
-__all__ = ["Inference", "InferenceOptions"]
+__all__ = ["Inference", "InferenceOptions", "LayerLayout"]
+
+LayerLayout = str | Callable[[Tensor], Tensor]
 
 
 class InferenceOptions(TypedDict, total=False):
@@ -25,6 +30,7 @@ class InferenceOptions(TypedDict, total=False):
     forward: Forward | None
     grid: tuple[int, ...] | None
     prefix_tokens: int | None
+    layout: LayerLayout | Mapping[str, LayerLayout] | None
     device: torch.device | str | None
     batch_size: int | None
     precision: str
@@ -51,6 +57,11 @@ class Inference:
         grid: Height and width of the token grid of `[N, T, C]` layers, where it cannot be inferred; three numbers for volumes.
         prefix_tokens: Number of tokens before that grid, where it cannot be inferred. With both, the tokens that are left over
             come after the grid.
+        layout: The axes of the layers' outputs, where they cannot be inferred: words such as "T N C" (sequence first),
+            "N h w C" or "N*V C h w" (V views or frames of each image in the batch), or a function from the output to
+            `[N, C, h, w]`, the counterpart of pytorch-grad-cam's `reshape_transform`. One for all layers, or a mapping from
+            addresses or patterns. Gradients are converted in the same way. Views become further channels, so that a Grad-CAM is
+            the sum over views.
         device: Where the model runs. Default: the model's device.
         batch_size: Images in a forward pass. Default: the loader's batch size. Masked images of several maps share a pass, so
             a loader with small batches does not make small passes.
@@ -79,6 +90,7 @@ class Inference:
     forward: Forward | None = None
     grid: tuple[int, ...] | None = None
     prefix_tokens: int | None = None
+    layout: LayerLayout | Mapping[str, LayerLayout] | None = None
     device: torch.device | str | None = None
     batch_size: int | None = None
     precision: str = "float32"
@@ -93,6 +105,7 @@ class Inference:
         parse_bytes(self.memory)
         check_precision(self.precision)
         resolve_task(self.task, self.output)
+        check_layout(self.layout)
         if self.deterministic:
             check_repeatable(self.compile)
 

@@ -8,6 +8,7 @@ matched against that trace.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,10 +35,12 @@ __all__ = [
     "parse",
     "pick",
     "table",
+    "tensors_of",
     "trace",
 ]
 
 SIDES = ("depth", "height", "width")
+CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 _ADDRESS = re.compile(r"(?P<path>[^\[\]#]*)(?P<keys>(\[[^\[\]]+\])*)(#(?P<call>\d{1,999}|\*))?")
 
@@ -122,6 +125,9 @@ class Trace:
         channels: Number of channels of the images.
         returned: Shapes of the tensors in the model's output.
         frame: Position of the image in the model's padded input, for detectors that resize and pad images themselves.
+        frame_path: Path of the module that gives it.
+        convolutional: Whether only convolutions and the norms that go with them return maps, all with channels first.
+        found: Layouts that more than the shapes has settled, or why a layer has none, by address.
     """
 
     layers: list[Layer]
@@ -132,6 +138,9 @@ class Trace:
     channels: int = 3
     returned: list[tuple[int, ...]] = field(default_factory=list)
     frame: Frame | None = None
+    frame_path: str | None = None
+    convolutional: bool = False
+    found: dict[str, Layout | str] = field(default_factory=dict)
 
     @property
     def inner_size(self) -> tuple[int, ...]:
@@ -150,13 +159,16 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
     names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
     records: list[tuple[str, int, tuple[str, ...], nn.Module, tuple[int, ...]]] = []
     calls: Counter[str] = Counter()
-    frames: list[Frame] = []
+    frames: list[tuple[str, Frame]] = []
+    others: list[nn.Module] = []
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
-        records.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in _tensors(output))
+        records.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in tensors_of(output))
         calls[path] += 1
-        frames.extend(frame for frame in [frame_of(output)] if frame)
+        frames.extend((path, frame) for frame in [frame_of(output)] if frame)
+        if module._parameters and getattr(output, "ndim", 0) > 2 and not isinstance(module, CHANNELS_FIRST):
+            others.append(module)
 
     # TorchScript takes no Python hooks.
     handles = [module.register_forward_hook(record) for module in names if not isinstance(module, torch.jit.ScriptModule)]
@@ -185,8 +197,10 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         unused=[name for name in names.values() if name and not calls[name]],
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
         channels=images.shape[1],
-        returned=[tuple(tensor.shape) for _, tensor in _tensors(output)],
-        frame=frames[0] if frames else None,
+        returned=[tuple(tensor.shape) for _, tensor in tensors_of(output)],
+        frame=frames[0][1] if frames else None,
+        frame_path=frames[0][0] if frames else None,
+        convolutional=not others,
     )
 
 
@@ -229,6 +243,11 @@ def layout_of(
     Raises:
         AddressError: The output is not a map: it is a vector, its first axis is not the batch, or its tokens fit no grid.
     """
+    found = traced.found.get(layer.address)
+    if isinstance(found, str):
+        raise AddressError(found)
+    if found is not None:
+        return found
     layout, axes = None, len(traced.image_size)
     if layer.shape[:1] == (traced.batch,) and len(layer.shape) == 2 + axes:
         layout = image_layout(layer.shape, traced.inner_size)
@@ -248,36 +267,36 @@ def layout_of(
 
 
 def table(traced: Trace, grid: tuple[int, ...] | None = None, prefix_tokens: int | None = None) -> pd.DataFrame:
-    """List all layers: columns `address`, `module_type`, `output_shape`, `stride` (missing if not a map), `parameters`."""
+    """List all layers: columns `address`, `module_type`, `output_shape`, `stride` (NaN if not a map), `parameters`."""
     import pandas as pd  # takes half a second, and not every caller needs it
 
-    def stride(layer: Layer) -> float | None:
+    def stride(layer: Layer) -> float:
         try:
             return traced.inner_size[-2] / layout_of(layer, traced, grid, prefix_tokens).size[-2]
         except AddressError:
-            return None
+            return math.nan
 
     return pd.DataFrame(
         {
             "address": [layer.address for layer in traced.layers],
             "module_type": [layer.module_type for layer in traced.layers],
             "output_shape": [layer.shape for layer in traced.layers],
-            "stride": pd.array([stride(layer) for layer in traced.layers], dtype="Float64"),
+            "stride": [stride(layer) for layer in traced.layers],
             "parameters": [layer.parameters for layer in traced.layers],
         }
     )
 
 
-def _tensors(output: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+def tensors_of(output: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """All tensors inside a module's output, with their keys."""
     if isinstance(output, Tensor):
         yield keys, output
     elif isinstance(output, Mapping):
         for key, value in output.items():
-            yield from _tensors(value, (*keys, str(key)))
+            yield from tensors_of(value, (*keys, str(key)))
     elif isinstance(output, tuple | list):
         for index, value in enumerate(output):
-            yield from _tensors(value, (*keys, str(index)))
+            yield from tensors_of(value, (*keys, str(index)))
 
 
 def _show(shape: tuple[int, ...]) -> str:

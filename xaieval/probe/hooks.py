@@ -15,12 +15,15 @@ from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
 from xaieval.inference.forward_passes import Forward, called
+from xaieval.inference.options import LayerLayout
 from xaieval.inference.plain_passes import network_of
-from xaieval.probe.addresses import Layer, expand, layout_of, parse, table, trace
+from xaieval.probe.addresses import Layer, Trace, expand, layout_of, parse, table, trace
 from xaieval.probe.auto_layers import AUTO, Shortlist, choose, shortlist
 from xaieval.probe.capturing import Captured, CapturingHook, derivative_errors_are_model_errors, put
 from xaieval.probe.detector_frames import Frame
+from xaieval.probe.layout_choice import settled
 from xaieval.probe.layouts import Layout
+from xaieval.probe.other_sizes import Origin, Sizes, layout_now, origin_of, sizes_seen
 from xaieval.probe.requested_layers import Layers, to_addresses
 
 if TYPE_CHECKING:
@@ -37,20 +40,28 @@ class ProbeLayer:
 
     Attributes:
         layer: The layer.
-        layout: The spatial axes of its output.
+        layout: The axes of its output on the first images.
+        origin: These images; other images can give other layouts.
         by_name: Whether the layer was given by its address, not by a pattern.
-        frame: Position of the image in the model's padded input, for detectors that resize and pad images themselves.
     """
 
     layer: Layer
     layout: Layout
+    origin: Origin
     by_name: bool = True
-    frame: Frame | None = None
 
     @property
     def address(self) -> str:
         """The address of the layer, as text."""
         return self.layer.address
+
+    def layout_on(self, tensor: Tensor, sizes: Sizes, batch: int) -> Layout:
+        """The layout of the layer's output in a pass."""
+        return layout_now(self.layer, self.layout, self.origin, sizes, tensor, batch)
+
+    def frame_on(self, sizes: Sizes) -> Frame | None:
+        """The position of a pass's images in the model's padded input."""
+        return self.origin.frame if sizes.image_size == self.origin.image_size else sizes.frame
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,24 @@ class Pass:
     Attributes:
         output: The model's output, unchanged.
         activations: Activations by address, `[N, C, h, w]`, detached.
+        layouts: Layouts of the layers' outputs on these images, by address.
+        frame: Position of these images in the model's padded input, for detectors that resize and pad images themselves.
     """
 
-    def __init__(self, output: Any, captured: dict[str, Captured], layers: Sequence[ProbeLayer], quantised: str = "") -> None:
+    def __init__(
+        self,
+        output: Any,
+        captured: dict[str, Captured],
+        layers: Sequence[ProbeLayer],
+        sizes: Sizes,
+        batch: int,
+        quantised: str = "",
+    ) -> None:
         self.output = output
         self._quantised = quantised
-        self.activations = {at.address: at.layout.to_maps(captured[at.address].value) for at in layers}
+        self.layouts = {at.address: at.layout_on(captured[at.address].value, sizes, batch) for at in layers}
+        self.frame = next((at.frame_on(sizes) for at in layers), None)
+        self.activations = {a: layout.maps_of(captured[a].value, batch, a) for a, layout in self.layouts.items()}
         self._captured = captured
         self._layers = layers
 
@@ -121,8 +144,7 @@ class Pass:
             with derivative_errors_are_model_errors():
                 found = torch.autograd.grad(score.sum(), tensors, allow_unused=True)
             gradients = dict(zip(gradients, found, strict=True))
-        layouts = {at.address: at.layout for at in self._layers}
-        return {a: None if gradient is None else layouts[a].to_maps(gradient) for a, gradient in gradients.items()}
+        return {a: None if gradient is None else self.layouts[a].to_maps(gradient) for a, gradient in gradients.items()}
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -139,9 +161,12 @@ def locate(
     forward: Callable[[Tensor], Any] | None = None,
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
+    layout: LayerLayout | Mapping[str, LayerLayout] | None = None,
     score: Score | None = None,
 ) -> list[ProbeLayer]:
     """Find the layers of addresses and patterns, with one forward pass over the first two images.
+
+    Where shapes leave a layer's layout open, a few more passes show which of its cells or tokens are places of the image.
 
     Args:
         model: The borrowed model.
@@ -150,6 +175,7 @@ def locate(
         forward: Runs the model on images. Default: `model(images)`.
         grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred.
         prefix_tokens: Number of tokens before that grid, if it cannot be inferred.
+        layout: Layouts of the layers, if they cannot be inferred, as in `Inference`.
         score: A function from the model's output to one number per image. "auto" excludes layers that it does not depend on.
 
     Raises:
@@ -161,27 +187,40 @@ def locate(
         return []
     check_open(model)
     traced = trace(model, images[:2], forward)
+    patterns = [pattern for pattern in layers if pattern != AUTO]
+    for pattern in patterns:
+        check_open(model, parse(pattern).path)
+    wanted = traced.layers if AUTO in layers else expand(patterns, traced)
+    traced = settled(
+        traced,
+        model,
+        images[:2],
+        wanted,
+        forward=forward,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        layout=layout,
+        strict=AUTO not in layers,
+    )
     chosen: dict[str, None] = {}
     if AUTO in layers:
         candidates = shortlist(traced, grid, prefix_tokens)
-        silent = _silent(model, images[:2], candidates, score, forward)
+        silent = _silent(model, images[:2], candidates, traced, score, forward)
         chosen = dict.fromkeys(layer.address for layer in choose(candidates, silent))
         layers = [address for pattern in layers for address in (chosen if pattern == AUTO else [pattern])]
-    for pattern in layers:
-        check_open(model, parse(pattern).path)
     named = {traced.aliases.get(pattern, pattern) for pattern in layers if not {"*", "?"} & {*pattern}} - chosen.keys()
-    return [
-        ProbeLayer(
-            layer, layout_of(layer, traced, grid, prefix_tokens), bool({layer.address, layer.path} & named), traced.frame
-        )
-        for layer in expand(layers, traced)
-    ]
+    located = []
+    for layer in expand(layers, traced):
+        axes = layout_of(layer, traced, grid, prefix_tokens)
+        located.append(ProbeLayer(layer, axes, origin_of(layer, axes, traced), bool({layer.address, layer.path} & named)))
+    return located
 
 
 def _silent(
     model: nn.Module,
     images: Tensor,
     candidates: Shortlist,
+    traced: Trace,
     score: Score | None,
     forward: Callable[[Tensor], Any] | None,
 ) -> set[str]:
@@ -192,7 +231,8 @@ def _silent(
     """
     if score is None:
         return set()
-    layers = [ProbeLayer(layer, candidates.layouts[layer.address]) for layer in candidates.layers]
+    origin = Origin(traced.image_size, traced.frame)
+    layers = [ProbeLayer(layer, candidates.layouts[layer.address], origin) for layer in candidates.layers]
     forward_pass = run(model, images, layers, forward=forward)
     gradients = forward_pass.reached(score(forward_pass.output))
     silent = {address for address, gradient in gradients.items() if gradient is None}
@@ -229,12 +269,13 @@ def run(
             # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
             # states, has to be part of the graph that starts here.
             undo.callback(model.get_submodule(path).register_forward_hook(hook, prepend=True).remove)
+        sizes = undo.enter_context(sizes_seen(model, [at.origin for at in layers], images))
         undo.enter_context(torch.set_grad_enabled(differentiable))
         output = (model if forward is None else forward)(images)
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
-    return Pass(output, captured, layers, _first_quantised(model) if differentiable else "")
+    return Pass(output, captured, layers, sizes, len(images), _first_quantised(model) if differentiable else "")
 
 
 def probe(
@@ -247,6 +288,7 @@ def probe(
     device: torch.device | str | None = None,
     grid: tuple[int, ...] | None = None,
     prefix_tokens: int | None = None,
+    layout: LayerLayout | Mapping[str, LayerLayout] | None = None,
 ) -> Probed:
     """Compute activations of any layers of a model, and the gradients of a score at these layers, all `[N, C, h, w]`.
 
@@ -263,6 +305,7 @@ def probe(
         grid: Height and width of the token grid of `[N, T, C]` outputs, if it cannot be inferred; three numbers for volumes.
         prefix_tokens: Number of tokens before that grid, if it cannot be inferred. With both, the remaining tokens come after
             the grid.
+        layout: Layouts of the layers, if they cannot be inferred, as in `xaieval.Inference`.
 
     Raises:
         AddressError: An address matches nothing, several tensors, or a tensor that is not a map; or the score does not depend
@@ -279,7 +322,8 @@ def probe(
     addresses, call = to_addresses(layers, model), called(model, forward)
     with borrow(model, device) as used_device:
         images = to_device(images, used_device)
-        located = locate(model, images, addresses, forward=call, grid=grid, prefix_tokens=prefix_tokens, score=score)
+        where: Any = {"grid": grid, "prefix_tokens": prefix_tokens, "layout": layout}
+        located = locate(model, images, addresses, forward=call, **where, score=score)
         forward_pass = run(model, images, located, differentiable=score is not None, forward=call)
         gradients = forward_pass.gradients(score(forward_pass.output)) if score is not None else {}
         return Probed(forward_pass.output, forward_pass.activations, gradients)
@@ -316,7 +360,10 @@ def list_layers(
     model, images = network_of(model), check_images(images)
     with borrow(model) as device:
         check_open(model)
-        return table(trace(model, to_device(images, device), called(model, forward)), grid, prefix_tokens)
+        images, call = to_device(images, device), called(model, forward)
+        traced = trace(model, images, call)
+        where: Any = {"grid": grid, "prefix_tokens": prefix_tokens}
+        return table(settled(traced, model, images, traced.layers, forward=call, **where), **where)
 
 
 def _first_quantised(model: nn.Module) -> str:
