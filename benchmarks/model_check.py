@@ -62,21 +62,21 @@ def names(model: nn.Module, images: list[Tensor], forward: Callable[..., Tensor]
 
 @app.command
 def normalisations(weights: Path, data: str, images: int = 32) -> None:
-    """Print what is found in each normalisation, for timm's padding and for that of the weights."""
-    print("| padding | images come with | blue first | found | best normalisation | variance at the first BatchNorm | then |")
-    print("|---|---|---|---|---|---|---|")
-    for padding in ("same", None):
-        model = load_model("timm:mobilenetv2_100", str(weights), model_args={"pad_type": padding} if padding else {}).model
-        for way, (mean, std) in WAYS.items():
-            for swapped in (False, True):
-                batch = [batch.flip(1) if swapped else batch for batch in batches(data, images, mean, std)]
-                found = names(model, batch)
-                evidence = found.get("wrong_normalisation", {})
-                ratios = [
-                    f"{evidence[key]:.2g}" if key in evidence else "" for key in ("variance_ratio", "best_variance_ratio")
-                ]
-                cells = (padding or "default", way, "yes" if swapped else "", ", ".join(found) or "nothing")
-                print(f"| {' | '.join([*cells, evidence.get('best', ''), *ratios])} |", flush=True)
+    """Print what is found in each normalisation, and how far the images are from the training images at the first BatchNorm."""
+    print(
+        "| images come with | blue first | found | best normalisation | variance ratio | with the best | confidence | with the best |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    model = load_model("timm:mobilenetv2_100", str(weights), model_args={"pad_type": "same"}).model
+    keys = ("variance_ratio", "best_variance_ratio", "mean_confidence", "best_mean_confidence")
+    for way, (mean, std) in WAYS.items():
+        for swapped in (False, True):
+            batch = [batch.flip(1) if swapped else batch for batch in batches(data, images, mean, std)]
+            found = names(model, batch)
+            evidence = found.get("wrong_normalisation", {})
+            numbers = [f"{evidence[key]:.2g}" if key in evidence else "" for key in keys]
+            cells = (way, "yes" if swapped else "", ", ".join(found) or "nothing", evidence.get("best", ""))
+            print(f"| {' | '.join([*cells, *numbers])} |", flush=True)
 
 
 def like_trained(name: str, images: Tensor) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
