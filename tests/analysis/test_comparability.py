@@ -323,3 +323,10 @@ def test_the_command_line_notes_another_preprocessing_in_text_and_json(tmp_path,
     page = (tmp_path / "a" / "report.html").read_text()
     assert "6 images, 1 layer and 1 method took part; left out: nothing." in page
     assert "the preprocessing differs: mean is [0.5, 0.5, 0.5] in a and [0.0, 0.0, 0.0] in b" in page
+
+
+def test_the_findings_of_a_run_are_named():
+    found = {"name": "wrong_normalisation", "text": "the images seem to have the wrong normalisation", "evidence": {}}
+    assert notes(run(), run(fingerprint="b", findings=[found]))[1] == (
+        "the check of the other found wrong_normalisation, so its numbers may mean little; its warnings say more"
+    )

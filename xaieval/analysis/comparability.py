@@ -21,7 +21,7 @@ Names = tuple[str, str]  # what the two runs are called in sentences
 _HERE: Names = ("this run", "the other")
 _UNCLEAR = "the preprocessing or the images differ"  # the beginning of a note
 _SAME = 1e-3  # confidences of one image by one model differ by less, whatever the device and the batch
-_SAME_REDUCED = 0.05  # likewise in bfloat16 or float16
+_SAME_REDUCED = 0.05  # the same in bfloat16 or float16
 _ROUNDING = 1e-5  # mean difference of confidences that rounding alone can explain
 _FEW_ODD = 0.05  # share of images whose confidences may differ
 _ENOUGH = 10  # images from which a missing association means something
@@ -70,6 +70,7 @@ def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Nam
     return [
         _took_part(first.rows, second.rows, both, names),
         *(f"{name} is unfinished" for run, name in zip((first, second), names, strict=True) if not run.complete),
+        *_findings(first, second, names),
         *_other_protocol(first, second, names),
         *_other_settings(first, second, names),
         *_other_preprocessing(first, second, names),
@@ -234,6 +235,14 @@ def _counted(number: int, thing: str) -> str:
 def _listed(values: Sequence[str]) -> str:
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(values[:_SHOWN]) + more
+
+
+def _findings(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
+    """What the check before each run found, by name."""
+    for run, name in zip((first, second), names, strict=True):
+        found = [finding["name"] for finding in run.manifest.get("findings", ())]
+        if found:
+            yield f"the check of {name} found {', '.join(found)}, so its numbers may mean little; its warnings say more"
 
 
 def _other_protocol(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
