@@ -40,10 +40,10 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 WAYS = {"mean 0.5, std 0.5": HALF, "ImageNet": IMAGENET, "CLIP": CLIP, "none, [0, 1]": PLAIN, "0 to 255": BYTES}
 
 ARCHITECTURES = (
-    *("resnet18", "resnet26d", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002", "densenet121", "hrnet_w18_small"),
-    *("repvgg_a0", "levit_128s", "mobilevit_xxs", "efficientformer_l1", "vgg11", "convnext_atto", "mambaout_femto"),
-    *("poolformer_s12", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "pvt_v2_b0"),
-    *("coat_lite_tiny", "mixer_s32_224", "xcit_nano_12_p16_224"),
+    *("resnet18", "resnet26d", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002", "lcnet_050", "mnasnet_small"),
+    *("ghostnet_050", "tinynet_e", "repvgg_a0", "mobilevit_xxs", "efficientvit_b0", "levit_128s", "convnext_atto"),
+    *("edgenext_xx_small", "mambaout_femto", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pvt_v2_b0"),
+    *("xcit_nano_12_p16_224", "mixer_s32_224"),
 )
 
 app = cyclopts.App(help=__doc__)
@@ -100,7 +100,7 @@ def like_trained(name: str, images: Tensor) -> tuple[nn.Module, Callable[[nn.Mod
 
 
 @app.command
-def false_alarms(data: str, images: int = 32) -> None:
+def false_alarms(data: str, images: int = 24) -> None:
     """Print what is found in the right normalisation, which should be nothing, and in a wrong one."""
     print("| architecture | BatchNorms | right | found | wrong | found |")
     print("|---|---|---|---|---|---|")
