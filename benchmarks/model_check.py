@@ -63,10 +63,9 @@ def names(model: nn.Module, images: list[Tensor], forward: Callable[..., Tensor]
 @app.command
 def normalisations(weights: Path, data: str, images: int = 32) -> None:
     """Print what is found in each normalisation, and how far the images are from the training images at the first BatchNorm."""
-    print(
-        "| images come with | blue first | found | best normalisation | variance ratio | with the best | confidence | with the best |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    headings = ("images come with", "blue first", "found", "best", "variance ratio", "with the best", "confidence", "then")
+    print(f"| {' | '.join(headings)} |")
+    print(f"|{'---|' * len(headings)}")
     model = load_model("timm:mobilenetv2_100", str(weights), model_args={"pad_type": "same"}).model
     keys = ("variance_ratio", "best_variance_ratio", "mean_confidence", "best_mean_confidence")
     for way, (mean, std) in WAYS.items():
