@@ -216,3 +216,36 @@ def test_a_model_that_fails_on_all_images_keeps_its_error():
 
     with pytest.raises(ZeroDivisionError, match="of its own"):
         run(Broken())
+
+
+IDENTITY = Protocol(confidence="identity")
+
+
+def test_the_similarity_of_an_embedding_is_its_confidence():
+    model, reference = Binary(outputs=6), torch.linspace(-1, 1, 6)[None]
+    found = run(model, output=lambda out: torch.cosine_similarity(out, reference), protocol=IDENTITY).rows["confidence"]
+    with torch.no_grad():
+        embeddings = model(images()).double()
+    right = (embeddings @ reference[0].double()) / embeddings.norm(dim=1) / reference.double().norm()
+    assert found.to_numpy() == pytest.approx(right.numpy(), abs=1e-5)
+
+
+def test_the_peak_of_a_key_point_is_its_confidence():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    found = run(model, layers="1", output=lambda out: out.amax((2, 3)), target=3, protocol=IDENTITY).rows["confidence"]
+    with torch.no_grad():
+        right = [float(heat[3].max()) for heat in model(images())]
+    assert found.to_numpy() == pytest.approx(right, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("last", "came"), [(lambda out: out[..., None, None], r"\[4, 6, 1, 1\]"), (lambda out: out.argmax(1), "int64")]
+)
+def test_outputs_that_are_no_logits_are_refused_with_the_way_to_say_it(last, came):
+    class Last(Binary):
+        def forward(self, x: Tensor) -> Tensor:
+            return last(super().forward(x))
+
+    with pytest.raises(ModelError, match=rf"no logits \[N, K\]: got .*{came}.*output="):
+        run(Last(outputs=6))

@@ -46,7 +46,7 @@ def check_clip_axes(model: nn.Module, call: Callable[[Tensor], Any], images: Ten
             handle.remove()
     if channels[:1] == [images.shape[2]]:
         raise DataError(
-            f"images are {list(images.shape)}, and the model's first convolution takes {channels[0]} channels, as axis 2 has; so "
-            "frames come before channels, but volumes and clips are [N, C, D, H, W] here; give them with channels first, and "
+            f"images are {list(images.shape)}, and the model's first convolution takes {channels[0]} channels, as axis 2 has: "
+            "frames come before channels; volumes and clips are [N, C, D, H, W] here, so give them with channels first, and "
             "forward=lambda model, clips: model(clips.transpose(1, 2))"
         )

@@ -122,7 +122,7 @@ def _found_layers(request: Request, batch: Batch, device: torch.device, limit: B
         raise
     except Exception as error:  # a model can raise anything
         images = to_device(batch.images, device)
-        if len(batch) > 1 and not is_out_of_memory(error) and _runs(request, images) and not _runs(request, images[:2]):
+        if len(batch) > 2 and not is_out_of_memory(error) and _runs(request, images) and not _runs(request, images[:2]):
             reason = f"{type(error).__name__}: {error}"
             raise ModelError(f"the model runs on {len(batch)} images and fails on fewer ({reason}); {FOLDED}") from error
         raise
