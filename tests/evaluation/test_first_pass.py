@@ -170,3 +170,82 @@ def test_sanity_checks_and_explanations_read_one_output_alike():
     torch.testing.assert_close(maps, torch.stack([by_class[one][i] for i, one in enumerate(predicted)]))
     large = [torch.rand(2, 3, 16, 16)]
     assert len(xaieval.sanity_check(model, large, "body", target=0, modes=(), progress=False).rows) == 2
+
+
+class Frames(nn.Module):
+    """Frames of all clips in axis 0, and one output per clip."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.frames = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).relu().mean((2, 3))).view(-1, self.frames, 3).mean(1)
+
+
+@pytest.mark.parametrize(("frames", "words"), [(2, "gives 1 outputs for 2 images"), (4, "runs on 8 images and fails on fewer")])
+def test_frames_in_axis_0_are_refused_with_the_way_to_give_clips(frames, words):
+    with pytest.raises(ModelError, match=rf"{words}.*flatten\(0, 1\)"):
+        xaieval.explain(Frames(frames), torch.rand(8, 3, 8, 8), "body")
+    with pytest.raises(ModelError, match="outputs for 8 images"):
+        run(Frames(frames), [torch.rand(8, 3, 8, 8)], methods="random")
+
+
+def test_the_way_to_give_clips_is_right():
+    clips = torch.rand(2, 3, 4, 8, 8)
+
+    def forward(model: nn.Module, given: Tensor) -> Tensor:
+        return model(given.transpose(1, 2).flatten(0, 1))
+
+    model = Frames(4)
+    found = run(model, [clips], methods="captum:Saliency", forward=forward).rows["confidence"]
+    with torch.no_grad():
+        right = torch.stack([model(clip.transpose(0, 1))[0] for clip in clips]).softmax(1).amax(1)
+    assert found.to_numpy() == pytest.approx(right.numpy(), abs=1e-5)
+
+
+def test_a_model_that_fails_on_all_images_keeps_its_error():
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise ZeroDivisionError("of its own")
+
+    with pytest.raises(ZeroDivisionError, match="of its own"):
+        run(Broken())
+
+
+IDENTITY = Protocol(confidence="identity")
+
+
+def test_the_similarity_of_an_embedding_is_its_confidence():
+    model, reference = Binary(outputs=6), torch.linspace(-1, 1, 6)[None]
+    found = run(model, output=lambda out: torch.cosine_similarity(out, reference), protocol=IDENTITY).rows["confidence"]
+    with torch.no_grad():
+        embeddings = model(images()).double()
+    right = (embeddings @ reference[0].double()) / embeddings.norm(dim=1) / reference.double().norm()
+    assert found.to_numpy() == pytest.approx(right.numpy(), abs=1e-5)
+
+
+def test_the_peak_of_a_key_point_is_its_confidence():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    found = run(model, layers="1", output=lambda out: out.amax((2, 3)), target=3, protocol=IDENTITY).rows["confidence"]
+    with torch.no_grad():
+        right = [float(heat[3].max()) for heat in model(images())]
+    assert found.to_numpy() == pytest.approx(right, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("last", "came"), [(lambda out: out[..., None, None], r"\[4, 6, 1, 1\]"), (lambda out: out.argmax(1), "int64")]
+)
+def test_outputs_that_are_no_logits_are_refused_with_the_way_to_say_it(last, came):
+    class Last(Binary):
+        def forward(self, x: Tensor) -> Tensor:
+            return last(super().forward(x))
+
+    with pytest.raises(ModelError, match=rf"no logits \[N, K\]: got .*{came}.*output="):
+        run(Last(outputs=6))

@@ -382,6 +382,18 @@ def test_a_model_on_the_meta_device_is_one_clear_error():
         score(Network().to("meta"), [IMAGES])
 
 
+def test_a_model_that_fsdp_has_sharded_is_one_clear_error():
+    class DTensor(Tensor):  # as FSDP's, which need a process group
+        pass
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model.register_buffer("shard", torch.ones(2).as_subclass(DTensor))
+    with pytest.raises(
+        ModelError, match="'shard' of the model is a DTensor, as FSDP makes them; give a model with whole weights"
+    ):
+        xaieval.list_layers(model, IMAGES)
+
+
 def test_a_model_that_is_borrowed_may_be_borrowed_once_more_in_its_thread():
     def inside(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return xaieval.explain(model, images, ["spectral"])["spectral"]

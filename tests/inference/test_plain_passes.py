@@ -7,7 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import xaieval
@@ -314,6 +316,45 @@ def test_a_wrapper_is_taken_by_the_network_inside(kind):
     assert network_of(model) is model.model
     assert numbers(score(model)).tolist() == numbers(score(Network())).tolist()
     assert "b" in set(xaieval.list_layers(model, IMAGES)["address"])
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, ModelEmaV3])
+def test_wrappers_that_run_the_network_have_its_maps(wrap):
+    found = xaieval.explain(wrap(Network().eval()), IMAGES, "module.b")["module.b"]
+    assert torch.allclose(found, xaieval.explain(Network(), IMAGES, "b")["b"], atol=1e-6)
+
+
+def test_the_mean_of_several_networks_has_the_sum_of_their_gradients():
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = nn.ModuleList([Network(), Network()])
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([member(images) for member in self.members]).mean(0)
+
+    expected = xaieval.explain(Network(), IMAGES, "b")["b"]
+    for found in xaieval.explain(Ensemble(), IMAGES, "members.*.b").values():
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_images_of_a_class_of_their_own_are_images():
+    class TensorImage(Tensor):
+        pass
+
+    for method in ("gradcam", "captum:SmoothGrad", "pytorch-grad-cam:GradCAM"):
+        [expected] = xaieval.explain(Network(), IMAGES, "b", method=method).values()
+        [found] = xaieval.explain(Network(), IMAGES.as_subclass(TensorImage), "b", method=method).values()
+        assert torch.equal(found.as_subclass(Tensor), expected)
+
+
+def test_hooks_of_another_library_stay_and_the_map_is_right():
+    torchcam = pytest.importorskip("torchcam.methods")
+    model = Network().eval()
+    with torchcam.GradCAM(model, "b") as extractor:
+        found = xaieval.explain(model, IMAGES, "b")["b"]
+        assert len(extractor(0, model(IMAGES[:1]))) == 1
+    assert torch.equal(found, xaieval.explain(Network(), IMAGES, "b")["b"])
 
 
 def test_a_wrapper_that_looks_like_a_network_is_one_clear_error():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import Batch
-from xaieval.errors import ProtocolError
+from xaieval.errors import ModelError, ProtocolError, XaievalError
+from xaieval.evaluation.clip_axes import check_clip_axes
 from xaieval.evaluation.job import find_layers
 from xaieval.evaluation.request import Request
-from xaieval.inference.batch_limit import BatchLimit, out_of_memory_is_run_error
+from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory, out_of_memory_is_run_error
 from xaieval.inference.forward_passes import called
 from xaieval.inference.one_output import has_one_output
 from xaieval.inference.targets import find
@@ -26,6 +28,10 @@ __all__ = ["FirstPass", "first_pass"]
 WAY_OUT = (
     "protocol=Protocol(confidence='sigmoid') says the same without this warning, and protocol=Protocol(confidence='identity') "
     "takes the output as a number, as for a regression"
+)
+FOLDED = (
+    "the model has to give one output per image for any number of images; if frames or views stand in axis 0, give clips "
+    "[N, C, T, H, W] and forward=lambda model, clips: model(clips.transpose(1, 2).flatten(0, 1))"
 )
 
 
@@ -66,10 +72,13 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
 
     Raises:
         AddressError: An address names no tensor, several, or one without a map.
+        DataError: Frames come before channels.
+        ModelError: The model needs a certain number of images, or gives another number of outputs.
         ProtocolError: The task says that the one output is a number, and the confidence is its softmax.
         RunError: A single image does not fit in memory.
     """
     task, kind = request.task, request.protocol.confidence
+    check_clip_axes(request.model, called(request.model, request.inference.forward), to_device(batch.images[:1], device))
     if not isinstance(task, Classification | Segmentation):
         return FirstPass(request, find_layers(request, batch, device, limit))
     if task.single == "value" and kind == "softmax":
@@ -77,11 +86,13 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
             "the softmax of one number is 1, so it is no confidence; give protocol=Protocol(confidence='identity') or 'sigmoid'"
         )
     watched, seen = _watched(request)
-    layers = find_layers(watched, batch, device, limit)
+    layers = _found_layers(watched, batch, device, limit)
     if not seen:  # no method needs a layer
         _run(watched, batch, device)
     asked = task.single is not None
     logits, axes = find(seen[-1].output, task.output), batch.images.ndim if isinstance(task, Segmentation) else 2
+    if isinstance(logits, Tensor) and logits.ndim >= axes and len(logits) != seen[-1].images:
+        raise ModelError(f"the model gives {len(logits)} outputs for {seen[-1].images} images; {FOLDED}")
     if not asked and not has_one_output(logits, seen[-1].images, axes):
         return FirstPass(request, layers)
     task = replace(task, single=task.single or ("binary" if kind in ("softmax", "sigmoid") else "value"))
@@ -101,6 +112,27 @@ def _watched(request: Request) -> tuple[Request, list[_Seen]]:
         return output
 
     return replace(request, inference=replace(request.inference, forward=forward)), seen
+
+
+def _found_layers(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> Sequence[ProbeLayer]:
+    """The layers, or an error that tells models of a certain number of images from models that fail."""
+    try:
+        return find_layers(request, batch, device, limit)
+    except XaievalError:
+        raise
+    except Exception as error:  # a model can raise anything
+        images = to_device(batch.images, device)
+        if len(batch) > 2 and not is_out_of_memory(error) and _runs(request, images) and not _runs(request, images[:2]):
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelError(f"the model runs on {len(batch)} images and fails on fewer ({reason}); {FOLDED}") from error
+        raise
+
+
+def _runs(request: Request, images: Tensor) -> bool:
+    with suppress(Exception), torch.no_grad():
+        called(request.model, request.inference.forward)(images.clone())
+        return True
+    return False
 
 
 def _run(request: Request, batch: Batch, device: torch.device) -> None:

@@ -32,6 +32,20 @@ class Linear(nn.Module):
         return self.last(self.net(images) * self.scale)
 
 
+class Tuple(Linear):
+    """A tuple of logits [N, 6] and features [N, 16] in an order, or of two heads."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order, self.other = order, nn.Linear(16, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.net[:-1](images)
+        parts = {"logits": self.net[-1](features) * self.scale, "features": features, "other head": self.other(features)}
+        parts["direction"] = functional.normalize(features)
+        return tuple(parts[name] for name in self.order.split(", "))
+
+
 def images(count: int = 4) -> Tensor:
     torch.manual_seed(1)
     return torch.rand(count, 3, 16, 16) * torch.rand(count, 3, 1, 1)
@@ -46,6 +60,41 @@ def test_nothing_is_found_in_a_plain_model():
 
 
 # Outputs.
+
+
+def test_features_before_the_logits_are_said():
+    *_, found = xaieval.check(Tuple("features, logits"), [images()]).findings()
+    assert found.name == "several_outputs"
+    assert found.evidence == {"shapes": [[4, 16], [4, 6]]}
+    for words in ("[4, 16] at 0, [4, 6] at 1", "the others are computed from it", "output=1 takes another", "output=0"):
+        assert words in found.text
+
+
+@pytest.mark.parametrize("order", ["logits, other head", "direction, logits"])
+def test_two_outputs_of_which_none_is_computed_from_the_other_are_said(order):
+    assert "several_outputs" in names(Tuple(order))
+    for place in (0, 1, "1"):
+        assert "several_outputs" not in names(Tuple(order), output=place)
+
+
+def test_two_decoders_of_a_segmentation_network_are_said():
+    class Decoders(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder, self.mask, self.edge = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3), nn.Conv2d(8, 1, 3)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            features = self.encoder(images)
+            return self.mask(features), self.edge(features), features.mean((2, 3))
+
+    assert "several_outputs" in names(Decoders(), task="segmentation")
+    assert "several_outputs" not in names(Decoders(), task="segmentation", output=1)
+
+
+@pytest.mark.parametrize("order", ["logits", "logits, features", "logits, features, features"])
+def test_logits_before_the_features_are_no_finding(order):
+    assert names(Tuple(order)) == []
 
 
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid()], ids=["softmax", "sigmoid"])

@@ -15,7 +15,7 @@ from xaieval.data.batches import Batch
 from xaieval.evaluation.first_pass import FirstPass
 from xaieval.evaluation.model_check.look import Look, look_at
 from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
-from xaieval.evaluation.model_check.outputs import find_in_outputs
+from xaieval.evaluation.model_check.outputs import find_in_outputs, find_several_outputs
 from xaieval.evaluation.model_check.repeats import find_in_repeats
 from xaieval.evaluation.model_check.weights import find_random_weights
 from xaieval.evaluation.request import Request
@@ -87,6 +87,8 @@ def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
             checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look))
         if checked.findings == list(looked.findings):  # a random or broken model has no right normalisation
             checked.findings += find_wrong_normalisation(request.model, call, look, look_again)
+        with _models_may_fail():
+            checked.findings += find_several_outputs(look, request.task, call)
     return checked
 
 

@@ -37,13 +37,15 @@ class Look:
 
     Attributes:
         images: The images `[N, C, H, W]`, on the model's device.
-        read: What the task reads from the output.
+        output: The model's output.
+        read: What the task reads from it.
         followed: The predicted class, detection or region of each image.
         confidence: Its confidence, `[N]`.
         batch_norms: The inputs of the BatchNorms, in order of execution.
     """
 
     images: Tensor
+    output: Any
     read: Any
     followed: Followed
     confidence: Tensor
@@ -66,9 +68,10 @@ def look_at(model: nn.Module, call: Call, task: Task, kind: Confidence, images: 
         images: Images `[N, C, H, W]`, on the model's device.
     """
     with recorded_inputs(model) as batch_norms, torch.no_grad():
-        read = task.read(call(images.clone()))
+        output = call(images.clone())
+        read = task.read(output)
         followed = task.follow(read, "predicted", None)
-        return Look(images, read, followed, task.confidence(read, followed, kind), batch_norms)
+        return Look(images, output, read, followed, task.confidence(read, followed, kind), batch_norms)
 
 
 @contextmanager

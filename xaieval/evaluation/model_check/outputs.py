@@ -1,15 +1,19 @@
-"""What the outputs of the first images say: probabilities instead of logits, values that are not finite, a uniform guess."""
+"""What the outputs of the first images say: probabilities, values that are not finite, a uniform guess, several outputs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xaieval.evaluation.model_check.look import Look
 from xaieval.inference.targets import Confidence
+from xaieval.inference.tasks import Classification, Segmentation, Task
 from xaieval.results.findings import Finding
 
-__all__ = ["find_in_outputs"]
+__all__ = ["find_in_outputs", "find_several_outputs"]
 
 SUM = 1e-3  # largest difference of a sum of probabilities from 1
 UNIFORM = 0.99  # share of the largest possible entropy
@@ -83,3 +87,48 @@ def _uniform(outputs: Tensor) -> list[Finding]:
             {"entropy": entropy, "classes": classes},
         )
     ]
+
+
+def find_several_outputs(look: Look, task: Task, call: Callable[[Tensor], Any]) -> list[Finding]:
+    """Whether a model returns several tensors that may be the logits, of which the run takes the first.
+
+    Nothing is found where the first is computed from the others, which are features then.
+
+    Args:
+        look: The forward pass.
+        task: How the output is read.
+        call: Runs the model; called with one image, only where there are several.
+    """
+    if not isinstance(task, Classification | Segmentation) or task.output is not None or len(_candidates(look.output)) < 2:
+        return []
+    with torch.enable_grad():
+        first, *others = _candidates(call(look.images[:1].clone().requires_grad_())).values()
+    if all(_feeds(other, first) for other in others):
+        return []
+    shapes = {number: list(one.shape) for number, one in _candidates(look.output).items()}
+    listed = ", ".join(f"{shape} at {number}" for number, shape in shapes.items())
+    from_it = "; the others are computed from it, so that it may be features" if all(_feeds(first, o) for o in others) else ""
+    return [
+        Finding(
+            "several_outputs",
+            f"the model returns several tensors that may be its logits ({listed}), and the run takes the first one{from_it}; "
+            f"output={next(number for number in shapes if number)} takes another, and output=0 the first without this warning",
+            {"shapes": list(shapes.values())},
+        )
+    ]
+
+
+def _candidates(output: Any) -> dict[int, Tensor]:
+    """The items of a tuple or list that have as many axes as the first one, by their place; no `[N, 1]`."""
+    items = dict(enumerate(output)) if isinstance(output, tuple | list) and not hasattr(output, "logits") else {}
+    found = {number: one for number, one in items.items() if isinstance(one, Tensor) and one.is_floating_point()}
+    axes = found[0].ndim if 0 in found else None
+    return {number: one for number, one in found.items() if one.ndim == axes and (axes > 2 or one.shape[1:].numel() > 1)}
+
+
+def _feeds(source: Tensor, result: Tensor) -> bool:
+    """Whether a tensor is computed from another."""
+    if not (source.requires_grad and result.requires_grad):
+        return False
+    [gradient] = torch.autograd.grad(result.sum(), source, retain_graph=True, allow_unused=True)
+    return gradient is not None

@@ -28,6 +28,7 @@ from xaieval.explainers.adapters.base import (
     object_targets,
     reshaping,
 )
+from xaieval.explainers.adapters.function_calls import ACTIVATIONS, ADDITIONS, POOLINGS, RELUS, functions_as_modules
 from xaieval.explainers.adapters.lending import split_repeated_calls
 from xaieval.explainers.base import Context
 from xaieval.inference.reproducibility import ONE_AT_A_TIME
@@ -68,6 +69,7 @@ class CaptumKind(Kind):
         pools: Whether captum takes axis 1 of the layer's output for the channels.
         changes_relus: Whether it changes only what ReLUs pass back.
         stores: Whether it stores tensors on modules, so that no module may run twice in a pass.
+        adds: Whether it has a rule of its own for additions, as a module.
     """
 
     needs_layer: bool = False
@@ -76,6 +78,7 @@ class CaptumKind(Kind):
     pools: bool = False
     changes_relus: bool = False
     stores: bool = False
+    adds: bool = False
 
 
 GUIDED = "Springenberg et al. 2015, arXiv 1412.6806"
@@ -92,7 +95,7 @@ KINDS: dict[str, CaptumKind] = {
         reduce="mean", passes="about 226", paper="Zeiler and Fergus 2014, arXiv 1311.2901", takes_gradients=False
     ),
     "FeatureAblation": CaptumKind(reduce="mean", passes="65", paper="none (captum)", takes_gradients=False),
-    "LRP": CaptumKind(passes="2", paper="Bach et al. 2015, PLoS ONE 10(7)"),
+    "LRP": CaptumKind(passes="2", paper="Bach et al. 2015, PLoS ONE 10(7)", adds=True),
     "GuidedGradCam": CaptumKind(passes="2", paper=GRAD_CAM, needs_layer=True, pools=True, changes_relus=True),
     "LayerGradCam": CaptumKind(paper=GRAD_CAM, needs_layer=True, pools=True, settings={"relu_attributions": True}),
     "LayerActivation": CaptumKind(paper="none (captum)", needs_layer=True, takes_gradients=False),
@@ -183,12 +186,15 @@ class Captum(LibraryMethod):
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`, or `[N, h, w]` of a layer."""
         kind = KINDS[self.method]
-        _check_suits(self.name, kind, context)
+        _check_layout(self.name, kind, context)
         layer = [module_at(context, self.name)] if kind.needs_layer else []
-        with _calling(self.name, context, kind):
+        with _calling(self.name, context, kind) as (functions, score):
             from captum import attr
 
-            attribution = getattr(attr, self.method)(CalledModel(context, context.score), *layer)
+            called = CalledModel(context, score)
+            if len(functions):  # captum's LRP has no rule for an empty list
+                called.functions = functions
+            attribution = getattr(attr, self.method)(called, *layer)
             if self.noise:
                 attribution = attr.NoiseTunnel(attribution)
 
@@ -256,6 +262,15 @@ class CaptumObject:
             )
         return targets - 1
 
+    def _check_functions(self, functions: nn.ModuleList) -> None:
+        """The object has the model, which cannot be given modules in place of the functions that it calls."""
+        if len(functions):
+            raise ExplainerError(
+                f"method '{self.name}' changes what modules pass back, and this model calls functions ({len(functions)}, the "
+                f"first one as {functions[0]}); give the method by name ('{NAME}:{type(self._inner).__name__}'), which makes "
+                "modules of them"
+            )
+
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`, or `[N, h, w]` of its layer."""
         targets = self._columns(context, object_targets(context, self.name, self.attribution.forward_func))
@@ -265,7 +280,8 @@ class CaptumObject:
             raw = _attribute(self.attribution, self.settings, context, images, **target)
             return _reduced(raw, self._kind, self._reduce, context)
 
-        with _calling(self.name, context, self._kind):
+        with _calling(self.name, context, self._kind) as (functions, _):
+            self._check_functions(functions)
             return batch_maps(context, maps, self._kind.one_by_one or self._inner is not self.attribution)
 
 
@@ -287,23 +303,41 @@ LIBRARY = Library(
 
 
 @contextmanager
-def _calling(name: str, context: Context, kind: CaptumKind) -> Iterator[None]:
-    """Lend the model to captum, without captum's warnings."""
+def _calling(name: str, context: Context, kind: CaptumKind) -> Iterator[tuple[nn.ModuleList, Callable[..., Tensor]]]:
+    """Lend the model to captum, without captum's warnings.
+
+    Yields modules in place of the functions that the method changes, and the scores of `Context.score` that call them.
+    """
     # The filters of warnings are those of all threads.
     with calling(NAME, name, context), ONE_AT_A_TIME, warnings.catch_warnings():
         for message in WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         if kind.stores:
             split_repeated_calls(context.model, lambda: context.read(context.images[:1]))
-        yield
+        first = (leaf(context.images[:1]), context.everywhere[:1])
+        functions, score = functions_as_modules(context.model, _changed(kind), context.score, *first)
+        _check_relus(name, kind, context, functions)
+        yield functions, score
 
 
-def _check_suits(name: str, kind: CaptumKind, context: Context) -> None:
-    if kind.changes_relus and not any(isinstance(module, nn.ReLU) for module in context.model.modules()):
+def _changed(kind: CaptumKind) -> Mapping[Any, type[nn.Module]]:
+    """The functions whose modules a method changes."""
+    if not kind.adds:
+        return ACTIVATIONS if kind.stores else RELUS if kind.changes_relus else {}
+    from captum.attr._utils.custom_modules import Addition_Module
+
+    return {**POOLINGS, **dict.fromkeys(ADDITIONS, Addition_Module)}
+
+
+def _check_relus(name: str, kind: CaptumKind, context: Context, functions: nn.ModuleList) -> None:
+    if kind.changes_relus and not any(isinstance(module, nn.ReLU) for module in (*context.model.modules(), *functions)):
         raise ExplainerError(
-            f"method '{name}' changes what nn.ReLU modules pass back, and the model has none, so that it would be the plain "
-            "gradient; take 'captum:Saliency'"
+            f"method '{name}' changes what ReLUs pass back, and the model has none, so that it would be the plain gradient; "
+            "take 'captum:Saliency'"
         )
+
+
+def _check_layout(name: str, kind: CaptumKind, context: Context) -> None:
     if kind.pools and reshaping(context.layout) is not None:
         raise ExplainerError(
             f"method '{name}' takes axis 1 for the channels, and the output of '{context.layer}' is not [N, C, H, W]; take "
