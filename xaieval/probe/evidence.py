@@ -8,9 +8,12 @@ change more than elsewhere, and more than for the other positions. Queries, word
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,13 +22,13 @@ from torch import Tensor, nn
 from xaieval.inference.batch_limit import is_out_of_memory
 from xaieval.probe.addresses import Layer, Trace, tensors_of
 from xaieval.probe.fits import LEARNED, Fit, Share, best_fit
-from xaieval.probe.layouts import FITS, MOST_PREFIX, Layout, doubts_axes, image_layout, misfits
+from xaieval.probe.layouts import FITS, Layout, doubts_axes, image_layout, misfits
 
 __all__ = ["follow_places", "is_doubtful"]
 
 POSITIONS = ((2, 6, 3), (5, 1, 6), (7, 4, 1), (0, 3, 4), (4, 0, 7), (1, 7, 2), (6, 2, 0), (3, 5, 5))  # each row, column once
 PATCH = 1 / 14  # of the image's sides: a patch of a vision transformer at 224 pixels
-PASSES = (5, 2)  # images in a pass: the image itself, and altered ones
+STAGES = (2, 4, 8)  # positions after which the layouts may be clear
 
 Changes = dict[str, dict[str, Tensor]]  # by address and kind of layout: how much each cell changed, [positions, cells]
 
@@ -35,9 +38,9 @@ def is_doubtful(layer: Layer, traced: Trace) -> bool:
     axes, shape = len(traced.image_size), layer.shape
     if len(shape) == 3:
         return traced.batch in shape[:2] and math.prod(shape[:2]) > traced.batch
-    if len(shape) != 2 + axes or shape[0] != traced.batch or traced.convolutional:
+    if len(shape) != 2 + axes or shape[0] != traced.batch:
         return False
-    return doubts_axes(shape, traced.inner_size) or _is_attention(shape, traced)
+    return doubts_axes(shape, traced.inner_size) or (_is_attention(shape, traced) and not traced.convolutional)
 
 
 def follow_places(
@@ -51,7 +54,7 @@ def follow_places(
     grid: tuple[int, ...] | None = None,
     prefix: int | None = None,
 ) -> dict[str, Layout | str]:
-    """Find the layouts of layers by altering the first image, first at half of the positions, and at all if that is not enough.
+    """Find the layouts of layers by altering the first image, at two positions, and at more as long as that is not enough.
 
     Args:
         model: The borrowed model.
@@ -66,18 +69,48 @@ def follow_places(
     Returns:
         The layouts, or the reasons why layers have none, by address. Layers that stay open are left out.
     """
+    maps = _first_maps(traced)
     moved: Changes = {}
-    for count in (len(POSITIONS) // 2, len(POSITIONS)):
-        done = next((len(change) for kinds in moved.values() for change in kinds.values()), 0)
-        moved = _joined(moved, _changes(model, images, layers, POSITIONS[done:count], forward))
-        shares = tuple(_in_frame(_share(position, images.shape[2:]), traced) for position in POSITIONS[:count])
-        fits = {
-            one.address: best_fit(moved.get(one.address, {}), one.shape, traced.inner_size, shares, grid, prefix)
-            for one in layers
-        }
-        if not moved or all((fit := fits[one.address]) is not None and fit.clear for one in wanted):
+    for done, count in pairwise((0, *STAGES)):
+        moved = _joined(moved, _changes(model, images, [*layers, *maps.values()], POSITIONS[done:count], forward))
+        if not moved:
             break
+        shares = tuple(_in_frame(_share(position, images.shape[2:]), traced) for position in POSITIONS[:count])
+        fit = partial(_fit, moved=moved, traced=traced, shares=shares, maps=maps, grid=grid, prefix=prefix)
+        fits = {one.address: fit(one) for one in wanted}
+        clear = {address: one.layout for address, one in fits.items() if one is not None and one.clear}
+        if len(clear) == len(fits):
+            return dict(clear)
+    fits = {one.address: fit(one) for one in layers} if moved else {}
     return _decided(traced, layers, moved, fits, grid is not None)
+
+
+def _first_maps(traced: Trace) -> dict[tuple[int, ...], Layer]:
+    """The first map of each size, with channels first beyond doubt, by size."""
+    maps: dict[tuple[int, ...], Layer] = {}
+    for layer in traced.layers:
+        if len(layer.shape) == 2 + len(traced.image_size) and layer.shape[0] == traced.batch and not is_doubtful(layer, traced):
+            first, last = misfits(layer.shape, traced.inner_size)
+            if first <= last and first < len(FITS) and math.prod(layer.shape[2:]) > 1:
+                maps.setdefault(layer.shape[2:], layer)
+    return maps
+
+
+def _fit(
+    layer: Layer,
+    *,
+    moved: Changes,
+    traced: Trace,
+    shares: tuple[Share, ...],
+    maps: Mapping[tuple[int, ...], Layer],
+    grid: tuple[int, ...] | None,
+    prefix: int | None,
+) -> Fit | None:
+    """The best layout of a layer."""
+    at = traced.layers.index(layer)
+    before = {size for size, one in maps.items() if one.address in moved and traced.layers.index(one) < at}
+    patterns = {size: moved[maps[size].address]["channels_first"] for size in before}
+    return best_fit(moved.get(layer.address, {}), layer.shape, traced.inner_size, shares, grid, prefix, patterns)
 
 
 def _joined(first: Changes, second: Changes) -> Changes:
@@ -100,11 +133,11 @@ def _changes(
 ) -> Changes:
     """How much the cells of layers change for each position; nothing if the model takes no other number of images."""
     altered = [_altered(images[:1], position) for position in positions]
-    for size in PASSES:
+    for size in (1 + len(altered), 2, len(images), 1):  # some models take only as many images as they are used with
         try:
             return _measured(model, images[:1], altered, size, layers, forward)
         except Exception as error:  # a model can raise anything
-            if is_out_of_memory(error) and size == PASSES[-1]:
+            if is_out_of_memory(error) and size == 1:
                 raise
     return {}
 
@@ -114,7 +147,8 @@ def _decided(
 ) -> dict[str, Layout | str]:
     """The layouts of layers that follow, or of their kin; or the reasons why they have none, unless a grid is given."""
     if not moved:
-        return {layer.address: why for layer in layers if (why := _open_axes(layer, traced, tested=False)) is not None}
+        untested = {layer.address: _untested(layer, traced, given) for layer in layers}
+        return {address: why for address, why in untested.items() if why is not None}
     _agree(fits, layers)
     found = {address: fit.layout for address, fit in fits.items() if fit is not None and fit.follows}
     others: dict[str, Layout | str | None] = {}
@@ -124,7 +158,7 @@ def _decided(
         if len(layer.shape) != 3:
             others[layer.address] = _open_axes(layer, traced, tested=True)
         elif not given:
-            kin = _of_its_block(layer, traced, found) or _of_its_number(layer, layers, found, moved)
+            kin = _of_its_block(layer, traced, found) or _of_its_row(layer, found, layers, moved)
             others[layer.address] = kin or _no_places(layer, moved.get(layer.address, {}))
     return {**found, **{address: other for address, other in others.items() if other is not None}}
 
@@ -158,52 +192,73 @@ def _measured(
     layers: Sequence[Layer],
     forward: Callable[[Tensor], Any] | None,
 ) -> Changes:
-    """The changes from the image to each altered one, in passes of `size` images, the first of which is the image itself."""
-    doubtful = {(layer.path, layer.call, layer.keys): layer for layer in layers}
+    """The changes from the image to each altered one, in passes of `size` images, the first of which is the image itself.
+
+    A pass of one image is compared with the pass before all others.
+    """
+    wanted = {(layer.path, layer.call, layer.keys): layer for layer in layers}
     names = {module: name for name, module in model.named_modules()}
     parts: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    alone: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
         for keys, tensor in tensors_of(output):
-            layer = doubtful.get((path, calls[path], keys))
-            if layer is not None and tensor.is_floating_point():
-                for kind, change in _by_cell(tensor, size, len(layer.shape)):
-                    parts[layer.address][kind].append(change)
+            layer = wanted.get((path, calls[path], keys))
+            if layer is None or not tensor.is_floating_point() or tensor.ndim != len(layer.shape):
+                continue
+            for kind, values in _readings(tensor, size):
+                first = values[:1] if size > 1 else alone.setdefault(f"{layer.address} {kind}", values.clone())
+                for name, change in _by_cell(kind, first, values[min(1, size - 1) :]):
+                    parts[layer.address][name].append(change)
         calls[path] += 1
 
-    paths = {path for path, _, _ in doubtful}
+    paths = {path for path, _, _ in wanted}
     handles = [module.register_forward_hook(record) for module, name in names.items() if name in paths]
     try:
         with torch.no_grad():
-            for start in range(0, len(altered), size - 1):
+            for images in _passes(image, altered, size):
                 calls.clear()
-                (model if forward is None else forward)(torch.cat([image, *altered[start : start + size - 1]]))
+                (model if forward is None else forward)(images)
     finally:
         for handle in handles:
             handle.remove()
-    joined = {address: {kind: torch.cat(several) for kind, several in kinds.items()} for address, kinds in parts.items()}
-    return {a: {k: c for k, c in kinds.items() if len(c) == len(altered)} for a, kinds in joined.items()}
+    skip = size == 1
+    joined = {address: {kind: torch.cat(several)[skip:] for kind, several in kinds.items()} for address, kinds in parts.items()}
+    count = len(altered)
+    return {a: {k: c[:count] for k, c in kinds.items() if len(c) >= count} for a, kinds in joined.items()}
 
 
-def _by_cell(tensor: Tensor, size: int, ndim: int) -> Iterator[tuple[str, Tensor]]:
-    """How much each cell changed under each possible layout, `[size - 1, cells]`."""
-    if tensor.ndim != ndim:
+def _passes(image: Tensor, altered: list[Tensor], size: int) -> Iterator[Tensor]:
+    """The images of each pass, filled up with copies of the image itself."""
+    if size == 1:
+        yield from (image, *altered)
         return
-    if ndim == 3 and tensor.shape[0] != size == tensor.shape[1]:
-        tensor = tensor.transpose(0, 1)
-        kinds = {"sequence_first": 2}
-    elif ndim == 3:
-        kinds = {"tokens": 2}
-    else:
-        kinds = {"channels_first": 1, "channels_last": -1}
-    if len(tensor) == size:
-        difference = tensor[1:].float() - tensor[:1].float()
-        for kind, channels in kinds.items():
-            yield kind, difference.norm(dim=channels).flatten(1).cpu()
-        if ndim == 3 and not difference.any() and tensor.any():
-            yield LEARNED, difference.new_zeros(size - 1, 1).cpu()
+    for start in range(0, len(altered), size - 1):
+        images = [image, *altered[start : start + size - 1]]
+        yield torch.cat([*images, *[image] * (size - len(images))])
+
+
+def _by_cell(kind: str, first: Tensor, others: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """How much each cell changed, `[images, cells]`, of values with the images first."""
+    difference = others.float() - first.float()
+    yield kind, difference.norm(dim=1 if kind in ("channels_first", "N C T") else -1).flatten(1).cpu()
+    if kind in ("tokens", "sequence_first") and not difference.any() and first.any():
+        yield LEARNED, difference.new_zeros(len(others), 1).cpu()
+
+
+def _readings(tensor: Tensor, size: int) -> Iterator[tuple[str, Tensor]]:
+    """The layouts that the axes allow, with the values, images first."""
+    shape = tensor.shape
+    if tensor.ndim > 3 and shape[0] == size:
+        yield from (("channels_first", tensor), ("channels_last", tensor))
+    elif tensor.ndim == 3 and shape[0] == size:
+        yield "tokens", tensor
+        if shape[1] == shape[2]:
+            yield "N C T", tensor
+    if tensor.ndim == 3 and shape[1] == size:
+        yield "sequence_first", tensor.transpose(0, 1)
 
 
 def _agree(fits: dict[str, Fit | None], layers: Sequence[Layer]) -> None:
@@ -234,11 +289,17 @@ def _of_its_block(layer: Layer, traced: Trace, found: Mapping[str, Layout]) -> L
     path = layer.path
     while path:
         path = path.rpartition(".")[0]
-        around = {_as_tokens(one, traced, found, layer) for one in traced.layers if one.path == path and one.path}
-        around.discard(None)
+        around = [one for one in traced.layers if one.path == path and one.path and _is_around(one, layer)]
         if around:
-            return around.pop() if len(around) == 1 else None
+            layouts = {_as_tokens(one, traced, found, layer) for one in around}
+            return layouts.pop() if len(layouts) == 1 and layer.shape[1] != layer.shape[2] else None
     return None
+
+
+def _is_around(block: Layer, layer: Layer) -> bool:
+    """Whether a module around a layer returns as many tokens, or a map of as many cells."""
+    tokens = len(block.shape) == 3 and block.shape[:2] == layer.shape[:2]
+    return tokens or (len(block.shape) > 3 and layer.shape[1] in (math.prod(block.shape[2:]), math.prod(block.shape[1:-1])))
 
 
 def _as_tokens(block: Layer, traced: Trace, found: Mapping[str, Layout], layer: Layer) -> Layout | None:
@@ -251,22 +312,17 @@ def _as_tokens(block: Layer, traced: Trace, found: Mapping[str, Layout], layer: 
     return Layout("tokens", layout.size) if math.prod(layout.size) == layer.shape[1] else None
 
 
-def _of_its_number(layer: Layer, layers: Sequence[Layer], found: Mapping[str, Layout], moved: Changes) -> Layout | None:
-    """The layout of the other layers with as many tokens, or half the grid of a stage before.
-
-    Learned tokens, which begin without the image, can be as many as there are places by chance.
-    """
-    like = [one for one in layers if one.shape[:2] == layer.shape[:2] and len(one.shape) == 3]
-    if any(LEARNED in moved.get(one.address, {}) for one in like):
+def _of_its_row(layer: Layer, found: Mapping[str, Layout], layers: Sequence[Layer], moved: Changes) -> Layout | None:
+    """The layout of the other blocks of a row, such as `blocks.0` of `blocks.1`, with as many tokens."""
+    row = [one for one in layers if _row(one) == _row(layer) and one.shape == layer.shape]
+    if any(LEARNED in moved.get(one.address, {}) for one in row) or layer.shape[1] == layer.shape[2]:
         return None
-    layouts = {found[one.address] for one in like if one.address in found}
-    layouts = {layout for layout in layouts if layer.shape[1] - math.prod(layout.size) <= MOST_PREFIX}
-    if not layouts:
-        earlier = {found[one.address] for one in layers if one.address in found and len(one.shape) == 3}
-        whole = [layout.size for layout in earlier if layout.kind == "tokens" and not layout.prefix]
-        halved = {tuple(-(-side // 2) for side in size) for size in whole}
-        layouts = {Layout("tokens", size) for size in halved if math.prod(size) == layer.shape[1]}
+    layouts = {found[one.address] for one in row if one.address in found}
     return layouts.pop() if len(layouts) == 1 else None
+
+
+def _row(layer: Layer) -> tuple[str, tuple[str, ...], str]:
+    return re.sub(r"(?<![^._])\d+(?![^._])", "*", layer.path), layer.keys, layer.module_type
 
 
 def _no_places(layer: Layer, kinds: Mapping[str, Tensor]) -> str:
@@ -285,8 +341,21 @@ def _no_places(layer: Layer, kinds: Mapping[str, Tensor]) -> str:
     )
 
 
+def _untested(layer: Layer, traced: Trace, given: bool) -> str | None:
+    """Why a layer is refused if the model runs on no altered images."""
+    if len(layer.shape) != 3:
+        return _open_axes(layer, traced, tested=False)
+    shape, ways = (
+        list(layer.shape),
+        "give grid=(height, width), or layout= with words for the axes or a function to [N, C, h, w]",
+    )
+    return None if given else f"layer '{layer.address}' returns {shape}, and nothing shows which tokens are places; {ways}"
+
+
 def _open_axes(layer: Layer, traced: Trace, tested: bool) -> str | None:
     """Why a map is refused where neither its shape nor the test says which axes are places; None where its shape does."""
+    if traced.convolutional:
+        return None
     shape = ", ".join(("N", *map(str, layer.shape[1:])))
     places = " ".join(("d", "h", "w")[-len(traced.image_size) :])
     ways = f"give layout='N C {places}' or 'N {places} C', or a function to [N, C, h, w]"

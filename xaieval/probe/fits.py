@@ -10,12 +10,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from xaieval.probe.layouts import MOST_PREFIX, Layout, token_grids
+from xaieval.probe.layouts import MOST_EXTRA, MOST_PREFIX, Layout, token_grids
 
 __all__ = ["LEARNED", "Fit", "Share", "best_fit"]
 
 LEARNED = "learned"  # key of a layer whose tokens are not zero and do not depend on the image
-CLEAR = 0.8  # agreement that is enough with half of the positions
+CHANCE, CERTAIN = 2.5, 4  # least correlation over its standard error: few cells and few positions agree by chance
+CLEAR = 0.8  # agreement that is enough without further positions
 FOLLOWS = 0.5  # of the largest possible agreement in standard deviations; queries reach 0.45, places 0.55 and more
 FAR = 0.4  # of a side of the map: tokens in the order of windows are places too, but half the map away from their own
 MOST_FAR = 1 / 8  # largest share of the positions for which the cell that changes most may be that far
@@ -36,22 +37,25 @@ class Fit:
         correlation: Between the changes and the overlap of each cell with the altered patch, less for an unusual layout.
         agreement: Of the order of the positions, in standard deviations over all orders; 1 for perfect agreement.
         far: Share of the positions for which the cell that changes most is far from the patch.
+        error: Standard error that the correlation has where nothing follows.
     """
 
     layout: Layout
     correlation: float
     agreement: float
     far: float = 0
+    error: float = 0
 
     @property
     def follows(self) -> bool:
         """Whether the cells are places."""
-        return self.correlation >= ALIKE and self.agreement >= FOLLOWS and self.far <= MOST_FAR
+        return self.correlation >= max(ALIKE, CHANCE * self.error) and self.agreement >= FOLLOWS and self.far <= MOST_FAR
 
     @property
     def clear(self) -> bool:
-        """Whether half of the positions would be enough to see it."""
-        return self.correlation >= 2 * ALIKE and self.agreement >= CLEAR and self.far == 0
+        """Whether more positions need not be tried."""
+        enough = self.correlation >= max(2 * ALIKE, CERTAIN * self.error)
+        return enough and self.agreement >= CLEAR and self.far == 0
 
 
 def best_fit(
@@ -61,8 +65,12 @@ def best_fit(
     shares: tuple[Share, ...],
     grid: tuple[int, ...] | None = None,
     prefix: int | None = None,
+    maps: Mapping[tuple[int, ...], Tensor] | None = None,
 ) -> Fit | None:
     """The layout under which the changes of a layer's cells agree best with the altered places; None if there is none.
+
+    Where maps come before the tokens, the grid is that of a map or a share of it, and the cells of a map that change are
+    compared with the tokens of the same grid: a cell of a deep network sees much more than its share of the image.
 
     Args:
         kinds: The changes `[positions, cells]`, by kind of layout.
@@ -71,7 +79,9 @@ def best_fit(
         shares: For each position, the altered share of each side.
         grid: Height and width of the token grid, if the user gave it.
         prefix: Number of tokens before it, if the user gave it.
+        maps: The changes `[positions, cells]` of maps before the layer, by size.
     """
+    maps = maps or {}
     fits: list[Fit] = []
     for kind, change in kinds.items():
         if kind == LEARNED:
@@ -84,12 +94,34 @@ def best_fit(
             if math.prod(cells) > 1:
                 fits.append(_fit(Layout(kind, cells), logs, _overlaps(cells, shares)))
             continue
-        grids = token_grids(logs.shape[1], size) if grid is None else [grid]
-        for cells in grids:
+        for cells in _grids(logs.shape[1], size, maps) if grid is None else [grid]:
             if 1 < math.prod(cells) <= logs.shape[1] and len(cells) == len(size):
-                candidates = _token_fits(kind, cells, logs, _overlaps(cells, shares), prefix)
-                fits += [_handicapped(fit, logs.shape[1], size) for fit in candidates]
+                candidates = _token_fits(kind, cells, logs, _pattern(cells, shares, maps), prefix)
+                fits += [_handicapped(fit, logs.shape[1], size, cells in maps) for fit in candidates]
     return max(fits, key=lambda fit: fit.correlation, default=None)
+
+
+def _grids(tokens: int, size: tuple[int, ...], maps: Mapping[tuple[int, ...], Tensor]) -> list[tuple[int, ...]]:
+    """The grids that tokens could be: those of maps before them, or maps of a coarser stride, or of any without a map."""
+    found = token_grids(tokens, size)
+    if not maps:
+        return found
+    coarser = [cells for cells in found if cells not in maps and any(_is_share(cells, whole) for whole in maps)]
+    return [cells for cells in maps if tokens - MOST_EXTRA <= math.prod(cells) <= tokens] + coarser
+
+
+def _is_share(cells: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether merging whole neighbouring cells of one grid gives the other."""
+    return all(
+        any(count in (side // stride, -(-side // stride)) for stride in range(1, side + 1))
+        for count, side in zip(cells, whole, strict=True)
+    )
+
+
+def _pattern(cells: tuple[int, ...], shares: tuple[Share, ...], maps: Mapping[tuple[int, ...], Tensor]) -> Tensor:
+    """Where a grid should change, `[positions, cells]`, centred: as the map of its size, or as it overlaps the patch."""
+    logs = _logs(maps[cells]) if cells in maps else None
+    return _overlaps(cells, shares) if logs is None else logs - logs.mean(dim=1, keepdim=True)
 
 
 def _logs(change: Tensor) -> Tensor | None:
@@ -123,7 +155,9 @@ def _fit(layout: Layout, logs: Tensor, overlaps: Tensor) -> Fit:
     most = overlaps @ overlaps.T
     correlation = product.trace() / (logs.norm() * overlaps.norm()).clamp(min=1e-30)
     order = [matrix.trace() / matrix.norm().clamp(min=1e-30) for matrix in (product, most)]
-    return Fit(layout, float(correlation), float(order[0] / order[1].clamp(min=1e-30)), _far(layout.size, logs, overlaps))
+    error = 1 / math.sqrt(math.prod(layout.size) * (len(logs) - 1))
+    agreement = float(order[0] / order[1].clamp(min=1e-30))
+    return Fit(layout, float(correlation), agreement, _far(layout.size, logs, overlaps), error)
 
 
 def _far(cells: tuple[int, ...], logs: Tensor, overlaps: Tensor) -> float:
@@ -137,10 +171,10 @@ def _far(cells: tuple[int, ...], logs: Tensor, overlaps: Tensor) -> float:
     return float(far.float().mean())
 
 
-def _handicapped(fit: Fit, tokens: int, size: tuple[int, ...]) -> Fit:
+def _handicapped(fit: Fit, tokens: int, size: tuple[int, ...], is_map: bool) -> Fit:
     """The fit with a lower correlation where the layout is unusual, because many layouts are tried."""
     cells = math.prod(fit.layout.size)
-    whole = all(side % count == 0 for side, count in zip(size, fit.layout.size, strict=True))
+    whole = is_map or all(side % count == 0 for side, count in zip(size, fit.layout.size, strict=True))
     factor = (1 if whole else UNUSUAL) * (UNUSUAL if fit.layout.middle else 1) * (2 - cells / tokens) ** 2
     return replace(fit, correlation=fit.correlation / factor)
 

@@ -21,8 +21,8 @@ from xaieval.probe.layouts import Layout, worded
 
 __all__ = ["settled"]
 
-# What a test has shown of a model, by the shapes of its layers: it need not be repeated for the next images.
-_known: WeakKeyDictionary[nn.Module, dict[Any, dict[str, Layout | str]]] = WeakKeyDictionary()
+# What a test has shown of the layers of a model, by their shapes: it need not be repeated for the next images.
+_known: WeakKeyDictionary[nn.Module, dict[Any, Layout]] = WeakKeyDictionary()
 
 
 def settled(
@@ -70,14 +70,14 @@ def settled(
     found: dict[str, Layout | str] = {}
     doubtful = [layer for layer in wanted if layer.address not in given and is_doubtful(layer, traced)]
     if doubtful:
-        tested = _relatives(doubtful, traced)
-        key = (*((one.address, one.shape[1:]) for one in tested), traced.inner_size, grid, prefix_tokens)
         known = _known.setdefault(model, {})
-        found = known.get(key) or follow_places(
-            model, images, traced, tested, doubtful, forward=forward, grid=grid, prefix=prefix_tokens
-        )
-        if not any(isinstance(one, str) for one in found.values()):  # other weights may show what these do not
-            known[key] = found
+        keys = {one.address: (one.address, one.shape[1:], traced.inner_size, grid, prefix_tokens) for one in doubtful}
+        found = {address: known[key] for address, key in keys.items() if key in known}
+        if len(found) < len(doubtful):
+            tested, options = _relatives(doubtful, traced), {"forward": forward, "grid": grid, "prefix": prefix_tokens}
+            found = follow_places(model, images, traced, tested, doubtful, **options)
+            # Other weights may show what these do not: only what was found is kept.
+            known.update({key: found[a] for a, key in keys.items() if isinstance(found.get(a), Layout)})
     return replace(traced, found={**found, **given})
 
 
