@@ -200,17 +200,19 @@ def _by_confidence(
     pixels: Tensor,
     others: Sequence[Normalisation],
 ) -> list[Finding]:
-    """By how sure the model is; only a large gain on nearly all images counts."""
+    """By how sure the model is; only a large gain on nearly all images counts, and as many different classes."""
     colour = [_Trial(present, look.images.flip(1), swapped=True)] if pixels.shape[1] == 3 else []
     trials = [*(_Trial(way, way.of_pixels(pixels)) for way in others), *colour]
     share = len(pixels) // len(trials)
     if share < FEWEST:
         return []
-    confidences = look_again(torch.cat([trial.images[:share] for trial in trials])).confidence.view(len(trials), share)
+    again = look_again(torch.cat([trial.images[:share] for trial in trials]))
+    confidences, classes = (values.view(len(trials), share) for values in (again.confidence, again.followed.classes))
     gains = confidences - look.confidence[:share]
     best = int(gains.mean(dim=1).argmax())
     gain, up = float(gains[best].mean()), float((gains[best] > 0).float().mean())
-    if gain < SURER or up < MOST_UP:
+    # A network that is surer of one class whatever the image shows has only been driven out of its range.
+    if gain < SURER or up < MOST_UP or len(classes[best].unique()) < len(look.followed.classes[:share].unique()):
         return []
     evidence = {
         "images": share,
