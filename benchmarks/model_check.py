@@ -43,7 +43,7 @@ ARCHITECTURES = (
     *("resnet18", "resnet26d", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002", "lcnet_050", "mnasnet_small"),
     *("ghostnet_050", "tinynet_e", "repvgg_a0", "mobilevit_xxs", "efficientvit_b0", "levit_128s", "convnext_atto"),
     *("edgenext_xx_small", "mambaout_femto", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "pvt_v2_b0"),
-    *("xcit_nano_12_p16_224", "mixer_s32_224"),
+    "xcit_nano_12_p16_224",
 )
 
 app = cyclopts.App(help=__doc__)
