@@ -90,6 +90,13 @@ def test_tokens_that_fit_no_grid_of_a_later_batch_say_so():
         _areas(Odd().eval(), [torch.rand(1, 3, 64, 64), torch.rand(1, 3, 96, 64)], "body")
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_as_many_tokens_for_images_of_another_shape_are_refused_without_any_map(pooled):
+    options = {"grid": (4, 4)} if pooled else {}
+    with pytest.raises(AddressError, match="does not say which grid that is"):
+        _areas(Linear(pooled).eval(), [torch.rand(1, 3, 64, 64), torch.rand(1, 3, 32, 128)], "body", **options)
+
+
 class Views(nn.Module):
     """Three views of each image, folded into the batch."""
 

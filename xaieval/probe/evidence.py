@@ -40,7 +40,7 @@ def is_doubtful(layer: Layer, traced: Trace) -> bool:
         return traced.batch in shape[:2] and math.prod(shape[:2]) > traced.batch
     if len(shape) != 2 + axes or shape[0] != traced.batch:
         return False
-    return doubts_axes(shape, traced.inner_size) or (_is_attention(shape, traced) and not traced.convolutional)
+    return doubts_axes(shape, traced.inner_size) or _is_attention(layer, traced)
 
 
 def follow_places(
@@ -360,14 +360,18 @@ def _open_axes(layer: Layer, traced: Trace, tested: bool) -> str | None:
     places = " ".join(("d", "h", "w")[-len(traced.image_size) :])
     ways = f"give layout='N C {places}' or 'N {places} C', or a function to [N, C, h, w]"
     first, last = misfits(layer.shape, traced.inner_size)
-    if tested and (_is_attention(layer.shape, traced) or first == last == len(FITS)):
+    if tested and (_is_attention(layer, traced) or first == last == len(FITS)):
         return f"layer '{layer.address}' has no map: no axes of its output [{shape}] follow places of the image; or else {ways}"
     if first == last < len(FITS):
         return f"layer '{layer.address}' returns [{shape}], and nothing shows which axes are height and width; {ways}"
     return None
 
 
-def _is_attention(shape: tuple[int, ...], traced: Trace) -> bool:
-    """Whether an output could be weights of attention, `[N, heads, T, T]`."""
-    tokens = {layer.shape[1] for layer in traced.layers if len(layer.shape) == 3}
-    return len(shape) == 4 and shape[-1] == shape[-2] and shape[-1] in tokens
+def _is_attention(layer: Layer, traced: Trace) -> bool:
+    """Whether an output could be weights of attention, `[N, heads, T, T]`; a module with parameters returns maps."""
+    shape = layer.shape
+    if len(shape) != 4 or shape[-1] != shape[-2] or traced.convolutional:
+        return False
+    if layer.parameters and not layer.keys and misfits(shape, traced.inner_size)[0] == 0:
+        return False
+    return shape[-1] in {one.shape[1] for one in traced.layers if len(one.shape) == 3}

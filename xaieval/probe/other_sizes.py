@@ -93,7 +93,9 @@ def layout_now(layer: Layer, layout: Layout, origin: Origin, seen: Sizes, tensor
     else:
         sizes = _inner(origin), seen.frame.outer if seen.frame else seen.image_size
     found = on_other_images(layout, layer.shape, tuple(tensor.shape), sizes, batch)
-    if found is None or tensor.ndim != len(layer.shape):
+    # As many tokens as before are the same grid if the model resizes images itself, and another one if it does not.
+    as_many = anchor is None and tensor.shape[1:] == layer.shape[1:] and found is not None and found.size != layout.size
+    if found is None or as_many or tensor.ndim != len(layer.shape):
         raise AddressError(
             f"layer '{layer.address}' returns {list(tensor.shape)} for images of {_by(seen.image_size)}, and its grid of "
             f"{_by(layout.size)} on the first images, of {_by(origin.image_size)}, does not say which grid that is; give "
