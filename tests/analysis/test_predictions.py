@@ -55,7 +55,31 @@ def test_few_folders_on_a_model_of_many_classes():
     [found] = find_in_predictions(RunRecord(table, {"classes": 1000}))
     assert found.name == "labels_of_another_space"
     assert dict(found.evidence) == {"images": 21, "correct": 0, "labels": 21, "classes": 1000, "chance": 0.1}
-    assert "accuracy is 0.0 % (0 of 21 images), no better than chance (0.1 %)" in found.text
+    assert "accuracy is 0.0 % (0 of 21 images), and 100% of the predictions are classes above all labels" in found.text
+
+
+def test_few_folders_on_a_model_of_many_classes_that_are_right_by_coincidence():
+    table = rows([0, 1, 2, 3] * 25, [0, 1] + [500] * 98)
+    [found] = find_in_predictions(RunRecord(table, {"classes": 1000}))
+    assert found.name == "labels_of_another_space"
+    assert "2.0 % (2 of 100 images), and 98% of the predictions are classes above all labels" in found.text
+
+
+def test_ages_are_no_classes_of_a_regression():
+    table = rows([23, 40, 31, 60], [0] * 4)
+    assert names(table, classes=1, run={"protocol.confidence": "identity"}) == []
+    assert str(predictions_of(table, classes=1)) == "mean confidence 0.6 (n = 4)"
+
+
+def test_the_label_255_is_none_where_the_model_has_fewer_classes():
+    table = rows([255, 1, 2], [0, 1, 2])
+    assert names(table, classes=4) == []
+    assert str(predictions_of(table, 4)).startswith("accuracy 100.0 % (2 of 2 labels)")
+    assert str(predictions_of(table, 1000)).startswith("accuracy 66.7 % (2 of 3 labels)")
+
+
+def test_a_folder_of_one_class_that_a_binary_model_always_misses_has_no_other_space():
+    assert names(rows([0] * 5, [1] * 5), classes=2) == ["accuracy_at_chance"]
 
 
 def test_shuffled_labels_of_the_right_number():

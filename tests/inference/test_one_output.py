@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.special import expit
-from torch import Tensor
+from torch import Tensor, nn
 
+import xaieval
 from xaieval.errors import ModelError, UsageError
 from xaieval.inference.one_output import has_one_output
 from xaieval.inference.tasks import Classification, Segmentation, predicted_score
@@ -110,3 +111,23 @@ def test_an_unknown_way_to_read_one_output_is_refused(kind):
 @pytest.mark.parametrize("output", [Z, Z[:, 0], torch.tensor(2.0)])
 def test_the_first_pass_needs_no_axis_of_classes(output: Tensor):
     assert predicted_score(Classification(), output).shape == (output.numel(),)
+
+
+def test_one_image_of_a_one_channel_segmentation_that_was_squeezed():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    nn.init.ones_(plain[2].bias)
+    squeezed = nn.Sequential(plain, Squeeze())
+    loader = list(torch.rand(3, 3, 8, 8).split([2, 1]))
+    for batches in (loader, loader[::-1]):
+        rows = [
+            xaieval.score(model, batches, layer, task="segmentation", progress=False).rows["masked_confidence"]
+            for model, layer in ((plain, "0"), (squeezed, "0.0"))
+        ]
+        assert rows[0].notna().all()
+        assert rows[0].tolist() == pytest.approx(rows[1].tolist(), abs=1e-6)
+
+
+class Squeeze(nn.Module):
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze()

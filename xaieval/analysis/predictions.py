@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from xaieval.data.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
@@ -18,6 +19,7 @@ SATURATED, LOW = 0.999, 0.01  # confidences
 MOST_SATURATED = 0.9  # share of images
 CERTAIN = 0.99  # level of the interval of the accuracy
 EQUAL = 1e-6  # relative difference of confidences
+MOST_OTHERS = 0.9  # share of predictions that are classes above all labels
 PROBABILITIES = ("softmax", "sigmoid")
 ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
 
@@ -49,11 +51,13 @@ class Predictions:
         return ", ".join(filter(None, [accuracy, confidence]))
 
 
-def predictions_of(rows: pd.DataFrame) -> Predictions:
+def predictions_of(rows: pd.DataFrame, classes: int | None = None) -> Predictions:
     """Accuracy and mean confidence of a run, each image counted once.
 
     Args:
         rows: The rows of a run.
+        classes: The number of classes of the model, if it is known. One that gives a number, as a regression, has only one, and
+            labels such as ages are no classes then.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": list("aabb"), "label": [1, 1, 0, 0], "predicted": [1, 1, 1, 1]})
@@ -61,7 +65,7 @@ def predictions_of(rows: pd.DataFrame) -> Predictions:
         accuracy 50.0 % (1 of 2 labels), mean confidence 0.7 (n = 2)
     """
     images = _images(rows)
-    labelled = images.dropna(subset=["label", "predicted"])
+    labelled = _labelled(images, classes)
     confidences = images["confidence"].dropna()
     return Predictions(
         labelled=len(labelled),
@@ -75,7 +79,7 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
     """What the accuracy and the confidences of a run say against its numbers.
 
     - `labels_of_another_space`: labels that the model has no class for, or far fewer labels than classes with an accuracy that
-      is no better than chance.
+      is not better than chance, or with predictions that are other classes.
     - `accuracy_at_chance`: such an accuracy otherwise.
     - `constant_confidences`, `saturated_confidences` (more than 90 % of the images above 0.999), `low_confidences` (median
       below 0.01).
@@ -97,8 +101,16 @@ def _images(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.reindex(columns=columns).drop_duplicates("image_id")
 
 
-def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
+def _labelled(images: pd.DataFrame, classes: int | None) -> pd.DataFrame:
+    """The images whose label and prediction are classes, which the number of a regression and the label 255 are not."""
+    if classes == 1:
+        return images[:0]
     labelled = images.dropna(subset=["label", "predicted"])
+    return labelled[labelled["label"] != IGNORED] if classes is not None and classes <= IGNORED else labelled
+
+
+def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
+    labelled = _labelled(images, classes)
     labels, predicted = (labelled[name].to_numpy(dtype=int) for name in ("label", "predicted"))
     if not len(labels):
         return []
@@ -108,16 +120,22 @@ def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
     if classes is not None and labels.max() >= classes:
         text = f"the data has the label {labels.max()}, but the model has {classes} classes, 0 to {classes - 1}; {ADVICE}"
         return [Finding("labels_of_another_space", text, evidence)]
-    accuracy = binomtest(correct, n)
-    better = binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
-    if better or accuracy.proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
+    few = known > 2 and labels.max() + 1 <= known / 2  # as 21 folders on a model of 1000 classes
+    others = float((predicted > labels.max()).mean()) if few else 0.0
+    better = others <= MOST_OTHERS and binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
+    if better or binomtest(correct, n).proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
         return []
     text = (
-        f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images), no better than chance ({100 * chance:.3g} %): the "
-        f"data has {evidence['labels']} different labels up to {labels.max()}, the model {known} classes; {ADVICE}"
+        f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images), {_like_chance(others, chance)}: the data has "
+        f"{evidence['labels']} different labels up to {labels.max()}, the model {known} classes; {ADVICE}"
     )
-    few = labels.max() + 1 <= known / 2  # as 21 folders on a model of 1000 classes
     return [Finding("labels_of_another_space" if few else "accuracy_at_chance", text, evidence)]
+
+
+def _like_chance(others: float, chance: float) -> str:
+    if others > MOST_OTHERS:
+        return f"and {others:.0%} of the predictions are classes above all labels"
+    return f"not significantly better than chance ({100 * chance:.3g} %)"
 
 
 def _confidences(values: np.ndarray, kind: str) -> list[Finding]:

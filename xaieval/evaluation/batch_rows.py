@@ -13,11 +13,10 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
-from xaieval.data.labels import Labels, OtherLabels, one_class_each
+from xaieval.data.labels import IGNORED, Labels, OtherLabels, one_class_each
 from xaieval.errors import RunError, TargetError
 from xaieval.evaluation.maps import BatchPass
 from xaieval.evaluation.measure import MaskedConfidences
-from xaieval.inference.targets import IGNORED
 from xaieval.metrics import Metric
 from xaieval.results.rows import EXCLUDED, VALUED, Pair, class_column, row_table
 

@@ -90,7 +90,7 @@ class Scores(RunRecord):
     @property
     def predictions(self) -> Predictions:
         """Accuracy and mean confidence of the model on the images of the run; printed they are one line."""
-        return predictions_of(self.rows)
+        return predictions_of(self.rows, self.manifest.get("classes"))
 
     def findings(self, level: float = 0.95) -> list[Finding]:
         """Reasons not to trust the numbers, with name and evidence; an empty list does not prove that they are right.

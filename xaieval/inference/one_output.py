@@ -41,7 +41,7 @@ def has_one_output(logits: Any, images: int, axes: int) -> bool:
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         return False
     squeezed = logits.ndim == axes - 1 and len(logits) == images
-    alone = logits.ndim == 0 and axes == 2 and images == 1  # squeeze() of a batch of one image
+    alone = images == 1 and logits.ndim == axes - 2 <= 2  # squeeze() of a batch of one image; of a volume it says nothing
     return alone or squeezed or (logits.ndim == axes and logits.shape[1] == 1)
 
 

@@ -15,10 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import UsageError
 
-__all__ = ["ONE_AT_A_TIME", "check_repeatable", "random_states", "repeatable", "same_random_numbers", "seed_from"]
+__all__ = [
+    "ONE_AT_A_TIME",
+    "check_repeatable",
+    "random_states",
+    "repeatable",
+    "same_random_numbers",
+    "same_states",
+    "seed_from",
+]
 
 # Held by code that changes the random numbers or the warnings of all threads temporarily, so that no other thread interferes.
 ONE_AT_A_TIME = threading.RLock()
@@ -53,6 +62,20 @@ def random_states() -> dict[str, Any]:
     """The states of the global random generators, by library; GPU generators only if CUDA is initialised."""
     states = {"torch": torch.get_rng_state(), "NumPy": np.random.get_state(), "Python": random.getstate()}  # noqa: NPY002  # the global generator is meant
     return states | ({"CUDA": tuple(torch.cuda.get_rng_state_all())} if torch.cuda.is_initialized() else {})
+
+
+def same_states(states: dict[str, Any], others: dict[str, Any]) -> bool:
+    """Whether no random number was drawn between two states of the generators.
+
+    Example:
+        >>> before = random_states()
+        >>> _ = torch.rand(1)
+        >>> same_states(before, before), same_states(before, random_states())
+        (True, False)
+    """
+    shared = states.keys() & others.keys()  # CUDA may have been initialised in between
+    pairs = [pair for key in shared for pair in zip(tree_leaves(states[key]), tree_leaves(others[key]), strict=True)]
+    return all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in pairs)
 
 
 def _restore_random(states: dict[str, Any]) -> None:

@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from xaieval.data.labels import Labels, OtherLabels, one_class_each
+from xaieval.data.labels import IGNORED, Labels, OtherLabels, one_class_each
 from xaieval.errors import ModelError, TargetError
 
 __all__ = [
-    "IGNORED",
     "Confidence",
     "Output",
     "Target",
@@ -33,8 +32,6 @@ __all__ = [
 Output = str | int | Callable[[Any], Tensor] | None
 Target = str | int | Sequence[int] | Callable[..., Tensor]
 Confidence = str | Callable[..., Any]
-
-IGNORED = 255  # the label of pixels and images without a class in many data sets; others use negative numbers
 
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=1),

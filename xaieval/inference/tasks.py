@@ -252,8 +252,8 @@ class Segmentation:
         region: "predicted" for the pixels that are predicted as the class on the original image, or "all" for all pixels.
         background: The class that target "predicted" never chooses, because it is everywhere; None for a model without one.
         output: Where the logits are in the model's output: a key, an index or a function. Default: found automatically.
-        single: How one output per pixel, `[N, 1, h, w]` or `[N, h, w]`, is read, as for `Classification`: "binary", so that
-            class 1 is predicted where the output is positive; or "value", so that class 0 is everywhere.
+        single: How one output per pixel, `[N, 1, h, w]`, `[N, h, w]`, or `[h, w]` of one image, is read, as for
+            `Classification`: "binary": class 1 is predicted where the output is positive; or "value": class 0 is everywhere.
 
     Raises:
         UsageError: The region or `single` is unknown.
@@ -282,8 +282,9 @@ class Segmentation:
     def read(self, output: Any) -> Tensor:
         """The logits `[N, K, h, w]`."""
         logits = find(output, self.output)
-        if self.single is not None and isinstance(logits, Tensor) and logits.ndim in (3, 4) and logits.shape[1] != 1:
-            logits = logits[:, None]
+        if self.single is not None and isinstance(logits, Tensor):
+            logits = logits[None] if logits.ndim == 2 else logits  # squeeze() of one image
+            logits = logits[:, None] if logits.ndim in (3, 4) and logits.shape[1] != 1 else logits
         if isinstance(logits, Tensor) and logits.ndim in (4, 5) and logits.is_floating_point():
             return as_classes(logits, self.single)
         raise ModelError(

@@ -66,6 +66,6 @@ def _path(module: nn.Module, paths: dict[nn.Module, str]) -> str:
 
 def _wrong_kind(item: object) -> AddressError:
     return AddressError(
-        f"layers= takes addresses such as 'layer4', modules of the model, or a list of them; got {item!r} "
-        f"of type {type(item).__name__}"
+        f"layers= takes addresses such as 'layer4', modules of the model, or a list of them; got "
+        f"{' '.join(repr(item).split())[:60]} of type {type(item).__name__}"
     )

@@ -76,6 +76,31 @@ def test_a_trained_network_tells_the_wrong_normalisation(way):
     assert ratio > 2 or ratio < 0.5
 
 
+def in_training(images: Tensor, last: nn.Module) -> nn.Module:
+    """A network whose BatchNorm has the statistics of these images."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16, momentum=None), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4), last
+    )
+    model(images)
+    nn.init.uniform_(model[1].weight, 0.5, 1)
+    return model.eval()
+
+
+def test_another_scale_is_said_though_no_common_normalisation_explains_it():
+    caffe = (255 * pixels() - torch.tensor([103.9, 116.8, 123.7]).view(3, 1, 1))[:, :, ::4, ::4]
+    model = in_training(caffe.flip(1), nn.Identity())
+    evidence = names(model, normalised("imagenet")[:, :, ::4, ::4])["wrong_normalisation"]
+    assert evidence["variance_ratio"] < 1 / 30
+    assert "wrong_normalisation" not in names(model, caffe.flip(1))
+    assert "wrong_normalisation" not in names(model, torch.full((4, 3, 32, 32), 0.5))  # blank
+
+
+def test_a_network_that_ends_in_a_softmax_is_looked_at_too():
+    model = in_training(normalised("half")[:, :, ::4, ::4], nn.Softmax(1))
+    assert {*names(model, normalised("plain")[:, :, ::4, ::4])} >= {"probabilities_for_logits", "wrong_normalisation"}
+
+
 def test_nothing_is_said_of_the_right_normalisation():
     assert not names(fpn_scenes(), normalised("half"))
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from xaieval.evaluation.model_check.check import ModelCheck, check_model
+from xaieval.evaluation.model_check.data import find_in_data
 
-__all__ = ["ModelCheck", "check_model"]
+__all__ = ["ModelCheck", "check_model", "find_in_data"]

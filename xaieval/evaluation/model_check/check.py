@@ -82,10 +82,11 @@ def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
     with suppress(_CannotRunError):
         look = look_again(images)
         checked.classes = look.classes
-        checked.findings += find_in_outputs(look, request.protocol.confidence)
-        if not request.inference.deterministic:  # which runs one image at a time
-            checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look))
-        if checked.findings == list(looked.findings):  # a random or broken model has no right normalisation
+        checked.findings += find_in_outputs(look, request.protocol.confidence, getattr(request.task, "single", None))
+        alone = request.inference.deterministic  # which runs one image at a time
+        checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look), alone)
+        found = {finding.name for finding in checked.findings[len(looked.findings) :]}
+        if found <= {"probabilities_for_logits", "near_uniform_outputs"}:  # a random or broken model has no right one
             checked.findings += find_wrong_normalisation(request.model, call, look, look_again)
         with _models_may_fail():
             checked.findings += find_several_outputs(look, request.task, call)

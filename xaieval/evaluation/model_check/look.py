@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xaieval.inference.targets import Confidence
+from xaieval.evaluation.model_check.last_operation import LastOperations
+from xaieval.inference.targets import Confidence, find
 from xaieval.inference.tasks import Followed, Task
 
 __all__ = ["BatchNormInput", "Look", "look_at", "recorded_inputs", "trained_batch_norms"]
@@ -42,6 +43,8 @@ class Look:
         followed: The predicted class, detection or region of each image.
         confidence: Its confidence, `[N]`.
         batch_norms: The inputs of the BatchNorms, in order of execution.
+        made_by: The kind of operation that made the output; see `LastOperations.kind_of`.
+        logits_at: Where the output has the logits of probabilities that the task reads: an index or a key.
     """
 
     images: Tensor
@@ -50,6 +53,8 @@ class Look:
     followed: Followed
     confidence: Tensor
     batch_norms: list[BatchNormInput]
+    made_by: str | None = None
+    logits_at: int | str | None = None
 
     @property
     def classes(self) -> int | None:
@@ -68,10 +73,25 @@ def look_at(model: nn.Module, call: Call, task: Task, kind: Confidence, images: 
         images: Images `[N, C, H, W]`, on the model's device.
     """
     with recorded_inputs(model) as batch_norms, torch.no_grad():
-        output = call(images.clone())
+        with LastOperations() as operations:
+            output = call(images.clone())
         read = task.read(output)
         followed = task.follow(read, "predicted", None)
-        return Look(images, output, read, followed, task.confidence(read, followed, kind), batch_norms)
+        found = find(output, getattr(task, "output", None))
+        confidence = task.confidence(read, followed, kind)
+        made_by, logits_at = operations.kind_of(found), _logits_at(output, found)
+        return Look(images, output, read, followed, confidence, batch_norms, made_by, logits_at)
+
+
+def _logits_at(output: Any, found: Any) -> int | str | None:
+    """Where an output of several parts has the logits whose softmax or sigmoid was found instead; None if nowhere."""
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
+    for where, part in parts:
+        if part is not found and isinstance(part, Tensor) and isinstance(found, Tensor) and part.shape == found.shape:
+            made = (part.sigmoid(), part.softmax(dim=1)) if part.ndim > 1 else (part.sigmoid(),)
+            if any(torch.allclose(one, found, atol=1e-4) for one in made):
+                return where
+    return None
 
 
 @contextmanager

@@ -25,6 +25,8 @@ FAR, NEAR = 0.2, 0.1  # median divergence at the first BatchNorm: far from the t
 CLOSER = 0.25  # how much nearer another normalisation has to be
 CONSISTENT = 0.15  # median over all BatchNorms; a larger one means that no normalisation explains the difference
 SWAPPED = 0.7  # ratio of the mean divergences where the colours are in the other order
+SCALED = 30.0  # ratio of variances that no other kind of images explains
+ALIKE = 2.0  # ratio of the quartiles over channels; one scale gives all channels nearly the same
 SURER = 0.15  # gain of the mean confidence that counts without BatchNorms
 FEWEST, MOST_UP = 8, 0.9  # images, and the share of them whose confidence has to rise
 ROUNDING = 0.01  # of a pixel value in [0, 1]
@@ -54,6 +56,10 @@ class Normalisation:
         """Normalise pixels in [0, 1]."""
         mean, std = self._by_channel(pixels)
         return (pixels - mean) / std
+
+    def swapped(self) -> Normalisation:
+        """The same for images whose colours are in the other order."""
+        return Normalisation(f"{self.name}, blue first", self.mean[::-1], self.std[::-1])
 
     def _by_channel(self, images: Tensor) -> tuple[Tensor, Tensor]:
         space = [1] * (images.ndim - 2)
@@ -89,7 +95,9 @@ def normalisation_of(images: Tensor) -> Normalisation | None:
         >>> normalisation_of((grey_levels - 0.5) / 0.5).name
         'mean 0.5 and std 0.5'
     """
-    fitting = [way for way in known_normalisations(images.shape[1]) if _fits(way.to_pixels(images))]
+    known = known_normalisations(images.shape[1])
+    swapped = [way.swapped() for way in known if len(set(way.mean)) > 1]  # normalised after the colours were swapped, or before
+    fitting = [way for way in (*known, *swapped) if _fits(way.to_pixels(images))]
     whole = [way for way in fitting if _are_grey_levels(way.to_pixels(images))]
     return next(iter([*whole, *fitting]), None)
 
@@ -135,8 +143,15 @@ def find_wrong_normalisation(model: nn.Module, call: Call, look: Look, look_agai
         look: The forward pass of the images as they came.
         look_again: Makes a forward pass of other images.
     """
+    if look.confidence.isnan().any():
+        return []
+    return _find_better(model, call, look, look_again) or _wrong_scale(look)
+
+
+def _find_better(model: nn.Module, call: Call, look: Look, look_again: Callable[[Tensor], Look]) -> list[Finding]:
+    """The one of the common normalisations that is much nearer to that of the training."""
     present = normalisation_of(look.images)
-    if present is None or look.confidence.isnan().any() or len(look.images) < 1:
+    if present is None:
         return []
     pixels = present.to_pixels(look.images)
     same = {IMAGENET, CLIP} if present in (IMAGENET, CLIP) else {present}  # too close to be told apart
@@ -220,6 +235,23 @@ def _by_confidence(
         "best_mean_confidence": float(confidences[best].mean()),
     }
     return [_finding(present.name, trials[best], f"the model would be surer of {up:.0%} of {share} images", evidence)]
+
+
+def _wrong_scale(look: Look) -> list[Finding]:
+    """Whether the first BatchNorm sees values of another scale, which no common normalisation explains."""
+    if not look.batch_norms or not float(look.images.std()):  # blank images have no scale
+        return []
+    ratio, ratios = _ratio(look.batch_norms[0]), look.batch_norms[0].variance_ratio
+    low, high = ratios.quantile(ratios.new_tensor([0.25, 0.75])).tolist()
+    if 1 / SCALED < ratio < SCALED or high > ALIKE * low:
+        return []
+    text = (
+        f"the images seem to have the wrong scale: at the model's first BatchNorm their variance is {ratio:.2g} times that of "
+        "its training images, and no common normalisation explains it; normalise them as in the model's training, by mean= and "
+        "std= of Preprocessing or by --mean and --std"
+    )
+    minimum, maximum = float(look.images.min()), float(look.images.max())
+    return [Finding("wrong_normalisation", text, {"variance_ratio": ratio, "minimum": minimum, "maximum": maximum})]
 
 
 def _finding(present: str, best: _Trial, reason: str, evidence: Mapping[str, Any]) -> Finding:

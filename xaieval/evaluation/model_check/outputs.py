@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xaieval.evaluation.model_check.look import Look
+from xaieval.inference.one_output import Single
 from xaieval.inference.targets import Confidence
 from xaieval.inference.tasks import Classification, Segmentation, Task
 from xaieval.results.findings import Finding
@@ -20,12 +21,13 @@ UNIFORM = 0.99  # share of the largest possible entropy
 FEWEST = 16  # outputs that have to lie in [0, 1] before they are taken for probabilities of independent classes
 
 
-def find_in_outputs(look: Look, kind: Confidence) -> list[Finding]:
+def find_in_outputs(look: Look, kind: Confidence, single: Single | None = None) -> list[Finding]:
     """Check the outputs `[N, K, ...]` of a classifier or a segmentation network.
 
     Args:
         look: The forward pass.
         kind: The confidence of the protocol. Of a function nothing is known, and the identity takes the outputs as they are.
+        single: How the task reads one output.
     """
     if not isinstance(look.read, Tensor):
         return []
@@ -35,9 +37,12 @@ def find_in_outputs(look: Look, kind: Confidence) -> list[Finding]:
         return [_not_finite(broken, len(outputs))]
     if kind not in ("softmax", "sigmoid"):
         return []
-    if outputs.shape[1] == 2 and torch.equal(outputs[:, 0], -outputs[:, 1]):
+    if single == "binary":
         outputs = outputs[:, 1:]  # one output, which the task has read as two
-    return [*_probabilities(outputs, str(kind)), *(_uniform(outputs) if kind == "softmax" else [])]
+    shape = _shape_of_probabilities(outputs, look.made_by, str(kind))
+    if shape:
+        return [_probabilities(outputs, shape, str(kind), look.logits_at)]
+    return _uniform(outputs) if kind == "softmax" else []
 
 
 def _not_finite(broken: int, images: int) -> Finding:
@@ -49,24 +54,46 @@ def _not_finite(broken: int, images: int) -> Finding:
     )
 
 
-def _probabilities(outputs: Tensor, kind: str) -> list[Finding]:
-    lowest, highest = float(outputs.min()), float(outputs.max())
-    if lowest < 0 or highest > 1:
-        return []
-    sums = outputs.sum(dim=1)
-    add_up = outputs.shape[1] > 1 and bool(((sums - 1).abs() < SUM).all())
-    if not add_up and outputs.numel() < FEWEST:
-        return []
-    shape = "between 0 and 1 with a sum of 1 over the classes" if add_up else "between 0 and 1"
-    return [
-        Finding(
-            "probabilities_for_logits",
-            f"the model's outputs look like probabilities ({shape}, {outputs.numel()} values), and the protocol takes the "
-            f"{kind} of them once more, which makes all confidences alike; give the logits by output= (before the model's own "
-            "softmax or sigmoid), or take the outputs unchanged by the protocol's confidence='identity'",
-            {"minimum": lowest, "maximum": highest, "sum": float(sums.mean()), "classes": outputs.shape[1]},
-        )
-    ]
+def _shape_of_probabilities(outputs: Tensor, made_by: str | None, kind: str) -> str:
+    """Why outputs are probabilities, or their logarithms where those are no logits; "" if they are neither.
+
+    Logarithms of a softmax are logits for the softmax, and for nothing else.
+    """
+    sums, total = outputs.sum(dim=1), 1
+    if float(outputs.min()) < 0 or float(outputs.max()) > 1:
+        logs = float(outputs.max()) <= 0 and outputs.shape[1] > 1 and bool(((outputs.exp().sum(dim=1) - 1).abs() < SUM).all())
+        if made_by == "log_sigmoid" or (kind == "sigmoid" and (logs or made_by == "log_softmax")):
+            return "the logarithms of numbers between 0 and 1"
+        if float(outputs.min()) < 0 or outputs.shape[1] < 2 or not bool(((sums - 100).abs() < 100 * SUM).all()):
+            return ""
+        total = 100
+    if outputs.shape[1] > 1 and bool(((sums - total).abs() < total * SUM).all()):
+        return f"between 0 and {total} with a sum of {total} over the classes"
+    if made_by == "probabilities":
+        return "between 0 and 1, from a sigmoid or softmax"
+    return "between 0 and 1" if made_by != "logits" and outputs.numel() >= FEWEST else ""
+
+
+def _probabilities(outputs: Tensor, shape: str, kind: str, logits_at: int | str | None) -> Finding:
+    lowest, highest, classes = float(outputs.min()), float(outputs.max()), outputs.shape[1]
+    return Finding(
+        "probabilities_for_logits",
+        f"the model's outputs look like probabilities ({shape}, {outputs.numel()} values), and the protocol takes the {kind} "
+        f"of them once more, which makes all confidences alike; {_way_out(classes, lowest, highest, logits_at)}",
+        {"minimum": lowest, "maximum": highest, "sum": float(outputs.sum(dim=1).mean()), "classes": classes},
+    )
+
+
+def _way_out(classes: int, lowest: float, highest: float, logits_at: int | str | None) -> str:
+    """How to get at the logits of probabilities."""
+    if logits_at is not None:
+        return f"output={logits_at!r} has their logits"
+    if classes == 1 and lowest >= 0 and highest <= 1:
+        return "turn them back into logits by output=lambda o: o.logit(), or give the model without its sigmoid"
+    return (
+        "give the logits by output= (before the model's own softmax or sigmoid), or take the outputs unchanged by the "
+        "protocol's confidence='identity'"
+    )
 
 
 def _uniform(outputs: Tensor) -> list[Finding]:
@@ -81,9 +108,9 @@ def _uniform(outputs: Tensor) -> list[Finding]:
     return [
         Finding(
             "near_uniform_outputs",
-            f"the model can hardly tell its {classes} classes apart (the entropy of its softmax is {100 * entropy:.1f} % of "
-            "the largest possible), as with random weights or logits without their temperature; load trained weights, or scale "
-            "the logits by output=",
+            f"the model gives its {classes} classes nearly equal confidences (the entropy of its softmax is "
+            f"{100 * entropy:.1f} % of the largest possible), as with random weights or logits without their temperature; load "
+            "trained weights, or scale the logits by output=",
             {"entropy": entropy, "classes": classes},
         )
     ]

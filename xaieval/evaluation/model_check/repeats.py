@@ -8,38 +8,48 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.evaluation.model_check.look import Look
+from xaieval.inference.reproducibility import random_states, same_states
 from xaieval.results.findings import Finding
 
 __all__ = ["find_in_repeats"]
 
 CHANGED = {torch.float16: 0.05, torch.bfloat16: 0.05}  # largest relative change of a confidence by rounding
-BY_ROUNDING = 0.01  # in float32, on GPUs with TF32 too
+BY_ROUNDING, ON_CPU = 0.01, 0.003  # in float32; GPUs may use TF32
+REPEATED = 0.01  # share of that change which the same images in the same batch can have
 
 Confidences = Callable[[Tensor, Tensor], Tensor]
 
 
-def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences) -> list[Finding]:
-    """Run the images once more in two halves. If that changes a confidence, run the first half once more as it was.
+def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alone: bool = False) -> list[Finding]:
+    """Run the images once more in two halves. If that changes a confidence, run some of them once more as they were.
 
     Args:
         model: The model.
         look: The forward pass of all images.
         confidences: Runs the model on images `[n, C, H, W]`, the images of these numbers `[n]`, and gives the confidences of
             what is followed on them.
+        alone: Whether the run never has two images in a pass.
     """
     images, numbers = look.images, torch.arange(len(look.images), device=look.images.device)
-    if len(images) > 1:
-        halves = [half for half in (numbers[: len(images) // 2], numbers[len(images) // 2 :]) if len(half)]
-        apart = torch.cat([confidences(images[half], half) for half in halves])
-    else:  # one image: with its mirror image as company
-        halves = [numbers]
-        apart = confidences(torch.cat([images, images.flip(-1)]), numbers.repeat(2))[:1]
-    tolerance = CHANGED.get(images.dtype, BY_ROUNDING)
-    change = _change(apart, look.confidence)
-    if change <= tolerance:
+    tolerance = CHANGED.get(images.dtype, ON_CPU if images.device.type == "cpu" else BY_ROUNDING)
+    before = random_states()
+    half, rest = numbers[: max(1, len(images) // 2)], numbers[max(1, len(images) // 2) :]
+    if len(rest):
+        other = torch.cat([confidences(images[part], part) for part in (half, rest)])
+    elif alone:
+        other = confidences(images, numbers)
+    else:  # in company of another image: its mirror image, brighter, because an equal one changes no statistics
+        other = confidences(torch.cat([images, 3 * images.flip(-1)]), numbers.repeat(2))[:1]
+    change, drawn = _change(other, look.confidence), not same_states(before, random_states())
+    if change <= tolerance and not drawn:
         return []
-    again = _change(confidences(images[halves[0]], halves[0]), apart[halves[0]]) if len(images) > 1 else 0.0
-    return [_random(again) if again > tolerance else _coupled(model, change)]
+    if change > tolerance and (alone or drawn):
+        return [_random(change)]
+    same = other if len(rest) else look.confidence  # of the same images in the same batch
+    again = _change(confidences(images[half], half), same[half])
+    if drawn:  # the numbers may have been the same by chance
+        return [_random(again)] if again > tolerance else []
+    return [_random(again) if again > REPEATED * tolerance else _coupled(model, change)]
 
 
 def _change(after: Tensor, before: Tensor) -> float:

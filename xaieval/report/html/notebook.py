@@ -40,8 +40,9 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
-    predictions = "".join(f", {escape(text)}" for text in [str(predictions_of(scores.rows))] if text)
-    head = f"<p><strong>Scores</strong> of {images:,} images{predictions}, {level_note(level)}{state}</p>"
+    predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
+    told = f", {escape(predictions)}" if predictions else ""
+    head = f"<p><strong>Scores</strong> of {images:,} images{told}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
     return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
 

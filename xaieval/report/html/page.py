@@ -176,7 +176,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
-        "predictions": str(predictions_of(scores.rows)),
+        "predictions": str(predictions_of(scores.rows, scores.manifest.get("classes"))),
         "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),

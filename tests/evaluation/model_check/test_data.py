@@ -1,0 +1,49 @@
+"""What the check of the first batch finds in the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import xaieval
+from xaieval.data import Preprocessing, image_folder
+from xaieval.data.batches import read_batch
+from xaieval.evaluation.model_check import find_in_data
+
+
+def found_in(boxes: list[list[list[float]]]) -> list[str]:
+    given = [torch.tensor(one).view(-1, 4) for one in boxes]
+    batch = read_batch({"image": torch.rand(len(boxes), 3, 64, 48), "boxes": given}, 0)
+    return [finding.name for finding in find_in_data(batch, [])]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[[0, 0, 48, 64]], [[4, 4, 48.9, 65]]],  # rounded
+        [[[-10, 0, 80, 64]], [[4, 4, 100, 65]]],  # cropped
+        [[[4, 4, 90, 20]], [[4, 4, 40, 20]]],  # one wrong box
+        [[], []],
+    ],
+)
+def test_boxes_of_these_images(boxes):
+    assert found_in(boxes) == []
+
+
+def test_boxes_of_the_images_before_they_were_resized():
+    assert found_in([[[30, 30, 600, 400]], [], [[5, 5, 20, 20], [300, 200, 640, 480]]]) == ["boxes_beyond_image"]
+
+
+def test_pictures_that_a_folder_leaves_out_are_said_and_other_files_are_not(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "a" / name)
+    (tmp_path / "a" / "notes.txt").write_text("")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+    assert xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings() == []
+    (tmp_path / "a" / "3.heic").write_text("")
+    [found] = xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings()
+    assert (found.name, dict(found.evidence)) == ("pictures_left_out", {".heic": 1})
