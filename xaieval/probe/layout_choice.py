@@ -74,10 +74,10 @@ def settled(
         keys = {one.address: (one.address, one.shape[1:], traced.inner_size, grid, prefix_tokens) for one in doubtful}
         found = {address: known[key] for address, key in keys.items() if key in known}
         if len(found) < len(doubtful):
-            tested, options = _relatives(doubtful, traced), {"forward": forward, "grid": grid, "prefix": prefix_tokens}
-            found = follow_places(model, images, traced, tested, doubtful, **options)
+            tested = _relatives(doubtful, traced)
+            found = follow_places(model, images, traced, tested, doubtful, forward=forward, grid=grid, prefix=prefix_tokens)
             # Other weights may show what these do not: only what was found is kept.
-            known.update({key: found[a] for a, key in keys.items() if isinstance(found.get(a), Layout)})
+            known.update({keys[a]: one for a, one in found.items() if a in keys and isinstance(one, Layout)})
     return replace(traced, found={**found, **given})
 
 
