@@ -77,7 +77,7 @@ def settled(
             tested = _relatives(doubtful, traced)
             found = follow_places(model, images, traced, tested, doubtful, forward=forward, grid=grid, prefix=prefix_tokens)
             # Other weights may show what these do not: only what was found is kept.
-            known.update({key: one for a, key in keys.items() if isinstance(one := found.get(a), Layout)})
+            known.update({keys[a]: one for a, one in found.items() if a in keys and isinstance(one, Layout)})
     return replace(traced, found={**found, **given})
 
 
