@@ -78,6 +78,14 @@ def test_the_label_255_is_none_where_the_model_has_fewer_classes():
     assert str(predictions_of(table, 1000)).startswith("accuracy 66.7 % (2 of 3 labels)")
 
 
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_the_class_of_an_object_need_not_be_that_of_the_image(task):
+    table = rows([0, 1] * 10, [40] * 20)
+    run = {"task": {"name": task}, "protocol.target": "predicted"}
+    assert names(table, run=run) == []
+    assert names(table, run=run | {"protocol.target": "label"}) == ["labels_of_another_space"]
+
+
 def test_a_folder_of_one_class_that_a_binary_model_always_misses_has_no_other_space():
     assert names(rows([0] * 5, [1] * 5), classes=2) == ["accuracy_at_chance"]
 

@@ -109,3 +109,16 @@ def test_a_target_that_is_no_class_is_refused_word_for_word(target, message):
     with pytest.raises(TargetError) as caught:
         choose_targets(target, LOGITS)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("output", "task"),
+    [
+        ({"out": torch.zeros(2, 5, 8, 8)}, "segmentation"),
+        ([{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "scores": torch.zeros(0)}], "detection"),
+        ({"logits": torch.zeros(2, 10, 6), "pred_boxes": torch.zeros(2, 10, 4)}, "detection"),
+    ],
+)
+def test_an_output_of_another_task_is_refused_with_its_name(output, task):
+    with pytest.raises(ModelError, match=rf"say where they are with output=.*, or give task='{task}'$"):
+        logits_of(output)

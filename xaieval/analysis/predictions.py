@@ -20,6 +20,7 @@ MOST_SATURATED = 0.9  # share of images
 CERTAIN = 0.99  # level of the interval of the accuracy
 EQUAL = 1e-6  # relative difference of confidences
 MOST_OTHERS = 0.9  # share of predictions that are classes above all labels
+OF_PARTS = ("detection", "segmentation")  # tasks
 PROBABILITIES = ("softmax", "sigmoid")
 ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
 
@@ -88,9 +89,12 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
         record: A run. Its manifest may have `classes`, the number of classes of the model.
     """
     images = _images(record.rows)
-    kind = record.manifest.get("run", {}).get("protocol.confidence", "softmax")
+    run = record.manifest.get("run", {})
+    kind = run.get("protocol.confidence", "softmax")
+    # The class of an object or of most pixels need not be the label of the image.
+    is_label = run.get("task", {}).get("name") not in OF_PARTS or run.get("protocol.target") == "label"
     return [
-        *_labels(images, record.manifest.get("classes")),
+        *(_labels(images, record.manifest.get("classes")) if is_label else []),
         *_confidences(images["confidence"].dropna().to_numpy(dtype=float), kind),
     ]
 

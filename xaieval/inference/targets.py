@@ -62,9 +62,18 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise ModelError(
             f"the model's output has no logits [N, K]: got {describe_value(logits)}; say where they are with output= (a key, "
-            "an index, or a function of the output)"
+            f"an index, or a function of the output){_other_task(output, logits)}"
         )
     return logits
+
+
+def _other_task(output: Any, logits: Any) -> str:
+    """The task that an output looks like."""
+    if isinstance(logits, Tensor) and logits.ndim == 4:
+        return ", or give task='segmentation'"
+    parts = output if isinstance(output, list | tuple) else [output]
+    detects = any({"boxes", "pred_boxes"} & one.keys() for one in parts if isinstance(one, Mapping))
+    return ", or give task='detection'" if detects else ""
 
 
 def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> Float[Tensor, "n k"]:
