@@ -48,14 +48,15 @@ def test_output_says_where_the_logits_are(output, where):
         (
             {"a": OTHER, "b": LOGITS},
             None,
-            "the model's output has no logits [N, K]: got a NoneType; say where they are with output=",
+            "the model's output has no logits [N, K]: got a mapping with 'a', 'b'; say where they are with output=",
         ),
         (torch.zeros(2, 3, 4), None, "the model's output has no logits [N, K]: got torch.float32 [2, 3, 4]; say"),
         (torch.zeros(2, 3, dtype=torch.long), None, "the model's output has no logits [N, K]: got torch.int64 [2, 3]; say"),
-        ((), None, "the model's output has no logits [N, K]: got a tuple; say"),
+        ((), None, "the model's output has no logits [N, K]: got a tuple of 0; say"),
         ({"a": OTHER}, "b", "the model's output has no 'b': it is a mapping with 'a'"),
         ((OTHER,), 1, "the model's output has no 1: it is a tuple of 1"),
-        (SimpleNamespace(a=OTHER), "a", "the model's output has no 'a': it is a SimpleNamespace"),
+        (SimpleNamespace(a=OTHER), "b", "the model's output has no 'b': it is a SimpleNamespace with 'a'"),
+        (SimpleNamespace(a=OTHER), None, "the model's output has no logits [N, K]: got a SimpleNamespace with 'a'; say"),
     ],
 )
 def test_an_output_without_logits_is_refused_with_what_came(output, where, message):
