@@ -286,8 +286,9 @@ class Segmentation:
             logits = logits[:, None]
         if isinstance(logits, Tensor) and logits.ndim in (4, 5) and logits.is_floating_point():
             return as_classes(logits, self.single)
+        came = describe_value(logits if isinstance(logits, Tensor) else output)
         raise ModelError(
-            f"the model's output has no logits [N, K, h, w]: got {describe_value(logits if isinstance(logits, Tensor) else output)}; "
+            f"the model's output has no logits [N, K, h, w]: got {came}; "
             "say where they are with output= (a key, an index, or a function of the output)"
         )
 

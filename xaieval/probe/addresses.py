@@ -54,7 +54,8 @@ class Address:
 
     Attributes:
         path: A name from `model.named_modules()`. The wildcards `*` and `?` match anything but a dot.
-        keys: Keys, indices or names into an output that is a mapping, tuple, list or dataclass, outermost first; `*` matches any.
+        keys: Keys, indices or names in an output that is a mapping, tuple, list or dataclass, outermost first; `*` matches
+            any.
         call: Number of the call from 0, "*" for all calls, or None for a module that runs once.
     """
 

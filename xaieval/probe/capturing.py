@@ -72,6 +72,19 @@ class CapturingHook:
         self.in_place.versions = []  # frees the inputs
         return output
 
+    def check_calls(self) -> None:
+        """Check that a module that was found to run once has not run more often in this pass.
+
+        Raises:
+            AddressError: It has.
+        """
+        for layer in self.layers:
+            if "#" not in layer.address and self.calls > 1:
+                raise AddressError(
+                    f"layer '{layer.address}' ran {self.calls} times on these images, but once on the first ones; if the model "
+                    "takes a batch in parts, give a smaller batch_size="
+                )
+
     def _capture(self, layer: Layer, inputs: Any, output: Any) -> Any:
         tensor = pick(output, layer.keys)
         if not self.differentiable:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import check_images
-from xaieval.errors import AddressError, TargetError
+from xaieval.errors import AddressError, ModelError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
 from xaieval.inference.forward_passes import Forward, called
 from xaieval.inference.options import LayerLayout
@@ -261,12 +261,12 @@ def run(
         forward: Runs the model on images. Default: `model(images)`.
 
     Raises:
-        AddressError: A layer did not run, or its output cannot have a gradient.
+        AddressError: A layer did not run, or ran more often than on the first images, or its output cannot have a gradient.
     """
     captured: dict[str, Captured] = {}
+    hooks = {path: CapturingHook(at_path, captured, differentiable) for path, at_path in _by_path(layers).items()}
     with ExitStack() as undo:
-        for path, at_path in _by_path(layers).items():
-            hook = CapturingHook(at_path, captured, differentiable)
+        for path, hook in hooks.items():
             if differentiable:
                 undo.callback(model.get_submodule(path).register_forward_pre_hook(hook.in_place.before).remove)
             # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
@@ -278,6 +278,8 @@ def run(
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
+    for hook in hooks.values():
+        hook.check_calls()
     return Pass(output, captured, layers, sizes, len(images), _first_quantised(model) if differentiable else "")
 
 
