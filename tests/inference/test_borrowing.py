@@ -10,6 +10,8 @@ import copy
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -392,6 +394,50 @@ def test_a_model_that_fsdp_has_sharded_is_one_clear_error():
         ModelError, match="'shard' of the model is a DTensor, as FSDP makes them; give a model with whole weights"
     ):
         xaieval.list_layers(model, IMAGES)
+
+
+SHARDED = """
+import os, torch, xaieval
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", GLOO_SOCKET_IFNAME="lo")
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+images = torch.rand(2, 3, 8, 8)
+for run in (lambda: xaieval.score(model, [images], "0"), lambda: xaieval.explain(model, images, "0")):
+    try:
+        run()
+    except xaieval.XaievalError as error:
+        print(error)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_model_that_is_really_sharded_is_refused_and_the_process_lives():
+    done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'0.weight' of the model is a DTensor, as FSDP makes them; give a model with whole weights") == 2
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_buffers_are_restored_and_in_the_fingerprint(layout):
+    def nested(last: float) -> Network:
+        torch.manual_seed(0)
+        model = Network()
+        model.register_buffer(
+            "ragged", torch.nested.nested_tensor([torch.ones(2), torch.tensor([1.0, 2, last])], layout=layout)
+        )
+        return model
+
+    model = nested(3.0)
+    prints = [score(one, [IMAGES]).manifest["model"]["fingerprint"] for one in (model, nested(3.0), nested(4.0))]
+    assert prints[0] == prints[1] != prints[2]
+    with borrow(model):
+        model.ragged.mul_(2)
+    assert model.ragged.unbind()[1].tolist() == [1, 2, 3]
 
 
 def test_a_model_that_is_borrowed_may_be_borrowed_once_more_in_its_thread():

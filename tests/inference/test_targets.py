@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import expit, softmax
+from torch import Tensor, nn
 
+from xaieval import Protocol, score
 from xaieval.errors import ModelError, TargetError
 from xaieval.inference.targets import choose_targets, confidences, logits_of, take
 
@@ -42,20 +47,85 @@ def test_output_says_where_the_logits_are(output, where):
     assert logits_of(output, where) is LOGITS
 
 
+@dataclass
+class Output:
+    """As those of libraries that return records."""
+
+    features: Tensor
+    scores: Tensor
+
+
+class Named(NamedTuple):
+    features: Tensor
+    scores: Tensor
+
+
+@pytest.mark.parametrize(
+    "output",
+    [Output(OTHER, LOGITS), Named(OTHER, LOGITS), SimpleNamespace(scores=LOGITS)],
+    ids=["dataclass", "named tuple", "namespace"],
+)
+def test_logits_can_be_an_attribute(output):
+    assert logits_of(output, "scores") is LOGITS
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"head": {"logits": LOGITS}},
+        {"out": {"logits": LOGITS, "aux": OTHER}, "aux": OTHER},
+        ({"logits": LOGITS}, OTHER),
+        SimpleNamespace(logits=(LOGITS, OTHER)),
+    ],
+    ids=["entry", "out", "first", "attribute"],
+)
+def test_containers_may_be_nested(output):
+    assert logits_of(output) is LOGITS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_functions_of_the_user_may_write_into_what_they_are_given(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).to(dtype)
+    images = torch.rand(3, 3, 8, 8)
+
+    def columns(**choices):
+        rows = score(model, [images], "1", ("gradcam", "occlusion"), progress=False, **choices).rows
+        return rows[["target", "confidence", "masked_confidence", "mask_area"]].to_numpy(dtype=float)
+
+    def lowest(logits, labels):
+        return logits.argmin(dim=1)
+
+    def lowest_in_place(logits, labels):
+        return logits.argmin(dim=1) + logits.zero_()[:, 0].long()
+
+    pairs = [
+        ({"output": lambda output: output * 2}, {"output": lambda output: output.mul_(2)}),
+        ({"target": lowest}, {"target": lowest_in_place}),
+        (
+            {"protocol": Protocol(confidence=lambda logits: (logits * 2).softmax(1))},
+            {"protocol": Protocol(confidence=lambda logits: logits.mul_(2).softmax(1))},
+        ),
+    ]
+    for right, in_place in pairs:
+        np.testing.assert_allclose(columns(**in_place), columns(**right), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("output", "where", "message"),
     [
         (
             {"a": OTHER, "b": LOGITS},
             None,
-            "the model's output has no logits [N, K]: got a NoneType; say where they are with output=",
+            "the model's output has no logits [N, K]: got a mapping with 'a', 'b'; say where they are with output=",
         ),
         (torch.zeros(2, 3, 4), None, "the model's output has no logits [N, K]: got torch.float32 [2, 3, 4]; say"),
         (torch.zeros(2, 3, dtype=torch.long), None, "the model's output has no logits [N, K]: got torch.int64 [2, 3]; say"),
-        ((), None, "the model's output has no logits [N, K]: got a tuple; say"),
+        ((), None, "the model's output has no logits [N, K]: got a tuple of 0; say"),
         ({"a": OTHER}, "b", "the model's output has no 'b': it is a mapping with 'a'"),
         ((OTHER,), 1, "the model's output has no 1: it is a tuple of 1"),
-        (SimpleNamespace(a=OTHER), "a", "the model's output has no 'a': it is a SimpleNamespace"),
+        (SimpleNamespace(a=OTHER), "b", "the model's output has no 'b': it is a SimpleNamespace with 'a'"),
+        (SimpleNamespace(a=OTHER), None, "the model's output has no logits [N, K]: got a SimpleNamespace with 'a'; say"),
     ],
 )
 def test_an_output_without_logits_is_refused_with_what_came(output, where, message):

@@ -1,12 +1,16 @@
-"""Tensors captured in parts that a model runs under no_grad or inference_mode, and what has no gradient."""
+"""Tensors captured in parts that a model runs under no_grad or inference_mode, in objects, and what has no gradient."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import xaieval
+from xaieval import explain
 from xaieval.errors import AddressError
 from xaieval.probe.hooks import probe
 
@@ -93,3 +97,104 @@ def test_a_quantised_head_is_named():
     with pytest.raises(AddressError, match=r"\(the model has quantised layers, such as 'h', without derivatives\)"):
         _gradients(model, "b")
     assert xaieval.explain(model, IMAGES, "b", "eigencam")["b"].shape == (2, 16, 16)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*reduce_range:UserWarning")
+def test_methods_without_gradients_see_the_values_of_quantised_layers():
+    ao = torch.ao.quantization
+
+    class Stubs(Probe):
+        def __init__(self):
+            super().__init__()
+            self.start, self.end = ao.QuantStub(), ao.DeQuantStub()
+
+        def features(self, images):
+            return self.end(self.b(self.start(images)))
+
+    model = Stubs().eval()
+    model.b.qconfig = model.start.qconfig = model.end.qconfig = ao.get_default_qconfig("x86")
+    ao.prepare(model, inplace=True)(IMAGES)
+    ao.convert(model, inplace=True)
+    found, right = (probe(one, IMAGES, ["b"]).activations["b"] for one in (model, Probe()))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, right, atol=0.1)
+    for method in ("eigencam", "score-cam"):
+        maps = explain(model, IMAGES, "auto", method) | explain(model, IMAGES, "b", method)
+        assert all(torch.isfinite(one).all() for one in maps.values())
+    with pytest.raises(AddressError, match=r"layer 'b' returns torch.quint8, which has no gradient"):
+        explain(model, IMAGES, "b")
+
+
+# ---- outputs with attributes and other keys
+
+
+@dataclass
+class Features:
+    deep: torch.Tensor
+    other: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Frozen2:
+    deep: torch.Tensor
+
+
+class Holding(nn.Module):
+    def __init__(self, inner, hold):
+        super().__init__()
+        self.inner, self.hold = inner, hold
+
+    def forward(self, images):
+        return self.hold(self.inner(images))
+
+
+HOLDERS = {
+    "dataclass": (Features, lambda out: out.deep, "b[deep]"),
+    "frozen dataclass": (Frozen2, lambda out: out.deep, "b[deep]"),
+    "namespace": (lambda x: SimpleNamespace(deep=x), lambda out: out.deep, "b[deep]"),
+    "nested": (lambda x: {"levels": [Features(x)]}, lambda out: out["levels"][0].deep, "b[levels][0][deep]"),
+    "tuple as key": (lambda x: {(0, 1): x}, lambda out: out[0, 1], "b[(0, 1)]"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_outputs_with_attributes_have_addresses_and_gradients(kind):
+    hold, take, address = HOLDERS[kind]
+
+    class Model(Probe):
+        def __init__(self):
+            super().__init__()
+            self.b = Holding(self.b, hold)
+
+        def features(self, images):
+            return take(self.b(images))
+
+    assert address in list(xaieval.list_layers(Model(), IMAGES)["address"])
+    expected = _gradients(Probe(), "b")["b"]
+    for name in (address, "b"):
+        assert torch.equal(_gradients(Model(), name)[address], expected)
+
+
+# ---- modules that run more often than on the first images
+
+
+def test_a_model_that_takes_its_batch_in_parts_is_refused_for_larger_batches():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Probe()
+
+        def forward(self, images):
+            return torch.cat([self.net(part) for part in images.split(2)])
+
+    images = torch.cat([IMAGES, IMAGES])
+    for method in ("gradcam", "score-cam", "eigencam"):
+        with pytest.raises(
+            AddressError, match=r"layer 'net.b' ran 2 times on these images, but once on the first ones; .* bat"
+        ):
+            explain(Parts(), images, "net.b", method)
+    assert torch.equal(
+        explain(Parts(), images, "net.b", batch_size=2)["net.b"], explain(Probe(), images, "b", batch_size=2)["b"]
+    )

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.wired_model import Wired
 from xaieval import explain, list_layers, score
-from xaieval.errors import AddressError, ExplainerError
+from xaieval.errors import AddressError, ExplainerError, ModelError
 from xaieval.probe import probe
 from xaieval.probe.requested_layers import to_addresses
 
@@ -112,3 +112,24 @@ def test_explain_takes_one_method(model):
     with pytest.raises(ExplainerError, match=r"explain takes one method, got \['gradcam', 'eigencam'\]; call it once for each"):
         explain(model, IMAGES, "layer4", method=["gradcam", "eigencam"])
     assert list(explain(model, IMAGES, "layer4", method=["eigencam"])) == ["layer4"]
+
+
+def test_a_module_dict_stands_for_its_modules():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.ModuleDict({"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(4, 4, 3)})
+
+        def forward(self, images):
+            return self.stages["b"](self.stages["a"](images)).mean((2, 3))
+
+    model = Branches()
+    assert list(explain(model, IMAGES, model.stages)) == ["stages.a", "stages.b"]
+
+
+def test_functions_and_exported_programs_have_no_layers():
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 3)), (IMAGES,))
+    for model in (program, lambda images: images.mean((2, 3))):
+        for find in (list_layers, lambda model, images: probe(model, images, "0")):
+            with pytest.raises(ModelError, match=r"a model with layers is a torch.nn.Module, got a "):
+                find(model, IMAGES)

@@ -98,5 +98,6 @@ def _describe_model(model: nn.Module) -> dict[str, Any]:
 
 def _content(named: Iterable[tuple[str, Tensor]]) -> Iterable[bytes]:
     for name, tensor in named:
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
+        shape = () if tensor.is_nested else tuple(tensor.shape)
+        yield f"{name} {tensor.dtype} {shape}".encode()
         yield from map(tensor_bytes, stored_parts(tensor))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +68,12 @@ class BatchPass:
         if contiguous:
             activation, gradient = activation.contiguous(), None if gradient is None else gradient.contiguous()
         return replace(self.context, layer=layer, activation=activation, gradient=gradient, layout=self.layouts[layer])
+
+    def shared_at(self, layer: str | None) -> list[Tensor]:
+        """The tensors that all explainers at a layer are given."""
+        given = [self.context.images, self.context.targets, self.context.logits]
+        given += [] if layer is None else [self.activations[layer], self.gradients.get(layer)]
+        return [tensor for tensor in given if tensor is not None]
 
     def without_layers(self) -> BatchPass:
         """A copy that holds no activations and gradients, so that their memory can be freed."""
@@ -135,11 +142,27 @@ def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
     maps = []
     for explainer, layer in job.pairs:
         uses_model = needs_model(explainer)
-        with job.runner.lent() if uses_model else nullcontext():
+        with job.runner.lent() if uses_model else nullcontext(), _read_only(explainer.name, batch_pass.shared_at(layer)):
             raw = _checked(explainer.name, explainer(batch_pass.at(layer, contiguous=uses_model)), images)
         raw, frame = raw.detach().to(images.device, torch.float32), batch_pass.frame if layer else None
         maps.append(raw if frame is None else frame.cut(raw))
     return maps
+
+
+@contextmanager
+def _read_only(name: str, tensors: list[Tensor]) -> Iterator[None]:
+    """Refuse a method that writes into what other methods are given too.
+
+    Raises:
+        ExplainerError: It does.
+    """
+    versions = [tensor._version for tensor in tensors]
+    yield
+    if versions != [tensor._version for tensor in tensors]:
+        raise ExplainerError(
+            f"method '{name}' writes into its context, which other methods are given too; let it write into a copy, such as "
+            "context.images.clone()"
+        )
 
 
 def _checked(name: str, raw: Any, images: Tensor) -> Tensor:

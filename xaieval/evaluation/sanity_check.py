@@ -33,7 +33,7 @@ from xaieval.masking import upsample
 from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function
 from xaieval.probe.hooks import to_device
-from xaieval.probe.requested_layers import Layers
+from xaieval.probe.requested_layers import Layers, to_addresses
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 
@@ -108,7 +108,7 @@ def sanity_check(
     layers: Layers = (),
     methods: Method | Sequence[Method] = ("gradcam",),
     *,
-    modules: str | Sequence[str] | None = None,
+    modules: Layers | None = None,
     modes: str | Sequence[str] = MODES,
     target: Target | None = None,
     protocol: str | Protocol = "default",
@@ -131,8 +131,8 @@ def sanity_check(
         loader: As for `score`; each image is explained once, and once more for each part and mode.
         layers: Addresses, patterns or modules of the model, or "auto".
         methods: Names, `Explainer` objects, or functions.
-        modules: The parts, as paths of modules or patterns such as "layer*", each with everything inside it. Default: every
-            module that holds parameters itself, which are many in a deep model.
+        modules: The parts, as modules of the model, paths of modules or patterns such as "layer*", each with everything inside
+            it. Default: every module that holds parameters itself, which are many in a deep model.
         modes: "cascading", "independent", both, or none of them.
         target: "predicted", "label", a class index, or a function; always of the trained model.
         protocol: How maps are normalised, and what the gradient is taken of.
@@ -200,14 +200,15 @@ def _checked_modes(modes: str | Sequence[str]) -> Sequence[str]:
     return modes
 
 
-def _find_steps(job: Job, batch: Batch, modules: str | Sequence[str] | None, modes: Sequence[str]) -> list[_Step]:
+def _find_steps(job: Job, batch: Batch, modules: Layers | None, modes: Sequence[str]) -> list[_Step]:
     """What is randomised in each step; which modules run, and in which order, shows on the first images."""
     images, runner = to_device(batch.images, job.device), job.runner
     with out_of_memory_is_run_error():
         everything = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside))
         parts = everything
         if modules is not None:
-            parts = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside, modules))
+            names = to_addresses(modules, runner.model)
+            parts = runner.batch_limit.first(images, lambda part: find_parts(runner.model, part, runner.inside, names))
     drawn = draw_anew(runner.model, [part.name for part in everything], job.seed)
 
     def swaps(parts: Iterable[ModelPart]) -> list[Swap]:

@@ -262,4 +262,5 @@ class FunctionExplainer:
 
     def __call__(self, context: Context) -> Tensor:
         """The maps that the function returns."""
-        return self.function(context.model, context.images, context.targets)
+        # Copies, because the function may write into them.
+        return self.function(context.model, context.images.clone(), context.targets.clone())

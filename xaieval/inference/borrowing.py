@@ -276,13 +276,15 @@ def _restore_values(tensor: Tensor, before: Tensor) -> None:
 
 
 def stored_parts(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that hold the content of a tensor: itself, or the indices and values of a sparse one.
+    """The dense tensors that hold the content of a tensor: itself, or the indices and values of a sparse or nested one.
 
     Example:
         >>> [part.tolist() for part in stored_parts(torch.eye(2).to_sparse())]
         [[[0, 1], [0, 1]], [1.0, 1.0]]
     """
     tensor = tensor.detach()
+    if tensor.is_nested:
+        return [tensor.offsets() if tensor.layout == torch.jagged else tensor._nested_tensor_size(), tensor.values()]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import Parameter, signature
 from itertools import product
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from xaieval.errors import UsageError, choose_from
+from xaieval.errors import ModelError, UsageError, choose_from
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.batchnorm_folding import FoldablePair, Folding, find_foldable_pairs, folded
 from xaieval.inference.hook_registries import in_pass
@@ -26,6 +28,9 @@ __all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_g
 Forward = Callable[[nn.Module, Tensor], Any]
 
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
+NEEDS_GRADIENTS = re.compile("does not require grad|inference (tensor|mode)", re.IGNORECASE)
+VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+IMAGES = "pixel_values"  # what models of transformers call their images, some after another argument
 FOLDED = 1e-4  # largest change of a logit by folding, relative to the largest logit; a larger change means a different model
 COMPILED = {None: 1e-3, torch.bfloat16: 5e-2}  # the same for a compiled model, which sums in a different order
 
@@ -93,8 +98,8 @@ class Runner:
         missing = self.size - len(images) if self.compiled else 0
         filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
         if not self.compiled:
-            with torch.inference_mode(), self.computing(images):
-                return self.forward(self.lay_out(filled))
+            with self.computing(images):
+                return _without_gradients(self.forward, self.lay_out(filled))
         # A copy, made outside inference mode: inference tensors would compile the model again.
         laid_out = own_images(self.model)(self.lay_out(filled))
         with torch.inference_mode(), self.computing(images), compiled():
@@ -161,8 +166,13 @@ def sped_up(
 def called(model: nn.Module, forward: Forward | None) -> Callable[[Tensor], Any]:
     """Return the model as a function of images, which writes into no image that is given to it.
 
-    A borrowed model copies its images itself; a function that calls it, and TorchScript, do not.
+    A borrowed model copies its images itself; a function that calls it, and TorchScript, do not. Images are given as the first
+    argument, or as `pixel_values` to a model that takes them by this name.
+
+    Raises:
+        ModelError: The model has no `forward`, or one that needs more than images.
     """
+    forward = forward or _by_name(model)
     if forward is None and not isinstance(model, torch.jit.ScriptModule):
         return model
     copied = own_images(model)
@@ -172,6 +182,43 @@ def called(model: nn.Module, forward: Forward | None) -> Callable[[Tensor], Any]
             return model(copied(images)) if forward is None else forward(model, copied(images))
 
     return call
+
+
+def _without_gradients(forward: Callable[[Tensor], Any], images: Tensor) -> Any:
+    """Run a model in inference mode, or without it if the model computes gradients inside, as those of energies."""
+    try:
+        with torch.inference_mode():
+            return forward(images)
+    except RuntimeError as error:
+        if not NEEDS_GRADIENTS.search(str(error)):
+            raise
+    with torch.no_grad():
+        return forward(images)
+
+
+def _by_name(model: nn.Module) -> Forward | None:
+    """How to run a model that does not take images as its first argument; None for any other."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return None
+    kind = type(model)
+    if "forward" not in vars(model) and kind.forward.__qualname__ in ("_forward_unimplemented", "LightningModule.forward"):
+        inside = ", ".join(name for name, _ in model.named_children())
+        raise ModelError(
+            f"a {kind.__name__} has no forward(images); give the network inside it ({inside}), or how to run it: "
+            "forward=, a function (model, images) -> output"
+        )
+    parameters = {name: each for name, each in signature(model.forward).parameters.items() if each.kind not in VARIABLE}
+    needed = [name for name, each in parameters.items() if each.default is each.empty]
+    if len(needed) > 1:
+        raise ModelError(
+            f"a {kind.__name__} needs more than images: forward({', '.join(needed)}); say how to run it: forward=, a function "
+            "(model, images) -> output"
+        )
+    first = next(iter(parameters), None)
+    name = IMAGES if IMAGES in parameters else first
+    if name is None or (name == first and parameters[name].kind is not Parameter.KEYWORD_ONLY):
+        return None
+    return lambda model, images: model(**{name: images})
 
 
 def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor, Tensor], Tensor], size: int) -> Tensor:

@@ -102,6 +102,8 @@ class Inference:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch_size is at least 1, got {self.batch_size}")
+        if self.forward is not None and not callable(self.forward):
+            raise UsageError(f"forward is a function (model, images) -> output, got {self.forward!r}")
         parse_bytes(self.memory)
         check_precision(self.precision)
         resolve_task(self.task, self.output)

@@ -74,15 +74,17 @@ def draw_anew(model: nn.Module, paths: Iterable[str], seed: int) -> dict[str, li
     """Draw new values for the tensors that each module holds itself, without changing the model or the global random state.
 
     Values come from the module's own `reset_parameters`, which also resets the statistics of a BatchNorm. For a module without
-    that method they are drawn from a normal distribution with mean 0 and the root mean square of each parameter. They depend
-    only on the seed and the module's path, not on the device or on the other modules.
+    that method they are drawn from a normal distribution with mean 0 and the root mean square of each parameter; integers,
+    such as quantised weights, are shuffled. They depend only on the seed and the module's path, not on the device or on the
+    other modules.
 
     Args:
         model: The borrowed model.
         paths: Paths of the modules.
         seed: The random seed.
     """
-    return {path: _drawn(model.get_submodule(path), seed_from(seed, path)) for path in paths}
+    modules = dict(model.named_modules())  # not get_submodule, which TorchScript does not have
+    return {path: _drawn(modules[path], seed_from(seed, path)) for path in paths}
 
 
 @contextmanager
@@ -174,15 +176,29 @@ def _values(parameter: Tensor) -> Tensor:
 
 def _reset(module: nn.Module) -> None:
     before = [(parameter, parameter.clone()) for parameter in map(_values, module.parameters(recurse=False))]
-    reset = getattr(module, "reset_parameters", None)
+    reset = getattr(module, "reset_parameters", None) if all(_is_drawable(parameter) for parameter, _ in before) else None
     if callable(reset):
         reset()
     for parameter, earlier in before:
         # A constant parameter may have its initial value. Any other that the reset left unchanged (weight_norm) was not drawn.
         is_initial = callable(reset) and bool((earlier == earlier.flatten()[:1]).all())
         if torch.equal(parameter, earlier) and not is_initial:
-            parameter.normal_().mul_(earlier.square().mean().sqrt())
+            _redraw(parameter, earlier)
     if not callable(reset) and "running_mean" in module._buffers:
         for name, tensor in module.named_buffers(recurse=False):
             if name in INITIAL:
                 tensor.fill_(INITIAL[name])
+
+
+def _is_drawable(parameter: Tensor) -> bool:
+    """Whether random numbers can be drawn in a parameter's type, unlike in integers and floats of 8 bits."""
+    return parameter.is_complex() or (parameter.is_floating_point() and parameter.element_size() > 1)
+
+
+def _redraw(parameter: Tensor, earlier: Tensor) -> None:
+    """Draw normal numbers for a parameter, or shuffle its values where its type has no such numbers."""
+    if _is_drawable(parameter):
+        parameter.normal_().mul_(earlier.square().mean().sqrt())
+        return
+    numbers = earlier.contiguous().view(torch.uint8).view(-1, earlier.element_size())  # some types cannot be indexed
+    parameter.copy_(numbers[torch.randperm(len(numbers))].view(earlier.dtype).view_as(earlier))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from xaieval.data.labels import IGNORED, Labels, OtherLabels, one_class_each
 from xaieval.errors import ModelError, TargetError
@@ -45,8 +47,8 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
 
     Args:
         output: A tensor, an object with `.logits`, a mapping with "logits", "out" or a single entry, or a tuple or list whose
-            first item is used.
-        where: Where the logits are instead: a key, an index, or a function from the output to logits.
+            first item is used; these may be nested.
+        where: Where the logits are instead: a key, the name of an attribute, an index, or a function from the output to logits.
         single: Whether the model has one output per image, which may be `[N]` then, or one number of one image.
 
     Raises:
@@ -61,8 +63,8 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
         logits = logits.reshape(-1, 1)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise ModelError(
-            f"the model's output has no logits [N, K]: got {describe_value(logits)}; say where they are with output= (a key, "
-            f"an index, or a function of the output){_other_task(output, logits)}"
+            f"the model's output has no logits [N, K]: got {describe_value(logits if isinstance(logits, Tensor) else output)}; "
+            f"say where they are with output= (a key, an index, or a function of the output){_other_task(output, logits)}"
         )
     return logits
 
@@ -86,6 +88,7 @@ def confidences(logits: Float[Tensor, "n k"], kind: Confidence = "softmax") -> F
         ModelError: The function changed the shape.
     """
     wide = logits if logits.device.type == "mps" else logits.double()
+    wide = wide.clone() if wide is logits and not isinstance(kind, str) else wide  # a function may write into it
     scores: Tensor = _CONFIDENCES[kind](wide) if isinstance(kind, str) else kind(wide)
     if scores.shape != logits.shape:
         raise ModelError(f"the confidence function returned {list(scores.shape)} for logits {list(logits.shape)}")
@@ -141,7 +144,8 @@ def named_classes(target: Any, read: Any, labels: Labels, count: int, device: to
     """
     if callable(target):
         given = labels.given if isinstance(labels, OtherLabels) else labels
-        chosen = torch.as_tensor(target(read, given), device=device)
+        own = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, read)  # it may write into them
+        chosen = torch.as_tensor(target(own, given), device=device)
         if chosen.shape != (count,) or chosen.is_floating_point():
             raise TargetError(f"a target function returns one class index per image, got {chosen.dtype} {list(chosen.shape)}")
         return chosen.long()
@@ -205,23 +209,28 @@ def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tens
 
 
 def find(output: Any, where: Output = None) -> Any:
-    """Return the part of an output at a key, at an index or by a function. Default: where models usually have their logits.
+    """Return the part of an output at a key, attribute or index, or by a function. Default: where models usually have logits.
 
     An index may be text, as on the command line: "1" is the key of that name, or else the index 1.
     """
     if callable(where):
-        return where(output)
+        # It may write into the output, which tensors of inference mode allow only there.
+        inference = any(leaf.is_inference() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        with torch.inference_mode() if inference else nullcontext():
+            return where(output)
     if where is not None:
+        if isinstance(where, str) and where in _attributes(output):
+            return getattr(output, where)
         try:
             return output[_key(output, where)]
         except (KeyError, IndexError, TypeError) as error:
             raise ModelError(f"the model's output has no {where!r}: it is {_describe_container(output)}") from error
     if hasattr(output, "logits"):
-        return output.logits
+        return find(output.logits)
     if isinstance(output, Mapping):
         only = next(iter(output.values())) if len(output) == 1 else None
-        return output.get("logits", output.get("out", only))
-    return output[0] if isinstance(output, tuple | list) and output else output
+        return find(output.get("logits", output.get("out", only)))
+    return find(output[0]) if isinstance(output, tuple | list) and output else output
 
 
 def _key(output: Any, where: str | int) -> str | int:
@@ -229,14 +238,24 @@ def _key(output: Any, where: str | int) -> str | int:
     return int(where) if isinstance(where, str) and not named and where.lstrip("-").isdecimal() else where
 
 
+def _attributes(output: Any) -> list[str]:
+    """The names of the fields of a named tuple, or of any other object that is no container."""
+    if isinstance(output, Mapping | Tensor):
+        return []
+    return [*getattr(output, "_fields", vars(output) if hasattr(output, "__dict__") else getattr(output, "__slots__", ()))]
+
+
 def describe_value(value: Any) -> str:
-    """Describe a value in an error message: the dtype and shape of a tensor, else the type."""
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    """Describe a value in an error message: the dtype and shape of a tensor, else the type and the names in it."""
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else _describe_container(value)
 
 
 def _describe_container(output: Any) -> str:
     if isinstance(output, Mapping):
         return f"a mapping with {', '.join(map(repr, output))}"
+    names = _attributes(output)
+    if names:
+        return f"a {type(output).__name__} with {', '.join(map(repr, names))}"
     if isinstance(output, tuple | list):
         return f"a {type(output).__name__} of {len(output)}"
     return f"a {type(output).__name__}"

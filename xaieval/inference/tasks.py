@@ -287,9 +287,10 @@ class Segmentation:
             logits = logits[:, None] if logits.ndim in (3, 4) and logits.shape[1] != 1 else logits
         if isinstance(logits, Tensor) and logits.ndim in (4, 5) and logits.is_floating_point():
             return as_classes(logits, self.single)
+        came = describe_value(logits if isinstance(logits, Tensor) else output)
         raise ModelError(
-            f"the model's output has no logits [N, K, h, w]: got {describe_value(logits)}; say where they are with output= (a "
-            "key, an index, or a function of the output)"
+            f"the model's output has no logits [N, K, h, w]: got {came}; "
+            "say where they are with output= (a key, an index, or a function of the output)"
         )
 
     def predicted(self, read: Float[Tensor, "n k *space"]) -> Tensor:

@@ -12,8 +12,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,8 @@ __all__ = [
     "Layer",
     "Trace",
     "expand",
+    "is_record",
+    "key_of",
     "layout_of",
     "parse",
     "pick",
@@ -51,7 +54,8 @@ class Address:
 
     Attributes:
         path: A name from `model.named_modules()`. The wildcards `*` and `?` match anything but a dot.
-        keys: Keys or indices into an output that is a mapping, tuple or list, outermost first; `*` matches any.
+        keys: Keys, indices or names in an output that is a mapping, tuple, list or dataclass, outermost first; `*` matches
+            any.
         call: Number of the call from 0, "*" for all calls, or None for a module that runs once.
     """
 
@@ -220,9 +224,21 @@ def expand(patterns: Iterable[str], traced: Trace) -> list[Layer]:
 def pick(output: Any, keys: Sequence[str]) -> Tensor:
     """Return the tensor at `keys` of a module's output."""
     for key in keys:
-        named = isinstance(output, Mapping) and key in output
-        output = output[key if named else int(key)]
+        if isinstance(output, Mapping):
+            output = output[key_of(output, key)]
+        else:
+            output = getattr(output, key) if is_record(output) else output[int(key)]
     return output
+
+
+def key_of(output: Mapping[Any, Any], text: str) -> Any:
+    """The key of a mapping whose text is given in an address."""
+    return text if text in output else next(key for key in output if str(key) == text)
+
+
+def is_record(output: Any) -> bool:
+    """Whether an output holds tensors as attributes: a dataclass, or a namespace."""
+    return (is_dataclass(output) or isinstance(output, SimpleNamespace)) and not isinstance(output, Mapping | type)
 
 
 def layout_of(
@@ -297,6 +313,10 @@ def tensors_of(output: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
     elif isinstance(output, tuple | list):
         for index, value in enumerate(output):
             yield from tensors_of(value, (*keys, str(index)))
+    elif is_record(output):
+        names = [each.name for each in fields(output)] if is_dataclass(output) else vars(output)
+        for name in names:
+            yield from tensors_of(getattr(output, name), (*keys, name))
 
 
 def _show(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from xaieval.errors import AddressError, ModelError
-from xaieval.probe.addresses import Layer, pick
+from xaieval.probe.addresses import Layer, is_record, key_of, pick
 
 __all__ = ["Captured", "CapturingHook", "InPlaceWatch", "derivative_errors_are_model_errors", "put"]
 
@@ -72,9 +72,26 @@ class CapturingHook:
         self.in_place.versions = []  # frees the inputs
         return output
 
+    def check_calls(self) -> None:
+        """Check that a module that was found to run once has not run more often in this pass.
+
+        Raises:
+            AddressError: It has.
+        """
+        for layer in self.layers:
+            if "#" not in layer.address and self.calls > 1:
+                raise AddressError(
+                    f"layer '{layer.address}' ran {self.calls} times on these images, but once on the first ones; if the model "
+                    "takes a batch in parts, give a smaller batch_size="
+                )
+
     def _capture(self, layer: Layer, inputs: Any, output: Any) -> Any:
         tensor = pick(output, layer.keys)
         if not self.differentiable:
+            if tensor.is_quantized:
+                values = tensor.dequantize()
+                self.captured[layer.address] = Captured(values, values)
+                return output
             tensor = tensor.clone() if _shares_memory(tensor, inputs) else tensor
             self.captured[layer.address] = Captured(tensor.detach(), tensor)
             return put(output, layer.keys, tensor.clone())
@@ -137,9 +154,13 @@ def put(output: Any, keys: Sequence[str], tensor: Tensor) -> Any:
     if not keys:
         return tensor
     if isinstance(output, Mapping):
-        key = keys[0] if keys[0] in output else int(keys[0])
+        key = key_of(output, keys[0])
         changed: Any = copy.copy(output)
         changed[key] = put(output[key], keys[1:], tensor)
+        return changed
+    if is_record(output):
+        changed = copy.copy(output)
+        object.__setattr__(changed, keys[0], put(getattr(output, keys[0]), keys[1:], tensor))  # it may be frozen
         return changed
     index = int(keys[0])
     items = list(output)

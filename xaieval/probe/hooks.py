@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import check_images
-from xaieval.errors import AddressError, TargetError
+from xaieval.errors import AddressError, ModelError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
 from xaieval.inference.forward_passes import Forward, called
 from xaieval.inference.options import LayerLayout
@@ -233,8 +233,11 @@ def _silent(
         return set()
     origin = Origin(traced.image_size, traced.frame)
     layers = [ProbeLayer(layer, candidates.layouts[layer.address], origin) for layer in candidates.layers]
-    forward_pass = run(model, images, layers, forward=forward)
-    gradients = forward_pass.reached(score(forward_pass.output))
+    try:
+        forward_pass = run(model, images, layers, forward=forward)
+        gradients = forward_pass.reached(score(forward_pass.output))
+    except (AddressError, ModelError):  # quantised layers have no gradients, which not all methods need
+        return set()
     silent = {address for address, gradient in gradients.items() if gradient is None}
     if any(gradient is not None and gradient.any() for gradient in gradients.values()):
         silent |= {a for a, g in gradients.items() if g is not None and candidates.layouts[a].prefix and not g.any()}
@@ -258,12 +261,12 @@ def run(
         forward: Runs the model on images. Default: `model(images)`.
 
     Raises:
-        AddressError: A layer did not run, or its output cannot have a gradient.
+        AddressError: A layer did not run, or ran more often than on the first images, or its output cannot have a gradient.
     """
     captured: dict[str, Captured] = {}
+    hooks = {path: CapturingHook(at_path, captured, differentiable) for path, at_path in _by_path(layers).items()}
     with ExitStack() as undo:
-        for path, at_path in _by_path(layers).items():
-            hook = CapturingHook(at_path, captured, differentiable)
+        for path, hook in hooks.items():
             if differentiable:
                 undo.callback(model.get_submodule(path).register_forward_pre_hook(hook.in_place.before).remove)
             # Before any other hook: a tensor that another hook stores for later modules, as transformers does with hidden
@@ -275,6 +278,8 @@ def run(
     missing = [item.address for item in layers if item.address not in captured]
     if missing:
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
+    for hook in hooks.values():
+        hook.check_calls()
     return Pass(output, captured, layers, sizes, len(images), _first_quantised(model) if differentiable else "")
 
 
@@ -310,6 +315,7 @@ def probe(
     Raises:
         AddressError: An address matches nothing, several tensors, or a tensor that is not a map; or the score does not depend
             on it.
+        ModelError: The model has no layers that can be probed, as a function or an exported program.
 
     Example:
         >>> import torch, torchvision
@@ -318,7 +324,7 @@ def probe(
         >>> {address: tuple(gradient.shape) for address, gradient in probed.gradients.items()}
         {'layer3': (2, 256, 4, 4), 'layer4': (2, 512, 2, 2)}
     """
-    model, images = network_of(model), check_images(images)
+    model, images = _network_of(model), check_images(images)
     addresses, call = to_addresses(layers, model), called(model, forward)
     with borrow(model, device) as used_device:
         images = to_device(images, used_device)
@@ -357,13 +363,20 @@ def list_layers(
         >>> listing.set_index("address").loc["layer4", "output_shape"]
         (1, 512, 2, 2)
     """
-    model, images = network_of(model), check_images(images)
+    model, images = _network_of(model), check_images(images)
     with borrow(model) as device:
         check_open(model)
         images, call = to_device(images, device), called(model, forward)
         traced = trace(model, images, call)
         where: Any = {"grid": grid, "prefix_tokens": prefix_tokens}
         return table(settled(traced, model, images, traced.layers, forward=call, **where), **where)
+
+
+def _network_of(model: Any) -> nn.Module:
+    network = network_of(model)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"a model with layers is a torch.nn.Module, got a {type(network).__name__}")
+    return network
 
 
 def _first_quantised(model: nn.Module) -> str:

@@ -16,8 +16,8 @@ Layers = str | nn.Module | Iterable[str | nn.Module]
 def to_addresses(layers: Layers, model: nn.Module) -> list[str]:
     """The addresses and patterns that `layers=` stands for.
 
-    A module becomes its path in the model; for one that the model contains twice, the first of its paths. A `ModuleList` does
-    not run itself, so it stands for the modules in it.
+    A module becomes its path in the model; for one that the model contains twice, the first of its paths. A `ModuleList` or
+    `ModuleDict` does not run itself, so it stands for the modules in it.
 
     Args:
         layers: An address or pattern, a module of the model, or any number of them.
@@ -43,8 +43,8 @@ def to_addresses(layers: Layers, model: nn.Module) -> list[str]:
 def _addresses(item: object, paths: dict[nn.Module, str]) -> Iterator[str]:
     if isinstance(item, str):
         yield item
-    elif isinstance(item, nn.ModuleList):
-        for module in item:
+    elif isinstance(item, nn.ModuleList | nn.ModuleDict):
+        for module in item.children():
             yield from _addresses(module, paths)
     elif isinstance(item, nn.Module):
         yield _path(item, paths)
