@@ -284,7 +284,8 @@ def stored_parts(tensor: Tensor) -> list[Tensor]:
     """
     tensor = tensor.detach()
     if tensor.is_nested:
-        return [tensor.offsets() if tensor.layout == torch.jagged else tensor._nested_tensor_size(), tensor.values()]
+        jagged: Any = tensor  # whose methods the stubs do not know
+        return [jagged.offsets() if tensor.layout == torch.jagged else tensor._nested_tensor_size(), tensor.values()]
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
