@@ -610,7 +610,7 @@ def test_the_model_comes_back_whichever_pass_fails():
         try:
             score(model, [images, images + 1], "second_norm", ["gradcam", "eigencam"])
         except _Stop:
-            assert len(passes) == last
+            assert len(passes) >= last  # a first pass that fails is tried with other numbers of images
         assert _state(model) == before
         handle.remove()
 
