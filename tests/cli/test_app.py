@@ -409,8 +409,8 @@ def test_a_run_file_switches_progress_off_in_the_words_of_the_command_line(bench
 
 @pytest.mark.slow
 def test_a_run_file_gives_the_arguments_of_the_model(bench):
-    text = 'model = "timm:test_resnet"\nlayers = "conv1"\nmax-images = 2\nout = "run"\n[model-args]\nnum_classes = 5\n'
-    Path("run.toml").write_text(text)
+    model = 'model = "timm:test_resnet"\nrandom-weights = true\nlayers = "conv1"\n'
+    Path("run.toml").write_text(model + 'max-images = 2\nout = "run"\n[model-args]\nnum_classes = 5\n')
     assert bench("score", "run.toml").status == 0
     assert bench("score", "run.toml", "--target", "5", "--out", "other") == (
         2,

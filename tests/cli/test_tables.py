@@ -89,7 +89,7 @@ def test_a_narrow_terminal_shows_a_block_for_each_row_with_everything_in_it(run)
     blocks = dict(re.findall(r"^(\S+  \S+)\n((?:  .*\n)+)", text, re.MULTILINE))
     assert list(blocks) == [f"{row.layer}  {row.method}" for row in summary.itertuples()]
     for row, block in zip(summary.itertuples(), blocks.values(), strict=True):
-        drop = f"{row.average_drop:.1f} [{row.average_drop_low:.1f}, {row.average_drop_high:.1f}]"
+        drop = f"{row.average_drop:z.1f} [{row.average_drop_low:z.1f}, {row.average_drop_high:z.1f}]"
         assert f"AD % [95% interval], lower is better: {drop}" in block
         assert re.search(r"n: 4 .*failed: 0 ", " ".join(block.split()) + " ")
         assert "controls beaten" in block
@@ -267,10 +267,13 @@ def test_the_page_lists_the_fields_of_every_document(run):
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
         "report": ("report", folder, "--no-maps"),
+        "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
     }
     found = {command: _paths(_document(*arguments)) for command, arguments in commands.items()}
     found["score"] = {re.sub(r"^statuses\..*", "statuses.STATUS", path) for path in found["score"]}
+    for command in ("score", "check"):  # the evidence has other numbers for each finding
+        found[command] = {re.sub(r"(evidence)\..*", r"\1", path) for path in found[command]}
     found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
     assert listed.keys() == {*found, "fal"}
     for command, paths in found.items():
@@ -279,6 +282,6 @@ def test_the_page_lists_the_fields_of_every_document(run):
 
 def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
-    for command in ("score", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
+    for command in ("score", "check", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command

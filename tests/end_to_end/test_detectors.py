@@ -301,7 +301,21 @@ def test_a_detector_on_the_command_line(tmp_path, capsys):
     arguments = ["--model-args.num_classes", "3", "--model-args.box_score_thresh", "0.0", "--model-args.min_size", "64"]
     model = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
     what = ["--task", "detection", "--layers", "backbone.fpn[*]", "--data", "scenes", "--image-size", "64"]
-    main(["score", "--model", model, *arguments, *what, "--max-images", "2", "--out", str(tmp_path), "--no-progress"])
+    main(
+        [
+            "score",
+            "--model",
+            model,
+            "--random-weights",
+            *arguments,
+            *what,
+            "--max-images",
+            "2",
+            "--out",
+            str(tmp_path),
+            "--no-progress",
+        ]
+    )
     rows = pd.read_parquet(tmp_path / "rows.parquet")
     assert list(dict.fromkeys(rows["layer"])) == ["backbone.fpn[0]", "backbone.fpn[1]", "backbone.fpn[pool]"]
     assert set(rows["status"]) <= {"ok", "constant_map", "nan_map"}

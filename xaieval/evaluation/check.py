@@ -73,8 +73,8 @@ def check(
     Example:
         >>> import torchvision
         >>> checked = check(torchvision.models.resnet18(num_classes=10), [torch.rand(4, 3, 64, 64)])
-        >>> [finding.name for finding in checked.findings()]
-        ['random_weights']
+        >>> checked.findings()[0].name
+        'random_weights'
     """
     how = with_keywords(check, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
