@@ -184,6 +184,16 @@ def test_the_neck_of_a_detector_and_not_its_heads():
     assert layers == ["model.11", "model.13", "model.15"]
 
 
+def test_stages_whose_sides_are_numbers_of_tokens_elsewhere():
+    # 16 x 16 cells in the first stage and 16 tokens in the third: maps, not weights of attention.
+    torch.manual_seed(0)
+    pvt = _build("PvtForImageClassification", "PvtConfig", image_size=64, mlp_ratios=[2] * 4, **(STAGES | HEADS))
+    assert _auto(pvt)[:3] == [f"pvt.encoder.block.{stage}.1[0]" for stage in (0, 1, 2)]
+    widths = {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32]}
+    mobile = _build("MobileViTForImageClassification", "MobileViTConfig", image_size=64, **widths)
+    assert _auto(mobile, method="eigencam")[:3] == [f"mobilevit.encoder.layer.{stage}" for stage in (1, 2, 3)]
+
+
 # ---- modules that run several times
 
 
