@@ -39,11 +39,10 @@ def summarise(
     Returns:
         Index `(layer, method)` in order of execution; columns of each metric, `<metric>_low` and `<metric>_high` (Wilson's
         interval for proportions, `xaieval.analysis.stats.intervals.mean_interval` for means, which is NaN for too few images);
-        `<metric>_n` if a metric has
-        values for fewer rows than count, such as images without an object, or for more, such as images whose confidence is not
-        positive, if it does not divide by it; then `n_images` (rows that count) and `n_failed` (rows that do not count, except
-        images that the protocol excludes); and if the run has controls, `beats_controls`, the metrics in which the method is
-        significantly better than every control.
+        `<metric>_n` if a metric has values for fewer rows than count, such as images without an object, or for more, such as
+        images whose confidence is not positive, if it does not divide by it; then `n_images` (rows that count) and `n_failed`
+        (rows that do not count, except images that the protocol excludes); and if the run has controls, `beats_controls`, the
+        metrics in which the method is significantly better than every control.
 
     Raises:
         MetricError: The level is not in (0, 1).

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app
+from xaieval.cli.json_output import findings_document
 from xaieval.cli.loading import load_forward, load_trained
 from xaieval.cli.tables import print_findings, print_text
-from xaieval.config.options import CheckOptions, Json, ModelOptions, ProtocolOptions, Switch
+from xaieval.config.options import CheckOptions, Json, ModelOptions, ProtocolOptions, Switch, model_settings
 from xaieval.errors import CheckError
 
 __all__ = ["check"]
@@ -46,23 +47,16 @@ def check(
         max_images=options.max_images,
         seed=options.seed,
         device=options.device,
-        **options.model_settings,
+        **model_settings(options),
         forward=load_forward(model_options.forward),
     )
     findings = checked.findings()
     if options.strict and findings:
         raise CheckError(findings)
+    images = int(checked.rows["image_id"].nunique())
     if as_json:
-        predictions = checked.predictions
-        return {
-            "model": options.model,
-            "data": options.data,
-            "images": int(checked.rows["image_id"].nunique()),
-            "accuracy": predictions.accuracy,
-            "mean_confidence": predictions.mean_confidence,
-            "findings": [finding.to_dict() for finding in findings],
-        }
+        return {"model": options.model, "data": options.data, "images": images, **findings_document(checked, findings)}
     print_findings(checked, findings)
     if not findings:
-        print_text(f"nothing found on {checked.rows['image_id'].nunique()} images; this does not prove that all is right")
+        print_text(f"nothing found on {images} images; this does not prove that all is right")
     return None

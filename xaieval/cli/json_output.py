@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from xaieval.analysis.ranking import Ranking
     from xaieval.evaluation.scores import Scores
+    from xaieval.results.findings import Finding
 
-__all__ = ["records", "render", "score_document"]
+__all__ = ["findings_document", "records", "render", "score_document"]
 
 Document = dict[str, Any]
 
@@ -57,11 +58,18 @@ def score_document(
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
+        "warnings": [finding.text for finding in findings],
+        **findings_document(scores, findings),
+        "rankings": [_ranking_document(ranking) for ranking in rankings],
+    }
+
+
+def findings_document(scores: Scores, findings: Sequence[Finding]) -> Document:
+    """How good the model is on the images, and the reasons not to trust its numbers."""
+    return {
         "accuracy": scores.predictions.accuracy,
         "mean_confidence": scores.predictions.mean_confidence,
-        "warnings": [finding.text for finding in findings],
         "findings": [finding.to_dict() for finding in findings],
-        "rankings": [_ranking_document(ranking) for ranking in rankings],
     }
 
 

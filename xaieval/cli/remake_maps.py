@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.loading import load, load_forward, names_code
-from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
     protocol = _options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
     shown = methods_to_show(scores, methods)
-    settings = options.model_settings | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
+    settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = load_forward(model_options.forward)
     maps = _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)

@@ -16,7 +16,16 @@ from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS,
 from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import check_normalisation, load_forward, load_trained, names_code
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
-from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, parse_literals, to_settings
+from xaieval.config.options import (
+    Json,
+    ModelOptions,
+    ProtocolOptions,
+    ScoreOptions,
+    Switch,
+    model_settings,
+    parse_literals,
+    to_settings,
+)
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.evaluation.distributed.rank import Rank, is_rank
 
@@ -132,7 +141,7 @@ def _score(
         seed=options.seed,
         strict=options.strict,
         forward=forward,
-        **options.model_settings,
+        **model_settings(options),
     )
     if not Rank.from_environment().is_first:
         return None
@@ -222,7 +231,7 @@ def _save_maps(
         memory=options.memory,
         seed=options.seed,
         forward=forward,
-        **options.model_settings,
+        **model_settings(options),
     )
     titles = batch.ids
     if data.classes is not None and isinstance(batch.labels, torch.Tensor) and batch.labels.ndim == 1:

@@ -27,6 +27,7 @@ __all__ = [
     "Switch",
     "Task",
     "Words",
+    "model_settings",
     "parse_literals",
     "to_settings",
     "to_words",
@@ -213,15 +214,6 @@ class ScoreOptions:
         if self.nproc < 1:
             raise ConfigError(f"nproc is at least 1, got {self.nproc}")
 
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """Task of the model, and where its logits and its token grid are, as keyword arguments of `xaieval.score`.
-
-        Raises:
-            ConfigError: The grid is not two whole numbers, or three for volumes.
-        """
-        return _model_settings(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
@@ -261,17 +253,13 @@ class CheckOptions:
     prefix_tokens: int | None = None
     layout: str | None = None
 
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """Task, output and token grid as keyword arguments of `xaieval.check`.
 
-        Raises:
-            ConfigError: The grid is not two whole numbers, or three for volumes.
-        """
-        return _model_settings(self)
+def model_settings(options: ScoreOptions | CheckOptions) -> dict[str, Any]:
+    """Task, output, token grid and layout as keyword arguments of `xaieval.score` and `xaieval.check`.
 
-
-def _model_settings(options: ScoreOptions | CheckOptions) -> dict[str, Any]:
+    Raises:
+        ConfigError: The grid is not two whole numbers, or three for volumes.
+    """
     return {
         "task": options.task,
         "output": options.output,

@@ -19,7 +19,7 @@ from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import MaskedConfidences
-from xaieval.evaluation.model_check import check_model, find_in_data
+from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.request import check_at_least_one, check_request
 from xaieval.evaluation.run_state import RunState
 from xaieval.evaluation.scores import Scores
@@ -86,9 +86,7 @@ def check(
         first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))
         looked = first_pass(request, first, device, limit)
-        checked = check_model(looked, first, device, limit)
-        checked.findings += find_in_data(first, loader)
-        manifest |= checked.to_dict()
+        manifest |= check_model(looked, first, device, limit, loader).to_dict()
         manifest["run"] = run_identity(looked.request, manifest["model"], looked.layers, first, max_images, None)
         job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
         state = stack.enter_context(RunState.under_way(job, None, manifest))

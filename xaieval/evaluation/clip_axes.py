@@ -27,10 +27,8 @@ def check_clip_axes(model: nn.Module, call: Callable[[Tensor], Any], images: Ten
     Raises:
         DataError: The convolution takes as many channels as axis 2 has, and not as many as axis 1.
     """
-    if images.ndim != 5 or images.shape[1] in (
-        1,
-        images.shape[2],
-    ):  # slices of one channel may be the channels of a convolution
+    # Slices of one channel may be the channels of a convolution.
+    if images.ndim != 5 or images.shape[1] in (1, images.shape[2]):
         return
     channels: list[int] = []
 
@@ -40,7 +38,7 @@ def check_clip_axes(model: nn.Module, call: Callable[[Tensor], Any], images: Ten
     handles = [module.register_forward_pre_hook(record) for module in model.modules() if isinstance(module, CONVOLUTIONS)]
     try:
         with torch.no_grad(), suppress(Exception):  # a model can raise anything; its errors show when the run begins
-            call(images[:1].clone())
+            call(images[:1])
     finally:
         for handle in handles:
             handle.remove()

@@ -16,7 +16,6 @@ from xaieval.evaluation.clip_axes import check_clip_axes
 from xaieval.evaluation.job import find_layers
 from xaieval.evaluation.request import Request
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory, out_of_memory_is_run_error
-from xaieval.inference.forward_passes import called
 from xaieval.inference.one_output import has_one_output
 from xaieval.inference.targets import find
 from xaieval.inference.tasks import Classification, Segmentation
@@ -78,7 +77,7 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
         RunError: A single image does not fit in memory.
     """
     task, kind = request.task, request.protocol.confidence
-    check_clip_axes(request.model, called(request.model, request.inference.forward), to_device(batch.images[:1], device))
+    check_clip_axes(request.model, request.call, to_device(batch.images[:1], device))
     if not isinstance(task, Classification | Segmentation):
         return FirstPass(request, find_layers(request, batch, device, limit))
     if task.single == "value" and kind == "softmax":
@@ -104,7 +103,7 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
 def _watched(request: Request) -> tuple[Request, list[_Seen]]:
     """The request with a `forward` that notes the model's last output."""
     seen: list[_Seen] = []
-    call = called(request.model, request.inference.forward)
+    call = request.call
 
     def forward(model: nn.Module, images: Tensor) -> Any:
         output = call(images)
@@ -130,17 +129,17 @@ def _found_layers(request: Request, batch: Batch, device: torch.device, limit: B
 
 def _runs(request: Request, images: Tensor) -> bool:
     with suppress(Exception), torch.no_grad():
-        called(request.model, request.inference.forward)(images.clone())
+        request.call(images)
         return True
     return False
 
 
 def _run(request: Request, batch: Batch, device: torch.device) -> None:
     """Run the first batch: all of it, because a model can be made for one size of batch."""
-    call, images = called(request.model, request.inference.forward), to_device(batch.images, device)
+    images = to_device(batch.images, device)
     # Not in inference mode: tensors that a model keeps from its first pass could not take part in gradients later.
     with out_of_memory_is_run_error(), torch.no_grad():
-        request.inference.limit(len(images)).parts(len(images), lambda part: call(images[part].clone()))
+        request.inference.limit(len(images)).parts(len(images), lambda part: request.call(images[part]))
 
 
 def _one_output(task: Classification | Segmentation, shape: list[int], images: int) -> Finding:

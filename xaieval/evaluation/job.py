@@ -16,7 +16,7 @@ from xaieval.evaluation.request import Request
 from xaieval.explainers import Explainer
 from xaieval.inference.batch_limit import BatchLimit, in_batches, out_of_memory_is_run_error
 from xaieval.inference.borrowing import borrow
-from xaieval.inference.forward_passes import Runner, called, sped_up
+from xaieval.inference.forward_passes import Runner, sped_up
 from xaieval.inference.reproducibility import repeatable
 from xaieval.inference.tasks import Classification, Task, predicted_score
 from xaieval.metrics import Metric
@@ -91,7 +91,7 @@ def find_layers(request: Request, batch: Batch, device: torch.device, limit: Bat
         locate,
         request.model,
         layers=request.addresses,
-        forward=called(request.model, how.forward),
+        forward=request.call,
         grid=how.grid,
         prefix_tokens=how.prefix_tokens,
         layout=how.layout,

@@ -24,7 +24,7 @@ from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chan
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import judge_maps, masked_confidences
-from xaieval.evaluation.model_check import check_model, find_in_data
+from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import check_at_least_one, check_request, check_target_of_all, with_class_of_each_image
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
@@ -140,8 +140,7 @@ def score(
         checkpoints = None
         if output_dir is not None:
             checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
-        checked = check_model(looked, first, device, limit)
-        checked.findings += find_in_data(first, loader)
+        checked = check_model(looked, first, device, limit, loader)
         if strict:
             refuse(checked.findings)
         manifest |= checked.to_dict()

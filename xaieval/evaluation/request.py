@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError, TargetError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
+from xaieval.inference.forward_passes import called
 from xaieval.inference.options import Inference
 from xaieval.inference.query_detections import with_detections
 from xaieval.inference.targets import Target, check_target, given_classes, is_class_of_each_image
@@ -47,6 +49,11 @@ class Request:
     inference: Inference
     seed: int = 0
     metrics: Sequence[Metric] = ()
+
+    @property
+    def call(self) -> Callable[[Tensor], Any]:
+        """The model as a function of images; the borrowed model gets a copy of them in every pass."""
+        return called(self.model, self.inference.forward)
 
 
 def check_request(

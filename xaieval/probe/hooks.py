@@ -96,10 +96,10 @@ class Pass:
         layers: Sequence[ProbeLayer],
         sizes: Sizes,
         batch: int,
-        quantised: str = "",
+        model: nn.Module,
     ) -> None:
         self.output = output
-        self._quantised = quantised
+        self._model = model
         self.layouts = {at.address: at.layout_on(captured[at.address].value, sizes, batch) for at in layers}
         self.frame = next((at.frame_on(sizes) for at in layers), None)
         self.activations = {a: layout.maps_of(captured[a].value, batch, a) for a, layout in self.layouts.items()}
@@ -127,7 +127,8 @@ class Pass:
     def _reason(self, missing: Sequence[str]) -> str:
         if any(self._captured[address].in_inference_mode for address in missing):
             return " (the model itself runs it under torch.inference_mode, where torch.no_grad() would do)"
-        return f" (the model has quantised layers, such as '{self._quantised}', without derivatives)" if self._quantised else ""
+        quantised = _first_quantised(self._model)
+        return f" (the model has quantised layers, such as '{quantised}', without derivatives)" if quantised else ""
 
     def reached(self, score: Tensor) -> dict[str, Tensor | None]:
         """Compute the gradients, with None at layers that the score does not depend on.
@@ -280,7 +281,7 @@ def run(
         raise AddressError(f"{_quoted(missing)} ran on the first images of the data, but not on these images")
     for hook in hooks.values():
         hook.check_calls()
-    return Pass(output, captured, layers, sizes, len(images), _first_quantised(model) if differentiable else "")
+    return Pass(output, captured, layers, sizes, len(images), model)
 
 
 def probe(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xaieval.data.batches import Batch
 from xaieval.evaluation.first_pass import FirstPass
+from xaieval.evaluation.model_check.data import find_in_data
 from xaieval.evaluation.model_check.look import Look, look_at
 from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
 from xaieval.evaluation.model_check.outputs import find_in_outputs, find_several_outputs
@@ -20,7 +21,6 @@ from xaieval.evaluation.model_check.repeats import find_in_repeats
 from xaieval.evaluation.model_check.weights import find_random_weights
 from xaieval.evaluation.request import Request
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
-from xaieval.inference.forward_passes import called
 from xaieval.inference.reproducibility import same_random_numbers
 from xaieval.probe.hooks import to_device
 from xaieval.results.findings import Finding
@@ -48,17 +48,25 @@ class ModelCheck:
         return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings]}
 
 
-def check_model(looked: FirstPass, batch: Batch, device: torch.device, limit: BatchLimit) -> ModelCheck:
-    """What the first images show about the model, its weights and the preparation of its images.
+def check_model(looked: FirstPass, batch: Batch, device: torch.device, limit: BatchLimit, loader: Any = ()) -> ModelCheck:
+    """What the first images show about the model, its weights, the preparation of its images, and the data.
 
     A model that cannot run these passes is not judged by them: its own errors show when the run begins.
 
     Args:
-        looked: The first pass, whose findings come checked.
+        looked: The first pass, whose findings come first.
         batch: The first batch that has a readable image.
         device: The device of the borrowed model.
         limit: The number of images in a pass.
+        loader: Where the batch is from.
     """
+    checked = _check_passes(looked, batch, device, limit)
+    checked.findings += find_in_data(batch, loader)
+    return checked
+
+
+def _check_passes(looked: FirstPass, batch: Batch, device: torch.device, limit: BatchLimit) -> ModelCheck:
+    """The checks that run the model, on fewer images if they do not fit in memory."""
     size = min(len(batch), limit.size, MOST if limit.budget is None else MOST_IN_BUDGET)
     while size:
         with same_random_numbers(), suppress(_TooManyError):
@@ -78,7 +86,7 @@ class _CannotRunError(Exception):
 def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
     request = looked.request
     checked = ModelCheck([*looked.findings, *find_random_weights(request.model)])
-    call, look_again = called(request.model, request.inference.forward), partial(_look, request)
+    look_again = partial(_look, request)
     with suppress(_CannotRunError):
         look = look_again(images)
         checked.classes = look.classes
@@ -87,9 +95,9 @@ def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
         checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look), alone)
         found = {finding.name for finding in checked.findings[len(looked.findings) :]}
         if found <= {"probabilities_for_logits", "near_uniform_outputs"}:  # a random or broken model has no right one
-            checked.findings += find_wrong_normalisation(request.model, call, look, look_again)
+            checked.findings += find_wrong_normalisation(request.model, request.call, look, look_again)
         with _models_may_fail():
-            checked.findings += find_several_outputs(look, request.task, call)
+            checked.findings += find_several_outputs(look, request.task, request.call)
     return checked
 
 
@@ -103,13 +111,12 @@ def _models_may_fail() -> Iterator[None]:
 
 
 def _look(request: Request, images: Tensor) -> Look:
-    call = called(request.model, request.inference.forward)
     with _models_may_fail():
-        return look_at(request.model, call, request.task, request.protocol.confidence, images)
+        return look_at(request.model, request.call, request.task, request.protocol.confidence, images)
 
 
 def _confidences(request: Request, look: Look, images: Tensor, numbers: Tensor) -> Tensor:
     """The confidences of what is followed on the images of these numbers."""
     with torch.no_grad(), _models_may_fail():
-        read = request.task.read(called(request.model, request.inference.forward)(images.clone()))
+        read = request.task.read(request.call(images))
         return request.task.confidence(read, look.followed.of(numbers), request.protocol.confidence)

@@ -74,7 +74,7 @@ def look_at(model: nn.Module, call: Call, task: Task, kind: Confidence, images: 
     """
     with recorded_inputs(model) as batch_norms, torch.no_grad():
         with LastOperations() as operations:
-            output = call(images.clone())
+            output = call(images)
         read = task.read(output)
         followed = task.follow(read, "predicted", None)
         found = find(output, getattr(task, "output", None))

@@ -118,17 +118,10 @@ class _Trial:
     Attributes:
         way: The normalisation.
         images: The images.
-        swapped: Whether the order of the colours is reversed.
     """
 
     way: Normalisation
     images: Tensor
-    swapped: bool = False
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        return f"{self.way.name}, blue first" if self.swapped else self.way.name
 
 
 def find_wrong_normalisation(model: nn.Module, call: Call, look: Look, look_again: Callable[[Tensor], Look]) -> list[Finding]:
@@ -196,7 +189,7 @@ def _swapped(
     model: nn.Module, call: Call, look: Look, look_again: Callable[[Tensor], Look], present: Normalisation
 ) -> list[Finding]:
     """Whether the colours are in the other order: the filters of the first layer see colours, so their statistics differ."""
-    trial = _Trial(present, look.images.flip(1), swapped=True)
+    trial = _Trial(present.swapped(), look.images.flip(1))
     came = float(look.batch_norms[0].divergence.mean())
     swapped = float(first_input(model, call, trial.images).divergence.mean())
     if came < NEAR / 2 or swapped > SWAPPED * came:
@@ -216,7 +209,7 @@ def _by_confidence(
     others: Sequence[Normalisation],
 ) -> list[Finding]:
     """By how sure the model is; only a large gain on nearly all images counts, and as many different classes."""
-    colour = [_Trial(present, look.images.flip(1), swapped=True)] if pixels.shape[1] == 3 else []
+    colour = [_Trial(present.swapped(), look.images.flip(1))] if pixels.shape[1] == 3 else []
     trials = [*(_Trial(way, way.of_pixels(pixels)) for way in others), *colour]
     share = len(pixels) // len(trials)
     if share < FEWEST:
@@ -258,10 +251,10 @@ def _finding(present: str, best: _Trial, reason: str, evidence: Mapping[str, Any
     confidence, gained = evidence["mean_confidence"], evidence["best_mean_confidence"]
     return Finding(
         "wrong_normalisation",
-        f"the images seem to have the wrong normalisation: they come with {present}, but with {best.name} {reason} (mean "
+        f"the images seem to have the wrong normalisation: they come with {present}, but with {best.way.name} {reason} (mean "
         f"confidence {confidence:.2f} as they come, {gained:.2f} then); normalise them as in the model's training, by mean= "
         "and std= of Preprocessing or by --mean and --std",
-        {"present": present, "best": best.name, **evidence},
+        {"present": present, "best": best.way.name, **evidence},
     )
 
 
@@ -298,7 +291,7 @@ def first_input(model: nn.Module, call: Call, images: Tensor) -> BatchNormInput:
     with recorded_inputs(model) as records, torch.no_grad():
         handles = [module.register_forward_pre_hook(stop) for module in trained_batch_norms(model)]
         try:
-            call(images.clone())
+            call(images)
         except _Enough:
             pass
         finally:
