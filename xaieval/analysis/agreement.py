@@ -128,7 +128,7 @@ def agreement(
         records.append({"metric": one, "other": other, "correlation": correlation, "low": low, "high": high})
     labels = {metric["name"]: label_of(metric) for metric in metrics if metric["name"] in higher}
     table = pd.DataFrame(records)
-    return Agreement(table, _matrix(table, list(higher)), labels, len(pairs), len(images), level)
+    return Agreement(table, _matrix(table["correlation"], list(higher)), labels, len(pairs), len(images), level)
 
 
 def _check(names: Sequence[str], pairs: int) -> None:
@@ -193,8 +193,9 @@ def _interval(correlation: float, drawn: Floats, images: int, level: float) -> t
     return max(correlation - reach, -1.0), min(correlation + reach, 1.0)
 
 
-def _matrix(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    matrix = pd.DataFrame(np.eye(len(names)), index=pd.Index(names), columns=pd.Index(names))
-    for row in table.itertuples():
-        matrix.loc[row.metric, row.other] = matrix.loc[row.other, row.metric] = row.correlation
-    return matrix
+def _matrix(correlations: pd.Series[float], names: Sequence[str]) -> pd.DataFrame:
+    """The correlations of all pairs of names, in the order of the pairs, as a symmetric matrix."""
+    values = np.eye(len(names))
+    above = np.triu_indices(len(names), 1)
+    values[above] = values.T[above] = correlations
+    return pd.DataFrame(values, index=pd.Index(names), columns=pd.Index(names))
