@@ -41,6 +41,7 @@ class Measured:
         inverse: Confidence on the images masked by 1 minus the mask, `[P, N]`; None if no metric needs it.
         values: By metric `[P, N]`, of the metrics that need more than confidences.
         curves: By metric `[P, N, S]`, of the metrics that keep them.
+        group: The group of each image, `[N]`; None without groups.
     """
 
     ids: Sequence[str]
@@ -56,6 +57,7 @@ class Measured:
     inverse: Tensor | None = None
     values: Mapping[str, Tensor] = field(default_factory=dict)
     curves: Mapping[str, Tensor] = field(default_factory=dict)
+    group: Sequence[str] | None = None
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Measured:
         """The measurements of a batch, from what the steps before gave."""
         return cls(
             ids=batch.ids,
+            group=batch.group,
             labels=batch.labels,
             predicted=batch_pass.predicted,
             targets=batch_pass.targets,
@@ -103,7 +106,7 @@ def _joined(values: Sequence[Any], name: str) -> Any:
         return first
     if isinstance(first, Mapping):
         return {metric: _joined([value[metric] for value in values], name) for metric in first}
-    return first if first is None else [image_id for ids in values for image_id in ids]
+    return first if first is None else [name for names in values for name in names]
 
 
 def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:
@@ -126,6 +129,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
         pairs,
         {
             "image_id": measured.ids,
+            **({} if measured.group is None else {"group": measured.group}),
             "label": class_column(measured.labels, len(measured.ids)),
             "predicted": class_column(measured.predicted),
             "target": class_column(measured.targets),

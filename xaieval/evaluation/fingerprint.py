@@ -41,6 +41,7 @@ def run_identity(
     first: Batch,
     max_images: int | None,
     stop: Stop | None,
+    groups: str | None = None,
 ) -> dict[str, Any]:
     """What makes two runs the same run, in the order in which a difference is reported.
 
@@ -51,6 +52,7 @@ def run_identity(
         first: The first batch that has a readable image.
         max_images: The number of images after which the run stops.
         stop: The rule by which it stops earlier.
+        groups: What gives the images their groups; None without groups.
     """
     described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
     method_settings = {name: values for name, values in described.items() if values}
@@ -72,6 +74,7 @@ def run_identity(
         "precision": how.precision,
         "stop": None if stop is None else asdict(stop),
         **({"deterministic": True} if how.deterministic else {}),
+        **({} if groups is None else {"groups": groups}),
         "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
     }
 
