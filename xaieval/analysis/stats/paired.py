@@ -31,7 +31,8 @@ def paired_p_values(
 
     "signs" tests whether the mean of the differences is 0, by sign flips with a correction for skewness. "wilcoxon" is
     Wilcoxon's signed-rank test, which is less sensitive to outliers, and tests whether the differences are symmetric about 0:
-    skewed differences are significant even if their mean is 0. If all differences of a test have the same size (binary values), both are McNemar's exact test.
+    skewed differences are significant even if their mean is 0. If all differences of a test have the same size (binary values),
+    both are McNemar's exact test.
 
     With groups, "signs" flips whole groups, and "wilcoxon" ranks their means, each of which counts the same.
 

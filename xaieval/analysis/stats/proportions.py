@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import binomtest, norm
 
-
 from xaieval.analysis.stats.estimates import (
     FEWEST,
     check_level,
