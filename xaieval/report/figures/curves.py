@@ -30,7 +30,6 @@ from xaieval.report.figures.style import (
 
 __all__ = ["curves_figure"]
 
-FEW = 20  # images below which bootstrap intervals are too narrow
 PANEL, HEIGHT = 2.6, 2.3  # inches, the smallest width of one of several panels, and the height of its axes
 
 
@@ -39,22 +38,20 @@ def curves_figure(
     metrics: str | Sequence[str],
     fractions: Sequence[float] | None = None,
     level: float = 0.95,
-    seed: int = 0,
     *,
     size: Size = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Draw the mean curve of each layer and method with a pointwise interval of the mean, one panel per metric.
 
-    Intervals are percentile bootstrap intervals over the images (1,000 resamples), for fewer than 20 images those of
-    `xaieval.analysis.stats.intervals.mean_interval`. The legend shows the mean of each metric.
+    Intervals are those of `xaieval.analysis.stats.intervals.mean_interval`; there is none where the curves of a few images are
+    equal, such as at their common first point. The legend shows the mean of each metric.
 
     Args:
         rows: The rows of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
         metrics: Names of metrics.
         fractions: The horizontal axis, fractions of the pixels in [0, 1] (default: equal steps from 0 to 1).
         level: Level of the intervals, in (0, 1).
-        seed: Seed of the resampling.
         size: Width, or width and height, in inches.
         ax: Axes to draw on, for a single metric (default: those of a new figure).
 
@@ -78,7 +75,7 @@ def curves_figure(
     for axes, name, by_pair in zip(panels, names, curves, strict=True):
         for (pair, values), style in zip(by_pair.items(), chosen, strict=True):
             label = plain(f"{', '.join(pair)}: {_mean(rows, pair, name):.3f}")
-            _band(axes, values, fractions, level, seed, style, label)
+            _band(axes, values, fractions, level, style, label)
         axes.set_xlim(0, 1)
         axes.set_ylabel(plain(name, 30))
         axes.grid(alpha=0.35)
@@ -136,18 +133,12 @@ def _mean(rows: pd.DataFrame, pair: tuple[str, str], name: str) -> float:
     return float(own.loc[own[f"{name}_curve"].notna(), name].mean())
 
 
-def _band(
-    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, style: Style, label: str
-) -> None:
+def _band(axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, style: Style, label: str) -> None:
     """Draw one mean curve with its interval."""
-    count, points = curves.shape
+    points = curves.shape[1]
     axis = np.linspace(0, 1, points) if fractions is None else np.asarray(fractions)
     if len(axis) != points:
         raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; pass the fractions of the metric")
-    if count < FEW:
-        low, high = np.transpose([mean_interval(values, level) for values in curves.T])
-    else:
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
-        low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.transpose([mean_interval(values, level) for values in curves.T])
     axes.plot(axis, curves.mean(axis=0), color=style.colour, linestyle=style.dash, label=label)
     axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)
