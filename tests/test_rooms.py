@@ -37,6 +37,7 @@ MOST_ROOMS = 18  # with benchmarks/ and the package itself
 MOST_FLOORS = 10
 
 PUBLIC = [
+    "Groups",
     "Inference",
     "Protocol",
     "Scores",

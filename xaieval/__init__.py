@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from xaieval import explainers, metrics, models, testing
+    from xaieval.config.groups import Groups
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
     from xaieval.evaluation.check import check
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from xaieval.report.figures.maps import show
 
 _HOMES = {
+    "Groups": "xaieval.config.groups",
     "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
     "Scores": "xaieval.evaluation.scores",
@@ -39,6 +41,7 @@ _HOMES = {
 _MODULES = ("explainers", "metrics", "models", "testing")
 
 __all__ = [
+    "Groups",
     "Inference",
     "Protocol",
     "Scores",

@@ -251,7 +251,7 @@ def _changed(number: int, change: Callable[[dict[str, Any]], None]) -> list[dict
     return batches
 
 
-OTHERS = "batch 2 is of the same ids as this run's ('image 4', ...), but its images or labels are others"
+OTHERS = "batch 2 is of the same ids as this run's ('image 4', ...), but its images, labels or groups are others"
 
 
 @pytest.mark.parametrize(

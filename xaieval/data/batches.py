@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xaieval.config.groups import Groups
+from xaieval.data.groups import check_weights, group_lookup, read_groups
 from xaieval.data.labels import OtherLabels, boxes_in_labels, has_label_maps, read_labels
 from xaieval.data.truth import inside_boxes, read_boxes, read_masks
 from xaieval.errors import DataError
 
-__all__ = ["Batch", "Failure", "check_images", "has_ids", "read_batch", "read_batches", "split_batch"]
+__all__ = ["Batch", "Failure", "check_images", "grouped", "has_ids", "read_batch", "read_batches", "split_batch"]
 
 Failure = tuple[str, int | None, str]
 
@@ -24,6 +26,7 @@ LABEL_KEYS = ("label", "labels")
 ID_KEYS = ("id", "ids", "__key__")  # "__key__" is the key of webdataset
 MASK_KEYS = ("mask", "masks")
 BOX_KEYS = ("boxes", "bbox_xyxy")  # the latter in torchgeo
+GROUP_KEYS = ("group", "groups")
 
 MOST_COLOURS = 4  # most channels of an array that counts as channels-last
 LEAST_SIDE = 16  # pixels; the layout of smaller arrays is ambiguous
@@ -31,7 +34,7 @@ LEAST_SIDE = 16  # pixels; the layout of smaller arrays is ambiguous
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their labels, ids, and masks or boxes.
+    """Images with their labels, ids, groups, and masks or boxes.
 
     Attributes:
         images: Images `[N, C, H, W]` or volumes `[N, C, D, H, W]`; N is 0 if no image of the batch could be read.
@@ -41,6 +44,7 @@ class Batch:
         failed: Id, label and reason for each image that could not be read.
         masks: Masks of the objects, bool `[N, H, W]`, or None.
         boxes: Boxes around the objects: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; or None.
+        group: The name of the group that each image belongs to, `[N]`; or None.
     """
 
     images: Tensor
@@ -49,6 +53,7 @@ class Batch:
     failed: list[Failure]
     masks: Tensor | None = None
     boxes: list[Tensor] | None = None
+    group: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,8 +69,8 @@ class Batch:
         """Select the images from `start` to `stop`, with the given failures."""
         images = slice(start, stop)
         labels, masks = None if self.labels is None else self.labels[images], None if self.masks is None else self.masks[images]
-        boxes = None if self.boxes is None else self.boxes[images]
-        return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes)
+        boxes, group = (None if values is None else values[images] for values in (self.boxes, self.group))
+        return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes, group)
 
     def copied(self) -> Batch:
         """Copy the images to their own memory, because bits of results can depend on where a part of a batch starts."""
@@ -80,6 +85,7 @@ class Batch:
             "failed": self.failed,
             "masks": self.masks,
             "boxes": self.boxes,
+            "group": self.group,
         }
 
 
@@ -90,8 +96,9 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
         loader: Yields `images [N, C, H, W]`, `(images, labels)`, or mappings with `image` / `images` / `pixel_values`, and
             optionally `label` / `labels` (integers `[N]`, or zeros and ones `[N, K]` if an image can have several classes;
             other forms are kept for target functions), `id` / `ids` / `__key__`, `mask` / `masks` (bool `[N, H, W]`; label maps
-            of another type are labels), `boxes` / `bbox_xyxy` (N times `[k, 4]`, or `[N, 4]`), and `failed` (a list of
-            `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
+            of another type are labels), `boxes` / `bbox_xyxy` (N times `[k, 4]`, or `[N, 4]`), `group` / `groups` (one text or
+            number per image), and `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors
+            can be NumPy arrays.
         batch_size: Larger batches are split. Default: the loader's batches.
         max_images: Stop after this number of images.
 
@@ -111,6 +118,34 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
             break
     if count == 0:
         raise DataError("the loader is empty: it yielded no images; an iterator can be read only once, so create a new one")
+
+
+def grouped(batches: Iterator[Batch], groups: Groups) -> Iterator[Batch]:
+    """Yield the batches with the group of each image; a file of groups is read before the first batch.
+
+    Args:
+        batches: From `read_batches`.
+        groups: Which images belong together. What it says wins over the groups that the batches carry.
+
+    Raises:
+        DataError: An image has no group; or some batches have groups and others have none; or means are to be weighted by
+            groups and there are none.
+
+    Example:
+        >>> batches = read_batches([{"image": torch.zeros(2, 3, 8, 8), "id": ["lake1", "lake2"]}])
+        >>> next(grouped(batches, Groups("[a-z]+"))).group
+        ['lake', 'lake']
+    """
+    lookup = None if groups.by is None else group_lookup(groups.by)
+    first: Batch | None = None
+    for batch in batches:
+        if lookup is not None:
+            batch = replace(batch, group=lookup(batch.ids, _classes(batch.labels)))
+        if len(batch):
+            first = first or batch
+            check_weights(first.group is not None, groups)
+            _check_alike(first, batch)
+        yield batch
 
 
 def _refuse_arrays(loader: Any) -> None:
@@ -228,7 +263,8 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     if masks is None and boxes is None and (known := boxes_in_labels(labels, count)) is not None:
         with suppress(DataError):  # nobody has called them the boxes of the objects
             boxes = read_boxes(known, count, size[-2:])
-    return Batch(images, read_labels(labels, count), ids, failed, masks, boxes)
+    group = read_groups(_first(fields, GROUP_KEYS), ids)
+    return Batch(images, read_labels(labels, count), ids, failed, masks, boxes, group)
 
 
 def _check_text(ids: Iterable[str]) -> None:
@@ -272,6 +308,23 @@ def _check_new(known_ids: set[str], batch: Batch) -> None:
         if image_id in known_ids:
             raise DataError(f"two images have the id {image_id!r}; rows are identified by id, so each image needs its own")
         known_ids.add(image_id)
+
+
+def _check_alike(first: Batch, batch: Batch) -> None:
+    """Refuse a run in which some images have groups and others have none."""
+    if (first.group is None) != (batch.group is None):
+        one, other = (first, batch) if first.group is None else (batch, first)
+        raise DataError(
+            f"image {one.ids[0]!r} has no group, but image {other.ids[0]!r} has one; give 'group' in every batch, and an image "
+            "that belongs to no other a group of its own, such as its id"
+        )
+
+
+def _classes(labels: Any) -> list[int | None] | None:
+    """One class per image, None where there is none; None for labels of another form."""
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        return None
+    return [label if label >= 0 else None for label in labels.tolist()]
 
 
 def split_batch(batch: Batch, size: int | None, left: int | None) -> Iterator[Batch]:

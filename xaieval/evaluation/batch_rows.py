@@ -44,6 +44,7 @@ class Measured:
         matched_inverse: By matched control, as `inverse`; empty if no metric needs it.
         values: By metric `[P, N]`, of the metrics that need more than confidences; and by column, those of matched controls.
         curves: By metric `[P, N, S]`, of the metrics that keep them.
+        group: The group of each image, `[N]`; None without groups.
     """
 
     ids: Sequence[str]
@@ -61,6 +62,7 @@ class Measured:
     matched_inverse: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     curves: Mapping[str, Tensor] = field(default_factory=dict)
+    group: Sequence[str] | None = None
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Measured:
         """The measurements of a batch, from what the steps before gave."""
         return cls(
             ids=batch.ids,
+            group=batch.group,
             labels=batch.labels,
             predicted=batch_pass.predicted,
             targets=batch_pass.targets,
@@ -108,7 +111,7 @@ def _joined(values: Sequence[Any], name: str) -> Any:
         return first
     if isinstance(first, Mapping):
         return {metric: _joined([value[metric] for value in values], name) for metric in first}
-    return first if first is None else [image_id for ids in values for image_id in ids]
+    return first if first is None else [name for names in values for name in names]
 
 
 def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[Metric], protocol: Protocol) -> pd.DataFrame:
@@ -135,6 +138,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
         pairs,
         {
             "image_id": measured.ids,
+            **({} if measured.group is None else {"group": measured.group}),
             "label": class_column(measured.labels, len(measured.ids)),
             "predicted": class_column(measured.predicted),
             "target": class_column(measured.targets),

@@ -11,10 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xaieval.analysis.stats.sequential import Floats, SignTest, on_grid
+from xaieval.config.groups import Weights
 from xaieval.errors import ConfigError, MetricError, choose_from
 from xaieval.results.rows import VALUED, Pair
 
-__all__ = ["Stop", "Stopping", "certain", "resolve_stop"]
+__all__ = ["Stop", "Stopping", "certain", "check_stop_of_groups", "resolve_stop"]
 
 Rule = Literal["ranking", "best", "worst"]
 Signs = NDArray[np.int64]
@@ -25,6 +26,10 @@ _ROUNDING = 1e-6  # of the range: how far rounding may move a value outside its 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """What has to be certain before a run stops.
+
+    What is certain is the order in the whole data set, from which images are drawn at random without replacement. Other images
+    may give another order. Groups of images do not change that, because each image has the same chance to be drawn at any time,
+    but means have to be weighted by images.
 
     Args:
         rule: "ranking": the order of all layers; "best" or "worst": which layers are the k best or worst, in any order.
@@ -83,6 +88,22 @@ def resolve_stop(stop: str | Stop | None) -> Stop | None:
     if stop not in get_args(Rule):
         raise ConfigError(f"no rule {stop!r} to stop by; {choose_from(stop, get_args(Rule))}; or pass a Stop(...)")
     return Stop(rule=stop)  # type: ignore[arg-type]  # checked above
+
+
+def check_stop_of_groups(stop: Stop | None, weights: Weights) -> None:
+    """Refuse to stop a run whose means are weighted by groups.
+
+    Raises:
+        ConfigError: With the ways out.
+
+    Example:
+        >>> check_stop_of_groups(Stop(), "images")
+    """
+    if stop is not None and weights == "groups":
+        raise ConfigError(
+            "stop= draws images, so it knows the order of means over images, but weights='groups' asks for means over groups; "
+            "leave out stop=, or use weights='images'"
+        )
 
 
 def certain(signs: Signs, rule: Rule = "ranking", k: int = 1) -> NDArray[np.bool_]:

@@ -47,6 +47,7 @@ def run_identity(
     first: Batch,
     max_images: int | None,
     stop: Stop | None,
+    groups: str | None = None,
     donors: Sequence[Batch] = (),
 ) -> dict[str, Any]:
     """What makes two runs the same run, in the order in which a difference is reported.
@@ -58,6 +59,7 @@ def run_identity(
         first: The first batch that has a readable image.
         max_images: The number of images after which the run stops.
         stop: The rule by which it stops earlier.
+        groups: What gives the images their groups; None without groups.
         donors: The images whose maps give the places of matched controls, if it has such controls.
     """
     described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
@@ -80,6 +82,7 @@ def run_identity(
         "precision": how.precision,
         "stop": None if stop is None else asdict(stop),
         **({"deterministic": True} if how.deterministic else {}),
+        **({} if groups is None else {"groups": groups}),
         **({"matched controls": list(request.matched)} if request.matched else {}),
         **({"donors": _digest_images(donors)} if donors else {}),
         "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from xaieval.analysis.tables import directions
 from xaieval.config.controls import Controls
+from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, read_batches
+from xaieval.data.batches import Batch, grouped, read_batches
+from xaieval.data.groups import group_source
 from xaieval.errors import CheckError, ExplainerError, OutputError, RunError
 from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
-from xaieval.evaluation.early_stopping import Stop, Stopping, resolve_stop
+from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance, read_ahead
@@ -46,8 +48,8 @@ from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import describe_image
-from xaieval.results.rows import class_column
+from xaieval.results.manifest import count_groups, describe_image
+from xaieval.results.rows import UNREADABLE, class_column
 
 __all__ = ["explain", "score"]
 
@@ -64,6 +66,7 @@ def score(
     protocol: str | Protocol = "default",
     *,
     controls: Controls = False,
+    groups: GroupsOf = None,
     stop: str | Stop | None = None,
     max_images: int | None = None,
     output_dir: str | Path | None = None,
@@ -82,7 +85,7 @@ def score(
         model: An image classifier from images `[N, C, H, W]`, or volumes `[N, C, D, H, W]`, to logits `[N, K]` (other models:
             see `task`, `output` and `forward` of `Inference`). A function is taken as a `xaieval.models.BlackBox`.
         loader: Batches of `(images, labels)`, `images`, or mappings with `image` / `images` / `pixel_values`, and optionally
-            `label` / `labels` (classes `[N]`, or zeros and ones `[N, K]` where several are true) and `id`. Images are
+            `label` / `labels` (classes `[N]`, or zeros and ones `[N, K]` where several are true), `id` and `group`. Images are
             normalised as the model expects.
         layers: Addresses or patterns such as "layer4", "fpn[*]", "blocks.*"; modules of the model, such as `model.layer4`; or
             "auto", a choice of the model's stages.
@@ -96,6 +99,10 @@ def score(
             summary then says in which metrics a method beats all of them. "matched" compares each map with others of its size,
             at the price of one more masked pass each: shifted, swapped, dimmed and blurred; rows and summary then have the
             excess of each metric over the first of them. Or names of both kinds.
+        groups: Which images belong together, such as the views of a place or the frames of a video: "class" (the label), a
+            regular expression on the id, a CSV file, a mapping from ids, or a `xaieval.Groups`, which can also weight means by
+            groups. Intervals and tests then count groups instead of images. Default: the `group` of the batches, if they have
+            one.
         stop: "ranking", "best", "worst" or a `Stop`: take the images in random order, and stop when the order of the layers,
             or the best or worst of them, is certain at a given error. Needs a `DataLoader` over a data set with a length.
         max_images: Stop after this number of images.
@@ -132,7 +139,8 @@ def score(
     check_at_least_one(max_images=max_images)
     request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
     check_target_of_all(request.protocol)
-    rule = resolve_stop(stop)
+    rule, chosen = resolve_stop(stop), resolve_groups(groups)
+    check_stop_of_groups(rule, chosen.weights)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     images = shuffled or loader
     manifest = new_manifest(request)
@@ -140,13 +148,15 @@ def score(
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
         advance = stack.enter_context(progress_bar(progress, images, max_images))
-        first, batches = first_readable(read_batches(images, how.images_per_pass, max_images))
+        first, batches = first_readable(grouped(read_batches(images, how.images_per_pass, max_images), chosen))
+        source = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
         request, probed = looked.request, looked.layers
         donors, batches = _donor_images(request, images, batches)
         manifest |= {"device": device.type} | _first_seen(first, images)
-        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, donors)
+        manifest |= {} if source is None else {"groups": {"by": source, "weights": chosen.weights}}
+        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source, donors)
         checkpoints = None
         if output_dir is not None:
             checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
@@ -168,12 +178,12 @@ def score(
             if _is_settled(stopping, state):
                 break
         rows, data = state.finish()
-        readable = rows[rows["status"] != "unreadable"]
+        readable = rows[rows["status"] != UNREADABLE]
         check_labelled(request.protocol, readable["label"], readable["target"].notna())
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
-        scores = Scores(rows, manifest | {"complete": True} | data)
+        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows))
         return _finished(scores, checkpoints, strict)
 
 

@@ -16,7 +16,7 @@ from xaieval.evaluation.batch_rows import Measured, measured_rows
 from xaieval.evaluation.job import Job
 from xaieval.results.checkpoints import Checkpoint, Checkpoints, check_of
 from xaieval.results.manifest import describe_data
-from xaieval.results.rows import failed_rows
+from xaieval.results.rows import GROUP, failed_rows, with_group_column
 
 __all__ = ["RunState", "dead_workers_are_run_errors"]
 
@@ -75,7 +75,7 @@ class RunState:
         if rows is not None:
             self.flush()
             self.unsaved = []
-            self._append(rows, self.checkpoints.known[number].check)
+            self._append(_in_groups(rows, batch), self.checkpoints.known[number].check)
         return rows is not None
 
     def add(self, batch: Batch, measured: Measured) -> None:
@@ -119,6 +119,13 @@ class RunState:
     def _append(self, rows: pd.DataFrame, check: str) -> None:
         self.frames.append(rows)
         self.checks.append(check)
+
+
+def _in_groups(rows: pd.DataFrame, batch: Batch) -> pd.DataFrame:
+    """Restored rows with the groups of their batch, since groups can also be given to a finished run, or taken from it."""
+    if batch.group is None:
+        return with_group_column(rows, None) if GROUP in rows else rows
+    return with_group_column(rows, rows["image_id"].map(dict(zip(batch.ids, batch.group, strict=True))))
 
 
 @contextmanager

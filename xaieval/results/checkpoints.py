@@ -172,11 +172,11 @@ class Checkpoints:
 
 
 def check_of(batch: Batch) -> str:
-    """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels and ground truth."""
+    """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels, ground truth and groups."""
     truth = [batch.masks, *(batch.boxes or [])]
     labels = batch.labels.given if isinstance(batch.labels, OtherLabels) else batch.labels
     tensors = [tensor for tensor in (batch.images, labels, *truth) if isinstance(tensor, Tensor)]
-    check = zlib.crc32(json.dumps(batch.ids).encode())
+    check = zlib.crc32(json.dumps(batch.ids if batch.group is None else [batch.ids, batch.group]).encode())
     for tensor in tensors:
         check = zlib.crc32(tensor_bytes(tensor), check)
     return f"{len(batch)}:{check:08x}"
@@ -276,4 +276,4 @@ def _difference(part: Checkpoint, batch: Batch) -> str:
     others = [pair for pair in zip(part.ids, batch.ids, strict=True) if pair[0] != pair[1]]
     if others:
         return "has the image '{}', this run's has '{}' there".format(*others[0])
-    return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images or labels are others"
+    return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images, labels or groups are others"

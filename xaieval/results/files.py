@@ -33,6 +33,7 @@ ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
 PARTS = "parts"  # subfolder with the batches measured so far, until the run is finished
 RANKS = "ranks"  # subfolder of a run of several processes, with one run per process
 LOCK = ".lock"
+_MENDS = {"groups": "; Scores.load(folder).with_groups(...) gives a finished run other groups without measuring it again"}
 
 
 def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
@@ -167,7 +168,7 @@ def _check_same(manifest: Path, folder: Path, run: Mapping[str, Any]) -> None:
         if run.get(key) != other.get(key):
             raise OutputError(
                 f"'{folder}' holds another run: its {key} is {_short(other.get(key))}, this run's is {_short(run.get(key))}; "
-                "choose another folder, or remove that one"
+                f"choose another folder, or remove that one{_MENDS.get(key, '')}"
             )
 
 

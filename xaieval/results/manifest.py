@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
+from xaieval.results.rows import GROUP
 
-__all__ = ["SCHEMA", "describe_data", "describe_image", "digest", "tensor_bytes", "versions"]
+__all__ = ["SCHEMA", "count_groups", "describe_data", "describe_image", "digest", "tensor_bytes", "versions"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
@@ -41,6 +42,13 @@ def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequ
         "data": {**data, **({"batches": list(batches)} if batches else {})},
         "unreadable": [{"id": name, "reason": reason} for name, _, reason in failures],
     }
+
+
+def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+    """The manifest's entry on groups with their number; empty for a run without groups."""
+    if "groups" not in manifest:
+        return {}
+    return {"groups": {**manifest["groups"], "count": int(rows[GROUP].nunique())}}
 
 
 def describe_image(image_id: str, image: Tensor) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
+from xaieval.config.groups import GroupsOf, Weights, resolve_groups
+from xaieval.data.groups import check_weights, find_groups, group_source
 from xaieval.errors import OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.manifest import count_groups
+from xaieval.results.rows import GROUP, UNREADABLE, with_group_column
 from xaieval.results.validation import check_rows, read_manifest, read_rows
 
 __all__ = ["RunRecord"]
@@ -49,9 +53,48 @@ class RunRecord:
         return int(self.manifest.get("seed", 0))
 
     @property
+    def group_weights(self) -> Weights:
+        """What a mean counts: "images", or "groups" if every group of images counts the same."""
+        weights: Weights = self.manifest.get("groups", {}).get("weights", "images")
+        return weights
+
+    @property
     def complete(self) -> bool:
         """Whether the run has finished."""
         return bool(self.manifest.get("complete", True))
+
+    def with_groups(self, groups: GroupsOf) -> Self:
+        """The same run with its images in groups, so that a finished run can be analysed by other groups; nothing is measured.
+
+        Args:
+            groups: As for `xaieval.score`. `Groups(weights="groups")` keeps the groups, and changes what means count.
+
+        Returns:
+            A run with the column `group` and the manifest's entry `groups`; this one stays unchanged.
+
+        Raises:
+            DataError: An image has no group.
+
+        Example:
+            >>> rows = pd.DataFrame({"image_id": ["lake1", "lake2"], "layer": "p5", "method": "gradcam", "status": "ok"})
+            >>> run = RunRecord(rows).with_groups("lake|road")
+            >>> run.rows["group"].tolist(), run.manifest["groups"]
+            (['lake', 'lake'], {'by': 'lake|road', 'weights': 'images', 'count': 1})
+        """
+        chosen = resolve_groups(groups)
+        images = self.rows[self.rows["status"] != UNREADABLE].drop_duplicates("image_id")
+        ids = [str(name) for name in images["image_id"]]
+        found = find_groups(ids, _labels(images), chosen)
+        if found is None:
+            check_weights(GROUP in self.rows, chosen)
+            entry, rows = self.manifest.get("groups", {"by": group_source(chosen)}), self.rows
+            if GROUP not in rows:
+                return self
+        else:
+            entry = {"by": group_source(chosen)}
+            rows = with_group_column(self.rows, self.rows["image_id"].map(dict(zip(images["image_id"], found, strict=True))))
+        manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
+        return replace(self, rows=rows, manifest=manifest | count_groups(manifest, rows))
 
     def save(self, path: str | Path, *, summary: pd.DataFrame) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
@@ -86,3 +129,10 @@ class RunRecord:
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
         return cls(check_rows(rows, manifest, path), manifest)
+
+
+def _labels(images: pd.DataFrame) -> list[int | None] | None:
+    """The class of each image, None where there is none; None for rows without labels."""
+    if "label" not in images:
+        return None
+    return [None if pd.isna(label) else int(label) for label in images["label"]]

@@ -13,13 +13,29 @@ from torch import Tensor
 from xaieval.data.batches import Failure
 from xaieval.data.labels import Labels
 
-__all__ = ["COUNTED", "EXCLUDED", "NOT_POSITIVE", "NO_LAYER", "VALUED", "Pair", "class_column", "failed_rows", "row_table"]
+__all__ = [
+    "COUNTED",
+    "EXCLUDED",
+    "GROUP",
+    "NOT_POSITIVE",
+    "NO_LAYER",
+    "UNREADABLE",
+    "VALUED",
+    "Pair",
+    "class_column",
+    "failed_rows",
+    "row_table",
+    "with_group_column",
+]
 
 COUNTED = ("ok", "constant_map")  # statuses of the rows that count: all of their metrics can have values
 NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that do not divide by the confidence have values
 VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
+UNREADABLE = "unreadable"  # nothing is known of the image but its id, and perhaps its label
 EXCLUDED = "excluded"  # by the protocol's choice of images, so not a failure
 NO_LAYER = "input"  # the layer of methods that need none: those that explain the whole model, and control maps
+
+GROUP = "group"  # the column after `method` of a run whose images come in groups
 
 Pair = tuple[str, str]  # layer and method
 
@@ -58,9 +74,27 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
             "predicted": unknown,
             "target": unknown,
             **dict.fromkeys(("confidence", "masked_confidence", "mask_area", *metrics), missing),
-            "status": ["unreadable"] * len(failures),
+            "status": [UNREADABLE] * len(failures),
         },
     )
+
+
+def with_group_column(rows: pd.DataFrame, group: Sequence[str] | pd.Series[str] | None) -> pd.DataFrame:
+    """The rows with the group of each of them in the column after `method`; None removes the column.
+
+    Args:
+        rows: Rows of a run, which stay unchanged.
+        group: One name per row, missing for an image that could not be read.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": ["a"], "layer": ["p5"], "method": ["gradcam"], "status": ["ok"]})
+        >>> with_group_column(rows, ["lake"]).columns.tolist()
+        ['image_id', 'layer', 'method', 'group', 'status']
+    """
+    rows = rows.drop(columns=GROUP, errors="ignore")
+    if group is not None:
+        rows.insert(rows.columns.get_loc("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
+    return rows
 
 
 def class_column(classes: Labels, count: int = 0) -> ExtensionArray:

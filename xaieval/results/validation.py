@@ -7,20 +7,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
 
+from xaieval.config.groups import Weights
 from xaieval.errors import OutputError
 from xaieval.results.manifest import SCHEMA
+from xaieval.results.rows import GROUP, UNREADABLE
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
 
 MEND = "score it again, into another folder"
 KEYS = ["image_id", "layer", "method"]  # identify a row
+GROUP_KEYS = {"by": str, "count": int, "weights": str}  # of the entry on groups
 INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_confidence", "mask_area")
 
 # The type of each entry of a manifest, and its name in messages. All entries are optional.
@@ -30,6 +33,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "data": (dict, "a table"),
     "findings": (list, "a list of findings"),
     "first_image": (dict, "a table"),
+    "groups": (dict, "a table"),
     "ids_by_chance": (bool, "true or false"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
@@ -102,6 +106,7 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
         ),
         ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
         ("first_image", "the id, shape and channels of an image", [image for image in images if not _is_described(image)]),
+        ("groups", "a table of by, count and weights (images or groups)", _odd_groups(manifest.get("groups"))),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
     ):
         if odd:
@@ -133,6 +138,14 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
 def _is_check(check: Any) -> bool:
     """Whether a value is a size and a checksum of a batch, such as "32:1f0a5b9c"."""
     return isinstance(check, str) and re.fullmatch(r"\d{1,9}:[0-9a-f]{8}", check, re.ASCII) is not None
+
+
+def _odd_groups(groups: Mapping[str, Any] | None) -> list[Any]:
+    """The entry on groups in a list if it is not what a run writes; a run under way has no count yet."""
+    if not groups:
+        return []
+    known = all(type(groups.get(name, kind())) is kind for name, kind in GROUP_KEYS.items()) and groups.get("count", 0) >= 0
+    return [] if known and groups.get("weights") in get_args(Weights) else [groups]
 
 
 def _is_finding(entry: Any) -> bool:
@@ -217,7 +230,7 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     if "metrics" not in manifest:
         raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
     metrics = {metric["name"]: metric["interval"] for metric in manifest["metrics"]}
-    for name in [*KEYS, "status", *metrics]:
+    for name in [*KEYS, *([GROUP] if "groups" in manifest else []), "status", *metrics]:
         if name not in rows.columns:
             raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
     if not len(rows):
@@ -227,7 +240,22 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     if rows.duplicated(KEYS).any():
         image, layer, method = rows.loc[rows.duplicated(KEYS), KEYS].iloc[0]
         raise OutputError(f"'{source}' holds the row of {image!r}, {layer!r} and {method!r} twice; {MEND}")
+    if GROUP in rows:
+        _check_groups(rows, source)
     return rows.astype(dict.fromkeys(metrics, "float64"))
+
+
+def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
+    """Raise an OutputError unless every image that could be read has one group."""
+    column, readable = rows[GROUP], rows["status"] != UNREADABLE
+    if not is_string_dtype(column.dropna()) or not all(map(str.isprintable, column.dropna().unique())):
+        raise OutputError(f"'{source}' holds no rows of a run: the column 'group' is text that can be printed; {MEND}")
+    for images, problem in (
+        (rows.loc[column.isna() & readable, "image_id"], "has no group"),
+        (rows.loc[rows["image_id"].map(rows.groupby("image_id")[GROUP].nunique()) > 1, "image_id"], "is in several groups"),
+    ):
+        if len(images):
+            raise OutputError(f"'{source}' holds no rows of a run: image {images.iloc[0]!r} {problem}; {MEND}")
 
 
 def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:

@@ -22,6 +22,7 @@ from xaieval.analysis.stats.intervals import (
     why_no_interval,
     wilson_interval,
 )
+from xaieval.analysis.stats.proportions import difference_of_proportions
 from xaieval.errors import MetricError
 
 PROPERTY = settings(deadline=None, max_examples=100)
@@ -378,7 +379,7 @@ def test_the_interval_of_a_mean_is_that_of_its_kind():
 
 
 def _newcombe(one: list[float], other: list[float], level: float = 0.95) -> tuple[float, float]:
-    return intervals._newcombe(np.array(one) > 0, np.array(other) > 0, level)
+    return difference_of_proportions(np.array(one) > 0, np.array(other) > 0, level)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, rankdata, wilcoxon
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.permutation import TINY, sign_flip_p_values
 from xaieval.errors import MetricError, choose_from
 
@@ -17,17 +19,27 @@ PairedTest = Literal["signs", "wilcoxon"]
 Floats = NDArray[np.float64]
 
 
-def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resamples: int = 9999, seed: int = 0) -> Floats:
+def paired_p_values(
+    differences: ArrayLike,
+    test: PairedTest = "signs",
+    resamples: int = 9999,
+    seed: int = 0,
+    *,
+    groups: Grouping | None = None,
+) -> Floats:
     """Two-sided p-values of "the distribution of the differences is symmetric about 0", one per test, in (0, 1].
 
     "signs" is the sign-flip permutation test of the mean, "wilcoxon" Wilcoxon's signed-rank test, which is less sensitive to
     outliers. If all differences of a test have the same size (binary values), both are McNemar's exact test.
+
+    With groups, "signs" flips whole groups, and "wilcoxon" ranks their means, each of which counts the same.
 
     Args:
         differences: Paired differences `[N, T]`, one column per test. Missing pairs are NaN; NaN and 0 are left out.
         test: "signs" or "wilcoxon".
         resamples: Number of random sign vectors, which limits how small a p-value can be resolved.
         seed: Seed of the random signs.
+        groups: Which images belong together. Default: all are independent.
 
     Returns:
         `[T]`; 1 for a column without differences.
@@ -46,9 +58,11 @@ def paired_p_values(differences: ArrayLike, test: PairedTest = "signs", resample
     check_test(test)
     table = _table(differences)
     if test == "wilcoxon":
-        return np.array([_wilcoxon(column) for column in table.T])
-    observed = np.sign(table.sum(axis=0))
-    return np.minimum(2 * sign_flip_p_values(observed * table, resamples, seed), 1.0)
+        independent = table if groups is None else replace(groups, weights="groups").totals(table)
+        return np.array([_wilcoxon(column) for column in independent.T])
+    independent = np.where(np.isnan(table), 0.0, table) if groups is None else groups.totals(table)
+    observed = np.sign(independent.sum(axis=0))
+    return np.minimum(2 * sign_flip_p_values(observed * independent, resamples, seed), 1.0)
 
 
 def holm(p_values: ArrayLike, family: int | None = None) -> list[float]:
@@ -128,11 +142,11 @@ def _wilcoxon(differences: ArrayLike) -> float:
 
 
 def _table(differences: ArrayLike) -> Floats:
-    """Differences `[N, T]`, with 0 for missing ones."""
+    """Differences `[N, T]`."""
     table = np.asarray(differences, dtype=float)
     if table.ndim != 2:
         raise MetricError(f"differences are [N, T], one column per test; got shape {table.shape}")
-    return np.where(np.isnan(table), 0.0, table)
+    return table
 
 
 def _nonzero(differences: ArrayLike) -> Floats:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, norm
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import MetricError
 
 __all__ = ["sign_flip_p_values"]
@@ -25,7 +26,9 @@ TINY = float(np.finfo(float).tiny)
 _BLOCK = 4_000_000  # numbers held at a time, which bounds the memory
 
 
-def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int = 0) -> Floats:
+def sign_flip_p_values(
+    differences: ArrayLike, resamples: int = 9999, seed: int = 0, *, groups: Grouping | None = None
+) -> Floats:
     """One-sided p-values of "the mean is not above 0", one per column of paired differences, in (0, 1].
 
     Under the null hypothesis the differences are symmetric about 0, so each of the 2 ** N sign vectors is equally likely; the
@@ -44,6 +47,8 @@ def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int 
             are left out.
         resamples: Number of random sign vectors.
         seed: Seed of the random signs.
+        groups: Which images belong together: the signs of a whole group are flipped at once, so its differences count as one
+            (their sum, or their mean if every group counts the same). Default: all images are independent.
 
     Returns:
         `[T]`; 1 for a column without differences.
@@ -62,6 +67,8 @@ def sign_flip_p_values(differences: ArrayLike, resamples: int = 9999, seed: int 
     values = np.asarray(differences, dtype=float)
     if values.ndim != 2:
         raise MetricError(f"differences are [N, T], one column per test; got shape {values.shape}")
+    if groups is not None:
+        values = groups.totals(np.where(np.isfinite(values), values, np.nan))
     values = np.where(np.isfinite(values), values, 0.0)
     p_values = np.ones(values.shape[1])
     above = values.sum(axis=0) > ROUNDING * np.abs(values).sum(axis=0)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import MetricError
 
 __all__ = ["images_needed", "paired_power"]
@@ -13,7 +14,7 @@ __all__ = ["images_needed", "paired_power"]
 _ROUNDING = 1e-12  # of the root mean square: a mean or a standard deviation below that counts as 0
 
 
-def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.8) -> float:
+def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.8, *, groups: Grouping | None = None) -> float:
     """Number of images at which a difference like the observed one is significant with probability `power`, in [1, inf].
 
     The observed mean and standard deviation of the differences are taken for the true ones. If the difference is uncertain, the
@@ -24,14 +25,19 @@ def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.
 
     For binary values it is Connor's sample size for McNemar's test.
 
+    With groups, d are the sums (or means) of the groups' differences and n is a number of groups, which is then multiplied by
+    the mean number of images of a group. So the result is the number of images in more groups like these, not more images of
+    the same groups: that of independent images, times the design effect.
+
     Args:
         differences: Paired differences `[N]`; NaN are left out.
         alpha: Significance level of the two-sided test, in (0, 1); for one of several tests, its share.
         power: Power of the test, in (0, 1).
+        groups: Which images belong together. Default: all are independent.
 
     Returns:
         A whole number, at least the smallest sample for which a p-value can be below `alpha`; inf for a mean of 0; NaN for
-        fewer than two differences.
+        fewer than two differences or groups.
 
     Raises:
         MetricError: alpha or power is not in (0, 1).
@@ -45,25 +51,27 @@ def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.
         23.0
     """
     _check(alpha=alpha, power=power)
-    mean, root, spread = _moments(differences)
+    values, size = _independent(differences, groups)
+    mean, root, spread = _moments(values)
     if np.isnan(mean):
         return float("nan")
     if mean <= _ROUNDING * root:
         return float("inf")
-    images = ((norm.isf(alpha / 2) * root + norm.isf(1 - power) * spread) / mean) ** 2
-    return float(np.ceil(max(images - 1e-9, 1 - np.log2(alpha))))
+    count = ((norm.isf(alpha / 2) * root + norm.isf(1 - power) * spread) / mean) ** 2
+    return float(np.ceil(size * np.ceil(max(count - 1e-9, 1 - np.log2(alpha))) - 1e-9))
 
 
-def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05) -> float:
+def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05, *, groups: Grouping | None = None) -> float:
     """Power, in [0, 1], of the paired test of a difference like the observed one; the inverse of `images_needed`.
 
     Args:
         differences: Paired differences `[N]`; NaN are left out.
-        images: Number of images.
+        images: Number of images, with groups in groups of the same mean size.
         alpha: Significance level of the two-sided test, in (0, 1).
+        groups: Which images belong together. Default: all are independent.
 
     Returns:
-        `alpha` for a mean of 0; NaN for fewer than two differences.
+        `alpha` for a mean of 0; NaN for fewer than two differences or groups.
 
     Raises:
         MetricError: alpha is not in (0, 1).
@@ -76,10 +84,11 @@ def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05) -> 
         0.82
     """
     _check(alpha=alpha)
-    mean, root, spread = _moments(differences)
+    values, size = _independent(differences, groups)
+    mean, root, spread = _moments(values)
     if np.isnan(mean):
         return float("nan")
-    reach, bar = np.sqrt(images) * mean, norm.isf(alpha / 2) * root
+    reach, bar = np.sqrt(images / size) * mean, norm.isf(alpha / 2) * root
     if spread <= _ROUNDING * root:
         return float(reach >= bar) if root > 0 else alpha
     return float(norm.sf((bar - reach) / spread) + norm.sf((bar + reach) / spread))
@@ -91,10 +100,18 @@ def _check(**probabilities: float) -> None:
             raise MetricError(f"{name} is a probability in (0, 1), such as 0.05 or 0.8; got {value}")
 
 
-def _moments(differences: ArrayLike) -> tuple[float, float, float]:
+def _independent(differences: ArrayLike, groups: Grouping | None) -> tuple[NDArray[np.float64], float]:
+    """The independent differences without NaN, those of images or of groups, and the mean number of images of each."""
+    values = np.asarray(differences, dtype=float)
+    kept = ~np.isnan(values)
+    if groups is None or not kept.any():
+        return values[kept], 1.0
+    left = groups.of(kept)
+    return left.totals(values[kept, None])[:, 0], len(left) / left.count
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[float, float, float]:
     """Absolute mean, root mean square and standard deviation; NaN for fewer than two differences."""
-    values: NDArray[np.float64] = np.asarray(differences, dtype=float)
-    values = values[~np.isnan(values)]
     if len(values) < 2:
         return float("nan"), float("nan"), float("nan")
     return abs(float(values.mean())), float(np.sqrt((values**2).mean())), float(values.std())

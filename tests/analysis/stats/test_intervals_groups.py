@@ -1,0 +1,142 @@
+"""Intervals and tests by groups: one image per group changes nothing, against plain formulas, and few groups."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.analysis.stats.references import skewed
+from xaieval.analysis.stats.estimates import degrees_of_freedom, estimate, intraclass_correlation
+from xaieval.analysis.stats.groups import Grouping
+from xaieval.analysis.stats.intervals import (
+    bootstrap_interval,
+    bootstrap_means,
+    difference_interval,
+    mean_interval,
+    metric_interval,
+    why_no_interval,
+)
+from xaieval.errors import MetricError
+
+PROPERTY = settings(deadline=None, max_examples=60)
+WEIGHTS = st.sampled_from(["images", "groups"])
+group_sizes = st.lists(st.integers(1, 9), min_size=4, max_size=25)
+
+
+def _groups(sizes, weights="images") -> Grouping:
+    return Grouping(np.repeat(np.arange(len(sizes)), sizes), weights)
+
+
+@PROPERTY
+@given(st.integers(4, 60), st.integers(0, 1000), WEIGHTS)
+def test_groups_of_one_image_give_the_intervals_of_images(count, seed, weights):
+    values, others, alone = skewed(count, 5, seed), skewed(count, 0, seed + 1), Grouping(range(count), weights)
+    for interval in (mean_interval, bootstrap_interval):
+        assert interval(values, groups=alone) == pytest.approx(interval(values), abs=1e-6, nan_ok=True)
+    expected = difference_interval(values, others)
+    assert difference_interval(values, others, groups=alone) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    rows = bootstrap_means(np.stack([values, others], axis=1), 50)
+    assert bootstrap_means(np.stack([values, others], axis=1), 50, groups=alone) == pytest.approx(rows)
+    binary = 100.0 * (values > np.median(values))
+    if 0 < binary.mean() < 100:
+        assert metric_interval(binary, "wilson", groups=alone) == pytest.approx(metric_interval(binary, "wilson"), abs=1e-6)
+
+
+@PROPERTY
+@given(group_sizes, st.integers(0, 1000), WEIGHTS)
+def test_the_error_is_cr2_by_matrices(sizes, seed, weights):
+    # Bell and McCaffrey for a regression on a constant, where the groups' means are the data: A_g is 1 / sqrt(1 - share).
+    groups = _groups(sizes, weights)
+    values = np.random.default_rng(seed).normal(size=len(groups))
+    share = np.array(sizes) / sum(sizes) if weights == "images" else np.full(len(sizes), 1 / len(sizes))
+    means = np.array([values[groups.codes == group].mean() for group in range(len(sizes))])
+    residuals = means - share @ means
+    found = estimate(values, groups)
+    assert found.mean == pytest.approx(share @ means)
+    assert found.error**2 == pytest.approx(share**2 @ (residuals / np.sqrt(1 - share)) ** 2)
+
+
+@PROPERTY
+@given(group_sizes, st.floats(0, 1), WEIGHTS)
+def test_degrees_of_freedom_are_those_of_the_whole_matrices(sizes, correlation, weights):
+    groups = _groups(sizes, weights)
+    share = groups.shares
+    centred = np.eye(len(share)) - share
+    covariance = centred @ np.diag(correlation + (1 - correlation) / groups.sizes) @ centred.T
+    form = np.diag(share**2 / (1 - share)) @ covariance
+    expected = np.trace(form) ** 2 / np.trace(form @ form)
+    assert degrees_of_freedom(groups, correlation) == pytest.approx(expected)
+
+
+def test_equal_groups_have_one_degree_of_freedom_less_than_groups():
+    assert degrees_of_freedom(_groups([10] * 20), 0.3) == pytest.approx(19)
+
+
+def test_the_intraclass_correlation_is_as_worked_by_hand():
+    # Groups (1, 3), (5, 7): means 2 and 6, within 4 / 2 = 2, between 2 * (4 + 4) / 1 = 16, so (16 - 2) / (16 + 2).
+    assert intraclass_correlation(np.array([1.0, 3.0, 5.0, 7.0]), _groups([2, 2])) == pytest.approx(14 / 18)
+    assert intraclass_correlation(np.array([1.0, 3.0, 1.0, 3.0]), _groups([2, 2])) == 0
+    assert intraclass_correlation(np.array([1.0, 3.0]), _groups([1, 1])) == 0
+    assert intraclass_correlation(np.array([1.0, 1.0, 2.0, 2.0]), _groups([2, 2])) == 1
+
+
+def test_the_intraclass_correlation_is_found():
+    rng = np.random.default_rng(0)
+    groups = _groups([10] * 2000)
+    values = rng.normal(size=2000)[groups.codes] * np.sqrt(0.2) + rng.normal(size=20_000) * np.sqrt(0.8)
+    assert intraclass_correlation(values, groups) == pytest.approx(0.2, abs=0.02)
+
+
+def test_copies_of_an_image_in_a_group_are_worth_one_image():
+    values, others = skewed(30, 5, 0), skewed(30, 0, 1)
+    copies, other_copies, groups = np.repeat(values, 7), np.repeat(others, 7), _groups([7] * 30)
+    assert mean_interval(copies, groups=groups) == pytest.approx(mean_interval(values))
+    assert difference_interval(copies, other_copies, groups=groups) == pytest.approx(difference_interval(values, others))
+    assert bootstrap_interval(copies, groups=groups) == pytest.approx(bootstrap_interval(values))
+
+
+def test_bootstrap_draws_whole_groups():
+    means = bootstrap_means([[0.0], [0.0], [0.0], [10.0]], 400, groups=Grouping(["a", "a", "a", "b"]))
+    assert sorted({round(float(mean), 6) for mean in means[:, 0]}) == [0, 2.5, 10]  # a and a, a and b, b and b
+    means = bootstrap_means([[0.0], [0.0], [0.0], [10.0]], 400, groups=Grouping(["a", "a", "a", "b"], "groups"))
+    assert sorted({round(float(mean), 6) for mean in means[:, 0]}) == [0, 5, 10]
+
+
+@pytest.mark.parametrize("kind", ["mean", "wilson"])
+@pytest.mark.parametrize("names", [["a"] * 40, ["a", "b"] * 20, ["a", "b", "c", "c"] * 10])
+def test_fewer_than_four_groups_have_no_interval(names, kind):
+    values = 100.0 * (np.arange(40) % 3 == 0)
+    assert all(math.isnan(end) for end in metric_interval(values, kind, groups=Grouping(names)))
+    assert all(math.isnan(end) for end in difference_interval(values, values[::-1], kind, groups=Grouping(names)))
+
+
+def test_groups_with_equal_means_need_as_many_groups_as_equal_values():
+    values = np.tile([0.1, 0.3, 0.6], 59)
+    assert all(math.isnan(end) for end in mean_interval(values[: 58 * 3], groups=_groups([3] * 58)))
+    assert mean_interval(values, groups=_groups([3] * 59)) == pytest.approx((1 / 3, 1 / 3))
+
+
+def test_a_share_of_none_or_all_counts_each_group_as_one_image():
+    none = metric_interval(np.zeros(210), "wilson", groups=_groups([10] * 21))
+    assert none[0] == 0
+    assert 15 < none[1] < 20, "Wilson's interval of 0 of 21 is 0 to 15.5"
+    assert metric_interval(np.full(210, 100.0), "wilson", groups=_groups([10] * 21)) == pytest.approx(
+        (100 - none[1], 100 - none[0])
+    )
+
+
+def test_why_there_is_no_interval_is_said_of_groups():
+    assert why_no_interval(groups=Grouping(["a", "a"])) == (
+        "no interval: a mean takes at least 4 groups, and at least 59 if their means are all equal; here is 1 group"
+    )
+
+
+def test_values_that_are_not_of_the_images_are_refused_word_for_word():
+    for call in (mean_interval, bootstrap_interval):
+        with pytest.raises(MetricError) as caught:
+            call([1.0, 2.0, 3.0], groups=Grouping(["a", "b"]))
+        assert str(caught.value) == "groups of 2 images take as many values; got shape (3,)"
