@@ -5,7 +5,7 @@
     python benchmarks/train_ucmerced.py record --out DIR
 
 The first command trains one network a fold and writes its weights and its predictions to `DIR`, which lies outside the
-repository (side by side: `--only 0,1` and `--only 2,3,4`); a fold that is there is not trained again. The second writes the
+repository (side by side: `--only 0 1` and `--only 2 3 4`); a fold that is there is not trained again. The second writes the
 accuracy to `benchmarks/trained_ucmerced/`. The folds keep ten contiguous blocks of ten file numbers a class together, because
 neighbouring files often show the same place: 1,680 images train a network, 420 test it.
 """
