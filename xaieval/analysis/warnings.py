@@ -41,7 +41,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `metric_without_values`: a metric has no value on any image.
     - `control_is_best`: in a metric no method is better than the best control map.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
-      coherency significantly worse. Both are sign-flip permutation tests paired by image, of whole groups if the run has
+      coherency significantly worse. Both are sign-flip tests paired by image, of whole groups if the run has
       groups; the larger of the two p-values counts, corrected by Holm for all methods. Controls are left out.
 
     Args:
