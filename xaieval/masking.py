@@ -17,7 +17,7 @@ from torch.nn import functional
 from xaieval.config.protocol import Protocol
 from xaieval.errors import ProtocolError
 
-__all__ = ["LINEAR", "Finished", "baseline", "finish", "mask", "normalise", "occlude", "upsample"]
+__all__ = ["LINEAR", "Finished", "baseline", "finish", "gaussian_blur", "mask", "normalise", "occlude", "upsample"]
 
 # Bilinear upsampling of a constant map leaves differences of a few units in the last place. A map whose range is at most this
 # share of its largest absolute value is constant.
@@ -133,7 +133,7 @@ def baseline(images: Float[Tensor, "n c *space"], protocol: Protocol) -> Float[T
     if protocol.fill == "mean":
         return images.mean(dim=tuple(space), keepdim=True)
     if protocol.fill == "blur":
-        return _blurred(images)
+        return gaussian_blur(images, share=0.1)
     return images.new_zeros(1, channels, *(1 for _ in space))
 
 
@@ -146,6 +146,26 @@ def occlude(
     """
     masks = masks[:, None]
     return (images * masks).addcmul_(replacement, 1 - masks)
+
+
+def gaussian_blur(images: Float[Tensor, "n c *space"], share: float) -> Float[Tensor, "n c *space"]:
+    """The images blurred by a Gaussian along each axis; axes of length 1 are skipped.
+
+    Args:
+        images: Images, `[N, C, H, W]`.
+        share: Standard deviation, as a share of the shortest side.
+    """
+    axes = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]
+    sigma = max(share * min((images.shape[axis] for axis in axes), default=1), 0.1)
+    radius = max(1, round(2.5 * sigma))
+    steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    for axis in axes:
+        lines = images.movedim(axis, -1)
+        padded = functional.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="reflect")
+        blurred = functional.conv1d(padded, (kernel / kernel.sum())[None, None])
+        images = blurred.view(lines.shape).movedim(-1, axis)
+    return images
 
 
 def _otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
@@ -168,21 +188,6 @@ def _otsu_threshold(maps: Float[Tensor, " n *space"]) -> Float[Tensor, " n"]:
 def _spread(values: Tensor, over: Tensor) -> Tensor:
     """The values, one for each entry of the first axis of `over`, reshaped to broadcast over `over`."""
     return values.view(-1, *[1] * (over.ndim - 1))
-
-
-def _blurred(images: Tensor) -> Tensor:
-    """The images blurred by a Gaussian along each axis, sigma a tenth of the shortest side; axes of length 1 are skipped."""
-    axes = [axis for axis in range(2, images.ndim) if images.shape[axis] > 1]
-    sigma = max(0.1 * min((images.shape[axis] for axis in axes), default=1), 0.1)
-    radius = max(1, round(2.5 * sigma))
-    steps = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
-    for axis in axes:
-        lines = images.movedim(axis, -1)
-        padded = functional.pad(lines.reshape(-1, 1, lines.shape[-1]), (radius, radius), mode="reflect")
-        blurred = functional.conv1d(padded, (kernel / kernel.sum())[None, None])
-        images = blurred.view(lines.shape).movedim(-1, axis)
-    return images
 
 
 def _largest(maps: Tensor, percent: float) -> Tensor:

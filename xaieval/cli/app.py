@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -84,7 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # Output of the user's own model or data set must not end up in the JSON document.
         with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
-            document = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            words = _with_value(arguments, "--controls")
+            document = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:
             print(render(document))
     except CycloptsError as error:
@@ -100,6 +102,26 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(TERMINATED if terminated else INTERRUPTED, f"{what}; {kept}", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
+
+
+def _with_value(arguments: list[str], switch: str) -> list[str]:
+    """The arguments, with the value "true" for an option that stands alone although it can take words.
+
+    Example:
+        >>> _with_value(["score", "--controls", "run.toml"], "--controls")
+        ['score', '--controls=true', 'run.toml']
+        >>> _with_value(["score", "--controls", "matched"], "--controls")
+        ['score', '--controls', 'matched']
+    """
+    following = [*arguments[1:], "-"]
+    return [
+        f"{switch}=true" if word == switch and (after.startswith("-") or _is_run_file(after)) else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
+
+
+def _is_run_file(word: str) -> bool:
+    return word.endswith(".toml") or Path(word).is_file()
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def _score(
     if data.left_out:
         scores.manifest["data"]["left_out"] = dict(data.left_out)
     scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
-    tests = scores.controls_table(options.level) if options.controls else None
+    tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
     files = [ROWS, SUMMARY, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]

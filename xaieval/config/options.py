@@ -18,6 +18,7 @@ __all__ = [
     "MODEL_HELP",
     "Arguments",
     "CheckOptions",
+    "ControlWords",
     "Integers",
     "Json",
     "ModelOptions",
@@ -71,6 +72,12 @@ def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
     return sides[0] if len(sides) == 1 else sides
 
 
+def _controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:
+    words = to_words(kind, tokens)
+    switch = {("true",): True, ("false",): False}
+    return switch.get(tuple(word.lower() for word in words), words)
+
+
 def _joined(items: Sequence[object] | None) -> Any:
     """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
     return ",".join(str(item) for item in items or ()) or None
@@ -82,8 +89,8 @@ MODEL_HELP = (
     "imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
-    "imports your code and runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only "
+    "form that imports your code and runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
@@ -102,6 +109,11 @@ Words = Annotated[tuple[str, ...], Parameter(converter=to_words), LIST]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers), LIST]
 Integers = Annotated[tuple[int, ...], Parameter(converter=_integers), LIST]
 Side = Annotated[int | tuple[int, ...], Parameter(converter=_side, n_tokens=1, accepts_keys=False, negative=())]
+# The program gives it the value "true" where it stands alone on the command line.
+ControlWords = Annotated[
+    bool | tuple[str, ...],
+    Parameter(converter=_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
+]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 
 
@@ -146,7 +158,8 @@ class ScoreOptions:
         methods: Explanation methods; `xaieval-bench methods` lists them.
         metrics: Metrics; `xaieval-bench metrics` lists them.
         target: Class to explain: predicted, label or a class index. Default: that of the protocol.
-        controls: Also score control maps, and report which methods beat them.
+        controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
+            of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
         stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -183,7 +196,7 @@ class ScoreOptions:
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
-    controls: Switch = False
+    controls: ControlWords = False
     stop: str | None = None
     stop_args: Arguments = field(default_factory=dict)
     device: str | None = None

@@ -18,6 +18,7 @@ from xaieval.errors import RunError, TargetError
 from xaieval.evaluation.maps import BatchPass
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.metrics import Metric
+from xaieval.results.matched import control_column, excess_column
 from xaieval.results.rows import EXCLUDED, VALUED, Pair, class_column, row_table
 
 __all__ = ["Measured", "check_labelled", "joined", "measured_rows"]
@@ -39,7 +40,9 @@ class Measured:
         constant: Whether the map had nothing to normalise, `[P, N]`.
         invalid: Whether the map held NaN or inf, `[P, N]`.
         inverse: Confidence on the images masked by 1 minus the mask, `[P, N]`; None if no metric needs it.
-        values: By metric `[P, N]`, of the metrics that need more than confidences.
+        matched: By matched control, confidence on the images masked by it, `[P, N]`; NaN where a map has no such control.
+        matched_inverse: By matched control, as `inverse`; empty if no metric needs it.
+        values: By metric `[P, N]`, of the metrics that need more than confidences; and by column, those of matched controls.
         curves: By metric `[P, N, S]`, of the metrics that keep them.
         group: The group of each image, `[N]`; None without groups.
     """
@@ -55,6 +58,8 @@ class Measured:
     constant: Tensor
     invalid: Tensor
     inverse: Tensor | None = None
+    matched: Mapping[str, Tensor] = field(default_factory=dict)
+    matched_inverse: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     curves: Mapping[str, Tensor] = field(default_factory=dict)
     group: Sequence[str] | None = None
@@ -84,8 +89,8 @@ class Measured:
     def cpu(self) -> Measured:
         """A copy on the CPU; waits until the device has finished."""
         tensors: dict[str, Any] = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        for name in ("values", "curves"):
-            tensors[name] = {metric: value.cpu() for metric, value in getattr(self, name).items()}
+        for name in ("matched", "matched_inverse", "values", "curves"):
+            tensors[name] = {key: value.cpu() for key, value in getattr(self, name).items()}
         return replace(self, **tensors)
 
 
@@ -122,9 +127,13 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     o = measured.masked.double().masked_fill(measured.invalid | nothing, torch.nan)
     quotients = {metric.name for metric in metrics if metric.is_quotient}
     status = _status(measured, y, o, protocol, needs_positive=bool(quotients))
-    values = _metric_values(measured, y, o, metrics, protocol)
     valued = np.isin(status, VALUED)
     divisible = valued & (y > 0).numpy()
+    values = {
+        name: np.where(divisible if name in quotients else valued, column, np.nan)
+        for name, column in _metric_values(measured, y, o, metrics, protocol).items()
+    }
+    values |= _control_values(measured, y, values, metrics, protocol)
     return row_table(
         pairs,
         {
@@ -136,7 +145,7 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
             "confidence": y,
             "masked_confidence": o,
             "mask_area": measured.areas.double().masked_fill(measured.invalid, torch.nan),
-            **{name: np.where(divisible if name in quotients else valued, column, np.nan) for name, column in values.items()},
+            **values,
             **{f"{name}_curve": _as_objects(curves, valued) for name, curves in measured.curves.items()},
             "status": status,
         },
@@ -168,12 +177,39 @@ def _metric_values(
     measured: Measured, y: Tensor, o: Tensor, metrics: Sequence[Metric], protocol: Protocol
 ) -> dict[str, Tensor]:
     """By metric `[P, N]`, in the order of the metrics; those that need only confidences are computed here."""
-    inputs = {"confidence": y.repeat(len(o)), "masked_confidence": o.flatten(), "protocol": protocol}
-    if measured.inverse is not None:
-        inputs["inverse_confidence"] = measured.inverse.double().flatten()
     values = dict(measured.values)
-    values |= {metric.name: metric.judge(inputs)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
+    values |= _judged(metrics, y, o, measured.inverse, protocol)
     return {metric.name: values[metric.name] for metric in metrics}
+
+
+def _judged(metrics: Sequence[Metric], y: Tensor, o: Tensor, inverse: Tensor | None, protocol: Protocol) -> dict[str, Tensor]:
+    """By metric that needs only confidences, its values `[P, N]`."""
+    inputs = {"confidence": y.repeat(len(o)), "masked_confidence": o.flatten(), "protocol": protocol}
+    if inverse is not None:
+        inputs["inverse_confidence"] = inverse.double().flatten()
+    return {metric.name: metric.judge(inputs)[0].view(o.shape) for metric in metrics if metric.is_of_numbers}
+
+
+def _control_values(
+    measured: Measured, y: Tensor, values: Mapping[str, Any], metrics: Sequence[Metric], protocol: Protocol
+) -> dict[str, Any]:
+    """By column `[P, N]`: the values of matched controls, and the excess over the first one; NaN where either is missing."""
+    able = [metric for metric in metrics if measured.matched and metric.has_matched_controls]
+    by_column: dict[str, Any] = dict(measured.values)
+    for control, o in measured.matched.items():
+        judged = _judged(able, y, o.double(), measured.matched_inverse.get(control), protocol)
+        by_column |= {
+            control_column(name, control): column.masked_fill(o.isnan(), torch.nan) for name, column in judged.items()
+        }
+    columns: dict[str, Any] = {}
+    for metric in able:
+        own = values[metric.name]
+        missing = np.full_like(own, np.nan)
+        for control in measured.matched:
+            name = control_column(metric.name, control)
+            columns[name] = np.where(np.isnan(own), np.nan, by_column.get(name, missing))
+        columns[excess_column(metric.name)] = own - columns[control_column(metric.name, next(iter(measured.matched)))]
+    return columns
 
 
 def _as_objects(curves: Tensor, valued: Any) -> Any:

@@ -18,19 +18,25 @@ from xaieval.inference.tasks import describe
 from xaieval.models.blackbox import BlackBox
 from xaieval.probe.hooks import ProbeLayer
 from xaieval.results.manifest import SCHEMA, digest, tensor_bytes, versions
+from xaieval.results.matched import excess_entry
 
 __all__ = ["fingerprint", "new_manifest", "run_identity"]
 
 
 def new_manifest(request: Request) -> dict[str, Any]:
     """The manifest of a run that begins."""
+    metrics = [metric.to_dict() for metric in request.metrics]
+    able = [metric.to_dict() for metric in request.metrics if request.matched and metric.has_matched_controls]
+    maps, matched = list(request.controls.maps), list(request.matched)
     return {
         "schema": SCHEMA,
         "complete": False,
         "versions": versions(),
         "seed": request.seed,
         "model": _describe_model(request.model),
-        "metrics": [metric.to_dict() for metric in request.metrics],
+        "metrics": [*metrics, *(excess_entry(metric, matched[0]) for metric in able)],
+        **({"controls": maps} if maps else {}),
+        **({"matched_controls": matched} if matched else {}),
     }
 
 
@@ -42,6 +48,7 @@ def run_identity(
     max_images: int | None,
     stop: Stop | None,
     groups: str | None = None,
+    donors: Sequence[Batch] = (),
 ) -> dict[str, Any]:
     """What makes two runs the same run, in the order in which a difference is reported.
 
@@ -53,6 +60,7 @@ def run_identity(
         max_images: The number of images after which the run stops.
         stop: The rule by which it stops earlier.
         groups: What gives the images their groups; None without groups.
+        donors: The images whose maps give the places of matched controls, if it has such controls.
     """
     described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
     method_settings = {name: values for name, values in described.items() if values}
@@ -75,8 +83,15 @@ def run_identity(
         "stop": None if stop is None else asdict(stop),
         **({"deterministic": True} if how.deterministic else {}),
         **({} if groups is None else {"groups": groups}),
+        **({"matched controls": list(request.matched)} if request.matched else {}),
+        **({"donors": _digest_images(donors)} if donors else {}),
         "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
     }
+
+
+def _digest_images(batches: Sequence[Batch]) -> str:
+    """A hash of the ids and the values of images."""
+    return digest(part for batch in batches for part in (repr(batch.ids).encode(), tensor_bytes(batch.images)))
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -16,7 +16,16 @@ from xaieval.data.batches import Batch, has_ids, read_batch
 from xaieval.errors import DataError, RunError
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, same_random_numbers
 
-__all__ = ["Shuffled", "draw_order", "first_readable", "has_indices", "ids_by_chance", "loader_of"]
+__all__ = [
+    "Shuffled",
+    "draw_order",
+    "first_images",
+    "first_readable",
+    "has_indices",
+    "ids_by_chance",
+    "loader_of",
+    "read_ahead",
+]
 
 
 def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
@@ -33,6 +42,33 @@ def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
     failures = [failure for batch in read for failure in batch.failed]
     name, _, reason = failures[0]
     raise RunError(f"none of the {len(failures)} images could be read; the first, {name!r}: {reason}")
+
+
+def read_ahead(batches: Iterator[Batch], count: int) -> tuple[list[Batch], Iterator[Batch]]:
+    """The first `count` images that can be read, and an iterator over all batches.
+
+    Example:
+        >>> batches = iter([read_batch(torch.zeros(2, 3, 8, 8), start) for start in (0, 2, 4)])
+        >>> first, batches = read_ahead(batches, 3)
+        >>> [batch.ids for batch in first], [batch.ids for batch in batches]
+        ([['0', '1'], ['2']], [['0', '1'], ['2', '3'], ['4', '5']])
+    """
+    read: list[Batch] = []
+    for batch in batches:
+        read.append(batch)
+        if sum(map(len, read)) >= count:
+            break
+    return first_images(read, count), chain(read, batches)
+
+
+def first_images(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """The first `count` images of batches, without batches that have none."""
+    first: list[Batch] = []
+    for batch in batches:
+        left = count - sum(map(len, first))
+        if left and len(batch):
+            first.append(batch.part(0, left, []))
+    return first
 
 
 def ids_by_chance(loader: Iterable[Any], first: Batch) -> bool:

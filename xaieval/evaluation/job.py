@@ -21,6 +21,7 @@ from xaieval.inference.reproducibility import repeatable
 from xaieval.inference.tasks import Classification, Task, predicted_score
 from xaieval.metrics import Metric
 from xaieval.probe.hooks import ProbeLayer, locate, to_device
+from xaieval.results.matched import control_columns
 from xaieval.results.rows import NO_LAYER, Pair
 
 __all__ = ["Job", "borrowed", "find_layers", "in_parts", "make_pairs", "started"]
@@ -41,6 +42,7 @@ class Job:
         task: How the model's output is read, and what is followed.
         seed: Of explainers and metrics that draw random numbers.
         metrics: The metrics of the maps.
+        matched: The names of the matched controls of each map.
         deterministic: Whether each image has to get the same bits in any batch.
     """
 
@@ -52,12 +54,24 @@ class Job:
     task: Task = field(default_factory=Classification)
     seed: int = 0
     metrics: Sequence[Metric] = ()
+    matched: Sequence[str] = ()
     deterministic: bool = False
 
     @property
     def names(self) -> list[Pair]:
         """Layer and method of each pair, as in the rows."""
         return [(layer or NO_LAYER, explainer.name) for explainer, layer in self.pairs]
+
+    @property
+    def matched_metrics(self) -> list[Metric]:
+        """The metrics by which matched controls are judged; none for a run without them."""
+        return [metric for metric in self.metrics if self.matched and metric.has_matched_controls]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the rows that hold values: metrics, then those of matched controls."""
+        matched = [metric.name for metric in self.matched_metrics]
+        return [*(metric.name for metric in self.metrics), *control_columns(matched, self.matched)]
 
     def of_pair(self, number: int) -> Job:
         """The job of one pair alone."""
@@ -139,6 +153,7 @@ def started(
             task=request.task,
             seed=request.seed,
             metrics=request.metrics,
+            matched=request.matched,
             deterministic=how.deterministic,
         )
 

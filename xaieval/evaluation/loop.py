@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.analysis.tables import directions
+from xaieval.config.controls import Controls
 from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -22,17 +24,23 @@ from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
-from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance
+from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance, read_ahead
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
+from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request, check_target_of_all, with_class_of_each_image
+from xaieval.evaluation.request import (
+    Request,
+    check_at_least_one,
+    check_request,
+    check_target_of_all,
+    with_class_of_each_image,
+)
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Explainer, Method
-from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
@@ -57,7 +65,7 @@ def score(
     target: Target | None = None,
     protocol: str | Protocol = "default",
     *,
-    controls: bool = False,
+    controls: Controls = False,
     groups: GroupsOf = None,
     stop: str | Stop | None = None,
     max_images: int | None = None,
@@ -87,8 +95,10 @@ def score(
         target: "predicted", "label", a class index, or a function of logits and labels. Default: the protocol's target, which
             is "predicted" in the default protocol.
         protocol: A name or a `Protocol`.
-        controls: Score the control maps too, which ignore the model: random, uniform, center, edges and fake-cam. The summary
-            then says in which metrics a method beats all of them.
+        controls: True scores the control maps too, which ignore the model: random, uniform, center, edges and fake-cam. The
+            summary then says in which metrics a method beats all of them. "matched" compares each map with others of its size,
+            at the price of one more masked pass each: shifted, swapped, dimmed and blurred; rows and summary then have the
+            excess of each metric over the first of them. Or names of both kinds.
         groups: Which images belong together, such as the views of a place or the frames of a video: "class" (the label), a
             regular expression on the id, a CSV file, a mapping from ids, or a `xaieval.Groups`, which can also weight means by
             groups. Intervals and tests then count groups instead of images. Default: the `group` of the batches, if they have
@@ -143,10 +153,10 @@ def score(
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
         request, probed = looked.request, looked.layers
-        manifest |= {"device": device.type} | ({"controls": [control.name for control in CONTROLS]} if controls else {})
-        manifest |= _first_seen(first, images)
+        donors, batches = _donor_images(request, images, batches)
+        manifest |= {"device": device.type} | _first_seen(first, images)
         manifest |= {} if source is None else {"groups": {"by": source, "weights": chosen.weights}}
-        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source)
+        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source, donors)
         checkpoints = None
         if output_dir is not None:
             checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
@@ -156,13 +166,14 @@ def score(
         manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
+        donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         stopping = None
         if rule is not None and shuffled is not None:
             stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]))
         for batch in batches:
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
-                state.add(batch, measure(job, batch))
+                state.add(batch, measure(job, batch, donor_maps()))
             advance(len(batch) + len(batch.failed))
             if _is_settled(stopping, state):
                 break
@@ -200,24 +211,41 @@ def _is_settled(stopping: Stopping | None, state: RunState) -> bool:
     return stopping.finished
 
 
-def measure(job: Job, batch: Batch) -> Measured:
+def _donor_images(request: Request, images: Iterable[Any], batches: Iterator[Batch]) -> tuple[Sequence[Batch], Iterator[Batch]]:
+    """The images whose maps give the places of `swapped`, if the run has this control; and an iterator over all batches.
+
+    They are the first images of the run, so that rows do not depend on batches. A share of a run has those of the whole run.
+    """
+    if "swapped" not in request.matched:
+        return (), batches
+    known = getattr(images, "donors", None)
+    return (known, batches) if known is not None else read_ahead(batches, DONORS)
+
+
+def measure(job: Job, batch: Batch, donors: Donors | None = None) -> Measured:
     """Everything that is measured on a batch: on all of it at once, or on parts of it if it does not fit in memory.
 
     Tensors stay on the device; its kernels may still be running.
 
+    Args:
+        job: What is measured.
+        batch: At least one image.
+        donors: The maps of other images, for the control `swapped`.
+
     Raises:
         RunError: A single image does not fit in memory.
     """
-    return joined(in_parts(job, batch, lambda part: _measure(job, part)))
+    return joined(in_parts(job, batch, lambda part: _measure(job, part, donors)))
 
 
-def _measure(job: Job, batch: Batch) -> Measured:
+def _measure(job: Job, batch: Batch, donors: Donors | None) -> Measured:
     """Batch -> maps -> masked confidences -> metrics."""
     passed = run_batch(job, batch)
     maps = raw_maps(job, passed)
     passed = passed.without_layers()
-    confidences = masked_confidences(job, passed, maps)
-    values, curves = judge_maps(job, batch, passed, maps, confidences)
+    controls = MatchedControls(job, passed, donors)
+    confidences = masked_confidences(job, passed, maps, controls)
+    values, curves = judge_maps(job, batch, passed, maps, confidences, controls)
     return Measured.of(batch, passed, confidences, values, curves)
 
 

@@ -8,7 +8,7 @@ stay on the device until the batch is finished.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch import Tensor
 from xaieval.data.batches import Batch
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
+from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.metric_inputs import MetricInputs
 from xaieval.masking import baseline, mask, occlude
+from xaieval.results.matched import control_column
 
 __all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]
 
@@ -33,6 +35,8 @@ class MaskedConfidences:
         areas: Means of the masks, `[P, N]`.
         constant: Whether the map had nothing to normalise, `[P, N]`.
         invalid: Whether the map held NaN or inf, `[P, N]`.
+        matched: By matched control, as `masked` with the control's mask; NaN where a map has no such control.
+        matched_inverse: By matched control, as `inverse`; empty if no metric needs it.
     """
 
     confidence: Tensor
@@ -41,6 +45,8 @@ class MaskedConfidences:
     areas: Tensor
     constant: Tensor
     invalid: Tensor
+    matched: Mapping[str, Tensor] = field(default_factory=dict)
+    matched_inverse: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of_pair(self, number: int) -> dict[str, Tensor]:
         """The confidences of one pair, by the names of `xaieval.metrics.NEEDS`."""
@@ -49,48 +55,71 @@ class MaskedConfidences:
             known["inverse_confidence"] = self.inverse[number]
         return known
 
+    def of_control(self, number: int, control: str) -> dict[str, Tensor]:
+        """The same with the masks of a matched control."""
+        known = {"confidence": self.confidence, "masked_confidence": self.matched[control][number]}
+        if self.matched_inverse:
+            known["inverse_confidence"] = self.matched_inverse[control][number]
+        return known
 
-def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor]) -> MaskedConfidences:
-    """One forward pass of each image for each map (two if a metric needs the inverse), in passes as full as possible.
+
+def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], controls: MatchedControls) -> MaskedConfidences:
+    """One forward pass of each image for each mask (two if a metric needs the inverse), in passes as full as possible.
 
     Args:
         job: What is measured.
         batch_pass: Of the original images.
         maps: Raw maps `[N, h, w]` of the P pairs.
+        controls: Makes the matched controls of the maps.
     """
     context, images = batch_pass.context, batch_pass.context.images
     flags: list[tuple[Tensor, Tensor, Tensor]] = []
+    missing: list[Tensor] = []
     with_inverse = any("inverse_confidence" in metric.needs for metric in job.metrics)
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         if job.runner.rounds_otherwise:  # confidences that are compared have to come from the same arithmetic
             yield images, context.everywhere
         replacement = baseline(images, job.protocol)
-        for raw in maps:
+        for number, raw in enumerate(maps):
             finished = finished_maps(raw, images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(images.dtype)
             flags.append((masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid))
-            yield occlude(images, masks, replacement), context.everywhere
-            if with_inverse:
-                yield occlude(images, 1 - masks, replacement), context.everywhere
+            replacements = controls.masks(number, finished.maps, masks) if job.matched else {}
+            missing.extend(~control.exists for control in replacements.values())
+            for kept in (masks, *(control.values for control in replacements.values())):
+                yield occlude(images, kept, replacement), context.everywhere
+                if with_inverse:
+                    yield occlude(images, 1 - kept, replacement), context.everywhere
 
     confidences = context.ask(blocks(), "confidence").view(-1, len(images))
     masked = confidences[1:] if job.runner.rounds_otherwise else confidences
+    by_mask = masked.view(len(maps), 1 + len(job.matched), 1 + with_inverse, len(images))
     areas, constant, invalid = (torch.stack(column) for column in zip(*flags, strict=True))
+    if job.matched:
+        by_mask = by_mask.clone()  # inference tensors cannot be written to
+        by_mask[:, 1:].masked_fill_(torch.stack(missing).view(len(maps), -1, 1, len(images)), torch.nan)
     return MaskedConfidences(
         confidence=confidences[0] if job.runner.rounds_otherwise else batch_pass.confidence,
-        masked=masked[::2] if with_inverse else masked,
-        inverse=masked[1::2] if with_inverse else None,
+        masked=by_mask[:, 0, 0],
+        inverse=by_mask[:, 0, 1] if with_inverse else None,
         areas=areas,
         constant=constant,
         invalid=invalid,
+        matched={name: by_mask[:, 1 + place, 0] for place, name in enumerate(job.matched)},
+        matched_inverse={name: by_mask[:, 1 + place, 1] for place, name in enumerate(job.matched) if with_inverse},
     )
 
 
 def judge_maps(
-    job: Job, batch: Batch, batch_pass: BatchPass, maps: Sequence[Tensor], confidences: MaskedConfidences
+    job: Job,
+    batch: Batch,
+    batch_pass: BatchPass,
+    maps: Sequence[Tensor],
+    confidences: MaskedConfidences,
+    controls: MatchedControls,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By metric the values `[P, N]`, and for some the curves `[P, N, S]`.
+    """By metric the values `[P, N]`, and for some the curves `[P, N, S]`; by control column the values of matched controls.
 
     Metrics that need only confidences are computed when the rows are made.
     """
@@ -103,7 +132,26 @@ def judge_maps(
             value, curve = metric.judge(inputs)
             values[metric.name].append(value)
             curves[metric.name] += [] if curve is None else [curve]
+        for column, value in _judge_controls(job, number, inputs, confidences, controls).items():
+            values.setdefault(column, []).append(value)
     return _stacked(values), _stacked(curves)
+
+
+def _judge_controls(
+    job: Job, number: int, inputs: MetricInputs, confidences: MaskedConfidences, controls: MatchedControls
+) -> dict[str, Tensor]:
+    """By control column the values `[N]` of metrics that need more than confidences; NaN where there is no such control.
+
+    There is no column of `dimmed`: a picture that is dimmed everywhere has no order of pixels.
+    """
+    metrics = [metric for metric in job.matched_metrics if not metric.is_of_numbers]
+    values: dict[str, Tensor] = {}
+    for name, control in controls.maps(number, inputs.maps).items() if metrics else ():
+        replaced = replace(inputs, known={**confidences.of_control(number, name), "maps": control.values})
+        for metric in metrics:
+            value, _ = metric.judge(replaced)
+            values[control_column(metric.name, name)] = value.masked_fill(~control.exists, torch.nan)
+    return values
 
 
 def _stacked(columns: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:

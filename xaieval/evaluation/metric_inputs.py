@@ -29,17 +29,17 @@ class MetricInputs:
         batch: The original images, with the ground truth if the data has it.
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
-        confidences: Those that are measured already, by name.
+        known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
     """
 
     job: Job
     batch: Batch
     batch_pass: BatchPass
     raw: Tensor
-    confidences: Mapping[str, Tensor]
+    known: Mapping[str, Tensor]
 
     def __getitem__(self, name: str) -> Any:
-        return self.confidences[name] if name in self.confidences else getattr(self, name)
+        return self.known[name] if name in self.known else getattr(self, name)
 
     @property
     def protocol(self) -> Protocol:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xaieval.config.controls import ControlNames, Controls, resolve_controls
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch
-from xaieval.errors import ExplainerError, TargetError, UsageError
+from xaieval.errors import ExplainerError, MetricError, TargetError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
@@ -22,6 +23,7 @@ from xaieval.inference.tasks import Task, resolve_task
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.requested_layers import Layers, to_addresses
+from xaieval.results.matched import control_columns
 
 __all__ = ["Request", "check_at_least_one", "check_request", "check_target_of_all", "with_class_of_each_image"]
 
@@ -39,6 +41,7 @@ class Request:
         inference: How the model is run.
         seed: Of explainers and metrics that draw random numbers.
         metrics: The metrics of the maps.
+        controls: The names of the controls.
     """
 
     model: nn.Module
@@ -49,6 +52,12 @@ class Request:
     inference: Inference
     seed: int = 0
     metrics: Sequence[Metric] = ()
+    controls: ControlNames = field(default_factory=ControlNames)
+
+    @property
+    def matched(self) -> Sequence[str]:
+        """The names of the matched controls of each map."""
+        return self.controls.matched
 
     @property
     def call(self) -> Callable[[Tensor], Any]:
@@ -65,7 +74,7 @@ def check_request(
     protocol: str | Protocol,
     inference: Inference,
     seed: int,
-    controls: bool = False,
+    controls: Controls = False,
 ) -> Request:
     """The request of a call, with names resolved; the arguments are those of `xaieval.score`, and metrics resolved already.
 
@@ -75,7 +84,9 @@ def check_request(
     if seed < 0:
         raise UsageError(f"seed is at least 0, got {seed}")
     model = as_module(model)
-    explainers = _explainers(methods, model, controls)
+    names = resolve_controls(controls)
+    _check_matched(names.matched, metrics)
+    explainers = _explainers(methods, model, names.maps)
     task = resolve_task(inference.task, inference.output)
     return Request(
         model=model,
@@ -86,6 +97,7 @@ def check_request(
         inference=with_detections(inference, task, model),
         seed=seed,
         metrics=metrics,
+        controls=names,
     )
 
 
@@ -131,15 +143,30 @@ def with_class_of_each_image(request: Request, batch: Batch) -> tuple[Request, B
     return request, replace(batch, labels=torch.tensor(target))
 
 
-def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: bool) -> list[Explainer]:
+def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: Sequence[str]) -> list[Explainer]:
     """The explainers, those that need layers first, and the control maps that are not among them already."""
     explainers = resolve_methods(methods)
-    if controls:
-        missing = [control for control in CONTROLS if not any(control is explainer for explainer in explainers)]
+    wanted = [control for control in CONTROLS if control.name in controls]
+    missing = [control for control in wanted if not any(control is explainer for explainer in explainers)]
+    if missing:
         explainers = resolve_methods([*explainers, *missing])
     if isinstance(model, BlackBox):
         check_black_box(explainers)
     return sorted(explainers, key=lambda explainer: not explainer.needs_layer)
+
+
+def _check_matched(matched: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """Refuse matched controls without a metric that can judge them, and metrics whose names are those of other columns."""
+    able = [metric.name for metric in metrics if metric.has_matched_controls]
+    names = [metric.name for metric in metrics]
+    if matched and not able:
+        raise MetricError(
+            f"matched controls ({', '.join(matched)}) are judged by metrics of confidences and curves, such as average_drop, "
+            f"and none of {names} is one; add one, or leave the controls out"
+        )
+    taken = [name for name in names if name in control_columns(able, matched)]
+    if taken:
+        raise MetricError(f"metric {taken[0]!r} has the name of a column of matched controls; give it another name")
 
 
 def _addresses(layers: Layers, explainers: Sequence[Explainer], model: nn.Module) -> list[str]:

@@ -114,7 +114,7 @@ class RunState:
         return rows, describe_data(rows, self.failures, [] if self.checkpoints is None else self.checks)
 
     def _unreadable(self, failures: Sequence[Failure]) -> pd.DataFrame:
-        return failed_rows(failures, self.job.names, [metric.name for metric in self.job.metrics])
+        return failed_rows(failures, self.job.names, self.job.columns)
 
     def _append(self, rows: pd.DataFrame, check: str) -> None:
         self.frames.append(rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from xaieval.analysis.agreement import Agreement, agreement
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
@@ -226,6 +227,25 @@ class Scores(RunRecord):
         """
         return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed, self.group_weights)
 
+    def agreement(self, metrics: Sequence[str] | None = None, *, level: float = 0.95, resamples: int = 1000) -> Agreement:
+        """How far metrics agree on which layers and methods are better: rank correlations over the pairs of both.
+
+        See `xaieval.analysis.agreement.agreement` for the intervals and an example.
+
+        Args:
+            metrics: Names of metrics, at least two (default: all that have a direction).
+            level: Level of the intervals, in (0, 1).
+            resamples: Number of bootstrap samples of the images.
+
+        Returns:
+            See `xaieval.analysis.agreement.Agreement`; `plot("agreement")` draws it.
+
+        Raises:
+            MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs
+                of layer and method without control maps.
+        """
+        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed)
+
     def plot(
         self,
         kind: str = "tradeoff",
@@ -246,6 +266,7 @@ class Scores(RunRecord):
         - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
         - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
         - "spread": the distribution of one metric over the images, per layer and method.
+        - "agreement": the rank correlations of metrics over the pairs of layer and method, as a matrix.
 
         Args:
             kind: One of these kinds.

@@ -33,6 +33,10 @@ NEEDS = {
     "protocol": "the run's `Protocol`",
 }
 
+# A metric of these inputs can judge any map in the place of the method's own; one of the first line sees the masked images.
+MASKED = {"masked_confidence", "inverse_confidence", "ask"}
+REPLACEABLE = {"confidence", "maps", "images", "draw", "protocol", *MASKED}
+
 NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small, and known after each batch
 
 
@@ -102,6 +106,11 @@ class Metric:
     def is_quotient(self) -> bool:
         """Whether it has no value where the confidence is not positive."""
         return "confidence" in self.needs if self.divides is None else self.divides
+
+    @property
+    def has_matched_controls(self) -> bool:
+        """Whether it judges maps by confidences on altered images, so that it can judge matched controls too."""
+        return bool(MASKED & set(self.needs)) and set(self.needs) <= REPLACEABLE
 
     def judge(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Return values `[N]`, and curves `[N, S]` or None.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from xaieval.data.batches import Batch, Failure, has_ids, read_batch, split_batch
 from xaieval.errors import DataError
 from xaieval.evaluation.distributed.rank import Rank
-from xaieval.evaluation.image_order import draw_order, has_indices, loader_of
+from xaieval.evaluation.image_order import draw_order, first_images, has_indices, loader_of
 
 __all__ = ["Shard", "shard"]
 
@@ -36,7 +36,9 @@ class Shard:
             could be read, and the number that could not.
         failures: Images of the last reading that could not be read.
         finished: Whether the last reading reached the end.
+        donors: The first images of the whole data, if a run needs their maps in every process; set by the caller.
         under_way: The last reading.
+        begun: A reading that `first` has begun and that the next one goes on with.
     """
 
     read: Callable[[Shard], Iterator[Numbered]]
@@ -46,7 +48,9 @@ class Shard:
     batches: list[tuple[int, int, int]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     finished: bool = False
+    donors: Sequence[Batch] | None = None
     under_way: Iterator[dict[str, Any]] = field(default_factory=lambda: iter(()))
+    begun: Iterator[Numbered] | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.under_way = self._reading()
@@ -59,11 +63,22 @@ class Shard:
 
     def _reading(self) -> Iterator[dict[str, Any]]:
         self.batches, self.failures, self.finished = [], [], False
-        for number, batch in self.read(self):
+        numbered, self.begun = self.begun or self.read(self), None
+        for number, batch in numbered:
             self.batches.append((number, len(batch), len(batch.failed)))
             self.failures += batch.failed
             yield batch.to_mapping()
         self.finished = True
+
+    def first(self, count: int) -> list[Numbered]:
+        """The first batches of the share, until `count` images could be read; the next reading gives them again."""
+        reading, first = self.read(self), []
+        for number, batch in reading:
+            first.append((number, batch))
+            if sum(len(batch) for _, batch in first) >= count:
+                break
+        self.begun = chain(first, reading)
+        return [(number, images) for number, batch in first for images in first_images([batch], count)]
 
     @property
     def readable(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from xaieval.config.controls import resolve_controls
+from xaieval.data.batches import Batch
 from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
 from xaieval.evaluation import loop
 from xaieval.evaluation.distributed.merge import Share, merge, rank_folder
 from xaieval.evaluation.distributed.rank import Rank, describe
 from xaieval.evaluation.distributed.shards import Shard, shard
 from xaieval.evaluation.fingerprint import fingerprint
+from xaieval.evaluation.image_order import first_images
+from xaieval.evaluation.matched import DONORS
 from xaieval.evaluation.scores import Scores
 from xaieval.inference.options import Inference
 from xaieval.models.blackbox import as_module
@@ -91,6 +96,8 @@ def score(
             already_split=already_split,
         )
         _check_same(others, part.order, fingerprint(model))
+        if "swapped" in resolve_controls(options.get("controls", False)).matched:
+            part.donors = _first_of_all(others, part)
         own = _score_share(model, part, args, rank_folder(output_dir, rank), options)
         shares = others.gather(Share.of(part, written=own is not None))
         _check_same(others, part.order)
@@ -112,6 +119,12 @@ def _device(options: Mapping[str, Any]) -> torch.device | str | None:
     if device is None or str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
+
+
+def _first_of_all(others: _Others, part: Shard) -> list[Batch]:
+    """The first images of the whole data, which no process may have all of."""
+    batches = [numbered for own in others.gather(part.first(DONORS)) for numbered in own]
+    return first_images((batch for _, batch in sorted(batches, key=itemgetter(0))), DONORS)
 
 
 def _score_share(model: nn.Module, part: Shard, args: Sequence[Any], folder: Path, options: Mapping[str, Any]) -> Scores | None:

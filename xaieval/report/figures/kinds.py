@@ -9,8 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xaieval.analysis.agreement import agreement
 from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.errors import MetricError, UsageError, choose_from
+from xaieval.report.figures.agreements import agreement_figure
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.data import metric_entry, subset
@@ -101,7 +103,7 @@ def _curves(scores: RunRecord, request: Request) -> Figure:
     axes = {_fractions(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw one at a time with metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), seed=scores.seed, weights=scores.group_weights, **request.common())
+    return curves_figure(scores.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
 
 
 def _fractions(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -132,6 +134,12 @@ def _spread(scores: RunRecord, request: Request) -> Figure:
     return spread_figure(scores, request.one(), **request.common())
 
 
+def _agreement(scores: RunRecord, request: Request) -> Figure:
+    """All metrics that have a direction, or some."""
+    found = agreement(scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1)
+    return agreement_figure(found, size=request.size, ax=request.ax)
+
+
 KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "tradeoff": _tradeoff,
     "heatmap": _heatmap,
@@ -139,4 +147,5 @@ KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "ranking": _ranking,
     "classes": _classes,
     "spread": _spread,
+    "agreement": _agreement,
 }
