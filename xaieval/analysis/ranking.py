@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,7 @@ from xaieval.analysis.stats.power import images_needed
 from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
-from xaieval.results.rows import NO_LAYER
+from xaieval.results.rows import NO_LAYER, VALUED
 
 __all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
 
@@ -55,6 +55,7 @@ class Ranking:
         n_images: Number of images that were used: those whose rows count for every item.
         level: Level of the tests and intervals.
         test: Test of means; binary metrics are tested by McNemar's exact test.
+        controls: The means of the control maps, which are not ranked, over all of their images, by item.
     """
 
     table: pd.DataFrame
@@ -66,6 +67,7 @@ class Ranking:
     n_images: int
     level: float
     test: PairedTest
+    controls: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[list[str]]:
@@ -107,8 +109,10 @@ class Ranking:
             f"level {self.level:g}, n = {self.n_images})"
         )
         first = f"{self.metric['name']}, {way} is better{where}, best first"
+        controls = ", ".join(f"{name} {mean:.4g}" for name, mean in self.controls.items())
+        unranked = f"control maps, not ranked: {controls}" if controls else ""
         why = f"[-]: {why_no_interval(self.level)}" if missing.any() else ""
-        return "\n".join([first, *lines, *filter(None, [why, tests, self.too_small])])
+        return "\n".join([first, *lines, *filter(None, [unranked, why, tests, self.too_small])])
 
 
 def rank(
@@ -122,6 +126,8 @@ def rank(
     test: PairedTest = "signs",
     resamples: int = 1000,
     seed: int = 0,
+    *,
+    controls: Sequence[str] = (),
 ) -> Ranking:
     """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
@@ -140,6 +146,7 @@ def rank(
         test: Test of means: "signs" or "wilcoxon"; binary metrics are tested by McNemar's exact test.
         resamples: Number of bootstrap samples of the images, which show how stable the order is.
         seed: Seed of the random signs and of the resampling.
+        controls: Names of the methods that are control maps: they are not ranked, but listed after the ranking.
 
     Returns:
         See `Ranking`; `xaieval.report.ranking_figure` draws it.
@@ -161,10 +168,14 @@ def rank(
     check_test(test)
     [(name, higher)] = directions(metrics, by, "to rank by").items()
     entry = next(metric for metric in metrics if metric["name"] == name)
-    item_rows, column, fixed = _item_rows(rows, over, layer, method)
+    all_rows, column, fixed = _item_rows(rows, over, layer, method)
+    of_controls = all_rows["method"].isin(list(controls))
+    item_rows = all_rows[~of_controls]
+    if of_controls.any() and item_rows[column].nunique() < 2:
+        raise MetricError(f"{_too_few(item_rows, column)}; control maps are not ranked, controls_table() compares with them")
     values = paired_tables(item_rows, [name], column)[name]
     if values.shape[1] < 2:
-        raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
+        raise MetricError(_too_few(item_rows, column))
     means = exact_means(values)
     values = values[means.sort_values(ascending=not higher, kind="stable").index]
     resampled = bootstrap_means(values, resamples, seed)
@@ -174,7 +185,9 @@ def rank(
     table = _table(values, names, entry["interval"], pairs, ranks, level)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
-    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test)
+    others = all_rows[of_controls & all_rows["status"].isin(VALUED)].groupby("method", sort=False)[name].mean().dropna()
+    unranked = {str(control): float(mean) for control, mean in others.items()}
+    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test, unranked)
 
 
 def group_letters(apart: NDArray[np.bool_]) -> list[str]:
@@ -222,6 +235,10 @@ def _item_rows(rows: pd.DataFrame, over: str, layer: str | None, method: str | N
         if value is not None:
             rows = rows[rows[column] == value]
     return rows.assign(pair=rows["layer"] + " " + rows["method"]), "pair", ""
+
+
+def _too_few(item_rows: pd.DataFrame, column: str) -> str:
+    return f"a ranking takes at least two {column}s; got {', '.join(item_rows[column].unique()) or 'none'}"
 
 
 def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from xaieval.errors import MetricError, choose_from
-from xaieval.results.rows import VALUED
+from xaieval.results.rows import NO_LAYER, VALUED, Pair
 
-__all__ = ["directions", "exact_means", "metric_tables", "one_method", "paired_tables"]
+__all__ = ["directions", "exact_means", "metric_tables", "name_of_pair", "one_method", "paired_tables"]
 
 
 def directions(
@@ -97,3 +97,14 @@ def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "lay
 def exact_means(table: pd.DataFrame) -> pd.Series[float]:
     """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
     return table.apply(lambda values: math.fsum(values) / len(values))
+
+
+def name_of_pair(pair: Pair) -> str:
+    """The name of a pair of layer and method in a sentence; for a method without a layer, that of the method.
+
+    Example:
+        >>> name_of_pair(("layer4", "gradcam")), name_of_pair(("input", "random"))
+        ('gradcam at layer4', 'random')
+    """
+    layer, method = pair
+    return str(method) if layer == NO_LAYER else f"{method} at {layer}"

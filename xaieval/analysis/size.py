@@ -1,0 +1,84 @@
+"""Metrics that follow the size of the maps: over layers and methods, the mask area alone predicts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import pearsonr
+
+from xaieval.results.findings import Finding
+from xaieval.results.record import RunRecord
+from xaieval.results.rows import COUNTED
+
+__all__ = ["correlations_with_size", "find_metrics_of_size"]
+
+AREA = "mask_area"
+LARGE = 0.8  # absolute correlation above which a metric follows the size
+FEWEST_PAIRS = 5  # of layer and method
+CHANCE = 0.01  # largest p-value: with few pairs, even a correlation of 0.9 can be chance
+
+
+def correlations_with_size(
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The correlation of each metric's means with the mean mask areas, over the pairs of layer and method.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest; those without a direction are left out.
+        controls: Names of the methods that are control maps, which are left out.
+
+    Returns:
+        Index metric; Pearson's `r`, the `p_value` of no correlation (of independent pairs, which those of neighbouring layers
+        are not quite), and the number of `pairs`. Metrics without a correlation, as for fewer than 5 pairs, are left out.
+
+    Example:
+        >>> rows = pd.DataFrame({"layer": list("abcde"), "method": "gradcam", "status": "ok"})
+        >>> rows = rows.assign(mask_area=[0.1, 0.2, 0.3, 0.4, 0.5], average_drop=[90.0, 81, 69, 60, 52])
+        >>> correlations_with_size(rows, [{"name": "average_drop", "higher_is_better": False}]).round(3)
+                          r  p_value  pairs
+        metric
+        average_drop -0.998      0.0      5
+    """
+    counted = rows[rows["status"].isin(COUNTED) & ~rows["method"].isin(list(controls))]
+    names = [metric["name"] for metric in metrics if metric["higher_is_better"] is not None]
+    means = counted.groupby(["layer", "method"], sort=False)[[AREA, *names]].mean() if AREA in counted else pd.DataFrame()
+    records = []
+    for name in names if len(means) else ():
+        area, values = means[[AREA, name]].dropna().to_numpy(dtype=float).T
+        if len(area) >= FEWEST_PAIRS and min(np.ptp(area), np.ptp(values)) > 0:
+            r, p_value = pearsonr(area, values)
+            records.append({"metric": name, "r": float(r), "p_value": float(p_value), "pairs": len(area)})
+    return pd.DataFrame(records, columns=["metric", "r", "p_value", "pairs"]).set_index("metric")
+
+
+def find_metrics_of_size(record: RunRecord) -> list[Finding]:
+    """At most one finding: the metrics whose correlation with the mask area is above 0.8, and not by chance (p < 0.01).
+
+    A metric with an excess in the run is left out, since the excess compares maps of the same size; the excess itself is not.
+
+    Args:
+        record: A run.
+    """
+    table = correlations_with_size(record.rows, record.metrics, record.controls)
+    matched = [entry["excess_of"] for entry in record.metrics if "excess_of" in entry]
+    found = table[(table["r"].abs() > LARGE) & (table["p_value"] < CHANCE) & ~table.index.isin(matched)]
+    if found.empty:
+        return []
+    named = ", ".join(f"{name} (r = {row['r']:.2f})" for name, row in found.iterrows())
+    text = f"over {found['pairs'].max()} pairs of layer and method the mask area predicts {named}: {_way_out(found, record)}"
+    return [Finding("metric_follows_size", text, {str(name): float(r) for name, r in found["r"].items()})]
+
+
+def _way_out(found: pd.DataFrame, record: RunRecord) -> str:
+    """What to do about it."""
+    excess = {entry["name"] for entry in record.metrics if "excess_of" in entry}
+    if set(found.index) <= excess:
+        return "larger maps differ more from others of their size, so compare layers and methods whose maps are about as large"
+    return (
+        'a larger map hides less and scores better wherever it points; controls="matched" (--controls matched) compares each '
+        "map with others of its size"
+    )
