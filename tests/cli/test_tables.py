@@ -266,6 +266,7 @@ def test_the_page_lists_the_fields_of_every_document(run):
     commands = {
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
+        "agreement": ("agreement", str(ROOT / "benchmarks/ucmerced_mobilenetv2")),
         "report": ("report", folder, "--no-maps"),
         "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
@@ -282,6 +283,6 @@ def test_the_page_lists_the_fields_of_every_document(run):
 
 def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
-    for command in ("score", "check", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
+    for command in ("score", "check", "fal", "compare", "agreement", "layers", "methods", "metrics", "protocols", "report"):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.groups import Grouping, Weights
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
-from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables, name_of_pair
+from xaieval.analysis.stats.permutation import sign_flip_p_values
+from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
 from xaieval.config.controls import FOOLING
 from xaieval.errors import MetricError
 from xaieval.results.matched import without_excess
-from xaieval.results.rows import VALUED, Pair
+from xaieval.results.rows import Pair
 
 __all__ = [
     "CONTROLS_COLUMN",
@@ -71,7 +72,11 @@ def rivals(controls: Sequence[str]) -> list[str]:
 
 
 def best_maps(
-    rows: pd.DataFrame, higher_is_better: Mapping[str, bool], some: Sequence[str], controls: Sequence[str]
+    rows: pd.DataFrame,
+    higher_is_better: Mapping[str, bool],
+    some: Sequence[str],
+    controls: Sequence[str],
+    weights: Weights = "images",
 ) -> list[BestMaps]:
     """For each metric in which both have values, the best of some control maps, and the best method that is no control map.
 
@@ -80,22 +85,24 @@ def best_maps(
         higher_is_better: The direction of each metric.
         some: Names of the control maps that count.
         controls: Names of all control maps.
+        weights: "images", or "groups" if every group counts the same in a mean.
     """
     if not rows["method"].isin(list(some)).any():
         return []
-    valued = rows[rows["status"].isin(VALUED)].groupby(["layer", "method"], sort=False)
     found = []
     for metric, higher in higher_is_better.items():
-        means: Any = valued[metric].mean().dropna()
+        means = pair_means(rows, metric, weights)
         goodness = {pair: (value if higher else -value) for pair, value in means.items()}
         control = max((pair for pair in goodness if pair[1] in some), key=goodness.__getitem__, default=None)
         best = max((pair for pair in goodness if pair[1] not in controls), key=goodness.__getitem__, default=None)
         if control is not None and best is not None:
-            found.append(BestMaps(metric, control, float(means[control]), best, float(means[best]), higher))
+            found.append(BestMaps(metric, control, means[control], best, means[best], higher))
     return found
 
 
-def fooled_metrics(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str]) -> dict[str, str]:
+def fooled_metrics(
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str], weights: Weights = "images"
+) -> dict[str, str]:
     """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
 
     Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing.
@@ -104,6 +111,7 @@ def fooled_metrics(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], con
         rows: The rows of a run.
         metrics: The metrics of its manifest.
         controls: Names of the methods that are control maps; without "fake-cam" nothing is known.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
@@ -115,7 +123,7 @@ def fooled_metrics(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], con
     return {
         found.metric: f"this metric can be fooled: {FOOLING}, which removes one pixel, has {found.control_mean:.4g}, the best "
         f"method ({name_of_pair(found.best)}) {found.mean:.4g}"
-        for found in best_maps(rows, directions(metrics), fooling, controls)
+        for found in best_maps(rows, directions(metrics), fooling, controls, weights)
         if found.control_wins
     }
 
@@ -126,12 +134,14 @@ def compare_with_controls(
     controls: Sequence[str],
     level: float = 0.95,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> pd.DataFrame:
     """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
 
-    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. They are
-    corrected together by Holm. A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows
-    which metrics can be fooled (see `fooled_metrics`).
+    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. If the
+    rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm. A control
+    that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    `fooled_metrics`).
 
     Args:
         rows: The rows of a run.
@@ -139,6 +149,7 @@ def compare_with_controls(
         controls: Names of the methods that are control maps.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         One row per test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
@@ -162,7 +173,10 @@ def compare_with_controls(
         raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
     higher_is_better = directions(without_excess(metrics))
     values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
-    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in higher_is_better.items()]
+    parts = [
+        _compare(table, name, higher_is_better[name], list(controls), seed, grouping_of(rows, table.index, weights))
+        for name, table in values.items()
+    ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)
@@ -189,7 +203,9 @@ def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
-def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
+def _compare(
+    values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int, groups: Grouping | None
+) -> pd.DataFrame:
     """Tests of one metric: every pair of layer and method against every control that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
@@ -206,16 +222,9 @@ def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str
             "method": [method for _, method in pairs],
             "metric": metric,
             "control": [methods[column] for _ in own for column in against],
-            "value": _means(own_values, both),
-            "control_value": _means(control_values, both),
+            "value": column_means(np.where(both, own_values, np.nan), groups),
+            "control_value": column_means(np.where(both, control_values, np.nan), groups),
             "n_images": both.sum(axis=0),
-            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed),
+            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed, groups=groups),
         }
     )
-
-
-def _means(values: Floats, counted: Any) -> Floats:
-    """The mean of each column over the images that count; NaN if there are none."""
-    count = counted.sum(axis=0)
-    total = np.where(counted, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

@@ -12,10 +12,9 @@ from xaieval.analysis.stats.groups import Grouping, Weights
 from xaieval.analysis.stats.intervals import check_level, metric_interval
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.tables import directions, grouping_of, mean_of, metric_tables
 from xaieval.errors import MetricError
 from xaieval.results.matched import control_column
-from xaieval.results.rows import GROUP
 
 __all__ = ["compare_with_matched_controls"]
 
@@ -71,13 +70,12 @@ def compare_with_matched_controls(
     higher_is_better = {name: higher for name, higher in directions(metrics).items() if name in names}
     columns = [column for name in higher_is_better for column in (name, *(control_column(name, one) for one in matched))]
     tables = metric_tables(own, columns, ["layer", "method"])
-    groups = None if GROUP not in own else own.drop_duplicates("image_id").set_index("image_id")[GROUP]
     tests = []
     for name, higher in higher_is_better.items():
         for control in matched:
             pair = tables[name].align(tables[control_column(name, control)], join="inner", axis=0)
-            grouping = None if groups is None else Grouping(groups.loc[pair[0].index].to_list(), weights)
-            tests.append(_compare(*pair, name, control, 1 if higher else -1, level, seed, grouping))
+            groups = grouping_of(own, pair[0].index, weights)
+            tests.append(_compare(*pair, name, control, 1 if higher else -1, level, seed, groups))
     table = pd.concat(tests) if tests else pd.DataFrame(columns=COLUMNS)
     table = table[table["n_images"] > 0]
     if len(table):
@@ -108,13 +106,6 @@ def _compare(
         low, high = metric_interval(excess[there, column], "mean", level, groups=grouping)
         record: dict[str, Any] = {"layer": layer, "method": method, "metric": metric, "control": control}
         for name, table in (("value", values), ("control_value", controls), ("excess", excess)):
-            record[name] = _mean(table[there, column], grouping)
+            record[name] = mean_of(table[there, column], grouping)
         records.append(record | {"low": low, "high": high, "n_images": int(there.sum()), "p_value": p_values[column]})
     return pd.DataFrame(records)
-
-
-def _mean(values: Any, groups: Grouping | None) -> float:
-    """The mean; NaN if there are no values."""
-    if groups is not None:
-        return groups.mean(values)
-    return float(np.mean(values)) if len(values) else float("nan")

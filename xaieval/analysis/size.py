@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
+from xaieval.analysis.stats.groups import Weights
+from xaieval.analysis.tables import pair_means
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED
 
 __all__ = ["correlations_with_size", "find_metrics_of_size"]
 
@@ -22,7 +23,7 @@ CHANCE = 0.01  # largest p-value: with few pairs, even a correlation of 0.9 can 
 
 
 def correlations_with_size(
-    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str] = ()
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str] = (), weights: Weights = "images"
 ) -> pd.DataFrame:
     """The correlation of each metric's means with the mean mask areas, over the pairs of layer and method.
 
@@ -30,28 +31,29 @@ def correlations_with_size(
         rows: The rows of a run.
         metrics: The metrics of its manifest; those without a direction are left out.
         controls: Names of the methods that are control maps, which are left out.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         Index metric; Pearson's `r`, the `p_value` of no correlation (of independent pairs, which those of neighbouring layers
         are not quite), and the number of `pairs`. Metrics without a correlation, as for fewer than 5 pairs, are left out.
 
     Example:
-        >>> rows = pd.DataFrame({"layer": list("abcde"), "method": "gradcam", "status": "ok"})
+        >>> rows = pd.DataFrame({"image_id": 0, "layer": list("abcde"), "method": "gradcam", "status": "ok"})
         >>> rows = rows.assign(mask_area=[0.1, 0.2, 0.3, 0.4, 0.5], average_drop=[90.0, 81, 69, 60, 52])
         >>> correlations_with_size(rows, [{"name": "average_drop", "higher_is_better": False}]).round(3)
                           r  p_value  pairs
         metric
         average_drop -0.998      0.0      5
     """
-    counted = rows[rows["status"].isin(COUNTED) & ~rows["method"].isin(list(controls))]
-    names = [metric["name"] for metric in metrics if metric["higher_is_better"] is not None]
-    means = counted.groupby(["layer", "method"], sort=False)[[AREA, *names]].mean() if AREA in counted else pd.DataFrame()
+    own = rows[~rows["method"].isin(list(controls))]
+    areas = pair_means(own, AREA, weights) if AREA in own else {}
     records = []
-    for name in names if len(means) else ():
-        area, values = means[[AREA, name]].dropna().to_numpy(dtype=float).T
-        if len(area) >= FEWEST_PAIRS and min(np.ptp(area), np.ptp(values)) > 0:
-            r, p_value = pearsonr(area, values)
-            records.append({"metric": name, "r": float(r), "p_value": float(p_value), "pairs": len(area)})
+    for metric in metrics if len(areas) >= FEWEST_PAIRS else ():
+        means = {} if metric["higher_is_better"] is None else pair_means(own, metric["name"], weights)
+        both = np.array([(areas[pair], means[pair]) for pair in areas if pair in means]).reshape(-1, 2)
+        if len(both) >= FEWEST_PAIRS and np.ptp(both, axis=0).min() > 0:
+            r, p_value = pearsonr(*both.T)
+            records.append({"metric": metric["name"], "r": float(r), "p_value": float(p_value), "pairs": len(both)})
     return pd.DataFrame(records, columns=["metric", "r", "p_value", "pairs"]).set_index("metric")
 
 
@@ -63,7 +65,7 @@ def find_metrics_of_size(record: RunRecord) -> list[Finding]:
     Args:
         record: A run.
     """
-    table = correlations_with_size(record.rows, record.metrics, record.controls)
+    table = correlations_with_size(record.rows, record.metrics, record.controls, record.group_weights)
     matched = [entry["excess_of"] for entry in record.metrics if "excess_of" in entry]
     found = table[(table["r"].abs() > LARGE) & (table["p_value"] < CHANCE) & ~table.index.isin(matched)]
     if found.empty:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaieval.analysis.controls import best_maps, rivals
+from xaieval.analysis.grouping import find_in_groups
 from xaieval.analysis.predictions import find_in_predictions
 from xaieval.analysis.size import find_metrics_of_size
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables, name_of_pair
+from xaieval.analysis.tables import directions, grouping_of, metric_tables, name_of_pair
 from xaieval.results.findings import Finding
 from xaieval.results.matched import without_excess
 from xaieval.results.record import RunRecord
@@ -37,13 +39,14 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `unfinished`: the run is not finished.
     - `labels_of_another_space` and others: see `xaieval.analysis.predictions.find_in_predictions`.
     - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
+    - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
     - `metric_without_values`: a metric has no value on any image.
     - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
       fools is said by `xaieval.analysis.controls.fooled_metrics`.
     - `metric_follows_size`: see `xaieval.analysis.size.find_metrics_of_size`.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
-      coherency significantly worse. Both are sign-flip permutation tests paired by image; the larger of the two p-values
-      counts, corrected by Holm for all methods. Controls are left out.
+      coherency significantly worse. Both are sign-flip permutation tests paired by image, of whole groups if the run has
+      groups; the larger of the two p-values counts, corrected by Holm for all methods. Controls are left out.
 
     Args:
         record: A run.
@@ -69,12 +72,13 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         *(Finding.from_dict(entry) for entry in record.manifest.get("findings", ())),
         *([] if record.complete else [Finding("unfinished", unfinished, {"images": images})]),
         *find_in_predictions(record),
+        *find_in_groups(record),
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
         *_without_values(rows, metrics),
-        *_best_controls(rows, higher_is_better, record.controls),
+        *_best_controls(record, higher_is_better),
         *find_metrics_of_size(record),
-        *_disagreements(rows, higher_is_better, record.controls, 1 - level, record.seed),
+        *_disagreements(record, higher_is_better, 1 - level),
     ]
 
 
@@ -128,8 +132,9 @@ def _no_object(metric: Mapping[str, Any]) -> str:
     )
 
 
-def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str]) -> list[Finding]:
+def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
     """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
+    controls = record.controls
     return [
         Finding(
             "control_is_best",
@@ -137,25 +142,27 @@ def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], con
             f"best method is {name_of_pair(found.best)} with {found.mean:.4g}, so a good {found.metric} alone proves nothing",
             {"metric": found.metric, "control": found.control_mean, "method": found.mean},
         )
-        for found in best_maps(rows, higher_is_better, rivals(controls), controls)
+        for found in best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
         if found.control_wins
     ]
 
 
-def _disagreements(
-    rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
-) -> list[Finding]:
+def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
     """One finding for each reference by which a method is significantly worse, but significantly better by Average Drop."""
     references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
-    method_rows = rows[~rows["method"].isin(list(controls))]
+    method_rows = record.rows[~record.rows["method"].isin(record.controls)]
     pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     if CHECKED not in higher_is_better or not references or len(pairs) < 2:
         return []
     tables = metric_tables(method_rows, [CHECKED, *references], ["layer", "method"])
     leads = {name: _leads(table.to_numpy() * (1 if higher_is_better[name] else -1)) for name, table in tables.items()}
-    better = sign_flip_p_values(leads[CHECKED], seed=seed)
+    test = {
+        name: partial(sign_flip_p_values, seed=record.seed, groups=grouping_of(method_rows, table.index, record.group_weights))
+        for name, table in tables.items()
+    }
+    better = test[CHECKED](leads[CHECKED])
     # Both have to be significant, so the larger p-value counts.
-    p_values = [np.maximum(better, sign_flip_p_values(-leads[name], seed=seed)) for name in references]
+    p_values = [np.maximum(better, test[name](-leads[name])) for name in references]
     significant = np.array(holm(np.concatenate(p_values))).reshape(len(references), len(pairs)) < alpha
     return [
         Finding(

@@ -89,8 +89,8 @@ MODEL_HELP = (
     "imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
-    "imports your code and runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only "
+    "form that imports your code and runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xaieval.report.figures.agreements import agreement_figure
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.heatmaps import heatmap_figure
@@ -19,6 +20,7 @@ from xaieval.report.html.thumbnails import Maps
 __all__ = [
     "Maps",
     "ReportOptions",
+    "agreement_figure",
     "classes_figure",
     "curves_figure",
     "heatmap_figure",

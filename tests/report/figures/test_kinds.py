@@ -82,6 +82,7 @@ CASES = [
     *[("heatmap", 1, 1, ONE), ("heatmap", 12, 8, ONE), ("heatmap", 4, 3, TWO)],
     *[("curves", 12, 1, ONE), ("curves", 4, 3, TWO), ("classes", 1, 8, ONE), ("classes", 12, 1, TWO)],
     *[("spread", 12, 1, ONE), ("spread", 2, 4, TWO), ("ranking", 4, 1, ONE), ("ranking", 1, 8, TWO)],
+    *[("agreement", 4, 1, ONE), ("agreement", 12, 8, TWO)],
 ]
 # XAIEVAL_ALL_FIGURES=1 tests all numbers of layers and methods, which takes half an hour.
 EVERY = [(layers, methods, width) for layers in range(1, 13) for methods in range(1, 9) for width in (ONE, TWO)]
@@ -93,7 +94,8 @@ if os.environ.get("XAIEVAL_ALL_FIGURES"):
 @pytest.mark.parametrize(("kind", "layers", "methods", "width"), CASES)
 def test_labels_neither_overlap_nor_are_cut_off(kind, layers, methods, width, drawn_texts):
     too_many = kind in ("curves", "classes") and layers * methods > 24
-    if too_many or (kind == "ranking" and not 2 <= layers * methods <= 24):
+    too_few = kind == "agreement" and layers * methods < 4
+    if too_many or too_few or (kind == "ranking" and not 2 <= layers * methods <= 24):
         pytest.skip("refused (see other tests), or a ranking with too many pairs to test")
     figure = run(layers, methods, images=12).plot(kind, size=width)
     assert figure.get_figwidth() == width
@@ -319,7 +321,7 @@ def test_more_than_can_be_told_apart_is_refused():
 def test_a_figure_is_drawn_on_the_axes_of_the_caller(kind):
     figure = Figure(figsize=(6, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    assert run(2).plot(kind, ax=right) is figure
+    assert run(4).plot(kind, ax=right) is figure
     assert right.has_data()
     assert not left.has_data()
     assert tuple(figure.get_size_inches()) == (6, 5), "the figure keeps its size"
@@ -343,7 +345,7 @@ def test_a_figure_in_a_subfigure_is_the_whole_one():
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_open_no_window_and_change_no_settings(kind, tmp_path):
     before, windows = dict(mpl.rcParams), plt.get_fignums()  # other tests may have some
-    figure = run(2).plot(kind)
+    figure = run(4).plot(kind)
     save_figure(figure, tmp_path / "figure.svg")
     assert plt.get_fignums() == windows
     assert dict(mpl.rcParams) == before
@@ -353,7 +355,7 @@ def test_figures_open_no_window_and_change_no_settings(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_style_sheets_apply(kind, drawn_texts):
     with plt.style.context(["dark_background", {"font.family": "serif", "font.size": 6, "lines.linewidth": 3}]):
-        figure = run(2, 1, images=10).plot(kind)
+        figure = run(4, 1, images=10).plot(kind)
         boxes = drawn_texts(figure)
         texts = [text for text in figure.findobj(Text) if text.get_text() and text not in figure.axes[0].texts]
         assert {text.get_fontfamily()[0] for text in texts} == {"serif"}
@@ -375,11 +377,11 @@ def test_sizes_are_inches():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pdf_has_truetype_fonts_and_no_pixels_but_a_colour_bar(kind, tmp_path):
-    save_figure(run(2, 1, images=10).plot(kind), tmp_path / "figure.pdf")
+    save_figure(run(4, 1, images=10).plot(kind), tmp_path / "figure.pdf")
     content = (tmp_path / "figure.pdf").read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
-    assert len(re.findall(rb"/Subtype /Image", content)) == (1 if kind == "heatmap" else 0)
+    assert len(re.findall(rb"/Subtype /Image", content)) == (1 if kind in ("heatmap", "agreement") else 0)
 
 
 def test_a_pdf_by_savefig_alone_would_have_other_fonts(tmp_path):

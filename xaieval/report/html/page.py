@@ -11,13 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
-from xaieval.analysis.stats.intervals import why_no_interval
+from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import format_number
@@ -37,7 +36,7 @@ from xaieval.report.html.sections import (
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
 from xaieval.results.matched import without_excess
-from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
@@ -164,11 +163,12 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
-    fooled = fooled_metrics(rows, scores.metrics, scores.controls)
+    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights)
     return {
         "model": model,
         "data": data,
         "images": rows["image_id"].nunique(),
+        "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
         "controls": scores.controls,
@@ -176,7 +176,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "metrics": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
         "lines": lines_of(scores, summary),
-        "why_no_interval": why_no_interval(level) if _has_gaps(scores, summary) else "",
+        "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, scores.group_weights),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
@@ -201,11 +201,6 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 def _heading(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> dict[str, Any]:
     """What the heading of a metric's column says."""
     return {"label": label_of(metric), "higher": metric["higher_is_better"], "fooled": fooled.get(metric["name"], "")}
-
-
-def _has_gaps(scores: RunRecord, summary: pd.DataFrame) -> bool:
-    """Whether a mean has no interval."""
-    return any((summary[metric["name"]].notna() & summary[f"{metric['name']}_low"].isna()).any() for metric in scores.metrics)
 
 
 def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:
