@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.groups import Grouping, Weights
 from xaieval.errors import MetricError, choose_from
-from xaieval.results.rows import VALUED
+from xaieval.results.rows import GROUP, VALUED
 
-__all__ = ["directions", "exact_means", "metric_tables", "one_method", "paired_tables"]
+__all__ = ["directions", "exact_means", "grouping_of", "mean_of", "metric_tables", "one_method", "paired_tables"]
 
 
 def directions(
@@ -97,3 +99,19 @@ def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "lay
 def exact_means(table: pd.DataFrame) -> pd.Series[float]:
     """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
     return table.apply(lambda values: math.fsum(values) / len(values))
+
+
+def grouping_of(rows: pd.DataFrame, images: Any, weights: Weights = "images") -> Grouping | None:
+    """Which of these images belong together; None for a run without groups."""
+    if GROUP not in rows:
+        return None
+    known = rows[["image_id", GROUP]].drop_duplicates("image_id").set_index("image_id")[GROUP]
+    return Grouping(known.reindex(pd.Index(images)).to_numpy(dtype=object), weights)
+
+
+def mean_of(values: Any, groups: Grouping | None = None) -> float:
+    """The mean of values `[N]` without NaN, weighted as the groups say; NaN if there are none."""
+    numbers = np.asarray(values, dtype=float)
+    if not len(numbers):
+        return float("nan")
+    return float(numbers.mean()) if groups is None or groups.weights == "images" else groups.mean(numbers)
