@@ -140,8 +140,8 @@ def compare_with_controls(
 
     The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
     means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
-    A control that has no value in a metric is not tested in it. Fake-CAM is
-    no rival: it shows which metrics can be fooled (see `fooled_metrics`).
+    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    `fooled_metrics`).
 
     Args:
         rows: The rows of a run.
