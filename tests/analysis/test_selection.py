@@ -294,7 +294,9 @@ def test_the_seed_of_the_run_decides_about_signs_that_are_drawn():
 
 def _false_positives(monkeypatch: pytest.MonkeyPatch, by: list[str], layers: int) -> float:
     """How often a layer is selected although all differ by chance only, in 200 runs of 30 images."""
-    monkeypatch.setattr(selection, "sign_flip_p_values", lambda table, _, seed: sign_flip_p_values(table, 999, seed))
+    monkeypatch.setattr(
+        selection, "sign_flip_p_values", lambda table, _, seed, **given: sign_flip_p_values(table, 999, seed, **given)
+    )
     actual, names = 0, [f"p{number}" for number in range(layers)]
     for seed in range(200):
         rng = np.random.default_rng(seed)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.groups import Grouping, Weights
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
-from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.stats.permutation import sign_flip_p_values
+from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables
 from xaieval.errors import MetricError
 from xaieval.results.rows import Pair
 
@@ -27,11 +28,13 @@ def compare_with_controls(
     controls: Sequence[str],
     level: float = 0.95,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> pd.DataFrame:
     """One-sided tests of each method against each control map, in every metric that has a direction.
 
-    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. They are
-    corrected together by Holm. A control that has no value in a metric is not tested in it.
+    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. If the
+    rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm. A control
+    that has no value in a metric is not tested in it.
 
     Args:
         rows: The rows of a run.
@@ -39,6 +42,7 @@ def compare_with_controls(
         controls: Names of the methods that are control maps.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         One row per test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
@@ -62,7 +66,10 @@ def compare_with_controls(
         raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
     higher_is_better = directions(metrics)
     values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
-    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in higher_is_better.items()]
+    parts = [
+        _compare(table, name, higher_is_better[name], list(controls), seed, grouping_of(rows, table.index, weights))
+        for name, table in values.items()
+    ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)
@@ -89,7 +96,9 @@ def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
-def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
+def _compare(
+    values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int, groups: Grouping | None
+) -> pd.DataFrame:
     """Tests of one metric: every pair of layer and method against every control that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
@@ -105,16 +114,9 @@ def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str
             "method": [method for _, method in pairs],
             "metric": metric,
             "control": [methods[column] for _ in own for column in against],
-            "value": _means(own_values, both),
-            "control_value": _means(control_values, both),
+            "value": column_means(np.where(both, own_values, np.nan), groups),
+            "control_value": column_means(np.where(both, control_values, np.nan), groups),
             "n_images": both.sum(axis=0),
-            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed),
+            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed, groups=groups),
         }
     )
-
-
-def _means(values: Floats, counted: Any) -> Floats:
-    """The mean of each column over the images that count; NaN if there are none."""
-    count = counted.sum(axis=0)
-    total = np.where(counted, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from xaieval.analysis.stats.groups import Grouping, Weights
 from xaieval.analysis.stats.intervals import (
     bootstrap_means,
     check_level,
@@ -21,7 +22,7 @@ from xaieval.analysis.stats.intervals import (
 )
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
-from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
+from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
 from xaieval.results.rows import NO_LAYER
@@ -31,7 +32,7 @@ __all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
 RankedItems = Literal["layer", "method", "both"]
 
 _LETTERS = string.ascii_letters
-_FEWEST = 4  # images below which the order in bootstrap samples says nothing about that in other images
+_FEWEST = 4  # images or groups below which the order in bootstrap samples says nothing about that in other images
 _MAX_SHOWN = 3  # neighbours in the line on too few images
 _MANY = 1_000_000  # images above which their number is not given
 _DIGITS = 9  # of the means that are ranked, so that the same values added in another order are ties
@@ -55,6 +56,7 @@ class Ranking:
         n_images: Number of images that were used: those whose rows count for every item.
         level: Level of the tests and intervals.
         test: Test of means; binary metrics are tested by McNemar's exact test.
+        grouping: Which of these images belong together, and what a mean counts; None for a run without groups.
     """
 
     table: pd.DataFrame
@@ -66,6 +68,7 @@ class Ranking:
     n_images: int
     level: float
     test: PairedTest
+    grouping: Grouping | None = None
 
     @property
     def groups(self) -> list[list[str]]:
@@ -90,7 +93,8 @@ class Ranking:
         ]
         shown = [text for _, text in sorted(needed, key=lambda entry: entry[0])[:_MAX_SHOWN]]
         more = f"; and {len(needed) - _MAX_SHOWN} more" if len(needed) > _MAX_SHOWN else ""
-        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
+        count = str(self.n_images) if self.grouping is None else f"{self.n_images} in {self.grouping.count} groups"
+        return f"too few images ({count}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -104,10 +108,10 @@ class Ranking:
         ]
         tests = (
             f"a letter in common: cannot be told apart ({len(self.pairs)} paired tests, corrected by Holm, "
-            f"level {self.level:g}, n = {self.n_images})"
+            f"level {self.level:g}, {counted(self.n_images, self.grouping)})"
         )
         first = f"{self.metric['name']}, {way} is better{where}, best first"
-        why = f"[-]: {why_no_interval(self.level)}" if missing.any() else ""
+        why = f"[-]: {why_no_interval(self.level, groups=self.grouping)}" if missing.any() else ""
         return "\n".join([first, *lines, *filter(None, [why, tests, self.too_small])])
 
 
@@ -122,11 +126,12 @@ def rank(
     test: PairedTest = "signs",
     resamples: int = 1000,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> Ranking:
     """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
     All pairs are tested, two-sided and paired by image, and corrected by Holm. Only images whose rows count for every item are
-    used.
+    used. If the rows have the column `group`, tests flip whole groups, and bootstrap samples and intervals are of groups.
 
     Args:
         rows: The rows of a run.
@@ -140,6 +145,7 @@ def rank(
         test: Test of means: "signs" or "wilcoxon"; binary metrics are tested by McNemar's exact test.
         resamples: Number of bootstrap samples of the images, which show how stable the order is.
         seed: Seed of the random signs and of the resampling.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         See `Ranking`; `xaieval.report.ranking_figure` draws it.
@@ -165,16 +171,17 @@ def rank(
     values = paired_tables(item_rows, [name], column)[name]
     if values.shape[1] < 2:
         raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
-    means = exact_means(values)
+    groups = grouping_of(rows, values.index, weights)
+    means = exact_means(values, groups)
     values = values[means.sort_values(ascending=not higher, kind="stable").index]
-    resampled = bootstrap_means(values, resamples, seed)
-    pairs = _pairs(values, entry["interval"], level, test, seed)
+    resampled = bootstrap_means(values, resamples, seed, groups=groups)
+    pairs = _pairs(values, entry["interval"], level, test, seed, groups)
     ranks = _ranks(np.round(resampled if higher else -resampled, _DIGITS), seed)
     names = item_rows.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
-    table = _table(values, names, entry["interval"], pairs, ranks, level)
+    table = _table(values, names, entry["interval"], pairs, ranks, level, groups)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
-    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test)
+    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test, groups)
 
 
 def group_letters(apart: NDArray[np.bool_]) -> list[str]:
@@ -236,21 +243,22 @@ def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:
     raise MetricError(f"{problem}; layers: {', '.join(usable) or 'none'}")
 
 
-def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int) -> pd.DataFrame:
+def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int, groups: Grouping | None) -> pd.DataFrame:
     """The tests of all pairs of items, the better one first."""
     numbers = values.to_numpy()
     first, second = np.triu_indices(numbers.shape[1], 1)
     differences = numbers[:, first] - numbers[:, second]
     share = (1 - level) / len(first)
     draws = max(9999, int(10 / share))  # otherwise even the smallest possible p-value is not significant
-    p_values = paired_p_values(differences, test, draws, seed)
+    p_values = paired_p_values(differences, test, draws, seed, groups=groups)
     records = []
     for number, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level)
+        low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level, groups=groups)
         record: dict[str, Any] = {"better": values.columns[one], "worse": values.columns[other]}
-        record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": p_values[number]}
+        difference = mean_of(differences[:, number], groups)
+        record |= {"difference": difference, "low": low, "high": high, "p_value": p_values[number]}
         record |= {"effect_size": rank_biserial(differences[:, number])}
-        records.append(record | {"images_needed": images_needed(differences[:, number], share)})
+        records.append(record | {"images_needed": images_needed(differences[:, number], share, groups=groups)})
     table = pd.DataFrame(records)
     table.insert(6, "p_holm", holm(p_values))
     return table
@@ -270,12 +278,13 @@ def _table(
     pairs: pd.DataFrame,
     ranks: NDArray[np.int64],
     level: float,
+    groups: Grouping | None,
 ) -> pd.DataFrame:
     """`Ranking.table`; `names` has the layer and the method of each item."""
     items = list(values.columns)
-    ends = [metric_interval(values[item].to_numpy(), kind, level) for item in items]
+    ends = [metric_interval(values[item].to_numpy(), kind, level, groups=groups) for item in items]
     within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
-    if len(values) < _FEWEST:
+    if (len(values) if groups is None else groups.count) < _FEWEST:
         within[:] = [[1], [len(items)]]
     apart = np.zeros((len(items), len(items)), dtype=bool)
     apart[np.triu_indices(len(items), 1)] = pairs["p_holm"] < 1 - level
@@ -284,7 +293,7 @@ def _table(
         {
             "layer": names["layer"].reindex(items),
             "method": names["method"].reindex(items),
-            "mean": exact_means(values),
+            "mean": exact_means(values, groups),
             "low": [low for low, _ in ends],
             "high": [high for _, high in ends],
             "group": group_letters(apart | apart.T),

@@ -96,10 +96,11 @@ def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:
 
 def print_missing_intervals(names: Sequence[str], table: pd.DataFrame, level: float) -> None:
     """Print the reason if a mean in a table has no interval."""
-    from xaieval.analysis.stats.intervals import why_no_interval
+    from xaieval.analysis.summary import why_missing
 
-    if any((table[name].notna() & table[f"{name}_low"].isna()).any() for name in names):
-        print_text(f"[-]: {why_no_interval(level)}")
+    reason = why_missing(table, names, level)
+    if reason:
+        print_text(f"[-]: {reason}")
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:

@@ -15,12 +15,12 @@ from xaieval.analysis.controls import compare_with_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
-from xaieval.analysis.stats.intervals import why_no_interval
 from xaieval.analysis.stats.paired import PairedTest
-from xaieval.analysis.summary import summarise
+from xaieval.analysis.summary import summarise, why_missing
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.findings import Finding
+from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
 if TYPE_CHECKING:
@@ -37,17 +37,19 @@ class Scores(RunRecord):
     """Rows and manifest of a run; summaries are computed from them alone.
 
     Attributes:
-        rows: columns `image_id`, `layer`, `method`, `label`, `predicted`, `target`, `confidence`, `masked_confidence`,
-            `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), `status`. A row counts if its status is
-            "ok" or "constant_map"; all other statuses have NaN in the metrics.
+        rows: columns `image_id`, `layer`, `method`, `group` (if the images come in groups), `label`, `predicted`, `target`,
+            `confidence`, `masked_confidence`, `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent),
+            `status`. A row counts if its status is "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """
 
     def __repr__(self) -> str:
-        head = ", ".join(filter(None, [f"Scores of {self.rows['image_id'].nunique()} images", str(self.predictions)]))
+        together = f" in {groups_text(self.n_groups, self.group_weights)}" if self.n_groups is not None else ""
+        images = f"Scores of {self.rows['image_id'].nunique()} images{together}"
+        head = ", ".join(filter(None, [images, str(self.predictions)]))
         table = self.summary()
-        missing = any((table[entry["name"]].notna() & table[f"{entry['name']}_low"].isna()).any() for entry in self.metrics)
-        return f"{head}\n{table}" + (f"\n{why_no_interval()}" if missing else "")
+        missing = why_missing(table, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
+        return "\n".join(filter(None, [head, str(table), missing]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -65,12 +67,12 @@ class Scores(RunRecord):
             tests: The result of `controls_table(level)` (default: computed here).
 
         Returns:
-            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_failed`, and for a run
-            with controls `beats_controls`.
+            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_groups` (if the images
+            come in groups), `n_failed`, and for a run with controls `beats_controls`.
         """
         if tests is None and self.controls:
             tests = self.controls_table(level)
-        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests)
+        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests, self.group_weights)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method against each control map, in every metric that has a direction.
@@ -86,7 +88,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no controls, or the level is not in (0, 1).
         """
-        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed)
+        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
 
     @property
     def predictions(self) -> Predictions:
@@ -142,7 +144,7 @@ class Scores(RunRecord):
             MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
                 layers.
         """
-        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed)
+        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed, self.group_weights)
 
     def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
         """How often each method is the best one at its layer, in percent of the images.
@@ -159,7 +161,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.metrics, by, level)
+        return win_percentages(self.rows, self.metrics, by, level, self.group_weights)
 
     def compare(
         self,
@@ -188,7 +190,7 @@ class Scores(RunRecord):
 
         Raises:
             MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown; or the same
-                id belongs to different images.
+                id belongs to different images; or their images are in different groups.
             ProtocolError: They were measured under different protocols.
         """
         return compare(self, other, metrics, test, level, across_protocols=across_protocols)
@@ -223,7 +225,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
-        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed)
+        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed, self.group_weights)
 
     def agreement(self, metrics: Sequence[str] | None = None, *, level: float = 0.95, resamples: int = 1000) -> Agreement:
         """How far metrics agree on which layers and methods are better: rank correlations over the pairs of both.

@@ -59,6 +59,11 @@ class RunRecord:
         return weights
 
     @property
+    def n_groups(self) -> int | None:
+        """The number of groups that the images belong to; None for a run without groups."""
+        return int(self.rows[GROUP].nunique()) if GROUP in self.rows else None
+
+    @property
     def complete(self) -> bool:
         """Whether the run has finished."""
         return bool(self.manifest.get("complete", True))

@@ -72,7 +72,7 @@ def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]
 
 def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
     """The mean of each metric with its interval, per layer and method, without the tests against controls."""
-    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
+    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed, weights=scores.group_weights)
 
 
 def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:

@@ -11,7 +11,7 @@ from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note, summary_of
 from xaieval.report.html.formatting import format_interval
-from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
@@ -42,7 +42,8 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     state = "" if scores.complete else ", the run is not complete"
     predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
-    head = f"<p><strong>Scores</strong> of {images:,} images{told}, {level_note(level)}{state}</p>"
+    groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
+    head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
     return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
 

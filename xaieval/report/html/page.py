@@ -11,12 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.analysis.predictions import predictions_of
-from xaieval.analysis.stats.intervals import why_no_interval
+from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.formatting import format_number
@@ -34,7 +33,7 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
-from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
@@ -165,6 +164,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "model": model,
         "data": data,
         "images": rows["image_id"].nunique(),
+        "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
         "controls": scores.controls,
@@ -172,7 +172,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
         "lines": lines_of(scores, summary),
-        "why_no_interval": why_no_interval(level) if _has_gaps(scores, summary) else "",
+        "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, scores.group_weights),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
@@ -191,11 +191,6 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "facts": facts_of(manifest),
         "other_facts": facts_of(options.other.manifest) if options.other else [],
     }
-
-
-def _has_gaps(scores: RunRecord, summary: pd.DataFrame) -> bool:
-    """Whether a mean has no interval."""
-    return any((summary[metric["name"]].notna() & summary[f"{metric['name']}_low"].isna()).any() for metric in scores.metrics)
 
 
 def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[st
     """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
     if not scores.rows["method"].isin(scores.controls).any():
         return {}
-    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
+    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
     beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
@@ -189,7 +189,7 @@ def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> lis
 def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
     """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
-        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
+        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights)
     except MetricError as error:  # no image has rows that count at every layer
         return SelectedLayers(method, [], [str(error)])
     return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
@@ -297,7 +297,16 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
     layers, methods = (set(names) for names in zip(*pairs, strict=True))
     over: RankedItems = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
-        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
+        ranking = rank(
+            rows,
+            scores.metrics,
+            metric["name"],
+            over,
+            level=level,
+            resamples=1,
+            seed=scores.seed,
+            weights=scores.group_weights,
+        )
     except MetricError:  # no image has rows that count for every item
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
