@@ -46,6 +46,12 @@ def selects(p_values: Array, worse: Array) -> bool:
     return bool((pairs[worse.reshape(-1, METRICS)] & ~pairs[~worse.reshape(-1, METRICS)]).any())
 
 
+def measured_pools(rows: pd.DataFrame) -> list[Array]:
+    """AD (negative) and IC of Grad-CAM as measured at blocks.6, sorted."""
+    drops, increases = (measured(rows, metric)["blocks.6"] for metric in ("average_drop", "increase_in_confidence"))
+    return [np.sort(-drops.to_numpy()), np.sort(increases.to_numpy())]
+
+
 def at_layers(pool: Array, own: Array, rng: Rng) -> Array:
     """Values of images at layers `[L, N]`: what layers share of an image is drawn anew, what they do not is given."""
     return at_ranks(pool, np.sqrt(SHARED) * rng.normal(size=own.shape[1]) + np.sqrt(1 - SHARED) * own)
@@ -81,9 +87,8 @@ def measure(
 
 
 def simulate(rows: pd.DataFrame, runs: int, seed: int) -> list[dict[str, Any]]:
-    """All sizes, numbers of groups and correlations, with AD and IC as measured at blocks.6."""
-    drops, increases = (measured(rows, metric)["blocks.6"] for metric in ("average_drop", "increase_in_confidence"))
-    pools = [np.sort(-drops.to_numpy()), np.sort(increases.to_numpy())]
+    """All sizes, numbers of groups and correlations."""
+    pools = measured_pools(rows)
     latents = [[latent_of(pool, correlation) for pool in pools] for correlation in CORRELATIONS]
     records = []
     for sizes in SIZES:
