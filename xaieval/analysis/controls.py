@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
 from xaieval.config.controls import FOOLING
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.matched import without_excess
 from xaieval.results.rows import Pair
