@@ -90,4 +90,4 @@ def _panel(metric: Mapping[str, Any], tests: pd.DataFrame) -> Panel:
         for row in tests.to_dict("records")
     ]
     title = f"{label_of(metric).removesuffix(' %')} minus that of {tests['control'].iloc[0]} maps"
-    return draw_panel(title, DIRECTIONS[metric["higher_is_better"]], intervals, percent=False)
+    return draw_panel(title, DIRECTIONS[metric["higher_is_better"]], intervals, percent=False, with_zero=True)
