@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import (
     bootstrap_means,
     check_level,
@@ -23,6 +23,7 @@ from xaieval.analysis.stats.intervals import (
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
 from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
 from xaieval.results.rows import NO_LAYER

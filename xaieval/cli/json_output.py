@@ -55,6 +55,7 @@ def score_document(
         "metrics": [
             {key: metric[key] for key in ("name", "label", "higher_is_better")} for metric in scores.manifest["metrics"]
         ],
+        "groups": scores.manifest.get("groups"),
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,

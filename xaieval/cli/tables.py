@@ -63,6 +63,8 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     """
     from rich.table import Table
 
+    from xaieval.results.metric_display import groups_text
+
     print_findings(scores, scores.findings(level))
     table = Table("layer", "method", box=None, header_style="bold")
     for metric in scores.manifest["metrics"]:
@@ -79,6 +81,8 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         table.add_row(row["layer"], row["method"], *cells)
     print_table(table, names=2)
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
+    if scores.n_groups is not None:
+        print_text(f"{groups_text(scores.n_groups, scores.group_weights)}; intervals and tests allow for them")
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))

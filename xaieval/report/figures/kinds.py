@@ -103,7 +103,7 @@ def _curves(scores: RunRecord, request: Request) -> Figure:
     axes = {_fractions(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw one at a time with metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), seed=scores.seed, weights=scores.group_weights, **request.common())
+    return curves_figure(scores.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
 
 
 def _fractions(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
