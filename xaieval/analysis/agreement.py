@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from xaieval.analysis.stats.estimates import FEWEST
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import bootstrap_means, check_level
 from xaieval.analysis.tables import counted, directions, grouping_of, metric_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.metric_display import label_of
 

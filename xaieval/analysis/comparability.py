@@ -29,8 +29,8 @@ _LIKELY = 2.33  # standard errors, one-sided 1 %
 _SHOWN = 3  # names in a note
 _MEND = "give 'id' in the loader's batches, or do not shuffle, so that an id means the same image in both runs"
 _OTHER_MODEL = (
-    "models also differ in how they bear masking, so the better numbers need not come from the better maps; xaieval.cross_score "
-    "measures both parts (docs/compare_models.md)"
+    "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
+    "xaieval.cross_score measures both parts (docs/compare_models.md)"
 )
 _SETTINGS = ("task", "forward", "method settings")  # of a run, beside its protocol, that change what is measured
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import difference_interval, metric_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values
 from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.rows import DISAGREE, VALUED
 
