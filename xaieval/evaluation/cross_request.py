@@ -73,8 +73,8 @@ def _explainers(methods: Method | Sequence[Method], controls: Controls) -> tuple
     own = [explainer for explainer in explainers if not isinstance(explainer, Control)]
     if not own:
         raise ExplainerError(
-            f"cross_score compares the maps of models, and {', '.join(one.name for one in explainers)} knows no model; give a "
-            "method that does, such as gradcam"
+            "cross_score compares the maps of models, and these methods know no model: "
+            f"{', '.join(explainer.name for explainer in explainers)}; give one that does, such as gradcam"
         )
     given = {explainer.name for explainer in explainers} - {explainer.name for explainer in own}
     return own, ControlNames(tuple(name for name in MAPS if name in {*names.maps, *given})).maps

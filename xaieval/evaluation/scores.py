@@ -349,8 +349,8 @@ class Scores(RunRecord):
         Args:
             path: The file.
             maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
-            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, and `other`, a run
-                to compare with.
+            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, `other`, a run to
+                compare with, and `cross`, the result of `xaieval.cross_score`.
 
         Raises:
             OutputError: The file cannot be written.
