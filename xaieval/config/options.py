@@ -74,8 +74,8 @@ def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
 
 def _controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:
     words = to_words(kind, tokens)
-    switch = {("true",): True, ("false",): False}
-    return switch.get(tuple(word.lower() for word in words), words)
+    switch = {"true": True, "false": False}
+    return switch.get(words[0].lower(), words) if len(words) == 1 else words
 
 
 def _joined(items: Sequence[object] | None) -> Any:
@@ -89,8 +89,8 @@ MODEL_HELP = (
     "imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only form that "
-    "imports your code and runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only "
+    "form that imports your code and runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "

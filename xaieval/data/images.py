@@ -22,7 +22,7 @@ from xaieval.data.coco import coco_boxes
 from xaieval.data.decoding import ENDINGS, UNREADABLE, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.download import fetch, unpack
 from xaieval.data.preprocessing import Preprocessing, size_of
-from xaieval.data.scenes import CLASSES, Split, make_scene
+from xaieval.data.scenes import CUES, VERSIONS, Cue, Split, Version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.errors import DataError, UsageError
 
@@ -340,35 +340,60 @@ def _download_ucmerced(root: Path) -> None:
 
 
 def scenes(
-    preprocessing: Preprocessing, size: int = 200, split: Split = "test", seed: int = 0, *, masks: bool = False
+    preprocessing: Preprocessing,
+    size: int = 200,
+    split: Split = "test",
+    seed: int = 0,
+    *,
+    masks: bool = False,
+    cue: Cue | None = None,
+    version: Version = "whole",
 ) -> Pictures:
-    """Generate images of one object each, classified by shape; see `xaieval.data.scenes`.
+    """Generate images of one object each, classified by shape, or of two, classified by a cue; see `xaieval.data.scenes`.
 
     Args:
         preprocessing: Turns a picture into the model's input.
         size: Number of images.
         split: "train", "validation" or "test".
         seed: The seed of the whole data set.
-        masks: Add the object's mask to each image.
+        masks: Add the object's mask to each image; with a cue, the mask of the cue.
+        cue: What decides the class: "watermark", "colour", "texture" or "object"; see `xaieval.data.cues`. Default: the shape
+            of the only object.
+        version: "whole"; with a cue also "without_cue", the same images without it, and "cue_only", nothing but the cue on grey
+            ground.
+
+    Raises:
+        DataError: There is no such cue or version, or a version other than "whole" is asked for without a cue.
 
     Example:
         >>> batch = next(iter(scenes(Preprocessing(128, 128), size=4, masks=True).loader(batch_size=4)))
         >>> batch["mask"].shape, batch["mask"].dtype
         (torch.Size([4, 128, 128]), torch.bool)
+        >>> scenes(Preprocessing(128, 128), cue="object").classes
+        ('ring', 'triangle', 'star', 'cross')
     """
+    classes = classes_of(cue)
+    _check_version(version, cue)
     draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other
 
     def read(index: int) -> Image.Image:
-        return Image.fromarray(draw(index, split, seed).image)
+        return Image.fromarray(draw(index, split, seed, cue).version(version))
 
     def mask(index: int) -> Image.Image:
-        return Image.fromarray(draw(index, split, seed).mask.astype(np.uint8) * 255)
+        return Image.fromarray(draw(index, split, seed, cue).mask.astype(np.uint8) * 255)
 
     return Pictures(
         ids=[f"{split}/{index:05d}" for index in range(size)],
-        labels=[index % len(CLASSES) for index in range(size)],
-        classes=CLASSES,
+        labels=[index % len(classes) for index in range(size)],
+        classes=classes,
         read=read,
         preprocessing=preprocessing,
         mask=mask if masks else None,
     )
+
+
+def _check_version(version: str, cue: Cue | None) -> None:
+    if version not in VERSIONS:
+        raise DataError(f"no version {version!r} of scenes; known: {', '.join(VERSIONS)}")
+    if cue is None and version != "whole":
+        raise DataError(f"version {version!r} is of scenes with a cue; give cue= one of {', '.join(CUES)}")

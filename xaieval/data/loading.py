@@ -11,13 +11,14 @@ from typing import Any
 
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.preprocessing import Preprocessing
-from xaieval.data.scenes import Split
+from xaieval.data.scenes import CUES, Cue, Split
 from xaieval.errors import DataError, UsageError
 
 __all__ = ["DATA_SOURCES", "Data", "import_factory", "load_data", "load_pictures", "names_code"]
 
 # Data from these sources is read without importing user code: run files and manifests may name them.
 DATA_SOURCES = {"scenes": "scenes", "folder": "folder:DIR", "ucmerced": "ucmerced:DIR"}
+SCENES_BY_NAME: dict[str, Cue | None] = {"scenes": None} | {f"scenes:{cue}": cue for cue in CUES}
 SCENES = 200  # default number of images
 
 
@@ -42,11 +43,11 @@ def names_code(spec: str) -> bool:
     """Whether a name is a `package.module:factory`, which is imported and called, instead of a known source.
 
     Example:
-        >>> names_code("folder:photos"), names_code("mine:make"), names_code("scenes"), names_code("scenes:make")
+        >>> names_code("folder:photos"), names_code("mine:make"), names_code("scenes:colour"), names_code("scenes:make")
         (False, True, False, True)
     """
     source, _, rest = spec.partition(":")
-    return bool(rest) and ":" not in DATA_SOURCES.get(source, "")
+    return bool(rest) and ":" not in DATA_SOURCES.get(source, "") and spec not in SCENES_BY_NAME
 
 
 def load_data(
@@ -66,8 +67,8 @@ def load_data(
     """Load data by name.
 
     Args:
-        spec: "scenes", "folder:DIR", "ucmerced:DIR", or "package.module:factory", a function without arguments that returns a
-            loader. Only the last form imports user code.
+        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "ucmerced:DIR", or "package.module:factory", a
+            function without arguments that returns a loader. Only the last form imports user code.
         preprocessing: Turns a picture into the model's input. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
@@ -90,7 +91,7 @@ def load_data(
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
         return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes) or None, pictures.left_out)
-    made = import_factory(spec, DataError, "data")()
+    made = _factory(spec)()
     if not hasattr(made, "__iter__"):
         raise DataError(f"{spec} returned a {type(made).__name__}; a function that returns a loader is expected")
     return Data(made, None if iter(made) is made else made, None)
@@ -126,8 +127,9 @@ def load_pictures(
     """
     source, _, rest = spec.partition(":")
     _check_truth(spec, truth, masks is not None or boxes is not None)
-    if spec == "scenes":
-        return scenes(preprocessing, size=max_images or SCENES, split=split, seed=seed, masks=truth).spread(max_images)
+    if spec in SCENES_BY_NAME:
+        size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
+        return scenes(preprocessing, size, split, seed, masks=truth, cue=cue).spread(max_images)
     if source == "folder" and rest:
         return image_folder(rest, preprocessing, masks=masks, boxes=boxes).spread(max_images)
     if source == "ucmerced":
@@ -136,6 +138,15 @@ def load_pictures(
         return None
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
+
+
+def _factory(spec: str) -> Any:
+    try:
+        return import_factory(spec, DataError, "data")
+    except DataError as error:
+        if not spec.startswith("scenes:"):
+            raise
+        raise DataError(f"{error}; scenes with a cue are {', '.join(f'scenes:{cue}' for cue in CUES)}") from error
 
 
 def _check_truth(spec: str, needed: bool, given: bool) -> None:

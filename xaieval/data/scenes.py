@@ -1,31 +1,39 @@
 """Scenes: generated, aerial-like images of one object each, with the object's pixel mask as ground truth.
 
-The class is the object's shape, independent of its colour, size, position and rotation. Image `index` of a split depends only
-on `(seed, split, index)`, so a longer data set starts with the images of a shorter one.
+The class is the object's shape, independent of its colour, size, position and rotation; or, with a cue, what
+`xaieval.data.cues` says. Image `index` of a split depends only on `(seed, split, index, cue)`, so a longer data set starts with
+the images of a shorter one.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xaieval.data.cues import CUES, Cue, Drawn, draw_with_cue
+from xaieval.data.drawing import CLASSES, DIAMETERS, SIDE, blend, grain, ground, object_anywhere, surface, to_bytes
 from xaieval.errors import DataError
 
-__all__ = ["CLASSES", "Scene", "make_scene"]
+__all__ = [
+    "CLASSES",
+    "CUES",
+    "DIAMETERS",
+    "SIDE",
+    "VERSIONS",
+    "Cue",
+    "Scene",
+    "Split",
+    "Version",
+    "classes_of",
+    "make_scene",
+]
 
 Split = Literal["train", "validation", "test"]
-
-Plane = NDArray[np.float64]
-Inside = NDArray[np.bool_]
-Colour = NDArray[np.float64]
-
-SIDE = 128
-DIAMETERS = (26.0, 72.0)  # diameter of the object's circumscribed circle in pixels: 1.5 octaves
-SUBPIXELS = 3  # samples per pixel and axis, for smooth outlines
+Version = Literal["whole", "without_cue", "cue_only"]
+VERSIONS = get_args(Version)
 
 
 @dataclass(frozen=True)
@@ -34,189 +42,82 @@ class Scene:
 
     Attributes:
         image: RGB image, `uint8 [128, 128, 3]`.
-        mask: Pixels that the object covers by at least half, `bool [128, 128]`.
-        label: Index of the class in `CLASSES`.
+        mask: Pixels that the object covers by at least half, `bool [128, 128]`; of a scene with a cue, those of the cue.
+        label: Index of the class in `CLASSES`; of a scene with a cue, in `CUES[cue]`.
+        distractor: With a cue, the pixels of an object that says nothing about the class. They are never those of the cue.
+        without_cue: With a cue, the same image without it.
+        cue_only: With a cue, its pixels on a grey ground.
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     label: int
+    distractor: NDArray[np.bool_] | None = None
+    without_cue: NDArray[np.uint8] | None = None
+    cue_only: NDArray[np.uint8] | None = None
+
+    def version(self, name: Version) -> NDArray[np.uint8]:
+        """The image, or one of its versions."""
+        return {"whole": self.image, "without_cue": self.without_cue, "cue_only": self.cue_only}[name]  # type: ignore[return-value]
 
 
-def make_scene(index: int, split: Split = "test", seed: int = 0) -> Scene:
+def classes_of(cue: Cue | None = None) -> tuple[str, ...]:
+    """The names of the classes of scenes without or with a cue.
+
+    Raises:
+        DataError: There is no such cue.
+
+    Example:
+        >>> classes_of("object")
+        ('ring', 'triangle', 'star', 'cross')
+    """
+    if cue is not None and cue not in CUES:
+        raise DataError(f"no cue {cue!r} of scenes; known: {', '.join(CUES)}")
+    return CLASSES if cue is None else CUES[cue]
+
+
+def make_scene(index: int, split: Split = "test", seed: int = 0, cue: Cue | None = None) -> Scene:
     """Draw scene number `index` of a split; the same arguments give the same bytes.
 
     Args:
         index: Number of the image, from 0; consecutive images have different classes.
         split: "train", "validation" or "test".
         seed: The seed of the whole data set, from 0.
+        cue: What decides the class instead of the object's shape; see `xaieval.data.cues`.
 
     Raises:
-        DataError: The split is unknown, or a number is negative.
+        DataError: The split or the cue is unknown, or a number is negative.
 
     Example:
         >>> scene = make_scene(7)
         >>> scene.image.shape, CLASSES[scene.label], bool(scene.mask.any())
         ((128, 128, 3), 'ell', True)
+        >>> CUES["colour"][make_scene(7, cue="colour").label]
+        'violet'
     """
     if split not in get_args(Split):
         raise DataError(f"no split {split!r} of scenes; known: {', '.join(get_args(Split))}")
     if index < 0 or seed < 0:
         raise DataError(f"scenes are numbered from 0, got index {index} and seed {seed}")
-    rng = np.random.default_rng([seed, get_args(Split).index(split), index])
-    label = index % len(CLASSES)
-    image = _background(rng)
-    for _ in range(rng.integers(2, 6)):
-        _blend(image, _patch(rng), _colour(rng))
-    if rng.random() < 0.4:
-        _blend(image, _road(rng), _colour(rng))
-    coverage = _object(rng, CLASSES[label])
-    surface = _contrasting(rng, image[coverage > 0.5].mean(axis=0)) + 0.08 * (_noise(rng, 32) - 0.5)[..., None]
-    _blend(image, coverage, surface)
-    image += 0.02 * (rng.random(image.shape) - 0.5)
+    label = index % len(classes_of(cue))
+    numbers = [seed, get_args(Split).index(split), index]
+    return _plain(numbers, label) if cue is None else _with_cue(draw_with_cue(cue, label, numbers), label)
+
+
+def _plain(numbers: list[int], label: int) -> Scene:
+    rng = np.random.default_rng(numbers)
+    image = ground(rng)
+    coverage = object_anywhere(rng, CLASSES[label])
+    blend(image, coverage, surface(rng, image, coverage))
+    return Scene(to_bytes(image + grain(rng)), coverage > 0.5, label)
+
+
+def _with_cue(drawn: Drawn, label: int) -> Scene:
     return Scene(
-        image=np.round(image.clip(0, 1) * 255).astype(np.uint8),
-        mask=coverage > 0.5,
+        image=to_bytes(drawn.image),
+        mask=drawn.mask,
         label=label,
+        distractor=drawn.distractor,
+        without_cue=to_bytes(drawn.without_cue),
+        cue_only=to_bytes(drawn.cue_only),
     )
-
-
-# ---- the ground: smooth noise at several scales between two earthy colours
-
-
-def _noise(rng: np.random.Generator, cells: int) -> NDArray[np.float64]:
-    """Random values on a `cells x cells` lattice, interpolated to the image: `[128, 128]` in [0, 1]."""
-    lattice = rng.random((cells + 1, cells + 1))
-    place = (np.arange(SIDE) + 0.5) / SIDE * cells
-    low = np.minimum(place.astype(int), cells - 1)
-    fraction = place - low
-    fraction = fraction * fraction * (3 - 2 * fraction)
-    rows = lattice[low] * (1 - fraction)[:, None] + lattice[low + 1] * fraction[:, None]
-    return rows[:, low] * (1 - fraction) + rows[:, low + 1] * fraction
-
-
-def _background(rng: np.random.Generator) -> NDArray[np.float64]:
-    scales = ((3, 0.4), (8, 0.25), (20, 0.2), (64, 0.15))
-    height = sum(weight * _noise(rng, cells) for cells, weight in scales)
-    ends = _GROUNDS[rng.integers(len(_GROUNDS))] + 0.12 * (rng.random((2, 3)) - 0.5)
-    return ends[0] + np.asarray(height)[..., None] * (ends[1] - ends[0])
-
-
-_GROUNDS = np.array(
-    [
-        [[0.18, 0.28, 0.14], [0.48, 0.56, 0.34]],  # fields
-        [[0.45, 0.38, 0.28], [0.75, 0.68, 0.55]],  # bare soil
-        [[0.30, 0.30, 0.32], [0.58, 0.58, 0.58]],  # tarmac
-        [[0.08, 0.20, 0.30], [0.28, 0.42, 0.50]],  # water
-        [[0.10, 0.20, 0.10], [0.30, 0.38, 0.22]],  # wood
-    ]
-)
-
-
-# ---- distractors: soft patches without a clear outline, and straight roads
-
-
-def _patch(rng: np.random.Generator) -> NDArray[np.float64]:
-    centre, radius = rng.random(2) * SIDE, 6 + 16 * rng.random()
-    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
-    distance = np.sqrt((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / radius
-    return 0.85 * (1.4 - distance - 1.2 * (_noise(rng, 14) - 0.5)).clip(0, 1)
-
-
-def _road(rng: np.random.Generator) -> NDArray[np.float64]:
-    angle, width = math.pi * rng.random(), 2 + 4 * rng.random()
-    through = SIDE * (0.2 + 0.6 * rng.random(2))
-    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
-    distance = np.abs((y - through[0]) * math.cos(angle) - (x - through[1]) * math.sin(angle))
-    return 0.7 * (width - distance).clip(0, 1)
-
-
-# ---- the object: the points of the unit disc that belong to a shape
-
-
-def _object(rng: np.random.Generator, name: str) -> NDArray[np.float64]:
-    """The share of each pixel that the object covers, `[128, 128]` in [0, 1]. The object lies inside the image."""
-    low, high = DIAMETERS
-    radius = low * (high / low) ** rng.random() / 2
-    centre = radius + 1 + rng.random(2) * (SIDE - 2 * radius - 2)
-    angle = 2 * math.pi * rng.random()
-    fine = (np.arange(SIDE * SUBPIXELS) + 0.5) / SUBPIXELS
-    y, x = (fine - centre[0])[:, None] / radius, (fine - centre[1])[None, :] / radius
-    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    inside = _covers(name, along, across)
-    return inside.reshape(SIDE, SUBPIXELS, SIDE, SUBPIXELS).mean(axis=(1, 3))
-
-
-def _inside(corners: list[tuple[float, float]], x: Plane, y: Plane) -> Inside:
-    """Which points lie inside a simple polygon, by the even-odd rule."""
-    inside = np.zeros(x.shape, dtype=bool)
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-        if y0 != y1:
-            inside ^= ((y0 > y) != (y1 > y)) & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside
-
-
-def _regular(corners: int, *, inner: float = 1.0) -> list[tuple[float, float]]:
-    """A regular polygon in the unit circle; with an `inner` radius every second corner is pulled in (a star)."""
-    count = corners if inner == 1.0 else 2 * corners
-    radii = [1.0 if i % 2 == 0 else inner for i in range(count)]
-    return [(r * math.cos(2 * math.pi * i / count), r * math.sin(2 * math.pi * i / count)) for i, r in enumerate(radii)]
-
-
-def _mirrored(half: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Close an outline that is symmetric about the x axis."""
-    return half + [(x, -y) for x, y in reversed(half)]
-
-
-_POLYGONS: dict[str, list[tuple[float, float]]] = {
-    "square": _regular(4),
-    "triangle": _regular(3),
-    "star": _regular(5, inner=0.42),
-    "cross": [
-        (0.3, 0.3), (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3),
-        (-0.3, -0.3), (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3),
-    ],
-    "ell": [(-0.6, -0.8), (0.6, -0.8), (0.6, -0.3), (-0.05, -0.3), (-0.05, 0.8), (-0.6, 0.8)],
-    "chevron": _mirrored([(0.95, 0.0), (-0.35, 0.9), (-0.75, 0.6), (0.2, 0.0)]),
-    "airplane": _mirrored(
-        [
-            (0.99, 0.0), (0.85, 0.13), (0.35, 0.15), (-0.2, 0.9), (-0.42, 0.9), (-0.15, 0.15),
-            (-0.65, 0.12), (-0.8, 0.42), (-0.9, 0.42), (-0.85, 0.0),
-        ]
-    ),
-}  # fmt: skip
-
-
-def _covers(name: str, x: Plane, y: Plane) -> Inside:
-    """Which points of the plane the shape `name` covers; it fits the unit circle."""
-    if name in _POLYGONS:
-        return _inside(_POLYGONS[name], x, y)
-    disc = x * x + y * y <= 0.95**2
-    if name == "ring":
-        return disc & (x * x + y * y > 0.55**2)
-    if name == "crescent":
-        return disc & ((x - 0.55) ** 2 + y * y > 0.75**2)
-    return disc
-
-
-CLASSES = ("disc", "ring", "crescent", "square", "triangle", "star", "cross", "ell", "chevron", "airplane")
-
-
-# ---- colours
-
-
-def _colour(rng: np.random.Generator) -> Colour:
-    return 0.1 + 0.8 * rng.random(3)
-
-
-def _contrasting(rng: np.random.Generator, ground: Colour) -> Colour:
-    """A random colour that is distinct from the ground; drawing again avoids a bias to very bright or dark colours."""
-    while True:
-        colour = _colour(rng)
-        if np.abs(colour - ground).mean() > 0.22:
-            return colour
-
-
-def _blend(image: Plane, coverage: Plane, colour: Colour | Plane) -> None:
-    """Blend `colour` into the image in place, weighted by `coverage`."""
-    image += coverage[..., None] * (colour - image)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from xaieval.analysis.stats.intervals import bootstrap_interval
+from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, Failure, read_batches
@@ -50,7 +50,7 @@ class SanityCheck:
         rows: Columns `image_id`, `layer`, `method`, `mode`, `randomised`, and the similarities `ssim`, `spearman` and
             `spearman_absolute`, NaN for a map that holds NaN or inf; the correlations also for a constant map.
         threshold: The similarity from which a method counts as data-independent.
-        seed: Of the random parameters and of the bootstrap.
+        seed: Of the random parameters.
         unreadable: Id, label and reason of each image that could not be read; it has no rows.
     """
 
@@ -64,12 +64,11 @@ class SanityCheck:
         table = self.summary().xs(COMPLETE, level="mode")[list(MEASURES)].round(2)
         return f"all parameters random, {self.rows['image_id'].nunique()} images\n{table}\ndata-independent: {flagged}"
 
-    def summary(self, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
         """The mean of each similarity over the images with its interval, for each step of the randomisation.
 
         Args:
-            level: Of the percentile bootstrap intervals (of fewer than 20 images, those of `mean_interval`), in (0, 1).
-            resamples: Of the bootstrap.
+            level: Of the intervals, those of `xaieval.analysis.stats.intervals.mean_interval`, in (0, 1).
 
         Returns:
             Index `(layer, method, mode, randomised)` in the order of the steps. For each similarity its mean, `<name>_low`,
@@ -82,7 +81,7 @@ class SanityCheck:
             for name in MEASURES:
                 values = group[name].to_numpy(dtype=float)
                 values = values[~np.isnan(values)]
-                low, high = bootstrap_interval(values, level, resamples, self.seed)
+                low, high = mean_interval(values, level)
                 mean = float(values.mean()) if len(values) else float("nan")
                 record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
             records.append(record | {"n_images": len(group)})
@@ -139,7 +138,7 @@ def sanity_check(
         threshold: The similarity from which a method counts as data-independent.
         max_images: Stop after this number of images.
         progress: Show a progress bar if stderr is a terminal.
-        seed: Of the random parameters, of random explainers and of the bootstrap.
+        seed: Of the random parameters and of random explainers.
         inference: How the model is run; see `Inference`. The model's modules run unchanged here, so that `fast` and `compile`
             have no effect.
         **options: Fields of `Inference` as keywords.

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from scipy.stats import binomtest, norm
-from scipy.stats import t as student
 
 from xaieval.analysis.stats.estimates import (
     FEWEST,
-    ROUNDING,
     check_level,
     degrees_of_freedom,
     intraclass_correlation,
@@ -25,6 +24,8 @@ Floats = NDArray[np.float64]
 Yes = NDArray[np.bool_]
 
 NO_INTERVAL = float("nan"), float("nan")
+
+_PRIOR = 1  # images that the largest design effect counts for: the fewest that keep coverage where a share is small
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -58,9 +59,11 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 def proportion_interval(values: Yes, level: float, groups: Grouping | None = None) -> tuple[float, float]:
     """Wilson's interval of the share of images with a property, in [0, 1].
 
-    With groups, the number of images is replaced by the effective one, at which independent images would give the same
-    standard error (CR2), reduced for the degrees of freedom of that error. It is at most the number of images. If all images or
-    none have the property, nothing is known of the error, and each group counts as one image.
+    With groups, the number of images is divided by the design effect: the squared standard error (CR2) relative to that of
+    independent images, at least 1, raised for the degrees of freedom of that error. A few images with the property, or a few
+    without it, hardly show how alike the images of a group are. So the design effect is averaged with the largest possible one,
+    at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
+    image. If all images or none have the property, it is the largest.
 
     Returns:
         Lower and upper end; NaN for no images, or fewer than 4 groups.
@@ -103,14 +106,24 @@ def difference_of_proportions(first: Yes, second: Yes, level: float, groups: Gro
 
 def _effective_images(values: Yes, share: float, level: float, groups: Grouping) -> float:
     """The number of independent images that would give an interval as wide."""
-    _, parts = residuals(values.astype(float), groups)
+    images = len(groups)
+    rarer = min(int(values.sum()), images - int(values.sum()))
+    alike = images * float((groups.shares**2).sum())
+    if rarer == 0:
+        return images / alike
+    effect = _design_effect(values.astype(float), share, level, groups)
+    return images / max((rarer * effect + _PRIOR * alike) / (rarer + _PRIOR), 1.0)
+
+
+def _design_effect(values: Floats, share: float, level: float, groups: Grouping) -> float:
+    """How many times as large as that of independent images the variance is, raised for its few degrees of freedom."""
+    images = len(groups)
+    _, parts = residuals(values, groups)
     variance = float((parts**2 / (1 - groups.shares)).sum())
-    differ = np.ptp(groups.means(values)) > ROUNDING
-    images = 1 + share * (1 - share) / variance if differ else groups.count
-    freedom = degrees_of_freedom(groups, intraclass_correlation(values.astype(float), groups))
+    freedom = degrees_of_freedom(groups, intraclass_correlation(values, groups))
     tail = (1 - level) / 2
-    images *= (student.isf(tail, len(groups) - 1) / student.isf(tail, freedom)) ** 2
-    return float(min(images, len(groups)))
+    effect = max(variance * (images - 1) / (share * (1 - share)), 1.0)
+    return float(effect * (stdtrit(freedom, tail) / stdtrit(images - 1, tail)) ** 2)
 
 
 def _wilson(share: float, n: float, level: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.analysis.stats.groups import Grouping, Weights
-from xaieval.analysis.stats.intervals import bootstrap_means, mean_interval
+from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.analysis.tables import column_means
 from xaieval.errors import MetricError, UsageError
 from xaieval.report.figures.data import common_names, count_range, level_note, pair_names
@@ -35,7 +35,6 @@ from xaieval.results.rows import GROUP
 
 __all__ = ["curves_figure"]
 
-FEW = 20  # images below which bootstrap intervals are too narrow
 PANEL, HEIGHT = 2.6, 2.3  # inches, the smallest width of one of several panels, and the height of its axes
 
 
@@ -44,7 +43,6 @@ def curves_figure(
     metrics: str | Sequence[str],
     fractions: Sequence[float] | None = None,
     level: float = 0.95,
-    seed: int = 0,
     *,
     weights: Weights = "images",
     size: Size = None,
@@ -52,16 +50,15 @@ def curves_figure(
 ) -> Figure:
     """Draw the mean curve of each layer and method with a pointwise interval of the mean, one panel per metric.
 
-    Intervals are percentile bootstrap intervals over the images (1,000 resamples), for fewer than 20 images those of
-    `xaieval.analysis.stats.intervals.mean_interval`. If the rows have the column `group`, whole groups are resampled, and 20
-    is a number of groups. The legend shows the mean of each metric.
+    Intervals are those of `xaieval.analysis.stats.intervals.mean_interval`, by group if the rows have the column `group`; there
+    is none where the curves of a few images are equal, such as at their common first point. The legend shows the mean of each
+    metric.
 
     Args:
         rows: The rows of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
         metrics: Names of metrics.
         fractions: The horizontal axis, fractions of the pixels in [0, 1] (default: equal steps from 0 to 1).
         level: Level of the intervals, in (0, 1).
-        seed: Seed of the resampling.
         weights: "images", or "groups" if every group counts the same in a mean.
         size: Width, or width and height, in inches.
         ax: Axes to draw on, for a single metric (default: those of a new figure).
@@ -85,7 +82,7 @@ def curves_figure(
     panels, high = _panels(len(names), size, ax)
     for axes, name, by_pair in zip(panels, names, curves, strict=True):
         for (pair, drawn), style in zip(by_pair.items(), chosen, strict=True):
-            _band(axes, drawn, fractions, level, seed, style, plain(f"{', '.join(pair)}: {drawn.mean:.3f}"))
+            _band(axes, drawn, fractions, level, style, plain(f"{', '.join(pair)}: {drawn.mean:.3f}"))
         axes.set_xlim(0, 1)
         axes.set_ylabel(plain(name, 30))
         axes.grid(alpha=0.35)
@@ -140,18 +137,9 @@ class _Curves:
     mean: float
     groups: Grouping | None
 
-    def band(self, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def band(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """The lower and the upper end at each point, `[S]`."""
-        if (len(self.points) if self.groups is None else self.groups.count) < FEW:
-            low, high = np.transpose([mean_interval(values, level, groups=self.groups) for values in self.points.T])
-            return low, high
-        if self.groups is None:
-            count = len(self.points)
-            drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
-            means = drawn @ self.points / count
-        else:
-            means = bootstrap_means(self.points, 1000, seed, groups=self.groups)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.transpose([mean_interval(values, level, groups=self.groups) for values in self.points.T])
         return low, high
 
 
@@ -172,14 +160,12 @@ def _curves_of(part: pd.DataFrame, name: str, weights: Weights) -> _Curves:
     return _Curves(points, float(column_means(part[[name]], groups)[0]), groups)
 
 
-def _band(
-    axes: Axes, drawn: _Curves, fractions: Sequence[float] | None, level: float, seed: int, style: Style, label: str
-) -> None:
+def _band(axes: Axes, drawn: _Curves, fractions: Sequence[float] | None, level: float, style: Style, label: str) -> None:
     """Draw one mean curve with its interval."""
     count = drawn.points.shape[1]
     axis = np.linspace(0, 1, count) if fractions is None else np.asarray(fractions)
     if len(axis) != count:
         raise MetricError(f"the curves have {count} points, but fractions has {len(axis)}; pass the fractions of the metric")
-    low, high = drawn.band(level, seed)
+    low, high = drawn.band(level)
     axes.plot(axis, column_means(drawn.points, drawn.groups), color=style.colour, linestyle=style.dash, label=label)
     axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)

@@ -103,7 +103,7 @@ def _curves(scores: RunRecord, request: Request) -> Figure:
     axes = {_fractions(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw one at a time with metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), seed=scores.seed, weights=scores.group_weights, **request.common())
+    return curves_figure(scores.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
 
 
 def _fractions(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -118,10 +118,18 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
     if request.ax is not None:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
-    counts = scores.rows[["layer", "method"]].nunique()
+    own = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    counts = own[["layer", "method"]].nunique()
     over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
     ranking = rank(
-        scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed, weights=scores.group_weights
+        scores.rows,
+        scores.metrics,
+        metric,
+        over,
+        level=request.level,
+        seed=scores.seed,
+        weights=scores.group_weights,
+        controls=scores.controls,
     )
     return ranking_figure(ranking, size=request.size)
 
