@@ -138,9 +138,9 @@ def compare_with_controls(
 ) -> pd.DataFrame:
     """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
 
-    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. If the
-    rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm. A control
-    that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
+    means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
+    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
     `fooled_metrics`).
 
     Args:

@@ -285,7 +285,7 @@ class Scores(RunRecord):
             MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs
                 of layer and method without control maps.
         """
-        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed)
+        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
 
     def plot(
         self,
