@@ -161,14 +161,16 @@ def tables(run: Path = Path("trust-run"), page: Path | None = None) -> None:
 def joined(parts: Sequence[Scores]) -> Scores:
     """One run of runs with other images and networks of the same kind, whose images belong together by class."""
     rows = pd.concat([part.rows for part in parts], ignore_index=True)
-    return Scores(rows, parts[0].manifest).with_groups("class")
+    networks = sorted({part.manifest["model"]["fingerprint"] for part in parts})
+    about = {"data": {"images": int(rows["image_id"].nunique())}, "networks": networks}
+    return Scores(rows, parts[0].manifest | about).with_groups("class")
 
 
 def described(scores: Scores) -> dict[str, Any]:
-    """What a run was, without what differs between two runs of the same command."""
-    kept = ("versions", "seed", "model", "run", "device", "data", "controls", "matched_controls", "findings")
-    accuracy = {"accuracy": str(scores.predictions)}
-    return {name: scores.manifest[name] for name in kept if name in scores.manifest} | accuracy
+    """What a run was and found, without what differs between two runs of the same command."""
+    kept = ("versions", "seed", "networks", "model", "run", "device", "data", "groups", "controls", "matched_controls")
+    found = {"predictions": str(scores.predictions), "warnings": scores.warnings()}
+    return {name: scores.manifest[name] for name in kept if name in scores.manifest} | found
 
 
 def own_tables(scores: Scores, names: Sequence[str]) -> dict[str, pd.DataFrame]:
