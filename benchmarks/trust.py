@@ -26,16 +26,14 @@ from train_ucmerced import held_out, pictures_of, trained_network
 import xaieval
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import bootstrap_means
-from xaieval.analysis.stats.paired import holm
-from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import directions, grouping_of, metric_tables
 from xaieval.data import Pictures
 from xaieval.evaluation.scores import Scores
 from xaieval.metrics import METRICS, Metric, deletion, insertion, max_sensitivity, road
 from xaieval.models import load_model
-from xaieval.results.matched import control_column
 
 HERE = Path(__file__).parent / "trust"
+ACCURACY = Path(__file__).parent / "trained_ucmerced/accuracy.csv"
 LAYERS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise-gradcam", "eigencam", "eigengradcam")
 CONTROLS = ("random", "uniform", "center", "edges", "fake-cam", "shifted", "dimmed")
@@ -163,14 +161,16 @@ def tables(run: Path = Path("trust-run"), page: Path | None = None) -> None:
 def joined(parts: Sequence[Scores]) -> Scores:
     """One run of runs with other images and networks of the same kind, whose images belong together by class."""
     rows = pd.concat([part.rows for part in parts], ignore_index=True)
-    return Scores(rows, parts[0].manifest).with_groups("class")
+    networks = sorted({part.manifest["model"]["fingerprint"] for part in parts})
+    about = {"data": {"images": int(rows["image_id"].nunique())}, "networks": networks}
+    return Scores(rows, parts[0].manifest | about).with_groups("class")
 
 
 def described(scores: Scores) -> dict[str, Any]:
-    """What a run was, without what differs between two runs of the same command."""
-    kept = ("versions", "seed", "model", "run", "device", "data", "controls", "matched_controls", "findings")
-    accuracy = {"accuracy": str(scores.predictions)}
-    return {name: scores.manifest[name] for name in kept if name in scores.manifest} | accuracy
+    """What a run was and found, without what differs between two runs of the same command."""
+    kept = ("versions", "seed", "networks", "model", "run", "device", "data", "groups", "controls", "matched_controls")
+    found = {"predictions": str(scores.predictions), "warnings": scores.warnings()}
+    return {name: scores.manifest[name] for name in kept if name in scores.manifest} | found
 
 
 def own_tables(scores: Scores, names: Sequence[str]) -> dict[str, pd.DataFrame]:
@@ -205,32 +205,21 @@ def winners(scores: Scores) -> pd.DataFrame:
 
 
 def matched(scores: Scores) -> pd.DataFrame:
-    """By metric and matched control: how many pairs are better and worse than it, and the largest lead.
+    """By metric and matched control: how many pairs beat it, how many are worse, and the largest lead.
 
-    The tests are paired within the image, flip the signs of whole groups, and are corrected together by Holm, separately for
-    better and worse.
+    Pairs are better by the corrected tests of `Scores.matched_table`, and worse if the interval of the excess lies on the other
+    side of 0.
     """
-    controls = scores.manifest["matched_controls"]
-    higher_is_better = {name: higher for name, higher in directions(scores.metrics).items() if f"{name}_excess" in scores.rows}
-    parts, p_values = [], []
-    for name, higher in higher_is_better.items():
-        for control in controls:
-            both = own_tables(scores, [name, control_column(name, control)])
-            lead = (1 if higher else -1) * (both[name] - both[control_column(name, control)])
-            groups = grouping_of(scores.rows, lead.index)
-            p_values.append([sign_flip_p_values(sign * lead.to_numpy(), groups=groups) for sign in (1, -1)])
-            parts.append((name, control, lead.mean()))
-    return _counted(parts, np.array(p_values))
-
-
-def _counted(parts: list[tuple[str, str, pd.Series]], p_values: np.ndarray) -> pd.DataFrame:
-    """The table of `matched` from the mean leads of the pairs and the p-values `[parts, 2, pairs]`."""
-    better, worse = (np.reshape(holm(p_values[:, side].ravel()), p_values[:, side].shape) < 0.05 for side in (0, 1))
+    tests = scores.matched_table()
+    higher = tests["metric"].map(directions(scores.metrics))
+    tests["lead"] = tests["excess"].where(higher, -tests["excess"])
+    tests["worse"] = (tests["high"] < 0).where(higher, tests["low"] > 0)
     records = []
-    for (name, control, lead), up, down in zip(parts, better, worse, strict=True):
-        layer, method = lead.idxmax() if lead.notna().any() else ("", "")
-        found = {"metric": name, "control": control, "better": int(up.sum()), "worse": int(down.sum()), "pairs": len(lead)}
-        records.append(found | {"largest_lead": lead.max(), "layer": layer, "method": method})
+    for (metric, control), group in tests.groupby(["metric", "control"], sort=False):
+        first = group.loc[group["lead"].idxmax()]
+        found = {"metric": metric, "control": control, "pairs": len(group)}
+        found |= {"better": int(group["beats"].sum()), "worse": int(group["worse"].sum())}
+        records.append(found | {"largest_lead": first["lead"], "layer": first["layer"], "method": first["method"]})
     return pd.DataFrame(records)
 
 
@@ -282,6 +271,15 @@ def filled(text: str) -> str:
                 lines += made()
                 inside = True
     return "\n".join(lines) + "\n"
+
+
+def accuracy_lines() -> list[str]:
+    """In Markdown, the accuracy of each fold's network on the images that it has not seen."""
+    lines = ["| fold | accuracy % | mean confidence | n |", "|---|---|---|---|"]
+    for row in pd.read_csv(ACCURACY).to_dict("records"):
+        ends = f"[{row['accuracy_low']:.1f}, {row['accuracy_high']:.1f}]"
+        lines.append(f"| {row['fold']} | {row['accuracy']:.1f} {ends} | {row['confidence']:.2f} | {row['n_images']} |")
+    return lines
 
 
 def winner_lines() -> list[str]:
@@ -356,7 +354,14 @@ def layer_lines() -> list[str]:
     return lines
 
 
-MADE = {"winners": winner_lines, "controls": control_lines, "matched": matched_lines, "size": size_lines, "layers": layer_lines}
+MADE = {
+    "accuracy": accuracy_lines,
+    "winners": winner_lines,
+    "controls": control_lines,
+    "matched": matched_lines,
+    "size": size_lines,
+    "layers": layer_lines,
+}
 
 
 if __name__ == "__main__":
