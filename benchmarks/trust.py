@@ -31,6 +31,7 @@ from xaieval.data import Pictures
 from xaieval.evaluation.scores import Scores
 from xaieval.metrics import METRICS, Metric, deletion, insertion, max_sensitivity, road
 from xaieval.models import load_model
+from xaieval.results.matched import without_excess
 
 HERE = Path(__file__).parent / "trust"
 ACCURACY = Path(__file__).parent / "trained_ucmerced/accuracy.csv"
@@ -145,6 +146,7 @@ def tables(run: Path = Path("trust-run"), page: Path | None = None) -> None:
         "foreign": other.summary().reset_index(),
         "agreement": scores.agreement().table,
         "winners": winners(scores),
+        "controls": against_controls(scores),
         "matched": matched(scores),
         "size": sizes(scores),
         "layers": pd.concat([layers(scores).assign(network="trained"), layers(other).assign(network="foreign")]),
@@ -204,22 +206,42 @@ def winners(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def narrowed(scores: Scores, metrics: Sequence[str], methods: Sequence[str] = METHODS) -> Scores:
+    """The run with some of its metrics and methods, so that tests are corrected for these alone."""
+    kept = {*metrics, *(f"{name}_excess" for name in metrics)}
+    entries = [metric for metric in scores.metrics if metric["name"] in kept]
+    rows = scores.rows[scores.rows["method"].isin([*methods, *scores.controls])]
+    return Scores(rows, scores.manifest | {"metrics": entries})
+
+
+def against_controls(scores: Scores) -> pd.DataFrame:
+    """By metric, how many pairs of layer and method beat all control maps, and each of them, each metric tested on its own."""
+    records = []
+    for name in directions(without_excess(scores.metrics)):
+        tests = narrowed(scores, [name]).controls_table()
+        pairs = tests.groupby(["layer", "method"], sort=False)["beats"].all()
+        found = {"metric": name, "pairs": len(pairs), "beat_all": int(pairs.sum()), "tests": len(tests)}
+        records.append(found | {control: int(group["beats"].sum()) for control, group in tests.groupby("control", sort=False)})
+    return pd.DataFrame(records)
+
+
 def matched(scores: Scores) -> pd.DataFrame:
     """By metric and matched control: how many pairs beat it, how many are worse, and the largest lead.
 
-    Pairs are better by the corrected tests of `Scores.matched_table`, and worse if the interval of the excess lies on the other
-    side of 0.
+    Pairs are better by the tests of `Scores.matched_table`, each metric on its own, and worse if the interval of the excess
+    lies on the other side of 0.
     """
-    tests = scores.matched_table()
-    higher = tests["metric"].map(directions(scores.metrics))
-    tests["lead"] = tests["excess"].where(higher, -tests["excess"])
-    tests["worse"] = (tests["high"] < 0).where(higher, tests["low"] > 0)
     records = []
-    for (metric, control), group in tests.groupby(["metric", "control"], sort=False):
-        first = group.loc[group["lead"].idxmax()]
-        found = {"metric": metric, "control": control, "pairs": len(group)}
-        found |= {"better": int(group["beats"].sum()), "worse": int(group["worse"].sum())}
-        records.append(found | {"largest_lead": first["lead"], "layer": first["layer"], "method": first["method"]})
+    for name, higher in directions(without_excess(scores.metrics)).items():
+        if f"{name}_excess" not in scores.rows:
+            continue
+        for control, tests in narrowed(scores, [name]).matched_table().groupby("control", sort=False):
+            lead = tests["excess"] if higher else -tests["excess"]
+            worse = tests["high"] < 0 if higher else tests["low"] > 0
+            first = tests.loc[lead.idxmax()]
+            found = {"metric": name, "control": control, "pairs": len(tests), "better": int(tests["beats"].sum())}
+            found |= {"worse": int(worse.sum()), "largest_lead": lead.max(), "layer": first["layer"], "method": first["method"]}
+            records.append(found)
     return pd.DataFrame(records)
 
 
@@ -246,11 +268,11 @@ def correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def layers(scores: Scores) -> pd.DataFrame:
-    """Grad-CAM by layer: AD, IC and AG with their excess, and how many controls it beats, Fake-CAM left out."""
-    summary = scores.summary().reset_index()
-    own = summary[summary["method"] == "gradcam"]
-    tests = scores.controls_table()
-    tests = tests[(tests["method"] == "gradcam") & (tests["control"] != "fake-cam")]
+    """Grad-CAM by layer: AD, IC and AG with their excess, and how many control maps it beats, in tests of these alone."""
+    few = narrowed(scores, FEW, METHODS[:1])
+    own = few.summary().reset_index()
+    own = own[~own["method"].isin(few.controls)]
+    tests = few.controls_table()
     beaten = tests.pivot_table(index="layer", columns="metric", values="beats", aggfunc="sum")
     names = [f"{name}{kind}" for name in FEW for kind in ("", "_excess")]
     columns = ["layer", "mask_area", *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "n_images"]
@@ -296,20 +318,25 @@ def winner_lines() -> list[str]:
 
 def control_lines() -> list[str]:
     """In Markdown, one row per metric: the best pair, each control map, and how many pairs beat all of them."""
-    summary = pd.read_csv(HERE / "summary.csv")
+    summary, beaten = pd.read_csv(HERE / "summary.csv"), pd.read_csv(HERE / "controls.csv").set_index("metric")
     controls = json.loads((HERE / "manifest.json").read_text())["trained"]["controls"]
-    better = pd.read_csv(HERE / "size.csv").set_index("metric")["higher_is_better"]
+    higher = pd.read_csv(HERE / "size.csv").set_index("metric")["higher_is_better"]
     own, values = summary[~summary["method"].isin(controls)], summary.set_index("method")
     heads = ["metric", "best pair", *controls, "pairs that beat all controls"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name in (str(name) for name in better.index if not str(name).endswith("_excess")):
-        best = own.loc[own[name].idxmax() if better[name] else own[name].idxmin()]
-        beaten = sum(name in str(words).split(", ") for words in own["beats_controls"])
-        cells = ["" if pd.isna(value) else f"{value:.3g}" for value in values.loc[controls, name]]
+    for name, counts in beaten.iterrows():
+        best = own.loc[own[name].idxmax() if higher[name] else own[name].idxmin()]
+        means = values.loc[controls, name]
+        cells = ["" if pd.isna(mean) else f"{mean:.3g}{times(counts.get(control))}" for control, mean in means.items()]
         first = f"{best[name]:.3g} ({best['method']}, `{best['layer']}`)"
-        words = f"`{name}`, {'higher' if better[name] else 'lower'} is better"
-        lines.append(f"| {words} | {first} | {' | '.join(cells)} | {beaten} of {len(own)} |")
+        words = f"`{name}`, {'higher' if higher[name] else 'lower'} is better"
+        lines.append(f"| {words} | {first} | {' | '.join(cells)} | {counts['beat_all']:.0f} of {counts['pairs']:.0f} |")
     return lines
+
+
+def times(count: float | None) -> str:
+    """In brackets, how many pairs beat a control; nothing for a control that is no rival."""
+    return "" if count is None or pd.isna(count) else f" ({count:.0f})"
 
 
 def matched_lines() -> list[str]:
@@ -319,9 +346,9 @@ def matched_lines() -> list[str]:
     heads = ["metric", *(f"better, worse than `{control}`" for control in controls), "largest lead over `shifted`"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, group in table.groupby("metric", sort=False):
-        rows = group.set_index("control")
-        counts = [f"{row['better']}, {row['worse']} of {row['pairs']}" for row in rows.to_dict("records")]
-        first = rows.loc["shifted"]
+        rows = group.set_index("control").to_dict("index")
+        counts = [f"{row['better']}, {row['worse']} of {row['pairs']}" if row else "" for row in map(rows.get, controls)]
+        first = rows["shifted"]
         lead = f"{first['largest_lead']:.3g} ({first['method']}, `{first['layer']}`)"
         lines.append(f"| `{name}` | {' | '.join(counts)} | {lead} |")
     return lines

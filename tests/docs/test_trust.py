@@ -130,6 +130,21 @@ def test_pairs_that_are_better_and_worse_than_their_matched_control(scores):
     assert (gain["better"], gain["worse"]) == (0, 0)
 
 
+def test_pairs_that_beat_the_control_maps(scores):
+    table = trust.against_controls(scores).set_index("metric")
+    assert table.loc["average_drop"].to_dict() == {"pairs": 4, "beat_all": 2, "tests": 4, "random": 2}
+    assert table.loc["increase_in_confidence", "beat_all"] == 0
+    assert "fake-cam" not in table
+
+
+def test_a_narrow_run_is_corrected_for_its_own_tests(scores):
+    narrow = trust.narrowed(scores, ["average_drop"], ["gradcam"])
+    assert [metric["name"] for metric in narrow.metrics] == ["average_drop", "average_drop_excess"]
+    assert list(dict.fromkeys(narrow.rows["method"])) == ["gradcam", "random", "fake-cam"]
+    assert len(narrow.controls_table()) == 2
+    assert len(scores.controls_table()) == 12
+
+
 def test_a_metric_that_is_the_map_size_is_found(scores):
     table = trust.sizes(scores).set_index("metric")
     assert table.loc["average_drop", ["r", "low", "high"]].to_numpy(dtype=float) == pytest.approx([-1, -1, -1])
