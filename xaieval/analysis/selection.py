@@ -9,11 +9,12 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 
 __all__ = ["Selection", "select_layers"]
