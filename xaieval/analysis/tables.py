@@ -14,7 +14,7 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import counts_text
-from xaieval.results.rows import GROUP, VALUED
+from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 
 __all__ = [
     "column_means",
@@ -26,6 +26,7 @@ __all__ = [
     "grouping_of",
     "mean_of",
     "metric_tables",
+    "name_of_pair",
     "one_method",
     "pair_means",
     "paired_tables",
@@ -204,3 +205,14 @@ def exact_means(table: pd.DataFrame, groups: Grouping | None = None) -> pd.Serie
     by_group = table.groupby(groups.codes)
     means: Any = by_group.agg(lambda values: math.fsum(values) / len(values))
     return exact_means(means)
+
+
+def name_of_pair(pair: Pair) -> str:
+    """The name of a pair of layer and method in a sentence; for a method without a layer, that of the method.
+
+    Example:
+        >>> name_of_pair(("layer4", "gradcam")), name_of_pair(("input", "random"))
+        ('gradcam at layer4', 'random')
+    """
+    layer, method = pair
+    return str(method) if layer == NO_LAYER else f"{method} at {layer}"

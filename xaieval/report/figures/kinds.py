@@ -118,10 +118,18 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
     if request.ax is not None:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
-    counts = scores.rows[["layer", "method"]].nunique()
+    own = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    counts = own[["layer", "method"]].nunique()
     over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
     ranking = rank(
-        scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed, weights=scores.group_weights
+        scores.rows,
+        scores.metrics,
+        metric,
+        over,
+        level=request.level,
+        seed=scores.seed,
+        weights=scores.group_weights,
+        controls=scores.controls,
     )
     return ranking_figure(ranking, size=request.size)
 
@@ -136,7 +144,9 @@ def _spread(scores: RunRecord, request: Request) -> Figure:
 
 def _agreement(scores: RunRecord, request: Request) -> Figure:
     """All metrics that have a direction, or some."""
-    found = agreement(scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1)
+    found = agreement(
+        scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1, weights=scores.group_weights
+    )
     return agreement_figure(found, size=request.size, ax=request.ax)
 
 
