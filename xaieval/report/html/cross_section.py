@@ -16,7 +16,7 @@ from xaieval.results.record import RunRecord
 
 __all__ = ["CrossLine", "CrossSection", "cross_section"]
 
-WORDS = dict(zip(PARTS, ("difference", "part of the maps", "part of the models"), strict=True))
+WORDS = dict(zip(PARTS, ("", ": maps", ": models"), strict=True))  # after the name of the method
 
 
 class CrossLine(NamedTuple):
@@ -110,4 +110,4 @@ def _interval(row: Mapping[Any, Any], digits: int, level: float) -> Interval:
     """A row of a chart; what is not significant is muted."""
     ends = row["value"], row["low"], row["high"]
     text = format_interval(*ends, digits, signed=True)
-    return Interval(row["layer"], f"{row['method']}, {WORDS[row['part']]}", *ends, text, not row["p_holm"] < 1 - level)
+    return Interval(row["layer"], f"{row['method']}{WORDS[row['part']]}", *ends, text, not row["p_holm"] < 1 - level)
