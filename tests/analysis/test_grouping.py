@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.images_in_groups import draw_run
+from tests import ROOT
 from xaieval.analysis.grouping import find_in_groups, likeness
 from xaieval.evaluation.scores import Scores
 from xaieval.results.record import RunRecord
@@ -177,3 +178,9 @@ def test_groups_that_say_nothing_are_findings():
         "other groups"
     )
     assert found.evidence == {"images": 8, "groups": 1}
+
+
+def test_the_page_on_groups_has_what_the_benchmark_says():
+    [found] = find_in_groups(Scores.load(ROOT / "benchmarks/ucmerced_mobilenetv2"))
+    page = " ".join((ROOT / "docs/groups.md").read_text().replace("\n> ", " ").split())
+    assert found.text in page

@@ -205,8 +205,8 @@ def test_names_of_groups_may_differ_between_runs_but_not_the_groups():
     with pytest.raises(MetricError) as caught:
         one.compare(other)
     assert str(caught.value) == (
-        "the runs have their images in different groups: 'i000' and 'i001' are together in this run, but not in the other; give "
-        "both runs the same groups, as in scores.with_groups(...) (--groups)"
+        "the runs have their images in different groups: 'i000' and 'i001' are together in this run, but not in the other; "
+        "give both runs the same groups, as in scores.with_groups(...) (--groups)"
     )
     with pytest.raises(MetricError, match="'i000' and 'i001' are together in the other, but not in this run"):
         other.compare(one)

@@ -127,8 +127,8 @@ def test_a_run_is_not_resumed_with_other_groups(tmp_path):
     with pytest.raises(OutputError) as caught:
         score(batches(PLACES), groups="class", output_dir=tmp_path)
     assert str(caught.value) == (
-        f'\'{tmp_path}\' holds another run: its groups is "batch", this run\'s is "class"; choose another folder, or remove that '
-        "that one; Scores.load(folder).with_groups(...) gives a finished run other groups without measuring it again"
+        f'\'{tmp_path}\' holds another run: its groups is "batch", this run\'s is "class"; choose another folder, or '
+        "remove that one; Scores.load(folder).with_groups(...) gives a finished run other groups without measuring it again"
     )
     with pytest.raises(OutputError, match="its images, labels or groups are others"):
         score(batches(["lake", "sea", *PLACES[2:]]), output_dir=tmp_path)
