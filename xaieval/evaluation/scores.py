@@ -305,6 +305,7 @@ class Scores(RunRecord):
         - "heatmap": one metric per layer and method, as numbers in coloured cells.
         - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
         - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "matched": one metric beside its matched controls, per layer and method.
         - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
         - "spread": the distribution of one metric over the images, per layer and method.
         - "agreement": the rank correlations of metrics over the pairs of layer and method, as a matrix.

@@ -17,6 +17,7 @@ from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.data import metric_entry, subset
 from xaieval.report.figures.heatmaps import heatmap_figure
+from xaieval.report.figures.matched import matched_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import Size
@@ -142,6 +143,10 @@ def _spread(scores: RunRecord, request: Request) -> Figure:
     return spread_figure(scores, request.one(), **request.common())
 
 
+def _matched(scores: RunRecord, request: Request) -> Figure:
+    return matched_figure(scores, request.one(), **request.common())
+
+
 def _agreement(scores: RunRecord, request: Request) -> Figure:
     """All metrics that have a direction, or some."""
     found = agreement(
@@ -158,4 +163,5 @@ KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "classes": _classes,
     "spread": _spread,
     "agreement": _agreement,
+    "matched": _matched,
 }

@@ -80,8 +80,8 @@ def _lines(cross: RunRecord, table: pd.DataFrame, models: list[str]) -> list[Cro
     """A row for each layer, method, metric, and maps."""
     metrics = {metric["name"]: metric for metric in cross.metrics}
     lines = []
-    for key, cells in table.groupby(["layer", "method", "metric", "masks_of"], sort=False):
-        layer, method, metric, masks_of = key
+    groups: Any = table.groupby(["layer", "method", "metric", "masks_of"], sort=False)
+    for (layer, method, metric, masks_of), cells in groups:
         by_model = {row["model"]: row for row in cells.reset_index().to_dict("records")}
         texts = [_cell(by_model[model], metrics[metric]) for model in models]
         count = int(cells["n_images"].min())
