@@ -184,3 +184,14 @@ def test_the_page_on_groups_has_what_the_benchmark_says():
     [found] = find_in_groups(Scores.load(ROOT / "benchmarks/ucmerced_mobilenetv2"))
     page = " ".join((ROOT / "docs/groups.md").read_text().replace("\n> ", " ").split())
     assert found.text in page
+
+
+def test_the_table_on_the_page_is_that_of_the_benchmark():
+    table = pd.read_csv(ROOT / "benchmarks/images_in_groups.csv")
+    page = (ROOT / "docs/groups.md").read_text()
+    for (correlation, images, classes), part in table.groupby(["correlation", "images", "classes"]):
+        found = part.set_index("values")["found"]
+        counts = " | ".join(str(found[kind]) for kind in ("normal", "drops", "rare"))
+        assert f"| {correlation:g} | {images} | {classes} | {part['runs'].iloc[0]} | {counts} |\n" in page
+    independent = table[table["correlation"] == 0]
+    assert f"in {independent['found'].sum()} of {independent['runs'].sum():,} runs" in page

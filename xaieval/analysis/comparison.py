@@ -96,7 +96,7 @@ def compare(
         for key, p_value in zip(keys, p_values, strict=True)
     ]
     table = pd.DataFrame(records)
-    table.insert(table.columns.get_loc("n_images"), "p_holm", holm(table["p_value"]))
+    table.insert(list(table.columns).index("n_images"), "p_holm", holm(table["p_value"]))
     one, other = protocols_of(first, second)
     table["better"] = [
         _better(row, metrics[row["metric"]], 1 - level) if one == other else "" for row in table.to_dict("records")
