@@ -95,6 +95,39 @@ def test_the_order_of_rows_and_increasing_changes_of_a_metric_do_not_matter(seed
     assert found["low"][0] <= found["correlation"][0] <= found["high"][0]
 
 
+# ---- images in groups
+
+
+def test_groups_are_resampled_as_a_whole():
+    rows = run(images=40, noise=3.0)
+    alone = agreement(rows, [UP, DOWN], resamples=400)
+    own = agreement(rows.assign(group=rows["image_id"]), [UP, DOWN], resamples=400)
+    pd.testing.assert_frame_equal(own.table, alone.table)
+    assert (alone.n_groups, own.n_groups) == (None, 40)
+    twins = pd.concat([rows.assign(image_id=rows["image_id"] + f" {copy}", group=rows["image_id"]) for copy in range(4)])
+    found = agreement(twins, [UP, DOWN], resamples=400)
+    pd.testing.assert_frame_equal(found.table, alone.table)
+    assert found.title.endswith("n = 160 in 40 groups, weighted by images; 1: the same order, better with better")
+    narrow = agreement(twins.drop(columns="group"), [UP, DOWN], resamples=400).table
+    assert narrow["low"][0] > found.table["low"][0], "copies do not make images more certain"
+
+
+def test_means_can_count_groups():
+    rows = run(images=12)
+    rows["group"] = np.where(rows["image_id"].astype(int) < 9, "many", "few " + rows["image_id"])
+    rows.loc[(rows["image_id"] == "2") & (rows["layer"] == "p3"), "u"] = np.nan
+    found = agreement(rows, [UP, DOWN], weights="groups").matrix.loc["u", "d"]
+    by_group = rows.groupby(["group", "layer", "method"], sort=False)[["u", "d"]].mean()
+    equal = by_group.groupby(["layer", "method"], sort=False).mean()
+    assert found == pytest.approx(spearmanr(equal["u"], -equal["d"]).statistic)
+
+
+def test_three_groups_give_no_interval():
+    rows = run(images=12)
+    found = agreement(rows.assign(group=(rows["image_id"].astype(int) % 3).astype(str)), [UP, DOWN])
+    assert found.table[["low", "high"]].isna().all(axis=None)
+
+
 # ---- what is left out
 
 

@@ -12,8 +12,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from xaieval.analysis.stats.estimates import FEWEST
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import bootstrap_means, check_level
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.tables import counted, directions, grouping_of, metric_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.metric_display import label_of
 
@@ -22,7 +25,6 @@ __all__ = ["Agreement", "agreement"]
 Floats = NDArray[np.float64]
 
 _FEWEST_PAIRS = 4  # of layer and method: three have only four rank correlations
-_FEWEST_IMAGES = 4  # of an interval, as for means
 _NO_IMAGE = 1e-12  # times a pair is drawn: resampled counts are sums of shares, which have rounding errors
 _DIGITS = 9
 
@@ -38,6 +40,8 @@ class Agreement:
         labels: Short names of the metrics, by name.
         n_pairs: Number of pairs of layer and method.
         n_images: Number of images that have a value in any metric.
+        n_groups: Number of their groups; None if images do not come in groups.
+        counts: These numbers in words.
         level: Level of the intervals.
     """
 
@@ -46,6 +50,8 @@ class Agreement:
     labels: Mapping[str, str]
     n_pairs: int
     n_images: int
+    n_groups: int | None
+    counts: str
     level: float
 
     @property
@@ -53,7 +59,7 @@ class Agreement:
         """What the numbers are, in one line."""
         return (
             f"rank correlation of {len(self.matrix)} metrics over {self.n_pairs} pairs of layer and method, "
-            f"n = {self.n_images:,}; 1: the same order, better with better"
+            f"{self.counts}; 1: the same order, better with better"
         )
 
     def __repr__(self) -> str:
@@ -68,6 +74,7 @@ def agreement(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> Agreement:
     """How far metrics agree on which layers and methods are better.
 
@@ -87,9 +94,10 @@ def agreement(
         level: Level of the intervals, in (0, 1).
         resamples: Number of bootstrap samples.
         seed: Seed of the resampling.
+        weights: What a mean counts, if the rows have groups; whole groups are then resampled.
 
     Returns:
-        See `Agreement`. `low` and `high` are NaN for fewer than 4 images.
+        See `Agreement`. `low` and `high` are NaN for fewer than 4 images, or groups of images.
 
     Raises:
         MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs.
@@ -117,18 +125,22 @@ def agreement(
     pairs = own[["layer", "method"]].drop_duplicates()
     _check(list(higher), len(pairs))
     images = pd.Index(dict.fromkeys(image for table in tables.values() for image in table.index))
+    groups = grouping_of(own, images, weights)
     means, drawn = {}, {}
     for name, better in higher.items():
-        values = (1 if better else -1) * tables[name].reindex(images).to_numpy(dtype=float)
-        means[name], drawn[name] = _means(values), _resampled_means(values, resamples, seed)
+        sums, counts = _sums((1 if better else -1) * tables[name].reindex(images).to_numpy(dtype=float), groups)
+        means[name] = _ratio(sums.sum(axis=0, keepdims=True), counts.sum(axis=0, keepdims=True))
+        drawn[name] = _resampled_means(sums, counts, resamples, seed)
+    independent = len(images) if groups is None else groups.count
     records: list[dict[str, Any]] = []
     for one, other in combinations(higher, 2):
         correlation = float(_spearman(means[one], means[other])[0])
-        low, high = _interval(correlation, _spearman(drawn[one], drawn[other]), len(images), level)
+        low, high = _interval(correlation, _spearman(drawn[one], drawn[other]), independent, level)
         records.append({"metric": one, "other": other, "correlation": correlation, "low": low, "high": high})
     labels = {metric["name"]: label_of(metric) for metric in metrics if metric["name"] in higher}
     table = pd.DataFrame(records)
-    return Agreement(table, _matrix(table["correlation"], list(higher)), labels, len(pairs), len(images), level)
+    matrix, n_groups = _matrix(table["correlation"], list(higher)), None if groups is None else groups.count
+    return Agreement(table, matrix, labels, len(pairs), len(images), n_groups, counted(len(images), groups), level)
 
 
 def _check(names: Sequence[str], pairs: int) -> None:
@@ -144,18 +156,19 @@ def _check(names: Sequence[str], pairs: int) -> None:
         )
 
 
-def _means(values: Floats) -> Floats:
-    """The mean of each pair of layer and method, `[1, P]`, of values `[N, P]`; NaN for a pair without values."""
-    return _ratio(np.nansum(values, axis=0, keepdims=True), (~np.isnan(values)).sum(axis=0, keepdims=True))
+def _sums(values: Floats, groups: Grouping | None) -> tuple[Floats, Floats]:
+    """What each image or group adds to the numerator and the denominator of the mean of each pair, `[G, P]` both."""
+    present = np.where(np.isnan(values), np.nan, 1.0)
+    if groups is None:
+        return np.nan_to_num(values), np.nan_to_num(present)
+    return groups.totals(values), groups.totals(present)
 
 
-def _resampled_means(values: Floats, resamples: int, seed: int) -> Floats:
-    """The means in bootstrap samples of the images, `[R, P]`; every metric gets the same samples."""
-    if not len(values):
-        return np.full((resamples, values.shape[1]), np.nan)
-    there = ~np.isnan(values)
-    sums = bootstrap_means(np.hstack([np.where(there, values, 0.0), there]), resamples, seed)
-    return _ratio(*np.split(sums, 2, axis=1))
+def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
+    """The means in bootstrap samples of images or groups, `[R, P]`; every metric gets the same samples."""
+    if not len(sums):
+        return np.full((resamples, sums.shape[1]), np.nan)
+    return _ratio(*np.split(bootstrap_means(np.hstack([sums, counts]), resamples, seed), 2, axis=1))
 
 
 def _ratio(sums: ArrayLike, counts: ArrayLike) -> Floats:
@@ -183,10 +196,10 @@ def _rounded(means: Floats) -> Floats:
     return np.asarray(np.round(np.divide(means, largest, out=np.zeros_like(means), where=largest > 0), _DIGITS))
 
 
-def _interval(correlation: float, drawn: Floats, images: int, level: float) -> tuple[float, float]:
-    """The interval of a correlation, from those of bootstrap samples."""
+def _interval(correlation: float, drawn: Floats, count: int, level: float) -> tuple[float, float]:
+    """The interval of a correlation, from those of bootstrap samples of that many images or groups."""
     known = drawn[~np.isnan(drawn)]
-    if images < _FEWEST_IMAGES or np.isnan(correlation) or not len(known):
+    if count < FEWEST or np.isnan(correlation) or not len(known):
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     reach = float(max(correlation - low, high - correlation))

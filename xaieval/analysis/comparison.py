@@ -35,9 +35,9 @@ def compare(
 ) -> pd.DataFrame:
     """Two runs on the same images, paired by image, per layer, method and metric.
 
-    Means are tested by the sign-flip permutation test or by Wilcoxon's signed-rank test, binary metrics by McNemar's exact
-    test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip whole groups and
-    intervals allow for them; groups of only one of the runs are used for both, which a note says.
+    Means are tested by sign flips with a correction for skewness, or by Wilcoxon's signed-rank test; binary metrics by
+    McNemar's exact test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip
+    whole groups and intervals allow for them; groups of only one of the runs are used for both, which a note says.
 
     Args:
         first: A run.

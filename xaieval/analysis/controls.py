@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
 from xaieval.config.controls import FOOLING
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.matched import without_excess
 from xaieval.results.rows import Pair
@@ -138,9 +139,9 @@ def compare_with_controls(
 ) -> pd.DataFrame:
     """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
 
-    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. If the
-    rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm. A control
-    that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
+    means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
+    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
     `fooled_metrics`).
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 LARGEST_EFFECT = 1.5  # design effect above which intervals of independent images are too narrow to be left as they are
 ALPHA = 0.005  # of all F tests of a run together
-CHANCE = 0.0004  # share of random groups that may be as much alike, since the F test assumes normal values
-DRAWS = 4999  # of random groups
+CHANCE = 0.001  # share of random groups that may be as much alike, since the F test assumes normal values
+DRAWS = 1999  # of random groups
 MANY = 10_000  # images above which the F test needs no normal values
 BLOCK = 10  # neighbours in the order of the data
 MOST_PAIRS = 20  # of layers and methods, evenly spaced, that stand for all of them
@@ -94,9 +94,9 @@ def find_in_groups(record: RunRecord) -> list[Finding]:
     """What the groups of a run say, or the lack of them.
 
     - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so much alike that
-      intervals and tests of independent images are wrong: the design effect is above 1.5, and by an F test that is no chance.
-      It is the median over layers and methods, of a metric's values or of their differences from the mean over all layers and
-      methods. If the run has groups, this is asked of the means of the groups.
+      intervals and tests of independent images are wrong. For the values of a metric, or for their differences from the mean
+      over all layers and methods, the median design effect over layers and methods is above 1.5, and at least one of them is
+      above 1 by an F test that is corrected by Bonferroni. If the run has groups, this is asked of the means of the groups.
     - `groups_of_one`: every group has one image, so groups change nothing.
     - `one_group`: all images are in one group, so there are no intervals and no tests.
 
@@ -133,7 +133,8 @@ class _Suspect:
         by: Name of the groups.
         metric: The metric in which they are most alike.
         kind: "values", or "differences" between layers and methods.
-        found: How much.
+        found: How much, in the median over layers and methods; its p-value is that of the surest of them, corrected by
+            Bonferroni for all tests.
         groups: The number of groups.
     """
 
@@ -196,7 +197,8 @@ def _same(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
 def _of_units(table: pd.DataFrame, units: pd.Series[Any]) -> dict[str, pd.DataFrame]:
     """Values of layers and methods by unit, and their differences from the mean over all of them."""
     places = np.unique(np.linspace(0, table.shape[1] - 1, min(MOST_PAIRS, table.shape[1])).round().astype(int))
-    means = table.groupby(units.reindex(table.index).to_numpy(), sort=False).mean()
+    names = units.reindex(table.index)
+    means = table.groupby(names.to_numpy(), sort=False).mean() if names.duplicated().any() else table.set_axis(names.to_numpy())
     kinds = {"values": means.iloc[:, places]}
     if table.shape[1] > 1:
         kinds["differences"] = means.sub(means.mean(axis=1, skipna=False), axis=0).iloc[:, places]
@@ -214,17 +216,16 @@ def _judged(by: str, names: pd.Series[Any], part: tuple[str, str, pd.DataFrame],
         columns += [] if found is None else [(found, values[kept], codes[kept])]
     if not columns:
         return None
-    columns.sort(key=lambda column: column[0].p_value)
-    found, values, own = columns[len(columns) // 2]  # of an even number, the one that is less certain
     effect = float(np.median([column[0].design_effect for column in columns]))
-    # Twice the median of p-values is a p-value, however they depend on each other (Rueger, Metrika 25, 1978).
-    if effect <= LARGEST_EFFECT or 2 * found.p_value * tests >= ALPHA or _by_chance(found, values, own, seed):
+    surest, values, own = min(columns, key=lambda column: column[0].p_value)
+    p_value = min(surest.p_value * len(columns) * tests, 1.0)
+    if effect <= LARGEST_EFFECT or p_value >= ALPHA or _by_chance(values, own, seed):
         return None
-    middle = min(columns, key=lambda column: abs(column[0].design_effect - effect))[0]
-    return _Suspect(by, metric, kind, middle, len(np.unique(codes)))
+    middle = min((column[0] for column in columns), key=lambda found: abs(found.design_effect - effect))
+    return _Suspect(by, metric, kind, replace(middle, p_value=p_value), len(np.unique(codes)))
 
 
-def _by_chance(found: Likeness, values: Floats, codes: NDArray[np.intp], seed: int) -> bool:
+def _by_chance(values: Floats, codes: NDArray[np.intp], seed: int) -> bool:
     """Whether random groups of the same sizes are as much alike in too many of the draws."""
     if len(values) > MANY:
         return False
@@ -268,7 +269,8 @@ def _sentence(one: _Suspect, units: str) -> str:
     differences = " differences between layers and methods" if one.kind == "differences" else ""
     found = one.found
     return (
-        f"{units} of {WORDS[one.by]} are alike in {one.metric}{differences} (intraclass correlation {found.correlation:.2f}, "
+        f"{units} of {WORDS[one.by]} are alike in {one.metric}{differences} (median intraclass correlation "
+        f"{found.correlation:.2f}, "
         f"{one.groups} groups of about {found.size:.3g}, design effect {found.design_effect:.1f})"
     )
 

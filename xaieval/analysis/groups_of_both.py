@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from xaieval.analysis.comparability import Names
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.tables import group_names, grouping_from
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
+from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
 __all__ = ["GroupsOfBoth", "groups_of_both"]
@@ -25,7 +27,7 @@ class GroupsOfBoth:
     Attributes:
         names: The group of each image by its id; None if neither run has groups.
         weights: What a mean counts.
-        notes: Whose groups these are, if only one of the runs has any.
+        notes: How many groups there are, and whose, if only one of the runs has any.
     """
 
     names: pd.Series[str] | None = None
@@ -49,21 +51,26 @@ def groups_of_both(first: RunRecord, second: RunRecord, images: ArrayLike, runs:
     Raises:
         MetricError: The runs have these images in different groups, or weight their means differently.
     """
-    known = [group_names(run.rows) for run in (first, second)]
-    if known[0] is None and known[1] is None:
+    one, other = (group_names(run.rows) for run in (first, second))
+    if one is None and other is None:
         return GroupsOfBoth()
-    if known[0] is None or known[1] is None:
-        owner, names = (0, known[0]) if known[0] is not None else (1, known[1])
-        note = f"{runs[1 - owner]} has no groups of images; those of {runs[owner]} are used for both"
-        return GroupsOfBoth(names, (first, second)[owner].group_weights, [note])
+    if one is None or other is None:
+        names, run, owner, without = (one, first, *runs) if other is None else (other, second, *runs[::-1])
+        return _with_notes(
+            names, run.group_weights, images, [f"{without} has no groups, so those of {owner} are used for both"]
+        )
     if first.group_weights != second.group_weights:
         raise MetricError(
             f"means are weighted by {first.group_weights} in {runs[0]} and by {second.group_weights} in {runs[1]}; give both "
             'the same weights, as in scores.with_groups(xaieval.Groups(weights="images")) (--group-weights)'
         )
-    index = pd.Index(images)
-    _check_same_groups(known[0].reindex(index), known[1].reindex(index), runs)
-    return GroupsOfBoth(known[0], first.group_weights)
+    _check_same_groups(one.reindex(pd.Index(images)), other.reindex(pd.Index(images)), runs)
+    return _with_notes(one, first.group_weights, images, [])
+
+
+def _with_notes(names: Any, weights: Weights, images: ArrayLike, notes: Sequence[str]) -> GroupsOfBoth:
+    count = grouping_from(names, images, weights).count
+    return GroupsOfBoth(names, weights, [f"the images are in {groups_text(count, weights)}", *notes])
 
 
 def _check_same_groups(one: pd.Series[str], other: pd.Series[str], runs: Names) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, metric_interval
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import directions, grouping_of, mean_of, metric_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.matched import control_column
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import (
     bootstrap_means,
     check_level,
@@ -32,6 +32,7 @@ from xaieval.analysis.tables import (
     pair_means,
     paired_tables,
 )
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
 from xaieval.results.rows import NO_LAYER

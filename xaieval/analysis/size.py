@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
-from xaieval.analysis.stats.groups import Weights
 from xaieval.analysis.tables import pair_means
+from xaieval.config.groups import Weights
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 

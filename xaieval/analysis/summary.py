@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls, rivals
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import metric_interval, why_no_interval
 from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.config.groups import Weights
 from xaieval.results.rows import COUNTED, EXCLUDED, GROUP, VALUED
 
 __all__ = ["summarise", "why_missing"]

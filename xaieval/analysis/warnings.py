@@ -45,7 +45,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
       fools is said by `xaieval.analysis.controls.fooled_metrics`.
     - `metric_follows_size`: see `xaieval.analysis.size.find_metrics_of_size`.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
-      coherency significantly worse. Both are sign-flip permutation tests paired by image, of whole groups if the run has
+      coherency significantly worse. Both are sign-flip tests paired by image, of whole groups if the run has
       groups; the larger of the two p-values counts, corrected by Holm for all methods. Controls are left out.
 
     Args:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, metric_interval
 from xaieval.analysis.tables import directions, grouping_of, mean_of, metric_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.rows import NO_LAYER
 

@@ -50,7 +50,7 @@ def agreement(
     if out is not None:
         _write(found, out)
     if as_json:
-        counts = {"n_pairs": found.n_pairs, "n_images": found.n_images}
+        counts = {"n_pairs": found.n_pairs, "n_images": found.n_images, "n_groups": found.n_groups}
         return {"folder": str(folder), "level": level, **counts, "agreement": records(found.table)}
     _print(found)
     if out is not None:

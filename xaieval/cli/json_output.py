@@ -53,6 +53,7 @@ def score_document(
         "files": list(files),
         "level": level,
         "metrics": [_metric_document(metric, scores.fooled_metrics()) for metric in scores.manifest["metrics"]],
+        "groups": scores.manifest.get("groups"),
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,

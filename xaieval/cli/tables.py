@@ -61,9 +61,13 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         tests: Their `controls_table`, for a run with controls.
         level: The confidence level of the intervals.
     """
+    from xaieval.results.metric_display import groups_text
+
     print_findings(scores, scores.findings(level))
     print_table(_summary_table(scores, summary, tests, level), names=2)
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
+    if scores.n_groups is not None:
+        print_text(f"{groups_text(scores.n_groups, scores.group_weights)}; intervals and tests allow for them")
     labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
     for name, text in scores.fooled_metrics().items():
         print_text(f"{labels[name]}: {text}")

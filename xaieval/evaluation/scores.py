@@ -285,7 +285,7 @@ class Scores(RunRecord):
             MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs
                 of layer and method without control maps.
         """
-        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed)
+        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
 
     def plot(
         self,
@@ -350,8 +350,8 @@ class Scores(RunRecord):
         Args:
             path: The file.
             maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
-            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, and `other`, a run
-                to compare with.
+            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, `other`, a run to
+                compare with, and `cross`, the result of `xaieval.cross_score`.
 
         Raises:
             OutputError: The file cannot be written.

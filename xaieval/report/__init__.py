@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xaieval.report.figures.agreements import agreement_figure
 from xaieval.report.figures.classes import classes_figure
+from xaieval.report.figures.crosses import cross_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.heatmaps import heatmap_figure
 from xaieval.report.figures.kinds import plot
@@ -23,6 +24,7 @@ __all__ = [
     "ReportOptions",
     "agreement_figure",
     "classes_figure",
+    "cross_figure",
     "curves_figure",
     "heatmap_figure",
     "images_to_show",

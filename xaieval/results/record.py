@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from xaieval.errors import OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.results.manifest import count_groups
-from xaieval.results.rows import GROUP, UNREADABLE, with_group_column
+from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
 from xaieval.results.validation import check_rows, read_manifest, read_rows
 
 __all__ = ["RunRecord"]
@@ -36,6 +37,8 @@ class RunRecord:
 
     rows: pd.DataFrame
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    keys: ClassVar[Sequence[str]] = KEYS  # the columns that identify a row
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -138,7 +141,7 @@ class RunRecord:
                 rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        return cls(check_rows(rows, manifest, path), manifest)
+        return cls(check_rows(rows, manifest, path, cls.keys), manifest)
 
 
 def _labels(images: pd.DataFrame) -> list[int | None] | None:

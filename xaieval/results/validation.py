@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,12 +18,11 @@ from xaieval.config.groups import Weights
 from xaieval.errors import OutputError
 from xaieval.results.manifest import SCHEMA
 from xaieval.results.matched import control_columns
-from xaieval.results.rows import GROUP, UNREADABLE
+from xaieval.results.rows import CROSS_KEYS, GROUP, KEYS, UNREADABLE
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
 
 MEND = "score it again, into another folder"
-KEYS = ["image_id", "layer", "method"]  # identify a row
 GROUP_KEYS = {"by": str, "count": int, "weights": str}  # of the entry on groups
 INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_confidence", "mask_area")
 
@@ -31,6 +30,7 @@ INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_con
 ENTRIES: dict[str, tuple[type, str]] = {
     "complete": (bool, "true or false"),
     "controls": (list, "a list of methods"),
+    "cross": (dict, "a table"),
     "data": (dict, "a table"),
     "findings": (list, "a list of findings"),
     "first_image": (dict, "a table"),
@@ -39,6 +39,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "matched_controls": (list, "a list of names"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
+    "models": (dict, "a table"),
     "options": (dict, "a table"),
     "preprocessing": (dict, "a table"),
     "run": (dict, "a table"),
@@ -220,13 +221,14 @@ def read_rows(file: str | Path) -> pd.DataFrame:
         raise OutputError(f"'{file}' cannot be read as Parquet: {error}; {MEND}") from error
 
 
-def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path) -> pd.DataFrame:
+def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path, keys: Sequence[str] = KEYS) -> pd.DataFrame:
     """Check that rows are those of a run, and return them with metrics as float64.
 
     Args:
         rows: The result of `read_rows`.
         manifest: The result of `read_manifest`, which lists the metrics.
         source: Their origin, for messages.
+        keys: The columns that identify a row.
 
     Raises:
         OutputError: A column is missing or has the wrong type, a value is missing or impossible, a row occurs twice, or there
@@ -235,18 +237,19 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     if "metrics" not in manifest:
         raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
     metrics = _value_columns(manifest)
-    for name in [*KEYS, *([GROUP] if "groups" in manifest else []), "status", *metrics]:
-        if name not in rows.columns:
-            raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
+    _check_names(rows, [*keys, *([GROUP] if "groups" in manifest else []), "status", *metrics], source)
     if not len(rows):
         raise OutputError(f"'{source}' holds a run without rows; {MEND}")
-    for name in rows.columns.intersection([*KEYS, "status", *INTEGERS, *NUMBERS, *metrics]):
+    for name in rows.columns.intersection([*keys, "status", *INTEGERS, *NUMBERS, *metrics]):
         _check_column(rows[name], metrics.get(name), source)
-    if rows.duplicated(KEYS).any():
-        image, layer, method = rows.loc[rows.duplicated(KEYS), KEYS].iloc[0]
-        raise OutputError(f"'{source}' holds the row of {image!r}, {layer!r} and {method!r} twice; {MEND}")
+    again = rows.duplicated(list(keys))
+    if again.any():
+        *names, last = map(repr, rows.loc[again, list(keys)].iloc[0])
+        raise OutputError(f"'{source}' holds the row of {', '.join(names)} and {last} twice; {MEND}")
     if GROUP in rows:
         _check_groups(rows, source)
+    if "masks_of" in keys:
+        _check_models(rows, manifest, source)
     return rows.astype(dict.fromkeys(metrics, "float64"))
 
 
@@ -255,6 +258,29 @@ def _value_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
     able = [entry["excess_of"] for entry in manifest["metrics"] if "excess_of" in entry]
     kinds = dict.fromkeys(control_columns(able, manifest.get("matched_controls", [])), "mean")
     return {metric["name"]: metric["interval"] for metric in manifest["metrics"]} | kinds
+
+
+def _check_names(rows: pd.DataFrame, wanted: Sequence[str], source: str | Path) -> None:
+    """Raise an OutputError unless the columns are those of a run, or of cross scores if these are wanted."""
+    if set(CROSS_KEYS) <= set(rows.columns) and not set(CROSS_KEYS) <= set(wanted):
+        raise OutputError(f"'{source}' holds cross scores of several models; read them with xaieval.CrossScores.load")
+    for name in wanted:
+        if name not in rows.columns:
+            raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
+
+
+def _check_models(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path) -> None:
+    """Raise an OutputError unless the manifest of cross scores names the models of the rows."""
+    models = _list(manifest.get("cross", {}).get("models"))
+    if not all(isinstance(name, str) for name in models):
+        raise OutputError(f"'{source}' holds no cross scores: its manifest does not list the models; {MEND}")
+    for column, known in (("model", models), ("masks_of", [*models, *manifest.get("controls", [])])):
+        odd = [name for name in rows[column].unique() if name not in known]
+        if odd:
+            raise OutputError(
+                f"'{source}' holds no cross scores: the column {column!r} has {odd[0]!r}, and its manifest lists "
+                f"{', '.join(known)}; {MEND}"
+            )
 
 
 def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
@@ -273,7 +299,7 @@ def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
 def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
     """Raise an OutputError unless a column has the type, and a metric the values, of a run."""
     name = str(column.name)
-    if name in (*KEYS, "status"):
+    if name in (*CROSS_KEYS, "status"):
         good, words = (
             is_string_dtype(column) and column.dtype != "category" and not column.isna().any(),
             "text without missing values",

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import xaieval
+from xaieval import CrossScores
 from xaieval.cli import main
 from xaieval.cli.app import app
 from xaieval.cli.remake_maps import remake_maps
@@ -242,6 +243,47 @@ def test_an_unknown_method_and_a_manifest_without_metrics_are_errors():
         _page(_scores(), methods=["gradcm"])
     with pytest.raises(OutputError, match=r"^the manifest lists no metrics"):
         _page(Scores(_rows(), {}))
+
+
+def _cross(names: tuple[str, str] = ("plain", "fal")) -> CrossScores:
+    """The maps of both models on both, and a control map; the second model loses half as much."""
+    rows = _rows(layers=("p4",)).assign(group=lambda rows: rows["label"].astype(str))
+    cells = [(one, on, "p4", "gradcam") for one in names for on in names] + [("center", on, "input", "center") for on in names]
+    parts = [
+        rows.assign(
+            masks_of=one, model=on, layer=layer, method=method, average_drop=rows["average_drop"] / (1 + (on == names[1]))
+        )
+        for one, on, layer, method in cells
+    ]
+    groups = {"by": "class", "count": 3, "weights": "images"}
+    manifest = {"metrics": [AD], "controls": ["center"], "cross": {"models": list(names)}, "groups": groups, "seed": 0}
+    return CrossScores(pd.concat(parts, ignore_index=True), manifest)
+
+
+def test_cross_scores_are_a_table_and_charts_of_both_parts():
+    cross = _cross()
+    cross.rows.loc[cross.rows["image_id"] == cross.rows["image_id"][0], "status"] = "models_disagree"
+    text = _text(_page(_scores(), cross=cross))
+    table, parts = cross.table()["mean"], cross.split().droplevel(["layer", "method", "metric", "first", "second"])
+    assert "Whose maps on which model" in text
+    assert "shown to every model (n = 60 in 3 groups, weighted by images)" in text
+    assert "1 of 60 images does not count, because the models predict different classes on it" in text
+    for maps in ("plain", "fal"):
+        means = [f"{table['p4', 'gradcam', 'average_drop', maps, model]:.1f}" for model in ("plain", "fal")]
+        assert re.search(rf"p4 gradcam AD % {maps} {means[0]} \S+ {means[1]} \S+ 59", text), (
+            "of three groups there is no interval"
+        )
+    assert re.search(r"input center AD % center \(control\) [\d.]+ \S+ [\d.]+ \S+ 59", text)
+    assert "AD %, plain minus fal differences; lower is better" in text
+    for part, words in (("difference", "gradcam"), ("map", "gradcam: maps"), ("model", "gradcam: models")):
+        assert f"p4, {words}: {parts.loc[part, 'value']:+.1f}".replace("+0.0", "0.0") in text
+    assert "(3 tests, corrected by Holm)" in text
+    assert "Whose maps" not in _text(_page(_scores()))
+
+
+def test_names_of_models_are_text():
+    page = _page(_scores(), cross=_cross((EVIL, "fal")))
+    assert EVIL not in page
 
 
 # ---- the protocol in words

@@ -72,7 +72,7 @@ def agreement_figure(agreement: Agreement, *, size: Size = None, ax: Axes | None
     axes.invert_yaxis()
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    add_title(axes, [f"{agreement.n_pairs} pairs of layer and method", f"n = {agreement.n_images:,}"], ax)
+    add_title(axes, [f"{agreement.n_pairs} pairs of layer and method", agreement.counts], ax)
     _write(axes, values)
     if ax is None:
         for _ in range(2):  # since the height of the colour bar depends on that of the figure

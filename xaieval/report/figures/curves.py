@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaieval.analysis.stats.groups import Grouping, Weights
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.analysis.tables import column_means
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, UsageError
 from xaieval.report.figures.data import common_names, count_range, level_note, pair_names
 from xaieval.report.figures.style import (

@@ -149,7 +149,9 @@ def _matched(scores: RunRecord, request: Request) -> Figure:
 
 def _agreement(scores: RunRecord, request: Request) -> Figure:
     """All metrics that have a direction, or some."""
-    found = agreement(scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1)
+    found = agreement(
+        scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1, weights=scores.group_weights
+    )
     return agreement_figure(found, size=request.size, ax=request.ax)
 
 

@@ -19,6 +19,7 @@ from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
+from xaieval.report.html.cross_section import cross_section
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
@@ -56,6 +57,7 @@ class ReportOptions:
         classes: Names of the labels.
         other: A run to compare with.
         names: Names of the two runs.
+        cross: The result of `xaieval.cross_score`: which part of a difference between models is that of their maps.
         level: Level of intervals and tests, in (0, 1).
         across_protocols: Compare although the runs were measured under different protocols.
     """
@@ -66,6 +68,7 @@ class ReportOptions:
     classes: Sequence[str] = ()
     other: RunRecord | None = None
     names: tuple[str, str] = ("this run", "the other run")
+    cross: RunRecord | None = None
     level: float = 0.95
     across_protocols: bool = False
 
@@ -188,6 +191,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "matched": matched_of(scores, level),
         "selection": selection_of(scores, methods, level),
         "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
+        "cross": options.cross and cross_section(options.cross, level),
         **_pictures(scores, options, methods),
         "listing": list_rows(rows, scores.metrics, scores.controls, options.classes, scores.seed),
         "protocol": protocol_sentences(choices) if choices else [],
