@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import xaieval
-from xaieval.analysis.stats.intervals import wilson_interval
+from xaieval.analysis.stats.groups import Grouping
+from xaieval.analysis.stats.intervals import metric_interval
 from xaieval.data import Pictures, Preprocessing, load_pictures
 from xaieval.data.splits import block_folds
 from xaieval.errors import DataError
@@ -181,22 +182,26 @@ def record(out: Path) -> None:
 
 
 def accuracies(table: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy of each fold and of all images, in percent, with 95 % intervals (Wilson), and the mean confidence."""
+    """The accuracy of each fold and of all images, in percent, with 95 % intervals over places, and the mean confidence."""
     records = []
     for name, part in [*((str(fold), part) for fold, part in table.groupby("fold")), ("all", table)]:
-        right = part["label"] == part["predicted"]
-        low, high = wilson_interval(int(right.sum()), len(right))
-        records.append(
-            {
-                "fold": name,
-                "accuracy": round(100 * float(right.mean()), 2),
-                "accuracy_low": round(100 * low, 2),
-                "accuracy_high": round(100 * high, 2),
-                "confidence": round(float(part["confidence"].mean()), 3),
-                "n_images": len(right),
-            }
-        )
-    return pd.DataFrame(records)
+        right = 100.0 * (part["label"] == part["predicted"])
+        places = Grouping([place(image_id) for image_id in part["image_id"]])
+        low, high = metric_interval(right, "wilson", groups=places)
+        found = {"fold": name, "accuracy": right.mean(), "accuracy_low": low, "accuracy_high": high}
+        found |= {"confidence": part["confidence"].mean(), "n_images": len(right), "n_groups": places.count}
+        records.append(found)
+    return pd.DataFrame(records).round(4)
+
+
+def place(image_id: str) -> str:
+    """The block of ten neighbouring file numbers that an image belongs to.
+
+    Example:
+        >>> place("airplane/airplane37.tif")
+        'airplane/airplane3'
+    """
+    return image_id.rpartition(".")[0][:-1]
 
 
 if __name__ == "__main__":

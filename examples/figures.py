@@ -33,6 +33,8 @@ def main(folder: Path) -> None:
 
     metrics = [insertion(steps=8, keep_curve=True), deletion(steps=8, keep_curve=True)]
     altered = xaieval.score(model, loader, ["fpn[*]"], metrics=metrics, max_images=20, progress=False)
+    matched = xaieval.score(model, loader, ["fpn[*]"], controls="matched", metrics="average_drop", progress=False)
+    print(matched.matched_table().round(1).to_string())
     batch = next(iter(loader))
     images, names = batch["image"][:3], [pictures.classes[label] for label in batch["label"][:3].tolist()]
     maps = xaieval.explain(model, images, ["fpn[*]"], method="layercam")
@@ -44,6 +46,7 @@ def main(folder: Path) -> None:
         "classes": scores.plot("classes", methods=["gradcam"], classes=pictures.classes),
         "spread": scores.plot("spread", methods=["gradcam"]),
         "agreement": scores.plot("agreement"),
+        "matched": matched.plot("matched"),
         "curves": altered.plot("curves"),
         "maps": xaieval.show(images, maps, names, "LayerCAM", preprocessing=prepare),
     }

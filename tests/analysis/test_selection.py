@@ -111,7 +111,7 @@ def test_where_no_layer_is_worse_nothing_is_chosen_and_the_reasons_say_so():
     lines = repr(actual).split("\n")
     assert lines[0] == "no layer is significantly worse than the best"
     assert len(lines) == 2 + 4, "one line for each layer and metric in which it is not worse"
-    assert all("not worse than the best" in line and "(p = " in line for line in lines[1:-1])
+    assert all("not significantly worse than the best" in line and "(p = " in line for line in lines[1:-1])
 
 
 def test_of_identical_layers_none_is_chosen():

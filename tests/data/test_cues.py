@@ -13,8 +13,9 @@ from scipy.ndimage import binary_dilation
 
 from xaieval.data import Preprocessing, load_data, scenes
 from xaieval.data.cues import CUES, GAP, Cue
+from xaieval.data.drawing import SIDE
 from xaieval.data.loading import SCENES_BY_NAME, names_code
-from xaieval.data.scenes import CLASSES, SIDE, classes_of, make_scene
+from xaieval.data.scenes import CLASSES, classes_of, make_scene
 from xaieval.errors import DataError
 
 HALF = Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -14,7 +14,8 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from xaieval.data import Preprocessing, scenes
-from xaieval.data.scenes import CLASSES, DIAMETERS, SIDE, make_scene
+from xaieval.data.drawing import DIAMETERS, SIDE
+from xaieval.data.scenes import CLASSES, make_scene
 from xaieval.errors import DataError
 
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -215,7 +215,11 @@ FORMS = "a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' o
         ("resnet18", f"no model 'resnet18'; {FORMS}"),
         ("timm:", f"no model 'timm:'; {FORMS}"),
         (":x", f"no model ':x'; {FORMS}"),
-        ("xaieval:fpn_scenes", "xaieval has no model 'fpn_scenes'; did you mean 'fpn-scenes'? known: fpn-scenes"),
+        (
+            "xaieval:fpn_scenes",
+            "xaieval has no model 'fpn_scenes'; did you mean 'fpn-scenes'? known: fpn-scenes, scenes-watermark, scenes-colour, "
+            "scenes-texture, scenes-object",
+        ),
         ("torchvision:zzzzz", "torchvision has no model 'zzzzz'; see the list of models of torchvision"),
         ("timm:zzzzz", "timm has no model 'zzzzz'; see the list of models of timm"),
         ("no_such_module:make", "no model 'no_such_module:make': there is no module 'no_such_module'"),

@@ -35,9 +35,9 @@ def compare(
 ) -> pd.DataFrame:
     """Two runs on the same images, paired by image, per layer, method and metric.
 
-    Means are tested by the sign-flip permutation test or by Wilcoxon's signed-rank test, binary metrics by McNemar's exact
-    test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip whole groups and
-    intervals allow for them; groups of only one of the runs are used for both, which a note says.
+    Means are tested by sign flips with a correction for skewness, or by Wilcoxon's signed-rank test; binary metrics by
+    McNemar's exact test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip
+    whole groups and intervals allow for them; groups of only one of the runs are used for both, which a note says.
 
     Args:
         first: A run.
@@ -96,7 +96,7 @@ def compare(
         for key, p_value in zip(keys, p_values, strict=True)
     ]
     table = pd.DataFrame(records)
-    table.insert(table.columns.get_loc("n_images"), "p_holm", holm(table["p_value"]))
+    table.insert(list(table.columns).index("n_images"), "p_holm", holm(table["p_value"]))
     one, other = protocols_of(first, second)
     table["better"] = [
         _better(row, metrics[row["metric"]], 1 - level) if one == other else "" for row in table.to_dict("records")

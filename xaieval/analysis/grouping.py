@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 LARGEST_EFFECT = 1.5  # design effect above which intervals of independent images are too narrow to be left as they are
 ALPHA = 0.005  # of all F tests of a run together
-CHANCE = 0.0004  # share of random groups that may be as much alike, since the F test assumes normal values
-DRAWS = 4999  # of random groups
+CHANCE = 0.001  # share of random groups that may be as much alike, since the F test assumes normal values
+DRAWS = 1999  # of random groups
 MANY = 10_000  # images above which the F test needs no normal values
 BLOCK = 10  # neighbours in the order of the data
 MOST_PAIRS = 20  # of layers and methods, evenly spaced, that stand for all of them
@@ -197,7 +197,8 @@ def _same(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
 def _of_units(table: pd.DataFrame, units: pd.Series[Any]) -> dict[str, pd.DataFrame]:
     """Values of layers and methods by unit, and their differences from the mean over all of them."""
     places = np.unique(np.linspace(0, table.shape[1] - 1, min(MOST_PAIRS, table.shape[1])).round().astype(int))
-    means = table.groupby(units.reindex(table.index).to_numpy(), sort=False).mean()
+    names = units.reindex(table.index)
+    means = table.groupby(names.to_numpy(), sort=False).mean() if names.duplicated().any() else table.set_axis(names.to_numpy())
     kinds = {"values": means.iloc[:, places]}
     if table.shape[1] > 1:
         kinds["differences"] = means.sub(means.mean(axis=1, skipna=False), axis=0).iloc[:, places]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
@@ -64,7 +65,8 @@ def groups_of_both(first: RunRecord, second: RunRecord, images: ArrayLike, runs:
             f"means are weighted by {first.group_weights} in {runs[0]} and by {second.group_weights} in {runs[1]}; give both "
             'the same weights, as in scores.with_groups(xaieval.Groups(weights="images")) (--group-weights)'
         )
-    _check_same_groups(one.reindex(pd.Index(images)), other.reindex(pd.Index(images)), runs)
+    ids = pd.Index(np.asarray(images))
+    _check_same_groups(one.reindex(ids), other.reindex(ids), runs)
     return _with_notes(one, first.group_weights, images, [])
 
 

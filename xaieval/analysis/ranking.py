@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,16 @@ from xaieval.analysis.stats.intervals import (
 )
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
-from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.analysis.tables import (
+    counted,
+    directions,
+    exact_means,
+    grouping_of,
+    mean_of,
+    one_method,
+    pair_means,
+    paired_tables,
+)
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
@@ -58,6 +67,7 @@ class Ranking:
         level: Level of the tests and intervals.
         test: Test of means; binary metrics are tested by McNemar's exact test.
         grouping: Which of these images belong together, and what a mean counts; None for a run without groups.
+        controls: The means of the control maps, which are not ranked, over all of their images, by item.
     """
 
     table: pd.DataFrame
@@ -70,6 +80,7 @@ class Ranking:
     level: float
     test: PairedTest
     grouping: Grouping | None = None
+    controls: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[list[str]]:
@@ -112,8 +123,10 @@ class Ranking:
             f"level {self.level:g}, {counted(self.n_images, self.grouping)})"
         )
         first = f"{self.metric['name']}, {way} is better{where}, best first"
+        controls = ", ".join(f"{name} {mean:.4g}" for name, mean in self.controls.items())
+        unranked = f"control maps, not ranked: {controls}" if controls else ""
         why = f"[-]: {why_no_interval(self.level, groups=self.grouping)}" if missing.any() else ""
-        return "\n".join([first, *lines, *filter(None, [why, tests, self.too_small])])
+        return "\n".join([first, *lines, *filter(None, [unranked, why, tests, self.too_small])])
 
 
 def rank(
@@ -128,6 +141,8 @@ def rank(
     resamples: int = 1000,
     seed: int = 0,
     weights: Weights = "images",
+    *,
+    controls: Sequence[str] = (),
 ) -> Ranking:
     """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
@@ -147,6 +162,7 @@ def rank(
         resamples: Number of bootstrap samples of the images, which show how stable the order is.
         seed: Seed of the random signs and of the resampling.
         weights: "images", or "groups" if every group counts the same in a mean.
+        controls: Names of the methods that are control maps: they are not ranked, but listed after the ranking.
 
     Returns:
         See `Ranking`; `xaieval.report.ranking_figure` draws it.
@@ -168,10 +184,14 @@ def rank(
     check_test(test)
     [(name, higher)] = directions(metrics, by, "to rank by").items()
     entry = next(metric for metric in metrics if metric["name"] == name)
-    item_rows, column, fixed = _item_rows(rows, over, layer, method)
+    all_rows, column, fixed = _item_rows(rows, over, layer, method)
+    of_controls = all_rows["method"].isin(list(controls))
+    item_rows = all_rows[~of_controls]
+    if of_controls.any() and item_rows[column].nunique() < 2:
+        raise MetricError(f"{_too_few(item_rows, column)}; control maps are not ranked, controls_table() compares with them")
     values = paired_tables(item_rows, [name], column)[name]
     if values.shape[1] < 2:
-        raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
+        raise MetricError(_too_few(item_rows, column))
     groups = grouping_of(rows, values.index, weights)
     means = exact_means(values, groups)
     values = values[means.sort_values(ascending=not higher, kind="stable").index]
@@ -182,7 +202,8 @@ def rank(
     table = _table(values, names, entry["interval"], pairs, ranks, level, groups)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
-    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test, groups)
+    unranked = {pair[1]: mean for pair, mean in pair_means(all_rows[of_controls], name, weights).items()}
+    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test, groups, unranked)
 
 
 def group_letters(apart: NDArray[np.bool_]) -> list[str]:
@@ -230,6 +251,10 @@ def _item_rows(rows: pd.DataFrame, over: str, layer: str | None, method: str | N
         if value is not None:
             rows = rows[rows[column] == value]
     return rows.assign(pair=rows["layer"] + " " + rows["method"]), "pair", ""
+
+
+def _too_few(item_rows: pd.DataFrame, column: str) -> str:
+    return f"a ranking takes at least two {column}s; got {', '.join(item_rows[column].unique()) or 'none'}"
 
 
 def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:

@@ -113,10 +113,13 @@ def select_layers(
     """The layers that need attention, worst first.
 
     A layer needs attention if it is significantly worse than the best layer of a metric in that metric, and not significantly
-    better than that layer in another metric. The tests are one-sided and paired by image (McNemar's exact test for binary
-    metrics, the sign-flip permutation test for means), and corrected by Holm for all pairs of layers. Layers are ordered by
-    their mean rank over the metrics, then by each metric in turn, then by execution; of layers that are equally good in a
-    metric, the first in order of execution counts as its best. If the rows have the column `group`, tests flip whole groups.
+    better than that layer in another metric. "Not significantly better" only means that no difference was found, not that there
+    is none: with few images, a layer may be selected that is better in another metric.
+
+    The tests are one-sided and paired by image (McNemar's exact test for binary metrics, sign flips with a correction for
+    skewness for means), and corrected by Holm for all pairs of layers. Layers are ordered by their mean rank over the metrics,
+    then by each metric in turn, then by execution; of layers that are equally good in a metric, the first in order of execution
+    counts as its best. If the rows have the column `group`, tests flip whole groups.
 
     Args:
         rows: The rows of a run.
@@ -199,7 +202,7 @@ def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame], gr
 
 
 def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
-    """Whether the layer is worse than the best of a metric, and not better than that layer in another metric."""
+    """Whether the layer is worse than the best of a metric, and not found to be better than that layer in another metric."""
     for _, tests in comparisons[comparisons["layer"] == layer].groupby("best_in", sort=False):
         significant = set(tests.loc[tests["p_holm"] < alpha, "verdict"])
         if significant == {"worse"}:
@@ -209,4 +212,4 @@ def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> boo
 
 def _comparative(row: Mapping[Any, Any], level: float) -> str:
     word = str(row["verdict"])
-    return f"{word} than" if row["p_holm"] < 1 - level else f"not {word} than"
+    return f"{word} than" if row["p_holm"] < 1 - level else f"not significantly {word} than"

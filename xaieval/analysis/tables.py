@@ -14,7 +14,7 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import counts_text
-from xaieval.results.rows import GROUP, VALUED
+from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 
 __all__ = [
     "column_means",
@@ -26,6 +26,7 @@ __all__ = [
     "grouping_of",
     "mean_of",
     "metric_tables",
+    "name_of_pair",
     "one_method",
     "pair_means",
     "paired_tables",
@@ -146,7 +147,7 @@ def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weig
     Raises:
         MetricError: An image has no group.
     """
-    index = pd.Index(images)
+    index: pd.Index[Any] = images if isinstance(images, pd.Index) else pd.Index(np.asarray(images))
     missing = index[~index.isin(names.index)]
     if len(missing):
         raise MetricError(
@@ -200,7 +201,20 @@ def pair_means(rows: pd.DataFrame, metric: str, weights: Weights = "images") -> 
 def exact_means(table: pd.DataFrame, groups: Grouping | None = None) -> pd.Series[float]:
     """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
     if groups is None or groups.weights == "images":
-        return table.apply(lambda values: math.fsum(values) / len(values))
-    by_group = table.groupby(groups.codes)
-    means: Any = by_group.agg(lambda values: math.fsum(values) / len(values))
-    return exact_means(means)
+        return table.apply(_exact_mean)
+    return exact_means(table.groupby(groups.codes).agg(_exact_mean))
+
+
+def _exact_mean(values: pd.Series[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def name_of_pair(pair: Pair) -> str:
+    """The name of a pair of layer and method in a sentence; for a method without a layer, that of the method.
+
+    Example:
+        >>> name_of_pair(("layer4", "gradcam")), name_of_pair(("input", "random"))
+        ('gradcam at layer4', 'random')
+    """
+    layer, method = pair
+    return str(method) if layer == NO_LAYER else f"{method} at {layer}"

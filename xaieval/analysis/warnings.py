@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,15 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.controls import best_maps, rivals
 from xaieval.analysis.grouping import find_in_groups
 from xaieval.analysis.predictions import find_in_predictions
+from xaieval.analysis.size import find_metrics_of_size
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, grouping_of, metric_tables, pair_means
+from xaieval.analysis.tables import directions, grouping_of, metric_tables, name_of_pair
 from xaieval.results.findings import Finding
+from xaieval.results.matched import without_excess
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, Pair
+from xaieval.results.rows import COUNTED, EXCLUDED, Pair
 
 __all__ = ["find_warnings"]
 
@@ -39,9 +41,11 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
     - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
     - `metric_without_values`: a metric has no value on any image.
-    - `control_is_best`: in a metric no method is better than the best control map.
+    - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
+      fools is said by `xaieval.analysis.controls.fooled_metrics`.
+    - `metric_follows_size`: see `xaieval.analysis.size.find_metrics_of_size`.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
-      coherency significantly worse. Both are sign-flip permutation tests paired by image, of whole groups if the run has
+      coherency significantly worse. Both are sign-flip tests paired by image, of whole groups if the run has
       groups; the larger of the two p-values counts, corrected by Holm for all methods. Controls are left out.
 
     Args:
@@ -61,7 +65,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     check_level(level)
     rows, metrics = record.rows, record.metrics
     statuses = _count_statuses(rows)
-    higher_is_better = directions(metrics)
+    higher_is_better = directions(without_excess(metrics))
     images = rows["image_id"].nunique()
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
@@ -73,6 +77,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         *_failed_rows(statuses),
         *_without_values(rows, metrics),
         *_best_controls(record, higher_is_better),
+        *find_metrics_of_size(record),
         *_disagreements(record, higher_is_better, 1 - level),
     ]
 
@@ -128,26 +133,18 @@ def _no_object(metric: Mapping[str, Any]) -> str:
 
 
 def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
-    """One finding for each metric in which no method is better than the best control."""
+    """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
     controls = record.controls
-    if not record.rows["method"].isin(controls).any():
-        return []
-    found = []
-    for metric, higher in higher_is_better.items():
-        means = pair_means(record.rows, metric, record.group_weights)
-        goodness = {pair: (value if higher else -value) for pair, value in means.items()}
-        control = max((pair for pair in goodness if pair[1] in controls), key=goodness.__getitem__, default=None)
-        best = max((pair for pair in goodness if pair[1] not in controls), key=goodness.__getitem__, default=None)
-        if control is None or best is None:
-            continue
-        if goodness[control] > goodness[best] or math.isclose(goodness[control], goodness[best], rel_tol=1e-9):
-            text = (
-                f"{metric}: a control map has the best value, {means[control]:.4g} of {_name(control)}; the best method is "
-                f"{_name(best)} with {means[best]:.4g}, so a good {metric} alone proves nothing"
-            )
-            evidence = {"metric": metric, "control": float(means[control]), "method": float(means[best])}
-            found.append(Finding("control_is_best", text, evidence))
-    return found
+    return [
+        Finding(
+            "control_is_best",
+            f"{found.metric}: a control map has the best value, {found.control_mean:.4g} of {name_of_pair(found.control)}; the "
+            f"best method is {name_of_pair(found.best)} with {found.mean:.4g}, so a good {found.metric} alone proves nothing",
+            {"metric": found.metric, "control": found.control_mean, "method": found.mean},
+        )
+        for found in best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
+        if found.control_wins
+    ]
 
 
 def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
@@ -212,10 +209,4 @@ def _by_problem(name: str, problems: Mapping[str, Sequence[Pair]], statuses: Map
 
 def _names(pairs: Sequence[Pair]) -> str:
     more = f" and {len(pairs) - MAX_NAMES} more" if len(pairs) > MAX_NAMES else ""
-    return ", ".join(_name(pair) for pair in pairs[:MAX_NAMES]) + more
-
-
-def _name(pair: Pair) -> str:
-    """The name of a pair in a sentence, such as "gradcam at layer4"; for a method without a layer, "random"."""
-    layer, method = pair
-    return str(method) if layer == NO_LAYER else f"{method} at {layer}"
+    return ", ".join(name_of_pair(pair) for pair in pairs[:MAX_NAMES]) + more

@@ -23,11 +23,13 @@ def win_percentages(
     by: str = "average_drop",
     level: float = 0.95,
     weights: Weights = "images",
+    *,
+    controls: Sequence[str] = (),
 ) -> pd.DataFrame:
     """How often each method is the best one at its layer, in percent of the images.
 
     A method wins an image if no other is as good; if several are the best, they tie. Ties are common: every map under which
-    the confidence does not fall has a drop of 0. Methods without a layer, such as control maps, compete at every layer.
+    the confidence does not fall has a drop of 0. Methods without a layer compete at every layer; control maps do not compete.
 
     Args:
         rows: The rows of a run.
@@ -35,6 +37,7 @@ def win_percentages(
         by: A metric of the run that has a direction.
         level: Level of the intervals, in (0, 1).
         weights: "images", or "groups" if every group counts the same in a mean.
+        controls: Names of the methods that are control maps.
 
     Returns:
         Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
@@ -62,12 +65,13 @@ def win_percentages(
     [higher_is_better] = directions(metrics, by, "to win by").values()
     sign = 1 if higher_is_better else -1
     records = []
-    for layer, layer_rows in _rows_by_layer(rows):
+    own = rows[~rows["method"].isin(list(controls))]
+    for layer, layer_rows in _rows_by_layer(own):
         goodness = sign * metric_tables(layer_rows, [by], "method")[by].dropna()
         groups = grouping_of(rows, goodness.index, weights)
         records += [{"layer": layer} | record for record in _win_records(goodness, level, groups)]
     if not records:
-        methods = ", ".join(map(str, rows["method"].unique()))
+        methods = ", ".join(map(str, own["method"].unique()))
         raise MetricError(f"win percentages need at least two methods at a layer; the run has {methods}; add some by methods=")
     return pd.DataFrame(records).set_index(["layer", "method"])
 

@@ -76,8 +76,8 @@ def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
 
 def _controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:
     words = to_words(kind, tokens)
-    switch = {("true",): True, ("false",): False}
-    return switch.get(tuple(word.lower() for word in words), words)
+    switch = {"true": True, "false": False}
+    return switch.get(words[0].lower(), words) if len(words) == 1 else words
 
 
 def _joined(items: Sequence[object] | None) -> Any:

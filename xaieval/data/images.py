@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.batches import check_images
 from xaieval.data.coco import coco_boxes
+from xaieval.data.cues import Cue
 from xaieval.data.decoding import ENDINGS, UNREADABLE, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.download import fetch, unpack
 from xaieval.data.preprocessing import Preprocessing, size_of
-from xaieval.data.scenes import CUES, VERSIONS, Cue, Split, Version, classes_of, make_scene
+from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.errors import DataError, UsageError
 
@@ -373,7 +374,7 @@ def scenes(
         ('ring', 'triangle', 'star', 'cross')
     """
     classes = classes_of(cue)
-    _check_version(version, cue)
+    check_version(version, cue)
     draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other
 
     def read(index: int) -> Image.Image:
@@ -390,10 +391,3 @@ def scenes(
         preprocessing=preprocessing,
         mask=mask if masks else None,
     )
-
-
-def _check_version(version: str, cue: Cue | None) -> None:
-    if version not in VERSIONS:
-        raise DataError(f"no version {version!r} of scenes; known: {', '.join(VERSIONS)}")
-    if cue is None and version != "whole":
-        raise DataError(f"version {version!r} is of scenes with a cue; give cue= one of {', '.join(CUES)}")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xaieval.data.cues import CUES, Cue
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.preprocessing import Preprocessing
-from xaieval.data.scenes import CUES, Cue, Split
+from xaieval.data.scenes import Split
 from xaieval.errors import DataError, UsageError
 
 __all__ = ["DATA_SOURCES", "Data", "import_factory", "load_data", "load_pictures", "names_code"]

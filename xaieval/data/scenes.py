@@ -14,22 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xaieval.data.cues import CUES, Cue, Drawn, draw_with_cue
-from xaieval.data.drawing import CLASSES, DIAMETERS, SIDE, blend, grain, ground, object_anywhere, surface, to_bytes
+from xaieval.data.drawing import CLASSES, blend, grain, ground, object_anywhere, surface, to_bytes
 from xaieval.errors import DataError
 
-__all__ = [
-    "CLASSES",
-    "CUES",
-    "DIAMETERS",
-    "SIDE",
-    "VERSIONS",
-    "Cue",
-    "Scene",
-    "Split",
-    "Version",
-    "classes_of",
-    "make_scene",
-]
+__all__ = ["CLASSES", "CUES", "Scene", "classes_of", "make_scene"]
 
 Split = Literal["train", "validation", "test"]
 Version = Literal["whole", "without_cue", "cue_only"]
@@ -74,6 +62,18 @@ def classes_of(cue: Cue | None = None) -> tuple[str, ...]:
     if cue is not None and cue not in CUES:
         raise DataError(f"no cue {cue!r} of scenes; known: {', '.join(CUES)}")
     return CLASSES if cue is None else CUES[cue]
+
+
+def check_version(version: str, cue: Cue | None) -> None:
+    """Refuse versions that scenes do not have.
+
+    Raises:
+        DataError: With the versions or cues that there are.
+    """
+    if version not in VERSIONS:
+        raise DataError(f"no version {version!r} of scenes; known: {', '.join(VERSIONS)}")
+    if cue is None and version != "whole":
+        raise DataError(f"version {version!r} is of scenes with a cue; give cue= one of {', '.join(CUES)}")
 
 
 def make_scene(index: int, split: Split = "test", seed: int = 0, cue: Cue | None = None) -> Scene:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from xaieval.analysis.agreement import Agreement, agreement
 from xaieval.analysis.comparison import compare
-from xaieval.analysis.controls import compare_with_controls
+from xaieval.analysis.controls import compare_with_controls, fooled_metrics, rivals
+from xaieval.analysis.matched import compare_with_matched_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
@@ -38,8 +39,9 @@ class Scores(RunRecord):
 
     Attributes:
         rows: columns `image_id`, `layer`, `method`, `group` (if the images come in groups), `label`, `predicted`, `target`,
-            `confidence`, `masked_confidence`, `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent),
-            `status`. A row counts if its status is "ok" or "constant_map"; all other statuses have NaN in the metrics.
+            `confidence`, `masked_confidence`, `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), for a
+            run with matched controls the values of each metric for them and its excess, `status`. A row counts if its status
+            is "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """
 
@@ -67,15 +69,15 @@ class Scores(RunRecord):
             tests: The result of `controls_table(level)` (default: computed here).
 
         Returns:
-            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_groups` (if the images
-            come in groups), `n_failed`, and for a run with controls `beats_controls`.
+            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `mask_area`, `n_images`, `n_groups`
+            (if the images come in groups), `n_failed`, and for a run with control maps `beats_controls`.
         """
-        if tests is None and self.controls:
+        if tests is None and rivals(self.controls):
             tests = self.controls_table(level)
         return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests, self.group_weights)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
-        """One-sided tests of each method against each control map, in every metric that has a direction.
+        """One-sided tests of each method against each control map but Fake-CAM, in every metric that has a direction.
 
         See `xaieval.analysis.controls.compare_with_controls` for the tests, the columns and an example.
 
@@ -89,6 +91,32 @@ class Scores(RunRecord):
             MetricError: The run has no controls, or the level is not in (0, 1).
         """
         return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
+
+    def fooled_metrics(self) -> dict[str, str]:
+        """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+
+        See `xaieval.analysis.controls.fooled_metrics` for an example. Empty for a run without this control.
+        """
+        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights)
+
+    def matched_table(self, level: float = 0.95) -> pd.DataFrame:
+        """One-sided tests of each method at each layer against the matched controls of its maps: is it the map, or its size?
+
+        See `xaieval.analysis.matched.compare_with_matched_controls` for the tests, the columns and an example.
+
+        Args:
+            level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
+
+        Returns:
+            One row per layer, method, metric and control: both means, their difference `excess` with its interval, the p-value,
+            the p-value corrected by Holm, and `beats`.
+
+        Raises:
+            MetricError: The run has no matched controls, or the level is not in (0, 1).
+        """
+        return compare_with_matched_controls(
+            self.rows, self.metrics, self.matched_controls, self.controls, level, self.seed, self.group_weights
+        )
 
     @property
     def predictions(self) -> Predictions:
@@ -161,7 +189,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.metrics, by, level, self.group_weights)
+        return win_percentages(self.rows, self.metrics, by, level, self.group_weights, controls=self.controls)
 
     def compare(
         self,
@@ -208,7 +236,7 @@ class Scores(RunRecord):
     ) -> Ranking:
         """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
-        See `xaieval.analysis.ranking.rank` for the tests and an example.
+        Control maps are listed after the ranking. See `xaieval.analysis.ranking.rank` for the tests and an example.
 
         Args:
             by: A metric of the run that has a direction.
@@ -225,7 +253,20 @@ class Scores(RunRecord):
         Raises:
             MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
-        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed, self.group_weights)
+        return rank(
+            self.rows,
+            self.metrics,
+            by,
+            over,
+            layer,
+            method,
+            level,
+            test,
+            resamples,
+            self.seed,
+            self.group_weights,
+            controls=self.controls,
+        )
 
     def agreement(self, metrics: Sequence[str] | None = None, *, level: float = 0.95, resamples: int = 1000) -> Agreement:
         """How far metrics agree on which layers and methods are better: rank correlations over the pairs of both.
@@ -264,6 +305,7 @@ class Scores(RunRecord):
         - "heatmap": one metric per layer and method, as numbers in coloured cells.
         - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
         - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "matched": one metric beside its matched controls, per layer and method.
         - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
         - "spread": the distribution of one metric over the images, per layer and method.
         - "agreement": the rank correlations of metrics over the pairs of layer and method, as a matrix.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xaieval.models.abn import ABNClassifier
 from xaieval.models.attention import AttentionBranch, AttentionOutput, attend, attention_loss
 from xaieval.models.blackbox import BlackBox, as_module
-from xaieval.models.builtin import fpn_scenes
+from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.fal import FAL, levels_of
 from xaieval.models.fpn import LEVELS, FPNClassifier
 from xaieval.models.loading import LoadedModel, load_model
@@ -27,6 +27,7 @@ __all__ = [
     "as_module",
     "attend",
     "attention_loss",
+    "cue_scenes",
     "fpn_scenes",
     "levels_of",
     "load_model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from xaieval.data import Preprocessing, import_factory
-from xaieval.data.scenes import SIDE
+from xaieval.data.cues import CUES
+from xaieval.data.drawing import SIDE
 from xaieval.errors import ModelError, WeightsError, choose_from
 from xaieval.models.blackbox import as_module
-from xaieval.models.builtin import fpn_scenes
+from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.huggingface import huggingface
 from xaieval.models.weights import load_weights, tensors_only
 
@@ -73,8 +75,9 @@ def load_model(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "xaieval:fpn-scenes", or "package.module:factory", a
-            function that returns an nn.Module. Only the last form imports user code.
+            `save_pretrained`, whose weights are loaded if present), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
+            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
+            imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
@@ -162,9 +165,10 @@ def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights
 
 
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
-    if name != "fpn-scenes":
-        raise _unknown("xaieval", name, ["fpn-scenes"])
-    return LoadedModel(fpn_scenes(**arguments), Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
+    builders = {"fpn-scenes": fpn_scenes} | {f"scenes-{cue}": partial(cue_scenes, cue) for cue in CUES}
+    if name not in builders:
+        raise _unknown("xaieval", name, builders)
+    return LoadedModel(builders[name](**arguments), Preprocessing(SIDE, SIDE, mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
 def _factory(spec: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:

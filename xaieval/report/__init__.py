@@ -9,6 +9,7 @@ from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.heatmaps import heatmap_figure
 from xaieval.report.figures.kinds import plot
 from xaieval.report.figures.maps import maps_figure, show
+from xaieval.report.figures.matched import matched_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import save_figure
@@ -28,6 +29,7 @@ __all__ = [
     "heatmap_figure",
     "images_to_show",
     "maps_figure",
+    "matched_figure",
     "plot",
     "ranking_figure",
     "render_report",

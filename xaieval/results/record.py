@@ -51,6 +51,11 @@ class RunRecord:
         return list(self.manifest.get("controls", []))
 
     @property
+    def matched_controls(self) -> list[str]:
+        """The matched controls of each map; empty for a run without them."""
+        return list(self.manifest.get("matched_controls", []))
+
+    @property
     def seed(self) -> int:
         """The seed of the run; resampling and random choices of images use it too."""
         return int(self.manifest.get("seed", 0))

@@ -99,7 +99,7 @@ def with_group_column(rows: pd.DataFrame, group: Sequence[str] | pd.Series[str] 
     """
     rows = rows.drop(columns=GROUP, errors="ignore")
     if group is not None:
-        rows.insert(rows.columns.get_loc("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
+        rows.insert(list(rows.columns).index("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
     return rows
 
 

@@ -17,6 +17,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, 
 from xaieval.config.groups import Weights
 from xaieval.errors import OutputError
 from xaieval.results.manifest import SCHEMA
+from xaieval.results.matched import control_columns
 from xaieval.results.rows import CROSS_KEYS, GROUP, KEYS, UNREADABLE
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
@@ -35,6 +36,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "first_image": (dict, "a table"),
     "groups": (dict, "a table"),
     "ids_by_chance": (bool, "true or false"),
+    "matched_controls": (list, "a list of names"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
     "models": (dict, "a table"),
@@ -105,7 +107,10 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
             "a list of names, texts and evidence",
             [one for one in manifest.get("findings", []) if not _is_finding(one)],
         ),
-        ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
+        *(
+            (key, "a list of names", [name for name in manifest.get(key, []) if not isinstance(name, str)])
+            for key in ("controls", "matched_controls")
+        ),
         ("first_image", "the id, shape and channels of an image", [image for image in images if not _is_described(image)]),
         ("groups", "a table of by, count and weights (images or groups)", _odd_groups(manifest.get("groups"))),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
@@ -172,7 +177,7 @@ def _check_metric(metric: Any, source: str | Path) -> None:
     """Raise an OutputError unless a value is a manifest's entry of a metric."""
     if not isinstance(metric, dict) or not {"name", "interval", "higher_is_better"} <= metric.keys():
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
-    for key in ("name", "label"):
+    for key in ("name", "label", "excess_of", "control"):
         text = metric.get(key, "")
         if not (isinstance(text, str) and text.isprintable()):
             raise _no_manifest(source, f"a metric's {key}", "text that can be printed", text)
@@ -231,7 +236,7 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     """
     if "metrics" not in manifest:
         raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
-    metrics = {metric["name"]: metric["interval"] for metric in manifest["metrics"]}
+    metrics = _value_columns(manifest)
     _check_names(rows, [*keys, *([GROUP] if "groups" in manifest else []), "status", *metrics], source)
     if not len(rows):
         raise OutputError(f"'{source}' holds a run without rows; {MEND}")
@@ -246,6 +251,13 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     if "masks_of" in keys:
         _check_models(rows, manifest, source)
     return rows.astype(dict.fromkeys(metrics, "float64"))
+
+
+def _value_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The kind of interval of each column that holds values of a metric, also those for matched controls."""
+    able = [entry["excess_of"] for entry in manifest["metrics"] if "excess_of" in entry]
+    kinds = dict.fromkeys(control_columns(able, manifest.get("matched_controls", [])), "mean")
+    return {metric["name"]: metric["interval"] for metric in manifest["metrics"]} | kinds
 
 
 def _check_names(rows: pd.DataFrame, wanted: Sequence[str], source: str | Path) -> None:

@@ -311,3 +311,28 @@ def test_thousands_of_tests_at_once():
     table = rng.normal(0.1, 1, (210, 37 * 15 * 5))
     actual = sign_flip_p_values(table)
     assert 0.2 < (actual < 0.05).mean() < 0.7
+
+
+# ---- means, not symmetry
+
+
+def test_rare_large_losses_keep_common_small_gains_from_being_significant():
+    # If 5 % of the images lose 95, the mean is 0, and samples of 105 with at most two such images are one in ten.
+    column = np.array([5.0] * 103 + [-95.0] * 2)
+    assert scipy_p_value(column) < 0.005
+    assert _p(column) == pytest.approx(slow_p_of_skewed(column), rel=1e-9)
+    assert _p(column) > 0.1
+
+
+def test_a_correction_never_makes_a_p_value_smaller():
+    table = _varied(images=12)
+    by_signs = np.array([slow_p(column) for column in table.T])
+    actual = sign_flip_p_values(table)
+    assert (actual >= by_signs * (1 - 1e-12))[actual < 1].all()
+    assert (actual > by_signs + 1e-6)[actual < 1].any()
+
+
+@pytest.mark.parametrize("unit", [2.0**-1000, 2.0**-500, 2.0**500, 2.0**1000])
+def test_the_unit_changes_nothing_even_where_powers_of_it_are_no_numbers(unit):
+    table = _varied(images=30, tests=20)
+    assert sign_flip_p_values(unit * table).tolist() == sign_flip_p_values(table).tolist()

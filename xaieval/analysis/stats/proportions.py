@@ -11,6 +11,7 @@ from scipy.stats import binomtest, norm
 
 from xaieval.analysis.stats.estimates import (
     FEWEST,
+    ROUNDING,
     check_level,
     degrees_of_freedom,
     intraclass_correlation,
@@ -86,7 +87,7 @@ def difference_of_proportions(first: Yes, second: Yes, level: float, groups: Gro
     """Newcombe's interval of the difference of two proportions of the same images, in [-1, 1].
 
     It combines the intervals of both proportions with their correlation, so it has a width even if no two images differ,
-    unlike a bootstrap interval. With groups, the correlation is that of what the groups add to the two proportions.
+    unlike a bootstrap interval. With groups, the correlation is that of what the groups add to the two proportions (MOVER).
 
     Reference:
         Newcombe, Statistics in Medicine 17, 1998, method 10; for correlated estimates of any kind Zou and Donner,
@@ -135,11 +136,18 @@ def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
 
 
 def _correlation(first: Yes, second: Yes, groups: Grouping) -> float:
-    """The correlation of two proportions, from what each group adds to them; 0 if either is constant."""
+    """The correlation of two proportions from what each group adds to them, lower if few groups tell them apart.
+
+    It is averaged with 0, which counts for one group, because where no group differs the correlation is 1 and hides that others
+    may differ, as in Newcombe's correction. 0 if either is the same in all groups.
+    """
+    if any(np.ptp(groups.means(values)) <= ROUNDING for values in (first, second)):
+        return 0.0
     (_, one), (_, other) = (residuals(values.astype(float), groups) for values in (first, second))
     weights = 1 / (1 - groups.shares)
     area = float((weights * one**2).sum() * (weights * other**2).sum())
-    return float((weights * one * other).sum() / np.sqrt(area)) if area > 0 else 0.0
+    differ = int((groups.means(first) != groups.means(second)).sum())
+    return float((weights * one * other).sum() / np.sqrt(area)) * differ / (differ + 1)
 
 
 def _phi(first: Yes, second: Yes) -> float:

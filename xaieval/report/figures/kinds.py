@@ -17,6 +17,7 @@ from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.data import metric_entry, subset
 from xaieval.report.figures.heatmaps import heatmap_figure
+from xaieval.report.figures.matched import matched_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import Size
@@ -118,10 +119,18 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
     if request.ax is not None:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
-    counts = scores.rows[["layer", "method"]].nunique()
+    own = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    counts = own[["layer", "method"]].nunique()
     over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
     ranking = rank(
-        scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed, weights=scores.group_weights
+        scores.rows,
+        scores.metrics,
+        metric,
+        over,
+        level=request.level,
+        seed=scores.seed,
+        weights=scores.group_weights,
+        controls=scores.controls,
     )
     return ranking_figure(ranking, size=request.size)
 
@@ -132,6 +141,10 @@ def _classes(scores: RunRecord, request: Request) -> Figure:
 
 def _spread(scores: RunRecord, request: Request) -> Figure:
     return spread_figure(scores, request.one(), **request.common())
+
+
+def _matched(scores: RunRecord, request: Request) -> Figure:
+    return matched_figure(scores, request.one(), **request.common())
 
 
 def _agreement(scores: RunRecord, request: Request) -> Figure:
@@ -150,4 +163,5 @@ KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "classes": _classes,
     "spread": _spread,
     "agreement": _agreement,
+    "matched": _matched,
 }

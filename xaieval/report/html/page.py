@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
@@ -21,6 +22,7 @@ from xaieval.report.figures.data import Pair, rows_of, summary_of
 from xaieval.report.html.cross_section import cross_section
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.html.matched import matched_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
 from xaieval.report.html.row_table import list_rows
@@ -34,6 +36,7 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
+from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
@@ -163,6 +166,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
+    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights)
     return {
         "model": model,
         "data": data,
@@ -173,7 +177,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "controls": scores.controls,
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
+        "metrics": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
         "lines": lines_of(scores, summary),
         "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, scores.group_weights),
         "panels": panels_of(scores, summary),
@@ -184,6 +188,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
         "beaten": controls_beaten(scores, level),
+        "matched": matched_of(scores, level),
         "selection": selection_of(scores, methods, level),
         "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
         "cross": options.cross and cross_section(options.cross, level),
@@ -195,6 +200,11 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "facts": facts_of(manifest),
         "other_facts": facts_of(options.other.manifest) if options.other else [],
     }
+
+
+def _heading(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> dict[str, Any]:
+    """What the heading of a metric's column says."""
+    return {"label": label_of(metric), "higher": metric["higher_is_better"], "fooled": fooled.get(metric["name"], "")}
 
 
 def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:
