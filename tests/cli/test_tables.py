@@ -280,13 +280,25 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
     for command in ("score", "check"):  # the evidence has other numbers for each finding
         found[command] = {re.sub(r"(evidence)\..*", r"\1", path) for path in found[command]}
     found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
-    assert listed.keys() == {*found, "fal"}
+    assert listed.keys() == {*found, "fal", "cross"}, "these two have tests of their own"
     for command, paths in found.items():
         assert {path.removesuffix("[]") for path in paths} == listed[command], command
 
 
 def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
-    for command in ("score", "check", "fal", "compare", "agreement", "layers", "methods", "metrics", "protocols", "report"):
+    for command in (
+        "score",
+        "check",
+        "fal",
+        "compare",
+        "cross",
+        "agreement",
+        "layers",
+        "methods",
+        "metrics",
+        "protocols",
+        "report",
+    ):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command
