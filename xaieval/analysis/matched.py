@@ -33,8 +33,8 @@ def compare_with_matched_controls(
 ) -> pd.DataFrame:
     """One-sided tests of each method at each layer against the matched controls of its own maps, in each metric that has them.
 
-    The tests are sign-flip permutation tests, paired by image, and corrected together by Holm. A control that no map has in a
-    metric, such as `dimmed` in a curve, is not in the table.
+    The tests are sign flips with a correction for skewness, paired by image, and corrected together by Holm. A control that no
+    map has in a metric, such as `dimmed` in a curve, is not in the table.
 
     Args:
         rows: The rows of a run.
