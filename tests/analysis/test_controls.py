@@ -329,8 +329,8 @@ def scene_scores() -> Scores:
 @pytest.mark.slow
 def test_a_good_level_beats_all_controls_in_average_drop_which_fake_cam_fools(scene_scores):
     summary = scene_scores.summary()
-    assert summary.loc[("input", "edges"), AD] < 0.1
-    assert summary.loc[("input", "edges"), AD] == summary[AD].min()
+    assert summary.loc[("input", "fake-cam"), AD] < 0.1
+    assert summary.loc[("input", "fake-cam"), AD] == summary[AD].min()
     table = scene_scores.controls_table().set_index(["layer", "metric", "control"])
     assert table.loc[("fpn[p5]", AD, "random"), "beats"]
     assert table.loc[("fpn[p5]", AD, "uniform"), "beats"]
@@ -368,7 +368,7 @@ def test_the_table_of_the_page_is_the_benchmark_result():
     folder = ROOT / "benchmarks/controls"
     scores, summary = Scores.load(folder), pd.read_csv(folder / "summary.csv")
     won = scores.controls_table().groupby(["layer", "method", "metric"])["beats"].sum()
-    metrics = [metric["name"] for metric in scores.manifest["metrics"]]
+    metrics = [metric["name"] for metric in scores.metrics if "excess_of" not in metric]
     expected = []
     for row in summary.to_dict("records"):
         counts = [str(won.get((row["layer"], row["method"], metric))) for metric in metrics]
@@ -376,11 +376,38 @@ def test_the_table_of_the_page_is_the_benchmark_result():
         cells = [f"`{row['method']}`", f"`{row['layer']}`", *(_cell(row, metric) for metric in metrics), beaten]
         expected.append(f"| {' | '.join(cells)} |")
     page = (ROOT / "docs/controls.md").read_text()
-    assert [line for line in page.split("<!-- from")[1].splitlines() if line.startswith("| `")] == expected
+    assert _lines_after(page, "<!-- from benchmarks/controls") == expected
     versions = scores.manifest["versions"]
     assert f"n = {len(scores.rows) // len(summary)}, seed {scores.manifest['seed']}, xaieval {versions['xaieval']}" in page
     assert f"torch {versions['torch']}" in page
-    assert summary["beats_controls"].isna().all(), "as the page says"
+    beaten = summary.set_index(["method", "layer"])["beats_controls"]
+    assert beaten["layercam", "fpn[p2]"] == AD
+    assert all(beaten[method, layer].startswith(AD) for method in ("gradcam", "layercam") for layer in ("fpn[p4]", "fpn[p5]"))
+    assert all(IC in beaten[method, "fpn[p5]"] for method in ("gradcam", "layercam"))
+    assert beaten[[("gradcam", "fpn[p3]"), ("layercam", "fpn[p3]")]].isna().all(), "as the page says"
+
+
+def test_the_matched_table_of_the_page_is_the_benchmark_result():
+    scores = Scores.load(ROOT / "benchmarks/controls")
+    table, areas = scores.matched_table(), scores.summary()["mask_area"]
+    won = table.groupby(["layer", "method", "metric"])["beats"].sum()
+    expected = []
+    for (layer, method), tests in table[table["metric"] == AD].groupby(["layer", "method"], sort=False):
+        first = tests.iloc[0]
+        counts = ", ".join(str(won[layer, method, metric]) for metric in (AD, IC, "average_gain"))
+        means = " | ".join(f"{mean:.1f}" for mean in (100 * areas[layer, method], first["value"], *tests["control_value"]))
+        excess = f"{first['excess']:.1f} [{first['low']:.1f}, {first['high']:.1f}]"
+        expected.append(f"| `{method}` | `{layer}` | {means} | {excess} | {counts} |")
+    page = (ROOT / "docs/controls.md").read_text()
+    assert _lines_after(page, "<!-- matched controls in AD") == expected
+    assert table.loc[table["metric"] == AD, "beats"].all(), "as the page says"
+    excess = scores.summary()[f"{AD}_excess"].drop(index="input")
+    assert excess.idxmin()[0] == "fpn[p4]"
+
+
+def _lines_after(page: str, mark: str) -> list[str]:
+    """The rows of the table after a comment."""
+    return [line for line in page.split(mark)[1].split("<!--")[0].splitlines() if line.startswith("| `")]
 
 
 def _cell(row: dict[str, Any], metric: str) -> str:

@@ -34,6 +34,7 @@ from xaieval.report.html.interval_chart import Interval, draw_panel
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of
 from xaieval.report.html.row_table import list_rows
+from xaieval.results.matched import excess_entry
 
 AD = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
 IC = {"name": "increase_in_confidence", "higher_is_better": True, "interval": "wilson", "label": "IC %"}
@@ -157,9 +158,25 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     text = _text(_page(_scores(rows, controls=["random", "fake-cam"])))
     assert "60 images, 2 layers, 1 method and 2 control maps." in text
     assert "random (control)" in text
-    assert "p5 gradcam 1 of 2 not fake-cam" in text
-    assert "a control map has the best value" in text
+    assert "p5 gradcam 1 of 1" in text
+    assert "increase_in_confidence: a control map has the best value" in text
+    assert "average_drop: a control map has the best value" not in text
+    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method") == 1
+    assert "lower is better can be fooled" in text, "the heading of the metric"
     assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
+
+
+def test_maps_stand_beside_others_of_their_size():
+    rows = _rows()
+    rows = rows.assign(average_drop_shifted=rows["average_drop"] + 40, average_drop_dimmed=rows["average_drop"] - 1)
+    scores = _scores(rows.assign(average_drop_excess=-40.0), matched_controls=["shifted", "dimmed"])
+    scores.manifest["metrics"] = [*scores.metrics, excess_entry(scores.metrics[0], "shifted")]
+    text = _text(_page(scores))
+    assert "Is it the map, or its size?" in text
+    assert "shifted : the same map, moved to another place; dimmed : the whole picture" in text
+    assert "AD minus that of shifted maps" in text
+    assert "1 of 2 not dimmed" in text
+    assert "Is it the map, or its size?" not in _text(_page(_scores()))
 
 
 def test_an_unfinished_run_says_so_and_a_finished_one_does_not():
