@@ -20,6 +20,7 @@ ORDER = (
     "rank_layers",
     "fal_in_thirty_lines",
     "controls",
+    "cross_score",
     "sanity_check",
     "localisation",
     "insertion_deletion",

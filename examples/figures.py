@@ -26,12 +26,15 @@ def main(folder: Path) -> None:
     prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     pictures = scenes(prepare, size=IMAGES)
     loader = pictures.loader(batch_size=20)
-    metrics = ["average_drop", "increase_in_confidence"]
+    metrics = ["average_drop", "increase_in_confidence", "drop_in_deletion", "confidence_ratio", "complexity"]
     scores = xaieval.score(model, loader, ["fpn[*]"], ["gradcam", "layercam", "random"], metrics=metrics, progress=False)
     print(scores.summary().round(1).to_string())
+    print(scores.agreement())
 
     metrics = [insertion(steps=8, keep_curve=True), deletion(steps=8, keep_curve=True)]
     altered = xaieval.score(model, loader, ["fpn[*]"], metrics=metrics, max_images=20, progress=False)
+    matched = xaieval.score(model, loader, ["fpn[*]"], controls="matched", metrics="average_drop", progress=False)
+    print(matched.matched_table().round(1).to_string())
     batch = next(iter(loader))
     images, names = batch["image"][:3], [pictures.classes[label] for label in batch["label"][:3].tolist()]
     maps = xaieval.explain(model, images, ["fpn[*]"], method="layercam")
@@ -42,6 +45,8 @@ def main(folder: Path) -> None:
         "ranking": scores.plot("ranking", methods=["gradcam"]),
         "classes": scores.plot("classes", methods=["gradcam"], classes=pictures.classes),
         "spread": scores.plot("spread", methods=["gradcam"]),
+        "agreement": scores.plot("agreement"),
+        "matched": matched.plot("matched"),
         "curves": altered.plot("curves"),
         "maps": xaieval.show(images, maps, names, "LayerCAM", preprocessing=prepare),
     }

@@ -37,6 +37,7 @@ MOST_ROOMS = 18  # with benchmarks/ and the package itself
 MOST_FLOORS = 10
 
 PUBLIC = [
+    "CrossScores",
     "Groups",
     "Inference",
     "Protocol",
@@ -44,6 +45,7 @@ PUBLIC = [
     "Stop",
     "XaievalError",
     "check",
+    "cross_score",
     "explain",
     "explainers",
     "list_layers",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
     from xaieval.evaluation.check import check
+    from xaieval.evaluation.cross_result import CrossScores
+    from xaieval.evaluation.cross_score import cross_score
     from xaieval.evaluation.early_stopping import Stop
     from xaieval.evaluation.loop import explain, score
     from xaieval.evaluation.sanity_check import sanity_check
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from xaieval.report.figures.maps import show
 
 _HOMES = {
+    "CrossScores": "xaieval.evaluation.cross_result",
     "Groups": "xaieval.config.groups",
     "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
@@ -32,6 +35,7 @@ _HOMES = {
     "Stop": "xaieval.evaluation.early_stopping",
     "XaievalError": "xaieval.errors",
     "check": "xaieval.evaluation.check",
+    "cross_score": "xaieval.evaluation.cross_score",
     "explain": "xaieval.evaluation.loop",
     "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.evaluation.sanity_check",
@@ -41,6 +45,7 @@ _HOMES = {
 _MODULES = ("explainers", "metrics", "models", "testing")
 
 __all__ = [
+    "CrossScores",
     "Groups",
     "Inference",
     "Protocol",
@@ -48,6 +53,7 @@ __all__ = [
     "Stop",
     "XaievalError",
     "check",
+    "cross_score",
     "explain",
     "explainers",
     "list_layers",

@@ -94,7 +94,7 @@ def test_confidences_of_the_same_model_that_have_nothing_in_common_are_an_error(
         MetricError, match=r"differs on \d\d of 40, such as '0': 0\.\d{4} in .*; the ids do not belong to the same"
     ):
         run(labels=NO_LABELS).compare(other)
-    assert len(notes(run(labels=NO_LABELS), run(labels=NO_LABELS, confidence=other.rows["confidence"], fingerprint="b"))) == 2
+    assert len(notes(run(labels=NO_LABELS), run(labels=NO_LABELS, confidence=other.rows["confidence"], fingerprint="b"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,14 @@ def test_notes_say_what_differs():
         "the preprocessing differs: image_size is 64 in this run and 32 in the other; mean is [0.5, 0.5, 0.5] in this run and "
         "[0.0, 0.0, 0.0] in the other",
         "the weights differ: a.pth (a) in this run and b in the other",
+        "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
+        "xaieval.cross_score measures both parts (docs/compare_models.md)",
         "the options differ: model_args is None in this run and {'pad_type': 'same'} in the other",
         "no interval: a mean takes at least 4 images, and at least 59 if their values are all equal",
     ]
-    assert notes(run(), run(model={"class": "Other", "fingerprint": "a"}))[1].startswith("the models differ: class is 'Net' in")
+    [_, differ, part, *_] = notes(run(), run(model={"class": "Other", "fingerprint": "a"}))
+    assert differ.startswith("the models differ: class is 'Net' in")
+    assert part.startswith("models also differ in how they bear masking")
 
 
 def test_no_run_is_better_across_protocols():

@@ -109,10 +109,10 @@ def test_what_is_said_of_several_is_said_once_with_a_few_names():
 
 
 def test_a_control_with_the_best_value_is_named():
-    pairs = [*PAIRS, CONTROL, ("input", "fake-cam")]
-    drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "fake-cam"): 0.25}
-    assert _found(_rows(pairs, average_drop=drops), controls=["random", "fake-cam"]) == [
-        "average_drop: a control map has the best value, 0.25 of fake-cam; the best method is gradcam at p5 with 12.5, so a "
+    pairs = [*PAIRS, CONTROL, ("input", "edges"), ("input", "fake-cam")]
+    drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "edges"): 0.25, ("input", "fake-cam"): 0.0}
+    assert _found(_rows(pairs, average_drop=drops), controls=["random", "edges", "fake-cam"]) == [
+        "average_drop: a control map has the best value, 0.25 of edges; the best method is gradcam at p5 with 12.5, so a "
         "good average_drop alone proves nothing"
     ]
 

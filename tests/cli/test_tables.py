@@ -24,6 +24,7 @@ from xaieval.cli import main
 from xaieval.cli.json_output import records, render
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.presets import PRESETS
+from xaieval.results.metric_display import interval_text
 
 COMMAND = [sys.executable, "-m", "xaieval.cli"]
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])[\d;]*m")
@@ -89,9 +90,9 @@ def test_a_narrow_terminal_shows_a_block_for_each_row_with_everything_in_it(run)
     blocks = dict(re.findall(r"^(\S+  \S+)\n((?:  .*\n)+)", text, re.MULTILINE))
     assert list(blocks) == [f"{row.layer}  {row.method}" for row in summary.itertuples()]
     for row, block in zip(summary.itertuples(), blocks.values(), strict=True):
-        drop = f"{row.average_drop:z.1f} [{row.average_drop_low:z.1f}, {row.average_drop_high:z.1f}]"
+        drop = f"{row.average_drop:z.1f} {interval_text(row.average_drop_low, row.average_drop_high, 'z.1f')}"
         assert f"AD % [95% interval], lower is better: {drop}" in block
-        assert re.search(r"n: 4 .*failed: 0 ", " ".join(block.split()) + " ")
+        assert re.search(rf"mask, area %: {100 * row.mask_area:.1f} .*n: 4 .*failed: 0 ", " ".join(block.split()) + " ")
         assert "controls beaten" in block
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 60
@@ -183,7 +184,8 @@ def test_the_document_of_a_run_says_what_its_files_say(run):
     summary = scores.summary()
     assert [(row["layer"], row["method"]) for row in document["summary"]] == list(summary.index)
     for name in summary.columns:
-        assert [row[name] for row in document["summary"]] == pytest.approx(list(summary[name])), name
+        expected = [None if pd.isna(value) else value for value in summary[name]]
+        assert [row[name] for row in document["summary"]] == pytest.approx(expected), name
     assert document["statuses"] == scores.rows["status"].value_counts().to_dict()
     assert document["warnings"] == scores.warnings()
     assert document["stopped"] is None
@@ -255,33 +257,48 @@ def _paths(value: Any, before: str = "") -> set[str]:
     if not isinstance(value, dict):
         return {before} if before else set()
     inner = set().union(*(_paths(item, f"{before}.{name}".lstrip(".")) for name, item in value.items()))
-    return {path.replace("average_drop", "METRIC").replace("increase_in_confidence", "METRIC") for path in inner}
+    return {re.sub("(average_drop|increase_in_confidence)(_excess)?", "METRIC", path) for path in inner}
 
 
 @pytest.mark.slow
-def test_the_page_lists_the_fields_of_every_document(run):
+def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
     folder = str(run[0])
     parts = re.split(r"^## `(\w+)`\n", (ROOT / "docs/json.md").read_text(), flags=re.MULTILINE)
     listed = {command: set(FIELDS.findall(text)) for command, text in zip(parts[1::2], parts[2::2], strict=True)}
     commands = {
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
+        "agreement": ("agreement", str(ROOT / "benchmarks/ucmerced_mobilenetv2")),
         "report": ("report", folder, "--no-maps"),
         "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
     }
     found = {command: _paths(_document(*arguments)) for command, arguments in commands.items()}
+    odd = ("--controls", "matched", "--mean", "0,0,0", "--std", "1,1,1")  # a run with matched controls and a finding
+    found["score"] |= _paths(_document(*QUICK, str(tmp_path / "matched"), *odd))
     found["score"] = {re.sub(r"^statuses\..*", "statuses.STATUS", path) for path in found["score"]}
     for command in ("score", "check"):  # the evidence has other numbers for each finding
         found[command] = {re.sub(r"(evidence)\..*", r"\1", path) for path in found[command]}
     found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
-    assert listed.keys() == {*found, "fal"}
+    assert listed.keys() == {*found, "fal", "cross"}, "these two have tests of their own"
     for command, paths in found.items():
         assert {path.removesuffix("[]") for path in paths} == listed[command], command
 
 
 def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
-    for command in ("score", "check", "fal", "compare", "layers", "methods", "metrics", "protocols", "report"):
+    for command in (
+        "score",
+        "check",
+        "fal",
+        "compare",
+        "cross",
+        "agreement",
+        "layers",
+        "methods",
+        "metrics",
+        "protocols",
+        "report",
+    ):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command

@@ -118,6 +118,20 @@ def test_the_table_of_faults_is_the_benchmark_result():
     assert wanted == [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line in wanted]
 
 
+def test_the_table_of_agreement_is_that_of_its_simulation():
+    page = (ROOT / "docs/statistics.md").read_text()
+    lines = page.split("<!-- from benchmarks/agreement.csv -->\n")[1].split("\n\n")[0].splitlines()
+    rows = pd.read_csv(ROOT / "benchmarks/agreement.csv").to_dict("records")
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    shown = {
+        (*name.split(", "), *line[:2]): value for line in cells[2:] for name, value in zip(cells[0][2:], line[2:], strict=True)
+    }
+    assert {
+        (f"{row['spread']:g}", f"{row['likeness']:g}", str(row["pairs"]), str(row["images"])): f"{row['coverage']:.1f}"
+        for row in rows
+    } == shown
+
+
 def test_the_table_of_perturbation_is_the_benchmark_result():
     rows = pd.read_csv(ROOT / "benchmarks/perturbation.csv").to_dict("records")
     wanted = [

@@ -28,6 +28,10 @@ _ENOUGH = 10  # images from which a missing association means something
 _LIKELY = 2.33  # standard errors, one-sided 1 %
 _SHOWN = 3  # names in a note
 _MEND = "give 'id' in the loader's batches, or do not shuffle, so that an id means the same image in both runs"
+_OTHER_MODEL = (
+    "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
+    "xaieval.cross_score measures both parts (docs/compare_models.md)"
+)
 _SETTINGS = ("task", "forward", "method settings")  # of a run, beside its protocol, that change what is measured
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way
 
@@ -301,6 +305,8 @@ def _other_model(first: RunRecord, second: RunRecord, names: Names) -> Iterator[
         yield f"the models differ: {first_difference({'class': one.get('class')}, {'class': other.get('class')}, names)}"
     elif one.get("fingerprint") != other.get("fingerprint"):
         yield f"the weights differ: {_weights(first, one)} in {names[0]} and {_weights(second, other)} in {names[1]}"
+    if (one.get("class"), one.get("fingerprint")) != (other.get("class"), other.get("fingerprint")):
+        yield _OTHER_MODEL
     yield from _other_options(first, second, _OPTIONS, names)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from xaieval.analysis.comparability import Names, check_same_images, first_difference, notes_on, protocols_of
+from xaieval.analysis.groups_of_both import GroupsOfBoth, groups_of_both
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
+from xaieval.analysis.tables import mean_of
 from xaieval.errors import MetricError, ProtocolError, choose_from
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
@@ -34,8 +35,9 @@ def compare(
 ) -> pd.DataFrame:
     """Two runs on the same images, paired by image, per layer, method and metric.
 
-    Means are tested by the sign-flip permutation test or by Wilcoxon's signed-rank test, binary metrics by McNemar's exact
-    test. All tests are two-sided, and corrected together by Holm.
+    Means are tested by sign flips with a correction for skewness, or by Wilcoxon's signed-rank test; binary metrics by
+    McNemar's exact test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip
+    whole groups and intervals allow for them; groups of only one of the runs are used for both, which a note says.
 
     Args:
         first: A run.
@@ -50,14 +52,15 @@ def compare(
     Returns:
         Index `(layer, method, metric)`; columns `mean` (of the first run) and `other_mean` over the images that both have,
         `difference` (first minus second) with its interval `low` and `high` (Student's, or Newcombe's for proportions),
-        `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `p_value`, `p_holm`, and `better`: "this" for the
-        first run, "other", or "" if the difference is not significant. `attrs["notes"]` is a list of sentences: how many
-        images, layers and methods took part and what was left out, and in what the runs differ, such as preprocessing or
-        weights.
+        `effect_size` (matched-pairs rank-biserial, in [-1, 1]), `n_images`, `n_groups` (if there are groups), `p_value`,
+        `p_holm`, and `better`: "this" for the first run, "other", or "" if the difference is not significant. `attrs["notes"]`
+        is a list of sentences: how many images, layers and methods took part and what was left out, and in what the runs
+        differ, such as preprocessing or weights.
 
     Raises:
         MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown; or the same id
-            belongs to different images: their labels contradict, or the same model has the confidences of other images.
+            belongs to different images: their labels contradict, or the same model has the confidences of other images; or
+            the runs have their images in different groups, or weight their means differently.
         ProtocolError: They were measured under different protocols.
 
     Example:
@@ -81,25 +84,34 @@ def compare(
     doubts = check_same_images(first, second, runs)
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
+    together = groups_of_both(first, second, both["image_id"].unique(), runs)
     draws = max(resamples, int(10 * len(keys) / (1 - level)))  # otherwise even the smallest possible p-value is not significant
-    p_values = paired_p_values(_differences(both, keys), test, draws, first.seed)
+    differences = _differences(both, keys)
+    p_values = paired_p_values(differences.to_numpy(), test, draws, first.seed, groups=together.of(differences.index))
     parts = dict(list(both.groupby(["layer", "method"], sort=False)))
     records = [
         dict(zip(("layer", "method", "metric"), key, strict=True))
-        | _record(parts[key[:2]], metrics[key[2]], level)
+        | _record(parts[key[:2]], metrics[key[2]], level, together)
         | {"p_value": p_value}
         for key, p_value in zip(keys, p_values, strict=True)
     ]
     table = pd.DataFrame(records)
-    table.insert(9, "p_holm", holm(table["p_value"]))
+    table.insert(list(table.columns).index("n_images"), "p_holm", holm(table["p_value"]))
     one, other = protocols_of(first, second)
     table["better"] = [
         _better(row, metrics[row["metric"]], 1 - level) if one == other else "" for row in table.to_dict("records")
     ]
     table = table.set_index(["layer", "method", "metric"])
-    few = [why_no_interval(level)] if (table["difference"].notna() & table["low"].isna()).any() else []
-    table.attrs["notes"] = [*notes_on(first, second, both, runs), *doubts, *few]
+    table.attrs["notes"] = [*notes_on(first, second, both, runs), *together.notes, *doubts, *_few(table, level)]
     return table
+
+
+def _few(table: pd.DataFrame, level: float) -> list[str]:
+    """Why a difference has no interval, if one has none."""
+    odd = table[table["difference"].notna() & table["low"].isna()]
+    if odd.empty:
+        return []
+    return [why_no_interval(level, groups=Grouping(range(int(odd["n_groups"].min()))) if "n_groups" in odd else None)]
 
 
 def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -> dict[str, Any]:
@@ -159,30 +171,31 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame, names: list[str]) -> pd.D
     return both
 
 
-def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> NDArray[np.float64]:
-    """Differences `[N, T]`, one column per layer, method and metric; NaN where a row of either run is missing."""
+def _differences(both: pd.DataFrame, keys: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """Differences `[N, T]` by image, one column per layer, method and metric; NaN where a row of either run is missing."""
     names = list(dict.fromkeys(name for _, _, name in keys))
     table = both[_KEYS].assign(**{name: both[name].astype(float) - both[f"{name}_other"].astype(float) for name in names})
     wide = table.pivot_table(index="image_id", columns=["layer", "method"], values=names, sort=False)
     columns = pd.MultiIndex.from_tuples([(name, layer, method) for layer, method, name in keys])
-    return wide.reindex(columns=columns).to_numpy(dtype=float)
+    return wide.reindex(columns=columns).astype(float)
 
 
-def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float) -> dict[str, Any]:
+def _record(part: pd.DataFrame, metric: Mapping[str, Any], level: float, together: GroupsOfBoth) -> dict[str, Any]:
     """Both means, their difference with its interval and effect size, over the images that have both values."""
     name = metric["name"]
-    values = part[[name, f"{name}_other"]].astype(float).dropna().to_numpy()
-    one, other = values.T
-    low, high = difference_interval(one, other, metric["interval"], level)
-    means = values.mean(axis=0) if len(values) else (np.nan, np.nan)
+    values = part.set_index("image_id")[[name, f"{name}_other"]].astype(float).dropna()
+    groups = together.of(values.index)
+    one, other = values.to_numpy().T
+    low, high = difference_interval(one, other, metric["interval"], level, groups=groups)
     return {
-        "mean": means[0],
-        "other_mean": means[1],
-        "difference": (one - other).mean() if len(values) else np.nan,
+        "mean": mean_of(one, groups),
+        "other_mean": mean_of(other, groups),
+        "difference": mean_of(one - other, groups),
         "low": low,
         "high": high,
         "effect_size": rank_biserial(one - other),
         "n_images": len(values),
+        **({} if groups is None else {"n_groups": groups.count}),
     }
 
 

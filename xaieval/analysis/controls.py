@@ -1,24 +1,132 @@
-"""Which methods are significantly better than the control maps, in which metrics."""
+"""Which methods are significantly better than the control maps, and which metrics Fake-CAM fools."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
-from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.stats.permutation import sign_flip_p_values
+from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
+from xaieval.config.controls import FOOLING
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
+from xaieval.results.matched import without_excess
 from xaieval.results.rows import Pair
 
-__all__ = ["CONTROLS_COLUMN", "compare_with_controls", "metrics_beating_controls"]
+__all__ = [
+    "CONTROLS_COLUMN",
+    "BestMaps",
+    "best_maps",
+    "compare_with_controls",
+    "fooled_metrics",
+    "metrics_beating_controls",
+    "rivals",
+]
 
 CONTROLS_COLUMN = "beats_controls"  # a column of the summary
 COLUMNS = ("layer", "method", "metric", "control", "value", "control_value", "n_images", "p_value")
+
+
+@dataclass(frozen=True)
+class BestMaps:
+    """The best control map and the best method in a metric, by their means.
+
+    Attributes:
+        metric: Name of the metric.
+        control: Layer and method of the control map.
+        control_mean: Its mean.
+        best: Layer and method of the best method.
+        mean: Its mean.
+        higher_is_better: The direction of the metric.
+    """
+
+    metric: str
+    control: Pair
+    control_mean: float
+    best: Pair
+    mean: float
+    higher_is_better: bool
+
+    @property
+    def control_wins(self) -> bool:
+        """Whether the control map is at least as good as the method."""
+        ahead = self.control_mean > self.mean if self.higher_is_better else self.control_mean < self.mean
+        return ahead or math.isclose(self.control_mean, self.mean, rel_tol=1e-9)
+
+
+def rivals(controls: Sequence[str]) -> list[str]:
+    """The control maps that a method has to beat: all but Fake-CAM, which checks metrics and not methods.
+
+    Example:
+        >>> rivals(["random", "fake-cam"])
+        ['random']
+    """
+    return [name for name in controls if name != FOOLING]
+
+
+def best_maps(
+    rows: pd.DataFrame,
+    higher_is_better: Mapping[str, bool],
+    some: Sequence[str],
+    controls: Sequence[str],
+    weights: Weights = "images",
+) -> list[BestMaps]:
+    """For each metric in which both have values, the best of some control maps, and the best method that is no control map.
+
+    Args:
+        rows: The rows of a run.
+        higher_is_better: The direction of each metric.
+        some: Names of the control maps that count.
+        controls: Names of all control maps.
+        weights: "images", or "groups" if every group counts the same in a mean.
+    """
+    if not rows["method"].isin(list(some)).any():
+        return []
+    found = []
+    for metric, higher in higher_is_better.items():
+        means = pair_means(rows, metric, weights)
+        goodness = {pair: (value if higher else -value) for pair, value in means.items()}
+        control = max((pair for pair in goodness if pair[1] in some), key=goodness.__getitem__, default=None)
+        best = max((pair for pair in goodness if pair[1] not in controls), key=goodness.__getitem__, default=None)
+        if control is not None and best is not None:
+            found.append(BestMaps(metric, control, means[control], best, means[best], higher))
+    return found
+
+
+def fooled_metrics(
+    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str], weights: Weights = "images"
+) -> dict[str, str]:
+    """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+
+    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        controls: Names of the methods that are control maps; without "fake-cam" nothing is known.
+        weights: "images", or "groups" if every group counts the same in a mean.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
+        >>> drop = {"name": "average_drop", "higher_is_better": False}
+        >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
+        this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method (gradcam at p5) 1.5
+    """
+    fooling = [name for name in controls if name == FOOLING]
+    return {
+        found.metric: f"this metric can be fooled: {FOOLING}, which removes one pixel, has {found.control_mean:.4g}, the best "
+        f"method ({name_of_pair(found.best)}) {found.mean:.4g}"
+        for found in best_maps(rows, directions(metrics), fooling, controls, weights)
+        if found.control_wins
+    }
 
 
 def compare_with_controls(
@@ -27,11 +135,14 @@ def compare_with_controls(
     controls: Sequence[str],
     level: float = 0.95,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> pd.DataFrame:
-    """One-sided tests of each method against each control map, in every metric that has a direction.
+    """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
 
-    The tests are paired by image: McNemar's exact test for binary metrics, the sign-flip permutation test for means. They are
-    corrected together by Holm. A control that has no value in a metric is not tested in it.
+    The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
+    means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
+    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    `fooled_metrics`).
 
     Args:
         rows: The rows of a run.
@@ -39,6 +150,7 @@ def compare_with_controls(
         controls: Names of the methods that are control maps.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         One row per test: `layer`, `method`, `metric`, `control`, the means `value` and `control_value` over the `n_images` on
@@ -58,18 +170,21 @@ def compare_with_controls(
         0  gradcam  random   10.0           90.0  0.001953   True
     """
     check_level(level)
-    if not rows["method"].isin(list(controls)).any():
+    if not rows["method"].isin(rivals(controls)).any():
         raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
-    higher_is_better = directions(metrics)
+    higher_is_better = directions(without_excess(metrics))
     values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
-    parts = [_compare(values[name], name, higher, list(controls), seed) for name, higher in higher_is_better.items()]
+    parts = [
+        _compare(table, name, higher_is_better[name], list(controls), seed, grouping_of(rows, table.index, weights))
+        for name, table in values.items()
+    ]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
     table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
     return table.assign(beats=table["p_holm"] < 1 - level)
 
 
 def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
-    """For each pair of layer and method, the metrics in which it beats every control that has a value in them.
+    """For each pair of layer and method, the metrics in which it beats every control but Fake-CAM that has a value in them.
 
     Args:
         table: The result of `compare_with_controls`.
@@ -89,12 +204,15 @@ def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
-def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int) -> pd.DataFrame:
+def _compare(
+    values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int, groups: Grouping | None
+) -> pd.DataFrame:
     """Tests of one metric: every pair of layer and method against every control that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
     own = [column for column, name in enumerate(methods) if name not in controls]
-    against = [column for column, name in enumerate(methods) if name in controls and np.isfinite(table[:, column]).any()]
+    others = rivals(controls)
+    against = [column for column, name in enumerate(methods) if name in others and np.isfinite(table[:, column]).any()]
     own_values = np.repeat(table[:, own], len(against), axis=1)
     control_values = np.tile(table[:, against], len(own))
     both = np.isfinite(own_values) & np.isfinite(control_values)
@@ -105,16 +223,9 @@ def _compare(values: pd.DataFrame, metric: str, higher: bool, controls: list[str
             "method": [method for _, method in pairs],
             "metric": metric,
             "control": [methods[column] for _ in own for column in against],
-            "value": _means(own_values, both),
-            "control_value": _means(control_values, both),
+            "value": column_means(np.where(both, own_values, np.nan), groups),
+            "control_value": column_means(np.where(both, control_values, np.nan), groups),
             "n_images": both.sum(axis=0),
-            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed),
+            "p_value": sign_flip_p_values(sign * (own_values - control_values), seed=seed, groups=groups),
         }
     )
-
-
-def _means(values: Floats, counted: Any) -> Floats:
-    """The mean of each column over the images that count; NaN if there are none."""
-    count = counted.sum(axis=0)
-    total = np.where(counted, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import (
     bootstrap_means,
     check_level,
@@ -21,7 +22,17 @@ from xaieval.analysis.stats.intervals import (
 )
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.stats.power import images_needed
-from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
+from xaieval.analysis.tables import (
+    counted,
+    directions,
+    exact_means,
+    grouping_of,
+    mean_of,
+    one_method,
+    pair_means,
+    paired_tables,
+)
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.results.metric_display import interval_text
 from xaieval.results.rows import NO_LAYER
@@ -31,7 +42,7 @@ __all__ = ["RankedItems", "Ranking", "group_letters", "rank"]
 RankedItems = Literal["layer", "method", "both"]
 
 _LETTERS = string.ascii_letters
-_FEWEST = 4  # images below which the order in bootstrap samples says nothing about that in other images
+_FEWEST = 4  # images or groups below which the order in bootstrap samples says nothing about that in other images
 _MAX_SHOWN = 3  # neighbours in the line on too few images
 _MANY = 1_000_000  # images above which their number is not given
 _DIGITS = 9  # of the means that are ranked, so that the same values added in another order are ties
@@ -55,6 +66,8 @@ class Ranking:
         n_images: Number of images that were used: those whose rows count for every item.
         level: Level of the tests and intervals.
         test: Test of means; binary metrics are tested by McNemar's exact test.
+        grouping: Which of these images belong together, and what a mean counts; None for a run without groups.
+        controls: The means of the control maps, which are not ranked, over all of their images, by item.
     """
 
     table: pd.DataFrame
@@ -66,6 +79,8 @@ class Ranking:
     n_images: int
     level: float
     test: PairedTest
+    grouping: Grouping | None = None
+    controls: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> list[list[str]]:
@@ -90,7 +105,8 @@ class Ranking:
         ]
         shown = [text for _, text in sorted(needed, key=lambda entry: entry[0])[:_MAX_SHOWN]]
         more = f"; and {len(needed) - _MAX_SHOWN} more" if len(needed) > _MAX_SHOWN else ""
-        return f"too few images ({self.n_images}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
+        count = str(self.n_images) if self.grouping is None else f"{self.n_images} in {self.grouping.count} groups"
+        return f"too few images ({count}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -104,11 +120,13 @@ class Ranking:
         ]
         tests = (
             f"a letter in common: cannot be told apart ({len(self.pairs)} paired tests, corrected by Holm, "
-            f"level {self.level:g}, n = {self.n_images})"
+            f"level {self.level:g}, {counted(self.n_images, self.grouping)})"
         )
         first = f"{self.metric['name']}, {way} is better{where}, best first"
-        why = f"[-]: {why_no_interval(self.level)}" if missing.any() else ""
-        return "\n".join([first, *lines, *filter(None, [why, tests, self.too_small])])
+        controls = ", ".join(f"{name} {mean:.4g}" for name, mean in self.controls.items())
+        unranked = f"control maps, not ranked: {controls}" if controls else ""
+        why = f"[-]: {why_no_interval(self.level, groups=self.grouping)}" if missing.any() else ""
+        return "\n".join([first, *lines, *filter(None, [unranked, why, tests, self.too_small])])
 
 
 def rank(
@@ -122,11 +140,14 @@ def rank(
     test: PairedTest = "signs",
     resamples: int = 1000,
     seed: int = 0,
+    weights: Weights = "images",
+    *,
+    controls: Sequence[str] = (),
 ) -> Ranking:
     """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
     All pairs are tested, two-sided and paired by image, and corrected by Holm. Only images whose rows count for every item are
-    used.
+    used. If the rows have the column `group`, tests flip whole groups, and bootstrap samples and intervals are of groups.
 
     Args:
         rows: The rows of a run.
@@ -140,6 +161,8 @@ def rank(
         test: Test of means: "signs" or "wilcoxon"; binary metrics are tested by McNemar's exact test.
         resamples: Number of bootstrap samples of the images, which show how stable the order is.
         seed: Seed of the random signs and of the resampling.
+        weights: "images", or "groups" if every group counts the same in a mean.
+        controls: Names of the methods that are control maps: they are not ranked, but listed after the ranking.
 
     Returns:
         See `Ranking`; `xaieval.report.ranking_figure` draws it.
@@ -161,20 +184,26 @@ def rank(
     check_test(test)
     [(name, higher)] = directions(metrics, by, "to rank by").items()
     entry = next(metric for metric in metrics if metric["name"] == name)
-    item_rows, column, fixed = _item_rows(rows, over, layer, method)
+    all_rows, column, fixed = _item_rows(rows, over, layer, method)
+    of_controls = all_rows["method"].isin(list(controls))
+    item_rows = all_rows[~of_controls]
+    if of_controls.any() and item_rows[column].nunique() < 2:
+        raise MetricError(f"{_too_few(item_rows, column)}; control maps are not ranked, controls_table() compares with them")
     values = paired_tables(item_rows, [name], column)[name]
     if values.shape[1] < 2:
-        raise MetricError(f"a ranking takes at least two {column}s; got {', '.join(values.columns) or 'none'}")
-    means = exact_means(values)
+        raise MetricError(_too_few(item_rows, column))
+    groups = grouping_of(rows, values.index, weights)
+    means = exact_means(values, groups)
     values = values[means.sort_values(ascending=not higher, kind="stable").index]
-    resampled = bootstrap_means(values, resamples, seed)
-    pairs = _pairs(values, entry["interval"], level, test, seed)
+    resampled = bootstrap_means(values, resamples, seed, groups=groups)
+    pairs = _pairs(values, entry["interval"], level, test, seed, groups)
     ranks = _ranks(np.round(resampled if higher else -resampled, _DIGITS), seed)
     names = item_rows.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
-    table = _table(values, names, entry["interval"], pairs, ranks, level)
+    table = _table(values, names, entry["interval"], pairs, ranks, level, groups)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
-    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test)
+    unranked = {pair[1]: mean for pair, mean in pair_means(all_rows[of_controls], name, weights).items()}
+    return Ranking(table, pairs, by_rank, entry, over, fixed, len(values), level, test, groups, unranked)
 
 
 def group_letters(apart: NDArray[np.bool_]) -> list[str]:
@@ -224,6 +253,10 @@ def _item_rows(rows: pd.DataFrame, over: str, layer: str | None, method: str | N
     return rows.assign(pair=rows["layer"] + " " + rows["method"]), "pair", ""
 
 
+def _too_few(item_rows: pd.DataFrame, column: str) -> str:
+    return f"a ranking takes at least two {column}s; got {', '.join(item_rows[column].unique()) or 'none'}"
+
+
 def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:
     """The layer to use: `layer`, or the only one besides that of methods without a layer."""
     layers = [str(name) for name in rows["layer"].unique()]
@@ -236,21 +269,22 @@ def _one_layer(rows: pd.DataFrame, layer: str | None) -> str:
     raise MetricError(f"{problem}; layers: {', '.join(usable) or 'none'}")
 
 
-def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int) -> pd.DataFrame:
+def _pairs(values: pd.DataFrame, kind: str, level: float, test: PairedTest, seed: int, groups: Grouping | None) -> pd.DataFrame:
     """The tests of all pairs of items, the better one first."""
     numbers = values.to_numpy()
     first, second = np.triu_indices(numbers.shape[1], 1)
     differences = numbers[:, first] - numbers[:, second]
     share = (1 - level) / len(first)
     draws = max(9999, int(10 / share))  # otherwise even the smallest possible p-value is not significant
-    p_values = paired_p_values(differences, test, draws, seed)
+    p_values = paired_p_values(differences, test, draws, seed, groups=groups)
     records = []
     for number, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level)
+        low, high = difference_interval(numbers[:, one], numbers[:, other], kind, level, groups=groups)
         record: dict[str, Any] = {"better": values.columns[one], "worse": values.columns[other]}
-        record |= {"difference": differences[:, number].mean(), "low": low, "high": high, "p_value": p_values[number]}
+        difference = mean_of(differences[:, number], groups)
+        record |= {"difference": difference, "low": low, "high": high, "p_value": p_values[number]}
         record |= {"effect_size": rank_biserial(differences[:, number])}
-        records.append(record | {"images_needed": images_needed(differences[:, number], share)})
+        records.append(record | {"images_needed": images_needed(differences[:, number], share, groups=groups)})
     table = pd.DataFrame(records)
     table.insert(6, "p_holm", holm(p_values))
     return table
@@ -270,12 +304,13 @@ def _table(
     pairs: pd.DataFrame,
     ranks: NDArray[np.int64],
     level: float,
+    groups: Grouping | None,
 ) -> pd.DataFrame:
     """`Ranking.table`; `names` has the layer and the method of each item."""
     items = list(values.columns)
-    ends = [metric_interval(values[item].to_numpy(), kind, level) for item in items]
+    ends = [metric_interval(values[item].to_numpy(), kind, level, groups=groups) for item in items]
     within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
-    if len(values) < _FEWEST:
+    if (len(values) if groups is None else groups.count) < _FEWEST:
         within[:] = [[1], [len(items)]]
     apart = np.zeros((len(items), len(items)), dtype=bool)
     apart[np.triu_indices(len(items), 1)] = pairs["p_holm"] < 1 - level
@@ -284,7 +319,7 @@ def _table(
         {
             "layer": names["layer"].reindex(items),
             "method": names["method"].reindex(items),
-            "mean": exact_means(values),
+            "mean": exact_means(values, groups),
             "low": [low for low, _ in ends],
             "high": [high for _, high in ends],
             "group": group_letters(apart | apart.T),

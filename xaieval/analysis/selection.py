@@ -9,10 +9,12 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
-from xaieval.analysis.tables import directions, exact_means, one_method, paired_tables
+from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 
 __all__ = ["Selection", "select_layers"]
@@ -32,6 +34,7 @@ class Selection(Sequence[str]):
         n_images: Number of images that were used.
         method: The method whose rows were used.
         level: Level of the tests.
+        grouping: Which of these images belong together, and what a mean counts; None for a run without groups.
     """
 
     layers: list[str]
@@ -41,6 +44,7 @@ class Selection(Sequence[str]):
     n_images: int
     method: str
     level: float
+    grouping: Grouping | None = None
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -76,8 +80,8 @@ class Selection(Sequence[str]):
             for row in shown.to_dict("records")
         ]
         last = (
-            f"paired by image, n = {self.n_images}, method {self.method}, p corrected by Holm for all pairs of layers, "
-            f"level {self.level:g}"
+            f"paired by image, {counted(self.n_images, self.grouping)}, method {self.method}, p corrected by Holm for all "
+            f"pairs of layers, level {self.level:g}"
         )
         return "\n".join([first, *lines, last])
 
@@ -87,6 +91,7 @@ class Selection(Sequence[str]):
             "layers": self.layers,
             "k": self.k,
             "n_images": self.n_images,
+            **({} if self.grouping is None else {"n_groups": self.grouping.count}),
             "method": self.method,
             "level": self.level,
             "ranking": self.ranking.reset_index().to_dict("records"),
@@ -103,14 +108,18 @@ def select_layers(
     method: str | None = None,
     level: float = 0.95,
     seed: int = 0,
+    weights: Weights = "images",
 ) -> Selection:
     """The layers that need attention, worst first.
 
     A layer needs attention if it is significantly worse than the best layer of a metric in that metric, and not significantly
-    better than that layer in another metric. The tests are one-sided and paired by image (McNemar's exact test for binary
-    metrics, the sign-flip permutation test for means), and corrected by Holm for all pairs of layers. Layers are ordered by
-    their mean rank over the metrics, then by each metric in turn, then by execution; of layers that are equally good in a
-    metric, the first in order of execution counts as its best.
+    better than that layer in another metric. "Not significantly better" only means that no difference was found, not that there
+    is none: with few images, a layer may be selected that is better in another metric.
+
+    The tests are one-sided and paired by image (McNemar's exact test for binary metrics, sign flips with a correction for
+    skewness for means), and corrected by Holm for all pairs of layers. Layers are ordered by their mean rank over the metrics,
+    then by each metric in turn, then by execution; of layers that are equally good in a metric, the first in order of execution
+    counts as its best. If the rows have the column `group`, tests flip whole groups.
 
     Args:
         rows: The rows of a run.
@@ -120,6 +129,7 @@ def select_layers(
         method: The method whose rows are used; required if several methods have layers.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.
+        weights: "images", or "groups" if every group counts the same in a mean.
 
     Returns:
         A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons. Only images whose rows
@@ -144,15 +154,19 @@ def select_layers(
     layers = list(next(iter(tables.values())).columns)
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
+    images = next(iter(tables.values())).index
+    groups = grouping_of(rows, images, weights)
     goodness = {name: table if higher_is_better[name] else -table for name, table in tables.items()}
-    comparisons = _compare(goodness, tables, 1 - level, seed)
-    ranking = _rank(tables, goodness)
+    comparisons = _compare(goodness, tables, 1 - level, seed, groups)
+    ranking = _rank(tables, goodness, groups)
     ordered = list(ranking.index)
     selected = ordered[:k] if k is not None else [name for name in ordered if _needs_attention(name, comparisons, 1 - level)]
-    return Selection(selected, ranking, comparisons, k, len(next(iter(tables.values()))), method, level)
+    return Selection(selected, ranking, comparisons, k, len(images), method, level, groups)
 
 
-def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int) -> pd.DataFrame:
+def _compare(
+    goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int, groups: Grouping | None
+) -> pd.DataFrame:
     """Tests of every layer against the best one of each metric: worse in that metric, and better in each other one.
 
     The data also decide which layer is the best, so the correction counts the tests of all ordered pairs of layers.
@@ -163,24 +177,24 @@ def _compare(goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame],
     family = count * (count - 1) * len(goodness)
     resamples = max(9999, int(10 * family / alpha))  # otherwise even the smallest possible p-value is not significant
     for best_in, good in goodness.items():
-        best = str(exact_means(good).idxmax())
+        best = str(exact_means(good, groups).idxmax())
         for layer in [name for name in good.columns if name != best]:
             for metric, values in goodness.items():
                 worse = metric == best_in
                 first, second = (best, layer) if worse else (layer, best)
                 record: dict[str, Any] = {"layer": layer, "best": best, "best_in": best_in, "metric": metric}
-                record |= {"value": tables[metric][layer].mean(), "best_value": tables[metric][best].mean()}
+                record |= {end: mean_of(tables[metric][at], groups) for end, at in (("value", layer), ("best_value", best))}
                 records.append(record | {"verdict": "worse" if worse else "better"})
                 differences.append((values[first] - values[second]).to_numpy())
     table = np.column_stack(differences) if differences else np.empty((0, 0))
-    p_values = sign_flip_p_values(table, resamples, seed)
+    p_values = sign_flip_p_values(table, resamples, seed, groups=groups if differences else None)
     return pd.DataFrame(records).assign(p_value=p_values, p_holm=holm(p_values, family))
 
 
-def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame], groups: Grouping | None) -> pd.DataFrame:
     """Means and mean rank of all layers, worst first."""
-    good = pd.DataFrame({name: exact_means(table) for name, table in goodness.items()})
-    ranking = pd.DataFrame({name: exact_means(table) for name, table in tables.items()})
+    good = pd.DataFrame({name: exact_means(table, groups) for name, table in goodness.items()})
+    ranking = pd.DataFrame({name: exact_means(table, groups) for name, table in tables.items()})
     ranking["mean_rank"] = good.rank(ascending=False, method="average").mean(axis=1)
     keys = good.assign(mean_rank=-ranking["mean_rank"])
     order = keys.sort_values(["mean_rank", *good.columns], kind="stable").index
@@ -188,7 +202,7 @@ def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame]) ->
 
 
 def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> bool:
-    """Whether the layer is worse than the best of a metric, and not better than that layer in another metric."""
+    """Whether the layer is worse than the best of a metric, and not found to be better than that layer in another metric."""
     for _, tests in comparisons[comparisons["layer"] == layer].groupby("best_in", sort=False):
         significant = set(tests.loc[tests["p_holm"] < alpha, "verdict"])
         if significant == {"worse"}:
@@ -198,4 +212,4 @@ def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> boo
 
 def _comparative(row: Mapping[Any, Any], level: float) -> str:
     word = str(row["verdict"])
-    return f"{word} than" if row["p_holm"] < 1 - level else f"not {word} than"
+    return f"{word} than" if row["p_holm"] < 1 - level else f"not significantly {word} than"

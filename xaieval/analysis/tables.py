@@ -6,12 +6,31 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
+from xaieval.analysis.stats.groups import Grouping
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
-from xaieval.results.rows import VALUED
+from xaieval.results.metric_display import counts_text
+from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 
-__all__ = ["directions", "exact_means", "metric_tables", "one_method", "paired_tables"]
+__all__ = [
+    "column_means",
+    "counted",
+    "directions",
+    "exact_means",
+    "group_names",
+    "grouping_from",
+    "grouping_of",
+    "mean_of",
+    "metric_tables",
+    "name_of_pair",
+    "one_method",
+    "pair_means",
+    "paired_tables",
+]
 
 
 def directions(
@@ -94,6 +113,108 @@ def paired_tables(rows: pd.DataFrame, metrics: Sequence[str], column: str = "lay
     return {name: table.loc[complete.index[complete]] for name, table in tables.items()}
 
 
-def exact_means(table: pd.DataFrame) -> pd.Series[float]:
+def group_names(rows: pd.DataFrame) -> pd.Series[str] | None:
+    """The group of each image by its id, without images that have none; None for a run without groups."""
+    if GROUP not in rows:
+        return None
+    known = rows[["image_id", GROUP]].drop_duplicates("image_id").set_index("image_id")[GROUP]
+    return known.dropna()
+
+
+def grouping_of(rows: pd.DataFrame, images: ArrayLike | pd.Index[Any], weights: Weights = "images") -> Grouping | None:
+    """Which of these images belong together; None for a run without groups.
+
+    Args:
+        rows: The rows of a run.
+        images: Ids of images of the run, `[N]`, as in the index of `metric_tables`.
+        weights: What a mean counts.
+
+    Raises:
+        MetricError: An image has no group.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": ["a", "b", "c"], "group": ["lake", "lake", "road"]})
+        >>> grouping_of(rows, ["c", "a", "b"]).codes.tolist()
+        [0, 1, 1]
+    """
+    names = group_names(rows)
+    return None if names is None else grouping_from(names, images, weights)
+
+
+def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weights: Weights) -> Grouping:
+    """The grouping of these images from the result of `group_names`.
+
+    Raises:
+        MetricError: An image has no group.
+    """
+    index: pd.Index[Any] = images if isinstance(images, pd.Index) else pd.Index(np.asarray(images))
+    missing = index[~index.isin(names.index)]
+    if len(missing):
+        raise MetricError(
+            f"{len(missing)} of {len(index)} images have no group, such as '{missing[0]}'; give every image one, as "
+            "Scores.with_groups does, or remove the column 'group'"
+        )
+    return Grouping(names.reindex(index).to_numpy(dtype=object), weights)
+
+
+def counted(images: int, groups: Grouping | None) -> str:
+    """The number of images, and of their groups if there are any, in words.
+
+    Example:
+        >>> counted(3, Grouping(["lake", "lake", "road"]))
+        'n = 3 in 2 groups, weighted by images'
+    """
+    return counts_text(images) if groups is None else counts_text(images, groups.count, groups.weights)
+
+
+def mean_of(values: ArrayLike, groups: Grouping | None = None) -> float:
+    """The mean of values `[N]` without NaN, weighted as the groups say; NaN if there are none."""
+    numbers = np.asarray(values, dtype=float)
+    if not len(numbers):
+        return float("nan")
+    return float(numbers.mean()) if groups is None or groups.weights == "images" else groups.mean(numbers)
+
+
+def column_means(table: ArrayLike, groups: Grouping | None = None) -> NDArray[np.float64]:
+    """The mean of each column of `[N, T]`, `[T]`, weighted as the groups say; NaN are left out.
+
+    Example:
+        >>> column_means([[1.0, 2.0], [3.0, np.nan]]).tolist()
+        [2.0, 2.0]
+    """
+    values = np.asarray(table, dtype=float)
+    present = np.isfinite(values)
+    total, count = np.where(present, values, 0.0), present.astype(float)
+    if groups is not None and groups.weights == "groups":  # the mean of each group, and whether it has one
+        total, count = (groups.totals(np.where(present, part, np.nan)) for part in (values, 1.0))
+    counts = count.sum(axis=0)
+    return np.divide(total.sum(axis=0), counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
+
+
+def pair_means(rows: pd.DataFrame, metric: str, weights: Weights = "images") -> dict[Any, float]:
+    """The mean of a metric by layer and method, of the rows that have values."""
+    table = metric_tables(rows, [metric], ["layer", "method"])[metric]
+    means = column_means(table.to_numpy(), grouping_of(rows, table.index, weights))
+    return {pair: float(mean) for pair, mean in zip(table.columns, means, strict=True) if not math.isnan(mean)}
+
+
+def exact_means(table: pd.DataFrame, groups: Grouping | None = None) -> pd.Series[float]:
     """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
-    return table.apply(lambda values: math.fsum(values) / len(values))
+    if groups is None or groups.weights == "images":
+        return table.apply(_exact_mean)
+    return exact_means(table.groupby(groups.codes).agg(_exact_mean))
+
+
+def _exact_mean(values: pd.Series[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def name_of_pair(pair: Pair) -> str:
+    """The name of a pair of layer and method in a sentence; for a method without a layer, that of the method.
+
+    Example:
+        >>> name_of_pair(("layer4", "gradcam")), name_of_pair(("input", "random"))
+        ('gradcam at layer4', 'random')
+    """
+    layer, method = pair
+    return str(method) if layer == NO_LAYER else f"{method} at {layer}"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.controls import best_maps, rivals
+from xaieval.analysis.grouping import find_in_groups
 from xaieval.analysis.predictions import find_in_predictions
+from xaieval.analysis.size import find_metrics_of_size
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.tables import directions, grouping_of, metric_tables, name_of_pair
 from xaieval.results.findings import Finding
+from xaieval.results.matched import without_excess
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED, EXCLUDED, NO_LAYER, VALUED, Pair
+from xaieval.results.rows import COUNTED, EXCLUDED, Pair
 
 __all__ = ["find_warnings"]
 
@@ -35,11 +39,14 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `unfinished`: the run is not finished.
     - `labels_of_another_space` and others: see `xaieval.analysis.predictions.find_in_predictions`.
     - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
+    - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
     - `metric_without_values`: a metric has no value on any image.
-    - `control_is_best`: in a metric no method is better than the best control map.
+    - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
+      fools is said by `xaieval.analysis.controls.fooled_metrics`.
+    - `metric_follows_size`: see `xaieval.analysis.size.find_metrics_of_size`.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
-      coherency significantly worse. Both are sign-flip permutation tests paired by image; the larger of the two p-values
-      counts, corrected by Holm for all methods. Controls are left out.
+      coherency significantly worse. Both are sign-flip tests paired by image, of whole groups if the run has
+      groups; the larger of the two p-values counts, corrected by Holm for all methods. Controls are left out.
 
     Args:
         record: A run.
@@ -58,18 +65,20 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     check_level(level)
     rows, metrics = record.rows, record.metrics
     statuses = _count_statuses(rows)
-    higher_is_better = directions(metrics)
+    higher_is_better = directions(without_excess(metrics))
     images = rows["image_id"].nunique()
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
         *(Finding.from_dict(entry) for entry in record.manifest.get("findings", ())),
         *([] if record.complete else [Finding("unfinished", unfinished, {"images": images})]),
         *find_in_predictions(record),
+        *find_in_groups(record),
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
         *_without_values(rows, metrics),
-        *_best_controls(rows, higher_is_better, record.controls),
-        *_disagreements(rows, higher_is_better, record.controls, 1 - level, record.seed),
+        *_best_controls(record, higher_is_better),
+        *find_metrics_of_size(record),
+        *_disagreements(record, higher_is_better, 1 - level),
     ]
 
 
@@ -123,43 +132,37 @@ def _no_object(metric: Mapping[str, Any]) -> str:
     )
 
 
-def _best_controls(rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str]) -> list[Finding]:
-    """One finding for each metric in which no method is better than the best control."""
-    if not rows["method"].isin(list(controls)).any():
-        return []
-    counted = rows[rows["status"].isin(VALUED)].groupby(["layer", "method"], sort=False)
-    found = []
-    for metric, higher in higher_is_better.items():
-        means: Any = counted[metric].mean().dropna()
-        goodness = {pair: (value if higher else -value) for pair, value in means.items()}
-        control = max((pair for pair in goodness if pair[1] in controls), key=goodness.__getitem__, default=None)
-        best = max((pair for pair in goodness if pair[1] not in controls), key=goodness.__getitem__, default=None)
-        if control is None or best is None:
-            continue
-        if goodness[control] > goodness[best] or math.isclose(goodness[control], goodness[best], rel_tol=1e-9):
-            text = (
-                f"{metric}: a control map has the best value, {means[control]:.4g} of {_name(control)}; the best method is "
-                f"{_name(best)} with {means[best]:.4g}, so a good {metric} alone proves nothing"
-            )
-            evidence = {"metric": metric, "control": float(means[control]), "method": float(means[best])}
-            found.append(Finding("control_is_best", text, evidence))
-    return found
+def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
+    """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
+    controls = record.controls
+    return [
+        Finding(
+            "control_is_best",
+            f"{found.metric}: a control map has the best value, {found.control_mean:.4g} of {name_of_pair(found.control)}; the "
+            f"best method is {name_of_pair(found.best)} with {found.mean:.4g}, so a good {found.metric} alone proves nothing",
+            {"metric": found.metric, "control": found.control_mean, "method": found.mean},
+        )
+        for found in best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
+        if found.control_wins
+    ]
 
 
-def _disagreements(
-    rows: pd.DataFrame, higher_is_better: Mapping[str, bool], controls: Sequence[str], alpha: float, seed: int
-) -> list[Finding]:
+def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
     """One finding for each reference by which a method is significantly worse, but significantly better by Average Drop."""
     references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
-    method_rows = rows[~rows["method"].isin(list(controls))]
+    method_rows = record.rows[~record.rows["method"].isin(record.controls)]
     pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     if CHECKED not in higher_is_better or not references or len(pairs) < 2:
         return []
     tables = metric_tables(method_rows, [CHECKED, *references], ["layer", "method"])
     leads = {name: _leads(table.to_numpy() * (1 if higher_is_better[name] else -1)) for name, table in tables.items()}
-    better = sign_flip_p_values(leads[CHECKED], seed=seed)
+    test = {
+        name: partial(sign_flip_p_values, seed=record.seed, groups=grouping_of(method_rows, table.index, record.group_weights))
+        for name, table in tables.items()
+    }
+    better = test[CHECKED](leads[CHECKED])
     # Both have to be significant, so the larger p-value counts.
-    p_values = [np.maximum(better, sign_flip_p_values(-leads[name], seed=seed)) for name in references]
+    p_values = [np.maximum(better, test[name](-leads[name])) for name in references]
     significant = np.array(holm(np.concatenate(p_values))).reshape(len(references), len(pairs)) < alpha
     return [
         Finding(
@@ -206,10 +209,4 @@ def _by_problem(name: str, problems: Mapping[str, Sequence[Pair]], statuses: Map
 
 def _names(pairs: Sequence[Pair]) -> str:
     more = f" and {len(pairs) - MAX_NAMES} more" if len(pairs) > MAX_NAMES else ""
-    return ", ".join(_name(pair) for pair in pairs[:MAX_NAMES]) + more
-
-
-def _name(pair: Pair) -> str:
-    """The name of a pair in a sentence, such as "gradcam at layer4"; for a method without a layer, "random"."""
-    layer, method = pair
-    return str(method) if layer == NO_LAYER else f"{method} at {layer}"
+    return ", ".join(name_of_pair(pair) for pair in pairs[:MAX_NAMES]) + more

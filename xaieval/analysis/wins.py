@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from xaieval.analysis.stats.intervals import check_level, wilson_interval
-from xaieval.analysis.tables import directions, metric_tables
+from xaieval.analysis.stats.groups import Grouping
+from xaieval.analysis.stats.intervals import check_level, metric_interval
+from xaieval.analysis.tables import directions, grouping_of, mean_of, metric_tables
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.rows import NO_LAYER
 
@@ -17,23 +18,31 @@ __all__ = ["win_percentages"]
 
 
 def win_percentages(
-    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str = "average_drop", level: float = 0.95
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    by: str = "average_drop",
+    level: float = 0.95,
+    weights: Weights = "images",
+    *,
+    controls: Sequence[str] = (),
 ) -> pd.DataFrame:
     """How often each method is the best one at its layer, in percent of the images.
 
     A method wins an image if no other is as good; if several are the best, they tie. Ties are common: every map under which
-    the confidence does not fall has a drop of 0. Methods without a layer, such as control maps, compete at every layer.
+    the confidence does not fall has a drop of 0. Methods without a layer compete at every layer; control maps do not compete.
 
     Args:
         rows: The rows of a run.
         metrics: The metrics of its manifest.
         by: A metric of the run that has a direction.
         level: Level of the intervals, in (0, 1).
+        weights: "images", or "groups" if every group counts the same in a mean.
+        controls: Names of the methods that are control maps.
 
     Returns:
         Index `(layer, method)` for every layer with at least two methods; `win` with its Wilson interval `win_low` and
-        `win_high`, `tied` (the best, but not alone), and `n_images`, the images whose rows count for every method at the
-        layer.
+        `win_high` (which allows for groups, if the rows have the column `group`), `tied` (the best, but not alone), and
+        `n_images`, the images whose rows count for every method at the layer.
 
     Raises:
         MetricError: The run has no such metric, or no layer with two methods.
@@ -56,11 +65,13 @@ def win_percentages(
     [higher_is_better] = directions(metrics, by, "to win by").values()
     sign = 1 if higher_is_better else -1
     records = []
-    for layer, layer_rows in _rows_by_layer(rows):
+    own = rows[~rows["method"].isin(list(controls))]
+    for layer, layer_rows in _rows_by_layer(own):
         goodness = sign * metric_tables(layer_rows, [by], "method")[by].dropna()
-        records += [{"layer": layer} | record for record in _win_records(goodness, level)]
+        groups = grouping_of(rows, goodness.index, weights)
+        records += [{"layer": layer} | record for record in _win_records(goodness, level, groups)]
     if not records:
-        methods = ", ".join(map(str, rows["method"].unique()))
+        methods = ", ".join(map(str, own["method"].unique()))
         raise MetricError(f"win percentages need at least two methods at a layer; the run has {methods}; add some by methods=")
     return pd.DataFrame(records).set_index(["layer", "method"])
 
@@ -74,22 +85,18 @@ def _rows_by_layer(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield layer, layer_rows
 
 
-def _win_records(goodness: pd.DataFrame, level: float) -> Iterator[dict[str, Any]]:
+def _win_records(goodness: pd.DataFrame, level: float, groups: Grouping | None) -> Iterator[dict[str, Any]]:
     """One record per method, from values `images x methods` of which higher is better."""
     best = goodness.to_numpy() == goodness.max(axis=1).to_numpy()[:, None]
     alone = best.sum(axis=1) == 1
     for number, method in enumerate(goodness.columns):
         wins, ties = best[:, number] & alone, best[:, number] & ~alone
-        low, high = wilson_interval(int(wins.sum()), len(goodness), level)
+        low, high = metric_interval(100 * wins, "wilson", level, groups=groups)
         yield {
             "method": method,
-            "win": _percent(wins),
-            "win_low": 100 * low,
-            "win_high": 100 * high,
-            "tied": _percent(ties),
+            "win": 100 * mean_of(wins, groups),
+            "win_low": low,
+            "win_high": high,
+            "tied": 100 * mean_of(ties, groups),
             "n_images": len(goodness),
         }
-
-
-def _percent(hits: Any) -> float:
-    return 100 * float(np.mean(hits)) if len(hits) else float("nan")

@@ -3,7 +3,7 @@
 The commands import torch when they run, so that `--help` answers at once.
 """
 
-from xaieval.cli import check, compare, fal, list, report, score  # noqa: F401  # each adds its commands to the app
+from xaieval.cli import agreement, check, compare, cross, fal, list, report, score  # noqa: F401  # each adds its commands to the app
 from xaieval.cli.app import app, main
 
 __all__ = ["app", "main"]

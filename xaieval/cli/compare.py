@@ -10,8 +10,10 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
+from xaieval.cli.loading import load_run
 from xaieval.cli.tables import print_table, print_text
-from xaieval.config.options import Json, Switch, Words
+from xaieval.config.groups import Weights
+from xaieval.config.options import GroupsOption, Json, Switch, Words
 from xaieval.errors import OutputError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def compare(
     test: Literal["signs", "wilcoxon"] = "signs",
     level: float = 0.95,
     across_protocols: Switch = False,
+    groups: GroupsOption = None,
+    group_weights: Weights | None = None,
     out: Annotated[Path | None, Parameter(negative=())] = None,
     as_json: Json = False,
     debug: Switch = False,
@@ -45,14 +49,15 @@ def compare(
         test: Test of means: signs (random sign flips) or wilcoxon (signed ranks). Yes/no metrics use McNemar's test.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
         across_protocols: Compare runs even if their protocols differ.
+        groups: See `GROUPS_HELP`.
+        group_weights: What counts the same in a mean, images or groups. Default: that of the runs.
         out: CSV file for the table.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.comparison import compare as compare_runs
-    from xaieval.evaluation.scores import Scores
 
-    one, other = (Scores.load(folder) for folder in (first, second))
+    one, other = (load_run(folder, groups, group_weights) for folder in (first, second))
     names = ("the first run", "the second run")
     table = compare_runs(one, other, metrics, test, level, across_protocols=across_protocols, runs=names)
     if out is not None:

@@ -52,14 +52,14 @@ def score_document(
         "folder": str(folder),
         "files": list(files),
         "level": level,
-        "metrics": [
-            {key: metric[key] for key in ("name", "label", "higher_is_better")} for metric in scores.manifest["metrics"]
-        ],
+        "metrics": [_metric_document(metric, scores.fooled_metrics()) for metric in scores.manifest["metrics"]],
+        "groups": scores.manifest.get("groups"),
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
         "warnings": [finding.text for finding in findings],
         **findings_document(scores, findings),
+        "matched_controls": records(scores.matched_table(level)) if scores.matched_controls else None,
         "rankings": [_ranking_document(ranking) for ranking in rankings],
     }
 
@@ -71,6 +71,12 @@ def findings_document(scores: Scores, findings: Sequence[Finding]) -> Document:
         "mean_confidence": scores.predictions.mean_confidence,
         "findings": [finding.to_dict() for finding in findings],
     }
+
+
+def _metric_document(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> Document:
+    excess = {key: metric[key] for key in ("excess_of", "control") if key in metric}
+    known = {key: metric[key] for key in ("name", "label", "higher_is_better")}
+    return {**known, **excess, "fooled": fooled.get(metric["name"])}
 
 
 def _ranking_document(ranking: Ranking) -> Document:

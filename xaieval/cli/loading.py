@@ -1,20 +1,23 @@
-"""Models, and functions that run them, as the options of a command describe them; and which names import code."""
+"""Models, functions that run them, and finished runs, as options of a command describe them; and which names import code."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xaieval.config.groups import Groups, Weights
 from xaieval.config.options import ModelOptions, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from xaieval.data import Preprocessing
     from xaieval.data.preprocessing import Side
+    from xaieval.evaluation.scores import Scores
     from xaieval.models import LoadedModel
 
-__all__ = ["check_normalisation", "load", "load_forward", "load_trained", "names_code"]
+__all__ = ["check_normalisation", "load", "load_forward", "load_run", "load_trained", "names_code"]
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -71,6 +74,21 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     if not callable(function) or isinstance(function, type):
         raise UsageError(f"--forward {spec} is a {type(function).__name__}; a function of the model and the images is expected")
     return function
+
+
+def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:
+    """A run from its folder, with other groups of its images if the command line names some.
+
+    Raises:
+        OutputError: The folder holds no run.
+        DataError: An image has no group.
+    """
+    from xaieval.evaluation.scores import Scores
+
+    scores = Scores.load(folder)
+    if groups is None and weights is None:
+        return scores
+    return scores.with_groups(Groups(groups, weights or scores.group_weights))
 
 
 def _size(sides: int | tuple[int, ...]) -> Side:

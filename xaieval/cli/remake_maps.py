@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
 
-__all__ = ["RemadeMaps", "remake_maps"]
+__all__ = ["RemadeMaps", "check_imports", "options_of", "remake_maps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,15 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     recorded = scores.manifest.get("options")
     if not recorded:
         raise RunError("the run was made from Python, where they are passed as Scores.to_html(maps=...)")
-    options, model_options = _options_of(recorded, ScoreOptions), _options_of(recorded, ModelOptions)
+    options, model_options = options_of(recorded, ScoreOptions), options_of(recorded, ModelOptions)
     if not import_code:
-        _check_imports(model=options.model, data=options.data, forward=model_options.forward)
+        check_imports(model=options.model, data=options.data, forward=model_options.forward)
     loaded = load(options.model, model_options)
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
         raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
     images = _find_images(options, loaded, set(wanted))
     mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
-    protocol = _options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
+    protocol = options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
     shown = methods_to_show(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = load_forward(model_options.forward)
@@ -82,7 +82,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     return RemadeMaps(maps=Maps(images.ids, pixels, maps), classes=images.classes)
 
 
-def _options_of(settings: dict[str, Any], kind: Any) -> Any:
+def options_of(settings: dict[str, Any], kind: Any) -> Any:
     """Options of a dataclass from a manifest, whose JSON lists were tuples."""
     known = {field.name for field in fields(kind)}
     return kind(
@@ -90,7 +90,7 @@ def _options_of(settings: dict[str, Any], kind: Any) -> Any:
     )
 
 
-def _check_imports(**specs: str | None) -> None:
+def check_imports(**specs: str | None) -> None:
     """Refuse to run code because a manifest names it: the run may come from another person.
 
     Raises:

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from xaieval.cli.app import app
+from xaieval.cli.loading import load_run
 from xaieval.cli.remake_maps import RemadeMaps, remake_maps
 from xaieval.cli.tables import print_text
-from xaieval.config.options import Json, Switch, Words
+from xaieval.config.groups import Weights
+from xaieval.config.options import GroupsOption, Json, Switch, Words
 
 __all__ = ["report"]
 
@@ -30,6 +32,8 @@ def report(
     device: str | None = None,
     import_code: Switch = False,
     across_protocols: Switch = False,
+    groups: GroupsOption = None,
+    group_weights: Weights | None = None,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
@@ -47,15 +51,16 @@ def report(
         device: Device for the maps. Default: that of the run.
         import_code: Allow maps of a model or data that is a package.module:factory, whose code is imported and run.
         across_protocols: Compare runs even if their protocols differ.
+        groups: See `GROUPS_HELP`.
+        group_weights: What counts the same in a mean, images or groups. Default: that of the run.
         as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.evaluation.scores import Scores
     from xaieval.report import ReportOptions, write_report
 
     check_level(level)
-    scores = Scores.load(folder)
+    scores = load_run(folder, groups, group_weights)
     remade = RemadeMaps(reason="--no-maps was given")
     if maps:
         remade = remake_maps(scores, methods, device, import_code)
@@ -65,7 +70,7 @@ def report(
         why_no_maps=remade.reason,
         methods=methods,
         classes=remade.classes,
-        other=None if other is None else Scores.load(other),
+        other=None if other is None else load_run(other, groups, group_weights),
         names=_names(folder, other),
         level=level,
         across_protocols=across_protocols,

@@ -41,7 +41,7 @@ __all__ = ["default_folder", "score"]
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
-IDLE = ("progress", "level", "nproc", "workers", "resume", "bands")  # settings that change no row
+IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands")  # settings that change no row
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -90,6 +90,7 @@ def _score(
 ) -> dict[str, Any] | None:
     """Score in this process, which may be one of several."""
     from xaieval.analysis.stats.intervals import check_level
+    from xaieval.config.groups import Groups
     from xaieval.config.protocol import plain
     from xaieval.data import load_data
     from xaieval.data.images import describe_left_out
@@ -125,6 +126,7 @@ def _score(
         metrics=options.metrics,
         protocol=protocol,
         controls=options.controls,
+        groups=Groups(options.groups, options.group_weights),
         stop=_stop_rule(options),
         device=options.device,
         precision=options.precision,

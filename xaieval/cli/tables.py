@@ -53,7 +53,7 @@ def summary_if_interrupted(folder: Path, level: float) -> Iterator[None]:
 
 
 def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> None:
-    """Print accuracy, warnings and the table of results, with statuses and the reason of an early stop.
+    """Print accuracy, warnings and the table of results, with metrics that can be fooled, statuses, and why a run stopped.
 
     Args:
         scores: The scores of a run.
@@ -61,29 +61,44 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         tests: Their `controls_table`, for a run with controls.
         level: The confidence level of the intervals.
     """
-    from rich.table import Table
+    from xaieval.results.metric_display import groups_text
 
     print_findings(scores, scores.findings(level))
-    table = Table("layer", "method", box=None, header_style="bold")
-    for metric in scores.manifest["metrics"]:
-        arrow = {True: "higher is better", False: "lower is better", None: ""}[metric["higher_is_better"]]
-        table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
-    for heading in ("n", "failed"):
-        table.add_column(heading, justify="right")
-    beaten = {} if tests is None else _beaten(scores, summary, tests)
-    if beaten:
-        table.add_column("controls beaten\nbeyond chance")
-    for row in summary.reset_index().to_dict("records"):
-        cells = [_with_interval(row, metric) for metric in scores.manifest["metrics"]]
-        cells += [str(int(row["n_images"])), str(int(row["n_failed"])), *beaten.get((row["layer"], row["method"]), ())]
-        table.add_row(row["layer"], row["method"], *cells)
-    print_table(table, names=2)
+    print_table(_summary_table(scores, summary, tests, level), names=2)
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
+    if scores.n_groups is not None:
+        print_text(f"{groups_text(scores.n_groups, scores.group_weights)}; intervals and tests allow for them")
+    labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
+    for name, text in scores.fooled_metrics().items():
+        print_text(f"{labels[name]}: {text}")
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
         print_text(f"stopped: {scores.manifest['stop']['reason']}")
+
+
+def _summary_table(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> Table:
+    """The table of results."""
+    from rich.table import Table
+
+    table = Table("layer", "method", box=None, header_style="bold")
+    for metric in scores.manifest["metrics"]:
+        arrow = {True: "higher is better", False: "lower is better", None: ""}[metric["higher_is_better"]]
+        table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
+    for heading in ("mask\narea %", "n", "failed"):
+        table.add_column(heading, justify="right")
+    beaten = {} if tests is None else {"controls beaten\nbeyond chance": _beaten(scores, summary, tests)}
+    if scores.matched_controls:
+        beaten["matched controls\nbeaten beyond chance"] = _beaten(scores, summary, scores.matched_table(level))
+    for heading in beaten:
+        table.add_column(heading)
+    for row in summary.reset_index().to_dict("records"):
+        cells = [_with_interval(row, metric) for metric in scores.manifest["metrics"]]
+        cells += [f"{100 * row.get('mask_area', float('nan')):.1f}", str(int(row["n_images"])), str(int(row["n_failed"]))]
+        cells += [words[row["layer"], row["method"]] for words in beaten.values()]
+        table.add_row(row["layer"], row["method"], *cells)
+    return table
 
 
 def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:
@@ -96,10 +111,11 @@ def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:
 
 def print_missing_intervals(names: Sequence[str], table: pd.DataFrame, level: float) -> None:
     """Print the reason if a mean in a table has no interval."""
-    from xaieval.analysis.stats.intervals import why_no_interval
+    from xaieval.analysis.summary import why_missing
 
-    if any((table[name].notna() & table[f"{name}_low"].isna()).any() for name in names):
-        print_text(f"[-]: {why_no_interval(level)}")
+    reason = why_missing(table, names, level)
+    if reason:
+        print_text(f"[-]: {reason}")
 
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
@@ -110,15 +126,14 @@ def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     return f"{row[name]:{form}} {interval_text(row[f'{name}_low'], row[f'{name}_high'], form)}"
 
 
-def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, tuple[str]]:
+def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, str]:
     """By layer and method, the number of controls beaten in each metric, as the cell of a table."""
     labels = {metric["name"]: metric["label"].removesuffix(" %") for metric in scores.manifest["metrics"]}
     counts = tests.groupby(["layer", "method", "metric"], sort=False)["beats"].agg(["sum", "size"])
     words: dict[Any, list[str]] = {pair: [] for pair in summary.index}
     for (layer, method, metric), won, count in counts.itertuples():
         words[layer, method].extend([f"{labels[metric]} {won}/{count}"] if won else [])
-    controls = scores.manifest["controls"]
-    return {pair: ("(control)" if pair[1] in controls else ", ".join(won) or "none",) for pair, won in words.items()}
+    return {pair: "(control)" if pair[1] in scores.controls else ", ".join(won) or "none" for pair, won in words.items()}
 
 
 def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
@@ -126,7 +141,7 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
     from xaieval.errors import MetricError
     from xaieval.results.rows import NO_LAYER
 
-    pairs = scores.rows[["layer", "method"]].drop_duplicates()
+    pairs = scores.rows.loc[~scores.rows["method"].isin(scores.controls), ["layer", "method"]].drop_duplicates()
     if not 2 <= len(pairs) <= MOST_RANKED:
         return []
     layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))

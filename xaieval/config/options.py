@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
+from xaieval.config.groups import Weights
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.errors import ConfigError
 
@@ -19,6 +20,7 @@ __all__ = [
     "Arguments",
     "CheckOptions",
     "ControlWords",
+    "GroupsOption",
     "Integers",
     "Json",
     "ModelOptions",
@@ -74,8 +76,8 @@ def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
 
 def _controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:
     words = to_words(kind, tokens)
-    switch = {("true",): True, ("false",): False}
-    return switch.get(tuple(word.lower() for word in words), words)
+    switch = {"true": True, "false": False}
+    return switch.get(words[0].lower(), words) if len(words) == 1 else words
 
 
 def _joined(items: Sequence[object] | None) -> Any:
@@ -96,6 +98,10 @@ FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
     "imports your code and runs it; a run file must not name it."
 )
+GROUPS_HELP = (
+    "Images that belong together, so that intervals and tests count groups: class (the label), a CSV file with the columns id "
+    "and group, or a regular expression whose first bracketed part in the id is the group."
+)
 NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 Task = Literal["classification", "detection", "segmentation"]
@@ -114,6 +120,7 @@ ControlWords = Annotated[
     bool | tuple[str, ...],
     Parameter(converter=_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
 ]
+GroupsOption = Annotated[str | None, Parameter(help=GROUPS_HELP)]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 
 
@@ -160,6 +167,8 @@ class ScoreOptions:
         target: Class to explain: predicted, label or a class index. Default: that of the protocol.
         controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
             of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
+        groups: See `GROUPS_HELP`.
+        group_weights: What counts the same in a mean, images or groups.
         stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -197,6 +206,8 @@ class ScoreOptions:
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
     controls: ControlWords = False
+    groups: GroupsOption = None
+    group_weights: Weights = "images"
     stop: str | None = None
     stop_args: Arguments = field(default_factory=dict)
     device: str | None = None

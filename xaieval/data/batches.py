@@ -69,7 +69,7 @@ class Batch:
         """Select the images from `start` to `stop`, with the given failures."""
         images = slice(start, stop)
         labels, masks = None if self.labels is None else self.labels[images], None if self.masks is None else self.masks[images]
-        boxes, group = (None if values is None else values[images] for values in (self.boxes, self.group))
+        boxes, group = None if self.boxes is None else self.boxes[images], None if self.group is None else self.group[images]
         return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes, group)
 
     def copied(self) -> Batch:

@@ -26,11 +26,12 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Arrays(Dataset[Sample]):
-    """A data set of images, labels and ids in whole arrays. Each batch is one slice of them."""
+    """A data set of images, labels, ids and groups in whole arrays. Each batch is one slice of them."""
 
     images: Any
     labels: Any = None
     ids: Sequence[Any] | None = None
+    groups: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -45,10 +46,18 @@ class Arrays(Dataset[Sample]):
             batch["label"] = self.labels[numbers]
         if self.ids is not None:
             batch["id"] = [str(self.ids[number]) for number in numbers]
+        if self.groups is not None:
+            batch["group"] = [self.groups[number] for number in numbers]
         return batch
 
 
-def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, batch_size: int = 32) -> DataLoader[Sample]:
+def arrays(
+    images: Any,
+    labels: Any = None,
+    ids: Sequence[Any] | None = None,
+    batch_size: int = 32,
+    groups: Sequence[Any] | None = None,
+) -> DataLoader[Sample]:
     """Make a loader from whole arrays or tensors.
 
     Args:
@@ -56,9 +65,10 @@ def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, ba
         labels: Integers `[N]`.
         ids: N names. Default: the position of each image.
         batch_size: Images in a batch.
+        groups: The group that each image belongs to, N texts or numbers. Default: none.
 
     Raises:
-        DataError: The images have another form, or labels and ids have another length.
+        DataError: The images have another form, or labels, ids and groups have another length.
 
     Example:
         >>> images, labels = np.zeros((5, 3, 8, 8), dtype=np.float32), np.arange(5)
@@ -66,12 +76,12 @@ def arrays(images: Any, labels: Any = None, ids: Sequence[Any] | None = None, ba
         [[0, 1], [2, 3], [4]]
     """
     check_images(images[:1])
-    for what, values in (("labels", labels), ("ids", ids)):
+    for what, values in (("labels", labels), ("ids", ids), ("groups", groups)):
         if values is not None and len(values) != len(images):
             raise DataError(f"{len(images)} images have {len(values)} {what}; as many are expected")
     if labels is not None and not isinstance(labels, Tensor):
         labels = np.asarray(labels)
-    return DataLoader(Arrays(images, labels, ids), batch_size=batch_size, collate_fn=_unchanged)
+    return DataLoader(Arrays(images, labels, ids, groups), batch_size=batch_size, collate_fn=_unchanged)
 
 
 def _unchanged(batch: Any) -> Sample:

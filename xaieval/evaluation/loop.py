@@ -49,6 +49,7 @@ from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
 from xaieval.results.manifest import count_groups, describe_image
+from xaieval.results.matched import excess_column
 from xaieval.results.rows import UNREADABLE, class_column
 
 __all__ = ["explain", "score"]
@@ -169,7 +170,8 @@ def score(
         donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         stopping = None
         if rule is not None and shuffled is not None:
-            stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]))
+            bounds = (-100.0, 100.0) if rule.by in map(excess_column, directions(manifest["metrics"])) else (0.0, 100.0)
+            stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]), bounds)
         for batch in batches:
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Unpack
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from xaieval.analysis.stats.intervals import bootstrap_interval
+from xaieval.analysis.stats.intervals import mean_interval
+from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.config.groups import GroupsOf, Weights, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, Failure, read_batches
+from xaieval.data.batches import Batch, Failure, grouped, read_batches
 from xaieval.errors import UsageError, choose_from
 from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import first_readable
@@ -34,6 +35,8 @@ from xaieval.metrics.similarity import spearman, ssim
 from xaieval.models.blackbox import Function
 from xaieval.probe.hooks import to_device
 from xaieval.probe.requested_layers import Layers, to_addresses
+from xaieval.results.metric_display import groups_text
+from xaieval.results.rows import GROUP
 
 __all__ = ["COMPLETE", "MEASURES", "MODES", "SanityCheck", "sanity_check"]
 
@@ -47,45 +50,50 @@ class SanityCheck:
     """How similar maps are before and after the model's parameters are randomised.
 
     Attributes:
-        rows: Columns `image_id`, `layer`, `method`, `mode`, `randomised`, and the similarities `ssim`, `spearman` and
-            `spearman_absolute`, NaN for a map that holds NaN or inf; the correlations also for a constant map.
+        rows: Columns `image_id`, `layer`, `method`, `group` (if the images come in groups), `mode`, `randomised`, and the
+            similarities `ssim`, `spearman` and `spearman_absolute`, NaN for a map that holds NaN or inf; the correlations also
+            for a constant map.
         threshold: The similarity from which a method counts as data-independent.
-        seed: Of the random parameters and of the bootstrap.
+        seed: Of the random parameters.
         unreadable: Id, label and reason of each image that could not be read; it has no rows.
+        weights: What a mean counts: images, or groups if every group counts the same.
     """
 
     rows: pd.DataFrame
     threshold: float = 0.9
     seed: int = 0
     unreadable: Sequence[Failure] = field(default_factory=list)
+    weights: Weights = "images"
 
     def __repr__(self) -> str:
         flagged = ", ".join(f"{method} at {layer}" for layer, method in self.data_independent) or "none"
         table = self.summary().xs(COMPLETE, level="mode")[list(MEASURES)].round(2)
-        return f"all parameters random, {self.rows['image_id'].nunique()} images\n{table}\ndata-independent: {flagged}"
+        groups = f" in {groups_text(self.rows[GROUP].nunique(), self.weights)}" if GROUP in self.rows else ""
+        return f"all parameters random, {self.rows['image_id'].nunique()} images{groups}\n{table}\ndata-independent: {flagged}"
 
-    def summary(self, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
         """The mean of each similarity over the images with its interval, for each step of the randomisation.
 
         Args:
-            level: Of the percentile bootstrap intervals (of fewer than 20 images, those of `mean_interval`), in (0, 1).
-            resamples: Of the bootstrap.
+            level: Of the intervals, those of `xaieval.analysis.stats.intervals.mean_interval`, in (0, 1).
 
         Returns:
             Index `(layer, method, mode, randomised)` in the order of the steps. For each similarity its mean, `<name>_low`,
-            `<name>_high`, and `<name>_n`, the number of images that have a value; `n_images`.
+            `<name>_high`, and `<name>_n`, the number of images that have a value; `n_images`, and `n_groups` if the images
+            come in groups.
         """
         records = []
         steps = ["layer", "method", "mode", "randomised"]
-        for step, group in self.rows.groupby(steps, sort=False):
+        for step, part in self.rows.groupby(steps, sort=False):
             record: dict[str, Any] = dict(zip(steps, step, strict=True))
             for name in MEASURES:
-                values = group[name].to_numpy(dtype=float)
-                values = values[~np.isnan(values)]
-                low, high = bootstrap_interval(values, level, resamples, self.seed)
-                mean = float(values.mean()) if len(values) else float("nan")
+                known = part.dropna(subset=[name])
+                values, groups = known[name].to_numpy(dtype=float), grouping_of(part, known["image_id"], self.weights)
+                low, high = mean_interval(values, level, groups=groups)
+                mean = mean_of(values, groups)
                 record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
-            records.append(record | {"n_images": len(group)})
+            together = {"n_groups": part[GROUP].nunique()} if GROUP in part else {}
+            records.append(record | {"n_images": len(part), **together})
         return pd.DataFrame(records).set_index(steps)
 
     @property
@@ -113,6 +121,7 @@ def sanity_check(
     target: Target | None = None,
     protocol: str | Protocol = "default",
     threshold: float = 0.9,
+    groups: GroupsOf = None,
     max_images: int | None = None,
     progress: bool = True,
     seed: int = 0,
@@ -137,9 +146,10 @@ def sanity_check(
         target: "predicted", "label", a class index, or a function; always of the trained model.
         protocol: How maps are normalised, and what the gradient is taken of.
         threshold: The similarity from which a method counts as data-independent.
+        groups: Which images belong together, as for `score`.
         max_images: Stop after this number of images.
         progress: Show a progress bar if stderr is a terminal.
-        seed: Of the random parameters, of random explainers and of the bootstrap.
+        seed: Of the random parameters and of random explainers.
         inference: How the model is run; see `Inference`. The model's modules run unchanged here, so that `fast` and `compile`
             have no effect.
         **options: Fields of `Inference` as keywords.
@@ -162,6 +172,7 @@ def sanity_check(
     """
     how = with_keywords(sanity_check, inference or Inference(), options)
     check_at_least_one(max_images=max_images)
+    chosen = resolve_groups(groups)
     modes = _checked_modes(modes)
     request = check_request(model, layers, methods, (), target, protocol, how, seed)
     check_target_of_all(request.protocol)
@@ -170,7 +181,7 @@ def sanity_check(
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(request))
         advance = stack.enter_context(progress_bar(progress, loader, max_images))
-        first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
+        first, batches = first_readable(grouped(read_batches(loader, how.images_per_pass, max_images), chosen))
         limit = how.limit(len(first))
         looked = first_pass(request, first, device, limit)
         job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
@@ -180,7 +191,7 @@ def sanity_check(
             if len(batch):
                 frames += chain.from_iterable(in_parts(job, batch, lambda part: _rows(job, steps, part)))
             advance(len(batch) + len(batch.failed))
-    return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable)
+    return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable, chosen.weights)
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,8 @@ def _rows(job: Job, steps: Sequence[_Step], batch: Batch) -> list[pd.DataFrame]:
         with swapped(step.swaps):
             after = raw_maps(job, run_batch(job, batch, followed))
         for (layer, method), one, other in zip(job.names, before, after, strict=True):
-            place = {"layer": layer, "method": method, "mode": step.mode, "randomised": step.randomised}
+            place: dict[str, Any] = {"layer": layer, "method": method, **({} if batch.group is None else {GROUP: batch.group})}
+            place |= {"mode": step.mode, "randomised": step.randomised}
             found = _similarities(one, other, images, job.protocol, nothing)
             frames.append(pd.DataFrame({"image_id": batch.ids, **place, **found}))
     return frames

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from xaieval.analysis.agreement import Agreement, agreement
 from xaieval.analysis.comparison import compare
-from xaieval.analysis.controls import compare_with_controls
+from xaieval.analysis.controls import compare_with_controls, fooled_metrics, rivals
+from xaieval.analysis.matched import compare_with_matched_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
-from xaieval.analysis.stats.intervals import why_no_interval
 from xaieval.analysis.stats.paired import PairedTest
-from xaieval.analysis.summary import summarise
+from xaieval.analysis.summary import summarise, why_missing
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.findings import Finding
+from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
 if TYPE_CHECKING:
@@ -36,17 +38,20 @@ class Scores(RunRecord):
     """Rows and manifest of a run; summaries are computed from them alone.
 
     Attributes:
-        rows: columns `image_id`, `layer`, `method`, `label`, `predicted`, `target`, `confidence`, `masked_confidence`,
-            `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), `status`. A row counts if its status is
-            "ok" or "constant_map"; all other statuses have NaN in the metrics.
+        rows: columns `image_id`, `layer`, `method`, `group` (if the images come in groups), `label`, `predicted`, `target`,
+            `confidence`, `masked_confidence`, `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), for a
+            run with matched controls the values of each metric for them and its excess, `status`. A row counts if its status
+            is "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """
 
     def __repr__(self) -> str:
-        head = ", ".join(filter(None, [f"Scores of {self.rows['image_id'].nunique()} images", str(self.predictions)]))
+        together = f" in {groups_text(self.n_groups, self.group_weights)}" if self.n_groups is not None else ""
+        images = f"Scores of {self.rows['image_id'].nunique()} images{together}"
+        head = ", ".join(filter(None, [images, str(self.predictions)]))
         table = self.summary()
-        missing = any((table[entry["name"]].notna() & table[f"{entry['name']}_low"].isna()).any() for entry in self.metrics)
-        return f"{head}\n{table}" + (f"\n{why_no_interval()}" if missing else "")
+        missing = why_missing(table, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
+        return "\n".join(filter(None, [head, str(table), missing]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -64,15 +69,15 @@ class Scores(RunRecord):
             tests: The result of `controls_table(level)` (default: computed here).
 
         Returns:
-            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `n_images`, `n_failed`, and for a run
-            with controls `beats_controls`.
+            Index `(layer, method)`; each metric with `<metric>_low` and `<metric>_high`, `mask_area`, `n_images`, `n_groups`
+            (if the images come in groups), `n_failed`, and for a run with control maps `beats_controls`.
         """
-        if tests is None and self.controls:
+        if tests is None and rivals(self.controls):
             tests = self.controls_table(level)
-        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests)
+        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests, self.group_weights)
 
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
-        """One-sided tests of each method against each control map, in every metric that has a direction.
+        """One-sided tests of each method against each control map but Fake-CAM, in every metric that has a direction.
 
         See `xaieval.analysis.controls.compare_with_controls` for the tests, the columns and an example.
 
@@ -85,7 +90,33 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no controls, or the level is not in (0, 1).
         """
-        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed)
+        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
+
+    def fooled_metrics(self) -> dict[str, str]:
+        """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+
+        See `xaieval.analysis.controls.fooled_metrics` for an example. Empty for a run without this control.
+        """
+        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights)
+
+    def matched_table(self, level: float = 0.95) -> pd.DataFrame:
+        """One-sided tests of each method at each layer against the matched controls of its maps: is it the map, or its size?
+
+        See `xaieval.analysis.matched.compare_with_matched_controls` for the tests, the columns and an example.
+
+        Args:
+            level: Level of the intervals, and 1 minus the probability of even one false positive among all tests, in (0, 1).
+
+        Returns:
+            One row per layer, method, metric and control: both means, their difference `excess` with its interval, the p-value,
+            the p-value corrected by Holm, and `beats`.
+
+        Raises:
+            MetricError: The run has no matched controls, or the level is not in (0, 1).
+        """
+        return compare_with_matched_controls(
+            self.rows, self.metrics, self.matched_controls, self.controls, level, self.seed, self.group_weights
+        )
 
     @property
     def predictions(self) -> Predictions:
@@ -141,7 +172,7 @@ class Scores(RunRecord):
             MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
                 layers.
         """
-        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed)
+        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed, self.group_weights)
 
     def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
         """How often each method is the best one at its layer, in percent of the images.
@@ -158,7 +189,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.metrics, by, level)
+        return win_percentages(self.rows, self.metrics, by, level, self.group_weights, controls=self.controls)
 
     def compare(
         self,
@@ -187,7 +218,7 @@ class Scores(RunRecord):
 
         Raises:
             MetricError: The runs have no image, no layer and method, or no metric in common; or a name is unknown; or the same
-                id belongs to different images.
+                id belongs to different images; or their images are in different groups.
             ProtocolError: They were measured under different protocols.
         """
         return compare(self, other, metrics, test, level, across_protocols=across_protocols)
@@ -205,7 +236,7 @@ class Scores(RunRecord):
     ) -> Ranking:
         """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
 
-        See `xaieval.analysis.ranking.rank` for the tests and an example.
+        Control maps are listed after the ranking. See `xaieval.analysis.ranking.rank` for the tests and an example.
 
         Args:
             by: A metric of the run that has a direction.
@@ -222,7 +253,39 @@ class Scores(RunRecord):
         Raises:
             MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
-        return rank(self.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed)
+        return rank(
+            self.rows,
+            self.metrics,
+            by,
+            over,
+            layer,
+            method,
+            level,
+            test,
+            resamples,
+            self.seed,
+            self.group_weights,
+            controls=self.controls,
+        )
+
+    def agreement(self, metrics: Sequence[str] | None = None, *, level: float = 0.95, resamples: int = 1000) -> Agreement:
+        """How far metrics agree on which layers and methods are better: rank correlations over the pairs of both.
+
+        See `xaieval.analysis.agreement.agreement` for the intervals and an example.
+
+        Args:
+            metrics: Names of metrics, at least two (default: all that have a direction).
+            level: Level of the intervals, in (0, 1).
+            resamples: Number of bootstrap samples of the images.
+
+        Returns:
+            See `xaieval.analysis.agreement.Agreement`; `plot("agreement")` draws it.
+
+        Raises:
+            MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs
+                of layer and method without control maps.
+        """
+        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
 
     def plot(
         self,
@@ -242,8 +305,10 @@ class Scores(RunRecord):
         - "heatmap": one metric per layer and method, as numbers in coloured cells.
         - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
         - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "matched": one metric beside its matched controls, per layer and method.
         - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
         - "spread": the distribution of one metric over the images, per layer and method.
+        - "agreement": the rank correlations of metrics over the pairs of layer and method, as a matrix.
 
         Args:
             kind: One of these kinds.
@@ -285,8 +350,8 @@ class Scores(RunRecord):
         Args:
             path: The file.
             maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
-            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, and `other`, a run
-                to compare with.
+            options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, `other`, a run to
+                compare with, and `cross`, the result of `xaieval.cross_score`.
 
         Raises:
             OutputError: The file cannot be written.

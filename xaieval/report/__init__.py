@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from xaieval.report.figures.agreements import agreement_figure
 from xaieval.report.figures.classes import classes_figure
+from xaieval.report.figures.crosses import cross_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.heatmaps import heatmap_figure
 from xaieval.report.figures.kinds import plot
 from xaieval.report.figures.maps import maps_figure, show
+from xaieval.report.figures.matched import matched_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import save_figure
@@ -19,11 +22,14 @@ from xaieval.report.html.thumbnails import Maps
 __all__ = [
     "Maps",
     "ReportOptions",
+    "agreement_figure",
     "classes_figure",
+    "cross_figure",
     "curves_figure",
     "heatmap_figure",
     "images_to_show",
     "maps_figure",
+    "matched_figure",
     "plot",
     "ranking_figure",
     "render_report",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["control_column", "control_columns", "excess_column", "excess_entry"]
+__all__ = ["control_column", "control_columns", "excess_column", "excess_entry", "without_excess"]
 
 
 def control_column(metric: str, control: str) -> str:
@@ -65,3 +65,13 @@ def excess_entry(metric: Mapping[str, Any], control: str) -> dict[str, Any]:
     words = f"{label.removesuffix(' %')} excess{' %' if label.endswith(' %') else ''}"
     own = {"name": excess_column(name), "interval": "mean", "label": words, "excess_of": name, "control": control}
     return {**metric, **own}
+
+
+def without_excess(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of metrics that are no excess of another.
+
+    Example:
+        >>> [entry["name"] for entry in without_excess([{"name": "a"}, {"name": "a_excess", "excess_of": "a"}])]
+        ['a']
+    """
+    return [dict(entry) for entry in metrics if "excess_of" not in entry]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["decimals_of", "interval_text", "label_of"]
+from xaieval.config.groups import Weights
+
+__all__ = ["counts_text", "decimals_of", "groups_text", "interval_text", "label_of"]
 
 
 def label_of(metric: Mapping[str, Any]) -> str:
@@ -21,6 +23,26 @@ def label_of(metric: Mapping[str, Any]) -> str:
         ('AD %', 'mine')
     """
     return str(metric.get("label") or metric["name"])
+
+
+def groups_text(groups: int, weights: Weights) -> str:
+    """The number of groups, and what a mean counts.
+
+    Example:
+        >>> groups_text(21, "images"), groups_text(1, "groups")
+        ('21 groups, weighted by images', '1 group, weighted by groups')
+    """
+    return f"{groups:,} {'group' if groups == 1 else 'groups'}, weighted by {weights}"
+
+
+def counts_text(images: int, groups: int | None = None, weights: Weights = "images") -> str:
+    """The number of images, and of their groups if there are any.
+
+    Example:
+        >>> counts_text(210), counts_text(210, 21)
+        ('n = 210', 'n = 210 in 21 groups, weighted by images')
+    """
+    return f"n = {images}" + ("" if groups is None else f" in {groups_text(groups, weights)}")
 
 
 def decimals_of(metric: Mapping[str, Any]) -> int:

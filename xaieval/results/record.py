@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from xaieval.errors import OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.results.manifest import count_groups
-from xaieval.results.rows import GROUP, UNREADABLE, with_group_column
+from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
 from xaieval.results.validation import check_rows, read_manifest, read_rows
 
 __all__ = ["RunRecord"]
@@ -37,6 +38,8 @@ class RunRecord:
     rows: pd.DataFrame
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    keys: ClassVar[Sequence[str]] = KEYS  # the columns that identify a row
+
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The manifest's entries of the metrics: name, direction, kind of interval, settings."""
@@ -48,6 +51,11 @@ class RunRecord:
         return list(self.manifest.get("controls", []))
 
     @property
+    def matched_controls(self) -> list[str]:
+        """The matched controls of each map; empty for a run without them."""
+        return list(self.manifest.get("matched_controls", []))
+
+    @property
     def seed(self) -> int:
         """The seed of the run; resampling and random choices of images use it too."""
         return int(self.manifest.get("seed", 0))
@@ -57,6 +65,11 @@ class RunRecord:
         """What a mean counts: "images", or "groups" if every group of images counts the same."""
         weights: Weights = self.manifest.get("groups", {}).get("weights", "images")
         return weights
+
+    @property
+    def n_groups(self) -> int | None:
+        """The number of groups that the images belong to; None for a run without groups."""
+        return int(self.rows[GROUP].nunique()) if GROUP in self.rows else None
 
     @property
     def complete(self) -> bool:
@@ -128,7 +141,7 @@ class RunRecord:
                 rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
-        return cls(check_rows(rows, manifest, path), manifest)
+        return cls(check_rows(rows, manifest, path, cls.keys), manifest)
 
 
 def _labels(images: pd.DataFrame) -> list[int | None] | None:

@@ -15,8 +15,11 @@ from xaieval.data.labels import Labels
 
 __all__ = [
     "COUNTED",
+    "CROSS_KEYS",
+    "DISAGREE",
     "EXCLUDED",
     "GROUP",
+    "KEYS",
     "NOT_POSITIVE",
     "NO_LAYER",
     "UNREADABLE",
@@ -33,8 +36,11 @@ NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that d
 VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
 UNREADABLE = "unreadable"  # nothing is known of the image but its id, and perhaps its label
 EXCLUDED = "excluded"  # by the protocol's choice of images, so not a failure
+DISAGREE = "models_disagree"  # in cross scores: the models predict different classes, so there is no target for all of them
 NO_LAYER = "input"  # the layer of methods that need none: those that explain the whole model, and control maps
 
+KEYS = ("image_id", "layer", "method")  # identify a row
+CROSS_KEYS = (*KEYS, "masks_of", "model")  # identify a row of cross scores
 GROUP = "group"  # the column after `method` of a run whose images come in groups
 
 Pair = tuple[str, str]  # layer and method
@@ -93,7 +99,7 @@ def with_group_column(rows: pd.DataFrame, group: Sequence[str] | pd.Series[str] 
     """
     rows = rows.drop(columns=GROUP, errors="ignore")
     if group is not None:
-        rows.insert(rows.columns.get_loc("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
+        rows.insert(list(rows.columns).index("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
     return rows
 
 

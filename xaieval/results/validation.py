@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,12 +17,12 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, 
 from xaieval.config.groups import Weights
 from xaieval.errors import OutputError
 from xaieval.results.manifest import SCHEMA
-from xaieval.results.rows import GROUP, UNREADABLE
+from xaieval.results.matched import control_columns
+from xaieval.results.rows import CROSS_KEYS, GROUP, KEYS, UNREADABLE
 
 __all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
 
 MEND = "score it again, into another folder"
-KEYS = ["image_id", "layer", "method"]  # identify a row
 GROUP_KEYS = {"by": str, "count": int, "weights": str}  # of the entry on groups
 INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_confidence", "mask_area")
 
@@ -30,13 +30,16 @@ INTEGERS, NUMBERS = ("label", "predicted", "target"), ("confidence", "masked_con
 ENTRIES: dict[str, tuple[type, str]] = {
     "complete": (bool, "true or false"),
     "controls": (list, "a list of methods"),
+    "cross": (dict, "a table"),
     "data": (dict, "a table"),
     "findings": (list, "a list of findings"),
     "first_image": (dict, "a table"),
     "groups": (dict, "a table"),
     "ids_by_chance": (bool, "true or false"),
+    "matched_controls": (list, "a list of names"),
     "metrics": (list, "a list of metrics"),
     "model": (dict, "a table"),
+    "models": (dict, "a table"),
     "options": (dict, "a table"),
     "preprocessing": (dict, "a table"),
     "run": (dict, "a table"),
@@ -104,7 +107,10 @@ def check_manifest(manifest: Any, source: str | Path) -> dict[str, Any]:
             "a list of names, texts and evidence",
             [one for one in manifest.get("findings", []) if not _is_finding(one)],
         ),
-        ("controls", "a list of names", [name for name in manifest.get("controls", []) if not isinstance(name, str)]),
+        *(
+            (key, "a list of names", [name for name in manifest.get(key, []) if not isinstance(name, str)])
+            for key in ("controls", "matched_controls")
+        ),
         ("first_image", "the id, shape and channels of an image", [image for image in images if not _is_described(image)]),
         ("groups", "a table of by, count and weights (images or groups)", _odd_groups(manifest.get("groups"))),
         ("data.batches", "a list of checks, such as '32:1f0a5b9c'", [check for check in batches if not _is_check(check)]),
@@ -171,7 +177,7 @@ def _check_metric(metric: Any, source: str | Path) -> None:
     """Raise an OutputError unless a value is a manifest's entry of a metric."""
     if not isinstance(metric, dict) or not {"name", "interval", "higher_is_better"} <= metric.keys():
         raise _no_manifest(source, "a metric", "a table with name, interval and higher_is_better", metric)
-    for key in ("name", "label"):
+    for key in ("name", "label", "excess_of", "control"):
         text = metric.get(key, "")
         if not (isinstance(text, str) and text.isprintable()):
             raise _no_manifest(source, f"a metric's {key}", "text that can be printed", text)
@@ -215,13 +221,14 @@ def read_rows(file: str | Path) -> pd.DataFrame:
         raise OutputError(f"'{file}' cannot be read as Parquet: {error}; {MEND}") from error
 
 
-def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path) -> pd.DataFrame:
+def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path, keys: Sequence[str] = KEYS) -> pd.DataFrame:
     """Check that rows are those of a run, and return them with metrics as float64.
 
     Args:
         rows: The result of `read_rows`.
         manifest: The result of `read_manifest`, which lists the metrics.
         source: Their origin, for messages.
+        keys: The columns that identify a row.
 
     Raises:
         OutputError: A column is missing or has the wrong type, a value is missing or impossible, a row occurs twice, or there
@@ -229,20 +236,51 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
     """
     if "metrics" not in manifest:
         raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
-    metrics = {metric["name"]: metric["interval"] for metric in manifest["metrics"]}
-    for name in [*KEYS, *([GROUP] if "groups" in manifest else []), "status", *metrics]:
-        if name not in rows.columns:
-            raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
+    metrics = _value_columns(manifest)
+    _check_names(rows, [*keys, *([GROUP] if "groups" in manifest else []), "status", *metrics], source)
     if not len(rows):
         raise OutputError(f"'{source}' holds a run without rows; {MEND}")
-    for name in rows.columns.intersection([*KEYS, "status", *INTEGERS, *NUMBERS, *metrics]):
+    for name in rows.columns.intersection([*keys, "status", *INTEGERS, *NUMBERS, *metrics]):
         _check_column(rows[name], metrics.get(name), source)
-    if rows.duplicated(KEYS).any():
-        image, layer, method = rows.loc[rows.duplicated(KEYS), KEYS].iloc[0]
-        raise OutputError(f"'{source}' holds the row of {image!r}, {layer!r} and {method!r} twice; {MEND}")
+    again = rows.duplicated(list(keys))
+    if again.any():
+        *names, last = map(repr, rows.loc[again, list(keys)].iloc[0])
+        raise OutputError(f"'{source}' holds the row of {', '.join(names)} and {last} twice; {MEND}")
     if GROUP in rows:
         _check_groups(rows, source)
+    if "masks_of" in keys:
+        _check_models(rows, manifest, source)
     return rows.astype(dict.fromkeys(metrics, "float64"))
+
+
+def _value_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The kind of interval of each column that holds values of a metric, also those for matched controls."""
+    able = [entry["excess_of"] for entry in manifest["metrics"] if "excess_of" in entry]
+    kinds = dict.fromkeys(control_columns(able, manifest.get("matched_controls", [])), "mean")
+    return {metric["name"]: metric["interval"] for metric in manifest["metrics"]} | kinds
+
+
+def _check_names(rows: pd.DataFrame, wanted: Sequence[str], source: str | Path) -> None:
+    """Raise an OutputError unless the columns are those of a run, or of cross scores if these are wanted."""
+    if set(CROSS_KEYS) <= set(rows.columns) and not set(CROSS_KEYS) <= set(wanted):
+        raise OutputError(f"'{source}' holds cross scores of several models; read them with xaieval.CrossScores.load")
+    for name in wanted:
+        if name not in rows.columns:
+            raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
+
+
+def _check_models(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Path) -> None:
+    """Raise an OutputError unless the manifest of cross scores names the models of the rows."""
+    models = _list(manifest.get("cross", {}).get("models"))
+    if not all(isinstance(name, str) for name in models):
+        raise OutputError(f"'{source}' holds no cross scores: its manifest does not list the models; {MEND}")
+    for column, known in (("model", models), ("masks_of", [*models, *manifest.get("controls", [])])):
+        odd = [name for name in rows[column].unique() if name not in known]
+        if odd:
+            raise OutputError(
+                f"'{source}' holds no cross scores: the column {column!r} has {odd[0]!r}, and its manifest lists "
+                f"{', '.join(known)}; {MEND}"
+            )
 
 
 def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
@@ -261,7 +299,7 @@ def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
 def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
     """Raise an OutputError unless a column has the type, and a metric the values, of a run."""
     name = str(column.name)
-    if name in (*KEYS, "status"):
+    if name in (*CROSS_KEYS, "status"):
         good, words = (
             is_string_dtype(column) and column.dtype != "category" and not column.isna().any(),
             "text without missing values",

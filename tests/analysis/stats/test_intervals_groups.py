@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,8 +43,7 @@ def test_groups_of_one_image_give_the_intervals_of_images(count, seed, weights):
     rows = bootstrap_means(np.stack([values, others], axis=1), 50)
     assert bootstrap_means(np.stack([values, others], axis=1), 50, groups=alone) == pytest.approx(rows)
     binary = 100.0 * (values > np.median(values))
-    if 0 < binary.mean() < 100:
-        assert metric_interval(binary, "wilson", groups=alone) == pytest.approx(metric_interval(binary, "wilson"), abs=1e-6)
+    assert metric_interval(binary, "wilson", groups=alone) == pytest.approx(metric_interval(binary, "wilson"), abs=1e-6)
 
 
 @PROPERTY
@@ -122,8 +122,7 @@ def test_groups_with_equal_means_need_as_many_groups_as_equal_values():
 
 def test_a_share_of_none_or_all_counts_each_group_as_one_image():
     none = metric_interval(np.zeros(210), "wilson", groups=_groups([10] * 21))
-    assert none[0] == 0
-    assert 15 < none[1] < 20, "Wilson's interval of 0 of 21 is 0 to 15.5"
+    assert none == pytest.approx(metric_interval(np.zeros(21), "wilson"))
     assert metric_interval(np.full(210, 100.0), "wilson", groups=_groups([10] * 21)) == pytest.approx(
         (100 - none[1], 100 - none[0])
     )
@@ -140,3 +139,61 @@ def test_values_that_are_not_of_the_images_are_refused_word_for_word():
         with pytest.raises(MetricError) as caught:
             call([1.0, 2.0, 3.0], groups=Grouping(["a", "b"]))
         assert str(caught.value) == "groups of 2 images take as many values; got shape (3,)"
+
+
+def test_a_proportion_is_wilsons_for_the_number_of_images_by_the_design_effect_worked_by_hand():
+    # Means 1, 1/2, 0, 0 of groups of 2: share 3/8, c = 5/8, 1/8, -3/8, -3/8, sum of squares 11/16, weights 1/4.
+    # CR2: 1/16 * 11/16 / (3/4) = 11/192; of independent images 3/8 * 5/8 / 7 = 15/448: a design effect of 77/45.
+    # Of 3 yes and 5 no the yes are rarer; the largest design effect is 2: (3 * 77/45 * ratio + 2) / 4.
+    values, groups = np.array([1, 1, 1, 0, 0, 0, 0, 0]) * 100.0, _groups([2] * 4)
+    ratio = (scipy.stats.t.isf(0.025, 3) / scipy.stats.t.isf(0.025, 7)) ** 2
+    images, z = 8 / ((3 * 77 / 45 * ratio + 2) / 4), scipy.stats.norm.isf(0.025)
+    for end in metric_interval(values, "wilson", groups=groups):
+        assert abs(3 / 8 - end / 100) == pytest.approx(z * math.sqrt(end / 100 * (1 - end / 100) / images))
+
+
+def test_more_images_of_the_same_groups_help_less_than_more_groups():
+    rng = np.random.default_rng(0)
+    means = rng.normal(50, 10, 40)
+    few, same, more = (np.repeat(means[:count], size) for count, size in ((20, 5), (20, 10), (40, 5)))
+    widths = []
+    for values, sizes in ((few, [5] * 20), (same, [10] * 20), (more, [5] * 40)):
+        low, high = mean_interval(values + rng.normal(0, 5, len(values)), groups=_groups(sizes))
+        widths.append(high - low)
+    assert widths[2] < 0.8 * widths[0]
+    assert widths[1] > 0.9 * widths[0]
+
+
+@pytest.mark.parametrize("weights", ["images", "groups"])
+def test_two_proportions_that_never_differ_have_a_difference_of_0_with_a_width(weights):
+    values, groups = 100.0 * (np.arange(210) % 7 < 2), _groups([10] * 21, weights)
+    low, high = difference_interval(values, values, "wilson", groups=groups)
+    assert low < -2 < 2 < high
+    assert low == pytest.approx(-high)
+
+
+@PROPERTY
+@given(st.integers(4, 30), st.integers(0, 1000), st.floats(0.02, 0.98), WEIGHTS)
+def test_intervals_of_proportions_lie_in_their_range_and_turn_around(count, seed, share, weights):
+    rng = np.random.default_rng(seed)
+    groups = _groups(rng.integers(1, 9, count), weights)
+    one, other = 100.0 * (rng.random((2, len(groups))) < share)
+    low, high = metric_interval(one, "wilson", groups=groups)
+    assert 0 <= low <= groups.mean(one) + 1e-9
+    assert groups.mean(one) - 1e-9 <= high <= 100
+    assert metric_interval(100 - one, "wilson", groups=groups) == pytest.approx((100 - high, 100 - low), abs=1e-6)
+    low, high = difference_interval(one, other, "wilson", groups=groups)
+    assert -100 <= low <= groups.mean(one) - groups.mean(other) + 1e-9
+    assert difference_interval(other, one, "wilson", groups=groups) == pytest.approx((-high, -low), abs=1e-6)
+
+
+@PROPERTY
+@given(group_sizes, st.integers(0, 1000), WEIGHTS)
+def test_neither_the_order_of_images_nor_the_names_of_groups_nor_the_unit_matter(sizes, seed, weights):
+    rng = np.random.default_rng(seed)
+    groups = _groups(sizes, weights)
+    values, order = rng.exponential(10, len(groups)), rng.permutation(len(groups))
+    expected = np.array(mean_interval(values, groups=groups))
+    renamed = Grouping([f"place {name}" for name in groups.codes[order]], weights)
+    assert mean_interval(values[order], groups=renamed) == pytest.approx(tuple(expected))
+    assert mean_interval(8 * values, groups=groups) == pytest.approx(tuple(8 * expected))

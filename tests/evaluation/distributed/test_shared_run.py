@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import xaieval
 from tests import ROOT
 from xaieval.cli import main
+from xaieval.config.groups import Groups
 from xaieval.data.images import collate
 from xaieval.errors import DataError, RunError, UsageError
 from xaieval.evaluation.distributed import launch as launcher
@@ -169,6 +170,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "limited": lambda folder: _score(Images(13, {0, 4, 7}).loader(), folder, max_images=8),
     "short": lambda folder: _score(Images(4).loader(), folder),
     "unreadable share": lambda folder: _score(Images(9, {0, 1, 2, 4}).loader(), folder),
+    "groups": lambda folder: _score(Images(13, {0, 4, 11}).loader(), folder, groups=Groups(r"-(\d)", "groups")),
     "list": lambda folder: _score(list(Images(13, {2}).loader(2)), folder),
     "stream": lambda folder: _score(DataLoader(Stream(0, 11), batch_size=3), folder, max_images=9),
     "split": lambda folder: _score(_epoch(2), folder, already_split=True),
@@ -276,6 +278,7 @@ def _assert_same(folder: Path, alone: Scores) -> Scores:
         ("limited", 3, [3, 3, 2]),
         ("short", 3, [0, 3, 1]),
         ("unreadable share", 3, [3, 3, 3]),
+        ("groups", 2, [6, 7]),
         ("list", 3, [5, 4, 4]),
         ("stream", 2, [6, 3]),
     ],

@@ -18,12 +18,14 @@ from matplotlib.text import Text
 
 import xaieval
 from xaieval import Scores
+from xaieval.config.controls import MATCHED
 from xaieval.data import Preprocessing
 from xaieval.errors import DataError, MetricError, UsageError
 from xaieval.metrics import METRICS, insertion
 from xaieval.report import curves_figure, save_figure
 from xaieval.report.figures.kinds import KINDS
 from xaieval.report.figures.style import HUES, colours, plain, styles
+from xaieval.results.matched import excess_entry
 
 AD, IC = "average_drop", "increase_in_confidence"
 LAYERS = [f"backbone.body.layer{1 + i // 3}.{i % 3}.conv3" for i in range(12)]
@@ -33,8 +35,8 @@ SHARES = (0.0, 0.1, 0.4, 1.0)
 ENTRIES = [METRICS[AD].to_dict(), METRICS[IC].to_dict(), insertion(steps=SHARES, keep_curve=True).to_dict()]
 
 
-def run(layers: int = 4, methods: int = 1, images: int = 30, classes: int = 3) -> Scores:
-    """A run of made-up numbers that get better from layer to layer."""
+def run(layers: int = 4, methods: int = 1, images: int = 30, classes: int = 3, matched: bool = False) -> Scores:
+    """A run of made-up numbers that get better from layer to layer, if asked for with matched controls of the drops."""
     rng = np.random.default_rng(0)
     parts = []
     for number, (layer, method) in enumerate(itertools.product(LAYERS[:layers], METHODS[:methods])):
@@ -43,7 +45,14 @@ def run(layers: int = 4, methods: int = 1, images: int = 30, classes: int = 3) -
         part = {"image_id": range(images), "layer": layer, "method": method, "status": "ok", AD: drops}
         part |= {IC: 100.0 * (rng.random(images) < 0.2), "insertion": curves.mean(axis=1), "insertion_curve": list(curves)}
         parts.append(pd.DataFrame(part | {"label": pd.array(np.arange(images) % classes, dtype="Int64")}))
-    return Scores(pd.concat(parts, ignore_index=True), {"metrics": ENTRIES, "seed": 0})
+    rows, manifest = pd.concat(parts, ignore_index=True), {"metrics": ENTRIES, "seed": 0}
+    if not matched:
+        return Scores(rows, manifest)
+    columns = {f"{AD}_{name}": rows[AD] + 10 * number for number, name in enumerate(MATCHED)}
+    rows = rows.assign(**columns, **{f"{AD}_excess": 0.0})
+    return Scores(
+        rows, manifest | {"metrics": [*ENTRIES, excess_entry(ENTRIES[0], MATCHED[0])], "matched_controls": [*MATCHED]}
+    )
 
 
 @pytest.fixture
@@ -82,6 +91,7 @@ CASES = [
     *[("heatmap", 1, 1, ONE), ("heatmap", 12, 8, ONE), ("heatmap", 4, 3, TWO)],
     *[("curves", 12, 1, ONE), ("curves", 4, 3, TWO), ("classes", 1, 8, ONE), ("classes", 12, 1, TWO)],
     *[("spread", 12, 1, ONE), ("spread", 2, 4, TWO), ("ranking", 4, 1, ONE), ("ranking", 1, 8, TWO)],
+    *[("agreement", 4, 1, ONE), ("agreement", 12, 8, TWO), ("matched", 1, 1, ONE), ("matched", 12, 2, TWO)],
 ]
 # XAIEVAL_ALL_FIGURES=1 tests all numbers of layers and methods, which takes half an hour.
 EVERY = [(layers, methods, width) for layers in range(1, 13) for methods in range(1, 9) for width in (ONE, TWO)]
@@ -93,9 +103,10 @@ if os.environ.get("XAIEVAL_ALL_FIGURES"):
 @pytest.mark.parametrize(("kind", "layers", "methods", "width"), CASES)
 def test_labels_neither_overlap_nor_are_cut_off(kind, layers, methods, width, drawn_texts):
     too_many = kind in ("curves", "classes") and layers * methods > 24
-    if too_many or (kind == "ranking" and not 2 <= layers * methods <= 24):
+    too_few = kind == "agreement" and layers * methods < 4
+    if too_many or too_few or (kind == "ranking" and not 2 <= layers * methods <= 24):
         pytest.skip("refused (see other tests), or a ranking with too many pairs to test")
-    figure = run(layers, methods, images=12).plot(kind, size=width)
+    figure = run(layers, methods, images=12, matched=kind == "matched").plot(kind, size=width)
     assert figure.get_figwidth() == width
     boxes = drawn_texts(figure)
     assert len(boxes) > 3
@@ -319,7 +330,7 @@ def test_more_than_can_be_told_apart_is_refused():
 def test_a_figure_is_drawn_on_the_axes_of_the_caller(kind):
     figure = Figure(figsize=(6, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    assert run(2).plot(kind, ax=right) is figure
+    assert run(4, matched=kind == "matched").plot(kind, ax=right) is figure
     assert right.has_data()
     assert not left.has_data()
     assert tuple(figure.get_size_inches()) == (6, 5), "the figure keeps its size"
@@ -343,7 +354,7 @@ def test_a_figure_in_a_subfigure_is_the_whole_one():
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_open_no_window_and_change_no_settings(kind, tmp_path):
     before, windows = dict(mpl.rcParams), plt.get_fignums()  # other tests may have some
-    figure = run(2).plot(kind)
+    figure = run(4, matched=kind == "matched").plot(kind)
     save_figure(figure, tmp_path / "figure.svg")
     assert plt.get_fignums() == windows
     assert dict(mpl.rcParams) == before
@@ -353,7 +364,7 @@ def test_figures_open_no_window_and_change_no_settings(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_style_sheets_apply(kind, drawn_texts):
     with plt.style.context(["dark_background", {"font.family": "serif", "font.size": 6, "lines.linewidth": 3}]):
-        figure = run(2, 1, images=10).plot(kind)
+        figure = run(4, 1, images=10, matched=kind == "matched").plot(kind)
         boxes = drawn_texts(figure)
         texts = [text for text in figure.findobj(Text) if text.get_text() and text not in figure.axes[0].texts]
         assert {text.get_fontfamily()[0] for text in texts} == {"serif"}
@@ -375,11 +386,11 @@ def test_sizes_are_inches():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pdf_has_truetype_fonts_and_no_pixels_but_a_colour_bar(kind, tmp_path):
-    save_figure(run(2, 1, images=10).plot(kind), tmp_path / "figure.pdf")
+    save_figure(run(4, 1, images=10, matched=kind == "matched").plot(kind), tmp_path / "figure.pdf")
     content = (tmp_path / "figure.pdf").read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
-    assert len(re.findall(rb"/Subtype /Image", content)) == (1 if kind == "heatmap" else 0)
+    assert len(re.findall(rb"/Subtype /Image", content)) == (1 if kind in ("heatmap", "agreement") else 0)
 
 
 def test_a_pdf_by_savefig_alone_would_have_other_fonts(tmp_path):
@@ -560,3 +571,44 @@ def test_a_run_that_is_not_complete_says_so():
     scores = run(1, images=5)
     assert "not complete" not in scores._repr_html_()
     assert "the run is not complete" in Scores(scores.rows, {**scores.manifest, "complete": False})._repr_html_()
+
+
+# ---- controls
+
+
+def _with_controls() -> Scores:
+    """Two layers whose drops are 40 and 30, and control maps of 90 and 35."""
+    parts = {("p2", "gradcam"): 40.0, ("p5", "gradcam"): 30.0, ("input", "uniform"): 90.0, ("input", "center"): 35.0}
+    rows = pd.concat(
+        pd.DataFrame({"image_id": range(12), "layer": layer, "method": method, "status": "ok", AD: drop, IC: 0.0})
+        for (layer, method), drop in parts.items()
+    ).reset_index(drop=True)
+    rows[AD] += rows["image_id"] % 3
+    return Scores(rows, {"metrics": ENTRIES[:2], "seed": 0, "controls": ["uniform", "center"]})
+
+
+def test_controls_do_not_set_the_scales_and_are_not_ranked():
+    scores = _with_controls()
+    figure = scores.plot("tradeoff")
+    assert figure.axes[0].get_xlim()[1] < 50
+    assert "beyond the scales: uniform" in figure.get_suptitle().replace("\n", " ")
+    mesh = scores.plot("heatmap").axes[0].collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (31.0, 41.0)
+    labels = [tick.get_text() for tick in scores.plot("ranking").axes[0].get_yticklabels()]
+    assert labels == ["p5", "p2"]
+
+
+def test_matched_controls_are_drawn_beside_the_means_of_the_methods():
+    scores = run(2, 1, matched=True)
+    axes = scores.plot("matched").axes[0]
+    table = scores.matched_table()
+    for number, name in enumerate(MATCHED):
+        drawn = axes.lines[-len(MATCHED) + number].get_xdata()
+        np.testing.assert_allclose(drawn, table.loc[table["control"] == name, "control_value"])
+    with pytest.raises(MetricError) as caught:
+        scores.plot("matched", metrics=IC)
+    assert str(caught.value) == (
+        f"{IC} has no matched controls in this run; those of confidences and curves have, such as average_drop"
+    )
+    with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls=\"matched\"\)"):
+        run(2).plot("matched")

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import xaieval
+from xaieval import CrossScores
 from xaieval.cli import main
 from xaieval.cli.app import app
 from xaieval.cli.remake_maps import remake_maps
@@ -33,6 +34,7 @@ from xaieval.report.html.interval_chart import Interval, draw_panel
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of
 from xaieval.report.html.row_table import list_rows
+from xaieval.results.matched import excess_entry
 
 AD = {"name": "average_drop", "higher_is_better": False, "interval": "mean", "label": "AD %"}
 IC = {"name": "increase_in_confidence", "higher_is_better": True, "interval": "wilson", "label": "IC %"}
@@ -156,9 +158,25 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     text = _text(_page(_scores(rows, controls=["random", "fake-cam"])))
     assert "60 images, 2 layers, 1 method and 2 control maps." in text
     assert "random (control)" in text
-    assert "p5 gradcam 1 of 2 not fake-cam" in text
-    assert "a control map has the best value" in text
+    assert "p5 gradcam 1 of 1" in text
+    assert "increase_in_confidence: a control map has the best value" in text
+    assert "average_drop: a control map has the best value" not in text
+    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method") == 1
+    assert "lower is better can be fooled" in text, "the heading of the metric"
     assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
+
+
+def test_maps_stand_beside_others_of_their_size():
+    rows = _rows()
+    rows = rows.assign(average_drop_shifted=rows["average_drop"] + 40, average_drop_dimmed=rows["average_drop"] - 1)
+    scores = _scores(rows.assign(average_drop_excess=-40.0), matched_controls=["shifted", "dimmed"])
+    scores.manifest["metrics"] = [*scores.metrics, excess_entry(scores.metrics[0], "shifted")]
+    text = _text(_page(scores))
+    assert "Is it the map, or its size?" in text
+    assert "shifted : the same map, moved to another place; dimmed : the whole picture" in text
+    assert "AD minus that of shifted maps" in text
+    assert "1 of 2 not dimmed" in text
+    assert "Is it the map, or its size?" not in _text(_page(_scores()))
 
 
 def test_an_unfinished_run_says_so_and_a_finished_one_does_not():
@@ -225,6 +243,47 @@ def test_an_unknown_method_and_a_manifest_without_metrics_are_errors():
         _page(_scores(), methods=["gradcm"])
     with pytest.raises(OutputError, match=r"^the manifest lists no metrics"):
         _page(Scores(_rows(), {}))
+
+
+def _cross(names: tuple[str, str] = ("plain", "fal")) -> CrossScores:
+    """The maps of both models on both, and a control map; the second model loses half as much."""
+    rows = _rows(layers=("p4",)).assign(group=lambda rows: rows["label"].astype(str))
+    cells = [(one, on, "p4", "gradcam") for one in names for on in names] + [("center", on, "input", "center") for on in names]
+    parts = [
+        rows.assign(
+            masks_of=one, model=on, layer=layer, method=method, average_drop=rows["average_drop"] / (1 + (on == names[1]))
+        )
+        for one, on, layer, method in cells
+    ]
+    groups = {"by": "class", "count": 3, "weights": "images"}
+    manifest = {"metrics": [AD], "controls": ["center"], "cross": {"models": list(names)}, "groups": groups, "seed": 0}
+    return CrossScores(pd.concat(parts, ignore_index=True), manifest)
+
+
+def test_cross_scores_are_a_table_and_charts_of_both_parts():
+    cross = _cross()
+    cross.rows.loc[cross.rows["image_id"] == cross.rows["image_id"][0], "status"] = "models_disagree"
+    text = _text(_page(_scores(), cross=cross))
+    table, parts = cross.table()["mean"], cross.split().droplevel(["layer", "method", "metric", "first", "second"])
+    assert "Whose maps on which model" in text
+    assert "shown to every model (n = 60 in 3 groups, weighted by images)" in text
+    assert "1 of 60 images does not count, because the models predict different classes on it" in text
+    for maps in ("plain", "fal"):
+        means = [f"{table['p4', 'gradcam', 'average_drop', maps, model]:.1f}" for model in ("plain", "fal")]
+        assert re.search(rf"p4 gradcam AD % {maps} {means[0]} \S+ {means[1]} \S+ 59", text), (
+            "of three groups there is no interval"
+        )
+    assert re.search(r"input center AD % center \(control\) [\d.]+ \S+ [\d.]+ \S+ 59", text)
+    assert "AD %, plain minus fal differences; lower is better" in text
+    for part, words in (("difference", "gradcam"), ("map", "gradcam: maps"), ("model", "gradcam: models")):
+        assert f"p4, {words}: {parts.loc[part, 'value']:+.1f}".replace("+0.0", "0.0") in text
+    assert "(3 tests, corrected by Holm)" in text
+    assert "Whose maps" not in _text(_page(_scores()))
+
+
+def test_names_of_models_are_text():
+    page = _page(_scores(), cross=_cross((EVIL, "fal")))
+    assert EVIL not in page
 
 
 # ---- the protocol in words

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from xaieval.analysis.selection import Selection
+from xaieval.analysis.stats.intervals import difference_interval, mean_interval
 from xaieval.cli import main
 from xaieval.config.fal_options import ARMS, FalOptions
 from xaieval.errors import ConfigError, DataError, ModelError, OutputError
@@ -115,6 +116,11 @@ def test_the_tables_are_the_means_of_the_rows(finished):
     right = own.drop_duplicates("image_id").eval("predicted == label").mean()
     assert compared.loc["abn", "accuracy"] == pytest.approx(100 * right)
     assert compared.loc["abn", "accuracy_difference_low"] <= compared.loc["abn", "accuracy_difference"]
+    drops = [rows.groupby("image_id")["average_drop"].mean() for rows in (own, control)]
+    ends = compared.loc["abn", ["average_drop_difference_low", "average_drop_difference_high"]]
+    assert list(ends) == pytest.approx(difference_interval(*drops))
+    means = compared.loc["abn", ["average_drop_low", "average_drop_high"]]
+    assert list(means) == pytest.approx(mean_interval(drops[0]))
     assert list(compared.index) == ["fpn-control", "selected", "random", "best", "abn", "open-start"]
 
 

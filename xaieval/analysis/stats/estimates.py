@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import MetricError
@@ -52,7 +52,7 @@ class Estimate:
     def reach(self, level: float) -> float:
         """Student's quantile for an interval of that level, wider for few images or groups."""
         error = (1 - level) / (4 if self.count < FEW else 1)
-        return float(student.ppf(1 - error / 2, self.freedom))
+        return float(stdtrit(self.freedom, 1 - error / 2))
 
 
 def check_level(level: float) -> None:

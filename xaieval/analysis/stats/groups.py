@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["Grouping", "Weights"]
+__all__ = ["Grouping"]
 
-Weights = Literal["images", "groups"]
 Floats = NDArray[np.float64]
 
 

@@ -27,10 +27,12 @@ def paired_p_values(
     *,
     groups: Grouping | None = None,
 ) -> Floats:
-    """Two-sided p-values of "the distribution of the differences is symmetric about 0", one per test, in (0, 1].
+    """Two-sided p-values of "there is no difference", one per test, in (0, 1].
 
-    "signs" is the sign-flip permutation test of the mean, "wilcoxon" Wilcoxon's signed-rank test, which is less sensitive to
-    outliers. If all differences of a test have the same size (binary values), both are McNemar's exact test.
+    "signs" tests whether the mean of the differences is 0, by sign flips with a correction for skewness. "wilcoxon" is
+    Wilcoxon's signed-rank test, which is less sensitive to outliers, and tests whether the differences are symmetric about 0:
+    skewed differences are significant even if their mean is 0. If all differences of a test have the same size (binary values),
+    both are McNemar's exact test.
 
     With groups, "signs" flips whole groups, and "wilcoxon" ranks their means, each of which counts the same.
 

@@ -1,4 +1,4 @@
-"""The sign-flip permutation test of many columns of paired differences at once; all share the same random signs."""
+"""The test of the mean of many columns of paired differences at once: sign flips, corrected for skewness."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr
 from scipy.stats import binom, norm
 
 from xaieval.analysis.stats.groups import Grouping
@@ -31,10 +32,16 @@ def sign_flip_p_values(
 ) -> Floats:
     """One-sided p-values of "the mean is not above 0", one per column of paired differences, in (0, 1].
 
-    Under the null hypothesis the differences are symmetric about 0, so each of the 2 ** N sign vectors is equally likely; the
-    p-value is the share of them that give a sum as large as the observed one. If all differences of a column have the same
-    size (binary values), this is McNemar's exact test; up to 13 differences, all sign vectors are enumerated; otherwise
-    they are drawn at random. Thousands of columns are fast because
+    The larger of two p-values, because neither is safe alone (docs/statistics.md has the error rates of both):
+
+    - of the sign-flip test, which is exact if the differences are symmetric about 0, however few they are. Each of the 2 ** N
+      sign vectors is then equally likely, and the p-value is the share of them that give a sum as large as the observed one. If
+      the mean is 0 but rare differences are large and negative, it rejects far too often;
+    - of Student's t test, corrected for the skewness of the differences by Hall's transformation. It allows for skewness, but
+      not for very few differences.
+
+    If all differences of a column have the same size (binary values), the p-value is that of McNemar's exact test alone. Up to
+    13 differences, all sign vectors are enumerated; otherwise they are drawn at random. Thousands of columns are fast because
 
     - a column whose mean is not above 0 gets 1, since its p-value is at least one half;
     - a column so far above 0 that more than `resamples` draws would be needed gets an upper bound of its p-value instead of
@@ -57,8 +64,9 @@ def sign_flip_p_values(
         MetricError: The differences are not a table.
 
     Reference:
-        Fisher, "The Design of Experiments", 1935, chapter 3; McNemar, Psychometrika 1947; for the bound Bentkus and
-        Dzindzalieta, Bernoulli 2015 (arXiv 1307.3451), theorem 1.1.
+        Fisher, "The Design of Experiments", 1935, chapter 3; Hall, "On the removal of skewness by transformation", Journal of
+        the Royal Statistical Society B 54, 1992; McNemar, Psychometrika 1947; for the bound Bentkus and Dzindzalieta, Bernoulli
+        2015 (arXiv 1307.3451), theorem 1.1.
 
     Example:
         >>> sign_flip_p_values([[100, 3, -1], [100, 2, -2], [100, 1, float("nan")], [0, 4, -1]]).tolist()
@@ -69,7 +77,7 @@ def sign_flip_p_values(
         raise MetricError(f"differences are [N, T], one column per test; got shape {values.shape}")
     if groups is not None:
         values = groups.totals(np.where(np.isfinite(values), values, np.nan))
-    values = np.where(np.isfinite(values), values, 0.0)
+    values = _scaled(np.where(np.isfinite(values), values, 0.0))
     p_values = np.ones(values.shape[1])
     above = values.sum(axis=0) > ROUNDING * np.abs(values).sum(axis=0)
     alike, few, far, many, rest = _kinds(values, above, resamples)
@@ -78,7 +86,14 @@ def sign_flip_p_values(
     p_values[far] = _bound(values[:, far])
     p_values[many] = _normal(values[:, many])
     p_values[rest] = _random_signs(values[:, rest], resamples, seed)
+    skewed = above & ~alike
+    p_values[skewed] = np.maximum(p_values[skewed], _skewness_corrected(values[:, skewed]))
     return np.maximum(p_values, TINY)
+
+
+def _scaled(values: Floats) -> Floats:
+    """Columns multiplied by powers of 2, which rounds nothing, so that their powers neither overflow nor underflow."""
+    return np.ldexp(values, -np.frexp(np.abs(values).max(axis=0, initial=0.0))[1])
 
 
 def _kinds(values: Floats, above: Any, resamples: int) -> tuple[Any, Any, Any, Any, Any]:
@@ -112,6 +127,20 @@ def _normal(values: Floats) -> Floats:
 def _bound(values: Floats) -> Floats:
     """An upper bound of the p-value of columns that are not all 0."""
     return RADEMACHER * _normal(values)
+
+
+def _skewness_corrected(values: Floats) -> Floats:
+    """p-values of Student's t, made symmetric by Hall's transformation, of the differences that are not 0."""
+    differ = values != 0
+    count = differ.sum(axis=0)
+    mean = values.sum(axis=0) / count
+    centred = np.where(differ, values - mean, 0.0)
+    squares = centred * centred
+    variance = squares.sum(axis=0) / count
+    skewness = (squares * centred).sum(axis=0) / (count * variance) ** 1.5
+    t = mean * np.sqrt((count - 1) / variance)
+    symmetric = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / 6
+    return np.asarray(stdtr(count - 1, -symmetric), dtype=float)
 
 
 def _all_signs(values: Floats) -> Floats:

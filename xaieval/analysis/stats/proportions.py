@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from scipy.stats import binomtest, norm
-from scipy.stats import t as student
 
 from xaieval.analysis.stats.estimates import (
     FEWEST,
@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 Yes = NDArray[np.bool_]
 
 NO_INTERVAL = float("nan"), float("nan")
+
+_PRIOR = 1  # images that the largest design effect counts for: the fewest that keep coverage where a share is small
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -58,9 +60,11 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 def proportion_interval(values: Yes, level: float, groups: Grouping | None = None) -> tuple[float, float]:
     """Wilson's interval of the share of images with a property, in [0, 1].
 
-    With groups, the number of images is replaced by the effective one, at which independent images would give the same
-    standard error (CR2), reduced for the degrees of freedom of that error. It is at most the number of images. If all images or
-    none have the property, nothing is known of the error, and each group counts as one image.
+    With groups, the number of images is divided by the design effect: the squared standard error (CR2) relative to that of
+    independent images, at least 1, raised for the degrees of freedom of that error. A few images with the property, or a few
+    without it, hardly show how alike the images of a group are. So the design effect is averaged with the largest possible one,
+    at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
+    image. If all images or none have the property, it is the largest.
 
     Returns:
         Lower and upper end; NaN for no images, or fewer than 4 groups.
@@ -83,7 +87,7 @@ def difference_of_proportions(first: Yes, second: Yes, level: float, groups: Gro
     """Newcombe's interval of the difference of two proportions of the same images, in [-1, 1].
 
     It combines the intervals of both proportions with their correlation, so it has a width even if no two images differ,
-    unlike a bootstrap interval. With groups, the correlation is that of what the groups add to the two proportions.
+    unlike a bootstrap interval. With groups, the correlation is that of what the groups add to the two proportions (MOVER).
 
     Reference:
         Newcombe, Statistics in Medicine 17, 1998, method 10; for correlated estimates of any kind Zou and Donner,
@@ -103,14 +107,24 @@ def difference_of_proportions(first: Yes, second: Yes, level: float, groups: Gro
 
 def _effective_images(values: Yes, share: float, level: float, groups: Grouping) -> float:
     """The number of independent images that would give an interval as wide."""
-    _, parts = residuals(values.astype(float), groups)
+    images = len(groups)
+    rarer = min(int(values.sum()), images - int(values.sum()))
+    alike = images * float((groups.shares**2).sum())
+    if rarer == 0:
+        return images / alike
+    effect = _design_effect(values.astype(float), share, level, groups)
+    return images / max((rarer * effect + _PRIOR * alike) / (rarer + _PRIOR), 1.0)
+
+
+def _design_effect(values: Floats, share: float, level: float, groups: Grouping) -> float:
+    """How many times as large as that of independent images the variance is, raised for its few degrees of freedom."""
+    images = len(groups)
+    _, parts = residuals(values, groups)
     variance = float((parts**2 / (1 - groups.shares)).sum())
-    differ = np.ptp(groups.means(values)) > ROUNDING
-    images = 1 + share * (1 - share) / variance if differ else groups.count
-    freedom = degrees_of_freedom(groups, intraclass_correlation(values.astype(float), groups))
+    freedom = degrees_of_freedom(groups, intraclass_correlation(values, groups))
     tail = (1 - level) / 2
-    images *= (student.isf(tail, len(groups) - 1) / student.isf(tail, freedom)) ** 2
-    return float(min(images, len(groups)))
+    effect = max(variance * (images - 1) / (share * (1 - share)), 1.0)
+    return float(effect * (stdtrit(freedom, tail) / stdtrit(images - 1, tail)) ** 2)
 
 
 def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
@@ -122,11 +136,18 @@ def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
 
 
 def _correlation(first: Yes, second: Yes, groups: Grouping) -> float:
-    """The correlation of two proportions, from what each group adds to them; 0 if either is constant."""
+    """The correlation of two proportions from what each group adds to them, lower if few groups tell them apart.
+
+    It is averaged with 0, which counts for one group, because where no group differs the correlation is 1 and hides that others
+    may differ, as in Newcombe's correction. 0 if either is the same in all groups.
+    """
+    if any(np.ptp(groups.means(values)) <= ROUNDING for values in (first, second)):
+        return 0.0
     (_, one), (_, other) = (residuals(values.astype(float), groups) for values in (first, second))
     weights = 1 / (1 - groups.shares)
     area = float((weights * one**2).sum() * (weights * other**2).sum())
-    return float((weights * one * other).sum() / np.sqrt(area)) if area > 0 else 0.0
+    differ = int((groups.means(first) != groups.means(second)).sum())
+    return float((weights * one * other).sum() / np.sqrt(area)) * differ / (differ + 1)
 
 
 def _phi(first: Yes, second: Yes) -> float:

@@ -134,7 +134,7 @@ def _names(rows: pd.DataFrame, classes: Sequence[str] | Mapping[int, str] | None
 def _summary(scores: RunRecord, entry: dict[str, Any], label: int, level: float) -> pd.DataFrame:
     """The summary of one metric over the images of a class."""
     rows = scores.rows[(scores.rows["label"] == label).fillna(False).astype(bool)]
-    return summarise(rows, [entry], level=level, seed=scores.seed)
+    return summarise(rows, [entry], level=level, seed=scores.seed, weights=scores.group_weights)
 
 
 def _draw_bars(axes: Axes, rows: list[Any], name: str, number: int, of: int, style: Style) -> None:

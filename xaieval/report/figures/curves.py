@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import mean_interval
+from xaieval.analysis.tables import column_means
+from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, UsageError
-from xaieval.report.figures.data import common_names, count_range, level_note, pair_names, rows_of
+from xaieval.report.figures.data import common_names, count_range, level_note, pair_names
 from xaieval.report.figures.style import (
     COLUMN,
     PAGE,
@@ -27,10 +32,10 @@ from xaieval.report.figures.style import (
     plain,
     styles,
 )
+from xaieval.results.rows import GROUP
 
 __all__ = ["curves_figure"]
 
-FEW = 20  # images below which bootstrap intervals are too narrow
 PANEL, HEIGHT = 2.6, 2.3  # inches, the smallest width of one of several panels, and the height of its axes
 
 
@@ -39,22 +44,23 @@ def curves_figure(
     metrics: str | Sequence[str],
     fractions: Sequence[float] | None = None,
     level: float = 0.95,
-    seed: int = 0,
     *,
+    weights: Weights = "images",
     size: Size = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Draw the mean curve of each layer and method with a pointwise interval of the mean, one panel per metric.
 
-    Intervals are percentile bootstrap intervals over the images (1,000 resamples), for fewer than 20 images those of
-    `xaieval.analysis.stats.intervals.mean_interval`. The legend shows the mean of each metric.
+    Intervals are those of `xaieval.analysis.stats.intervals.mean_interval`, by group if the rows have the column `group`; there
+    is none where the curves of a few images are equal, such as at their common first point. The legend shows the mean of each
+    metric.
 
     Args:
         rows: The rows of a run whose metrics kept their curves, such as `insertion(keep_curve=True)`.
         metrics: Names of metrics.
         fractions: The horizontal axis, fractions of the pixels in [0, 1] (default: equal steps from 0 to 1).
         level: Level of the intervals, in (0, 1).
-        seed: Seed of the resampling.
+        weights: "images", or "groups" if every group counts the same in a mean.
         size: Width, or width and height, in inches.
         ax: Axes to draw on, for a single metric (default: those of a new figure).
 
@@ -72,22 +78,21 @@ def curves_figure(
         ['p2, gradcam: 0.600']
     """
     names = [metrics] if isinstance(metrics, str) else list(metrics)
-    curves = [_curves(rows, name) for name in names]
+    curves = [_curves(rows, name, weights) for name in names]
     chosen = styles(len(curves[0]), "curves")
     panels, high = _panels(len(names), size, ax)
     for axes, name, by_pair in zip(panels, names, curves, strict=True):
-        for (pair, values), style in zip(by_pair.items(), chosen, strict=True):
-            label = plain(f"{', '.join(pair)}: {_mean(rows, pair, name):.3f}")
-            _band(axes, values, fractions, level, seed, style, label)
+        for (pair, drawn), style in zip(by_pair.items(), chosen, strict=True):
+            _band(axes, drawn, fractions, level, style, plain(f"{', '.join(pair)}: {drawn.mean:.3f}"))
         axes.set_xlim(0, 1)
         axes.set_ylabel(plain(name, 30))
         axes.grid(alpha=0.35)
     _name_axes(panels, high)
     width = max(legend_characters(panels[0], ax) - 2 - 7 * len(names), 12)  # the means take the rest
     words = [plain(word, width) for word in pair_names(list(curves[0]))]
-    means = [", ".join(f"{_mean(rows, pair, name):.3f}" for name in names) for pair in curves[0]]
+    means = [", ".join(f"{by_pair[pair].mean:.3f}" for by_pair in curves) for pair in curves[0]]
     labels = [f"{word}: {mean}" for word, mean in zip(words, means, strict=True)]
-    counts = [len(values) for by_pair in curves for values in by_pair.values()]
+    counts = [len(drawn.points) for by_pair in curves for drawn in by_pair.values()]
     add_title(panels[0], [*common_names(list(curves[0])), count_range(counts), level_note(level)], ax)
     key = list(zip(panels[0].get_lines(), labels, strict=True))
     add_legend(panels[0], [key], ax, title=f"mean {', '.join(plain(name) for name in names)}")
@@ -119,35 +124,49 @@ def _name_axes(panels: Sequence[Axes], high: int) -> None:
         axes.tick_params(labelbottom=True)
 
 
-def _curves(rows: pd.DataFrame, name: str) -> dict[tuple[str, str], np.ndarray]:
-    """The curves `[N, S]` of each layer and method."""
+@dataclass(frozen=True)
+class _Curves:
+    """The curves of a layer and method.
+
+    Attributes:
+        points: `[N, S]`.
+        mean: The mean of the metric over these N images.
+        groups: Which of them belong together; None for a run without groups.
+    """
+
+    points: np.ndarray
+    mean: float
+    groups: Grouping | None
+
+    def band(self, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """The lower and the upper end at each point, `[S]`."""
+        low, high = np.transpose([mean_interval(values, level, groups=self.groups) for values in self.points.T])
+        return low, high
+
+
+def _curves(rows: pd.DataFrame, name: str, weights: Weights) -> dict[tuple[str, str], _Curves]:
+    """The curves of each layer and method."""
     if f"{name}_curve" not in rows:
         raise MetricError(f"the rows have no curves of {name!r}; create the metric with keep_curve=True to keep them")
     kept = rows[rows[f"{name}_curve"].notna()]
     if kept.empty:
         raise MetricError(f"no row has a curve of {name!r}; the column 'status' of scores.rows says why")
-    pairs = kept.groupby(["layer", "method"], sort=False)[f"{name}_curve"]
-    return {(str(layer), str(method)): np.stack([np.asarray(curve) for curve in group]) for (layer, method), group in pairs}
+    parts: Any = kept.groupby(["layer", "method"], sort=False)
+    return {(str(layer), str(method)): _curves_of(part, name, weights) for (layer, method), part in parts}
 
 
-def _mean(rows: pd.DataFrame, pair: tuple[str, str], name: str) -> float:
-    """The mean of a metric over the rows that have a curve."""
-    own = rows_of(rows, pair)
-    return float(own.loc[own[f"{name}_curve"].notna(), name].mean())
+def _curves_of(part: pd.DataFrame, name: str, weights: Weights) -> _Curves:
+    points = np.stack([np.asarray(curve) for curve in part[f"{name}_curve"]])
+    groups = Grouping(part[GROUP].to_numpy(dtype=object), weights) if GROUP in part else None
+    return _Curves(points, float(column_means(part[[name]], groups)[0]), groups)
 
 
-def _band(
-    axes: Axes, curves: np.ndarray, fractions: Sequence[float] | None, level: float, seed: int, style: Style, label: str
-) -> None:
+def _band(axes: Axes, drawn: _Curves, fractions: Sequence[float] | None, level: float, style: Style, label: str) -> None:
     """Draw one mean curve with its interval."""
-    count, points = curves.shape
-    axis = np.linspace(0, 1, points) if fractions is None else np.asarray(fractions)
-    if len(axis) != points:
-        raise MetricError(f"the curves have {points} points, but fractions has {len(axis)}; pass the fractions of the metric")
-    if count < FEW:
-        low, high = np.transpose([mean_interval(values, level) for values in curves.T])
-    else:
-        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=1000)
-        low, high = np.quantile(drawn @ curves / count, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    axes.plot(axis, curves.mean(axis=0), color=style.colour, linestyle=style.dash, label=label)
+    count = drawn.points.shape[1]
+    axis = np.linspace(0, 1, count) if fractions is None else np.asarray(fractions)
+    if len(axis) != count:
+        raise MetricError(f"the curves have {count} points, but fractions has {len(axis)}; pass the fractions of the metric")
+    low, high = drawn.band(level)
+    axes.plot(axis, column_means(drawn.points, drawn.groups), color=style.colour, linestyle=style.dash, label=label)
     axes.fill_between(axis, low, high, color=style.colour, alpha=0.2, linewidth=0)

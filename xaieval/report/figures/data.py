@@ -72,7 +72,7 @@ def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]
 
 def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
     """The mean of each metric with its interval, per layer and method, without the tests against controls."""
-    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed)
+    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed, weights=scores.group_weights)
 
 
 def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
@@ -136,9 +136,10 @@ def common_names(pairs: Sequence[Pair]) -> list[str]:
 
 
 def counts_note(summary: pd.DataFrame) -> list[str]:
-    """The number of images, and the number of failed rows if there are any."""
+    """The number of images, of their groups if there are any, and of failed rows if there are any."""
     failed = int(summary["n_failed"].sum())
-    return [count_range(summary["n_images"]), *([f"{failed} rows failed"] if failed else [])]
+    groups = f" in {count_range(summary['n_groups'])[4:]} groups" if "n_groups" in summary else ""
+    return [count_range(summary["n_images"]) + groups, *([f"{failed} rows failed"] if failed else [])]
 
 
 def count_range(counts: Iterable[int]) -> str:

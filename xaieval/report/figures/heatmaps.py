@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from xaieval.report.figures.data import NO_VALUE, counts_note, metric_entry, subset, summary_of
 from xaieval.report.figures.style import (
@@ -42,7 +43,8 @@ def heatmap_figure(
 ) -> Figure:
     """Draw a metric per layer (rows) and method (columns) as numbers in coloured cells; bright is better.
 
-    A cell is empty if the run does not have that pair, and shows a dash if none of its rows count.
+    The colours are those of the range of the methods; control maps beyond it have the colours of its ends. A cell is empty if
+    the run does not have that pair, and shows a dash if none of its rows count.
 
     Args:
         scores: The run (`xaieval.Scores`).
@@ -76,9 +78,18 @@ def heatmap_figure(
     axes = one_axes(size, ax, float(np.clip(CELL * len(methods) + 1.8, COLUMN, PAGE)))
     rows = [plain(layer, name_characters(figure_of(axes))) for layer in layers]
     high = row_inches(rows) * len(rows)
-    mesh = axes.pcolormesh(values, cmap=_shades(entry), edgecolors=mpl.rcParams["axes.facecolor"], linewidth=1)
+    own = [place for place, method in enumerate(methods) if method not in scores.controls] or [*range(len(methods))]
+    low, top = _range(values[:, own])
+    shown = {"vmin": low, "vmax": top, "edgecolors": mpl.rcParams["axes.facecolor"], "linewidth": 1}
+    mesh = axes.pcolormesh(values, cmap=_shades(entry), **shown)
     figure_of(axes).colorbar(
-        mesh, ax=axes, location="bottom", label=axis_label(entry), aspect=25, pad=0.12 / high if ax is None else 0.05
+        mesh,
+        ax=axes,
+        location="bottom",
+        label=axis_label(entry),
+        aspect=25,
+        pad=0.12 / high if ax is None else 0.05,
+        extend=_extend(values, low, top),
     )
     cell = _name(axes, rows, methods)
     add_title(axes, counts_note(table), ax)
@@ -90,6 +101,19 @@ def heatmap_figure(
         for _ in range(2):  # since the height of the colour bar depends on that of the figure
             fit_height(axes, high, size)
     return figure_of(axes)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """The smallest and the largest value; None if there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (None, None)
+
+
+def _extend(values: NDArray[np.float64], low: float | None, top: float | None) -> Literal["neither", "min", "max", "both"]:
+    """At which ends of the colour bar there are values beyond it."""
+    below = low is not None and bool((values < low).any())
+    above = top is not None and bool((values > top).any())
+    return "both" if below and above else "min" if below else "max" if above else "neither"
 
 
 def _shades(entry: dict[str, Any]) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xaieval.analysis.agreement import agreement
 from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.errors import MetricError, UsageError, choose_from
+from xaieval.report.figures.agreements import agreement_figure
 from xaieval.report.figures.classes import classes_figure
 from xaieval.report.figures.curves import curves_figure
 from xaieval.report.figures.data import metric_entry, subset
 from xaieval.report.figures.heatmaps import heatmap_figure
+from xaieval.report.figures.matched import matched_figure
 from xaieval.report.figures.rankings import ranking_figure
 from xaieval.report.figures.spreads import spread_figure
 from xaieval.report.figures.style import Size
@@ -101,7 +104,7 @@ def _curves(scores: RunRecord, request: Request) -> Figure:
     axes = {_fractions(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw one at a time with metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), seed=scores.seed, **request.common())
+    return curves_figure(scores.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
 
 
 def _fractions(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -116,9 +119,19 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
     if request.ax is not None:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
-    counts = scores.rows[["layer", "method"]].nunique()
+    own = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    counts = own[["layer", "method"]].nunique()
     over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
-    ranking = rank(scores.rows, scores.metrics, metric, over, level=request.level, seed=scores.seed)
+    ranking = rank(
+        scores.rows,
+        scores.metrics,
+        metric,
+        over,
+        level=request.level,
+        seed=scores.seed,
+        weights=scores.group_weights,
+        controls=scores.controls,
+    )
     return ranking_figure(ranking, size=request.size)
 
 
@@ -130,6 +143,18 @@ def _spread(scores: RunRecord, request: Request) -> Figure:
     return spread_figure(scores, request.one(), **request.common())
 
 
+def _matched(scores: RunRecord, request: Request) -> Figure:
+    return matched_figure(scores, request.one(), **request.common())
+
+
+def _agreement(scores: RunRecord, request: Request) -> Figure:
+    """All metrics that have a direction, or some."""
+    found = agreement(
+        scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1, weights=scores.group_weights
+    )
+    return agreement_figure(found, size=request.size, ax=request.ax)
+
+
 KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "tradeoff": _tradeoff,
     "heatmap": _heatmap,
@@ -137,4 +162,6 @@ KINDS: Mapping[str, Callable[[RunRecord, Request], Figure]] = {
     "ranking": _ranking,
     "classes": _classes,
     "spread": _spread,
+    "agreement": _agreement,
+    "matched": _matched,
 }

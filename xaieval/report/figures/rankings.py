@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xaieval.analysis.ranking import Ranking
+from xaieval.analysis.tables import counted
 from xaieval.report.figures.data import level_note
 from xaieval.report.figures.style import (
     HUES,
@@ -64,7 +65,7 @@ def ranking_figure(ranking: Ranking, *, size: Size = None) -> Figure:
     _draw_means(left, ranking, names)
     _draw_groups(right, ranking, groups)
     fixed = [ranking.fixed] if ranking.fixed else []
-    add_title(left, [*fixed, f"n = {ranking.n_images}", level_note(ranking.level)], None)
+    add_title(left, [*fixed, counted(ranking.n_images, ranking.grouping), level_note(ranking.level)], None)
     for axes in (left, right):
         axes.set_ylim(len(names) - 0.5, HEADING - 0.4)
     fit_height(left, row_inches([*names, ""]) * (len(names) + 0.9), size)

@@ -50,7 +50,8 @@ def tradeoff_figure(
     """Draw two metrics against each other: one point per layer and method, with an interval on each axis.
 
     A line connects the layers of a method in order of execution. Colours show layers if there is one method; with several
-    methods colours show methods, and markers show layers.
+    methods colours show methods, and markers show layers. The scales are those of the methods; control maps beyond them are
+    named in the title.
 
     Args:
         scores: The run (`xaieval.Scores`).
@@ -80,10 +81,12 @@ def tradeoff_figure(
     pairs = list(table.index)
     chosen = _styles(pairs)
     axes = one_axes(size, ax)
-    for _, group in table.groupby("method", sort=False):
-        _draw_method(axes, group, across["name"], up["name"], chosen)
+    control = table.index.get_level_values("method").isin(scores.controls)
+    own = ~control if (~control).any() else control
+    _draw_methods(axes, table[own], across["name"], up["name"], chosen)
+    beyond = _add_controls(axes, table[~own], across["name"], up["name"], chosen)
     axes.set(xlabel=axis_label(across), ylabel=axis_label(up))
-    add_title(axes, [*common_names(pairs), *counts_note(table), level_note(level)], ax)
+    add_title(axes, [*common_names(pairs), *counts_note(table), level_note(level), *beyond], ax)
     light_grid(axes, "both")
     if len(pairs) > 1:
         add_legend(axes, _legend(pairs, chosen, legend_characters(axes, ax)), ax)
@@ -105,6 +108,23 @@ def _styles(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Style]:
     hues = dict(zip(methods, styles(len(methods), "methods", MOST_METHODS), strict=True))
     shapes = dict(zip(layers, MARKERS, strict=False))
     return {(layer, method): Style(**{**vars(hues[method]), "marker": shapes[layer]}) for layer, method in pairs}
+
+
+def _draw_methods(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> None:
+    for _, group in table.groupby("method", sort=False):
+        _draw_method(axes, group, across, up, chosen)
+
+
+def _add_controls(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> list[str]:
+    """Draw control maps without changing the scales, and name those that are beyond them."""
+    if table.empty:
+        return []
+    (left, right), (low, top) = axes.get_xlim(), axes.get_ylim()
+    _draw_methods(axes, table, across, up, chosen)
+    axes.set(xlim=(left, right), ylim=(low, top))
+    inside = table[across].between(left, right) & table[up].between(low, top)
+    names = table.index.get_level_values("method")[~inside]
+    return [f"beyond the scales: {', '.join(names)}"] if len(names) else []
 
 
 def _draw_method(axes: Axes, table: pd.DataFrame, across: str, up: str, chosen: dict[Any, Style]) -> None:

@@ -76,7 +76,9 @@ class Panel(NamedTuple):
     left_out: int
 
 
-def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bool, most: int = 40) -> Panel:
+def draw_panel(
+    title: str, note: str, intervals: Sequence[Interval], percent: bool, most: int = 40, *, with_zero: bool = False
+) -> Panel:
     """Lay out a chart.
 
     Args:
@@ -85,6 +87,7 @@ def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bo
         intervals: The rows, from top to bottom.
         percent: Whether the axis starts at 0 and ends at 100 at most, if the values allow it.
         most: The largest number of rows that are drawn; the others are counted.
+        with_zero: Whether the axis includes zero whatever the values are, as for differences.
 
     Example:
         >>> panel = draw_panel("AD %", "lower is better", [Interval("p5", "gradcam", 50.0, 0.0, 100.0, "50")], True)
@@ -92,7 +95,7 @@ def draw_panel(title: str, note: str, intervals: Sequence[Interval], percent: bo
         (170.0, ['0', '25', '50', '75', '100'])
     """
     drawn = intervals[:most]
-    ticks = _ticks([value for one in drawn for value in one[2:5]], percent)
+    ticks = _ticks([*([0.0] if with_zero else []), *(value for one in drawn for value in one[2:5])], percent)
     low, high = ticks[0], ticks[-1]
 
     def place(value: float) -> float | None:

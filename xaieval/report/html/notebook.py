@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note, summary_of
-from xaieval.report.html.formatting import format_interval
-from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.report.html.formatting import format_interval, format_number
+from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
@@ -42,9 +43,10 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     state = "" if scores.complete else ", the run is not complete"
     predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
-    head = f"<p><strong>Scores</strong> of {images:,} images{told}, {level_note(level)}{state}</p>"
+    groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
+    head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
-    return f"<div>{head}{wide}{_warnings(scores, level)}</div>"
+    return f"<div>{head}{wide}{_fooled(scores)}{_warnings(scores, level)}</div>"
 
 
 def _table(scores: RunRecord, level: float) -> pd.DataFrame:
@@ -55,6 +57,8 @@ def _table(scores: RunRecord, level: float) -> pd.DataFrame:
         arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
         cells = [_cell(row, entry["name"], decimals_of(entry)) for row in summary.to_dict("records")]
         shown[f"{label_of(entry)}{arrow}"] = cells
+    if "mask_area" in summary:
+        shown["mask area %"] = [format_number(100 * area, 1) for area in summary["mask_area"]]
     shown["n"] = summary["n_images"]
     shown["failed"] = summary["n_failed"]
     return shown
@@ -65,6 +69,13 @@ def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
     if pd.isna(row[name]):
         return "no value"
     return format_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
+
+
+def _fooled(scores: RunRecord) -> str:
+    """The metrics that can be fooled, a line each."""
+    labels = {entry["name"]: label_of(entry) for entry in scores.metrics}
+    told = fooled_metrics(scores.rows, scores.metrics, scores.controls, scores.group_weights)
+    return "".join(f"<p>{escape(f'{labels[name]}: {text}')}</p>" for name, text in told.items())
 
 
 def _warnings(scores: RunRecord, level: float) -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
-from xaieval.analysis.stats.intervals import why_no_interval
+from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
+from xaieval.report.html.cross_section import cross_section
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.html.matched import matched_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
 from xaieval.report.html.row_table import list_rows
@@ -34,7 +36,8 @@ from xaieval.report.html.sections import (
     selection_of,
 )
 from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
-from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.matched import without_excess
+from xaieval.results.metric_display import decimals_of, groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
@@ -54,6 +57,7 @@ class ReportOptions:
         classes: Names of the labels.
         other: A run to compare with.
         names: Names of the two runs.
+        cross: The result of `xaieval.cross_score`: which part of a difference between models is that of their maps.
         level: Level of intervals and tests, in (0, 1).
         across_protocols: Compare although the runs were measured under different protocols.
     """
@@ -64,6 +68,7 @@ class ReportOptions:
     classes: Sequence[str] = ()
     other: RunRecord | None = None
     names: tuple[str, str] = ("this run", "the other run")
+    cross: RunRecord | None = None
     level: float = 0.95
     across_protocols: bool = False
 
@@ -161,18 +166,20 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
+    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights)
     return {
         "model": model,
         "data": data,
         "images": rows["image_id"].nunique(),
+        "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
         "controls": scores.controls,
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [{"label": label_of(one), "higher": one["higher_is_better"]} for one in scores.metrics],
+        "metrics": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
         "lines": lines_of(scores, summary),
-        "why_no_interval": why_no_interval(level) if _has_gaps(scores, summary) else "",
+        "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, scores.group_weights),
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
@@ -181,8 +188,10 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
         "beaten": controls_beaten(scores, level),
+        "matched": matched_of(scores, level),
         "selection": selection_of(scores, methods, level),
         "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
+        "cross": options.cross and cross_section(options.cross, level),
         **_pictures(scores, options, methods),
         "listing": list_rows(rows, scores.metrics, scores.controls, options.classes, scores.seed),
         "protocol": protocol_sentences(choices) if choices else [],
@@ -193,9 +202,9 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     }
 
 
-def _has_gaps(scores: RunRecord, summary: pd.DataFrame) -> bool:
-    """Whether a mean has no interval."""
-    return any((summary[metric["name"]].notna() & summary[f"{metric['name']}_low"].isna()).any() for metric in scores.metrics)
+def _heading(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> dict[str, Any]:
+    """What the heading of a metric's column says."""
+    return {"label": label_of(metric), "higher": metric["higher_is_better"], "fooled": fooled.get(metric["name"], "")}
 
 
 def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:

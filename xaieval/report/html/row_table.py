@@ -13,12 +13,13 @@ import pandas as pd
 from xaieval.report.figures.data import NO_VALUE, first_directed
 from xaieval.report.html.formatting import format_number
 from xaieval.results.metric_display import decimals_of, label_of
+from xaieval.results.rows import GROUP
 
 __all__ = ["Column", "Listing", "list_rows"]
 
 MOST_BYTES = 5_000_000  # the largest size of the rows in a page
 MOST_WORST = 20  # the number of rows shown without JavaScript
-WORDS = ("image_id", "layer", "method", "status")
+WORDS = ("image_id", "layer", "method", GROUP, "status")
 CLASSES = ("label", "predicted", "target")
 SHARES = {"confidence": 4, "masked_confidence": 4, "mask_area": 3}  # columns in [0, 1], with their decimals
 LABELS = {"image_id": "image", "masked_confidence": "masked confidence", "mask_area": "mask area"}
@@ -127,7 +128,7 @@ def _size(columns: Sequence[Column]) -> int:
 def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> list[Column]:
     columns = []
     names = {metric["name"]: metric for metric in metrics}
-    for name in ("image_id", "layer", "method", *CLASSES, *SHARES, *names, "status"):
+    for name in ("image_id", "layer", "method", GROUP, *CLASSES, *SHARES, *names, "status"):
         if name not in rows:
             continue
         label = label_of(names[name]) if name in names else LABELS.get(name, name)
@@ -141,7 +142,7 @@ def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> li
 
 
 def _of_words(label: str, values: pd.Series[Any]) -> Column:
-    places, words = pd.factorize(values.astype(str))
+    places, words = pd.factorize(values.astype(object).where(values.notna(), NO_VALUE).astype(str))
     return Column(label, places.tolist(), [str(word) for word in words])
 
 

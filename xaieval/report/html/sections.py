@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaieval.analysis.comparability import protocols_of
 from xaieval.analysis.comparison import compare
-from xaieval.analysis.controls import compare_with_controls
+from xaieval.analysis.controls import compare_with_controls, rivals
 from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.analysis.selection import select_layers
 from xaieval.analysis.warnings import find_warnings
@@ -18,9 +18,10 @@ from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
 from xaieval.report.html.formatting import format_ends, format_interval, format_number
 from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
+from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import COUNTED, NO_LAYER
+from xaieval.results.rows import NO_LAYER
 
 __all__ = [
     "Best",
@@ -107,16 +108,15 @@ class Comparison(NamedTuple):
 
 def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
     """The rows of the table of results."""
-    metrics, controls = scores.metrics, scores.controls
+    metrics, controls = without_excess(scores.metrics), scores.controls
     best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
-    areas = _areas(scores.rows)
     return [
         Line(
             layer=pair[0],
             method=pair[1],
             control=pair[1] in controls,
             cells=[_cell(row, metric, best[metric["name"]] == pair) for metric in metrics],
-            area=format_number(100 * areas.get(pair, float("nan")), 1),
+            area=format_number(100 * row.get("mask_area", float("nan")), 1),
             images=int(row["n_images"]),
             failed=int(row["n_failed"]),
         )
@@ -125,17 +125,18 @@ def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
 
 
 def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
-    """A chart of intervals for each metric."""
-    controls = scores.controls
-    rows = list(zip(summary.index, summary.to_dict("records"), strict=True))
+    """A chart of intervals for each metric. Controls are in the table and not in the charts, whose scale they would set."""
+    own = summary.loc[[pair[1] not in scores.controls for pair in summary.index]]
+    shown = own if len(own) else summary
+    rows = list(zip(shown.index, shown.to_dict("records"), strict=True))
     return [
         draw_panel(
             _title(metric),
             DIRECTIONS[metric["higher_is_better"]],
-            [_interval(layer, method, row, metric, method in controls) for (layer, method), row in rows],
+            [_interval(layer, method, row, metric, method in scores.controls) for (layer, method), row in rows],
             "%" in label_of(metric),
         )
-        for metric in scores.metrics[:MOST_PANELS]
+        for metric in without_excess(scores.metrics)[:MOST_PANELS]
     ]
 
 
@@ -166,9 +167,9 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
 
 def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
     """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
-    if not scores.rows["method"].isin(scores.controls).any():
+    if not scores.rows["method"].isin(rivals(scores.controls)).any():
         return {}
-    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed)
+    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
     beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
@@ -189,7 +190,7 @@ def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> lis
 def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
     """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
-        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed)
+        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights)
     except MetricError as error:  # no image has rows that count at every layer
         return SelectedLayers(method, [], [str(error)])
     return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
@@ -297,7 +298,16 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
     layers, methods = (set(names) for names in zip(*pairs, strict=True))
     over: RankedItems = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
     try:
-        ranking = rank(rows, scores.metrics, metric["name"], over, level=level, resamples=1, seed=scores.seed)
+        ranking = rank(
+            rows,
+            scores.metrics,
+            metric["name"],
+            over,
+            level=level,
+            resamples=1,
+            seed=scores.seed,
+            weights=scores.group_weights,
+        )
     except MetricError:  # no image has rows that count for every item
         return None
     letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
@@ -308,11 +318,3 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
 def _named(pair: Pair, over: RankedItems) -> str:
     """The part of a pair that is ranked."""
     return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)
-
-
-def _areas(rows: pd.DataFrame) -> dict[Any, float]:
-    """The mean mask area per layer and method."""
-    if "mask_area" not in rows:
-        return {}
-    means: Any = rows[rows["status"].isin(COUNTED)].groupby(["layer", "method"])["mask_area"].mean()
-    return dict(means.items())

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.intervals import bootstrap_interval, wilson_interval
+from xaieval.analysis.stats.intervals import difference_interval, metric_interval, wilson_interval
 from xaieval.evaluation.scores import Scores
 from xaieval.models import levels_of
 from xaieval.results.rows import COUNTED
@@ -18,7 +18,8 @@ from xaieval.training.fal.run import CONTROL, model_name
 __all__ = ["accuracy_table", "attention_table", "comparison_table", "level_table", "macro_f1", "subset_table"]
 
 DROP, INCREASE = "average_drop", "increase_in_confidence"
-RESAMPLES = 1000
+RESAMPLES = 1000  # bootstrap samples for macro F1, which is no mean over images
+KINDS = {"accuracy": "wilson"}  # kinds of intervals of values that are 0 or 100; means over levels are neither
 IMAGE = ["fold", "image_id"]  # the columns that identify a test image
 
 
@@ -57,7 +58,8 @@ def comparison_table(results: Results, label: int | None = None, level: float = 
         A table with index arm: `model` (the arm's models, fold by fold), `n_images`, `accuracy`, `macro_f1` (without `label`
         only), AD and IC as means over the levels and at each level (`average_drop_p2`), all in percent. `accuracy`, `macro_f1`
         and the means have `_low` and `_high`. All have a `<name>_difference` from the control in percentage points with its
-        own `_low` and `_high`, by the bootstrap over the images that both have. The levels of ABN are the stages of its
+        own `_low` and `_high`, paired by image over the images that both have. The intervals are those of
+        `xaieval.analysis.stats.intervals`; only that of macro F1 is by the bootstrap. The levels of ABN are the stages of its
         backbone with the same strides.
     """
     if results.compared.empty:
@@ -70,11 +72,11 @@ def comparison_table(results: Results, label: int | None = None, level: float = 
         images = _per_image(group)
         models = [choice["arms"].get(arm) for choice in results.choices.values()]
         record: dict[str, Any] = {"arm": arm, "model": " ".join(str(name) for name in dict.fromkeys(models) if name)}
-        record |= _scores(images, level, results.seed) | _levels(group, control_rows, level, results.seed)
+        record |= _scores(images, level) | _levels(group, control_rows, level)
         if label is None:
             record |= _f1(images, control, len(results.classes), level, results.seed)
         if arm != CONTROL:
-            record |= _differences(images, control, level, results.seed)
+            record |= _differences(images, control, level)
         records.append(record)
     return pd.DataFrame(records).set_index("arm")
 
@@ -132,7 +134,7 @@ def _of_class(rows: pd.DataFrame, label: int | None) -> pd.DataFrame:
 def _summary(results: Results, rows: pd.DataFrame, level: float) -> pd.DataFrame:
     named = rows.assign(layer=rows["level"])
     manifest = {"metrics": results.metrics, "seed": results.seed}
-    table = Scores(named, manifest).summary(level, RESAMPLES)
+    table = Scores(named, manifest).summary(level)
     counted = named[named["status"].isin(COUNTED)]
     table["mask_area"] = counted.groupby(["layer", "method"])["mask_area"].mean()
     table = table.swaplevel().rename_axis(["method", "level"])
@@ -156,36 +158,37 @@ def _per_image(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(accuracy=100.0 * (table["label"] == table["predicted"]))
 
 
-def _scores(images: pd.DataFrame, level: float, seed: int) -> dict[str, Any]:
+def _scores(images: pd.DataFrame, level: float) -> dict[str, Any]:
     record: dict[str, Any] = {"n_images": len(images)}
     for name in ("accuracy", DROP, INCREASE):
-        record |= _mean(name, images[name], level, seed)
+        values = images[name].dropna()
+        record |= _with_ends(name, values.mean(), metric_interval(values, KINDS.get(name, "mean"), level))
     return record
 
 
-def _mean(name: str, column: pd.Series[Any], level: float, seed: int) -> dict[str, float]:
-    """Mean of the values that are not NaN, with its bootstrap interval."""
-    values = column.dropna().to_numpy()
-    low, high = bootstrap_interval(values, level, RESAMPLES, seed)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+def _difference(name: str, own: pd.Series[Any], control: pd.Series[Any], kind: str, level: float) -> dict[str, float]:
+    """The mean difference of the images that have both values, with its interval."""
+    both = pd.concat([own, control], axis=1, keys=["own", "control"]).dropna()
+    ends = difference_interval(both["own"], both["control"], kind, level)
+    return _with_ends(f"{name}_difference", (both["own"] - both["control"]).mean(), ends)
 
 
-def _levels(rows: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
+def _levels(rows: pd.DataFrame, control: pd.DataFrame, level: float) -> dict[str, float]:
     """AD and IC at each level, and their differences from the control."""
     record: dict[str, float] = {}
     for name, group in rows.groupby("level"):
         own, reference = (table.set_index(IMAGE) for table in (group, control[control["level"] == name]))
-        for metric in (DROP, INCREASE):
+        for metric, kind in ((DROP, "mean"), (INCREASE, "wilson")):
             record[f"{metric}_{name}"] = float(own[metric].mean())
             if group["arm"].iloc[0] != CONTROL:
-                record |= _mean(f"{metric}_{name}_difference", own[metric] - reference[metric], level, seed)
+                record |= _difference(f"{metric}_{name}", own[metric], reference[metric], kind, level)
     return record
 
 
-def _differences(images: pd.DataFrame, control: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
+def _differences(images: pd.DataFrame, control: pd.DataFrame, level: float) -> dict[str, float]:
     record: dict[str, float] = {}
     for name in ("accuracy", DROP, INCREASE):
-        record |= _mean(f"{name}_difference", images[name] - control[name], level, seed)
+        record |= _difference(name, images[name], control[name], KINDS.get(name, "mean"), level)
     return record
 
 
@@ -206,7 +209,11 @@ def _f1(images: pd.DataFrame, control: pd.DataFrame, classes: int, level: float,
 
 def _with_quantiles(name: str, value: float, drawn: NDArray[np.float64], level: float) -> dict[str, float]:
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+    return _with_ends(name, value, (low, high))
+
+
+def _with_ends(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
+    return {name: float(value), f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _selected(choice: dict[str, Any]) -> str:

@@ -1,39 +1,21 @@
-"""Coverage of the intervals of summaries and comparisons: how often they contain the true value, in 2,000 runs per data set.
-
-    python benchmarks/coverage.py
-
-draws images with replacement from drops and increases measured on UC Merced (the true means are those over all 210 images) and
-from simulated ones, computes the 95 % interval of `Scores.summary` or `Scores.compare`, and counts. Writes
-`benchmarks/coverage/coverage.csv` and `manifest.json`, and prints the tables of docs/statistics.md (a few minutes on one core).
-"""
+"""How often the intervals of independent images contain the true value, for measured and simulated values."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import cyclopts
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from grouped import Array, Rng
+from record import LEVEL, measured, percent
 from scipy.stats import skew
 
-import xaieval
-from xaieval.analysis.stats.intervals import difference_interval, metric_interval, wilson_interval
+from xaieval.analysis.stats.intervals import difference_interval, metric_interval
 
-Array = NDArray[Any]
-Rng = np.random.Generator
-
-HERE = Path(__file__).parent
-ROWS = HERE / "ucmerced_mobilenetv2/rows.parquet"
 SIZES = (2, 3, 4, 5, 8, 10, 20, 50, 100, 210, 500)
-LEVEL = 0.95
 MANY = 1_000_000  # simulated images from which the true mean is computed if there is no formula
 
 
@@ -92,11 +74,6 @@ DROPS: dict[str, Callable[[int, Rng], Array]] = {
 }
 
 
-def measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A metric of Grad-CAM as a table, images x layers."""
-    return rows[rows["method"] == "gradcam"].pivot_table(index="image_id", columns="layer", values=metric).dropna()
-
-
 def resampled(kind: str, name: str, values: pd.Series | pd.DataFrame) -> Case:
     """A case that draws measured values with replacement."""
     table = values.to_numpy()
@@ -146,7 +123,6 @@ def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
     below, above = ends[:, 1] < true - rounding, ends[:, 0] > true + rounding
     given = int((~np.isnan(ends[:, 0])).sum())
     held = int(given - below.sum() - above.sum())
-    low, high = wilson_interval(held, given)
     return {
         "kind": case.kind,
         "data": case.name,
@@ -154,9 +130,7 @@ def measure(case: Case, n: int, runs: int, seed: int) -> dict[str, Any]:
         "n": n,
         "runs": runs,
         "without": runs - given,
-        "coverage": round(100 * held / given, 2) if given else float("nan"),
-        "coverage_low": round(100 * low, 2),
-        "coverage_high": round(100 * high, 2),
+        **percent("coverage", held, given),
         "too_low": round(100 * below.sum() / max(given, 1), 2),
         "too_high": round(100 * above.sum() / max(given, 1), 2),
         "width": round(float(np.nanmean(ends[:, 1] - ends[:, 0])), 2) if given else float("nan"),
@@ -182,34 +156,10 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['coverage']:.1f}" + (f" (none in {share:.0%})" if share >= 0.005 else "")
 
 
-def main(*, rows: Path = ROWS, runs: int = 2000, seed: int = 0, out: Path = HERE / "coverage") -> None:
-    """Simulate every case at every size.
-
-    Args:
-        rows: Rows of a run, `rows.parquet`, whose drops and increases are resampled.
-        runs: Number of simulations for each data set and size.
-        seed: Random seed.
-        out: Folder of the results.
-    """
+def simulate(rows: pd.DataFrame, runs: int, seed: int) -> list[dict[str, Any]]:
+    """Every data set at every size."""
     records = []
-    for case in cases(pd.read_parquet(rows)):
-        for n in SIZES:
-            print(f"{case.kind}: {case.name}, n = {n}", file=sys.stderr)
-            records.append(measure(case, n, runs, seed))
-    results = pd.DataFrame(records)
-    out.mkdir(parents=True, exist_ok=True)
-    results.to_csv(out / "coverage.csv", index=False)
-    manifest = {
-        "command": "python benchmarks/coverage.py",
-        "seed": seed,
-        "runs": runs,
-        "level": LEVEL,
-        "versions": {"python": platform.python_version(), "xaieval": xaieval.__version__}
-        | {package: importlib.metadata.version(package) for package in ("numpy", "pandas", "scipy")},
-    }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    print("\n".join(tables(results)))
-
-
-if __name__ == "__main__":
-    cyclopts.run(main)
+    for case in cases(rows):
+        print(f"{case.kind}: {case.name}", file=sys.stderr)
+        records += [measure(case, n, runs, seed) for n in SIZES]
+    return records
