@@ -165,7 +165,7 @@ def tables(page: Path = Path("docs/known_causes.md")) -> None:
 
 
 def fooling_lines(found: pd.DataFrame) -> list[str]:
-    """In Markdown, one row per metric: the maps that fool it or that it cannot tell from Grad-CAM, before and after matching."""
+    """In Markdown, one row per metric: the maps that fool it or that it cannot tell from Grad-CAM, and after matching."""
     metrics = [name for name in found["metric"].unique() if f"{name}_excess" in set(found["metric"])]
     same = (found["p_holm"] >= ALPHA) & (found["images"] > 0)
     lines = [

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests import ROOT
 from xaieval.data.scenes import CUES, make_scene
@@ -158,8 +159,6 @@ def test_images_without_values_are_left_out_of_the_criteria(criteria):
 
 
 def test_perturbed_weights_leave_the_model_as_it_was(criteria):
-    import torch
-
     model = torch.nn.Linear(4, 2)
     weights = model.weight.clone()
     other = criteria.perturbed_weights(model, 0.5, torch.Generator().manual_seed(0))
