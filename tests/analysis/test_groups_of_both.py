@@ -17,6 +17,7 @@ from xaieval.analysis.stats.intervals import difference_interval, metric_interva
 from xaieval.analysis.stats.paired import holm, paired_p_values
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import column_means, exact_means, grouping_of
+from xaieval.analysis.wins import win_percentages
 from xaieval.cli import main
 from xaieval.errors import MetricError
 
@@ -94,7 +95,7 @@ def test_rankings_selections_and_controls_flip_whole_groups(weights):
     flipped = sign_flip_p_values(np.asarray(control - two)[:, None], groups=together)
     assert own["p_value"] == pytest.approx(flipped[0])
     assert own["value"] == pytest.approx(together.mean(two))
-    wins = scores.win_percentages(AD)
+    wins = win_percentages(scores.rows, METRICS, AD, weights=weights)
     assert wins.loc[("p2", "gradcam"), "win"] == pytest.approx(100 * together.mean(np.asarray(two < control, dtype=float)))
 
 
@@ -124,7 +125,7 @@ def numbers(scores: Scores) -> list[Any]:
     tests = scores.controls_table()[["value", "control_value", "p_value"]].to_numpy(dtype=float)
     ranking = scores.rank(AD, "layer", method="gradcam")
     pairs = ranking.pairs.drop(columns=["better", "worse"]).to_numpy(dtype=float)
-    wins = scores.win_percentages(AD).to_numpy(dtype=float)
+    wins = win_percentages(scores.rows, METRICS, AD, weights=scores.group_weights).to_numpy(dtype=float)
     return [*summary.ravel(), *tests.ravel(), *pairs.ravel(), *wins.ravel()]
 
 
