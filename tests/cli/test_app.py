@@ -37,6 +37,7 @@ SUMMARY_COLUMNS = [
     "increase_in_confidence",
     "increase_in_confidence_low",
     "increase_in_confidence_high",
+    "mask_area",
     "n_images",
     "n_failed",
 ]

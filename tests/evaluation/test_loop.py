@@ -1242,6 +1242,7 @@ def test_scores_survive_saving_and_loading(tmp_path):
         "increase_in_confidence",
         "increase_in_confidence_low",
         "increase_in_confidence_high",
+        "mask_area",
         "n_images",
         "n_failed",
     ]

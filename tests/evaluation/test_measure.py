@@ -222,10 +222,10 @@ LIST = [
 
 
 def table(values: list[float]) -> Scores:
-    """Two layers, of which the second has half of the drops, each with a method and a control."""
+    """Two layers, of which the second has half of the drops, each with two methods and a control."""
     frames = []
     for layer, share in (("one", 1.0), ("two", 0.5)):
-        for method in ("gradcam", "random"):
+        for method in ("gradcam", "layercam", "random"):
             drops = share * np.array(values, dtype=float)
             status = np.where(np.isfinite(drops), "ok", "nan_map")
             columns = {

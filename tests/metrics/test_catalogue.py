@@ -68,5 +68,6 @@ def test_percentages_are_printed_to_a_tenth_and_other_units_to_a_thousandth(tmp_
     _, heading, arrows, row = capsys.readouterr().out.splitlines()[:4]
     assert "AD % [95% interval]" in heading
     assert "sparseness [95% interval]" in heading
-    assert arrows.split() == ["layer", "method", "lower", "is", "better", "n", "failed"], "nothing is better high or low"
-    assert re.search(r"gradcam +\d+\.\d \[-?\d+\.\d, \d+\.\d\] +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] +4 +0$", row.rstrip())
+    directions = ["layer", "method", "lower", "is", "better", "area", "%", "n", "failed"]
+    assert arrows.split() == directions, "no sparseness is better, high or low"
+    assert re.search(r"gradcam +\d+\.\d \[-?\d+\.\d, \d+\.\d\] +0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] +\d+\.\d +4 +0$", row.rstrip())

@@ -238,3 +238,14 @@ def test_a_run_of_several_methods_has_a_table():
     assert list(table.index) == [("1", "gradcam"), ("1", "layercam"), ("1", "random")]
     assert (table["win_low"] <= table["win"]).all()
     assert 0 < table["win"].sum() <= 100 + 1e-9
+
+
+def test_control_maps_do_not_make_up_for_a_second_method():
+    rows = pd.DataFrame({"image_id": ["0", "1"] * 2, "layer": "p2", "method": ["gradcam"] * 2 + ["random"] * 2, "status": "ok"})
+    scores = Scores(rows.assign(average_drop=[1.0, 2.0, 3.0, 4.0]), {"metrics": [DROP], "controls": ["random"]})
+    with pytest.raises(MetricError) as error:
+        scores.win_percentages()
+    assert str(error.value) == (
+        "win percentages need at least two methods at a layer; the run has gradcam besides control maps, which do not compete; "
+        "add some by methods="
+    )

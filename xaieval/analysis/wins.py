@@ -72,7 +72,10 @@ def win_percentages(
         records += [{"layer": layer} | record for record in _win_records(goodness, level, groups)]
     if not records:
         methods = ", ".join(map(str, own["method"].unique()))
-        raise MetricError(f"win percentages need at least two methods at a layer; the run has {methods}; add some by methods=")
+        without = " besides control maps, which do not compete" if len(own) < len(rows) else ""
+        raise MetricError(
+            f"win percentages need at least two methods at a layer; the run has {methods}{without}; add some by methods="
+        )
     return pd.DataFrame(records).set_index(["layer", "method"])
 
 
