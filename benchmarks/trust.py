@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import cyclopts
 import numpy as np
 import pandas as pd
+from page_tables import filled
 from train_ucmerced import held_out, pictures_of, trained_network
 
 import xaieval
@@ -157,7 +158,7 @@ def tables(run: Path = Path("trust-run"), page: Path | None = None) -> None:
     about = {"trained": described(scores), "foreign": described(other)}
     (HERE / "manifest.json").write_text(json.dumps(about, indent=2) + "\n")
     if page is not None:
-        page.write_text(filled(page.read_text()))
+        page.write_text(filled(page.read_text(), MADE))
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
@@ -278,21 +279,6 @@ def layers(scores: Scores) -> pd.DataFrame:
     columns = ["layer", "mask_area", *(f"{name}{end}" for name in names for end in ("", "_low", "_high")), "n_images"]
     counts = {f"{name}_beats": own["layer"].map(beaten[name]).astype(int) for name in FEW}
     return own[columns].assign(**counts, controls=tests["control"].nunique())
-
-
-def filled(text: str) -> str:
-    """The text of a page with new tables below each `<!-- from NAME -->`."""
-    lines: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        inside = inside and line.startswith("|")
-        if not inside:
-            lines.append(line)
-        for name, made in MADE.items():
-            if line == f"<!-- from {name} -->":
-                lines += made()
-                inside = True
-    return "\n".join(lines) + "\n"
 
 
 def accuracy_lines() -> list[str]:
