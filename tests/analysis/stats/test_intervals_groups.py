@@ -44,6 +44,8 @@ def test_groups_of_one_image_give_the_intervals_of_images(count, seed, weights):
     assert bootstrap_means(np.stack([values, others], axis=1), 50, groups=alone) == pytest.approx(rows)
     binary = 100.0 * (values > np.median(values))
     assert metric_interval(binary, "wilson", groups=alone) == pytest.approx(metric_interval(binary, "wilson"), abs=1e-6)
+    pair = binary, 100.0 * (others > np.median(others))
+    assert difference_interval(*pair, "wilson", groups=alone) == difference_interval(*pair, "wilson")
 
 
 @PROPERTY

@@ -23,7 +23,8 @@ def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.
 
         n = ((z_alpha * sqrt(mean(d ** 2)) + z_power * std(d)) / mean(d)) ** 2
 
-    For binary values it is Connor's sample size for McNemar's test.
+    For binary values it is Connor's sample size for McNemar's test. For others it is that of sign flips: the correction of the
+    test for skewness takes a few images more, or many more if a few large differences are against the finding.
 
     With groups, d are the sums (or means) of the groups' differences and n is a number of groups, which is then multiplied by
     the mean number of images of a group. So the result is the number of images in more groups like these, not more images of

@@ -93,6 +93,8 @@ def difference_of_proportions(first: Yes, second: Yes, level: float, groups: Gro
         Newcombe, Statistics in Medicine 17, 1998, method 10; for correlated estimates of any kind Zou and Donner,
         "Construction of confidence limits about effect measures: a general approach", Statistics in Medicine 27, 2008.
     """
+    if groups is not None and FEWEST <= groups.count == len(groups):
+        groups = None  # every image is a group of its own
     lows, highs = np.array([proportion_interval(values, level, groups) for values in (first, second)]).T
     if np.isnan(lows).any():
         return NO_INTERVAL
