@@ -171,6 +171,14 @@ def test_letters_go_in_the_order_of_the_items():
     assert group_letters(apart) == ["a", "b", "b", "c"]
 
 
+def test_one_group_cannot_tell_how_many_images_it_takes(three):
+    groups = {image: "a" for image in three.rows["image_id"]}
+    assert three.with_groups(groups).rank(AD).too_small == (
+        "too few images (30 in 1 group) to tell all apart: p4 from p5 takes a number that one image or group cannot tell; p5 from "
+        "p2 takes a number that one image or group cannot tell"
+    )
+
+
 def test_more_groups_than_letters_are_refused():
     # Items in pairs that differ only within the pair: each choice of one item a pair is a group.
     apart = np.kron(np.eye(6, dtype=bool), np.array([[False, True], [True, False]]))

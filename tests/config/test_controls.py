@@ -43,3 +43,10 @@ def test_a_name_that_comes_twice_is_refused():
     with pytest.raises(ExplainerError) as caught:
         resolve_controls(["matched", "dimmed"])
     assert str(caught.value) == "controls are names, each once; got ['shifted', 'swapped', 'dimmed', 'blurred', 'dimmed']"
+
+
+@pytest.mark.parametrize("controls", [None, 1])
+def test_what_is_no_choice_is_refused(controls):
+    with pytest.raises(ExplainerError) as caught:
+        resolve_controls(controls)
+    assert str(caught.value) == f"controls= takes True, False, 'matched', or names of controls; got {controls}"

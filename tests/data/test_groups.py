@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -75,6 +76,7 @@ MEND = "give every image a group, and one that belongs to no other a group of it
         ("abc", "the groups of a batch are one value per image, [N]; got 'abc'"),
         (7, "the groups of a batch are one value per image, [N]; got 7"),
         (torch.zeros(3, 2), "the groups of a batch are one value per image, [N]; got shape [3, 2]"),
+        (["a", pd.NA, "b"], "the group of image 'lake2' is a NAType; a text or a number is expected"),
         ([["a"], ["a"], ["b"]], "the group of image 'lake1' is a list; a text or a number is expected"),
         (["a\n", "a", "b"], "the group 'a\\n' of image 'lake1' has characters that cannot be printed; give it another name"),
     ],
@@ -196,15 +198,25 @@ def test_numbers_and_words_in_a_file_stay_as_they_are(file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,place\nlake1,a\n", "'{}' has the columns 'id', 'place'; id (or image_id) and group are expected, each once"),
-        ("", "'{}' has the columns none; id (or image_id) and group are expected, each once"),
+        (
+            "id,place\nlake1,a\n",
+            "'{}' has the columns 'id', 'place'; id (or image_id) and group are expected, each once, "
+            "separated by a comma without a space",
+        ),
+        (
+            "",
+            "'{}' has the columns none; id (or image_id) and group are expected, each once, "
+            "separated by a comma without a space",
+        ),
         (
             "id,image_id,group\na,a,1\n",
-            "'{}' has the columns 'id', 'image_id', 'group'; id (or image_id) and group are expected, each once",
+            "'{}' has the columns 'id', 'image_id', 'group'; id (or image_id) and group are expected, each once, "
+            "separated by a comma without a space",
         ),
         (
             "id,group,group\na,1,2\n",
-            "'{}' has the columns 'id', 'group', 'group'; id (or image_id) and group are expected, each once",
+            "'{}' has the columns 'id', 'group', 'group'; id (or image_id) and group are expected, each once, "
+            "separated by a comma without a space",
         ),
         ("id,group\nlake1,a\nlake1,b\n", "'{}' has image 'lake1' in two groups, 'a' and 'b'; it belongs to one"),
         ("id,group\n,a\n", "'{}' has the group 'a' without an id; give every row an id and a group"),
@@ -245,7 +257,10 @@ def test_a_file_that_is_not_there_or_is_no_text_is_refused(file):
     ("arguments", "message"),
     [
         ({"weights": "image"}, "no weights 'image' of groups; did you mean 'images'? known: images, groups"),
-        ({"by": 3}, "groups= takes 'class', a regular expression, a CSV file or a mapping from ids to groups; got 3"),
+        (
+            {"by": 3},
+            "groups= takes 'class', a regular expression, a CSV file or a mapping from ids to groups, such as a dict; got int",
+        ),
         ({"by": ""}, "groups='' is an empty expression; give 'class', a regular expression or a CSV file"),
         (
             {"by": "("},

@@ -105,8 +105,8 @@ class Ranking:
         ]
         shown = [text for _, text in sorted(needed, key=lambda entry: entry[0])[:_MAX_SHOWN]]
         more = f"; and {len(needed) - _MAX_SHOWN} more" if len(needed) > _MAX_SHOWN else ""
-        count = str(self.n_images) if self.grouping is None else f"{self.n_images} in {self.grouping.count} groups"
-        return f"too few images ({count}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
+        groups = "" if self.grouping is None else f" in {self.grouping.count} group{'s' * (self.grouping.count != 1)}"
+        return f"too few images ({self.n_images}{groups}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -335,6 +335,8 @@ def _table(
 
 def _images(number: float) -> str:
     """A number of images in words, rounded, since it is only known roughly."""
+    if np.isnan(number):
+        return "a number that one image or group cannot tell"
     if not np.isfinite(number):
         return "more than any number (the means are the same)"
     if number > _MANY:

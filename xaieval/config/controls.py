@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from xaieval.errors import ExplainerError, choose_from
@@ -37,7 +37,7 @@ def resolve_controls(controls: Controls) -> ControlNames:
             kinds.
 
     Raises:
-        ExplainerError: A name is unknown, or comes twice.
+        ExplainerError: A name is unknown or comes twice, or it is none of these.
 
     Example:
         >>> resolve_controls("matched").matched
@@ -47,6 +47,8 @@ def resolve_controls(controls: Controls) -> ControlNames:
     """
     if isinstance(controls, bool):
         return ControlNames(MAPS if controls else ())
+    if not isinstance(controls, Iterable):
+        raise ExplainerError(f"controls= takes True, False, 'matched', or names of controls; got {controls!r}")
     words = [controls] if isinstance(controls, str) else list(controls)
     names = [name for word in words for name in (MATCHED if word == "matched" else (word,))]
     for name in names:

@@ -46,7 +46,8 @@ class Groups:
             raise ConfigError(f"no weights {self.weights!r} of groups; {choose_from(self.weights, get_args(Weights))}")
         if not isinstance(self.by, str | os.PathLike | Mapping | None):
             raise ConfigError(
-                f"groups= takes 'class', a regular expression, a CSV file or a mapping from ids to groups; got {self.by!r}"
+                f"groups= takes 'class', a regular expression, a CSV file or a mapping from ids to groups, "
+                f"such as a dict; got {type(self.by).__name__}"
             )
         if isinstance(self.by, str) and self.by != BY_CLASS and not is_group_file(self.by):
             _check_expression(self.by)

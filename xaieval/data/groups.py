@@ -115,7 +115,7 @@ def check_weights(has_groups: bool, groups: Groups) -> None:
 def _name(value: Any, image_id: str) -> str:
     """A group as text: whole numbers without a decimal point, so that 7, 7.0 and "7" are one group."""
     value = value.item() if isinstance(value, Tensor | np.generic) and np.ndim(value) == 0 else value
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value)):
         raise DataError(
             f"image {image_id!r} has no group: its value is {value!r}; give every image a group, and one that belongs to no "
             "other a group of its own, such as its id"
@@ -199,7 +199,10 @@ def _id_column(columns: Sequence[str], path: Path) -> str:
     found = [name for name in ID_COLUMNS if name in columns]
     if len(found) != 1 or columns.count(found[0]) > 1 or columns.count(COLUMN) != 1:
         came = ", ".join(map(repr, columns)) or "none"
-        raise DataError(f"'{path}' has the columns {came}; id (or image_id) and group are expected, each once")
+        raise DataError(
+            f"'{path}' has the columns {came}; id (or image_id) and group are expected, each once, separated by a comma "
+            "without a space"
+        )
     return found[0]
 
 

@@ -451,3 +451,12 @@ def test_many_values_get_the_normal_interval_which_the_bootstrap_agrees_with(mon
     assert quick == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-12)
     monkeypatch.setattr("xaieval.analysis.stats.intervals._MANY", len(values))
     assert quick == pytest.approx(bootstrap_interval(values), abs=0.1 * half)
+
+
+@pytest.mark.parametrize(
+    "bootstrap", [lambda: bootstrap_interval([1.0, 2.0], resamples=0), lambda: bootstrap_means([[1.0]], 0)]
+)
+def test_a_bootstrap_without_samples_is_refused(bootstrap):
+    with pytest.raises(MetricError) as caught:
+        bootstrap()
+    assert str(caught.value) == "a bootstrap takes at least 1 sample, such as resamples=1000 (--resamples 1000); got 0"

@@ -51,7 +51,7 @@ def bootstrap_interval(
         Lower and upper end; NaN where `mean_interval` has none.
 
     Raises:
-        MetricError: The level is not in (0, 1).
+        MetricError: The level is not in (0, 1), or there are no samples.
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
@@ -61,6 +61,7 @@ def bootstrap_interval(
         >>> 10 <= low < 25 < high <= 40
         True
     """
+    _check_resamples(resamples)
     sample = np.asarray(values, dtype=float)
     count = len(sample) if groups is None else groups.count
     if count < _FEW_TO_RESAMPLE or not has_interval(sample, level, groups):
@@ -74,6 +75,11 @@ def bootstrap_interval(
         means = _resampled_means(sample, resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _check_resamples(resamples: int) -> None:
+    if resamples < 1:
+        raise MetricError(f"a bootstrap takes at least 1 sample, such as resamples=1000 (--resamples 1000); got {resamples}")
 
 
 def _resampled_means(sample: Floats, resamples: int, seed: int) -> Floats:
@@ -101,7 +107,7 @@ def bootstrap_means(
         `[R, K]`, in the unit of the values.
 
     Raises:
-        MetricError: The values are not a table, or it has no images.
+        MetricError: The values are not a table, it has no images, or there are no samples.
 
     Reference:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 6.2 and, for pairs, 8.3.
@@ -110,6 +116,7 @@ def bootstrap_means(
         >>> bootstrap_means([[10.0, 1.0], [30.0, 3.0]], resamples=500).shape
         (500, 2)
     """
+    _check_resamples(resamples)
     values = np.asarray(table, dtype=float)
     if values.ndim != 2 or not len(values):
         raise MetricError(f"bootstrap samples need a table [N, K] of at least one image; got shape {values.shape}")
