@@ -144,7 +144,7 @@ def rank(
     *,
     controls: Sequence[str] = (),
 ) -> Ranking:
-    """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
+    """Layers, methods or both in order of a metric, best first, with letters for those that do not differ significantly.
 
     All pairs are tested, two-sided and paired by image, and corrected by Holm. Only images whose rows count for every item are
     used. If the rows have the column `group`, tests flip whole groups, and bootstrap samples and intervals are of groups.

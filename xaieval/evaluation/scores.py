@@ -234,7 +234,7 @@ class Scores(RunRecord):
         level: float = 0.95,
         resamples: int = 1000,
     ) -> Ranking:
-        """Layers, methods or both in order of a metric, best first, with groups that do not differ significantly.
+        """Layers, methods or both in order of a metric, best first, with letters for those that do not differ significantly.
 
         Control maps are listed after the ranking. See `xaieval.analysis.ranking.rank` for the tests and an example.
 
@@ -304,7 +304,7 @@ class Scores(RunRecord):
         - "tradeoff": two metrics (default: AD and IC) against each other, per layer and method, with both intervals.
         - "heatmap": one metric per layer and method, as numbers in coloured cells.
         - "curves": the mean curves of metrics that kept them, such as `insertion(keep_curve=True)`, with intervals.
-        - "ranking": one metric, best first, with groups that do not differ significantly and how stable the order is.
+        - "ranking": one metric, best first, with letters for those that do not differ, and how stable the order is.
         - "matched": one metric beside its matched controls, per layer and method.
         - "classes": one metric per class (the labels of the images), with intervals and numbers of images.
         - "spread": the distribution of one metric over the images, per layer and method.
