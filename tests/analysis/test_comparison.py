@@ -173,7 +173,12 @@ def test_runs_under_other_protocols_are_refused_unless_that_is_wanted():
             lambda: run(metrics=[METRICS[0] | {"settings": {"steps": 9}}]),
             {},
             r"metric 'average_drop' is not the same in both runs: settings is None in this run and {'steps': 9} in the other; "
-            r"use the same settings in both",
+            r"use the same settings in both, or compare other metrics by metrics= \(--metrics\)",
+        ),
+        (
+            lambda: run(metrics=[METRICS[0] | {"control": "dimmed"}]),
+            {},
+            r"metric 'average_drop' is not the same in both runs: control is None in this run and 'dimmed' in the other; ",
         ),
         (
             lambda: Scores(run().rows.assign(status="nan_map"), run().manifest),

@@ -201,6 +201,21 @@ def test_without_an_effect_disagreements_are_rare():
     assert wrong <= 3
 
 
+@pytest.mark.parametrize(
+    ("control", "why"),
+    [
+        ("shifted", "shifted, which constant maps lack"),
+        ("swapped", "swapped, which constant maps and a single image lack"),
+        ("dimmed", "dimmed, which constant maps and metrics of curves lack; give another one first"),
+    ],
+)
+def test_an_excess_without_values_says_why(control, why):
+    excess = DROP | {"name": f"{AD}_excess", "excess_of": AD, "control": control}
+    assert _found(_rows().assign(**{f"{AD}_excess": np.nan}), [DROP, excess]) == [
+        f"{AD}_excess has no value on any of the 100 images that count: no map has the control {why}"
+    ]
+
+
 # ---- all of it
 
 

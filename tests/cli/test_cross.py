@@ -93,6 +93,10 @@ def test_what_cannot_be_crossed_is_refused(runs, tmp_path, capsys):
     status, error = _refused([plain, other], capsys, CODE)
     assert status == 2
     assert "the runs were made with different options: methods is ['gradcam'] in plain and ['layercam'] in other" in error
+    grouped = _changed(plain, tmp_path / "grouped", groups="class")
+    error = "the runs were made with different options: groups is None in plain and 'class' in grouped; all models of cross are"
+    assert error in _refused([plain, grouped], capsys, CODE)[1]
+    assert _refused([plain, soft], capsys, CODE, "--max-images", "0") == (2, "xaieval-bench: max_images is at least 1, got 0")
     python = _changed(plain, tmp_path / "python", drop=True)
     assert (
         "the run python was made from Python; give its model to xaieval.cross_score there"

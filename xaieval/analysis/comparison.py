@@ -20,7 +20,7 @@ from xaieval.results.rows import VALUED
 __all__ = ["compare"]
 
 _KEYS = ["image_id", "layer", "method"]
-_DEFINITION = ("higher_is_better", "interval", "settings")  # of a metric; labels may differ
+_DEFINITION = ("higher_is_better", "interval", "settings", "control")  # of a metric; labels may differ
 
 
 def compare(
@@ -132,7 +132,10 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
         definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
         if definitions[0] != definitions[1]:
             difference = first_difference(definitions[0], definitions[1])
-            raise MetricError(f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both")
+            raise MetricError(
+                f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both, or compare other "
+                "metrics by metrics= (--metrics)"
+            )
     return {name: one[name] for name in selected}
 
 

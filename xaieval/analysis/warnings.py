@@ -115,15 +115,20 @@ def _without_values(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) ->
     return [
         Finding(
             "metric_without_values",
-            f"{entry['name']} has no value on any of the {images} images that count{_no_object(entry)}",
+            f"{entry['name']} has no value on any of the {images} images that count{_why_no_values(entry)}",
             {"metric": entry["name"], "images": images},
         )
         for entry in empty
     ]
 
 
-def _no_object(metric: Mapping[str, Any]) -> str:
-    """Why a metric of where the object is can have no values."""
+def _why_no_values(metric: Mapping[str, Any]) -> str:
+    """Why a metric of matched controls, or of where the object is, can have no values."""
+    if metric.get("control") == "dimmed":
+        return ": no map has the control dimmed, which constant maps and metrics of curves lack; give another one first"
+    if "control" in metric:
+        own = "constant maps lack" if metric["control"] != "swapped" else "constant maps and a single image lack"
+        return f": no map has the control {metric['control']}, which {own}"
     if "masks" not in metric.get("needs", ()):
         return ""
     return (

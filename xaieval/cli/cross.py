@@ -29,7 +29,21 @@ __all__ = ["cross"]
 
 # Options that both runs need to have in common.
 SAME = {
-    *("data", "masks", "boxes", "methods", "target", "task", "output", "grid", "prefix_tokens", "layout", "forward"),
+    *(
+        "data",
+        "masks",
+        "boxes",
+        "groups",
+        "group_weights",
+        "methods",
+        "target",
+        "task",
+        "output",
+        "grid",
+        "prefix_tokens",
+        "layout",
+        "forward",
+    ),
     *(field.name for field in fields(ProtocolOptions)),
 }
 
@@ -53,11 +67,12 @@ def cross(
 ) -> dict[str, Any] | None:
     """Score the maps of two runs' models on both models: is it the maps that differ, or the models?
 
-    Models, images, layers, methods and protocol are those of the runs; layers of different names are paired by their order.
+    Models, images, groups, layers, methods and protocol are those of the runs; layers of different names are paired by their
+    order.
 
     Args:
         first: Folder of a run.
-        second: Folder of a run of another model, with the same data, methods and protocol.
+        second: Folder of a run of another model, with the same data, groups, methods and protocol.
         metrics: Metrics. Default: those of the first run.
         controls: Control maps to show on both models, too.
         max_images: Number of images. Default: those of the first run.
@@ -70,9 +85,11 @@ def cross(
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.stats.intervals import check_level
+    from xaieval.evaluation.request import check_at_least_one
     from xaieval.evaluation.scores import Scores
 
     check_level(level)
+    check_at_least_one(max_images=max_images)
     runs = {_name(folder, first, second): Scores.load(folder) for folder in (first, second)}
     if len(runs) < 2:
         raise UsageError(f"cross takes two runs, got '{first}' twice")
@@ -159,7 +176,7 @@ def _check_run(name: str, run: Scores, import_code: bool) -> None:
 
 
 def _check_same(runs: dict[str, Scores]) -> None:
-    """Refuse two runs whose data, methods or protocol differ.
+    """Refuse two runs whose data, groups, methods or protocol differ.
 
     Raises:
         UsageError: With the first difference.

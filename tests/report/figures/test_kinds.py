@@ -610,5 +610,12 @@ def test_matched_controls_are_drawn_beside_the_means_of_the_methods():
     assert str(caught.value) == (
         f"{IC} has no matched controls in this run; those of confidences and curves have, such as average_drop"
     )
+    columns = [f"{AD}_{name}" for name in (*MATCHED, "excess")]
+    with pytest.raises(MetricError) as caught:
+        Scores(scores.rows.assign(**dict.fromkeys(columns, np.nan)), scores.manifest).plot("matched")
+    assert str(caught.value) == (
+        f"no map of this run has a matched control of {', '.join(MATCHED)}: constant maps have none, and swapped takes two "
+        "images"
+    )
     with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls=\"matched\"\)"):
         run(2).plot("matched")

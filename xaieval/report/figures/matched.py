@@ -72,6 +72,11 @@ def matched_figure(
         scores.rows, scores.metrics, scores.matched_controls, scores.controls, level, scores.seed, scores.group_weights
     )
     entry = metric_entry(scores, metric or next(iter(table["metric"]), None))
+    if table.empty:
+        raise MetricError(
+            f"no map of this run has a matched control of {', '.join(scores.matched_controls)}: constant maps have none, and "
+            "swapped takes two images"
+        )
     table = table[table["metric"] == entry["name"]]
     if table.empty:
         raise MetricError(
