@@ -161,7 +161,7 @@ def _check_same(manifest: Path, folder: Path, run: Mapping[str, Any]) -> None:
     """Raise an OutputError if the manifest is that of another run than `run`."""
     try:
         other = read_manifest(manifest)["run"]
-        keys = [*run, *(other.keys() - run.keys())]
+        keys = dict.fromkeys([*run, *other])  # in order, so that the same difference is named each time
     except (OSError, OutputError, KeyError) as error:
         raise OutputError(f"'{folder}' holds a {MANIFEST} that cannot be read; choose another folder") from error
     for key in keys:
