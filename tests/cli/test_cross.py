@@ -114,6 +114,18 @@ def test_what_cannot_be_crossed_is_refused(runs, tmp_path, capsys):
     assert "the model 'softer:plain' is not the one that changed scored" in _refused([plain, changed], capsys, CODE)[1]
 
 
+@pytest.mark.slow
+def test_a_run_from_before_an_option_has_its_default(runs, tmp_path, capsys):
+    plain, soft = runs
+    scores = xaieval.Scores.load(soft)
+    scores.manifest["options"] = {
+        name: value for name, value in scores.manifest["options"].items() if name not in ("group_weights", "methods")
+    }
+    scores.save(tmp_path / "older")
+    main(["cross", str(plain), str(tmp_path / "older"), CODE, "--no-progress", "--max-images", "4"])
+    assert "gradcam" in capsys.readouterr().out
+
+
 def _changed(folder: Path, new: Path, drop: bool = False, **options: object) -> Path:
     """A copy of a run with other options in its manifest, or with none."""
     scores = xaieval.Scores.load(folder)

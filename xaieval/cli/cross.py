@@ -184,12 +184,19 @@ def _check_same(runs: dict[str, Scores]) -> None:
     from xaieval.analysis.comparability import first_difference
 
     names = tuple(runs)
-    one, other = ({key: value for key, value in run.manifest["options"].items() if key in SAME} for run in runs.values())
+    one, other = (_shared_options(run) for run in runs.values())
     if one != other:
         raise UsageError(
             f"the runs were made with different options: {first_difference(one, other, (names[0], names[1]))}; all models of "
             "cross are scored alike, so score both with the same"
         )
+
+
+def _shared_options(run: Scores) -> dict[str, Any]:
+    """The options that both runs need to have in common, with the defaults of those that older runs did not know."""
+    kinds = (ScoreOptions, ModelOptions, ProtocolOptions)
+    known = {name: value for kind in kinds for name, value in asdict(options_of(run.manifest["options"], kind)).items()}
+    return {key: list(known[key]) if isinstance(known[key], tuple) else known[key] for key in sorted(SAME)}
 
 
 def _load(name: str, run: Scores) -> LoadedModel:
