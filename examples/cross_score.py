@@ -1,5 +1,5 @@
 """Two models: whose maps on which model
-====================================
+=====================================
 
 A model whose Average Drop is lower may have better maps, or may only bear masking better. ``xaieval.cross_score`` masks each
 image by the maps of each model, shows it to every model, and splits the difference into both parts. Here a feature pyramid is

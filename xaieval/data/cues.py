@@ -1,11 +1,11 @@
 """Scenes whose class is caused by a known mark, so that the true explanation of a model that uses it is known pixel by pixel.
 
-| cue | the class is | a distractor that says nothing about the class |
-|---|---|---|
-| `watermark` | the two dots of a small sign, each up or down | an object |
-| `colour` | the colour of an object; all else is nearly grey | a grey object |
-| `texture` | the texture of an object, in any two colours | a plain object |
-| `object` | the shape of one of two objects | the other one, whose shape is never a class |
+What gives the class, and the distractor, which says nothing about it:
+
+- `watermark`: the two dots of a small sign, each up or down; the distractor is an object.
+- `colour`: the colour of an object, while all else is nearly grey; a grey object.
+- `texture`: the texture of an object, in any two colours; a plain object.
+- `object`: the shape of one of two objects; the other one, whose shape is never a class.
 
 Place, size, and all colours and shapes that are not the cue are independent of the class. Cue and distractor lie inside the
 image and do not touch. Half of a watermark leaves two of the four classes possible; half of a colour or a texture is as good as
