@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import f as fisher
 
+from xaieval.analysis.stats.estimates import anova_size, mean_squares
 from xaieval.analysis.tables import directions, metric_tables
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
@@ -81,8 +82,8 @@ def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
     images, groups = len(values), len(sizes)
     if not 2 <= groups < images:
         return None
-    between, within = _mean_squares(values, codes, sizes)
-    size = (images - float((sizes**2).sum()) / images) / (groups - 1)
+    between, within = mean_squares(values, codes, sizes)
+    size = anova_size(sizes)
     spread = between + (size - 1) * within
     if spread <= 0:
         return None
@@ -231,21 +232,13 @@ def _by_chance(values: Floats, codes: NDArray[np.intp], seed: int) -> bool:
         return False
     _, codes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
     rng = np.random.default_rng(seed)
-    between = _mean_squares(values, codes, sizes)[0] * (1 - 1e-12)
+    between = mean_squares(values, codes, sizes)[0] * (1 - 1e-12)
     reached = 0
     for _ in range(DRAWS):
-        reached += _mean_squares(rng.permutation(values), codes, sizes)[0] >= between
+        reached += mean_squares(rng.permutation(values), codes, sizes)[0] >= between
         if reached + 1 > CHANCE * (DRAWS + 1):
             return True
     return False
-
-
-def _mean_squares(values: Floats, codes: NDArray[np.intp], sizes: NDArray[np.intp]) -> tuple[float, float]:
-    """The mean squares between and within groups."""
-    means = np.bincount(codes, values) / sizes
-    between = float((sizes * (means - values.mean()) ** 2).sum()) / (len(sizes) - 1)
-    within = float(((values - means[codes]) ** 2).sum()) / (len(values) - len(sizes))
-    return between, within
 
 
 def _inside(candidates: Mapping[str, pd.Series[Any]], suspects: Sequence[_Suspect]) -> bool:

@@ -47,12 +47,12 @@ def score_document(
     scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
 ) -> Document:
     """The document of the command `score`."""
-    findings = scores.findings(level)
+    findings, fooled = scores.findings(level), scores.fooled_metrics()
     return {
         "folder": str(folder),
         "files": list(files),
         "level": level,
-        "metrics": [_metric_document(metric, scores.fooled_metrics()) for metric in scores.manifest["metrics"]],
+        "metrics": [_metric_document(metric, fooled) for metric in scores.manifest["metrics"]],
         "groups": scores.manifest.get("groups"),
         "summary": records(summary),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},

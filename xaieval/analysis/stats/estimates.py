@@ -16,11 +16,13 @@ __all__ = [
     "FEWEST",
     "ROUNDING",
     "Estimate",
+    "anova_size",
     "check_level",
     "degrees_of_freedom",
     "estimate",
     "has_interval",
     "intraclass_correlation",
+    "mean_squares",
     "residuals",
 ]
 
@@ -123,12 +125,30 @@ def intraclass_correlation(values: Floats, groups: Grouping) -> float:
     images, count = len(groups), groups.count
     if count == images or count < 2:
         return 0.0
-    means = groups.means(values)
-    within = float(((values - means[groups.codes]) ** 2).sum()) / (images - count)
-    between = float((groups.sizes * (means - values.mean()) ** 2).sum()) / (count - 1)
-    size = (images - float((groups.sizes**2).sum()) / images) / (count - 1)
+    between, within = mean_squares(values, groups.codes, groups.sizes)
+    size = anova_size(groups.sizes)
     spread = between + (size - 1) * within
     return float(np.clip((between - within) / spread, 0, 1)) if spread > 0 else 0.0
+
+
+def mean_squares(values: Floats, codes: NDArray[np.intp], sizes: NDArray[np.intp]) -> tuple[float, float]:
+    """The mean squares between and within groups.
+
+    Args:
+        values: `[N]`, without NaN.
+        codes: The number of each value's group, `[N]`, from 0.
+        sizes: The number of values of each group, `[G]`, at least two groups and one group of two values.
+    """
+    means = np.bincount(codes, values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (len(sizes) - 1)
+    within = float(((values - means[codes]) ** 2).sum()) / (len(values) - len(sizes))
+    return between, within
+
+
+def anova_size(sizes: NDArray[np.intp]) -> float:
+    """The size of groups that an analysis of variance takes for groups of these sizes; their size if they are equal."""
+    images = int(sizes.sum())
+    return (images - float((sizes**2).sum()) / images) / (len(sizes) - 1)
 
 
 def degrees_of_freedom(groups: Grouping, correlation: float) -> float:

@@ -13,8 +13,7 @@ from xaieval.analysis.stats.estimates import (
     FEWEST,
     ROUNDING,
     check_level,
-    degrees_of_freedom,
-    intraclass_correlation,
+    estimate,
     residuals,
 )
 from xaieval.analysis.stats.groups import Grouping
@@ -121,12 +120,10 @@ def _effective_images(values: Yes, share: float, level: float, groups: Grouping)
 def _design_effect(values: Floats, share: float, level: float, groups: Grouping) -> float:
     """How many times as large as that of independent images the variance is, raised for its few degrees of freedom."""
     images = len(groups)
-    _, parts = residuals(values, groups)
-    variance = float((parts**2 / (1 - groups.shares)).sum())
-    freedom = degrees_of_freedom(groups, intraclass_correlation(values, groups))
+    found = estimate(values, groups)
     tail = (1 - level) / 2
-    effect = max(variance * (images - 1) / (share * (1 - share)), 1.0)
-    return float(effect * (stdtrit(freedom, tail) / stdtrit(images - 1, tail)) ** 2)
+    effect = max(found.error**2 * (images - 1) / (share * (1 - share)), 1.0)
+    return float(effect * (stdtrit(found.freedom, tail) / stdtrit(images - 1, tail)) ** 2)
 
 
 def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
