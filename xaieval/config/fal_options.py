@@ -40,8 +40,9 @@ class FalOptions:
         folds: Number of folds; each image is tested once. Images of a block stay in one fold.
         blocks: Number of contiguous blocks that each class is cut into, a multiple of the folds.
         run_folds: Folds to run, such as 0,1; several processes can share --out. Default: all; for scenes the first two.
-        epochs: Epochs of the FPN whose levels are scored.
-        further_epochs: Epochs after that, for the FPN control and for every FAL.
+        seeds: Number of seeds: each fold is run with seed, seed + 1 and so on.
+        design: Design of the attention, see xaieval.models.designs.
+        epochs: Epochs of every network, in one cycle of the learning rate.
         batch_size: Images per training step and per forward pass.
         learning_rate: Peak learning rate of the schedule.
         precision: Precision of training; bf16 needs a processor that supports it.
@@ -75,8 +76,10 @@ class FalOptions:
     folds: int = 5
     blocks: int = 10
     run_folds: Integers | None = None
-    epochs: int = 3
-    further_epochs: int = 2
+    seeds: int = 1
+    design: str = "focus"
+    epochs: int = 5
+    keep_weights: bool = True
     batch_size: int = 32
     learning_rate: float = 1e-3
     precision: Literal["float32", "bf16"] = "float32"
@@ -94,7 +97,7 @@ class FalOptions:
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise ConfigError(f"no arm {unknown[0]!r} of the experiment; {choose_from(unknown[0], ARMS)}")
-        for name in ("epochs", "further_epochs", "batch_size", "channels", "image_size", "train_size"):
+        for name in ("epochs", "seeds", "batch_size", "channels", "image_size", "train_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")

@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from xaieval.models.abn import ABNClassifier
-from xaieval.models.attention import AttentionBranch, AttentionOutput, attend, attention_loss
+from xaieval.models.attention import AttentionBranch, AttentionOutput, amplify, attention_loss
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
+from xaieval.models.designs import DESIGNS, Design
 from xaieval.models.fal import FAL, levels_of
 from xaieval.models.fpn import LEVELS, FPNClassifier
+from xaieval.models.gate_statistics import GateStatistics, gate_statistics
 from xaieval.models.loading import LoadedModel, load_model
 from xaieval.models.overhead import Overhead, overhead
 from xaieval.models.weights import load_weights, read_weights
 from xaieval.models.zeroshot import ZeroShot
 
 __all__ = [
+    "DESIGNS",
     "FAL",
     "LEVELS",
     "ABNClassifier",
     "AttentionBranch",
     "AttentionOutput",
     "BlackBox",
+    "Design",
     "FPNClassifier",
+    "GateStatistics",
     "LoadedModel",
     "Overhead",
     "ZeroShot",
+    "amplify",
     "as_module",
-    "attend",
     "attention_loss",
     "cue_scenes",
     "fpn_scenes",
+    "gate_statistics",
     "levels_of",
     "load_model",
     "load_weights",

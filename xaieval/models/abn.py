@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xaieval.errors import ModelError
-from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
+from xaieval.errors import ModelError, choose_from
+from xaieval.models.attention import AttentionBranch, AttentionOutput, amplify
+from xaieval.models.branch_stages import resized, stage_between
+from xaieval.models.designs import Branch
 from xaieval.models.fpn import Pretrained, classifier_names, create_backbone
 
 __all__ = ["ABNClassifier"]
@@ -28,9 +30,7 @@ class ABNClassifier(nn.Module):
         num_classes: The number of classes K.
         pretrained: The weights of the backbone, see `FPNClassifier`. The head then starts at zero.
         backbone_args: Further arguments of the timm model.
-        blocks: The number of convolutions at the start of the branch; the original has a copy of the last stage there.
-        residual: Whether these convolutions are residual.
-        near_identity: Start with attention near zero.
+        branch: The stage of the branch: a copy of the network's last "stage" with stride 1, as in the original, or one "block".
 
     Raises:
         ModelError: timm has no such model, or the model does not list its stages.
@@ -54,9 +54,7 @@ class ABNClassifier(nn.Module):
         *,
         pretrained: Pretrained = False,
         backbone_args: Mapping[str, Any] | None = None,
-        blocks: int = 1,
-        residual: bool = True,
-        near_identity: bool = False,
+        branch: Branch = "stage",
     ) -> None:
         super().__init__()
         arguments = {**(backbone_args or {}), "num_classes": num_classes}
@@ -66,9 +64,11 @@ class ABNClassifier(nn.Module):
         if not before:
             raise ModelError(f"backbone {backbone!r} has no stages of maps [N, C, H, W] to put attention between")
         self.stage: str = before[-1]["module"]
-        self.attention = AttentionBranch(
-            before[-1]["num_chs"], num_classes, blocks=blocks, residual=residual, near_identity=near_identity
-        )
+        if branch not in get_args(Branch):
+            raise ModelError(f"no branch {branch!r} for attention; {choose_from(branch, get_args(Branch))}")
+        whole = (stage_between(self.backbone, self.stage, stages[-1]["module"]), stages[-1]["num_chs"])
+        stage, width = whole if branch == "stage" else (None, None)
+        self.attention = AttentionBranch(before[-1]["num_chs"], num_classes, stage=stage, stage_channels=width)
         if pretrained is not False:
             for name in classifier_names(self.backbone):
                 for parameter in self.backbone.get_submodule(name).parameters():
@@ -104,7 +104,7 @@ class ABNClassifier(nn.Module):
 
         def insert(stage: nn.Module, inputs: Any, features: Tensor) -> Tensor:
             branches["attention"] = self.attention(features)
-            return attend(features, branches["attention"]["map"])
+            return amplify(features, resized(branches["attention"]["map"], features))
 
         # timm has no common way to split a model between two stages; a hook for the duration of the call works for all models.
         with self.backbone.get_submodule(self.stage).register_forward_hook(insert):

@@ -10,25 +10,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["AttentionBranch", "AttentionOutput", "attend", "attention_loss"]
-
-CLOSED = -4.0  # initial bias before the sigmoid for attention near zero: the median of the map is 0.02
+__all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss"]
 
 
 class AttentionBranch(nn.Module):
     """Attention branch: from features to an attention map, and to logits that train it.
 
-    Layers: 3x3 convolutions (one by default; the original has a whole stage of the network here), batch norm, a 1x1 convolution
-    to K class maps, batch norm and ReLU. A 1x1 convolution from K to K and the average over space follow for the attention
-    logits; a 3x3 convolution from K to 1, batch norm and a sigmoid for the attention map. See `attend` for its use.
+    Layers: a stage, batch norm, a 1x1 convolution to K class maps, batch norm and ReLU. A 1x1 convolution from K to K and the
+    average over space follow for the attention logits; a 3x3 convolution from K to 1, batch norm and a sigmoid for the attention
+    map. The first maps are around 0.5: the attention starts open. See `xaieval.models.designs` for its use.
 
     Args:
         channels: The number of channels of the features.
         num_classes: The number of classes K.
-        blocks: The number of 3x3 convolutions with batch norm and ReLU at the start, with stride 1.
-        residual: Whether to add the input of each block to its output before the ReLU.
-        near_identity: Start with attention near zero, so that a branch on a trained network hardly changes its output at first.
-            Otherwise the first maps are around 0.5, as in the original.
+        stage: A module that keeps the size of the maps, such as a copy of the network's next stage, as in the original. Default:
+            one `SeparableBlock`, which costs little.
+        stage_channels: The number of channels of the stage's output. Default: that of the features.
 
     Returns:
         Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1]. The
@@ -46,36 +43,53 @@ class AttentionBranch(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, blocks: int = 1, residual: bool = True, near_identity: bool = False
+        self, channels: int, num_classes: int, *, stage: nn.Module | None = None, stage_channels: int | None = None
     ) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(_Block(channels, residual) for _ in range(blocks)))
-        self.norm = nn.BatchNorm2d(channels)
+        width = stage_channels or channels
+        self.stage = stage or SeparableBlock(channels)
+        self.norm = nn.BatchNorm2d(width)
         self.classes = nn.Sequential(
-            nn.Conv2d(channels, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
+            nn.Conv2d(width, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
         )
-        self.classifier = nn.Conv2d(num_classes, num_classes, 1)
-        norm = nn.BatchNorm2d(1)
-        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), norm, nn.Sigmoid())
-        if near_identity:
-            nn.init.constant_(norm.bias, CLOSED)
+        self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False)
+        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Attention logits and attention map of a batch of features."""
-        classes = self.classes(self.norm(self.blocks(features)))
+        classes = self.classes(self.norm(self.stage(features)))
         return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
 
 
-class _Block(nn.Module):
-    def __init__(self, channels: int, residual: bool) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-        self.residual = residual
+class SeparableBlock(nn.Module):
+    """Residual block of a 3x3 convolution of each channel and a 1x1 convolution over the channels; it starts as the identity.
 
-    def forward(self, features: Tensor) -> Tensor:
-        output = self.norm(self.convolution(features))
-        return functional.relu(output + features if self.residual else output)
+    Args:
+        channels: The number of channels of the features.
+
+    Example:
+        >>> import torch
+        >>> features = torch.rand(2, 16, 8, 8)
+        >>> torch.equal(SeparableBlock(16)(features), features)
+        True
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = nn.BatchNorm2d(channels)
+        nn.init.zeros_(last.weight)
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            last,
+        )
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Features plus their residual."""
+        output: Tensor = features + self.residual(features)
+        return output
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ class AttentionOutput:
         )
 
 
-def attend(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c h w"]:
+def amplify(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c h w"]:
     """Features amplified by attention, `(1 + M) * g`; zero attention leaves them unchanged.
 
     Reference:
@@ -110,7 +124,7 @@ def attend(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w
 
     Example:
         >>> import torch
-        >>> attend(torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[0.5, 0.0]]]]))
+        >>> amplify(torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[0.5, 0.0]]]]))
         tensor([[[[3., 4.]]]])
     """
     return (1 + attention) * features

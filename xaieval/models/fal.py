@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal, Protocol, overload
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import AddressError, ModelError, choose_from
-from xaieval.models.attention import AttentionBranch, AttentionOutput, attend
+from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock
+from xaieval.models.branch_stages import resized, stage_between
+from xaieval.models.designs import GATES, Design, design_of
 from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, pyramid_backbone, stages
 from xaieval.probe.addresses import parse
 
 __all__ = ["FAL", "LayerSelector", "levels_of"]
 
-Place = Literal["after", "before"]
+DEFAULT = "focus"
 
 
 class LayerSelector(Protocol):
@@ -30,8 +34,9 @@ class LayerSelector(Protocol):
 class FAL(nn.Module):
     """FPN-Attention Layered network: an `FPNClassifier` in which chosen levels pass through an attention branch.
 
-    The layer addresses of the levels are `fpn[p2]` to `fpn[p5]` before the attention and `levels[p2]` to `levels[p5]` after it.
-    Those of the attention maps are `attention.p2[map]` and so on; `method="attention"` uses them as explanations.
+    The layer addresses of the levels are `fpn[p2]` to `fpn[p5]` before the attention and `levels[p2]` to `levels[p5]` at the
+    input of the head. Those of the attention maps are `attention.p2[map]` and so on; `method="attention"` uses them as
+    explanations.
 
     Args:
         backbone: The name of a timm model with features at reductions 4, 8, 16 and 32.
@@ -41,17 +46,14 @@ class FAL(nn.Module):
         head: "mean" or "concat", see `FPNClassifier`.
         pretrained: The weights of the backbone, see `FPNClassifier`.
         backbone_args: Further arguments of the timm model.
-        place: Attention "after" the top-down merge of the pyramid, or "before" it, on the backbone's features of the level. If
-            "before", an attended level also changes the finer levels.
-        blocks: The number of convolutions at the start of each branch, see `AttentionBranch`.
-        residual: Whether these convolutions are residual.
-        near_identity: Start with attention near zero.
+        design: Where and how the attention acts: a name from `xaieval.models.designs.DESIGNS`, or a `Design`.
+        auxiliary_only: Do not use the attention maps. The network then has the same layers and the same loss, so that the
+            difference to the network with maps is what the maps are worth.
 
     Raises:
-        ModelError: No level or an unknown level or place is given, or `FPNClassifier` refuses an argument.
+        ModelError: No level or an unknown level or design is given, or `FPNClassifier` refuses an argument.
 
     Example:
-        >>> import torch
         >>> model = FAL("test_resnet", num_classes=10, attention_levels=("p2", "p3"), channels=32).eval()
         >>> model(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 10])
@@ -70,29 +72,32 @@ class FAL(nn.Module):
         head: Head = "mean",
         pretrained: Pretrained = False,
         backbone_args: Mapping[str, Any] | None = None,
-        place: Place = "after",
-        blocks: int = 1,
-        residual: bool = True,
-        near_identity: bool = False,
+        design: str | Design = DEFAULT,
+        auxiliary_only: bool = False,
     ) -> None:
         super().__init__()
-        chosen = _check_levels(attention_levels)
-        if place not in get_args(Place):
-            raise ModelError(f"no place {place!r} for attention; {choose_from(place, get_args(Place))}")
+        self.attended = _check_levels(attention_levels)
+        self.design = design_of(design)
+        self.gate = None if auxiliary_only else GATES[self.design.gate]
         self.backbone, widths = pyramid_backbone(backbone, pretrained, backbone_args)
         self.fpn = FeaturePyramidNetwork(widths, channels)
-        features = dict.fromkeys(LEVELS, channels) if place == "after" else dict(zip(LEVELS, widths, strict=True))
-        self.attention = nn.ModuleDict(
-            {
-                level: AttentionBranch(
-                    features[level], num_classes, blocks=blocks, residual=residual, near_identity=near_identity
-                )
-                for level in chosen
-            }
-        )
+        of_backbone = dict(zip(LEVELS, widths, strict=True))
+        width = of_backbone if self.design.place in ("backbone", "features") else dict.fromkeys(LEVELS, channels)
+        branches = self.attended[-1:] if self.design.shared else self.attended
+        self.attention = nn.ModuleDict({level: self._branch(level, width[level], num_classes) for level in branches})
+        blocks = self.attended if self.design.perception else ()
+        self.perception = nn.ModuleDict({level: SeparableBlock(width[level]) for level in blocks})
         self.levels = nn.Identity()  # so that the levels after the attention have layer addresses
         self.head = LevelHead(head, channels, num_classes, start_at_zero=pretrained is not False)
-        self.place = place
+
+    def _branch(self, level: str, channels: int, num_classes: int) -> AttentionBranch:
+        if self.design.branch == "block" or level == "p5":  # no stage follows the last one
+            return AttentionBranch(channels, num_classes)
+        paths = dict(zip(LEVELS, self.backbone.feature_info.module_name(), strict=True))
+        following = list(LEVELS)[list(LEVELS).index(level) + 1]
+        stage = stage_between(self.backbone, paths[level], paths[following])
+        wide = dict(zip(LEVELS, self.backbone.feature_info.channels(), strict=True))[following]
+        return AttentionBranch(channels, num_classes, stage=stage, stage_channels=wide)
 
     @overload
     def forward(self, images: Tensor, details: Literal[False] = False) -> Tensor: ...
@@ -101,49 +106,68 @@ class FAL(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"], details: bool = False) -> Tensor | AttentionOutput:
         """Logits `[N, K]` of a batch of normalised images; with `details`, also the outputs of the attention branches."""
-        features = stages(self.backbone, images)
-        if self.place == "before":
-            features, branches = self._attend(features)
+        branches: dict[str, dict[str, Tensor]] = {}
+        place = self.design.place
+        with self._attending(self._stages(), branches) if place == "backbone" else nullcontext():
+            features = stages(self.backbone, images)
+        if place == "features":
+            features = self._attend(features, branches)
+        with self._attending(self._laterals(), branches) if place == "laterals" else nullcontext():
             levels = self.fpn(features)
-        else:
-            levels, branches = self._attend(self.fpn(features))
+        if place == "levels":
+            levels = self._attend(levels, branches)
         logits: Tensor = self.head(self.levels(levels))
-        return AttentionOutput.gather(logits, branches) if details else logits
+        return AttentionOutput.gather(logits, {level: branches[level] for level in self.attention}) if details else logits
 
-    def _attend(self, features: Mapping[str, Tensor]) -> tuple[OrderedDict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """The features with attention at the chosen levels, and the outputs of the branches."""
-        outputs = {level: branch(features[level]) for level, branch in self.attention.items()}
-        attended = (
-            (level, attend(maps, outputs[level]["map"]) if level in outputs else maps) for level, maps in features.items()
-        )
-        return OrderedDict(attended), outputs
+    def _attend(self, features: Mapping[str, Tensor], branches: dict[str, dict[str, Tensor]]) -> OrderedDict[str, Tensor]:
+        """The features after the attention at the chosen levels; the outputs of the branches are added to `branches`."""
+        attended = OrderedDict(features)
+        for level in reversed(self.attended):  # the coarsest first, whose map can be shared
+            attended[level] = self._attend_at(level, features[level], branches)
+        return attended
+
+    def _attend_at(self, level: str, features: Tensor, branches: dict[str, dict[str, Tensor]]) -> Tensor:
+        if level in self.attention:
+            branches[level] = self.attention[level](features)
+        source = level if level in self.attention else self.attended[-1]
+        if self.gate is not None:
+            features = self.gate(features, resized(branches[source]["map"], features))
+        return self.perception[level](features) if level in self.perception else features
+
+    @contextmanager
+    def _attending(self, modules: Mapping[str, nn.Module], branches: dict[str, dict[str, Tensor]]) -> Iterator[None]:
+        """Attention on the outputs of modules, by level, for the duration of a call."""
+
+        def hook(level: str) -> Callable[..., Tensor]:
+            return lambda module, inputs, output: self._attend_at(level, output, branches)
+
+        with ExitStack() as stack:
+            for level in self.attended:
+                stack.enter_context(modules[level].register_forward_hook(hook(level)))
+            yield
+
+    def _stages(self) -> dict[str, nn.Module]:
+        """The modules of the backbone whose outputs are its features."""
+        modules = dict(self.backbone.named_modules())
+        paths = zip(LEVELS, self.backbone.feature_info.module_name(), strict=True)
+        return {level: modules[path] if path in modules else modules[path.replace(".", "_")] for level, path in paths}
+
+    def _laterals(self) -> dict[str, nn.Module]:
+        return dict(zip(LEVELS, self.fpn.inner_blocks, strict=True))
 
     @classmethod
-    def from_fpn(
-        cls,
-        fpn: FPNClassifier,
-        attention_levels: Iterable[str],
-        *,
-        place: Place = "after",
-        blocks: int = 1,
-        residual: bool = True,
-        near_identity: bool = True,
-    ) -> FAL:
+    def from_fpn(cls, fpn: FPNClassifier, attention_levels: Iterable[str], **options: Any) -> FAL:
         """FAL with the weights of a trained FPN and new attention branches.
 
         Args:
             fpn: The trained FPN, which is copied. Its device, dtype and mode are kept.
             attention_levels: One or more of p2, p3, p4, p5.
-            place: "after" or "before" the merge.
-            blocks: The number of convolutions at the start of each branch.
-            residual: Whether these convolutions are residual.
-            near_identity: Start with attention near zero.
+            **options: `design` and `auxiliary_only`.
 
         Raises:
-            ModelError: No level or an unknown level is given.
+            ModelError: No level, or an unknown level or design is given.
         """
-        branches: dict[str, Any] = {"place": place, "blocks": blocks, "residual": residual, "near_identity": near_identity}
-        fal = cls(attention_levels=attention_levels, **branches, **fpn.config)
+        fal = cls(attention_levels=attention_levels, **fpn.config, **options)
         fal.load_state_dict(fal.state_dict() | fpn.state_dict())
         return fal.to(next(fpn.parameters())).train(fpn.training)
 

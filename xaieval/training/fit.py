@@ -105,7 +105,7 @@ class Classifier(lightning.LightningModule):
 def fit(
     model: nn.Module,
     train: Iterable[Any],
-    validation: Iterable[Any],
+    validation: Iterable[Any] | None,
     *,
     num_classes: int,
     epochs: int,
@@ -122,7 +122,7 @@ def fit(
     Args:
         model: Network from images `[N, 3, H, W]` to logits `[N, K]`.
         train: Loader of `(images, labels)` that shuffles, see `training_loader`.
-        validation: Loader of `(images, labels)`.
+        validation: Loader of `(images, labels)`; None to train without.
         num_classes: Number of classes K.
         epochs: Number of passes over `train`.
         loss: Function of model, images and labels that returns a scalar. Default: cross entropy, plus that of attention
@@ -136,7 +136,7 @@ def fit(
         options: The same by keyword, such as `learning_rate=1e-3`; keywords override `training`.
 
     Returns:
-        The accuracy; NaN if the checkpoint already holds all epochs.
+        The accuracy; NaN without validation, or if the checkpoint already holds all epochs.
 
     Raises:
         UsageError: `epochs` is below 1, or an option is unknown.

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import timm
+import torch
 
 from xaieval.config.fal_options import FalOptions
 from xaieval.config.options import parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds
 from xaieval.errors import DataError, ModelError, choose_from
-from xaieval.models import ABNClassifier, FPNClassifier
+from xaieval.models import FAL, ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
+from xaieval.training.fal.arms import Arm
 from xaieval.training.fit import augmentation
 
 __all__ = ["Experiment", "prepare"]
@@ -75,8 +77,18 @@ class Experiment:
             self.num_classes,
             pretrained=self.pretrained,
             backbone_args=parse_literals(self.options.backbone_args),
-            near_identity=self.pretrained is not False,
         )
+
+    def build(self, arm: Arm, seed: int) -> FPNClassifier | FAL | ABNClassifier:
+        """A new network of an arm; the layers that FPN and FAL share begin with the same weights."""
+        torch.manual_seed(seed)
+        if arm.kind == "abn":
+            return self.abn()
+        fpn = self.fpn()
+        if arm.kind == "fpn":
+            return fpn
+        design = arm.design or self.options.design
+        return FAL.from_fpn(fpn, arm.levels, design=design, auxiliary_only=arm.kind == "twin")
 
     def augmented(self, numbers: list[int]) -> Pictures:
         """Some of the images, with the training transform."""

@@ -1,0 +1,75 @@
+"""The arms of the experiment: the networks that are compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from xaieval.errors import ConfigError
+from xaieval.models import LEVELS
+from xaieval.models.designs import design_of
+
+__all__ = ["ABN", "FPN", "Arm", "fal_arm", "twin_arm"]
+
+FPN, ABN = "fpn", "abn"
+NAME = re.compile(r"(?P<kind>fal|twin)(?P<levels>(?:-p[2-5])+)(?:@(?P<design>[a-z-]+))?")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A network of the experiment, by name.
+
+    Attributes:
+        name: "fpn", "abn", or "fal-p2-p3": FAL with attention on these levels; "twin-p2-p3" is the same network and loss without
+            the use of the attention maps. "@DESIGN" at the end chooses another design of the attention than the experiment's.
+        kind: The first part of the name.
+        levels: The levels with attention.
+        design: The name of the design; None for that of the experiment.
+    """
+
+    name: str
+    kind: Literal["fpn", "abn", "fal", "twin"]
+    levels: tuple[str, ...] = ()
+    design: str | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Arm:
+        """The arm of this name.
+
+        Raises:
+            ConfigError: The name is no arm's.
+            ModelError: There is no such design.
+
+        Example:
+            >>> Arm.of("twin-p2-p3@focus").levels
+            ('p2', 'p3')
+        """
+        if name == FPN or name == ABN:
+            return cls(name, name)
+        found = NAME.fullmatch(name)
+        levels = tuple(found["levels"].strip("-").split("-")) if found else ()
+        if not found or list(levels) != [level for level in LEVELS if level in levels]:
+            raise ConfigError(
+                f"no arm {name!r} of the experiment; fpn, abn, fal-LEVELS and twin-LEVELS are known, with the levels in order and "
+                "a design if need be, such as fal-p2-p3 or twin-p4@focus"
+            )
+        if found["design"]:
+            design_of(found["design"])
+        return cls(name, "fal" if found["kind"] == "fal" else "twin", levels, found["design"])
+
+
+def fal_arm(levels: Iterable[str]) -> str:
+    """Name of FAL with attention on these levels; without levels, of the FPN.
+
+    Example:
+        >>> fal_arm(["p3", "p2"])
+        'fal-p2-p3'
+    """
+    return "-".join(["fal", *sorted(levels)]) if (levels := list(levels)) else FPN
+
+
+def twin_arm(name: str) -> str:
+    """Name of the twin of an arm: the same network, trained with the same loss, without the use of its attention maps."""
+    return name.replace("fal-", "twin-", 1)
