@@ -16,23 +16,25 @@ __all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "a
 class AttentionBranch(nn.Module):
     """Attention branch: from features to an attention map, and to logits that train it.
 
-    Layers: a stage, batch norm, a 1x1 convolution to K class maps, batch norm and ReLU. A 1x1 convolution from K to K and the
-    average over space follow for the attention logits; a 3x3 convolution from K to 1, batch norm and a sigmoid for the attention
-    map. The first maps are around 0.5: the attention starts open. See `xaieval.models.designs` for its use.
+    A stage, batch norm, a 1x1 convolution to K class maps, batch norm and ReLU come first. From there, a 1x1 convolution from K
+    to K and the average over space give the attention logits; a 3x3 convolution from K to 1, batch norm and a sigmoid give the
+    attention map. The convolutions have no bias. The maps of a new branch are around 0.5: the attention starts open. What the
+    map does to the features is decided elsewhere, see `Design`.
 
     Args:
         channels: The number of channels of the features.
         num_classes: The number of classes K.
-        stage: A module that keeps the size of the maps, such as a copy of the network's next stage, as in the original. Default:
-            one `SeparableBlock`, which costs little.
+        stage: The first part, such as a copy of the network's next stage, as in the original. Default: one `SeparableBlock`,
+            which costs little.
         stage_channels: The number of channels of the stage's output. Default: that of the features.
 
     Returns:
-        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1]. The
-        layer address of the map is `BRANCH[map]`. The module stores no outputs.
+        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1], with h
+        and w of the stage's output. The layer address of the map is `BRANCH[map]`. The module stores no outputs.
 
     Reference:
-        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section 3.
+        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section
+        3.1.
 
     Example:
         >>> import torch
@@ -47,7 +49,7 @@ class AttentionBranch(nn.Module):
     ) -> None:
         super().__init__()
         width = stage_channels or channels
-        self.stage = stage or SeparableBlock(channels)
+        self.stage = SeparableBlock(channels) if stage is None else stage
         self.norm = nn.BatchNorm2d(width)
         self.classes = nn.Sequential(
             nn.Conv2d(width, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
@@ -62,10 +64,17 @@ class AttentionBranch(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """Residual block of a 3x3 convolution of each channel and a 1x1 convolution over the channels; it starts as the identity.
+    """Residual block that starts as the identity: a 3x3 convolution of each channel, and a 1x1 convolution over the channels.
+
+    Batch norm follows each convolution, and ReLU stands between the two.
 
     Args:
         channels: The number of channels of the features.
+
+    Reference:
+        Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, section 3.1
+        (the two convolutions); Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 5.1
+        (the last batch norm starts at zero).
 
     Example:
         >>> import torch
@@ -143,6 +152,12 @@ def attention_loss(
 
     Reference:
         Fukui et al., CVPR 2019, equation 3.
+
+    Example:
+        >>> import math, torch
+        >>> output = AttentionOutput(torch.zeros(1, 2), {"p2": torch.zeros(1, 2), "p3": torch.zeros(1, 2)})
+        >>> round(attention_loss(output, torch.tensor([0]), weight=0.5).item() / math.log(2), 3)
+        1.5
     """
 
     def entropy(logits: Tensor) -> Tensor:
