@@ -13,6 +13,9 @@ from torch.nn import functional
 __all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss"]
 
 
+GAIN = 2.0  # a position one standard deviation above the mean has seven times the attention of one below
+
+
 class AttentionBranch(nn.Module):
     """Attention branch: from features to an attention map, and to logits that train it.
 
@@ -26,6 +29,8 @@ class AttentionBranch(nn.Module):
         stage: A module that keeps the size of the maps, such as a copy of the network's next stage, as in the original. Default:
             one `SeparableBlock`, which costs little.
         stage_channels: The number of channels of the stage's output. Default: that of the features.
+        evidence: Take the attention map from the class evidence instead of a convolution: the logits at each position, weighted
+            by the probabilities of the attention logits, standardised over space, times `GAIN`, through a sigmoid.
 
     Returns:
         Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1]. The
@@ -43,7 +48,13 @@ class AttentionBranch(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, stage: nn.Module | None = None, stage_channels: int | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        stage: nn.Module | None = None,
+        stage_channels: int | None = None,
+        evidence: bool = False,
     ) -> None:
         super().__init__()
         width = stage_channels or channels
@@ -53,12 +64,27 @@ class AttentionBranch(nn.Module):
             nn.Conv2d(width, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False)
-        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.attention = (
+            None
+            if evidence
+            else nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+        )
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Attention logits and attention map of a batch of features."""
         classes = self.classes(self.norm(self.stage(features)))
-        return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
+        evidence = self.classifier(classes)
+        logits = evidence.mean(dim=(2, 3))
+        maps = _of_evidence(evidence, logits) if self.attention is None else self.attention(classes)
+        return {"logits": logits, "map": maps}
+
+
+def _of_evidence(evidence: Float[Tensor, "n k h w"], logits: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 h w"]:
+    """The attention map of class evidence: positions that speak for the classes that the branch believes in."""
+    maps = (evidence * logits.softmax(dim=1)[:, :, None, None]).sum(dim=1, keepdim=True)
+    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+    scale = centred.square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()
+    return torch.sigmoid(GAIN * centred / scale)
 
 
 class SeparableBlock(nn.Module):

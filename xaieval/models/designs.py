@@ -46,6 +46,7 @@ class Design:
         gate: "amplify", `(1 + M) * g`, or "focus", `M / mean(M) * g`.
         perception: Whether a trainable `SeparableBlock` follows behind the attention.
         branch: The stage of the branch: one "block", or, as in ABN, a copy of the backbone's next "stage".
+        evidence: Whether the map shows class evidence instead of coming from a convolution, see `AttentionBranch`.
         shared: Whether all levels use one map, that of the coarsest level with attention, resized.
 
     Raises:
@@ -57,6 +58,7 @@ class Design:
     gate: Gate = "amplify"
     perception: bool = False
     branch: Branch = "block"
+    evidence: bool = False
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +82,10 @@ DESIGNS: dict[str, Design] = {
     "focus": Design(gate="focus"),
     "focus-perception": Design(gate="focus", perception=True),
     "focus-laterals": Design(place="laterals", gate="focus"),
+    "evidence": Design(gate="focus", evidence=True),
+    "evidence-perception": Design(gate="focus", perception=True, evidence=True),
+    "evidence-laterals": Design(place="laterals", gate="focus", evidence=True),
+    "evidence-features": Design(place="features", gate="focus", evidence=True),
 }
 
 

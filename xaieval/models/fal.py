@@ -92,12 +92,12 @@ class FAL(nn.Module):
 
     def _branch(self, level: str, channels: int, num_classes: int) -> AttentionBranch:
         if self.design.branch == "block" or level == "p5":  # no stage follows the last one
-            return AttentionBranch(channels, num_classes)
+            return AttentionBranch(channels, num_classes, evidence=self.design.evidence)
         paths = dict(zip(LEVELS, self.backbone.feature_info.module_name(), strict=True))
         following = list(LEVELS)[list(LEVELS).index(level) + 1]
         stage = stage_between(self.backbone, paths[level], paths[following])
         wide = dict(zip(LEVELS, self.backbone.feature_info.channels(), strict=True))[following]
-        return AttentionBranch(channels, num_classes, stage=stage, stage_channels=wide)
+        return AttentionBranch(channels, num_classes, stage=stage, stage_channels=wide, evidence=self.design.evidence)
 
     @overload
     def forward(self, images: Tensor, details: Literal[False] = False) -> Tensor: ...
