@@ -10,7 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss"]
+__all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss", "evidence_map"]
+
+
+GAIN = 2.0  # a position one standard deviation above the mean has seven times the attention of one below
 
 
 class AttentionBranch(nn.Module):
@@ -27,6 +30,7 @@ class AttentionBranch(nn.Module):
         stage: The first part, such as a copy of the network's next stage, as in the original. Default: one `SeparableBlock`,
             which costs little.
         stage_channels: The number of channels of the stage's output. Default: that of the features.
+        evidence: Whether the map is an `evidence_map` instead of that of the 3x3 convolution, which is then left out.
 
     Returns:
         Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1], with h
@@ -45,7 +49,13 @@ class AttentionBranch(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, stage: nn.Module | None = None, stage_channels: int | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        stage: nn.Module | None = None,
+        stage_channels: int | None = None,
+        evidence: bool = False,
     ) -> None:
         super().__init__()
         width = stage_channels or channels
@@ -55,12 +65,46 @@ class AttentionBranch(nn.Module):
             nn.Conv2d(width, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False)
-        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.attention = None if evidence else _map_layers(num_classes)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Attention logits and attention map of a batch of features."""
         classes = self.classes(self.norm(self.stage(features)))
-        return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
+        evidence = self.classifier(classes)
+        logits = evidence.mean(dim=(2, 3))
+        maps = evidence_map(evidence, logits) if self.attention is None else self.attention(classes)
+        return {"logits": logits, "map": maps}
+
+
+def _map_layers(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+
+
+def evidence_map(evidence: Float[Tensor, "n k h w"], logits: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 h w"]:
+    """An attention map from class evidence: high where features speak for the classes that the branch believes in.
+
+    The evidence of each class, which is its logit at each position, is weighted by the probability of the class and summed. The
+    sum is standardised over space, multiplied by `GAIN` and goes through a sigmoid. Without differences over space the map is
+    0.5.
+
+    Args:
+        evidence: The logits of each position.
+        logits: Their averages over space.
+
+    Reference:
+        Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation 2, for the evidence of a
+        class.
+
+    Example:
+        >>> import torch
+        >>> evidence = torch.tensor([[[[4.0, 4.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]])  # of two classes
+        >>> evidence_map(evidence, torch.tensor([[2.0, 0.0]]))
+        tensor([[[[0.8808, 0.8808, 0.1192, 0.1192]]]])
+    """
+    maps = (evidence * logits.softmax(dim=1)[:, :, None, None]).sum(dim=1, keepdim=True)
+    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()  # a constant map has a gradient too
+    return torch.sigmoid(GAIN * centred / deviation)
 
 
 class SeparableBlock(nn.Module):

@@ -56,6 +56,7 @@ class Design:
         perception: Whether a trainable `SeparableBlock` follows the attention.
         branch: How the branch begins: with one "block", or, as in ABN, with a copy of the backbone's next "stage". The last
             stage has no next one, so the branch of p5 begins with a block.
+        evidence: Whether the map is that of the branch's class evidence, see `evidence_map`, instead of a convolution's.
         shared: Whether one map is used at all levels with attention: that of the coarsest, resized.
 
     Raises:
@@ -71,6 +72,7 @@ class Design:
     gate: Gate = "amplify"
     perception: bool = False
     branch: Branch = "block"
+    evidence: bool = False
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +96,10 @@ DESIGNS: dict[str, Design] = {
     "focus": Design(gate="focus"),
     "focus-perception": Design(gate="focus", perception=True),
     "focus-laterals": Design(place="laterals", gate="focus"),
+    "evidence": Design(gate="focus", evidence=True),
+    "evidence-perception": Design(gate="focus", perception=True, evidence=True),
+    "evidence-laterals": Design(place="laterals", gate="focus", evidence=True),
+    "evidence-features": Design(place="features", gate="focus", evidence=True),
 }
 
 

@@ -113,8 +113,13 @@ class FAL(nn.Module):
         following = dict(pairwise(LEVELS))
         branches = {}
         for level in self.attended[-1:] if self.design.shared else self.attended:
-            stage, channels = (copies[level], width[following[level]]) if level in copies else (None, None)
-            branches[level] = AttentionBranch(width[level], num_classes, stage=stage, stage_channels=channels)
+            branches[level] = AttentionBranch(
+                width[level],
+                num_classes,
+                stage=copies.get(level),
+                stage_channels=width[following[level]] if level in copies else None,
+                evidence=self.design.evidence,
+            )
         return nn.ModuleDict(branches)
 
     @overload
