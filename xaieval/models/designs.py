@@ -83,6 +83,7 @@ DESIGNS: dict[str, Design] = {
     "focus-perception": Design(gate="focus", perception=True),
     "focus-laterals": Design(place="laterals", gate="focus"),
     "evidence": Design(gate="focus", evidence=True),
+    "evidence-amplify": Design(evidence=True),
     "evidence-perception": Design(gate="focus", perception=True, evidence=True),
     "evidence-laterals": Design(place="laterals", gate="focus", evidence=True),
     "evidence-features": Design(place="features", gate="focus", evidence=True),
