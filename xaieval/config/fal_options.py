@@ -50,6 +50,8 @@ class FalOptions:
             open-start, as selected but with attention that starts at one half; subsets, FAL with every set of levels;
             random-split, only the accuracy of the FPN on folds drawn image by image; none, for Table 1 alone.
         k: Number of levels that get attention. Default: decided by tests.
+        held_out_class: Train on all images of the other classes, and test on all images of this one, which has no label then:
+            its accuracy is NaN. There is one fold, 0, without images for the selection of levels. Default: no class.
         class_name: Also report this class on its own.
         methods: Explanation methods of Table 1; the first one selects levels and compares models.
         device: cpu, gpu, ...
@@ -85,6 +87,7 @@ class FalOptions:
     precision: Literal["float32", "bf16"] = "float32"
     arms: Arms = ("selected", "random", "best", "all", "abn")
     k: int | None = None
+    held_out_class: str | None = None
     class_name: Annotated[str | None, Parameter(name="--class")] = None
     methods: Words = ("gradcam", "gradcam++", "layercam")
     device: str = "cpu"
@@ -97,7 +100,18 @@ class FalOptions:
         unknown = [arm for arm in self.arms if arm not in ARMS]
         if unknown:
             raise ConfigError(f"no arm {unknown[0]!r} of the experiment; {choose_from(unknown[0], ARMS)}")
+        if self.held_out_class is not None:
+            self._check_one_fold()
         for name in ("epochs", "seeds", "batch_size", "channels", "image_size", "train_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
+
+    def _check_one_fold(self) -> None:
+        for name, expected in (("folds", FalOptions.folds), ("run_folds", None)):
+            given = getattr(self, name)
+            if given != expected:
+                raise ConfigError(
+                    f"held-out-class makes one split, all images of {self.held_out_class!r} for the test; "
+                    f"leave out {name.replace('_', '-')}, got {given}"
+                )

@@ -17,6 +17,7 @@ from xaieval.models import FAL, ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
 from xaieval.training.fal.arms import Arm
+from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fit import augmentation
 
 __all__ = ["Experiment", "prepare"]
@@ -52,6 +53,8 @@ class Experiment:
     @property
     def run_folds(self) -> Sequence[int]:
         """Numbers of the folds to run. Default: all; for scenes the first two, which show the procedure in minutes."""
+        if self.options.held_out_class is not None:
+            return [0]
         return self.options.run_folds or range(2 if self.options.data == "scenes" else self.options.folds)
 
     @property
@@ -123,7 +126,13 @@ def prepare(options: FalOptions) -> Experiment:
     labels = [label for label in pictures.labels if label is not None]
     if len(labels) < len(pictures):
         raise DataError(f"the experiment trains classifiers, and {options.data!r} has no class folders")
-    splits = [split(labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)]
+    if options.held_out_class is not None:
+        pictures = without_class(pictures, options.held_out_class)
+        splits = [[held_out_fold(pictures)]] * 2
+    else:
+        splits = [
+            split(labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)
+        ]
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
     experiment = Experiment(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)

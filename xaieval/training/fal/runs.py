@@ -79,7 +79,7 @@ class Cell:
         trained = time.perf_counter()
         rows = self.score(model, "test")
         record = {"arm": arm.name, "fold": self.fold, "seed": self.seed, "gates": self._gates(model)}
-        if arm.name == FPN:
+        if arm.name == FPN and self.images.selection:
             self.score(model, "selection").rows.to_parquet(place / SELECTION, index=False)
         rows.rows.to_parquet(place / ROWS, index=False)
         seconds = {"training": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)}
