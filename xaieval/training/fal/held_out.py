@@ -39,6 +39,6 @@ def without_class(pictures: Pictures, name: str) -> Pictures:
 
 
 def held_out_fold(pictures: Pictures) -> Fold:
-    """The only fold with a class held out: labelled images are for training, the others for the test, none for the selection."""
+    """The only fold with a class held out: training on labelled images, test on the others, no images for the selection."""
     labelled = [number for number, label in enumerate(pictures.labels) if label is not None]
     return Fold(labelled, [], sorted(set(range(len(pictures))) - set(labelled)))
