@@ -1,4 +1,4 @@
-"""The interval of a mean over two crossed samples, against statsmodels, by hand and by simulation."""
+"""Interval and test of a mean over two crossed samples, against statsmodels, by hand and by simulation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from xaieval.analysis.stats.crossed import crossed_interval
+from xaieval.analysis.stats.crossed import crossed_interval, crossed_p_value
 from xaieval.errors import MetricError
 
 
@@ -51,8 +51,17 @@ def test_it_is_no_narrower_than_rows_or_columns_alone():
     assert high - low >= 2 * reach * (1 - 1e-3)
 
 
+def test_the_interval_of_one_minus_p_ends_at_zero():
+    table = np.random.default_rng(2).normal(0.4, 1, (10, 5))
+    p = crossed_p_value(table)
+    assert 0 < p < 1
+    assert crossed_interval(table, 1 - p)[0] == pytest.approx(0, abs=1e-9)
+    assert crossed_p_value(-table) == pytest.approx(p)
+
+
 def test_equal_values_have_no_interval():
     assert np.isnan(crossed_interval(np.zeros((3, 4)))).all()
+    assert np.isnan(crossed_p_value(np.zeros((3, 4))))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Interval of a mean over two crossed samples, such as groups of images and seeds of training."""
+"""Interval and test of a mean over two crossed samples, such as groups of images and seeds of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.stats import t as student
 from xaieval.analysis.stats.estimates import check_level
 from xaieval.errors import MetricError
 
-__all__ = ["crossed_interval"]
+__all__ = ["crossed_interval", "crossed_p_value"]
 
 Floats = NDArray[np.float64]
 
@@ -42,17 +42,49 @@ def crossed_interval(table: ArrayLike, level: float = 0.95) -> tuple[float, floa
         True
     """
     check_level(level)
+    values = _checked(table)
+    error, freedom = _standard_error(values)
+    reach = student.ppf((1 + level) / 2, freedom) * error
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def crossed_p_value(table: ArrayLike) -> float:
+    """Two-sided p-value of the hypothesis that the mean of a table is 0 whose rows and columns are both samples.
+
+    Args:
+        table: As in `crossed_interval`, whose interval of level `1 - p` has 0 as an end.
+
+    Returns:
+        The p-value; NaN if all values are the same.
+
+    Raises:
+        MetricError: As in `crossed_interval`.
+
+    Example:
+        >>> round(crossed_p_value([[1.0, 2.0], [2.0, 3.0], [1.5, 2.5]]), 2)
+        0.09
+    """
+    values = _checked(table)
+    error, freedom = _standard_error(values)
+    return float(2 * student.sf(abs(values.mean()) / error, freedom))
+
+
+def _checked(table: ArrayLike) -> Floats:
     values = np.asarray(table, dtype=float)
     if values.ndim != 2 or min(values.shape) < 2:
         raise MetricError(f"an interval over two samples needs at least 2 rows and 2 columns, got the shape {values.shape}")
     if not np.isfinite(values).all():
         raise MetricError(f"an interval over two samples needs finite values, got {np.sum(~np.isfinite(values))} others")
+    return values
+
+
+def _standard_error(values: Floats) -> tuple[float, float]:
+    """The standard error of the mean, and its degrees of freedom; NaN if all values are the same."""
     squares, freedom = _mean_squares(values)
     total = max(squares[0] + squares[1] - squares[2], *squares[:2])
     if total == 0:
         return float("nan"), float("nan")
-    reach = student.ppf((1 + level) / 2, total**2 / np.sum(squares**2 / freedom)) * np.sqrt(total / values.size)
-    return float(values.mean() - reach), float(values.mean() + reach)
+    return float(np.sqrt(total / values.size)), float(total**2 / np.sum(squares**2 / freedom))
 
 
 def _mean_squares(values: Floats) -> tuple[Floats, Floats]:
