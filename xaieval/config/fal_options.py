@@ -33,6 +33,7 @@ OTHERS: dict[str, Any] = {
     "methods": ("gradcam", "gradcam++", "layercam"),
     "seeds": 3,
 }
+HELD_OUT: dict[str, Any] = {"arms": ("fal-p2-p3", "twin-p2-p3")}  # the paper's levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,15 @@ class FalOptions:
         batch_size: Images per training step and per forward pass.
         learning_rate: Peak learning rate of the schedule.
         precision: Precision of training; bf16 needs a processor that supports it.
-        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels, each also as its
-            twin, which is trained alike but does not use its maps, such as selected-twin; fal-p2-p3 and twin-p2-p3 with these
-            levels, with another design as fal-p2-p3@amplify; abn, an ABN; fpn for nothing more. Default: selected,
-            selected-twin, random, best, all, all-twin, abn; for scenes the first two.
+        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin and
+            so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels, and
+            fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
+            random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
         by: Rule that selects the levels: names of metrics.
         k: Number of levels that get attention. Default: decided by tests.
         keep_weights: Keep the weights of all networks, not only those of the FPN.
+        held_out_class: Train on all images of the other classes, and test on all images of this one, which has no label then:
+            its accuracy is NaN. There is one fold, 0, without images for the selection of levels. Default: no class.
         class_name: Also report this class on its own.
         methods: Explanation methods of Table 1; the first one selects levels and compares networks. Default: gradcam, gradcam++
             and layercam; gradcam for scenes.
@@ -110,6 +113,7 @@ class FalOptions:
     by: Words = ("increase_in_confidence", "average_drop")
     k: int | None = None
     keep_weights: bool = False
+    held_out_class: str | None = None
     class_name: Annotated[str | None, Parameter(name="--class")] = None
     methods: Words | None = None
     device: str = "cpu"
@@ -119,6 +123,8 @@ class FalOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.held_out_class is not None:
+            self._check_one_fold()
         for name in ("epochs", "seeds", "batch_size", "channels", "image_size", "train_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -133,7 +139,17 @@ class FalOptions:
         """
         given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         defaults = SCENES if self.data == "scenes" else OTHERS
+        defaults = defaults | (HELD_OUT if self.held_out_class is not None else {})
         return CompleteOptions(**given | {name: value for name, value in defaults.items() if given[name] is None})
+
+    def _check_one_fold(self) -> None:
+        for name, expected in (("folds", FalOptions.folds), ("run_folds", None)):
+            given = getattr(self, name)
+            if given != expected:
+                raise ConfigError(
+                    f"held-out-class makes one split, all images of {self.held_out_class!r} for the test; "
+                    f"leave out {name.replace('_', '-')}, got {given}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,12 @@ import torch
 from xaieval.config.fal_options import CompleteOptions, FalOptions
 from xaieval.config.options import parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, blocks_of, load_pictures
-from xaieval.errors import DataError, ModelError, choose_from
+from xaieval.errors import ConfigError, DataError, ModelError, choose_from
 from xaieval.models import FAL, ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
-from xaieval.training.fal.arms import Arm, check_arms
+from xaieval.training.fal.arms import Arm, check_arms, is_role
+from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fit import augmentation
 
 __all__ = ["Experiment", "prepare"]
@@ -50,7 +51,7 @@ class Experiment:
     @property
     def run_folds(self) -> Sequence[int]:
         """Numbers of the folds to run."""
-        return self.options.run_folds or range(self.options.folds)
+        return self.options.run_folds or range(len(self.folds))
 
     @property
     def seeds(self) -> Sequence[int]:
@@ -106,32 +107,47 @@ def prepare(given: FalOptions) -> Experiment:
         given: The options; those that are None get the defaults of their data.
 
     Raises:
-        ConfigError: An arm is unknown.
+        ConfigError: An arm is unknown, or follows from a selection that cannot be made.
         DataError: The data cannot be split, or lacks the class.
         ModelError: The backbone is unknown, or has no features at the four strides of the pyramid.
         WeightsError: The backbone's weights cannot be read, or do not fit.
     """
     options = given.complete()
     check_arms(options.arms)
-    scenes = options.data == "scenes"
-    backbone = options.backbone or (FPN_SCENES["backbone"] if scenes else BACKBONE)
+    _check_roles(options)
+    backbone = options.backbone or (FPN_SCENES["backbone"] if options.data == "scenes" else BACKBONE)
     preprocessing = _preprocessing(backbone, options)
-    pictures = _pictures(options, preprocessing)
-    labels = [label for label in pictures.labels if label is not None]
-    folds = block_folds(labels, options.folds, blocks=options.blocks, seed=options.seed)
+    pictures, labels = _pictures(options, preprocessing)
+    groups = dict(zip(pictures.ids, blocks_of(labels, options.blocks), strict=True))
+    if options.held_out_class is None:
+        folds = block_folds(labels, options.folds, blocks=options.blocks, seed=options.seed)
+    else:
+        pictures = without_class(pictures, options.held_out_class)
+        folds = [held_out_fold(pictures)]
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
-    pretrained: Pretrained = options.weights or options.pretrained
-    if scenes and options.backbone is None and not pretrained:
-        pretrained = scenes_backbone()
-    groups = dict(zip(pictures.ids, blocks_of(labels, options.blocks), strict=True))
-    experiment = Experiment(options, pictures, preprocessing, folds, groups, backbone, pretrained)
+    experiment = Experiment(options, pictures, preprocessing, folds, groups, backbone, _pretrained(options))
     experiment.fpn()
     return experiment
 
 
-def _pictures(options: CompleteOptions, preprocessing: Preprocessing) -> Pictures:
-    """The images, in an order where neighbours can be similar."""
+def _check_roles(options: CompleteOptions) -> None:
+    roles = [name for name in options.arms if is_role(name)]
+    if roles and options.held_out_class is not None:
+        raise ConfigError(
+            f"the arm {roles[0]!r} follows from a selection of levels, and held-out-class leaves no images for that; "
+            "name the levels, such as fal-p2-p3"
+        )
+
+
+def _pretrained(options: CompleteOptions) -> Pretrained:
+    if options.data == "scenes" and options.backbone is None and not (options.weights or options.pretrained):
+        return scenes_backbone()
+    return options.weights or options.pretrained
+
+
+def _pictures(options: CompleteOptions, preprocessing: Preprocessing) -> tuple[Pictures, list[int]]:
+    """The images, in an order where neighbours can be similar, and their classes."""
     pictures = load_pictures(
         options.data, preprocessing, options.max_images, split="train", seed=SCENES_SEED, download=options.download
     )
@@ -141,9 +157,10 @@ def _pictures(options: CompleteOptions, preprocessing: Preprocessing) -> Picture
         )
     if options.class_name is not None and options.class_name not in pictures.classes:
         raise DataError(f"the data has no class {options.class_name!r}; {choose_from(options.class_name, pictures.classes)}")
-    if None in pictures.labels:
+    labels = [label for label in pictures.labels if label is not None]
+    if len(labels) < len(pictures):
         raise DataError(f"the experiment trains classifiers, and {options.data!r} has no class folders")
-    return pictures.kept_in_memory() if options.in_memory else pictures
+    return pictures.kept_in_memory() if options.in_memory else pictures, labels
 
 
 def _preprocessing(backbone: str, options: CompleteOptions) -> Preprocessing:

@@ -81,7 +81,8 @@ def _next(cell: Cell) -> list[str]:
 def _advance(cell: Cell, log: Log) -> int:
     """Do all runs of a cell that no other process is at; returns how many."""
     done = int(cell.run(FPN, log))
-    if done and (shared := shared_roles(cell.choice()["roles"], cell.experiment.options.arms)):
+    roles = [name for name in cell.experiment.options.arms if is_role(name)]
+    if done and roles and (shared := shared_roles(cell.choice()["roles"], roles)):
         log(f"fold {cell.fold}, seed {cell.seed}: {shared}")
     kept = shown_arm(cell) if cell.seed == cell.experiment.seeds[0] else None
     return done + sum(cell.run(name, log, keep=name == kept) for name in arms_of(cell))

@@ -106,8 +106,9 @@ class Cell:
             _save(model, place / WEIGHTS)
         first, *others = self.experiment.options.methods
         scores = self.score(model, "test", methods=[first, *others] if arm.name == FPN else [first])
-        if arm.name == FPN:
+        if arm.name == FPN and self.images.selection:
             self.score(model, "selection").rows.to_parquet(place / SELECTION, index=False)
+        if arm.name == FPN:
             scores.rows[scores.rows["method"] != first].to_parquet(place / METHODS, index=False)
         scores.rows[scores.rows["method"] == first].to_parquet(place / ROWS, index=False)
         record = {"arm": arm.name, "fold": self.fold, "seed": self.seed, "gates": self._gates(model)}
