@@ -56,7 +56,7 @@ class Experiment:
     @property
     def seeds(self) -> Sequence[int]:
         """The seeds to run."""
-        return range(self.options.seed, self.options.seed + self.options.seeds)
+        return self.options.run_seeds or range(self.options.seed, self.options.seed + self.options.seeds)
 
     @property
     def num_classes(self) -> int:
