@@ -66,9 +66,9 @@ class FalOptions:
         batch_size: Images per training step and per forward pass.
         learning_rate: Peak learning rate of the schedule.
         precision: Precision of training; bf16 needs a processor that supports it.
-        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin and
-            so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels, and
-            fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
+        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin
+            and so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels,
+            and fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
             random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
         by: Rule that selects the levels: names of metrics.
         k: Number of levels that get attention. Default: decided by tests.
