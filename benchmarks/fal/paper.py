@@ -106,7 +106,7 @@ def main() -> None:
     """Make and print both tables."""
     rows = {setting: airplanes(folder) for setting, folder in FOLDERS.items() if folder.exists()}
     levels = pd.concat([table1(part, setting) for setting, part in rows.items()])
-    of_arms = {arm: part for arm, part in rows[WITHOUT].groupby("arm")}
+    of_arms = dict(list(rows[WITHOUT].groupby("arm")))
     compared = [differences(of_arms[one], of_arms[other], f"{one} - {other}") for one, other in PAIRS]
     if WITH in rows:
         known = rows[WITH][rows[WITH]["arm"] == "fpn"]
@@ -119,7 +119,13 @@ def main() -> None:
 
 def _cells(levels: pd.DataFrame) -> pd.DataFrame:
     """Table 1 with each interval in the cell of its mean."""
-    titles = {DROP: "AD %", INCREASE: "IC %", EXCESS: "AD excess", EQUAL_DROP: "AD at equal area", EQUAL_INCREASE: "IC at equal area"}
+    titles = {
+        DROP: "AD %",
+        INCREASE: "IC %",
+        EXCESS: "AD excess",
+        EQUAL_DROP: "AD at equal area",
+        EQUAL_INCREASE: "IC at equal area",
+    }
     cells = levels[["setting", "arm", "level"]].copy()
     for name, title in titles.items():
         cells[title] = [_cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in levels.to_dict("records")]
