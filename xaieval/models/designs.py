@@ -98,6 +98,8 @@ DESIGNS: dict[str, Design] = {
     "focus-laterals": Design(place="laterals", gate="focus"),
     "evidence": Design(gate="focus", evidence=True),
     "evidence-amplify": Design(evidence=True),
+    "evidence-amplify-laterals": Design(place="laterals", evidence=True),
+    "evidence-amplify-features": Design(place="features", evidence=True),
     "evidence-perception": Design(gate="focus", perception=True, evidence=True),
     "evidence-laterals": Design(place="laterals", gate="focus", evidence=True),
     "evidence-features": Design(place="features", gate="focus", evidence=True),
