@@ -106,7 +106,7 @@ class FalOptions:
     run_folds: Integers | None = None
     seeds: int | None = None
     run_seeds: Integers | None = None
-    design: str = "focus"
+    design: str = "evidence-laterals"
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
