@@ -21,7 +21,7 @@ from xaieval.probe.addresses import parse
 
 __all__ = ["FAL", "LayerSelector", "levels_of"]
 
-DEFAULT = "focus"
+DEFAULT = "evidence-laterals"
 BranchOutput = dict[str, Tensor]
 Levels = OrderedDict[str, Tensor]
 
@@ -29,8 +29,8 @@ Levels = OrderedDict[str, Tensor]
 class LayerSelector(Protocol):
     """An object that selects the layers that need attention, such as `xaieval.Scores`."""
 
-    def select_layers(self, k: int | None = None, *, method: str | None = None) -> Sequence[str]:
-        """Addresses of layers, worst first: the k worst, or as many as the object decides."""
+    def select_layers(self, k: int | None = None, *, method: str | None = None, **rule: Any) -> Sequence[str]:
+        """Addresses of layers, worst first: the k worst, or as many as the object decides; perhaps by a rule `by`."""
 
 
 class FAL(nn.Module):
@@ -202,7 +202,14 @@ class FAL(nn.Module):
 
     @classmethod
     def from_scores(
-        cls, fpn: FPNClassifier, scores: LayerSelector, k: int | None = None, *, method: str | None = None, **options: Any
+        cls,
+        fpn: FPNClassifier,
+        scores: LayerSelector,
+        k: int | None = None,
+        *,
+        by: str | Sequence[str] | None = None,
+        method: str | None = None,
+        **options: Any,
     ) -> FAL:
         """FAL with the weights of a trained FPN and attention on the levels that need it according to their scores.
 
@@ -210,11 +217,12 @@ class FAL(nn.Module):
             fpn: A trained FPN.
             scores: The scores of its levels, `fpn[p2]` to `fpn[p5]` or `levels[p2]` to `levels[p5]`.
             k: The number of levels. Default: decided by tests, see `Scores.select_layers`.
+            by: The rule that selects, or metrics, see `Scores.select_layers`. Default: that of the scores.
             method: The method whose rows decide; needed if the scores have several methods.
             **options: Keyword arguments of `from_fpn`.
 
         Raises:
-            ModelError: No level is worse than the best one beyond chance, and `k` is None or 0.
+            ModelError: No level needs attention beyond chance, and `k` is None or 0.
             AddressError: A selected layer is not a pyramid level.
 
         Example:
@@ -226,7 +234,8 @@ class FAL(nn.Module):
             >>> list(FAL.from_scores(fpn, scores, k=2).attention)
             ['p2', 'p3']
         """
-        selection = scores.select_layers(k, method=method)
+        rule = {} if by is None else {"by": by}
+        selection = scores.select_layers(k, method=method, **rule)
         if not len(selection):
             raise ModelError(f"{selection!r}\nso there is nothing to put attention on; give k= to ask for the k worst")
         return cls.from_fpn(fpn, levels_of(selection), **options)
