@@ -81,8 +81,8 @@ for other in ("fpn", "twin"):
     print(compared[["mean", "other_mean", "difference", "low", "high", "p_holm"]].round(2).to_string())
 
 # %%
-# Do the maps do anything? The quantiles of their values say whether the attention is open, their contrast whether they prefer
-# places, and the predictions that change without them, or with their cells shuffled, whether the network listens.
+# Do the maps do anything? The quantiles of their values say whether the attention is open, their contrast how much they differ
+# from place to place, and the predictions that change without them, or with their cells shuffled, whether the network uses them.
 
 found = gate_statistics(fal, test.loader(20))
 for level, values in found.values.items():
