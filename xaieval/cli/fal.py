@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from xaieval.cli.app import NO_PREFIX, app
-from xaieval.cli.json_output import records
 from xaieval.cli.score import default_folder
-from xaieval.cli.tables import print_comparison, print_text
+from xaieval.cli.tables import print_text
 from xaieval.config.fal_options import FalOptions
 from xaieval.config.options import Json, Switch, to_settings
 from xaieval.errors import UsageError
@@ -47,17 +46,10 @@ def fal(
         raise UsageError("the experiment needs lightning, which is not installed: pip install 'xaieval[fal]'") from error
 
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.training.fal import prepare, read_results, run_experiment, write_report
-    from xaieval.training.fal.tables import comparison_table
+    from xaieval.training.fal import prepare, run_experiment
 
     check_level(options.level)
     setup = prepare(options)
     run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
-    files = write_report(setup, folder, options.level)
-    comparison = comparison_table(read_results(folder), level=options.level)
-    if as_json:
-        return {"folder": str(folder), "files": files, "level": options.level, "comparison": records(comparison)}
-    if len(comparison):
-        print_comparison(comparison, options.level)
-    print_text(f"written to {folder}: {', '.join(files)}")
+    print_text(f"written to {folder}")
     return None

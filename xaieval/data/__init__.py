@@ -6,7 +6,7 @@ from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.loading import Data, import_factory, load_data, load_pictures, names_code
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.sources import arrays, huggingface, pairs
-from xaieval.data.splits import Fold, block_folds, random_folds
+from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
 
 __all__ = [
     "Data",
@@ -15,6 +15,7 @@ __all__ = [
     "Preprocessing",
     "arrays",
     "block_folds",
+    "blocks_of",
     "huggingface",
     "image_folder",
     "import_factory",

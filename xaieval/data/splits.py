@@ -9,7 +9,7 @@ import numpy as np
 
 from xaieval.errors import DataError
 
-__all__ = ["Fold", "block_folds", "random_folds"]
+__all__ = ["Fold", "block_folds", "blocks_of", "random_folds"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,25 @@ def block_folds(labels: Sequence[int], folds: int = 5, *, blocks: int = 10, seed
         (28, 4, 8)
     """
     return _folds(labels, folds, blocks, seed, lambda members, rng: members)
+
+
+def blocks_of(labels: Sequence[int], blocks: int = 10) -> list[str]:
+    """The block of each image, which `block_folds` keeps together, as class and number: "3-0" is the first block of class 3.
+
+    Args:
+        labels: As in `block_folds`.
+        blocks: As in `block_folds`.
+
+    Example:
+        >>> blocks_of([0, 0, 0, 1, 1], blocks=2)
+        ['0-0', '0-0', '0-1', '1-0', '1-1']
+    """
+    names = [""] * len(labels)
+    for label in sorted(set(labels)):
+        for number, piece in enumerate(np.array_split(np.flatnonzero(np.asarray(labels) == label), blocks)):
+            for index in piece:
+                names[index] = f"{label}-{number}"
+    return names
 
 
 def random_folds(labels: Sequence[int], folds: int = 5, *, blocks: int = 10, seed: int = 0) -> list[Fold]:

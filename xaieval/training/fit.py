@@ -188,7 +188,7 @@ def _trainer(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on unused hardware, loaders without workers, existing checkpoints and its own imports."""
+    """Silence Lightning's remarks on hardware, loaders, checkpoints, training without validation, and its own imports."""
     log = logging.getLogger("lightning.pytorch")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -199,6 +199,7 @@ def _quiet() -> Iterator[None]:
                 ".*isinstance.treespec, LeafSpec.*",
                 ".*litlogger.*",
                 ".*exists and is not empty.*",
+                ".*but have no `val_dataloader`.*",
             ):
                 warnings.filterwarnings("ignore", message)
             yield

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from xaieval.errors import ConfigError
+from xaieval.config.fal_options import ROLES, TWIN
+from xaieval.errors import ConfigError, choose_from
 from xaieval.models import LEVELS
 from xaieval.models.designs import design_of
 
-__all__ = ["ABN", "FPN", "Arm", "fal_arm", "twin_arm"]
+__all__ = ["ABN", "FPN", "Arm", "check_arms", "fal_arm", "is_role", "twin_arm"]
 
 FPN, ABN = "fpn", "abn"
 NAME = re.compile(r"(?P<kind>fal|twin)(?P<levels>(?:-p[2-5])+)(?:@(?P<design>[a-z-]+))?")
@@ -22,8 +23,9 @@ class Arm:
     """A network of the experiment, by name.
 
     Attributes:
-        name: "fpn", "abn", or "fal-p2-p3": FAL with attention on these levels; "twin-p2-p3" is the same network and loss without
-            the use of the attention maps. "@DESIGN" at the end chooses another design of the attention than the experiment's.
+        name: "fpn", "abn", or "fal-p2-p3": FAL with attention on these levels; "twin-p2-p3" is the same network and loss
+            without the use of the attention maps. "@DESIGN" at the end chooses another design of the attention than the
+            experiment's.
         kind: The first part of the name.
         levels: The levels with attention.
         design: The name of the design; None for that of the experiment.
@@ -46,18 +48,36 @@ class Arm:
             >>> Arm.of("twin-p2-p3@focus").levels
             ('p2', 'p3')
         """
-        if name == FPN or name == ABN:
-            return cls(name, name)
+        if name in (FPN, ABN):
+            return cls(name, "fpn" if name == FPN else "abn")
         found = NAME.fullmatch(name)
         levels = tuple(found["levels"].strip("-").split("-")) if found else ()
         if not found or list(levels) != [level for level in LEVELS if level in levels]:
+            known = [*ROLES, *(f"{role}{TWIN}" for role in ROLES), FPN, ABN]
             raise ConfigError(
-                f"no arm {name!r} of the experiment; fpn, abn, fal-LEVELS and twin-LEVELS are known, with the levels in order and "
-                "a design if need be, such as fal-p2-p3 or twin-p4@focus"
+                f"no arm {name!r} of the experiment; {choose_from(name, known)}, and fal-LEVELS and twin-LEVELS, with the "
+                "levels in order and a design if need be, such as fal-p2-p3 or twin-p4@focus"
             )
         if found["design"]:
             design_of(found["design"])
         return cls(name, "fal" if found["kind"] == "fal" else "twin", levels, found["design"])
+
+
+def check_arms(names: Iterable[str]) -> None:
+    """Check that names are those of arms or roles.
+
+    Raises:
+        ConfigError: A name is unknown.
+        ModelError: A design is unknown.
+    """
+    for name in names:
+        if not is_role(name):
+            Arm.of(name)
+
+
+def is_role(name: str) -> bool:
+    """Whether a name is that of an arm whose levels follow from the selection, such as "selected" or "all-twin"."""
+    return name.removesuffix(TWIN) in ROLES
 
 
 def fal_arm(levels: Iterable[str]) -> str:

@@ -9,22 +9,21 @@ from typing import Any
 import timm
 import torch
 
-from xaieval.config.fal_options import FalOptions
+from xaieval.config.fal_options import CompleteOptions, FalOptions
 from xaieval.config.options import parse_literals
-from xaieval.data import Fold, Pictures, Preprocessing, block_folds, load_pictures, random_folds
-from xaieval.errors import DataError, ModelError, choose_from
+from xaieval.data import Fold, Pictures, Preprocessing, block_folds, blocks_of, load_pictures
+from xaieval.errors import ConfigError, DataError, ModelError, choose_from
 from xaieval.models import FAL, ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
 from xaieval.models.fpn import Pretrained
-from xaieval.training.fal.arms import Arm
+from xaieval.training.fal.arms import Arm, check_arms, is_role
+from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fit import augmentation
 
 __all__ = ["Experiment", "prepare"]
 
 BACKBONE = "mobilenetv2_100"
 SCENES_SEED = 1  # not the images that the built-in weights were trained on
-SCENES = 600
-CHANNELS = 128
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,32 @@ class Experiment:
     """What all folds of an experiment share.
 
     Attributes:
-        options: The options of the experiment.
-        pictures: All images, preprocessed as for validation and scoring.
+        options: The options of the experiment, with all defaults.
+        pictures: All images, preprocessed as for scoring.
         preprocessing: That preprocessing.
         folds: Folds that keep contiguous blocks of images together.
-        random_folds: Folds of the same sizes, drawn image by image.
+        groups: The block of each image, by its id.
         backbone: Name of the timm backbone.
         pretrained: The backbone's weights.
     """
 
-    options: FalOptions
+    options: CompleteOptions
     pictures: Pictures
     preprocessing: Preprocessing
     folds: list[Fold]
-    random_folds: list[Fold]
+    groups: dict[str, str]
     backbone: str
     pretrained: Pretrained
 
     @property
     def run_folds(self) -> Sequence[int]:
-        """Numbers of the folds to run. Default: all; for scenes the first two, which show the procedure in minutes."""
-        return self.options.run_folds or range(2 if self.options.data == "scenes" else self.options.folds)
+        """Numbers of the folds to run."""
+        return self.options.run_folds or range(len(self.folds))
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds to run."""
+        return self.options.run_seeds or range(self.options.seed, self.options.seed + self.options.seeds)
 
     @property
     def num_classes(self) -> int:
@@ -64,7 +68,7 @@ class Experiment:
         return FPNClassifier(
             self.backbone,
             self.num_classes,
-            channels=self.options.channels or (CHANNELS if self.options.data != "scenes" else FPN_SCENES["channels"]),
+            channels=self.options.channels,
             head=self.options.head,
             pretrained=self.pretrained,
             backbone_args=parse_literals(self.options.backbone_args),
@@ -96,42 +100,70 @@ class Experiment:
         return replace(self.pictures.subset(numbers), preprocessing=augmentation(self.preprocessing.with_size(size)))
 
 
-def prepare(options: FalOptions) -> Experiment:
+def prepare(given: FalOptions) -> Experiment:
     """Load the data, split it and build the FPN once, so that wrong options fail before the first training.
 
+    Args:
+        given: The options; those that are None get the defaults of their data.
+
     Raises:
+        ConfigError: An arm is unknown, or follows from a selection that cannot be made.
         DataError: The data cannot be split, or lacks the class.
         ModelError: The backbone is unknown, or has no features at the four strides of the pyramid.
         WeightsError: The backbone's weights cannot be read, or do not fit.
     """
-    scenes = options.data == "scenes"
-    backbone = options.backbone or (FPN_SCENES["backbone"] if scenes else BACKBONE)
+    options = given.complete()
+    check_arms(options.arms)
+    _check_roles(options)
+    backbone = options.backbone or (FPN_SCENES["backbone"] if options.data == "scenes" else BACKBONE)
     preprocessing = _preprocessing(backbone, options)
-    most = options.max_images or (SCENES if scenes else None)
-    pictures = load_pictures(options.data, preprocessing, most, split="train", seed=SCENES_SEED, download=options.download)
-    if pictures is None:
-        raise DataError(
-            f"the experiment splits its images itself: data is 'scenes', 'folder:DIR' or 'ucmerced:DIR', got {options.data!r}"
-        )
-    if scenes:
-        pictures = pictures.kept_in_memory()
-    if options.class_name is not None and options.class_name not in pictures.classes:
-        raise DataError(f"the data has no class {options.class_name!r}; {choose_from(options.class_name, pictures.classes)}")
-    pretrained: Pretrained = options.weights or options.pretrained
-    if scenes and options.backbone is None and not pretrained:
-        pretrained = scenes_backbone()
-    labels = [label for label in pictures.labels if label is not None]
-    if len(labels) < len(pictures):
-        raise DataError(f"the experiment trains classifiers, and {options.data!r} has no class folders")
-    splits = [split(labels, options.folds, blocks=options.blocks, seed=options.seed) for split in (block_folds, random_folds)]
+    pictures, labels = _pictures(options, preprocessing)
+    if options.held_out_class is None:
+        folds = block_folds(labels, options.folds, blocks=options.blocks, seed=options.seed)
+    else:
+        pictures = without_class(pictures, options.held_out_class)
+        folds = [held_out_fold(pictures, options.blocks)]
+    groups = dict(zip(pictures.ids, blocks_of(labels, options.blocks), strict=True))
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
-    experiment = Experiment(options, pictures, preprocessing, splits[0], splits[1], backbone, pretrained)
+    experiment = Experiment(options, pictures, preprocessing, folds, groups, backbone, _pretrained(options))
     experiment.fpn()
     return experiment
 
 
-def _preprocessing(backbone: str, options: FalOptions) -> Preprocessing:
+def _check_roles(options: CompleteOptions) -> None:
+    roles = [name for name in options.arms if is_role(name)]
+    if roles and options.held_out_class is not None:
+        raise ConfigError(
+            f"the arm {roles[0]!r} follows from a selection of levels, and held-out-class leaves no images for that; "
+            "name the levels, such as fal-p2-p3"
+        )
+
+
+def _pretrained(options: CompleteOptions) -> Pretrained:
+    if options.data == "scenes" and options.backbone is None and not (options.weights or options.pretrained):
+        return scenes_backbone()
+    return options.weights or options.pretrained
+
+
+def _pictures(options: CompleteOptions, preprocessing: Preprocessing) -> tuple[Pictures, list[int]]:
+    """The images, in an order where neighbours can be similar, and their classes."""
+    pictures = load_pictures(
+        options.data, preprocessing, options.max_images, split="train", seed=SCENES_SEED, download=options.download
+    )
+    if pictures is None:
+        raise DataError(
+            f"the experiment splits its images itself: data is 'scenes', 'folder:DIR' or 'ucmerced:DIR', got {options.data!r}"
+        )
+    if options.class_name is not None and options.class_name not in pictures.classes:
+        raise DataError(f"the data has no class {options.class_name!r}; {choose_from(options.class_name, pictures.classes)}")
+    labels = [label for label in pictures.labels if label is not None]
+    if len(labels) < len(pictures):
+        raise DataError(f"the experiment trains classifiers, and {options.data!r} has no class folders")
+    return pictures.kept_in_memory() if options.in_memory else pictures, labels
+
+
+def _preprocessing(backbone: str, options: CompleteOptions) -> Preprocessing:
     if not timm.is_model(backbone):
         raise ModelError(f"timm has no backbone {backbone!r}; see timm.list_models()")
     config = timm.data.resolve_model_data_config(timm.create_model(backbone))

@@ -1,4 +1,4 @@
-"""The runs of the experiment: train one network on one fold with one seed, and measure it; what is finished is not run again."""
+"""The runs of the experiment: each trains one network on one fold with one seed and measures it, once."""
 
 from __future__ import annotations
 
@@ -6,36 +6,42 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
-from xaieval.data import Fold, Pictures
+from xaieval.analysis.selection import select_layers
+from xaieval.data import Fold
 from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
-from xaieval.models import FAL, LEVELS, ABNClassifier, gate_statistics, load_weights
+from xaieval.models import FAL, LEVELS, ABNClassifier, gate_statistics, levels_of, load_weights
 from xaieval.results.files import write_file, write_json
 from xaieval.training.fal.arms import FPN, Arm
+from xaieval.training.fal.choice import roles_of
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fit import fit, training_loader
 
-__all__ = ["RECORD", "ROWS", "WEIGHTS", "Cell", "layers_of"]
+__all__ = ["CHOICE", "METHODS", "RECORD", "ROWS", "WEIGHTS", "Cell", "layers_of", "scoring_device"]
 
 METRICS = ("average_drop", "increase_in_confidence", "average_gain")
 CONTROL = "shifted"
-RECORD, ROWS, SELECTION, WEIGHTS = "run.json", "rows.parquet", "selection.parquet", "model.safetensors"
+# Files in the folder of a run. Those of the FPN's also have its scores on the selection images, by the other methods, and the
+# choice of the arms.
+RECORD, ROWS, WEIGHTS = "run.json", "rows.parquet", "model.safetensors"
+SELECTION, METHODS, CHOICE = "selection.parquet", "methods.parquet", "choice.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fold and one seed of the experiment, in which all arms are trained alike: same images, same order, same first weights.
+    """One fold and one seed of the experiment; all arms have the same images, in the same order, and the same first weights.
 
     Attributes:
         experiment: What all runs share.
@@ -58,39 +64,65 @@ class Cell:
         """The folder of a run."""
         return self.folder / f"fold{self.fold}-seed{self.seed}" / arm
 
-    def run(self, name: str) -> bool:
-        """Train and measure an arm, unless that is done or another process is at it; returns whether this call did it."""
-        place = self.place(name)
-        if (place / RECORD).exists():
+    def finished(self, arm: str) -> bool:
+        """Whether a run is done."""
+        return (self.place(arm) / RECORD).exists()
+
+    def run(self, name: str, log: Callable[[str], None] = lambda line: None, *, keep: bool = False) -> bool:
+        """Train and measure an arm, unless that is done or another process is at it.
+
+        Args:
+            name: The name of the arm.
+            log: Called with one line before the run.
+            keep: Keep the weights of the network, as those of the FPN are.
+
+        Returns:
+            Whether this call did it.
+        """
+        arm, place = Arm.of(name), self.place(name)
+        if self.finished(name):
             return False
         place.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(place / ".lock", timeout=0):
-                if (place / RECORD).exists():
+                if self.finished(name):
                     return False
-                self._run(Arm.of(name), place)
+                log(f"fold {self.fold}, seed {self.seed}: {name}")
+                self._run(arm, place, keep or name == FPN or self.experiment.options.keep_weights)
         except Timeout:
             return False
         return True
 
-    def _run(self, arm: Arm, place: Path) -> None:
+    def wait(self, name: str) -> None:
+        """Wait while another process runs an arm; if that process dies, the run is not finished afterwards."""
+        with FileLock(self.place(name) / ".lock"):
+            pass
+
+    def _run(self, arm: Arm, place: Path, keep: bool) -> None:
         started = time.perf_counter()
-        model = self.train(arm, place)
+        model = self.train(arm)
         trained = time.perf_counter()
-        rows = self.score(model, "test")
-        record = {"arm": arm.name, "fold": self.fold, "seed": self.seed, "gates": self._gates(model)}
-        if arm.name == FPN:
+        if keep:
+            _save(model, place / WEIGHTS)
+        first, *others = self.experiment.options.methods
+        scores = self.score(model, "test", methods=[first, *others] if arm.name == FPN else [first])
+        if arm.name == FPN and self.images.selection:
             self.score(model, "selection").rows.to_parquet(place / SELECTION, index=False)
-        rows.rows.to_parquet(place / ROWS, index=False)
+        if arm.name == FPN:
+            scores.rows[scores.rows["method"] != first].to_parquet(place / METHODS, index=False)
+        scores.rows[scores.rows["method"] == first].to_parquet(place / ROWS, index=False)
+        record = {"arm": arm.name, "fold": self.fold, "seed": self.seed, "gates": self._gates(model)}
         seconds = {"training": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)}
+        manifest = scores.manifest
         write_json(
             place / RECORD,
-            record | {"seconds": seconds, "versions": rows.manifest["versions"], "metrics": rows.manifest["metrics"]},
+            record | {"seconds": seconds, "versions": manifest["versions"], "metrics": manifest["metrics"]},
         )
 
-    def train(self, arm: Arm, place: Path) -> Any:
+    def train(self, arm: Arm) -> Any:
         """A network, trained on the training images from the weights of the backbone."""
-        options = self.experiment.options
+        options, log_dir = self.experiment.options, self.place(arm.name) / "log"
+        shutil.rmtree(log_dir, ignore_errors=True)  # of a run that was interrupted
         model = self.experiment.build(arm, self.seed)
         fit(
             model.to(memory_format=torch.channels_last),  # a quarter faster on a CPU
@@ -101,13 +133,21 @@ class Cell:
             seed=self.seed,
             learning_rate=options.learning_rate,
             precision=options.precision,
-            log_dir=place / "log",
+            log_dir=log_dir,
             device=options.device,
             progress=options.progress and sys.stderr.isatty(),
         )
-        if options.keep_weights or arm.name == FPN:
-            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            write_file(place / WEIGHTS, lambda file: file.write(save(weights)))
+        return model.eval()
+
+    def trained(self, name: str) -> Any:
+        """The network of an arm: its weights are read from the folder, or it is trained again and they are kept."""
+        arm, path = Arm.of(name), self.place(name) / WEIGHTS
+        if not path.exists():
+            model = self.train(arm)
+            _save(model, path)
+            return model
+        model = self.experiment.build(arm, self.seed)
+        load_weights(model, path, name)
         return model.eval()
 
     def score(
@@ -127,10 +167,25 @@ class Cell:
             methods=methods or options.methods[:1],
             metrics=METRICS,
             controls=(CONTROL,),
-            device="cuda" if options.device in ("gpu", "cuda") else options.device,
+            device=scoring_device(options.device),
             progress=False,
             seed=options.seed,
         )
+
+    def choice(self) -> dict[str, Any]:
+        """The arm of each role, `roles`, and the `selection` of levels with its reasons; the FPN's run is finished."""
+        path = self.place(FPN) / CHOICE
+        if not path.exists():
+            options = self.experiment.options
+            rows = pd.read_parquet(self.place(FPN) / SELECTION)
+            rows.insert(3, "group", rows["image_id"].map(self.experiment.groups))
+            metrics = json.loads((self.place(FPN) / RECORD).read_text())["metrics"]
+            selection = select_layers(rows, metrics, options.k, options.by, level=options.level, seed=options.seed)
+            rng = np.random.default_rng([options.seed, self.fold, self.seed])
+            roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
+            write_json(path, {"roles": roles, "selection": selection.to_dict()})
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
 
     def _gates(self, model: nn.Module) -> dict[str, Any] | None:
         if not isinstance(model, FAL | ABNClassifier):
@@ -146,3 +201,13 @@ def layers_of(model: nn.Module) -> list[str]:
         last = {stage["reduction"]: stage["module"] for stage in model.backbone.feature_info}
         return [f"backbone.{last[reduction]}" for reduction in LEVELS.values() if reduction in last]
     return [f"levels[{level}]" for level in LEVELS]
+
+
+def scoring_device(device: str) -> str:
+    """The name that torch has for Lightning's name of a device."""
+    return "cuda" if device == "gpu" else device
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_file(path, lambda file: file.write(save(weights)))
