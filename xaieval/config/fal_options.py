@@ -60,6 +60,7 @@ class FalOptions:
         blocks: Number of contiguous blocks that each class is cut into, a multiple of the folds.
         run_folds: Folds to run, such as 0,1. Default: all.
         seeds: Number of seeds: each fold is run with seed, seed + 1 and so on. Default: 3.
+        run_seeds: Seeds to run, such as 4,5. Default: those of seeds.
         design: Design of the attention, see xaieval.models.designs. Default: that of FAL.
         epochs: Epochs of every network, in one cycle of the learning rate. Default: 5; 3 for scenes.
         batch_size: Images per training step and per forward pass.
@@ -105,6 +106,7 @@ class FalOptions:
     blocks: int = 10
     run_folds: Integers | None = None
     seeds: int | None = None
+    run_seeds: Integers | None = None
     design: str | None = None
     epochs: int | None = None
     batch_size: int = 32
