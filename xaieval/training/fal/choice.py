@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.config.fal_options import ROLES, TWIN
+from xaieval.errors import OutputError
 from xaieval.evaluation.scores import Scores
 from xaieval.models import LEVELS, levels_of
 from xaieval.models.designs import design_of
@@ -20,7 +21,7 @@ from xaieval.training.fal.oracle_gate import with_oracle_gate
 from xaieval.training.fal.probe import ProbeSettings, with_probe
 from xaieval.training.fal.runs import RECORD, SELECTION, Cell
 
-__all__ = ["CHOICE", "choose", "roles_of", "shared_roles"]
+__all__ = ["CHOICE", "check_choices", "choose", "roles_of", "shared_roles"]
 
 CHOICE = "choice.json"  # in the folder of the FPN's run
 
@@ -30,15 +31,37 @@ def choose(cell: Cell) -> dict[str, Any]:
 
     Both are kept in the folder of that run.
     """
-    path = cell.place(FPN) / CHOICE
+    path, options = cell.place(FPN) / CHOICE, cell.experiment.options
     if not path.exists():
-        options = cell.experiment.options
         selection = _selection_scores(cell).select_layers(options.k, options.by, method=options.methods[0], level=options.level)
         rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
         roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
-        write_json(path, {"roles": roles, "selection": selection.to_dict()})
+        write_json(path, {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()})
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def check_choices(cells: Iterable[Cell]) -> None:
+    """Check that levels that are already selected were selected in the same way.
+
+    Raises:
+        OutputError: An option of the selection was another one.
+    """
+    for cell in cells:
+        path = cell.place(FPN) / CHOICE
+        known = json.loads(path.read_text())["settings"] if path.exists() else {}
+        for name, value in _settings(cell).items():
+            if known and known[name] != value:
+                raise OutputError(
+                    f"'{cell.folder}' holds levels that were selected with {name} {known[name]}, this run's is {value}; choose "
+                    "another folder"
+                )
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The options that the selection depends on, apart from those of the whole experiment."""
+    options = cell.experiment.options
+    return {"by": list(options.by), "k": options.k, "level": options.level}
 
 
 def _selection_scores(cell: Cell) -> Scores:
