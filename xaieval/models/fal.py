@@ -21,7 +21,7 @@ from xaieval.probe.addresses import parse
 
 __all__ = ["FAL", "LayerSelector", "levels_of"]
 
-DEFAULT = "focus"
+DEFAULT = "evidence-laterals"
 BranchOutput = dict[str, Tensor]
 
 
