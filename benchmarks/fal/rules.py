@@ -1,7 +1,7 @@
 """Rules that say which levels need attention, and how well they foretell where it helps; registered in RULES.md.
 
-    python benchmarks/fal/rules.py values FOLDER --data ucmerced:DIR --weights FILE   # rules.csv in FOLDER, from the FPN runs
-    python benchmarks/fal/rules.py score FOLDER                                       # rule_scores.csv, from rules.csv and the rows
+    python benchmarks/fal/rules.py values FOLDER --data ucmerced:DIR --weights FILE    # rules.csv, from the FPNs
+    python benchmarks/fal/rules.py score FOLDER    # rule_scores.csv, from rules.csv and the packed rows
 
 FOLDER is the folder of an experiment with the weights of its FPNs (`fold*-seed*/fpn`). The first command takes about 20 seconds
 per FPN on one core, and continues where it was interrupted; the second one takes seconds and needs no weights.
@@ -109,7 +109,7 @@ def with_all_columns(cell: Cell) -> Scores:
 
 
 def rule_values(scores: Scores) -> pd.DataFrame:
-    """One row per rule and level: its value (more needs more attention), its rank (1 needs most), and whether it is selected."""
+    """One row per rule and level: its value (more needs attention), its rank (1 needs most), and whether it is selected."""
     records = []
     for name, rule in RULES.items():
         tested, two = scores.select_layers(by=name), scores.select_layers(2, by=name)
