@@ -60,14 +60,15 @@ class FalOptions:
         blocks: Number of contiguous blocks that each class is cut into, a multiple of the folds.
         run_folds: Folds to run, such as 0,1. Default: all.
         seeds: Number of seeds: each fold is run with seed, seed + 1 and so on. Default: 3.
+        run_seeds: Seeds to run, such as 4,5. Default: those of seeds.
         design: Design of the attention, see xaieval.models.designs.
         epochs: Epochs of every network, in one cycle of the learning rate. Default: 5; 3 for scenes.
         batch_size: Images per training step and per forward pass.
         learning_rate: Peak learning rate of the schedule.
         precision: Precision of training; bf16 needs a processor that supports it.
-        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin and
-            so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels, and
-            fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
+        arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin
+            and so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels,
+            and fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
             random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
         by: Rule that selects the levels: names of metrics.
         k: Number of levels that get attention. Default: decided by tests.
@@ -104,7 +105,8 @@ class FalOptions:
     blocks: int = 10
     run_folds: Integers | None = None
     seeds: int | None = None
-    design: str = "focus"
+    run_seeds: Integers | None = None
+    design: str = "evidence-laterals"
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3

@@ -13,7 +13,8 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ConfigError, DataError
 from xaieval.training.fal.experiment import prepare
 from xaieval.training.fal.held_out import held_out_fold, without_class
-from xaieval.training.fal.runs import ROWS, Cell
+from xaieval.training.fal.rows import pack, read_rows
+from xaieval.training.fal.runs import ROWS, SELECTION, Cell
 
 TINY = FalOptions(max_images=100, image_size=32, channels=8, epochs=1, held_out_class="cross", progress=False)
 
@@ -48,7 +49,12 @@ def test_the_network_has_the_other_classes_and_the_rows_have_no_label(tmp_path):
     assert rows["label"].isna().all()
     assert set(rows["predicted"]) <= set(range(9))
     assert rows["average_drop"].notna().all()
-    assert not (cell.place("fpn") / "selection.parquet").exists()
+    assert not (cell.place("fpn") / SELECTION).exists()
+    pack(tmp_path, experiment.groups)
+    packed = read_rows(tmp_path)
+    assert packed["label"].isna().all()
+    assert packed["group"].nunique() == 10
+    assert packed["average_drop"].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,21 @@ def test_the_network_has_the_other_classes_and_the_rows_have_no_label(tmp_path):
 def test_options_of_folds_are_refused(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         replace(TINY, **changes)
+
+
+def test_arms_that_need_a_selection_are_refused():
+    message = (
+        r"^the arm 'selected' follows from a selection of levels, and held-out-class leaves no images for that; name the levels"
+    )
+    with pytest.raises(ConfigError, match=message):
+        prepare(replace(TINY, arms=("fpn", "selected")))
+
+
+@pytest.mark.parametrize("blocks", [0, 11])
+def test_more_blocks_than_images_are_refused(blocks):
+    message = rf"^the 10 images of the class held out cannot be cut into {blocks} blocks$"
+    with pytest.raises(DataError, match=message):
+        prepare(replace(TINY, blocks=blocks))
 
 
 def test_a_class_that_is_not_in_the_data_is_one_line():

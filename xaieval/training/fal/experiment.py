@@ -56,7 +56,7 @@ class Experiment:
     @property
     def seeds(self) -> Sequence[int]:
         """The seeds to run."""
-        return range(self.options.seed, self.options.seed + self.options.seeds)
+        return self.options.run_seeds or range(self.options.seed, self.options.seed + self.options.seeds)
 
     @property
     def num_classes(self) -> int:
@@ -118,12 +118,12 @@ def prepare(given: FalOptions) -> Experiment:
     backbone = options.backbone or (FPN_SCENES["backbone"] if options.data == "scenes" else BACKBONE)
     preprocessing = _preprocessing(backbone, options)
     pictures, labels = _pictures(options, preprocessing)
-    groups = dict(zip(pictures.ids, blocks_of(labels, options.blocks), strict=True))
     if options.held_out_class is None:
         folds = block_folds(labels, options.folds, blocks=options.blocks, seed=options.seed)
     else:
         pictures = without_class(pictures, options.held_out_class)
-        folds = [held_out_fold(pictures)]
+        folds = [held_out_fold(pictures, options.blocks)]
+    groups = dict(zip(pictures.ids, blocks_of(labels, options.blocks), strict=True))
     if options.run_folds is not None and not set(options.run_folds) <= set(range(options.folds)):
         raise DataError(f"the folds are 0 to {options.folds - 1}; got run-folds {options.run_folds}")
     experiment = Experiment(options, pictures, preprocessing, folds, groups, backbone, _pretrained(options))

@@ -38,7 +38,18 @@ def without_class(pictures: Pictures, name: str) -> Pictures:
     return replace(pictures, classes=others, labels=labels)
 
 
-def held_out_fold(pictures: Pictures) -> Fold:
-    """The only fold with a class held out: training on labelled images, test on the others, no images for the selection."""
+def held_out_fold(pictures: Pictures, blocks: int = 1) -> Fold:
+    """The only fold with a class held out: training on labelled images, test on the others, no images for the selection.
+
+    Args:
+        pictures: Images of which those of the class have no label, from `without_class`.
+        blocks: Number of blocks of consecutive images that the class is cut into.
+
+    Raises:
+        DataError: The class has too few images for the blocks.
+    """
     labelled = [number for number, label in enumerate(pictures.labels) if label is not None]
-    return Fold(labelled, [], sorted(set(range(len(pictures))) - set(labelled)))
+    held_out = sorted(set(range(len(pictures))) - set(labelled))
+    if not 1 <= blocks <= len(held_out):
+        raise DataError(f"the {len(held_out)} images of the class held out cannot be cut into {blocks} blocks")
+    return Fold(labelled, [], held_out)

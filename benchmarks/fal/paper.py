@@ -1,0 +1,161 @@
+"""The FAL paper to the letter: AD and IC of networks that have never seen an airplane, on airplanes.
+
+    xaieval-bench fal benchmarks/fal/paper.toml --weights FILE --data ucmerced:DIR
+    xaieval-bench fal benchmarks/fal/paper-known.toml --weights FILE --data ucmerced:DIR
+    python benchmarks/fal/paper.py
+
+The last command makes `paper/table1.csv` (each level of each arm) and `paper/differences.csv` from the packed rows alone, and
+prints both as Markdown. Intervals are for other airplanes and other seeds: neighbouring airplanes often show the same place, so
+the images come in blocks of consecutive files, and both blocks and seeds are samples (`xaieval.analysis.stats.crossed`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xaieval.analysis.stats.crossed import crossed_interval, crossed_p_value
+from xaieval.analysis.stats.paired import holm
+from xaieval.models import LEVELS
+from xaieval.training.fal.rows import read_rows
+
+__all__ = ["airplanes", "at_equal_area", "block_table", "differences", "table1"]
+
+HERE = Path(__file__).parent
+OUT = HERE / "paper"
+CLASS = "airplane"
+WITHOUT, WITH = "held out", "among the classes"
+FOLDERS = {WITHOUT: HERE / "paper", WITH: HERE / "paper-known"}
+DROP, EXCESS, INCREASE, AREA = "average_drop", "average_drop_excess", "increase_in_confidence", "mask_area"
+EQUAL_DROP, EQUAL_INCREASE = "average_drop_at_equal_area", "increase_in_confidence_at_equal_area"
+METRICS = (DROP, INCREASE, EXCESS, AREA, EQUAL_DROP, EQUAL_INCREASE)
+PAIRS = (
+    ("fal-p2-p3@amplify", "fpn"),
+    ("fal-p2-p3@focus", "fpn"),
+    ("twin-p2-p3@amplify", "fpn"),
+    ("fal-p2-p3@amplify", "twin-p2-p3@amplify"),
+    ("fal-p2-p3@focus", "twin-p2-p3@amplify"),
+)
+MEAN = "mean"  # of the four levels
+
+
+def airplanes(folder: Path) -> pd.DataFrame:
+    """The rows of the airplanes, with AD and IC at equal mask area."""
+    rows = read_rows(folder)
+    rows = rows[rows["image_id"].str.startswith(f"{CLASS}/")]
+    parts = [part.assign(**at_equal_area(part)) for _, part in rows.groupby("arm")]
+    return pd.concat(parts)
+
+
+def at_equal_area(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """AD and IC of each row if its mask had the mean area of all rows, by the slope within images: the four levels of an image.
+
+    A larger mask shows more of the image, so AD falls with its area whatever the map shows.
+    """
+    within = rows.groupby(["seed", "fold", "image_id"])
+    area = rows[AREA] - within[AREA].transform("mean")
+    adjusted = {}
+    for name, equal in ((DROP, EQUAL_DROP), (INCREASE, EQUAL_INCREASE)):
+        value = rows[name] - within[name].transform("mean")
+        slope = (area * value).sum() / (area**2).sum()
+        adjusted[equal] = rows[name] - slope * (rows[AREA] - rows[AREA].mean())
+    return adjusted
+
+
+def block_table(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Means of a metric, one row per block of airplanes and one column per seed."""
+    table = rows.pivot_table(index="group", columns="seed", values=metric, aggfunc="mean")
+    if table.isna().any(axis=None):
+        raise ValueError(f"some blocks have no {metric} for some seeds; all seeds need to score the same airplanes")
+    return table
+
+
+def table1(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """One row per arm and level: each metric with its interval, and the numbers of images, blocks and seeds."""
+    records = []
+    for (arm, level), part in rows.groupby(["arm", "level"], sort=False):
+        record = {"setting": setting, "arm": arm, "level": level}
+        for metric in METRICS:
+            table = block_table(part, metric)
+            low, high = crossed_interval(table)
+            record |= {metric: table.to_numpy().mean(), f"{metric}_low": low, f"{metric}_high": high}
+        record |= {"confidence": part["confidence"].mean(), "images": part["image_id"].nunique()}
+        records.append(record | {"blocks": part["group"].nunique(), "seeds": part["seed"].nunique()})
+    return pd.DataFrame(records).sort_values(["setting", "arm", "level"], ignore_index=True)
+
+
+def differences(first: pd.DataFrame, second: pd.DataFrame, what: str) -> pd.DataFrame:
+    """First minus second at each level and on average, paired by block and seed; p-values are corrected by Holm together."""
+    records = []
+    for level in (*LEVELS, MEAN):
+        one, other = (rows if level == MEAN else rows[rows["level"] == level] for rows in (first, second))
+        for metric in (DROP, INCREASE, EXCESS, AREA):
+            tables = block_table(one, metric), block_table(other, metric)
+            seeds = tables[0].columns.intersection(tables[1].columns)
+            table = tables[0][seeds] - tables[1][seeds]
+            low, high = crossed_interval(table)
+            found = {"difference": table.to_numpy().mean(), "low": low, "high": high, "p": crossed_p_value(table)}
+            records.append({"what": what, "level": level, "metric": metric} | found | {"seeds": len(seeds)})
+    frame = pd.DataFrame(records)
+    return frame.assign(p_holm=holm(frame["p"]))
+
+
+def main() -> None:
+    """Make and print both tables."""
+    rows = {setting: airplanes(folder) for setting, folder in FOLDERS.items() if folder.exists()}
+    levels = pd.concat([table1(part, setting) for setting, part in rows.items()])
+    of_arms = dict(list(rows[WITHOUT].groupby("arm")))
+    compared = [differences(of_arms[one], of_arms[other], f"{one} - {other}") for one, other in PAIRS]
+    if WITH in rows:
+        known = rows[WITH][rows[WITH]["arm"] == "fpn"]
+        compared.append(differences(of_arms["fpn"], known, f"fpn: {WITHOUT} - {WITH}"))
+    changes = pd.concat(compared)
+    levels.round(4).to_csv(OUT / "table1.csv", index=False)
+    changes.round(4).to_csv(OUT / "differences.csv", index=False)
+    print(_markdown(_cells(levels)), _markdown(_rounded(changes)), sep="\n\n")
+
+
+def _cells(levels: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 with each interval in the cell of its mean."""
+    titles = {
+        DROP: "AD %",
+        INCREASE: "IC %",
+        EXCESS: "AD excess",
+        EQUAL_DROP: "AD at equal area",
+        EQUAL_INCREASE: "IC at equal area",
+    }
+    cells = levels[["setting", "arm", "level"]].copy()
+    for name, title in titles.items():
+        cells[title] = [_cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for row in levels.to_dict("records")]
+    cells["mask area"] = levels[AREA].map("{:.2f}".format)
+    cells["n"] = [f"{images} x {seeds}" for images, seeds in zip(levels["images"], levels["seeds"], strict=True)]
+    return cells
+
+
+def _rounded(changes: pd.DataFrame) -> pd.DataFrame:
+    """The differences of AD, IC and AD excess, one row per comparison and level."""
+    shown = changes[changes["metric"] != AREA]
+    shown = shown.assign(
+        cell=[
+            f"{_cell(row['difference'], row['low'], row['high'])}{' *' if row['p_holm'] < 0.05 else ''}"
+            for row in shown.to_dict("records")
+        ]
+    )
+    titles = {DROP: "AD", INCREASE: "IC", EXCESS: "AD excess"}
+    wide = shown.pivot_table(index=["what", "level"], columns="metric", values="cell", aggfunc="first", sort=False)
+    return wide[list(titles)].rename(columns=titles).reset_index()
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
