@@ -14,7 +14,7 @@ from xaieval.models import overhead
 from xaieval.results.files import MANIFEST, check_folder, write_json, writing
 from xaieval.results.manifest import digest
 from xaieval.training.fal.arms import FPN, Arm, is_role
-from xaieval.training.fal.choice import shared_roles
+from xaieval.training.fal.choice import choose, shared_roles
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.rows import pack
 from xaieval.training.fal.runs import Cell
@@ -63,7 +63,7 @@ def arms_of(cell: Cell) -> list[str]:
     """Names of the arms of a cell, each once, the FPN first; those of roles are known when the FPN's run is finished."""
     wanted = list(cell.experiment.options.arms)
     if any(is_role(name) for name in wanted) and cell.finished(FPN):
-        roles = cell.choice()["roles"]
+        roles = choose(cell)["roles"]
         wanted = [roles.get(name, name) for name in wanted]
     return list(dict.fromkeys([FPN, *(name for name in wanted if not is_role(name))]))
 
@@ -82,7 +82,7 @@ def _advance(cell: Cell, log: Log) -> int:
     """Do all runs of a cell that no other process is at; returns how many."""
     done = int(cell.run(FPN, log))
     roles = [name for name in cell.experiment.options.arms if is_role(name)]
-    if done and roles and (shared := shared_roles(cell.choice()["roles"], roles)):
+    if done and roles and (shared := shared_roles(choose(cell)["roles"], roles)):
         log(f"fold {cell.fold}, seed {cell.seed}: {shared}")
     kept = shown_arm(cell) if cell.seed == cell.experiment.seeds[0] else None
     return done + sum(cell.run(name, log, keep=name == kept) for name in arms_of(cell))
