@@ -106,9 +106,7 @@ def read_results(folder: str | Path) -> Results:
         run, classes = manifest["run"], manifest["classes"]
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(f"'{folder}' holds no experiment that can be read; 'xaieval-bench fal' makes one") from error
-    return Results(
-        run, classes, read_rows(folder), read_methods(folder), read_records(folder), read_swaps(folder), costs
-    )
+    return Results(run, classes, read_rows(folder), read_methods(folder), read_records(folder), read_swaps(folder), costs)
 
 
 def with_roles(table: pd.DataFrame, roles: pd.DataFrame) -> pd.DataFrame:

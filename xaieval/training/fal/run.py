@@ -25,7 +25,18 @@ __all__ = ["COSTS", "run_experiment"]
 COSTS = "costs.json"
 
 # Options that may differ when an experiment is continued: they change no number that is already in the folder.
-NOT_RECORDED = ("out", "run_folds", "seeds", "run_seeds", "arms", "class_name", "keep_weights", "in_memory", "download", "progress")
+NOT_RECORDED = (
+    "out",
+    "run_folds",
+    "seeds",
+    "run_seeds",
+    "arms",
+    "class_name",
+    "keep_weights",
+    "in_memory",
+    "download",
+    "progress",
+)
 
 Log = Callable[[str], None]
 
