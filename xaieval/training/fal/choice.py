@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.config.fal_options import ROLES, TWIN
+from xaieval.errors import OutputError
 from xaieval.evaluation.scores import Scores
 from xaieval.models import LEVELS, levels_of
 from xaieval.models.designs import design_of
@@ -20,7 +21,7 @@ from xaieval.training.fal.oracle_gate import with_oracle_gate
 from xaieval.training.fal.probe import ProbeSettings, with_probe
 from xaieval.training.fal.runs import RECORD, SELECTION, Cell
 
-__all__ = ["CHOICE", "choose", "roles_of", "selection_scores", "shared_roles"]
+__all__ = ["CHOICE", "check_choices", "choose", "roles_of", "selection_scores", "shared_roles"]
 
 CHOICE = "choice.json"  # in the folder of the FPN's run
 
@@ -30,16 +31,38 @@ def choose(cell: Cell) -> dict[str, Any]:
 
     Both are kept in the folder of that run.
     """
-    path = cell.place(FPN) / CHOICE
+    path, options = cell.place(FPN) / CHOICE, cell.experiment.options
     if not path.exists():
-        options = cell.experiment.options
         scores = selection_scores(cell, options.by)
         selection = scores.select_layers(options.k, options.by, method=options.methods[0], level=options.level)
         rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
         roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
-        write_json(path, {"roles": roles, "selection": selection.to_dict()})
+        write_json(path, {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()})
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def check_choices(cells: Iterable[Cell]) -> None:
+    """Check that levels that are already selected were selected in the same way.
+
+    Raises:
+        OutputError: An option of the selection was another one.
+    """
+    for cell in cells:
+        path = cell.place(FPN) / CHOICE
+        known = json.loads(path.read_text())["settings"] if path.exists() else {}
+        for name, value in _settings(cell).items():
+            if known and known[name] != value:
+                raise OutputError(
+                    f"'{cell.folder}' holds levels that were selected with {name} {known[name]}, this run's is {value}; choose "
+                    "another folder"
+                )
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The options that the selection depends on, apart from those of the whole experiment."""
+    options = cell.experiment.options
+    return {"by": list(options.by), "k": options.k, "level": options.level}
 
 
 def selection_scores(cell: Cell, rules: Iterable[str]) -> Scores:
@@ -47,20 +70,24 @@ def selection_scores(cell: Cell, rules: Iterable[str]) -> Scores:
 
     Args:
         cell: The fold and the seed; the FPN's run is finished.
-        rules: Names of rules; metrics are passed over.
+        rules: Names of rules; metrics need no more than the scores have.
     """
     experiment, place = cell.experiment, cell.place(FPN)
     metrics = json.loads((place / RECORD).read_text())["metrics"]
     scores = Scores(pd.read_parquet(place / SELECTION), {"metrics": metrics, "seed": experiment.options.seed})
     scores = scores.with_groups(experiment.groups)
-    wanted, gate, size = set(rules), design_of(experiment.options.design).gate, experiment.options.batch_size
-    chosen = experiment.pictures.subset(cell.images.selection).loader(size)
+    options, wanted = experiment.options, set(rules)
+    gate, chosen = design_of(options.design).gate, _images(cell, cell.images.selection)
     if "oracle-gate" in wanted:
         scores = with_oracle_gate(scores, cell.trained(FPN), chosen, gate=gate)
     if "probe" in wanted:
-        training = experiment.pictures.subset(cell.images.train).loader(size)
-        scores = with_probe(scores, cell.trained(FPN), training, chosen, settings=ProbeSettings(gate=gate))
+        training, settings = _images(cell, cell.images.train), ProbeSettings(gate=gate)
+        scores = with_probe(scores, cell.trained(FPN), training, chosen, settings=settings, level=options.level)
     return scores
+
+
+def _images(cell: Cell, numbers: list[int]) -> Iterable[Any]:
+    return cell.experiment.pictures.subset(numbers).loader(cell.experiment.options.batch_size)
 
 
 def roles_of(ranked: Sequence[str], selected: Iterable[str], rng: np.random.Generator) -> dict[str, str]:

@@ -14,7 +14,7 @@ from xaieval.models import overhead
 from xaieval.results.files import MANIFEST, check_folder, write_json, writing
 from xaieval.results.manifest import digest
 from xaieval.training.fal.arms import FPN, Arm, is_role
-from xaieval.training.fal.choice import choose, shared_roles
+from xaieval.training.fal.choice import check_choices, choose, shared_roles
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.rows import pack
 from xaieval.training.fal.runs import Cell
@@ -24,7 +24,7 @@ __all__ = ["COSTS", "run_experiment"]
 
 COSTS = "costs.json"
 
-# Options that may differ when an experiment is continued: they change no number that is already in the folder.
+# Options that may differ when an experiment is continued: they add runs or files, and change no number that is already there.
 NOT_RECORDED = (
     "out",
     "run_folds",
@@ -37,6 +37,8 @@ NOT_RECORDED = (
     "download",
     "progress",
 )
+# Options that matter only if levels are selected, and are kept with each selection.
+OF_SELECTION = ("by", "k", "level")
 
 Log = Callable[[str], None]
 
@@ -57,9 +59,10 @@ def run_experiment(experiment: Experiment, folder: Path, log: Log = lambda line:
     """
     identity = _identity(experiment)
     check_folder(folder, identity)
+    cells = [Cell(experiment, folder, fold, seed) for seed in experiment.seeds for fold in experiment.run_folds]
+    check_choices(cells)
     with writing(folder):
         write_json(folder / MANIFEST, {"run": identity, "classes": list(experiment.pictures.classes)})
-        cells = [Cell(experiment, folder, fold, seed) for seed in experiment.seeds for fold in experiment.run_folds]
         while unfinished := [cell for cell in cells if _next(cell)]:
             if not sum(_advance(cell, log) for cell in unfinished):  # other processes are at all that is left
                 unfinished[0].wait(_next(unfinished[0])[0])
@@ -102,7 +105,7 @@ def _advance(cell: Cell, log: Log) -> int:
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """The settings that identify an experiment: all that change a number in its folder."""
     options = experiment.options
-    run = {name: value for name, value in to_settings(options).items() if name not in NOT_RECORDED}
+    run = {name: value for name, value in to_settings(options).items() if name not in (*NOT_RECORDED, *OF_SELECTION)}
     run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
     run["backbone"] = experiment.backbone
     run["images"] = digest(f"{name}\n".encode() for name in experiment.pictures.ids)
@@ -112,7 +115,7 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
 def _measure_costs(experiment: Experiment, folder: Path, arms: list[str], log: Log, images: int = 16) -> None:
     """Measure what the arms cost relative to the FPN, if not yet measured."""
     known = json.loads((folder / COSTS).read_text()) if (folder / COSTS).exists() else {}
-    missing = [name for name in dict.fromkeys(arms) if name not in known and name != FPN]
+    missing = [name for name in dict.fromkeys(arms) if name not in known and Arm.of(name).kind in ("fal", "abn")]
     if not missing:
         return
     log("costs of the networks")

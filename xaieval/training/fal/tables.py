@@ -128,8 +128,9 @@ def gate_table(results: Results) -> pd.DataFrame:
             records += [{"arm": shown, "branch": name} | values | changes for name, values in found["values"].items()]
     if not records:
         return pd.DataFrame()
-    grouped = pd.DataFrame(records).groupby(["arm", "branch"], sort=False)
-    return grouped.mean().assign(n_runs=grouped.size())
+    grouped = pd.DataFrame(records).groupby(["arm", "branch"])
+    table = grouped.mean().assign(n_runs=grouped.size())
+    return table.loc[_ordered(table.index.get_level_values("arm"))]
 
 
 def swap_table(results: Results, level: float = 0.95) -> pd.DataFrame:
@@ -159,8 +160,11 @@ def swap_parts(results: Results, level: float = 0.95) -> pd.DataFrame:
 
 
 def selection_table(results: Results) -> pd.DataFrame:
-    """The arm of each role in each fold and seed: index (fold, seed), a column per role; empty without a selection."""
-    records = {cell: choice["roles"] for cell, choice in sorted(results.choices.items())}
+    """The arms that follow from a selection: index (fold, seed), columns `selected`, `random` and `best`; empty without one."""
+    records = {
+        cell: {role: choice["roles"][role] for role in ("selected", "random", "best")}
+        for cell, choice in sorted(results.choices.items())
+    }
     return pd.DataFrame.from_dict(records, orient="index").rename_axis(["fold", "seed"]) if records else pd.DataFrame()
 
 
