@@ -350,7 +350,7 @@ def test_a_selection_goes_into_json_and_comes_back(paper, k):
 
 
 def test_scores_hand_on_their_rows_metrics_and_seed(paper):
-    direct = select_layers(_rows(paper), METRICS, None, (IC, AD), None, 0.9, seed=4)
+    direct = select_layers(_rows(paper), METRICS, None, "ad-ic", None, 0.9, seed=4)
     assert isinstance(direct, Selection)
     assert direct.to_dict() == _scores(paper, seed=4).select_layers(level=0.9).to_dict()
 

@@ -9,6 +9,8 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
+from xaieval.analysis.gains import gain_p_values
+from xaieval.analysis.rules import DEFAULT_RULE, Rule, rule_of
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
@@ -29,11 +31,13 @@ class Selection(Sequence[str]):
         ranking: All layers, worst first: mean of each metric, and `mean_rank` over the metrics (1 is best).
         comparisons: One row per test: `layer`, `best` (the best layer of the metric `best_in`), the `metric` in which the two
             are compared, their means `value` and `best_value`, `verdict` (the alternative that is tested, "worse" or
-            "better"), `p_value` (see `xaieval.analysis.stats.permutation`) and `p_holm`.
+            "better"), `p_value` (see `xaieval.analysis.stats.permutation`) and `p_holm`. For a rule that tests against zero,
+            `best` is "zero" and `p_holm` is corrected by Bonferroni.
         k: The number of layers that was requested, or None if the tests decided.
         n_images: Number of images that were used.
         method: The method whose rows were used.
         level: Level of the tests.
+        rule: The rule, see `xaieval.analysis.rules`.
         grouping: Which of these images belong together, and what a mean counts; None for a run without groups.
     """
 
@@ -44,6 +48,7 @@ class Selection(Sequence[str]):
     n_images: int
     method: str
     level: float
+    rule: Rule
     grouping: Grouping | None = None
 
     @overload
@@ -64,26 +69,36 @@ class Selection(Sequence[str]):
     def __repr__(self) -> str:
         tests = self.comparisons
         significant = tests[tests["p_holm"] < 1 - self.level]
-        if self.k is not None:
-            first = f"the {self.k} worst by mean rank, worst first: {', '.join(self.layers)}"
-        elif self.layers:
-            first = f"needs attention, worst first: {', '.join(self.layers)}"
-        elif (significant["verdict"] == "worse").any():
-            first = "no layer needs attention: each that is worse in one metric is better in another"
-        else:
-            first = "no layer is significantly worse than the best"
         shown = significant if len(significant) else tests[tests["verdict"] == "worse"]
-        lines = [
-            f"  {row['layer']}, {row['metric']}: {row['value']:.1f}, {_comparative(row, self.level)} the best"
-            f"{'' if row['metric'] == row['best_in'] else ' in ' + row['best_in']}, {row['best_value']:.1f} at {row['best']} "
-            f"(p = {row['p_holm']:.2g})"
-            for row in shown.to_dict("records")
-        ]
+        lines = [f"  {self._reason(row)} (p = {row['p_holm']:.2g})" for row in shown.to_dict("records")]
+        corrected = "by Holm for all pairs of layers" if self.rule.against == "best" else "by Bonferroni for all layers"
         last = (
-            f"paired by image, {counted(self.n_images, self.grouping)}, method {self.method}, p corrected by Holm for all "
-            f"pairs of layers, level {self.level:g}"
+            f"paired by image, {counted(self.n_images, self.grouping)}, method {self.method}, p corrected {corrected}, "
+            f"level {self.level:g}"
         )
-        return "\n".join([first, *lines, last])
+        return "\n".join([self._result(significant), *lines, last])
+
+    def _result(self, significant: pd.DataFrame) -> str:
+        names = ", ".join(self.layers)
+        if self.k is not None:
+            return f"the {self.k} worst by mean rank, worst first: {names}"
+        if self.layers:
+            return f"needs attention, worst first: {names}"
+        if self.rule.against == "zero":
+            return f"no layer has a significant gain by the rule '{self.rule.name}'"
+        if (significant["verdict"] == "worse").any():
+            return "no layer needs attention: each that is worse in one metric is better in another"
+        return "no layer is significantly worse than the best"
+
+    def _reason(self, row: Mapping[Any, Any]) -> str:
+        decimals = self.rule.decimals
+        value = f"{row['layer']}, {row['metric']}: {row['value']:.{decimals}f}"
+        differs = row["p_holm"] < 1 - self.level
+        if self.rule.against == "zero":
+            return f"{value}, {'' if differs else 'not significantly '}above 0"
+        best = f"the best{'' if row['metric'] == row['best_in'] else ' in ' + row['best_in']}"
+        comparative = f"{'' if differs else 'not significantly '}{row['verdict']} than"
+        return f"{value}, {comparative} {best}, {row['best_value']:.{decimals}f} at {row['best']}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -93,6 +108,7 @@ class Selection(Sequence[str]):
             "n_images": self.n_images,
             **({} if self.grouping is None else {"n_groups": self.grouping.count}),
             "method": self.method,
+            "rule": self.rule.name,
             "level": self.level,
             "ranking": self.ranking.reset_index().to_dict("records"),
             "comparisons": self.comparisons.to_dict("records"),
@@ -104,7 +120,7 @@ def select_layers(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
     k: int | None = None,
-    by: Sequence[str] = ("increase_in_confidence", "average_drop"),
+    by: str | Sequence[str] = DEFAULT_RULE,
     method: str | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -116,6 +132,11 @@ def select_layers(
     better than that layer in another metric. "Not significantly better" only means that no difference was found, not that there
     is none: with few images, a layer may be selected that is better in another metric.
 
+    Rules by name (`xaieval.analysis.rules.RULES`): "ad-ic", AD and IC as in the paper; "excess", the AD in excess of that of the
+    same masks shifted; "oracle-gate", the loss that a gate which knows the class saves at the layer; "probe", the loss that
+    trained attention saves there. By the last two a layer needs attention where more loss is saved: more is worse. "probe" tests
+    each layer against zero instead of against the best layer, and corrects by Bonferroni for all layers.
+
     The tests are one-sided and paired by image (McNemar's exact test for binary metrics, sign flips with a correction for
     skewness for means), and corrected by Holm for all pairs of layers. Layers are ordered by their mean rank over the metrics,
     then by each metric in turn, then by execution; of layers that are equally good in a metric, the first in order of execution
@@ -125,7 +146,7 @@ def select_layers(
         rows: The rows of a run.
         metrics: The metrics of its manifest.
         k: Select the k worst layers, whatever the tests say.
-        by: Metrics of the run, at least one.
+        by: The name of a rule, or metrics of the run, at least one.
         method: The method whose rows are used; required if several methods have layers.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.
@@ -136,7 +157,7 @@ def select_layers(
         count at every layer are used.
 
     Raises:
-        MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of layers.
+        MetricError: A metric, a column that the rule needs, the method or the layers are not in the rows, or `k` is not between 1 and the number of layers.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
@@ -148,7 +169,8 @@ def select_layers(
         paired by image, n = 9, method gradcam, p corrected by Holm for all pairs of layers, level 0.95
     """
     check_level(level)
-    higher_is_better = directions(metrics, by, "to select layers by")
+    rule = rule_of(by, metrics)
+    higher_is_better = directions(metrics, rule.metrics, "to select layers by")
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
@@ -157,14 +179,15 @@ def select_layers(
     images = next(iter(tables.values())).index
     groups = grouping_of(rows, images, weights)
     goodness = {name: table if higher_is_better[name] else -table for name, table in tables.items()}
-    comparisons = _compare(goodness, tables, 1 - level, seed, groups)
+    compare = _compare_with_best if rule.against == "best" else _compare_with_zero
+    comparisons = compare(goodness, tables, 1 - level, seed, groups)
     ranking = _rank(tables, goodness, groups)
     ordered = list(ranking.index)
     selected = ordered[:k] if k is not None else [name for name in ordered if _needs_attention(name, comparisons, 1 - level)]
-    return Selection(selected, ranking, comparisons, k, len(images), method, level, groups)
+    return Selection(selected, ranking, comparisons, k, len(images), method, level, rule, groups)
 
 
-def _compare(
+def _compare_with_best(
     goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int, groups: Grouping | None
 ) -> pd.DataFrame:
     """Tests of every layer against the best one of each metric: worse in that metric, and better in each other one.
@@ -191,6 +214,17 @@ def _compare(
     return pd.DataFrame(records).assign(p_value=p_values, p_holm=holm(p_values, family))
 
 
+def _compare_with_zero(
+    goodness: dict[str, pd.DataFrame], tables: dict[str, pd.DataFrame], alpha: float, seed: int, groups: Grouping | None
+) -> pd.DataFrame:
+    """A test of every layer of one column: is there anything to gain?"""
+    ((metric, good),) = goodness.items()
+    p_values, corrected = gain_p_values(-good.to_numpy(), good.shape[1], 1 - alpha, seed, groups)
+    same = {"best": "zero", "best_in": metric, "metric": metric}
+    records = [{"layer": layer, **same, "value": mean_of(values, groups)} for layer, values in tables[metric].items()]
+    return pd.DataFrame(records).assign(best_value=0.0, verdict="worse", p_value=p_values, p_holm=corrected)
+
+
 def _rank(tables: dict[str, pd.DataFrame], goodness: dict[str, pd.DataFrame], groups: Grouping | None) -> pd.DataFrame:
     """Means and mean rank of all layers, worst first."""
     good = pd.DataFrame({name: exact_means(table, groups) for name, table in goodness.items()})
@@ -208,8 +242,3 @@ def _needs_attention(layer: str, comparisons: pd.DataFrame, alpha: float) -> boo
         if significant == {"worse"}:
             return True
     return False
-
-
-def _comparative(row: Mapping[Any, Any], level: float) -> str:
-    word = str(row["verdict"])
-    return f"{word} than" if row["p_holm"] < 1 - level else f"not significantly {word} than"

@@ -15,6 +15,7 @@ from xaieval.analysis.controls import compare_with_controls, fooled_metrics, riv
 from xaieval.analysis.matched import compare_with_matched_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
+from xaieval.analysis.rules import DEFAULT_RULE
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise, why_missing
@@ -150,18 +151,18 @@ class Scores(RunRecord):
     def select_layers(
         self,
         k: int | None = None,
-        by: Sequence[str] = ("increase_in_confidence", "average_drop"),
+        by: str | Sequence[str] = DEFAULT_RULE,
         *,
         method: str | None = None,
         level: float = 0.95,
     ) -> Selection:
         """The layers that need attention, worst first.
 
-        See `xaieval.analysis.selection.select_layers` for the rule and an example.
+        See `xaieval.analysis.selection.select_layers` for the rules and an example.
 
         Args:
             k: Select the k worst layers, whatever the tests say.
-            by: Metrics of the run, at least one.
+            by: The name of a rule (ad-ic, excess, oracle-gate or probe), or metrics of the run, at least one.
             method: The method whose rows are used; required if several methods have layers.
             level: 1 minus the probability of even one false positive among all tests, in (0, 1).
 
@@ -169,8 +170,8 @@ class Scores(RunRecord):
             A sequence of addresses, empty if no layer is worse; its repr and `comparisons` give the reasons.
 
         Raises:
-            MetricError: A metric, the method or the layers are not in the rows, or `k` is not between 1 and the number of
-                layers.
+            MetricError: A metric, a column that the rule needs, the method or the layers are not in the rows, or `k` is not
+                between 1 and the number of layers.
         """
         return select_layers(self.rows, self.metrics, k, by, method, level, self.seed, self.group_weights)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from xaieval.models.abn import ABNClassifier
-from xaieval.models.attention import AttentionBranch, AttentionOutput, amplify, attention_loss
+from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock, amplify, attention_loss
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
-from xaieval.models.designs import DESIGNS, Design
+from xaieval.models.designs import DESIGNS, Design, focus
 from xaieval.models.fal import FAL, levels_of
 from xaieval.models.fpn import LEVELS, FPNClassifier
 from xaieval.models.gate_statistics import GateStatistics, gate_statistics
@@ -28,11 +28,13 @@ __all__ = [
     "GateStatistics",
     "LoadedModel",
     "Overhead",
+    "SeparableBlock",
     "ZeroShot",
     "amplify",
     "as_module",
     "attention_loss",
     "cue_scenes",
+    "focus",
     "fpn_scenes",
     "gate_statistics",
     "levels_of",

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ModelError, choose_from
 from xaieval.models.attention import AttentionBranch, AttentionOutput, amplify
-from xaieval.models.branch_stages import resized, stage_between
+from xaieval.models.branch_stages import example_image, outputs_of, resized, stage_between
 from xaieval.models.designs import Branch
 from xaieval.models.fpn import Pretrained, classifier_names, create_backbone
 
@@ -20,6 +19,11 @@ __all__ = ["ABNClassifier"]
 
 class ABNClassifier(nn.Module):
     """Attention Branch Network: a timm classifier with one attention branch before its last stage.
+
+    The branch has the layers of the original, and the map acts as there: `(1 + M) * g` goes into the rest of the network. Three
+    things differ. The branch's stage begins with the weights of the network's last stage; the original begins with new ones.
+    New layers begin with PyTorch's default weights; those of the original are drawn as in He et al. (2015). Layers between the
+    last stage and the classifier, such as the last 1x1 convolution of MobileNetV2, have no copy in the branch.
 
     The layer address of the stage before the attention is `backbone.STAGE`, with STAGE in the attribute `stage`; that of the
     attention map is `attention[map]`.
@@ -30,14 +34,15 @@ class ABNClassifier(nn.Module):
         num_classes: The number of classes K.
         pretrained: The weights of the backbone, see `FPNClassifier`. The head then starts at zero.
         backbone_args: Further arguments of the timm model.
-        branch: The stage of the branch: a copy of the network's last "stage" with stride 1, as in the original, or one "block".
+        branch: How the branch begins: with a copy of the network's last "stage" with stride 1, as in the original, or with one
+            "block", which costs little.
 
     Raises:
-        ModelError: timm has no such model, or the model does not list its stages.
+        ModelError: timm has no such model, its stages give no maps, its last stage cannot be copied, or the branch is unknown.
         WeightsError: The weights belong to another backbone.
 
     Reference:
-        Fukui et al., "Attention Branch Network", CVPR 2019, section 3.1.
+        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section 3.
 
     Example:
         >>> import torch
@@ -57,41 +62,22 @@ class ABNClassifier(nn.Module):
         branch: Branch = "stage",
     ) -> None:
         super().__init__()
-        arguments = {**(backbone_args or {}), "num_classes": num_classes}
-        self.backbone: Any = create_backbone(backbone, pretrained, arguments)
-        stages = getattr(self.backbone, "feature_info", None) or []
-        before = [stage for stage in stages if stage["reduction"] < stages[-1]["reduction"]]
-        if not before:
-            raise ModelError(f"backbone {backbone!r} has no stages of maps [N, C, H, W] to put attention between")
-        self.stage: str = before[-1]["module"]
         if branch not in get_args(Branch):
             raise ModelError(f"no branch {branch!r} for attention; {choose_from(branch, get_args(Branch))}")
-        whole = (stage_between(self.backbone, self.stage, stages[-1]["module"]), stages[-1]["num_chs"])
-        stage, width = whole if branch == "stage" else (None, None)
-        self.attention = AttentionBranch(before[-1]["num_chs"], num_classes, stage=stage, stage_channels=width)
+        arguments = {**(backbone_args or {}), "num_classes": num_classes}
+        self.backbone: Any = create_backbone(backbone, pretrained, arguments)
+        image = example_image(self.backbone, arguments)
+        before, last = _last_stages(self.backbone, backbone)
+        self.stage: str = before["module"]
+        _check_stage(self.backbone, backbone, before, image)
+        stage, width = None, None
+        if branch == "stage":
+            stage, width = stage_between(self.backbone, self.stage, last["module"], image), last["num_chs"]
+        self.attention = AttentionBranch(before["num_chs"], num_classes, stage=stage, stage_channels=width)
         if pretrained is not False:
             for name in classifier_names(self.backbone):
                 for parameter in self.backbone.get_submodule(name).parameters():
                     nn.init.zeros_(parameter)
-        self._try(backbone, before[-1]["num_chs"])
-
-    def _try(self, name: str, channels: int) -> None:
-        """Check the output of the stage: timm does not say whether stages return maps, or run as modules at all."""
-        outputs: list[Any] = []
-        modules = dict(self.backbone.named_modules())
-        size = self.backbone.pretrained_cfg["input_size"]
-        self.backbone.eval()
-        if self.stage in modules:
-            hook = modules[self.stage].register_forward_hook(lambda module, inputs, output: outputs.append(output))
-            with hook, torch.no_grad():
-                self.backbone(torch.zeros(1, *size))
-        self.backbone.train()
-        shapes = [output.shape[1:2] if isinstance(output, Tensor) and output.ndim == 4 else None for output in outputs]
-        if shapes != [(channels,)]:
-            raise ModelError(
-                f"backbone {name!r} has no stages of maps [N, C, H, W] to put attention between: '{self.stage}' does not give "
-                f"{channels} channels, once"
-            )
 
     @overload
     def forward(self, images: Tensor, details: Literal[False] = False) -> Tensor: ...
@@ -110,3 +96,24 @@ class ABNClassifier(nn.Module):
         with self.backbone.get_submodule(self.stage).register_forward_hook(insert):
             logits: Tensor = self.backbone(images)
         return AttentionOutput.gather(logits, branches) if details else logits
+
+
+def _last_stages(backbone: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What timm says of the stages at the last reduction but one and at the last."""
+    stages = getattr(backbone, "feature_info", None) or []
+    before = [stage for stage in stages if stage["reduction"] < stages[-1]["reduction"]]
+    if not before:
+        raise ModelError(f"backbone {name!r} has no stages of maps [N, C, H, W] to put attention between")
+    return before[-1], stages[-1]
+
+
+def _check_stage(backbone: nn.Module, name: str, stage: Mapping[str, Any], image: Tensor) -> None:
+    """Try the stage: timm does not say whether stages return maps, or run as modules at all."""
+    path, channels = stage["module"], stage["num_chs"]
+    outputs = outputs_of(backbone, [path], image)[path]
+    shapes = [output.shape[1:2] if isinstance(output, Tensor) and output.ndim == 4 else None for output in outputs]
+    if shapes != [(channels,)]:
+        raise ModelError(
+            f"backbone {name!r} has no stages of maps [N, C, H, W] to put attention between: '{path}' does not give "
+            f"{channels} channels, once"
+        )

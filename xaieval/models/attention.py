@@ -10,29 +10,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss"]
+__all__ = ["AttentionBranch", "AttentionOutput", "SeparableBlock", "amplify", "attention_loss", "evidence_map"]
+
+
+GAIN = 2.0  # a position one standard deviation above the mean has seven times the attention of one below
 
 
 class AttentionBranch(nn.Module):
     """Attention branch: from features to an attention map, and to logits that train it.
 
-    Layers: a stage, batch norm, a 1x1 convolution to K class maps, batch norm and ReLU. A 1x1 convolution from K to K and the
-    average over space follow for the attention logits; a 3x3 convolution from K to 1, batch norm and a sigmoid for the attention
-    map. The first maps are around 0.5: the attention starts open. See `xaieval.models.designs` for its use.
+    A stage, batch norm, a 1x1 convolution to K class maps, batch norm and ReLU come first. From there, a 1x1 convolution from K
+    to K and the average over space give the attention logits; a 3x3 convolution from K to 1, batch norm and a sigmoid give the
+    attention map. The convolutions have no bias. The maps of a new branch are around 0.5: the attention starts open. What the
+    map does to the features is decided elsewhere, see `Design`.
 
     Args:
         channels: The number of channels of the features.
         num_classes: The number of classes K.
-        stage: A module that keeps the size of the maps, such as a copy of the network's next stage, as in the original. Default:
-            one `SeparableBlock`, which costs little.
+        stage: The first part, such as a copy of the network's next stage, as in the original. Default: one `SeparableBlock`,
+            which costs little.
         stage_channels: The number of channels of the stage's output. Default: that of the features.
+        evidence: Whether the map is an `evidence_map` instead of that of the 3x3 convolution, which is then left out.
 
     Returns:
-        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1]. The
-        layer address of the map is `BRANCH[map]`. The module stores no outputs.
+        Called with features `[N, channels, h, w]`, a mapping with "logits" `[N, K]` and "map" `[N, 1, h, w]` in [0, 1], with h
+        and w of the stage's output. The layer address of the map is `BRANCH[map]`. The module stores no outputs.
 
     Reference:
-        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section 3.
+        Fukui et al., "Attention Branch Network: Learning of Attention Mechanism for Visual Explanation", CVPR 2019, section
+        3.1.
 
     Example:
         >>> import torch
@@ -43,29 +49,76 @@ class AttentionBranch(nn.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, stage: nn.Module | None = None, stage_channels: int | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        stage: nn.Module | None = None,
+        stage_channels: int | None = None,
+        evidence: bool = False,
     ) -> None:
         super().__init__()
         width = stage_channels or channels
-        self.stage = stage or SeparableBlock(channels)
+        self.stage = SeparableBlock(channels) if stage is None else stage
         self.norm = nn.BatchNorm2d(width)
         self.classes = nn.Sequential(
             nn.Conv2d(width, num_classes, 1, bias=False), nn.BatchNorm2d(num_classes), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Conv2d(num_classes, num_classes, 1, bias=False)
-        self.attention = nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.attention = None if evidence else _map_layers(num_classes)
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Attention logits and attention map of a batch of features."""
         classes = self.classes(self.norm(self.stage(features)))
-        return {"logits": self.classifier(classes).mean(dim=(2, 3)), "map": self.attention(classes)}
+        evidence = self.classifier(classes)
+        logits = evidence.mean(dim=(2, 3))
+        maps = evidence_map(evidence, logits) if self.attention is None else self.attention(classes)
+        return {"logits": logits, "map": maps}
+
+
+def _map_layers(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(num_classes, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+
+
+def evidence_map(evidence: Float[Tensor, "n k h w"], logits: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 h w"]:
+    """An attention map from class evidence: high where features speak for the classes that the branch believes in.
+
+    The evidence of each class, which is its logit at each position, is weighted by the probability of the class and summed. The
+    sum is standardised over space, multiplied by `GAIN` and goes through a sigmoid. Without differences over space the map is
+    0.5.
+
+    Args:
+        evidence: The logits of each position.
+        logits: Their averages over space.
+
+    Reference:
+        Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation 2, for the evidence of a
+        class.
+
+    Example:
+        >>> import torch
+        >>> evidence = torch.tensor([[[[4.0, 4.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 0.0]]]])  # of two classes
+        >>> evidence_map(evidence, torch.tensor([[2.0, 0.0]]))
+        tensor([[[[0.8808, 0.8808, 0.1192, 0.1192]]]])
+    """
+    maps = (evidence * logits.softmax(dim=1)[:, :, None, None]).sum(dim=1, keepdim=True)
+    centred = maps - maps.mean(dim=(2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(2, 3), keepdim=True).add(1e-6).sqrt()  # a constant map has a gradient too
+    return torch.sigmoid(GAIN * centred / deviation)
 
 
 class SeparableBlock(nn.Module):
-    """Residual block of a 3x3 convolution of each channel and a 1x1 convolution over the channels; it starts as the identity.
+    """Residual block that starts as the identity: a 3x3 convolution of each channel, and a 1x1 convolution over the channels.
+
+    Batch norm follows each convolution, and ReLU stands between the two.
 
     Args:
         channels: The number of channels of the features.
+
+    Reference:
+        Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, section 3.1
+        (the two convolutions); Goyal et al., "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", 2017, section 5.1
+        (the last batch norm starts at zero).
 
     Example:
         >>> import torch
@@ -143,6 +196,12 @@ def attention_loss(
 
     Reference:
         Fukui et al., CVPR 2019, equation 3.
+
+    Example:
+        >>> import math, torch
+        >>> output = AttentionOutput(torch.zeros(1, 2), {"p2": torch.zeros(1, 2), "p3": torch.zeros(1, 2)})
+        >>> round(attention_loss(output, torch.tensor([0]), weight=0.5).item() / math.log(2), 3)
+        1.5
     """
 
     def entropy(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,14 +23,22 @@ Branch = Literal["block", "stage"]
 def focus(features: Float[Tensor, "n c h w"], attention: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c h w"]:
     """Features weighted by attention relative to its mean, `M / mean(M) * g`; constant attention leaves them unchanged.
 
-    The average of the result over space is the average of the features, weighted by the attention.
+    The average of the result over space is attention pooling: the average of the features with the attention as weights.
+
+    Args:
+        features: The features g.
+        attention: The attention map M, at least 0.
+
+    Reference:
+        Ilse et al., "Attention-based Deep Multiple Instance Learning", ICML 2018, equation 7.
 
     Example:
         >>> import torch
-        >>> focus(torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[0.9, 0.3]]]]))
+        >>> focus(torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[0.75, 0.25]]]]))
         tensor([[[[3., 2.]]]])
     """
-    return attention / attention.mean(dim=(2, 3), keepdim=True).clamp_min(1e-12) * features
+    attention = attention + torch.finfo(attention.dtype).tiny  # so that attention of 0 everywhere is constant too
+    return attention / attention.mean(dim=(2, 3), keepdim=True) * features
 
 
 GATES: dict[Gate, Callable[[Tensor, Tensor], Tensor]] = {"amplify": amplify, "focus": focus}
@@ -40,23 +49,30 @@ class Design:
     """How an attention branch and its map are used.
 
     Args:
-        place: What the attention acts on: a stage's output within the "backbone", so that the later stages see it; the
-            "features" that the pyramid takes from the backbone; the "laterals", the features after their 1x1 convolution, before
-            the top-down merge; or the merged "levels".
-        gate: "amplify", `(1 + M) * g`, or "focus", `M / mean(M) * g`.
-        perception: Whether a trainable `SeparableBlock` follows behind the attention.
-        branch: The stage of the branch: one "block", or, as in ABN, a copy of the backbone's next "stage".
-        shared: Whether all levels use one map, that of the coarsest level with attention, resized.
+        place: What the attention acts on: the "levels" after the top-down merge of the pyramid; the "laterals", which are the
+            backbone's features after their 1x1 convolution, before the merge; the "features" that the pyramid takes from the
+            backbone; or the same features within the "backbone", so that its later stages see the attention too.
+        gate: What the map does: "amplify", `(1 + M) * g`, or "focus", `M / mean(M) * g`.
+        perception: Whether a trainable `SeparableBlock` follows the attention.
+        branch: How the branch begins: with one "block", or, as in ABN, with a copy of the backbone's next "stage". The last
+            stage has no next one, so the branch of p5 begins with a block.
+        evidence: Whether the map is that of the branch's class evidence, see `evidence_map`, instead of a convolution's.
+        shared: Whether one map is used at all levels with attention: that of the coarsest, resized.
 
     Raises:
-        ModelError: The place, the gate or the branch is unknown, or a branch of a whole stage acts elsewhere than on the
-            backbone's features.
+        ModelError: The place, the gate or the branch is unknown, a branch of a stage acts elsewhere than on the backbone's
+            features, or a shared map acts elsewhere than on levels.
+
+    Example:
+        >>> Design(place="features", gate="focus").perception
+        False
     """
 
     place: Place = "levels"
     gate: Gate = "amplify"
     perception: bool = False
     branch: Branch = "block"
+    evidence: bool = False
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -64,9 +80,9 @@ class Design:
             if value not in get_args(known):
                 raise ModelError(f"no {what} {value!r} for attention; {choose_from(value, get_args(known))}")
         if self.branch == "stage" and self.place not in ("backbone", "features"):
-            raise ModelError(f"a branch with a whole stage acts on backbone or features, got place {self.place!r}")
+            raise ModelError(f"a branch of a stage needs place 'backbone' or 'features', got {self.place!r}")
         if self.shared and self.place != "levels":
-            raise ModelError(f"a shared map acts on levels, got place {self.place!r}")
+            raise ModelError(f"a shared map needs place 'levels', got {self.place!r}")
 
 
 DESIGNS: dict[str, Design] = {
@@ -80,6 +96,13 @@ DESIGNS: dict[str, Design] = {
     "focus": Design(gate="focus"),
     "focus-perception": Design(gate="focus", perception=True),
     "focus-laterals": Design(place="laterals", gate="focus"),
+    "evidence": Design(gate="focus", evidence=True),
+    "evidence-amplify": Design(evidence=True),
+    "evidence-amplify-laterals": Design(place="laterals", evidence=True),
+    "evidence-amplify-features": Design(place="features", evidence=True),
+    "evidence-perception": Design(gate="focus", perception=True, evidence=True),
+    "evidence-laterals": Design(place="laterals", gate="focus", evidence=True),
+    "evidence-features": Design(place="features", gate="focus", evidence=True),
 }
 
 

@@ -4,39 +4,40 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any, Literal, Protocol, overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import AddressError, ModelError, choose_from
 from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock
-from xaieval.models.branch_stages import resized, stage_between
-from xaieval.models.designs import GATES, Design, design_of
-from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, pyramid_backbone, stages
+from xaieval.models.branch_stages import check_features, example_image, module_path, resized, stage_between
+from xaieval.models.designs import GATES, Design, Place, design_of
+from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, channels_last, pyramid_backbone, stages
 from xaieval.probe.addresses import parse
 
 __all__ = ["FAL", "LayerSelector", "levels_of"]
 
-DEFAULT = "focus"
+DEFAULT = "evidence-laterals"
+BranchOutput = dict[str, Tensor]
 
 
 class LayerSelector(Protocol):
     """An object that selects the layers that need attention, such as `xaieval.Scores`."""
 
-    def select_layers(self, k: int | None = None, *, method: str | None = None) -> Sequence[str]:
-        """Addresses of layers, worst first: the k worst, or as many as the object decides."""
+    def select_layers(self, k: int | None = None, *, method: str | None = None, **rule: Any) -> Sequence[str]:
+        """Addresses of layers, worst first: the k worst, or as many as the object decides; perhaps by a rule `by`."""
 
 
 class FAL(nn.Module):
     """FPN-Attention Layered network: an `FPNClassifier` in which chosen levels pass through an attention branch.
 
-    The layer addresses of the levels are `fpn[p2]` to `fpn[p5]` before the attention and `levels[p2]` to `levels[p5]` at the
-    input of the head. Those of the attention maps are `attention.p2[map]` and so on; `method="attention"` uses them as
-    explanations.
+    The layer addresses of the levels are `fpn[p2]` to `fpn[p5]` at the output of the pyramid, and `levels[p2]` to `levels[p5]`
+    at the input of the head; with the attention on the levels, it is between the two. Those of the attention maps are
+    `attention.p2[map]` and so on; `method="attention"` uses them as explanations.
 
     Args:
         backbone: The name of a timm model with features at reductions 4, 8, 16 and 32.
@@ -46,14 +47,20 @@ class FAL(nn.Module):
         head: "mean" or "concat", see `FPNClassifier`.
         pretrained: The weights of the backbone, see `FPNClassifier`.
         backbone_args: Further arguments of the timm model.
-        design: Where and how the attention acts: a name from `xaieval.models.designs.DESIGNS`, or a `Design`.
-        auxiliary_only: Do not use the attention maps. The network then has the same layers and the same loss, so that the
-            difference to the network with maps is what the maps are worth.
+        design: Where and how the attention acts: a name from `DESIGNS`, or a `Design`.
+        auxiliary_only: Do not use the attention maps. This *twin* has the same layers, first weights and loss, so that the
+            difference between the two is what the maps are worth.
 
     Raises:
-        ModelError: No level or an unknown level or design is given, or `FPNClassifier` refuses an argument.
+        ModelError: No level or an unknown level or design is given, the design does not suit the backbone, or `FPNClassifier`
+            refuses an argument.
+
+    Reference:
+        Fukui et al., "Attention Branch Network", CVPR 2019, for the branches; Lin et al., "Feature Pyramid Networks for Object
+        Detection", CVPR 2017, for the pyramid.
 
     Example:
+        >>> import torch
         >>> model = FAL("test_resnet", num_classes=10, attention_levels=("p2", "p3"), channels=32).eval()
         >>> model(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 10])
@@ -80,24 +87,40 @@ class FAL(nn.Module):
         self.design = design_of(design)
         self.gate = None if auxiliary_only else GATES[self.design.gate]
         self.backbone, widths = pyramid_backbone(backbone, pretrained, backbone_args)
+        self.stage_paths = _stage_paths(self.backbone)
         self.fpn = FeaturePyramidNetwork(widths, channels)
-        of_backbone = dict(zip(LEVELS, widths, strict=True))
-        width = of_backbone if self.design.place in ("backbone", "features") else dict.fromkeys(LEVELS, channels)
-        branches = self.attended[-1:] if self.design.shared else self.attended
-        self.attention = nn.ModuleDict({level: self._branch(level, width[level], num_classes) for level in branches})
+        image = example_image(self.backbone, backbone_args)
+        if self.design.place == "backbone":
+            check_features(self.backbone, backbone, [self.stage_paths[level] for level in self.attended], image)
+        width = dict(zip(LEVELS, widths if self.design.place in ("backbone", "features") else [channels] * 4, strict=True))
+        self.attention = self._branches(width, num_classes, self._next_stages(image))
         blocks = self.attended if self.design.perception else ()
         self.perception = nn.ModuleDict({level: SeparableBlock(width[level]) for level in blocks})
         self.levels = nn.Identity()  # so that the levels after the attention have layer addresses
         self.head = LevelHead(head, channels, num_classes, start_at_zero=pretrained is not False)
 
-    def _branch(self, level: str, channels: int, num_classes: int) -> AttentionBranch:
-        if self.design.branch == "block" or level == "p5":  # no stage follows the last one
-            return AttentionBranch(channels, num_classes)
-        paths = dict(zip(LEVELS, self.backbone.feature_info.module_name(), strict=True))
-        following = list(LEVELS)[list(LEVELS).index(level) + 1]
-        stage = stage_between(self.backbone, paths[level], paths[following])
-        wide = dict(zip(LEVELS, self.backbone.feature_info.channels(), strict=True))[following]
-        return AttentionBranch(channels, num_classes, stage=stage, stage_channels=wide)
+    def _next_stages(self, image: Tensor) -> dict[str, nn.Sequential]:
+        """By level, a copy of the backbone's stage after it, if the branches of the design begin with one."""
+        paths = self.stage_paths
+        following = dict(pairwise(LEVELS)) if self.design.branch == "stage" else {}
+        return {
+            level: stage_between(self.backbone, paths[level], paths[following[level]], image)
+            for level in self.attended
+            if level in following
+        }
+
+    def _branches(self, width: Mapping[str, int], num_classes: int, copies: Mapping[str, nn.Module]) -> nn.ModuleDict:
+        following = dict(pairwise(LEVELS))
+        branches = {}
+        for level in self.attended[-1:] if self.design.shared else self.attended:
+            branches[level] = AttentionBranch(
+                width[level],
+                num_classes,
+                stage=copies.get(level),
+                stage_channels=width[following[level]] if level in copies else None,
+                evidence=self.design.evidence,
+            )
+        return nn.ModuleDict(branches)
 
     @overload
     def forward(self, images: Tensor, details: Literal[False] = False) -> Tensor: ...
@@ -106,74 +129,91 @@ class FAL(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 h w"], details: bool = False) -> Tensor | AttentionOutput:
         """Logits `[N, K]` of a batch of normalised images; with `details`, also the outputs of the attention branches."""
-        branches: dict[str, dict[str, Tensor]] = {}
-        place = self.design.place
-        with self._attending(self._stages(), branches) if place == "backbone" else nullcontext():
+        branches: dict[str, BranchOutput] = {}
+        with self._attending("backbone", branches):
             features = stages(self.backbone, images)
-        if place == "features":
-            features = self._attend(features, branches)
-        with self._attending(self._laterals(), branches) if place == "laterals" else nullcontext():
+        features = self._attend_all("features", features, branches)
+        with self._attending("laterals", branches):
             levels = self.fpn(features)
-        if place == "levels":
-            levels = self._attend(levels, branches)
+        levels = self._attend_all("levels", levels, branches)
         logits: Tensor = self.head(self.levels(levels))
         return AttentionOutput.gather(logits, {level: branches[level] for level in self.attention}) if details else logits
 
-    def _attend(self, features: Mapping[str, Tensor], branches: dict[str, dict[str, Tensor]]) -> OrderedDict[str, Tensor]:
-        """The features after the attention at the chosen levels; the outputs of the branches are added to `branches`."""
+    def _attend_all(
+        self, place: Place, features: dict[str, Tensor], branches: dict[str, BranchOutput]
+    ) -> OrderedDict[str, Tensor]:
+        """The features of all levels, after the attention if the design puts it here; `branches` gets the branches' outputs."""
         attended = OrderedDict(features)
-        for level in reversed(self.attended):  # the coarsest first, whose map can be shared
-            attended[level] = self._attend_at(level, features[level], branches)
+        if place == self.design.place:
+            for level in reversed(self.attended):  # the coarsest first, whose map can be shared
+                attended[level] = self._attend(level, features[level], branches)
         return attended
 
-    def _attend_at(self, level: str, features: Tensor, branches: dict[str, dict[str, Tensor]]) -> Tensor:
+    @contextmanager
+    def _attending(self, place: Place, branches: dict[str, BranchOutput]) -> Iterator[None]:
+        """Attention on the outputs of modules for the duration of a call, if the design puts it here."""
+        with ExitStack() as stack:
+            for level in self.attended if place == self.design.place else ():
+                module, last = self._module(place, level)
+                stack.enter_context(module.register_forward_hook(self._hook(level, last, branches)))
+            yield
+
+    def _module(self, place: Place, level: str) -> tuple[nn.Module, bool]:
+        """The module that gives the features of a level, and whether it gives them with the channels last."""
+        if place == "laterals":
+            return self.fpn.inner_blocks[list(LEVELS).index(level)], False
+        return self.backbone.get_submodule(self.stage_paths[level]), channels_last(self.backbone)
+
+    def _hook(self, level: str, last: bool, branches: dict[str, BranchOutput]) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if not last:
+                return self._attend(level, output, branches)
+            return self._attend(level, output.permute(0, 3, 1, 2), branches).permute(0, 2, 3, 1)
+
+        return hook
+
+    def _attend(self, level: str, features: Tensor, branches: dict[str, BranchOutput]) -> Tensor:
+        """The features of a level after its attention."""
         if level in self.attention:
             branches[level] = self.attention[level](features)
-        source = level if level in self.attention else self.attended[-1]
         if self.gate is not None:
+            source = level if level in self.attention else self.attended[-1]  # a shared map
             features = self.gate(features, resized(branches[source]["map"], features))
         return self.perception[level](features) if level in self.perception else features
 
-    @contextmanager
-    def _attending(self, modules: Mapping[str, nn.Module], branches: dict[str, dict[str, Tensor]]) -> Iterator[None]:
-        """Attention on the outputs of modules, by level, for the duration of a call."""
-
-        def hook(level: str) -> Callable[..., Tensor]:
-            return lambda module, inputs, output: self._attend_at(level, output, branches)
-
-        with ExitStack() as stack:
-            for level in self.attended:
-                stack.enter_context(modules[level].register_forward_hook(hook(level)))
-            yield
-
-    def _stages(self) -> dict[str, nn.Module]:
-        """The modules of the backbone whose outputs are its features."""
-        modules = dict(self.backbone.named_modules())
-        paths = zip(LEVELS, self.backbone.feature_info.module_name(), strict=True)
-        return {level: modules[path] if path in modules else modules[path.replace(".", "_")] for level, path in paths}
-
-    def _laterals(self) -> dict[str, nn.Module]:
-        return dict(zip(LEVELS, self.fpn.inner_blocks, strict=True))
-
     @classmethod
     def from_fpn(cls, fpn: FPNClassifier, attention_levels: Iterable[str], **options: Any) -> FAL:
-        """FAL with the weights of a trained FPN and new attention branches.
+        """FAL with the weights of an FPN and new attention branches; branches of stages begin with copies of its stages.
 
         Args:
-            fpn: The trained FPN, which is copied. Its device, dtype and mode are kept.
+            fpn: The FPN, which is copied. Its device, dtype and mode are kept.
             attention_levels: One or more of p2, p3, p4, p5.
             **options: `design` and `auxiliary_only`.
 
         Raises:
-            ModelError: No level, or an unknown level or design is given.
+            ModelError: No level, or an unknown level or design is given, or the design does not suit the backbone.
+
+        Example:
+            >>> fpn = FPNClassifier("test_resnet", num_classes=10, channels=32)
+            >>> list(FAL.from_fpn(fpn, ["p2"], design="amplify").attention)
+            ['p2']
         """
         fal = cls(attention_levels=attention_levels, **fpn.config, **options)
         fal.load_state_dict(fal.state_dict() | fpn.state_dict())
+        for level, stage in fal._next_stages(example_image(fal.backbone, fpn.config["backbone_args"])).items():
+            fal.attention[level].stage.load_state_dict(stage.state_dict())
         return fal.to(next(fpn.parameters())).train(fpn.training)
 
     @classmethod
     def from_scores(
-        cls, fpn: FPNClassifier, scores: LayerSelector, k: int | None = None, *, method: str | None = None, **options: Any
+        cls,
+        fpn: FPNClassifier,
+        scores: LayerSelector,
+        k: int | None = None,
+        *,
+        by: str | Sequence[str] | None = None,
+        method: str | None = None,
+        **options: Any,
     ) -> FAL:
         """FAL with the weights of a trained FPN and attention on the levels that need it according to their scores.
 
@@ -181,11 +221,12 @@ class FAL(nn.Module):
             fpn: A trained FPN.
             scores: The scores of its levels, `fpn[p2]` to `fpn[p5]` or `levels[p2]` to `levels[p5]`.
             k: The number of levels. Default: decided by tests, see `Scores.select_layers`.
+            by: The rule that selects, or metrics, see `Scores.select_layers`. Default: that of the scores.
             method: The method whose rows decide; needed if the scores have several methods.
             **options: Keyword arguments of `from_fpn`.
 
         Raises:
-            ModelError: No level is worse than the best one beyond chance, and `k` is None or 0.
+            ModelError: No level needs attention beyond chance, and `k` is None or 0.
             AddressError: A selected layer is not a pyramid level.
 
         Example:
@@ -197,7 +238,8 @@ class FAL(nn.Module):
             >>> list(FAL.from_scores(fpn, scores, k=2).attention)
             ['p2', 'p3']
         """
-        selection = scores.select_layers(k, method=method)
+        rule = {} if by is None else {"by": by}
+        selection = scores.select_layers(k, method=method, **rule)
         if not len(selection):
             raise ModelError(f"{selection!r}\nso there is nothing to put attention on; give k= to ask for the k worst")
         return cls.from_fpn(fpn, levels_of(selection), **options)
@@ -224,6 +266,12 @@ def levels_of(addresses: Iterable[str]) -> list[str]:
             )
         levels.append(keys[-1])
     return levels
+
+
+def _stage_paths(backbone: nn.Module) -> dict[str, str]:
+    """Paths of the modules of a feature extractor that give its features, by level."""
+    paths = backbone.feature_info.module_name()
+    return {level: module_path(backbone, path) for level, path in zip(LEVELS, paths, strict=True)}
 
 
 def _check_levels(levels: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Head",
     "LevelHead",
     "Pretrained",
+    "channels_last",
     "classifier_names",
     "create_backbone",
     "pyramid_backbone",
@@ -138,9 +139,14 @@ class LevelHead(nn.Module):
 def stages(backbone: nn.Module, images: Float[Tensor, "n 3 h w"]) -> OrderedDict[str, Tensor]:
     """Features of a pyramid's backbone, `[N, C, h, w]`, by the name of their level."""
     features = backbone(images)
-    if getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC:
+    if channels_last(backbone):
         features = [maps.permute(0, 3, 1, 2) for maps in features]
     return OrderedDict(zip(LEVELS, features, strict=True))
+
+
+def channels_last(backbone: nn.Module) -> bool:
+    """Whether the features of a timm extractor are `[N, h, w, C]`, as those of Swin are."""
+    return bool(getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC)
 
 
 def pyramid_backbone(

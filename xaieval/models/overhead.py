@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from xaieval.errors import ModelError
+from xaieval.models.modes import evaluating
 
 __all__ = ["Overhead", "overhead"]
 
@@ -70,16 +71,10 @@ def overhead(model: nn.Module, reference: nn.Module, images: Tensor, repeats: in
     """
     if repeats < 1 or not len(images):
         raise ModelError(f"costs are measured on at least one image in at least one repeat, got {len(images)} and {repeats}")
-    modes = [(module, module.training) for whole in (model, reference) for module in whole.modules()]
-    model.eval(), reference.eval()
-    try:
-        with torch.inference_mode():
-            ours, theirs = (_multiply_adds(each, images) for each in (model, reference))
-            memory = _peak(model, images) / _peak(reference, images)
-            ratios = [_seconds(model, images) / _seconds(reference, images) for _ in range(repeats + 1)][1:]
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with torch.inference_mode(), evaluating(model, reference):
+        ours, theirs = (_multiply_adds(each, images) for each in (model, reference))
+        memory = _peak(model, images) / _peak(reference, images)
+        ratios = [_seconds(model, images) / _seconds(reference, images) for _ in range(repeats + 1)][1:]
     if not theirs:
         raise ModelError("the reference has no multiply-adds to compare with")
     sizes = [sum(parameter.numel() for parameter in each.parameters()) for each in (model, reference)]
