@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from xaieval.cli.app import NO_PREFIX, app
+from xaieval.cli.json_output import records
 from xaieval.cli.score import default_folder
-from xaieval.cli.tables import print_text
+from xaieval.cli.tables import print_arms, print_text
 from xaieval.config.fal_options import FalOptions
 from xaieval.config.options import Json, Switch, to_settings
 from xaieval.errors import UsageError
@@ -24,18 +25,21 @@ def fal(
     /,
     *,
     options: Annotated[FalOptions | None, NO_PREFIX] = None,
+    remake: Switch = False,
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
-    """Train an FPN, score its levels, add attention where it is needed, and compare with an FPN of the same training.
+    """Train an FPN, score its levels, add attention where it is needed, and compare with the FPN and with twins.
 
-    Writes report.md, tables and figures. The same command continues an interrupted experiment. Needs the extra [fal].
+    Every network is trained from the same backbone in the same way; a twin has the same layers and loss as FAL and does not use
+    its attention maps. Writes report.md, tables, figures and the rows that they are made from. Needs the extra [fal].
 
-    Without options: a small network on 600 generated images, offline.
+    Without options: the whole experiment with small networks on generated images, offline, in about five minutes.
 
     Args:
         run_file: TOML file with options as keys; options on the command line win.
-        as_json: Print one JSON document instead of the table.
+        remake: Only make the tables and report.md in --out again, from its rows; other options than level and class are not used.
+        as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.
     """
     options = options or FalOptions()
@@ -46,10 +50,30 @@ def fal(
         raise UsageError("the experiment needs lightning, which is not installed: pip install 'xaieval[fal]'") from error
 
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.training.fal import prepare, run_experiment
+    from xaieval.training.fal import prepare, read_results, run_experiment, write_figures, write_report
+    from xaieval.training.fal.sentences import sentences
+    from xaieval.training.fal.tables import arm_table, difference_table
 
     check_level(options.level)
-    setup = prepare(options)
-    run_experiment(setup, folder, lambda line: print(line, file=sys.stderr))
-    print_text(f"written to {folder}")
+    if not remake:
+        experiment = prepare(options)
+        run_experiment(experiment, folder, lambda line: print(line, file=sys.stderr))
+        write_figures(experiment, folder)
+    files = write_report(folder, options.level, options.class_name)
+    results = read_results(folder)
+    arms = arm_table(results, level=options.level)
+    if as_json:
+        differences = difference_table(results, level=options.level)
+        return {
+            "folder": str(folder),
+            "files": files,
+            "level": options.level,
+            "arms": records(arms),
+            "differences": records(differences),
+            "found": sentences(results, options.level),
+        }
+    print_arms(arms, options.level)
+    for sentence in sentences(results, options.level):
+        print_text(sentence)
+    print_text(f"written to {folder}: {', '.join(files)}")
     return None

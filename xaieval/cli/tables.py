@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xaieval.results.findings import Finding
 
 __all__ = [
-    "print_comparison",
+    "print_arms",
     "print_findings",
     "print_missing_intervals",
     "print_rankings",
@@ -163,27 +163,26 @@ def print_rankings(scores: Scores, level: float) -> None:
         print_text("  " + "; ".join(filter(None, [ranking.line, ranking.too_small])))
 
 
-def print_comparison(comparison: pd.DataFrame, level: float) -> None:
-    """Print the models of the FAL experiment with their differences to the FPN control."""
-    import pandas as pd
+def print_arms(arms: pd.DataFrame, level: float) -> None:
+    """Print the arms of the FAL experiment with their means.
+
+    Args:
+        arms: The result of `xaieval.training.fal.tables.arm_table`.
+        level: The level of its intervals.
+    """
     from rich.table import Table
 
     from xaieval.results.metric_display import interval_text
 
-    table = Table("arm", "model", box=None, header_style="bold")
-    names = {"accuracy": "accuracy %", "average_drop": "AD %", "increase_in_confidence": "IC %"}
-    for title in names.values():
-        table.add_column(f"{title}\nto control [{level:.0%} interval]", justify="right")
-    table.add_column("n", justify="right")
-    for row in comparison.reset_index().to_dict("records"):
-        cells = []
-        for name in names:
-            difference = row.get(f"{name}_difference")
-            low, high = (row.get(f"{name}_difference_{end}", float("nan")) for end in ("low", "high"))
-            ends = interval_text(low, high, "+.1f") if pd.notna(difference) else ""
-            cells.append(f"{row[name]:.1f}" + (f"  {difference:+.1f} {ends}" if ends else ""))
-        table.add_row(row["arm"], row["model"], *cells, str(int(row["n_images"])))
-    print_table(table, names=2)
+    names = {"accuracy": "accuracy %", "average_drop": "AD %", "average_drop_excess": "AD excess %"}
+    names |= {"increase_in_confidence": "IC %"}
+    table = Table("arm", box=None, header_style="bold")
+    for title in (*(f"{title} [{level:.0%} interval]" for title in names.values()), "mask area", "runs"):
+        table.add_column(title, justify="right")
+    for row in arms.reset_index().to_dict("records"):
+        cells = [f"{row[name]:.1f} {interval_text(row[f'{name}_low'], row[f'{name}_high'], '.1f')}" for name in names]
+        table.add_row(row["arm"], *cells, f"{row['mask_area']:.2f}", str(row["n_runs"]))
+    print_table(table)
 
 
 def print_table(table: Table, names: int = 1) -> None:

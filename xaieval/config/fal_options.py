@@ -61,7 +61,7 @@ class FalOptions:
         run_folds: Folds to run, such as 0,1. Default: all.
         seeds: Number of seeds: each fold is run with seed, seed + 1 and so on. Default: 3.
         run_seeds: Seeds to run, such as 4,5. Default: those of seeds.
-        design: Design of the attention, see xaieval.models.designs.
+        design: Design of the attention, see xaieval.models.designs. Default: that of FAL.
         epochs: Epochs of every network, in one cycle of the learning rate. Default: 5; 3 for scenes.
         batch_size: Images per training step and per forward pass.
         learning_rate: Peak learning rate of the schedule.
@@ -70,7 +70,8 @@ class FalOptions:
             and so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels,
             and fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
             random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
-        by: Rule that selects the levels: names of metrics.
+        by: Rule that selects the levels, ad-ic, excess, oracle-gate or probe, or names of metrics. Default: that of
+            Scores.select_layers.
         k: Number of levels that get attention. Default: decided by tests.
         keep_weights: Keep the weights of all networks, not only those of the FPN.
         held_out_class: Train on all images of the other classes, and test on all images of this one, which has no label then:
@@ -106,13 +107,13 @@ class FalOptions:
     run_folds: Integers | None = None
     seeds: int | None = None
     run_seeds: Integers | None = None
-    design: str = "evidence-laterals"
+    design: str | None = None
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
     precision: Literal["float32", "bf16"] = "float32"
     arms: Words | None = None
-    by: Words = ("increase_in_confidence", "average_drop")
+    by: Words | None = None
     k: int | None = None
     keep_weights: bool = False
     held_out_class: str | None = None
@@ -132,16 +133,21 @@ class FalOptions:
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
 
-    def complete(self) -> CompleteOptions:
+    def complete(self, design: str, by: str) -> CompleteOptions:
         """These options, with the defaults of their data where none are given.
 
+        Args:
+            design: The default of the design.
+            by: The default of the rule.
+
         Example:
-            >>> FalOptions(epochs=2).complete().epochs, FalOptions(data="folder:photos").complete().epochs
-            (2, 5)
+            >>> options = FalOptions(epochs=2).complete("focus", "ad-ic")
+            >>> options.epochs, options.image_size, options.by
+            (2, 64, ('ad-ic',))
         """
         given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         defaults = SCENES if self.data == "scenes" else OTHERS
-        defaults = defaults | (HELD_OUT if self.held_out_class is not None else {})
+        defaults = defaults | {"design": design, "by": (by,)} | (HELD_OUT if self.held_out_class is not None else {})
         return CompleteOptions(**given | {name: value for name, value in defaults.items() if given[name] is None})
 
     def _check_one_fold(self) -> None:
@@ -152,6 +158,8 @@ class FalOptions:
                     f"held-out-class makes one split, all images of {self.held_out_class!r} for the test; "
                     f"leave out {name.replace('_', '-')}, got {given}"
                 )
+        if self.class_name is not None:
+            raise ConfigError(f"with held-out-class all test images are of {self.held_out_class!r}; leave out class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +167,9 @@ class CompleteOptions(FalOptions):
     """Options in which those whose default depends on the data have a value; see `FalOptions.complete`."""
 
     arms: tuple[str, ...]
+    by: tuple[str, ...]
     channels: int
+    design: str
     epochs: int
     image_size: int
     methods: tuple[str, ...]

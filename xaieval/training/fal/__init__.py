@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from xaieval.training.fal.effects import arm_differences, effects, run_table
 from xaieval.training.fal.experiment import Experiment, prepare
+from xaieval.training.fal.oracle_gate import with_oracle_gate
+from xaieval.training.fal.probe import ProbeSettings, with_probe
+from xaieval.training.fal.report import write_figures, write_report
+from xaieval.training.fal.results import Results, read_results
 from xaieval.training.fal.rows import read_rows
 from xaieval.training.fal.run import run_experiment
 
-__all__ = ["Experiment", "prepare", "read_rows", "run_experiment"]
+__all__ = [
+    "Experiment",
+    "ProbeSettings",
+    "Results",
+    "arm_differences",
+    "effects",
+    "prepare",
+    "read_results",
+    "read_rows",
+    "run_experiment",
+    "run_table",
+    "with_oracle_gate",
+    "with_probe",
+    "write_figures",
+    "write_report",
+]

@@ -1,17 +1,93 @@
-"""Which arms a selection of levels leads to."""
+"""Which levels of an FPN are selected, and which arms follow."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from xaieval.config.fal_options import ROLES, TWIN
-from xaieval.models import LEVELS
+from xaieval.errors import OutputError
+from xaieval.evaluation.scores import Scores
+from xaieval.models import LEVELS, levels_of
+from xaieval.models.designs import design_of
+from xaieval.results.files import write_json
 from xaieval.training.fal.arms import FPN, fal_arm, twin_arm
+from xaieval.training.fal.oracle_gate import with_oracle_gate
+from xaieval.training.fal.probe import ProbeSettings, with_probe
+from xaieval.training.fal.runs import RECORD, SELECTION, Cell
 
-__all__ = ["roles_of", "shared_roles"]
+__all__ = ["CHOICE", "check_choices", "choose", "roles_of", "selection_scores", "shared_roles"]
+
+CHOICE = "choice.json"  # in the folder of the FPN's run
+
+
+def choose(cell: Cell) -> dict[str, Any]:
+    """The arm of each role, `roles`, and the `selection` of levels with its reasons, once the FPN's run is finished.
+
+    Both are kept in the folder of that run.
+    """
+    path, options = cell.place(FPN) / CHOICE, cell.experiment.options
+    if not path.exists():
+        scores = selection_scores(cell, options.by)
+        selection = scores.select_layers(options.k, options.by, method=options.methods[0], level=options.level)
+        rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
+        roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
+        write_json(path, {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()})
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def check_choices(cells: Iterable[Cell]) -> None:
+    """Check that levels that are already selected were selected in the same way.
+
+    Raises:
+        OutputError: An option of the selection was another one.
+    """
+    for cell in cells:
+        path = cell.place(FPN) / CHOICE
+        known = json.loads(path.read_text())["settings"] if path.exists() else {}
+        for name, value in _settings(cell).items():
+            if known and known[name] != value:
+                raise OutputError(
+                    f"'{cell.folder}' holds levels that were selected with {name} {known[name]}, this run's is {value}; choose "
+                    "another folder"
+                )
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The options that the selection depends on, apart from those of the whole experiment."""
+    options = cell.experiment.options
+    return {"by": list(options.by), "k": options.k, "level": options.level}
+
+
+def selection_scores(cell: Cell, rules: Iterable[str]) -> Scores:
+    """The scores of an FPN on the selection images, by block, with the columns that the rules need.
+
+    Args:
+        cell: The fold and the seed; the FPN's run is finished.
+        rules: Names of rules; metrics need no more than the scores have.
+    """
+    experiment, place = cell.experiment, cell.place(FPN)
+    metrics = json.loads((place / RECORD).read_text())["metrics"]
+    scores = Scores(pd.read_parquet(place / SELECTION), {"metrics": metrics, "seed": experiment.options.seed})
+    scores = scores.with_groups(experiment.groups)
+    options, wanted = experiment.options, set(rules)
+    gate, chosen = design_of(options.design).gate, _images(cell, cell.images.selection)
+    if "oracle-gate" in wanted:
+        scores = with_oracle_gate(scores, cell.trained(FPN), chosen, gate=gate)
+    if "probe" in wanted:
+        training, settings = _images(cell, cell.images.train), ProbeSettings(gate=gate)
+        scores = with_probe(scores, cell.trained(FPN), training, chosen, settings=settings, level=options.level)
+    return scores
+
+
+def _images(cell: Cell, numbers: list[int]) -> Iterable[Any]:
+    return cell.experiment.pictures.subset(numbers).loader(cell.experiment.options.batch_size)
 
 
 def roles_of(ranked: Sequence[str], selected: Iterable[str], rng: np.random.Generator) -> dict[str, str]:

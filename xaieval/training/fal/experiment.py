@@ -9,18 +9,24 @@ from typing import Any
 import timm
 import torch
 
+from xaieval.analysis.rules import DEFAULT_RULE, RULES
 from xaieval.config.fal_options import CompleteOptions, FalOptions
 from xaieval.config.options import parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, blocks_of, load_pictures
 from xaieval.errors import ConfigError, DataError, ModelError, choose_from
-from xaieval.models import FAL, ABNClassifier, FPNClassifier
+from xaieval.models import FAL, LEVELS, ABNClassifier, FPNClassifier
 from xaieval.models.builtin import FPN_SCENES, scenes_backbone
+from xaieval.models.designs import design_of
+from xaieval.models.fal import DEFAULT
 from xaieval.models.fpn import Pretrained
 from xaieval.training.fal.arms import Arm, check_arms, is_role
 from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fit import augmentation
 
-__all__ = ["Experiment", "prepare"]
+__all__ = ["CONTROL", "METRICS", "Experiment", "prepare"]
+
+METRICS = ("average_drop", "increase_in_confidence", "average_gain")
+CONTROL = "shifted"  # every metric also has its excess over the same map, shifted
 
 BACKBONE = "mobilenetv2_100"
 SCENES_SEED = 1  # not the images that the built-in weights were trained on
@@ -107,13 +113,15 @@ def prepare(given: FalOptions) -> Experiment:
         given: The options; those that are None get the defaults of their data.
 
     Raises:
-        ConfigError: An arm is unknown, or follows from a selection that cannot be made.
+        ConfigError: An arm or the rule is unknown, or an arm follows from a selection that cannot be made.
         DataError: The data cannot be split, or lacks the class.
-        ModelError: The backbone is unknown, or has no features at the four strides of the pyramid.
+        ModelError: The design or the backbone is unknown, or the backbone has no features at the four strides of the pyramid.
         WeightsError: The backbone's weights cannot be read, or do not fit.
     """
-    options = given.complete()
+    options = given.complete(DEFAULT, DEFAULT_RULE)
     check_arms(options.arms)
+    design_of(options.design)
+    _check_rule(options.by, options.k)
     _check_roles(options)
     backbone = options.backbone or (FPN_SCENES["backbone"] if options.data == "scenes" else BACKBONE)
     preprocessing = _preprocessing(backbone, options)
@@ -129,6 +137,16 @@ def prepare(given: FalOptions) -> Experiment:
     experiment = Experiment(options, pictures, preprocessing, folds, groups, backbone, _pretrained(options))
     experiment.fpn()
     return experiment
+
+
+def _check_rule(by: Sequence[str], k: int | None) -> None:
+    metrics = [*METRICS, *(f"{name}_excess" for name in METRICS)]
+    if not (len(by) == 1 and by[0] in RULES):
+        for name in by:
+            if name not in metrics:
+                raise ConfigError(f"no rule or metric {name!r} to select levels by; {choose_from(name, [*RULES, *metrics])}")
+    if k is not None and not 1 <= k <= len(LEVELS):
+        raise ConfigError(f"k is the number of levels that get attention, 1 to {len(LEVELS)}; got {k}")
 
 
 def _check_roles(options: CompleteOptions) -> None:

@@ -17,7 +17,8 @@ from xaieval.models import LEVELS
 from xaieval.results.files import write_file, write_json
 from xaieval.results.rows import COUNTED
 from xaieval.training.fal.arms import FPN
-from xaieval.training.fal.runs import CHOICE, METHODS, RECORD, ROWS
+from xaieval.training.fal.choice import CHOICE
+from xaieval.training.fal.runs import METHODS, RECORD, ROWS
 
 __all__ = ["pack", "read_methods", "read_records", "read_rows"]
 

@@ -14,7 +14,7 @@ from xaieval.models import overhead
 from xaieval.results.files import MANIFEST, check_folder, write_json, writing
 from xaieval.results.manifest import digest
 from xaieval.training.fal.arms import FPN, Arm, is_role
-from xaieval.training.fal.choice import shared_roles
+from xaieval.training.fal.choice import check_choices, choose, shared_roles
 from xaieval.training.fal.experiment import Experiment
 from xaieval.training.fal.rows import pack
 from xaieval.training.fal.runs import Cell
@@ -24,8 +24,21 @@ __all__ = ["COSTS", "run_experiment"]
 
 COSTS = "costs.json"
 
-# Options that may differ when an experiment is continued: they change no number that is already in the folder.
-NOT_RECORDED = ("out", "run_folds", "seeds", "run_seeds", "arms", "class_name", "keep_weights", "in_memory", "download", "progress")
+# Options that may differ when an experiment is continued: they add runs or files, and change no number that is already there.
+NOT_RECORDED = (
+    "out",
+    "run_folds",
+    "seeds",
+    "run_seeds",
+    "arms",
+    "class_name",
+    "keep_weights",
+    "in_memory",
+    "download",
+    "progress",
+)
+# Options that matter only if levels are selected, and are kept with each selection.
+OF_SELECTION = ("by", "k", "level")
 
 Log = Callable[[str], None]
 
@@ -46,9 +59,10 @@ def run_experiment(experiment: Experiment, folder: Path, log: Log = lambda line:
     """
     identity = _identity(experiment)
     check_folder(folder, identity)
+    cells = [Cell(experiment, folder, fold, seed) for seed in experiment.seeds for fold in experiment.run_folds]
+    check_choices(cells)
     with writing(folder):
         write_json(folder / MANIFEST, {"run": identity, "classes": list(experiment.pictures.classes)})
-        cells = [Cell(experiment, folder, fold, seed) for seed in experiment.seeds for fold in experiment.run_folds]
         while unfinished := [cell for cell in cells if _next(cell)]:
             if not sum(_advance(cell, log) for cell in unfinished):  # other processes are at all that is left
                 unfinished[0].wait(_next(unfinished[0])[0])
@@ -63,7 +77,7 @@ def arms_of(cell: Cell) -> list[str]:
     """Names of the arms of a cell, each once, the FPN first; those of roles are known when the FPN's run is finished."""
     wanted = list(cell.experiment.options.arms)
     if any(is_role(name) for name in wanted) and cell.finished(FPN):
-        roles = cell.choice()["roles"]
+        roles = choose(cell)["roles"]
         wanted = [roles.get(name, name) for name in wanted]
     return list(dict.fromkeys([FPN, *(name for name in wanted if not is_role(name))]))
 
@@ -82,7 +96,7 @@ def _advance(cell: Cell, log: Log) -> int:
     """Do all runs of a cell that no other process is at; returns how many."""
     done = int(cell.run(FPN, log))
     roles = [name for name in cell.experiment.options.arms if is_role(name)]
-    if done and roles and (shared := shared_roles(cell.choice()["roles"], roles)):
+    if done and roles and (shared := shared_roles(choose(cell)["roles"], roles)):
         log(f"fold {cell.fold}, seed {cell.seed}: {shared}")
     kept = shown_arm(cell) if cell.seed == cell.experiment.seeds[0] else None
     return done + sum(cell.run(name, log, keep=name == kept) for name in arms_of(cell))
@@ -91,7 +105,7 @@ def _advance(cell: Cell, log: Log) -> int:
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """The settings that identify an experiment: all that change a number in its folder."""
     options = experiment.options
-    run = {name: value for name, value in to_settings(options).items() if name not in NOT_RECORDED}
+    run = {name: value for name, value in to_settings(options).items() if name not in (*NOT_RECORDED, *OF_SELECTION)}
     run |= {"data": options.data.partition(":")[0], "weights": Path(options.weights).name if options.weights else None}
     run["backbone"] = experiment.backbone
     run["images"] = digest(f"{name}\n".encode() for name in experiment.pictures.ids)
@@ -101,7 +115,7 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
 def _measure_costs(experiment: Experiment, folder: Path, arms: list[str], log: Log, images: int = 16) -> None:
     """Measure what the arms cost relative to the FPN, if not yet measured."""
     known = json.loads((folder / COSTS).read_text()) if (folder / COSTS).exists() else {}
-    missing = [name for name in dict.fromkeys(arms) if name not in known and name != FPN]
+    missing = [name for name in dict.fromkeys(arms) if name not in known and Arm.of(name).kind in ("fal", "abn")]
     if not missing:
         return
     log("costs of the networks")

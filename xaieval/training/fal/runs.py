@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -11,32 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
-from xaieval.analysis.selection import select_layers
 from xaieval.data import Fold
 from xaieval.evaluation.loop import score
 from xaieval.evaluation.scores import Scores
-from xaieval.models import FAL, LEVELS, ABNClassifier, gate_statistics, levels_of, load_weights
+from xaieval.models import FAL, LEVELS, ABNClassifier, gate_statistics, load_weights
 from xaieval.results.files import write_file, write_json
 from xaieval.training.fal.arms import FPN, Arm
-from xaieval.training.fal.choice import roles_of
-from xaieval.training.fal.experiment import Experiment
+from xaieval.training.fal.experiment import CONTROL, METRICS, Experiment
 from xaieval.training.fit import fit, training_loader
 
-__all__ = ["CHOICE", "METHODS", "RECORD", "ROWS", "WEIGHTS", "Cell", "layers_of", "scoring_device"]
+__all__ = ["METHODS", "RECORD", "ROWS", "SELECTION", "WEIGHTS", "Cell", "layers_of", "scoring_device"]
 
-METRICS = ("average_drop", "increase_in_confidence", "average_gain")
-CONTROL = "shifted"
-# Files in the folder of a run. Those of the FPN's also have its scores on the selection images, by the other methods, and the
-# choice of the arms.
+# Files in the folder of a run; the last two, scores on the selection images and by the other methods, only in that of the FPN.
 RECORD, ROWS, WEIGHTS = "run.json", "rows.parquet", "model.safetensors"
-SELECTION, METHODS, CHOICE = "selection.parquet", "methods.parquet", "choice.json"
+SELECTION, METHODS = "selection.parquet", "methods.parquet"
 
 
 @dataclass(frozen=True)
@@ -171,21 +163,6 @@ class Cell:
             progress=False,
             seed=options.seed,
         )
-
-    def choice(self) -> dict[str, Any]:
-        """The arm of each role, `roles`, and the `selection` of levels with its reasons; the FPN's run is finished."""
-        path = self.place(FPN) / CHOICE
-        if not path.exists():
-            options = self.experiment.options
-            rows = pd.read_parquet(self.place(FPN) / SELECTION)
-            rows.insert(3, "group", rows["image_id"].map(self.experiment.groups))
-            metrics = json.loads((self.place(FPN) / RECORD).read_text())["metrics"]
-            selection = select_layers(rows, metrics, options.k, options.by, level=options.level, seed=options.seed)
-            rng = np.random.default_rng([options.seed, self.fold, self.seed])
-            roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
-            write_json(path, {"roles": roles, "selection": selection.to_dict()})
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
 
     def _gates(self, model: nn.Module) -> dict[str, Any] | None:
         if not isinstance(model, FAL | ABNClassifier):

@@ -35,9 +35,12 @@ def swap(cell: Cell, fal: str, log: Callable[[str], None] = lambda line: None) -
 
 
 def read_swaps(folder: Path) -> pd.DataFrame:
-    """The rows of all folds, with `fold` and `seed`; `masks_of` is fpn, fal or center, `model` is fpn or fal."""
+    """The rows of each fold's first seed, with `fold` and `seed`; `masks_of` is fpn, fal or center, `model` is fpn or fal."""
     paths = sorted(folder.glob(SWAP.format(fold="*", seed="*")))
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True) if paths else pd.DataFrame()
+    if not paths:
+        return pd.DataFrame()
+    rows = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    return rows[rows["seed"] == rows.groupby("fold")["seed"].transform("min")]
 
 
 def _rows(cell: Cell, fal: str) -> pd.DataFrame:

@@ -1,0 +1,106 @@
+"""What an experiment found, in sentences: differences beyond the noise of folds and seeds, and those within it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaieval.models import LEVELS
+from xaieval.results.metric_display import interval_text
+from xaieval.training.fal.arms import FPN, Arm
+from xaieval.training.fal.results import Results
+from xaieval.training.fal.tables import difference_table, gate_table, swap_parts
+
+__all__ = ["NAMES", "sentences"]
+
+NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "average_drop": "AD",
+    "average_drop_excess": "AD excess",
+    "increase_in_confidence": "IC",
+}
+
+
+def sentences(results: Results, level: float = 0.95) -> list[str]:
+    """What was found.
+
+    A difference counts as found if its p-value, corrected by Holm for all differences of the experiment, is below 1 - level.
+
+    Args:
+        results: Results of the experiment.
+        level: Level of intervals and tests.
+    """
+    return [
+        *_selected(results),
+        *_noise(results),
+        *_differences(difference_table(results, level=level), level),
+        *_gates(gate_table(results)),
+        *_swap(swap_parts(results, level)),
+    ]
+
+
+def _selected(results: Results) -> Iterator[str]:
+    """How often each level was selected."""
+    choices = list(results.choices.values())
+    if choices:
+        sets = [Arm.of(choice["roles"]["selected"]).levels for choice in choices]
+        counts = ", ".join(f"{name} {sum(name in levels for levels in sets)}" for name in LEVELS)
+        rule = choices[0]["selection"]["rule"] or ", ".join(choices[0]["settings"]["by"])
+        yield f"Levels selected by {rule}, of {len(sets)} selections: {counts}."
+
+
+def _noise(results: Results) -> Iterator[str]:
+    """How much the seed alone scatters the FPN."""
+    runs = results.runs()
+    spread = runs[runs["arm"] == FPN].groupby("fold")[["accuracy", "average_drop"]].var()
+    if spread.notna().to_numpy().any():
+        accuracy, drop = np.sqrt(spread.mean())
+        yield (
+            f"The seed alone scatters the FPN's accuracy by {accuracy:.1f} points and its AD by {drop:.1f} (standard deviation "
+            "of runs within a fold)."
+        )
+
+
+def _differences(table: pd.DataFrame, level: float) -> Iterator[str]:
+    """One sentence per pair of arms."""
+    if table.empty:
+        return
+    for (arm, other), rows in table.groupby(["arm", "other"], sort=False):
+        records = rows.reset_index().to_dict("records")
+        found = [_value(row) for row in records if row["p_holm"] < 1 - level]
+        noise = [_value(row) for row in records if row["p_holm"] >= 1 - level]
+        unknown = [_value(row) for row in records if pd.isna(row["p_holm"])]
+        parts = [f"{', '.join(found)}"] if found else []
+        parts += [f"within the noise: {', '.join(noise)}"] if noise else []
+        parts += [f"too few or equal runs to tell: {', '.join(unknown)}"] if unknown else []
+        yield f"{arm} minus {other}: {'; '.join(parts)}."
+
+
+def _value(row: dict[Any, Any]) -> str:
+    interval = "" if pd.isna(row["low"]) else f" {interval_text(row['low'], row['high'], '+.1f')}"
+    return f"{NAMES[row['outcome']]} {row['difference']:+.1f}{interval}"
+
+
+def _gates(table: pd.DataFrame) -> Iterator[str]:
+    """How many predictions depend on the maps of each arm that uses them."""
+    if table.empty:
+        return
+    for arm, rows in table.groupby("arm", sort=False):
+        without, shuffled = (np.average(rows[name], weights=rows["n_runs"]) for name in ("changed_without", "changed_shuffled"))
+        if without or shuffled:  # a twin does not use its maps
+            yield f"{arm}: {without:.1f} % of the predictions change without the maps, {shuffled:.1f} % with shuffled maps."
+
+
+def _swap(table: pd.DataFrame) -> Iterator[str]:
+    """Whether a difference in AD is one of the maps or of the networks."""
+    if table.empty:
+        return
+    words = {name: f"{row['value']:+.1f} {interval_text(row['low'], row['high'], '+.1f')}" for name, row in table.iterrows()}
+    yield (
+        f"AD of FAL minus that of the FPN on the same images: {words['difference']}, of which {words['map']} come from the maps "
+        f"and {words['model']} from the networks."
+    )
