@@ -21,8 +21,7 @@ import torch
 
 import xaieval
 from xaieval.data import Preprocessing, scenes
-from xaieval.models import FAL, FPNClassifier, gate_statistics, levels_of
-from xaieval.models.builtin import scenes_backbone
+from xaieval.models import FAL, FPNClassifier, gate_statistics, levels_of, scenes_backbone
 from xaieval.report import maps_figure
 from xaieval.training.fit import fit, training_loader
 
