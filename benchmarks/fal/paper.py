@@ -33,10 +33,9 @@ EQUAL_DROP, EQUAL_INCREASE = "average_drop_at_equal_area", "increase_in_confiden
 METRICS = (DROP, INCREASE, EXCESS, AREA, EQUAL_DROP, EQUAL_INCREASE)
 PAIRS = (
     ("fal-p2-p3@amplify", "fpn"),
-    ("fal-p2-p3@focus", "fpn"),
+    ("fal-p2-p3@evidence-laterals", "fpn"),
     ("twin-p2-p3@amplify", "fpn"),
     ("fal-p2-p3@amplify", "twin-p2-p3@amplify"),
-    ("fal-p2-p3@focus", "twin-p2-p3@amplify"),
 )
 MEAN = "mean"  # of the four levels
 

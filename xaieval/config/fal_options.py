@@ -163,6 +163,8 @@ class FalOptions:
                     f"held-out-class makes one split, all images of {self.held_out_class!r} for the test; "
                     f"leave out {name.replace('_', '-')}, got {given}"
                 )
+        if self.class_name is not None:
+            raise ConfigError(f"with held-out-class all test images are of {self.held_out_class!r}; leave out class")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,6 +15,7 @@ from xaieval.errors import ConfigError, DataError
 from xaieval.training.fal.experiment import prepare
 from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fal.rows import pack, read_rows
+from xaieval.training.fal.run_table import run_table
 from xaieval.training.fal.runs import ROWS, SELECTION, Cell
 
 TINY = FalOptions(max_images=100, image_size=32, channels=8, epochs=1, held_out_class="cross", progress=False)
@@ -55,6 +57,10 @@ def test_the_network_has_the_other_classes_and_the_rows_have_no_label(tmp_path):
     assert packed["label"].isna().all()
     assert packed["group"].nunique() == 10
     assert packed["average_drop"].notna().all()
+    run = run_table(packed).iloc[0]
+    assert np.isnan(run["accuracy"]), "not 0: no answer could have been right"
+    assert run["n_images"] == 10
+    assert run["average_drop"] == pytest.approx(packed["average_drop"].mean())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,11 @@ def test_arms_that_need_a_selection_are_refused():
     )
     with pytest.raises(ConfigError, match=message):
         prepare(replace(TINY, arms=("fpn", "selected")))
+
+
+def test_one_class_of_the_test_images_is_refused():
+    with pytest.raises(ConfigError, match=r"^with held-out-class all test images are of 'cross'; leave out class$"):
+        replace(TINY, class_name="ring")
 
 
 @pytest.mark.parametrize("blocks", [0, 11])
