@@ -16,24 +16,25 @@ anew, and, where its arms tell them:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cyclopts
 import numpy as np
 import pandas as pd
 from effect_figures import designs_figure, effects_figure
-from rules import VALUES, score
+from rules import SCORES, VALUES, score
 
+from xaieval.analysis.rules import RULES
 from xaieval.errors import MetricError
 from xaieval.models import LEVELS
-from xaieval.models.designs import DESIGNS, Design
 from xaieval.report.figures.style import save_figure
-from xaieval.training.fal.arms import FPN, Arm, twin_arm
+from xaieval.training.fal.arms import FPN, Arm, twin_among
 from xaieval.training.fal.contrasts import contrasts
 from xaieval.training.fal.effects import arm_differences, effects, effects_beyond, errors_by_seeds, run_table
 from xaieval.training.fal.report import write_report
 from xaieval.training.fal.results import Results, read_results
+from xaieval.training.fal.rule_scores import winner
 from xaieval.training.fal.run_table import OUTCOMES
 from xaieval.training.fal.tables import gate_table
 
@@ -102,7 +103,7 @@ def designs_part(folder: Path, results: Results) -> Iterator[Part]:
     """Each design against its twin and against the FPN."""
     names = {record["arm"] for record in results.records}
     arms = [arm for arm in map(Arm.of, sorted(names)) if arm.kind == "fal" and arm.design]
-    twins = {arm.name: twin_of(arm, names) for arm in arms}
+    twins = {arm.name: twin_among(arm.name, names, results.run["design"]) for arm in arms}
     pairs = [(name, twin) for name, twin in twins.items() if twin]
     if len({arm.design for arm in arms}) < 2 or not pairs:
         return
@@ -113,23 +114,6 @@ def designs_part(folder: Path, results: Results) -> Iterator[Part]:
     save_figure(designs_figure(gate), folder / "designs.png", dpi=120)
     yield Part("The gate: designs against their twins", [aim_sentence(gate), "", *design_lines(gate)])
     yield Part("Designs against the FPN", [f"{len(whole)} claims. {whole.attrs['error']}", "", *design_lines(whole)])
-
-
-def twin_of(arm: Arm, names: set[str]) -> str | None:
-    """The arm with the same layers and loss that does not use its maps: designs that differ only in their use share a twin.
-
-    Example:
-        >>> twin_of(Arm.of("fal-p2@focus"), {"twin-p2@amplify", "twin-p2@laterals"})
-        'twin-p2@amplify'
-    """
-    own, _, design = twin_arm(arm.name).partition("@")
-    same = [name for name in DESIGNS if unused(DESIGNS[name]) == unused(DESIGNS[design])]
-    return next((name for name in (f"{own}@{name}" for name in [design, *same]) if name in names), None)
-
-
-def unused(design: Design) -> Design:
-    """The design whose network is the same as long as its maps are not used."""
-    return replace(design, gate="amplify", evidence=False, place="features" if design.place == "backbone" else design.place)
 
 
 def differences(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -151,12 +135,17 @@ def with_aim(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     arms = table.index.get_level_values("arm")
     found = table.assign(**{name: gates[name].reindex(arms).to_numpy() for name in gates})
     found["multiply_adds_ratio"] = [results.costs.get(arm, {}).get("multiply_adds_ratio", np.nan) for arm in arms]
-    outcome = found.index.get_level_values("outcome")
-    better = (outcome == "accuracy") & (found["difference"] >= GAIN) & (found["low"] > 0)
-    better |= (outcome == "average_drop_excess") & (found["difference"] <= DROP) & (found["high"] < 0)
-    found["aim"] = better & (found["multiply_adds_ratio"] <= COST)
+    found["aim"] = reaches_aim(found)
     found.attrs = table.attrs
     return found
+
+
+def reaches_aim(table: pd.DataFrame) -> pd.Series:
+    """Whether accuracy is higher, or the excess lower, by enough and for certain, at an allowed cost."""
+    outcome = table.index.get_level_values("outcome")
+    better = (outcome == "accuracy") & (table["difference"] >= GAIN) & (table["low"] > 0)
+    better |= (outcome == "average_drop_excess") & (table["difference"] <= DROP) & (table["high"] < 0)
+    return better & (table["multiply_adds_ratio"] <= COST)
 
 
 def aim_sentence(table: pd.DataFrame) -> str:
@@ -275,9 +264,12 @@ def rules_part(folder: Path, results: Results) -> Iterator[Part]:
     if not (folder / VALUES).exists():
         return
     score(folder)
-    table = pd.read_csv(folder / "rule_scores.csv")
+    table = pd.read_csv(folder / SCORES)
+    wins = winner(table, RULES)
+    table = table[table["choice"].isin(["tests", "fixed"])]
     rows = [[f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in table.to_numpy()]
-    yield Part("Rules that select levels", markdown(list(table), rows))
+    said = f"The levels that each rule selects by its tests, and sets that look at nothing (fixed). The rule that wins: {wins}."
+    yield Part("Rules that select levels", [said, "", *markdown(list(table), rows)])
 
 
 # ---- Markdown

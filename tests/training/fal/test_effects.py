@@ -333,3 +333,9 @@ def test_statsmodels_is_asked_for_only_by_the_mixed_model(monkeypatch):
     with pytest.raises(UsageError) as raised:
         effects(RUNS, "y")
     assert str(raised.value) == ("the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'")
+
+
+def test_numbers_of_folds_and_seeds_may_be_integers_of_pandas():
+    runs = made_runs(0)
+    table = effects(runs.astype({"fold": "Int16", "seed": "Int32"}), "y", ["fal"])
+    pd.testing.assert_frame_equal(table, effects(runs, "y", ["fal"]))

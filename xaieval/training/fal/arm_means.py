@@ -170,7 +170,8 @@ def _fitted(table: pd.DataFrame, outcome: str, arms: tuple[str, ...]) -> Any:
         from statsmodels.regression.mixed_linear_model import MixedLM
     except ImportError as error:
         raise UsageError("the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'") from error
-    data = table[CELL].assign(y=table[outcome].to_numpy(), arm=pd.Categorical(table["arm"], categories=arms))
+    data = pd.DataFrame({key: pd.factorize(table[key])[0] for key in CELL})  # statsmodels cannot read pandas' own integers
+    data = data.assign(y=table[outcome].to_numpy(dtype=float), arm=pd.Categorical(table["arm"], categories=arms))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say in many words what is tested below
         try:
