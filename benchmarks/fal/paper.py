@@ -2,10 +2,11 @@
 
     python benchmarks/fal/paper.py
 
-makes three tables from the packed rows alone, without training, and prints them as Markdown: `paper/table1.csv` (each level of
-each arm), `paper/differences.csv` and `paper/protocols.csv`. The networks are those of paper.toml. With airplane among the
-classes they are the FPNs of levels.toml, whose settings are the same: there each airplane is scored by networks that have not
-seen it.
+makes four tables from the packed rows alone, without training, and prints them as Markdown: `paper/table1.csv` (each level
+of each arm), `paper/differences.csv`, `paper/splits.csv` (IC by mask area and by confidence) and `paper/protocols.csv`. The
+networks are those of paper.toml. With airplane among the classes they are the FPNs of levels.toml, whose settings are the
+same: there each airplane is scored by networks that have not seen it. The rows of other protocols are from
+paper_networks.py.
 
 Intervals are for other airplanes and other seeds. Neighbouring airplanes often show the same place, so the images come in
 blocks of consecutive files, and both blocks and seeds are samples (`xaieval.analysis.stats.crossed`).
@@ -19,11 +20,13 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.stats.crossed import crossed_interval, crossed_p_value
+from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.paired import holm
+from xaieval.analysis.stats.proportions import proportion_interval
 from xaieval.models import LEVELS
 from xaieval.training.fal.rows import read_rows
 
-__all__ = ["airplanes", "at_equal_area", "block_table", "differences", "protocol_table", "table1"]
+__all__ = ["airplanes", "at_equal_area", "block_table", "differences", "protocol_table", "split_table", "table1"]
 
 HERE = Path(__file__).parent
 OUT = HERE / "paper"
@@ -39,6 +42,7 @@ PAIRS = (
     ("twin-p2-p3@amplify", "fpn"),
     ("fal-p2-p3@amplify", "twin-p2-p3@amplify"),
 )
+SPLITS = {AREA: [0, 0.4, 0.5, 1], "confidence": [0, 0.5, 0.8, 0.95, 1]}
 MEAN = "mean"  # of the four levels
 
 
@@ -107,6 +111,22 @@ def differences(first: pd.DataFrame, second: pd.DataFrame, what: str) -> pd.Data
     return frame.assign(p_holm=holm(frame["p"]))
 
 
+def split_table(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """IC and AD by mask area and level, and by confidence and level, over the images and seeds of one arm.
+
+    The intervals of IC hold for other blocks of airplanes and these networks.
+    """
+    records = []
+    for by, edges in SPLITS.items():
+        for (part, level), group in rows.groupby([pd.cut(rows[by], edges, include_lowest=True), "level"], observed=True):
+            yes = group[INCREASE].to_numpy() > 0
+            low, high = proportion_interval(yes, 0.95, Grouping(group["group"]))
+            record = {"setting": setting, "by": by, "from": max(part.left, 0.0), "to": part.right, "level": level}
+            found = {INCREASE: 100 * yes.mean(), f"{INCREASE}_low": 100 * low, f"{INCREASE}_high": 100 * high}
+            records.append(record | found | {DROP: group[DROP].mean(), "maps": len(group)})
+    return pd.DataFrame(records)
+
+
 def protocol_table(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per protocol and level: AD and IC of the FPNs with their intervals, and the mean mask area."""
     records = []
@@ -131,9 +151,11 @@ def main() -> None:
     compared.append(differences(of_arms[FPN], rows[WITH], f"fpn: {WITHOUT} - {WITH}"))
     changes = pd.concat(compared)
     protocols = protocol_table(pd.read_parquet(OUT / "protocols.parquet"))
-    for name, table in (("table1", levels), ("differences", changes), ("protocols", protocols)):
+    splits = pd.concat([split_table(part[part["arm"] == FPN], setting) for setting, part in rows.items()])
+    tables = {"table1": levels, "differences": changes, "splits": splits, "protocols": protocols}
+    for name, table in tables.items():
         table.round(4).to_csv(OUT / f"{name}.csv", index=False)
-    print(*map(_markdown, (_cells(levels), _rounded(changes), _of_protocols(protocols))), sep="\n\n")
+    print(*map(_markdown, (_cells(levels), _rounded(changes), _of_splits(splits), _of_protocols(protocols))), sep="\n\n")
 
 
 def _cells(levels: pd.DataFrame) -> pd.DataFrame:
@@ -165,6 +187,16 @@ def _rounded(changes: pd.DataFrame) -> pd.DataFrame:
     titles = {DROP: "AD", INCREASE: "IC", EXCESS: "AD excess"}
     wide = shown.pivot_table(index=["what", "level"], columns="metric", values="cell", aggfunc="first", sort=False)
     return wide[list(titles)].rename(columns=titles).reset_index()
+
+
+def _of_splits(splits: pd.DataFrame) -> pd.DataFrame:
+    """IC at each level, one row per setting and part; the number of maps in brackets."""
+    shown = splits.assign(
+        part=[f"{row['by'].replace('_', ' ')} {row['from']:g} to {row['to']:g}" for row in splits.to_dict("records")],
+        cell=[f"{_of(row, INCREASE)} ({row['maps']})" for row in splits.to_dict("records")],
+    )
+    wide = shown.pivot_table(index=["setting", "part"], columns="level", values="cell", aggfunc="first", sort=False)
+    return wide[list(LEVELS)].fillna("").rename(columns=lambda level: f"IC {level}").reset_index()
 
 
 def _of_protocols(protocols: pd.DataFrame) -> pd.DataFrame:
