@@ -1,7 +1,7 @@
 """Rules that say which levels need attention, and how well they foretell where it helps; registered in RULES.md.
 
-    python benchmarks/fal/rules.py values FOLDER --data ucmerced:DIR --weights FILE   # rules.csv in FOLDER, from the FPN runs
-    python benchmarks/fal/rules.py score FOLDER                                       # rule_scores.csv, from rules.csv and the rows
+    python benchmarks/fal/rules.py values FOLDER --data ucmerced:DIR --weights FILE    # rules.csv, from the FPNs
+    python benchmarks/fal/rules.py score FOLDER    # rule_scores.csv, from rules.csv and the packed rows
 
 FOLDER is the folder of an experiment with the weights of its FPNs (`fold*-seed*/fpn`). The first command takes about 20 seconds
 per FPN on one core, and continues where it was interrupted; the second one takes seconds and needs no weights.
@@ -17,22 +17,22 @@ from typing import Any
 
 import cyclopts
 import pandas as pd
-from rule_scores import rule_scores
 
 from xaieval.analysis.rules import RULES
 from xaieval.config.fal_options import FalOptions
 from xaieval.evaluation.scores import Scores
 from xaieval.models import LEVELS, levels_of
-from xaieval.models.designs import design_of
-from xaieval.training.fal import Experiment, prepare
-from xaieval.training.fal.oracle_gate import with_oracle_gate
-from xaieval.training.fal.probe import ProbeSettings, with_probe
-from xaieval.training.fal.rows import read_rows
-from xaieval.training.fal.runs import RECORD, SELECTION, Cell
+from xaieval.results.files import MANIFEST
+from xaieval.training.fal import Experiment, prepare, read_rows
+from xaieval.training.fal.arms import FPN
+from xaieval.training.fal.choice import selection_scores
+from xaieval.training.fal.effects import effects, run_table
+from xaieval.training.fal.rule_scores import rule_scores, winner
+from xaieval.training.fal.runs import RECORD, Cell
 
 VALUES, SCORES = "rules.csv", "rule_scores.csv"
 HIGHER_IS_BETTER = {"accuracy": True, "average_drop_excess": False}
-KEYS = ["fold", "seed"]
+PARTS = ("fal", "gate")
 
 app = cyclopts.App(name="rules", help=__doc__)
 
@@ -48,15 +48,17 @@ def values(folder: Path, /, *, data: str, weights: str) -> None:
     """
     experiment = prepare(recorded_options(folder, data=data, weights=weights))
     path = folder / VALUES
-    tables = [pd.read_csv(path)] if path.exists() else []
-    done = set(tables[0][KEYS].itertuples(index=False, name=None)) if tables else set()
+    known = pd.read_csv(path) if path.exists() else pd.DataFrame({"fold": [], "seed": []})
+    done = set(known[["fold", "seed"]].itertuples(index=False, name=None))
     for cell in finished_cells(folder, experiment):
         if (cell.fold, cell.seed) in done:
             continue
         started = time.perf_counter()
-        tables.append(rule_values(with_all_columns(cell)).assign(fold=cell.fold, seed=cell.seed))
-        table = pd.concat(tables)[[*KEYS, "rule", "level", "value", "rank", "selected", "among_2"]]
-        table.sort_values([*KEYS, "rule", "level"]).to_csv(path, index=False, float_format="%.6g")
+        found = rule_values(selection_scores(cell, RULES))
+        found.insert(0, "seed", cell.seed)
+        found.insert(0, "fold", cell.fold)
+        known = found if known.empty else pd.concat([known, found])
+        known.sort_values(["fold", "seed", "rule", "level"]).to_csv(path, index=False, float_format="%.6g")
         print(f"fold {cell.fold}, seed {cell.seed}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
@@ -67,18 +69,17 @@ def score(folder: Path, /) -> None:
     Args:
         folder: A folder with rules.csv and the packed rows of an experiment.
     """
-    from xaieval.training.fal.effects import effects, run_table
-
     runs = run_table(read_rows(folder))
-    found = effects(runs, list(HIGHER_IS_BETTER), ["fal", "gate"])
-    table = rule_scores(pd.read_csv(folder / VALUES), found, runs, HIGHER_IS_BETTER)
+    found = effects(runs, list(HIGHER_IS_BETTER), PARTS)
+    table = rule_scores(pd.read_csv(folder / VALUES), found[found.index.isin(LEVELS, level="level")], runs, HIGHER_IS_BETTER)
     table.to_csv(folder / SCORES, index=False, float_format="%.4g")
-    print(table.to_string(index=False))
+    print(found.round(2).to_string(), table.round(3).to_string(index=False), sep="\n\n")
+    print(f"\nthe rule that wins: {winner(table, RULES)}")
 
 
 def recorded_options(folder: Path, **given: Any) -> FalOptions:
-    """The options of an experiment from its manifest, with the places of files, which it does not record."""
-    recorded = json.loads((folder / "manifest.json").read_text())["run"] | given
+    """The options of an experiment from its manifest, and those that it does not record."""
+    recorded = json.loads((folder / MANIFEST).read_text())["run"] | given
     names = {entry.name for entry in fields(FalOptions)}
     kept = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items() if name in names}
     return FalOptions(**kept)
@@ -86,40 +87,21 @@ def recorded_options(folder: Path, **given: Any) -> FalOptions:
 
 def finished_cells(folder: Path, experiment: Experiment) -> list[Cell]:
     """The folds and seeds whose FPN is trained."""
-    names = [place.parts[-3].removeprefix("fold").split("-seed") for place in folder.glob(f"fold*-seed*/fpn/{RECORD}")]
+    names = [place.parts[-3].removeprefix("fold").split("-seed") for place in folder.glob(f"fold*-seed*/{FPN}/{RECORD}")]
     return [Cell(experiment, folder, fold, seed) for fold, seed in sorted((int(fold), int(seed)) for fold, seed in names)]
 
 
-def with_all_columns(cell: Cell) -> Scores:
-    """The scores of an FPN on the selection images, by block, with the columns of all rules."""
-    experiment, place = cell.experiment, cell.place("fpn")
-    rows = pd.read_parquet(place / SELECTION)
-    rows = rows[rows["method"] == experiment.options.methods[0]]
-    metrics = json.loads((place / RECORD).read_text())["metrics"]
-    scores = Scores(rows, {"metrics": metrics, "seed": experiment.options.seed})
-    scores = scores.with_groups(experiment.groups)
-    fpn = cell.trained("fpn")
-    training, chosen = (
-        experiment.pictures.subset(numbers).loader(experiment.options.batch_size)
-        for numbers in (cell.images.train, cell.images.selection)
-    )
-    gate = design_of(experiment.options.design).gate
-    scores = with_oracle_gate(scores, fpn, chosen, gate=gate)
-    return with_probe(scores, fpn, training, chosen, settings=ProbeSettings(gate=gate))
-
-
 def rule_values(scores: Scores) -> pd.DataFrame:
-    """One row per rule and level: its value (more needs more attention), its rank (1 needs most), and whether it is selected."""
+    """One row per rule and level: its value (more needs attention), its rank (1 needs most), and whether it is selected."""
     records = []
     for name, rule in RULES.items():
-        tested, two = scores.select_layers(by=name), scores.select_layers(2, by=name)
-        ranking = tested.ranking
-        ranking.index = levels_of(ranking.index)
-        (column,) = rule.metrics if len(rule.metrics) == 1 else ("mean_rank",)
+        tested, two = scores.select_layers(by=name), levels_of(scores.select_layers(2, by=name))
+        ranking = tested.ranking.set_axis(levels_of(tested.ranking.index))
+        column = rule.metrics[0] if len(rule.metrics) == 1 else "mean_rank"
         for level in LEVELS:
             record = {"rule": name, "level": level, "value": ranking.loc[level, column]}
-            record |= {"rank": ranking.index.get_loc(level) + 1}
-            records.append(record | {"selected": int(level in levels_of(tested)), "among_2": int(level in levels_of(two))})
+            record |= {"rank": ranking.index.get_loc(level) + 1, "selected": int(level in levels_of(tested))}
+            records.append(record | {"among_2": int(level in two)})
     return pd.DataFrame(records)
 
 

@@ -18,7 +18,7 @@ def gain_p_values(
 
     Args:
         gains: One row per image and one column per layer, `[N, L]`.
-        family: The number of layers that can be tested, at least L. It stays the same in every round of a greedy search, so that
+        family: The number of layers that can be tested, at least L. It is the same in every round of a greedy search, so that
             the rounds and a later test of all layers agree.
         level: 1 minus the probability of even one false positive, in (0, 1).
         seed: Seed of the random signs.

@@ -59,7 +59,7 @@ _RULES = (
     Rule(
         "probe",
         ("probe",),
-        "A layer needs attention if an attention branch that is trained there on the features of the frozen network saves loss.",
+        "A layer needs attention if an attention branch, trained there on the features of the frozen network, saves loss.",
         "xaieval.training.fal.with_probe(scores, fpn, training_loader, loader) adds it",
         against="zero",
         decimals=3,

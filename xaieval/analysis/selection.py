@@ -132,10 +132,10 @@ def select_layers(
     better than that layer in another metric. "Not significantly better" only means that no difference was found, not that there
     is none: with few images, a layer may be selected that is better in another metric.
 
-    Rules by name (`xaieval.analysis.rules.RULES`): "ad-ic", AD and IC as in the paper; "excess", the AD in excess of that of the
-    same masks shifted; "oracle-gate", the loss that a gate which knows the class saves at the layer; "probe", the loss that
-    trained attention saves there. By the last two a layer needs attention where more loss is saved: more is worse. "probe" tests
-    each layer against zero instead of against the best layer, and corrects by Bonferroni for all layers.
+    Rules by name (`xaieval.analysis.rules.RULES`): "ad-ic", AD and IC as in the paper; "excess", the AD in excess of that of
+    the same masks shifted; "oracle-gate", the loss that a gate which knows the class saves at the layer; "probe", the loss that
+    trained attention saves there. By the last two a layer needs attention where more loss is saved: more is worse. "probe"
+    tests each layer against zero instead of against the best layer, and corrects by Bonferroni for all layers.
 
     The tests are one-sided and paired by image (McNemar's exact test for binary metrics, sign flips with a correction for
     skewness for means), and corrected by Holm for all pairs of layers. Layers are ordered by their mean rank over the metrics,
@@ -157,7 +157,8 @@ def select_layers(
         count at every layer are used.
 
     Raises:
-        MetricError: A metric, a column that the rule needs, the method or the layers are not in the rows, or `k` is not between 1 and the number of layers.
+        MetricError: A metric, a column that the rule needs, the method or the layers are not in the rows, or `k` is not between
+            1 and the number of layers.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from xaieval.training.fal.effects import arm_differences, effects, run_table
 from xaieval.training.fal.experiment import Experiment, prepare
+from xaieval.training.fal.oracle_gate import with_oracle_gate
+from xaieval.training.fal.probe import ProbeSettings, with_probe
 from xaieval.training.fal.report import write_figures, write_report
 from xaieval.training.fal.results import Results, read_results
 from xaieval.training.fal.rows import read_rows
@@ -11,6 +13,7 @@ from xaieval.training.fal.run import run_experiment
 
 __all__ = [
     "Experiment",
+    "ProbeSettings",
     "Results",
     "arm_differences",
     "effects",
@@ -19,6 +22,8 @@ __all__ = [
     "read_rows",
     "run_experiment",
     "run_table",
+    "with_oracle_gate",
+    "with_probe",
     "write_figures",
     "write_report",
 ]

@@ -101,7 +101,7 @@ def _least_squares(table: pd.DataFrame, outcome: str, notes: tuple[str, ...]) ->
     arms = tuple(dict.fromkeys(table["arm"]))
     _check_connected(table, arms)
     within, values = _within(table, outcome, arms, CELL)
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     means = inverse @ within.T @ values
     freedom = len(table) - table.groupby(CELL).ngroups - (len(arms) - 1)
     if freedom < 1:
@@ -118,6 +118,11 @@ def _within(table: pd.DataFrame, outcome: str, arms: tuple[str, ...], keys: list
     columns = pd.DataFrame({arm: (table["arm"] == arm).astype(float) for arm in arms}).assign(_outcome=table[outcome])
     centred = columns - columns.groupby([table[key] for key in keys]).transform("mean")
     return centred[list(arms)].to_numpy(), centred["_outcome"].to_numpy()
+
+
+def _inverse(within: Floats) -> Floats:
+    """The inverse `[A, A]` of least squares, 0 for the mean over all arms, which no difference within folds and seeds tells."""
+    return np.linalg.pinv(within.T @ within, rcond=1e-10, hermitian=True)
 
 
 def _check_connected(table: pd.DataFrame, arms: tuple[str, ...]) -> None:
@@ -205,7 +210,7 @@ def two_way_errors(
     """
     w = np.asarray(weights, dtype=float)
     within, values = _within(table, outcome, arms, list(dict.fromkeys([*CELL, by])))
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     means = inverse @ within.T @ values
     pulls = pd.DataFrame((within @ inverse @ w.T) * (values - within @ means)[:, None], index=table.index)
     kinds: list[list[str]] = [CELL, [by], [*CELL, by]]
@@ -222,6 +227,6 @@ def contrasts_within(table: pd.DataFrame, outcome: str, arms: tuple[str, ...], w
     """Weighted sums `[T]` of the arms' means by least squares within folds and seeds; NaN where these rows do not tell one."""
     w = np.asarray(weights, dtype=float)
     within, values = _within(table, outcome, arms, CELL)
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     told = np.isclose(w @ inverse @ (within.T @ within), w, atol=1e-9).all(axis=1)
     return np.where(told, w @ inverse @ within.T @ values, np.nan)

@@ -21,7 +21,7 @@ from xaieval.training.fal.oracle_gate import with_oracle_gate
 from xaieval.training.fal.probe import ProbeSettings, with_probe
 from xaieval.training.fal.runs import RECORD, SELECTION, Cell
 
-__all__ = ["CHOICE", "check_choices", "choose", "roles_of", "shared_roles"]
+__all__ = ["CHOICE", "check_choices", "choose", "roles_of", "selection_scores", "shared_roles"]
 
 CHOICE = "choice.json"  # in the folder of the FPN's run
 
@@ -33,7 +33,8 @@ def choose(cell: Cell) -> dict[str, Any]:
     """
     path, options = cell.place(FPN) / CHOICE, cell.experiment.options
     if not path.exists():
-        selection = _selection_scores(cell).select_layers(options.k, options.by, method=options.methods[0], level=options.level)
+        scores = selection_scores(cell, options.by)
+        selection = scores.select_layers(options.k, options.by, method=options.methods[0], level=options.level)
         rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
         roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
         write_json(path, {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()})
@@ -64,21 +65,29 @@ def _settings(cell: Cell) -> dict[str, Any]:
     return {"by": list(options.by), "k": options.k, "level": options.level}
 
 
-def _selection_scores(cell: Cell) -> Scores:
-    """The scores of an FPN on the selection images, by block, with the column that the rule needs."""
+def selection_scores(cell: Cell, rules: Iterable[str]) -> Scores:
+    """The scores of an FPN on the selection images, by block, with the columns that the rules need.
+
+    Args:
+        cell: The fold and the seed; the FPN's run is finished.
+        rules: Names of rules; metrics need no more than the scores have.
+    """
     experiment, place = cell.experiment, cell.place(FPN)
     metrics = json.loads((place / RECORD).read_text())["metrics"]
     scores = Scores(pd.read_parquet(place / SELECTION), {"metrics": metrics, "seed": experiment.options.seed})
     scores = scores.with_groups(experiment.groups)
-    rule, gate = experiment.options.by[0], design_of(experiment.options.design).gate
-    size = experiment.options.batch_size
-    chosen = experiment.pictures.subset(cell.images.selection).loader(size)
-    if rule == "oracle-gate":
-        return with_oracle_gate(scores, cell.trained(FPN), chosen, gate=gate)
-    if rule == "probe":
-        training = experiment.pictures.subset(cell.images.train).loader(size)
-        return with_probe(scores, cell.trained(FPN), training, chosen, settings=ProbeSettings(gate=gate))
+    options, wanted = experiment.options, set(rules)
+    gate, chosen = design_of(options.design).gate, _images(cell, cell.images.selection)
+    if "oracle-gate" in wanted:
+        scores = with_oracle_gate(scores, cell.trained(FPN), chosen, gate=gate)
+    if "probe" in wanted:
+        training, settings = _images(cell, cell.images.train), ProbeSettings(gate=gate)
+        scores = with_probe(scores, cell.trained(FPN), training, chosen, settings=settings, level=options.level)
     return scores
+
+
+def _images(cell: Cell, numbers: list[int]) -> Iterable[Any]:
+    return cell.experiment.pictures.subset(numbers).loader(cell.experiment.options.batch_size)
 
 
 def roles_of(ranked: Sequence[str], selected: Iterable[str], rng: np.random.Generator) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -105,8 +106,8 @@ def _over_cells(level: str, features: Float[Tensor, "n c h w"], cells: tuple[int
         return features
     if min(cells) < 1 or size[0] % cells[0] or size[1] % cells[1]:
         raise ModelError(
-            f"level {level} has {size[0]} x {size[1]} positions, which a grid of {cells[0]} x {cells[1]} cells does not divide; "
-            "give images whose sides are multiples of 32, or another grid"
+            f"level {level} has {size[0]} x {size[1]} positions, which {cells[0]} x {cells[1]} cells do not divide; give "
+            "images whose sides are multiples of 32, or another grid"
         )
     return functional.avg_pool2d(features, (size[0] // cells[0], size[1] // cells[1]))
 
@@ -134,9 +135,10 @@ def with_column(scores: Scores, ids: list[str], values: Mapping[str, Tensor], en
     unknown = rows.loc[counts & ~rows["image_id"].isin(ids), "image_id"]
     if len(unknown):
         raise DataError(f"image '{unknown.iloc[0]}' of the scores is not in the loader; give the loader that was scored")
-    table = pd.DataFrame({level: values[level].numpy() for level in set(levels.values())}, index=ids).stack()
-    keys = pd.MultiIndex.from_arrays([rows["image_id"], rows["layer"].map(levels)])
-    column = pd.Series(table.reindex(keys).to_numpy(dtype=float), index=rows.index).where(counts)
+    column = pd.Series(np.nan, index=rows.index)
+    for layer, level in levels.items():
+        there = counts & (rows["layer"] == layer)
+        column[there] = rows.loc[there, "image_id"].map(dict(zip(ids, values[level].tolist(), strict=True)))
     metrics = [metric for metric in scores.metrics if metric["name"] != entry["name"]]
     return Scores(rows.assign(**{entry["name"]: column}), scores.manifest | {"metrics": [*metrics, dict(entry)]})
 

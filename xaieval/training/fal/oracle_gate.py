@@ -65,7 +65,8 @@ def with_oracle_gate(
     features = level_features(fpn, loader, grid)
     sizes = {level: tuple(maps.shape[2:]) for level, maps in features.levels.items()}
     if len(set(sizes.values())) > 1:
-        raise ModelError(f"the gate has the same grid on every level, and the grid of {grid!r} is finer than p5: {sizes['p5']}")
+        height, width = sizes["p5"]
+        raise ModelError(f"the gate has one grid on all levels, and that of {grid!r} is finer than p5, {height} x {width}")
     saved = loss_saved(copy.deepcopy(fpn.head).float().cpu(), features.levels, features.labels, gate, steps)
     return with_column(scores, features.ids, saved, ORACLE_GATE)
 

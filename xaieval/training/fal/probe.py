@@ -80,7 +80,7 @@ def with_probe(
         training: Images that the probes are trained on, with their classes, such as those that the FPN was trained on.
         loader: Other images, that the loss is measured on.
         settings: How probes are trained.
-        level: 1 minus the probability that a level is taken if none saves loss, in (0, 1).
+        level: 1 minus the probability that a level is taken if none saves loss, in (0, 1); the one to select layers with.
 
     Returns:
         The scores with one more metric, in nats; `select_layers(by="probe")` uses it.
@@ -105,10 +105,11 @@ def with_probe(
     known, new = level_features(fpn, training, settings.grid), level_features(fpn, loader, settings.grid)
     if len(known) < 2:
         raise DataError(f"a probe is trained on at least 2 images, got {len(known)}")
-    groups = grouping_of(scores.rows, new.ids, scores.group_weights)
+    order = np.argsort(new.ids)  # that of the images in `select_layers`, so that both tests draw the same signs
+    groups = grouping_of(scores.rows, np.asarray(new.ids)[order], scores.group_weights)
 
     def significant(gains: Losses) -> NDArray[np.bool_]:
-        return gain_p_values(gains, len(LEVELS), level, scores.seed, groups)[1] < 1 - level
+        return gain_p_values(gains[order], len(LEVELS), level, scores.seed, groups)[1] < 1 - level
 
     gains = greedy_gains(lambda levels: probe_losses(fpn.head, known, new, levels, settings), list(LEVELS), significant)
     return with_column(scores, new.ids, {name: torch.from_numpy(values) for name, values in gains.items()}, PROBE)
@@ -207,7 +208,8 @@ def _trained(head: LevelHead, training: LevelFeatures, levels: Sequence[str], se
     for batch in batches:
         output = probe({level: features[batch] for level, features in training.levels.items()})
         optimizer.zero_grad()
-        attention_loss(output, training.labels[batch]).backward()
+        # Each branch has weight 1, so that a further branch does not change how the others are trained.
+        attention_loss(output, training.labels[batch], weight=len(levels)).backward()
         optimizer.step()
         schedule.step()
     return probe
