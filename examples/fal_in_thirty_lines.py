@@ -2,8 +2,8 @@
 ===================
 
 Score the levels of a feature pyramid, add attention to those that need it, continue the training, and compare with the same
-pyramid after the same training. ``xaieval-bench fal`` does this with folds and all controls (see the page on the FAL
-experiment); this example shows its steps. It needs ``pip install 'xaieval[fal]'``.
+pyramid after the same training. ``xaieval-bench fal`` trains all networks from the backbone instead, with folds, seeds and
+twins (see the page on the FAL experiment); this example shows the steps. It needs ``pip install 'xaieval[fal]'``.
 
 ``python examples/fal_in_thirty_lines.py [FOLDER]`` prints each step, and writes the training log and ``fal.png``.
 """
