@@ -22,10 +22,10 @@ def test_a_difference_within_the_noise_is_called_noise():
         ("macro_f1", "selected", "fpn", 0.0, float("nan"), float("nan"), float("nan")),
     )
     assert list(module._differences(table, 0.95)) == [
-        "Of 3 differences, those count as found whose p-value, corrected by Holm for all of them, is below 0.05; the others are "
-        "within the noise of folds and seeds.",
-        "selected minus fpn: AD -4.0 [-5.0, -3.0]; within the noise: accuracy +1.2 [-0.5, +2.9]; too few or equal runs to tell: "
-        "macro F1 +0.0.",
+        "Of 3 differences, those count as found whose p-value, corrected by Holm for all of them, is below 0.05; the others "
+        "are within the noise of folds and seeds.",
+        "selected minus fpn: AD -4.0 [-5.0, -3.0]; within the noise: accuracy +1.2 [-0.5, +2.9]; too few or equal runs to "
+        "tell: macro F1 +0.0.",
     ]
     strict = list(module._differences(table.loc[["average_drop"]], 0.9999))
     assert strict[1] == "selected minus fpn: within the noise: AD -4.0 [-5.0, -3.0]."

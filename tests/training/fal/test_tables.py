@@ -58,7 +58,7 @@ def test_an_interval_of_a_mean_is_that_of_blocks_and_seeds(packed):
     results = read_results(packed)
     row = arm_table(results).loc["selected"]
     own = results.rows[results.rows["arm"] == "fal-p2"]
-    by_block = own.groupby(["group", "seed"])["average_drop"].mean().unstack("seed")
+    by_block = own.pivot_table(index="group", columns="seed", values="average_drop")
     low, high = crossed_interval(by_block)
     shift = own["average_drop"].mean() - by_block.to_numpy().mean()
     assert [row["average_drop_low"], row["average_drop_high"]] == pytest.approx([max(low + shift, 0), min(high + shift, 100)])

@@ -130,7 +130,8 @@ def _page(results: Results, tables: dict[str, pd.DataFrame], figures: list[str],
     parts = ["# The FAL experiment", _setting(results, level), "## What was found"]
     parts += ["\n".join(f"- {sentence}" for sentence in sentences(results, level))]
     for name, table in tables.items():
-        kind, of_class = next((kind, name[len(kind) + 1 :]) for kind in sorted(TITLES, reverse=True) if name.startswith(kind))
+        kind = max((known for known in TITLES if name.startswith(known)), key=len)
+        of_class = name[len(kind) + 1 :]
         title = f"{TITLES[kind]}, class {of_class} only" if of_class else TITLES[kind]
         parts += [f"## {title}", _markdown(FORMATS.get(kind, _plain)(table))]
         parts += _notes(table)
