@@ -86,9 +86,9 @@ def figures(experiment: Experiment, run: Path) -> None:
     batch = next(read_batches(pictures.loader(SHOWN)))
     maps = {arm: _maps(cell.trained(arm), batch.images) for arm in (FPN, FAL)}
     pixels, names = experiment.preprocessing.to_pixels(batch.images), [Path(name).stem for name in batch.ids]
-    maps_figure(pixels, maps[FPN], names, "FPN of the 20 other classes, Grad-CAM").savefig(OUT / "figure4.png", dpi=100)
+    maps_figure(pixels, maps[FPN], names, "FPN of the 20 other classes, Grad-CAM").savefig(OUT / "figure4.png", dpi=75)
     columns = {f"{level} {arm.split('-')[0].upper()}": maps[arm][level] for level in maps[FPN] for arm in maps}
-    maps_figure(pixels, columns, names, f"FPN and {FAL}, Grad-CAM").savefig(OUT / "figure5.png", dpi=100)
+    maps_figure(pixels, columns, names, f"FPN and {FAL}, Grad-CAM").savefig(OUT / "figure5.png", dpi=75)
 
 
 def _maps(model: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:

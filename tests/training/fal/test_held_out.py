@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xaieval.cli import main
 from xaieval.config.fal_options import FalOptions
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ConfigError, DataError
@@ -107,3 +109,18 @@ def test_one_other_class_is_not_enough():
     pictures = replace(scenes(Preprocessing(32, 32), size=2), classes=["cross", "ring"], labels=[0, 1])
     with pytest.raises(DataError, match=r"^without the class 'ring' at least two others are needed, got 1$"):
         without_class(pictures, "ring")
+
+
+@pytest.mark.slow
+def test_the_command_reports_without_an_accuracy(tmp_path, capsys):
+    words = "fal --held-out-class cross --max-images 60 --image-size 32 --channels 8 --epochs 1 --seeds 2 --blocks 5"
+    main([*words.split(), "--arms", "fpn,fal-p2-p3", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "AD % [95% interval]" in printed
+    assert "accuracy" not in printed
+    page = (tmp_path / "report.md").read_text()
+    assert "6 test images, of the class cross, which no network was trained on, none of which was used for training" in page
+    assert "nan" not in page.lower()
+    main(["fal", "--remake", "--out", str(tmp_path), "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [arm["accuracy"] for arm in document["arms"]] == [None, None]

@@ -155,11 +155,13 @@ def _setting(results: Results, level: float) -> str:
     )
     trained = f"{len(folds)} folds x {len(seeds)} seeds, {len(results.records)} networks"
     images = results.rows["image_id"].nunique()
+    held_out = run.get("held_out_class")
+    without = f", of the class {held_out}, which no network was trained on" if held_out else ""
     return (
         f"{run['backbone']} on {run['data']}, head {run['head']}, {run['channels']} channels, {run['image_size']} px, "
         f"attention {run['design']}. {trained}, each trained from the backbone in one cycle, {run['epochs']} epochs, with the "
-        f"same images in the same order; {images} test images, none of which was used for training or for a selection. "
-        f"Intervals of {level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for "
+        f"same images in the same order; {images} test images{without}, none of which was used for training or for a "
+        f"selection. Intervals of {level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for "
         f"other seeds on these folds. {'; '.join(versions)}."
     )
 

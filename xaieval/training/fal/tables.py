@@ -75,7 +75,7 @@ def arm_table(results: Results, label: int | None = None, level: float = 0.95) -
     for arm, shown in results.roles.groupby("shown", sort=False):
         own = shown.merge(rows, on=["arm", "fold", "seed"])
         images = own.drop_duplicates(["arm", "fold", "seed", "image_id"])
-        right = images.assign(accuracy=100.0 * (images["predicted"] == images["label"]).where(images["label"].notna()))
+        right = images.assign(accuracy=(100.0 * (images["predicted"] == images["label"])).astype(float))  # NaN without a label
         networks = " ".join(dict.fromkeys(shown["arm"]))
         record: dict[str, Any] = {"networks": networks, "n_runs": len(shown)} | _means(right, ("accuracy",), level)
         if "macro_f1" in runs:
