@@ -176,6 +176,7 @@ def print_arms(arms: pd.DataFrame, level: float) -> None:
 
     names = {"accuracy": "accuracy %", "average_drop": "AD %", "average_drop_excess": "AD excess %"}
     names |= {"increase_in_confidence": "IC %"}
+    names = {name: title for name, title in names.items() if arms[name].notna().any()}  # no accuracy without labels
     table = Table("arm", box=None, header_style="bold")
     for title in (*(f"{title} [{level:.0%} interval]" for title in names.values()), "mask area", "runs"):
         table.add_column(title, justify="right")

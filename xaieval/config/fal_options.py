@@ -18,18 +18,23 @@ TWIN = "-twin"  # the end of the name of a role's twin
 # What options are where they are not given: for the built-in scenes, the whole experiment takes minutes.
 SCENES: dict[str, Any] = {
     "arms": ("selected", "selected-twin"),
-    "channels": 64,
-    "epochs": 3,
+    "batch_size": 8,
+    "channels": 32,
+    "epochs": 5,
     "image_size": 64,
+    "k": 2,
+    "learning_rate": 3e-3,
     "max_images": 400,
     "methods": ("gradcam",),
-    "seeds": 3,
+    "seeds": 2,
 }
 OTHERS: dict[str, Any] = {
     "arms": ("selected", "selected-twin", "random", "best", "all", "all-twin", "abn"),
+    "batch_size": 32,
     "channels": 128,
     "epochs": 5,
     "image_size": 128,
+    "learning_rate": 1e-3,
     "methods": ("gradcam", "gradcam++", "layercam"),
     "seeds": 3,
 }
@@ -48,7 +53,7 @@ class FalOptions:
         weights: Weights file of the backbone: .safetensors, or .pth that contains only tensors.
         pretrained: Use timm's pretrained weights, which may be downloaded.
         backbone_args: Arguments of the timm model, such as --backbone-args.pad_type same.
-        channels: Channels of every pyramid level. Default: 128; 64 for scenes.
+        channels: Channels of every pyramid level. Default: 128; 32 for scenes.
         head: Classifier: mean (one per level, logits averaged) or concat (one on all levels).
         image_size: Side of the square input in tests and scores, in pixels; whole images are used. Default: 128; 64 for scenes.
         train_size: Side of the random crops for training, in pixels. Default: image_size.
@@ -59,12 +64,12 @@ class FalOptions:
         folds: Number of folds; each image is tested once. Images of a block stay in one fold.
         blocks: Number of contiguous blocks that each class is cut into, a multiple of the folds.
         run_folds: Folds to run, such as 0,1. Default: all.
-        seeds: Number of seeds: each fold is run with seed, seed + 1 and so on. Default: 3.
+        seeds: Number of seeds: each fold is run with seed, seed + 1 and so on. Default: 3; 2 for scenes.
         run_seeds: Seeds to run, such as 4,5. Default: those of seeds.
         design: Design of the attention, see xaieval.models.designs. Default: that of FAL.
-        epochs: Epochs of every network, in one cycle of the learning rate. Default: 5; 3 for scenes.
-        batch_size: Images per training step and per forward pass.
-        learning_rate: Peak learning rate of the schedule.
+        epochs: Epochs of every network, in one cycle of the learning rate. Default: 5.
+        batch_size: Images per training step and per forward pass. Default: 32; 8 for scenes.
+        learning_rate: Peak learning rate of the schedule. Default: 0.001; 0.003 for scenes.
         precision: Precision of training; bf16 needs a processor that supports it.
         arms: Networks to compare with the FPN: FAL with attention on the selected, random, best or all levels; selected-twin
             and so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels,
@@ -72,7 +77,7 @@ class FalOptions:
             random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
         by: Rule that selects the levels, ad-ic, excess, oracle-gate or probe, or names of metrics. Default: that of
             Scores.select_layers.
-        k: Number of levels that get attention. Default: decided by tests.
+        k: Number of levels that get attention. Default: decided by tests; 2 for scenes.
         keep_weights: Keep the weights of all networks, not only those of the FPN.
         held_out_class: Train on all images of the other classes, and test on all images of this one, which has no label then:
             its accuracy is NaN. There is one fold, 0, without images for the selection of levels. Default: no class.
@@ -109,8 +114,8 @@ class FalOptions:
     run_seeds: Integers | None = None
     design: str | None = None
     epochs: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    batch_size: int | None = None
+    learning_rate: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
     arms: Words | None = None
     by: Words | None = None
@@ -158,6 +163,8 @@ class FalOptions:
                     f"held-out-class makes one split, all images of {self.held_out_class!r} for the test; "
                     f"leave out {name.replace('_', '-')}, got {given}"
                 )
+        if self.class_name is not None:
+            raise ConfigError(f"with held-out-class all test images are of {self.held_out_class!r}; leave out class")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +172,12 @@ class CompleteOptions(FalOptions):
     """Options in which those whose default depends on the data have a value; see `FalOptions.complete`."""
 
     arms: tuple[str, ...]
+    batch_size: int
     by: tuple[str, ...]
     channels: int
     design: str
     epochs: int
     image_size: int
+    learning_rate: float
     methods: tuple[str, ...]
     seeds: int

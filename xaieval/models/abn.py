@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ModelError, choose_from
 from xaieval.models.attention import AttentionBranch, AttentionOutput, amplify
-from xaieval.models.branch_stages import example_image, outputs_of, resized, stage_between
+from xaieval.models.branch_stages import example_image, hooked, outputs_of, resized, stage_between
 from xaieval.models.designs import Branch
 from xaieval.models.fpn import Pretrained, classifier_names, create_backbone
 
@@ -93,8 +93,7 @@ class ABNClassifier(nn.Module):
             return amplify(features, resized(branches["attention"]["map"], features))
 
         # timm has no common way to split a model between two stages; a hook for the duration of the call works for all models.
-        with self.backbone.get_submodule(self.stage).register_forward_hook(insert):
-            logits: Tensor = self.backbone(images)
+        logits: Tensor = hooked(self.backbone, images, {self.backbone.get_submodule(self.stage): insert})
         return AttentionOutput.gather(logits, branches) if details else logits
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from xaieval.errors import ModelError
 from xaieval.models.modes import evaluating
 
-__all__ = ["check_features", "example_image", "module_path", "outputs_of", "resized", "stage_between"]
+__all__ = ["check_features", "example_image", "hooked", "module_path", "outputs_of", "resized", "stage_between"]
 
 
 def example_image(backbone: Any, arguments: Mapping[str, Any] | None = None) -> Float[Tensor, "1 c h w"]:
@@ -56,10 +56,8 @@ def outputs_of(backbone: nn.Module, paths: Iterable[str], images: Tensor) -> dic
         # A copy, because the next module may work in place.
         return lambda module, inputs, output: outputs[path].append(output.clone() if isinstance(output, Tensor) else output)
 
-    with ExitStack() as stack, evaluating(backbone), torch.no_grad():
-        for path in outputs.keys() & modules.keys():
-            stack.enter_context(modules[path].register_forward_hook(keep(path)))
-        backbone(images)
+    with evaluating(backbone), torch.no_grad():
+        hooked(backbone, images, {modules[path]: keep(path) for path in outputs if path in modules})
     return outputs
 
 
@@ -81,17 +79,24 @@ def check_features(backbone: nn.Module, name: str, paths: Sequence[str], images:
         given.append(output.clone() if isinstance(output, Tensor) else output)
         return given[-1]
 
-    with ExitStack() as stack, evaluating(backbone), torch.no_grad():
-        for path in paths:
-            if path in modules:
-                stack.enter_context(modules[path].register_forward_hook(replace))
-        features = {maps.data_ptr() for maps in backbone(images)}
-    maps = [output for output in given if isinstance(output, Tensor) and output.ndim == 4 and output.data_ptr() in features]
+    with evaluating(backbone), torch.no_grad():
+        features = hooked(backbone, images, {modules[path]: replace for path in paths if path in modules})
+    places = {maps.data_ptr() for maps in features}
+    maps = [output for output in given if isinstance(output, Tensor) and output.ndim == 4 and output.data_ptr() in places]
     if not len(maps) == len(given) == len(paths):
         raise ModelError(
             f"attention cannot act within backbone {name!r}, whose features are not the outputs of {', '.join(paths)}; "
             "take another place, such as 'features'"
         )
+
+
+@torch.compiler.disable(reason="a compiled pass leaves out hooks that are registered within it, without a word")
+def hooked(run: Callable[..., Any], inputs: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> Any:
+    """Run a module or a function of modules with forward hooks for the duration of the call."""
+    with ExitStack() as stack:
+        for module, hook in hooks.items():
+            stack.enter_context(module.register_forward_hook(hook))
+        return run(inputs)
 
 
 def stage_between(backbone: nn.Module, before: str, last: str, images: Tensor) -> nn.Sequential:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, overload
 
@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from xaieval.errors import AddressError, ModelError, choose_from
 from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock
-from xaieval.models.branch_stages import check_features, example_image, module_path, resized, stage_between
+from xaieval.models.branch_stages import check_features, example_image, hooked, module_path, resized, stage_between
 from xaieval.models.designs import GATES, Design, Place, design_of
 from xaieval.models.fpn import LEVELS, FPNClassifier, Head, LevelHead, Pretrained, channels_last, pyramid_backbone, stages
 from xaieval.probe.addresses import parse
@@ -23,6 +23,7 @@ __all__ = ["FAL", "LayerSelector", "levels_of"]
 
 DEFAULT = "evidence-laterals"
 BranchOutput = dict[str, Tensor]
+Levels = OrderedDict[str, Tensor]
 
 
 class LayerSelector(Protocol):
@@ -130,45 +131,40 @@ class FAL(nn.Module):
     def forward(self, images: Float[Tensor, "n 3 h w"], details: bool = False) -> Tensor | AttentionOutput:
         """Logits `[N, K]` of a batch of normalised images; with `details`, also the outputs of the attention branches."""
         branches: dict[str, BranchOutput] = {}
-        with self._attending("backbone", branches):
-            features = stages(self.backbone, images)
+        features = self._hooked("backbone", partial(stages, self.backbone), images, branches)
         features = self._attend_all("features", features, branches)
-        with self._attending("laterals", branches):
-            levels = self.fpn(features)
+        levels = self._hooked("laterals", self.fpn, features, branches)
         levels = self._attend_all("levels", levels, branches)
         logits: Tensor = self.head(self.levels(levels))
         return AttentionOutput.gather(logits, {level: branches[level] for level in self.attention}) if details else logits
 
-    def _attend_all(
-        self, place: Place, features: dict[str, Tensor], branches: dict[str, BranchOutput]
-    ) -> OrderedDict[str, Tensor]:
+    def _attend_all(self, place: Place, features: Levels, branches: dict[str, BranchOutput]) -> Levels:
         """The features of all levels, after the attention if the design puts it here; `branches` gets the branches' outputs."""
+        if place != self.design.place:
+            return features
+        others = [level for level in self.attended if level not in self.attention]
         attended = OrderedDict(features)
-        if place == self.design.place:
-            for level in reversed(self.attended):  # the coarsest first, whose map can be shared
-                attended[level] = self._attend(level, features[level], branches)
+        for level in (*self.attention, *others):  # the others use the map of the first
+            attended[level] = self._attend(level, features[level], branches)
         return attended
 
-    @contextmanager
-    def _attending(self, place: Place, branches: dict[str, BranchOutput]) -> Iterator[None]:
-        """Attention on the outputs of modules for the duration of a call, if the design puts it here."""
-        with ExitStack() as stack:
-            for level in self.attended if place == self.design.place else ():
-                module, last = self._module(place, level)
-                stack.enter_context(module.register_forward_hook(self._hook(level, last, branches)))
-            yield
+    def _hooked(self, place: Place, run: Callable[..., Levels], inputs: Any, branches: dict[str, BranchOutput]) -> Levels:
+        """The output of modules, with attention on their parts if the design puts it here."""
+        if place != self.design.place:
+            return run(inputs)
+        return hooked(run, inputs, {self._part(place, level): self._hook(level, branches) for level in self.attended})
 
-    def _module(self, place: Place, level: str) -> tuple[nn.Module, bool]:
-        """The module that gives the features of a level, and whether it gives them with the channels last."""
-        if place == "laterals":
-            return self.fpn.inner_blocks[list(LEVELS).index(level)], False
-        return self.backbone.get_submodule(self.stage_paths[level]), channels_last(self.backbone)
+    def _part(self, place: Place, level: str) -> nn.Module:
+        """The module that gives the features of a level."""
+        if place == "backbone":
+            return self.backbone.get_submodule(self.stage_paths[level])
+        return self.fpn.inner_blocks[list(LEVELS).index(level)]
 
-    def _hook(self, level: str, last: bool, branches: dict[str, BranchOutput]) -> Callable[..., Tensor]:
+    def _hook(self, level: str, branches: dict[str, BranchOutput]) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            if not last:
-                return self._attend(level, output, branches)
-            return self._attend(level, output.permute(0, 3, 1, 2), branches).permute(0, 2, 3, 1)
+            if self.design.place == "backbone" and channels_last(self.backbone):
+                return self._attend(level, output.permute(0, 3, 1, 2), branches).permute(0, 2, 3, 1)
+            return self._attend(level, output, branches)
 
         return hook
 

@@ -15,7 +15,8 @@ def test_by_hand():
     # rows 1 and 3, columns 0 and 4 around their means: MS_rows 4, MS_columns 16, and a rest of +-1 in each cell: MS_rest 4
     table = np.array([[0.0, 2.0], [0.0, 6.0]])
     total = 4 + 16 - 4
-    reach = student.ppf(0.975, total**2 / (4**2 + 16**2 + 4**2)) * np.sqrt(total / 4)
+    assert total**2 / (4**2 + 16**2 + 4**2) < 1  # the degrees of freedom of two columns alone
+    reach = student.ppf(0.975, 1) * np.sqrt(total / 4)
     assert crossed_interval(table) == pytest.approx((2 - reach, 2 + reach))
 
 
@@ -28,6 +29,7 @@ def test_the_mean_squares_are_those_of_statsmodels():
     squares = found["sum_sq"] / found["df"]
     total = squares.iloc[0] + squares.iloc[1] - squares.iloc[2]
     freedom = total**2 / np.sum(squares**2 / found["df"])
+    assert freedom > 4
     reach = student.ppf(0.95, freedom) * np.sqrt(total / 50)
     assert crossed_interval(table, 0.9) == pytest.approx((table.mean() - reach, table.mean() + reach))
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from xaieval.cli import main
 from xaieval.config.fal_options import FalOptions
 from xaieval.data import Preprocessing, scenes
 from xaieval.errors import ConfigError, DataError
 from xaieval.training.fal.experiment import prepare
 from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fal.rows import pack, read_rows
+from xaieval.training.fal.run_table import run_table
 from xaieval.training.fal.runs import ROWS, SELECTION, Cell
 
 TINY = FalOptions(max_images=100, image_size=32, channels=8, epochs=1, held_out_class="cross", progress=False)
@@ -55,6 +59,10 @@ def test_the_network_has_the_other_classes_and_the_rows_have_no_label(tmp_path):
     assert packed["label"].isna().all()
     assert packed["group"].nunique() == 10
     assert packed["average_drop"].notna().all()
+    run = run_table(packed).iloc[0]
+    assert np.isnan(run["accuracy"]), "not 0: no answer could have been right"
+    assert run["n_images"] == 10
+    assert run["average_drop"] == pytest.approx(packed["average_drop"].mean())
 
 
 @pytest.mark.parametrize(
@@ -80,6 +88,11 @@ def test_arms_that_need_a_selection_are_refused():
         prepare(replace(TINY, arms=("fpn", "selected")))
 
 
+def test_one_class_of_the_test_images_is_refused():
+    with pytest.raises(ConfigError, match=r"^with held-out-class all test images are of 'cross'; leave out class$"):
+        replace(TINY, class_name="ring")
+
+
 @pytest.mark.parametrize("blocks", [0, 11])
 def test_more_blocks_than_images_are_refused(blocks):
     message = rf"^the 10 images of the class held out cannot be cut into {blocks} blocks$"
@@ -96,3 +109,18 @@ def test_one_other_class_is_not_enough():
     pictures = replace(scenes(Preprocessing(32, 32), size=2), classes=["cross", "ring"], labels=[0, 1])
     with pytest.raises(DataError, match=r"^without the class 'ring' at least two others are needed, got 1$"):
         without_class(pictures, "ring")
+
+
+@pytest.mark.slow
+def test_the_command_reports_without_an_accuracy(tmp_path, capsys):
+    words = "fal --held-out-class cross --max-images 60 --image-size 32 --channels 8 --epochs 1 --seeds 2 --blocks 5"
+    main([*words.split(), "--arms", "fpn,fal-p2-p3", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "AD % [95% interval]" in printed
+    assert "accuracy" not in printed
+    page = (tmp_path / "report.md").read_text()
+    assert "6 test images, of the class cross, which no network was trained on, none of which was used for training" in page
+    assert "nan" not in page.lower()
+    main(["fal", "--remake", "--out", str(tmp_path), "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [arm["accuracy"] for arm in document["arms"]] == [None, None]

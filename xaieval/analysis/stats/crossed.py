@@ -20,7 +20,8 @@ def crossed_interval(table: ArrayLike, level: float = 0.95) -> tuple[float, floa
     If each of S networks is scored on the same B groups of images, neither the B x S values nor the B means of the groups are
     independent: another network would shift a whole column, other images a whole row. The variance of the mean is that of the
     two-way analysis of variance with random rows and columns, `(MS_rows + MS_columns - MS_rest) / (B * S)`, with the degrees of
-    freedom of Satterthwaite. The variance is never taken to be less than rows or columns alone give.
+    freedom of Satterthwaite. Neither is taken to be less than rows or columns alone give: their difference to the rest can be
+    negative by chance.
 
     Args:
         table: One value per group of images and network, `[B, S]`, all finite; such as means of groups, or their differences
@@ -84,7 +85,8 @@ def _standard_error(values: Floats) -> tuple[float, float]:
     total = max(squares[0] + squares[1] - squares[2], *squares[:2])
     if total == 0:
         return float("nan"), float("nan")
-    return float(np.sqrt(total / values.size)), float(total**2 / np.sum(squares**2 / freedom))
+    satterthwaite = total**2 / np.sum(squares**2 / freedom)
+    return float(np.sqrt(total / values.size)), float(max(satterthwaite, min(freedom)))
 
 
 def _mean_squares(values: Floats) -> tuple[Floats, Floats]:

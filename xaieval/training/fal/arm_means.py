@@ -101,7 +101,7 @@ def _least_squares(table: pd.DataFrame, outcome: str, notes: tuple[str, ...]) ->
     arms = tuple(dict.fromkeys(table["arm"]))
     _check_connected(table, arms)
     within, values = _within(table, outcome, arms, CELL)
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     means = inverse @ within.T @ values
     freedom = len(table) - table.groupby(CELL).ngroups - (len(arms) - 1)
     if freedom < 1:
@@ -118,6 +118,11 @@ def _within(table: pd.DataFrame, outcome: str, arms: tuple[str, ...], keys: list
     columns = pd.DataFrame({arm: (table["arm"] == arm).astype(float) for arm in arms}).assign(_outcome=table[outcome])
     centred = columns - columns.groupby([table[key] for key in keys]).transform("mean")
     return centred[list(arms)].to_numpy(), centred["_outcome"].to_numpy()
+
+
+def _inverse(within: Floats) -> Floats:
+    """The inverse `[A, A]` of least squares, 0 for the mean over all arms, which no difference within folds and seeds tells."""
+    return np.linalg.pinv(within.T @ within, rcond=1e-10, hermitian=True)
 
 
 def _check_connected(table: pd.DataFrame, arms: tuple[str, ...]) -> None:
@@ -144,6 +149,8 @@ def _mixed(table: pd.DataFrame, outcome: str, cells: ArmMeans) -> ArmMeans | str
     for name, variance in (("folds", fitted.cov_re.iloc[0, 0]), ("seeds of a fold", fitted.vcomp[0])):
         if not variance > NO_VARIANCE * fitted.scale:
             return f"the mixed model estimates the variance between {name} as 0"
+    if not fitted.converged:
+        return "the optimiser of the mixed model did not converge"
     count = len(cells.arms)
     means, covariance = fitted.fe_params.to_numpy(), fitted.cov_params().to_numpy()[:count, :count]
     if len(table) == count * table.groupby(CELL).ngroups and not _agree(means, cells):
@@ -163,15 +170,15 @@ def _fitted(table: pd.DataFrame, outcome: str, arms: tuple[str, ...]) -> Any:
         from statsmodels.regression.mixed_linear_model import MixedLM
     except ImportError as error:
         raise UsageError("the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'") from error
-    data = table[CELL].assign(y=table[outcome].to_numpy(), arm=pd.Categorical(table["arm"], categories=arms))
+    data = pd.DataFrame({key: pd.factorize(table[key])[0] for key in CELL})  # statsmodels cannot read pandas' own integers
+    data = data.assign(y=table[outcome].to_numpy(dtype=float), arm=pd.Categorical(table["arm"], categories=arms))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say in many words what is tested below
         try:
             model = MixedLM.from_formula("y ~ 0 + arm", data, groups="fold", re_formula="1", vc_formula={"seed": "0 + C(seed)"})
-            fitted = model.fit(reml=True)
+            return model.fit(reml=True)
         except np.linalg.LinAlgError as error:
             return f"the mixed model cannot be fitted ({error})"
-    return fitted if fitted.converged else "the optimiser of the mixed model did not converge"
 
 
 def two_way_errors(
@@ -205,7 +212,7 @@ def two_way_errors(
     """
     w = np.asarray(weights, dtype=float)
     within, values = _within(table, outcome, arms, list(dict.fromkeys([*CELL, by])))
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     means = inverse @ within.T @ values
     pulls = pd.DataFrame((within @ inverse @ w.T) * (values - within @ means)[:, None], index=table.index)
     kinds: list[list[str]] = [CELL, [by], [*CELL, by]]
@@ -222,6 +229,6 @@ def contrasts_within(table: pd.DataFrame, outcome: str, arms: tuple[str, ...], w
     """Weighted sums `[T]` of the arms' means by least squares within folds and seeds; NaN where these rows do not tell one."""
     w = np.asarray(weights, dtype=float)
     within, values = _within(table, outcome, arms, CELL)
-    inverse = np.linalg.pinv(within.T @ within, hermitian=True)
+    inverse = _inverse(within)
     told = np.isclose(w @ inverse @ (within.T @ within), w, atol=1e-9).all(axis=1)
     return np.where(told, w @ inverse @ within.T @ values, np.nan)

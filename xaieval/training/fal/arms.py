@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from xaieval.config.fal_options import ROLES, TWIN
 from xaieval.errors import ConfigError, choose_from
 from xaieval.models import LEVELS
-from xaieval.models.designs import design_of
+from xaieval.models.designs import Design, Place, design_of
 
-__all__ = ["ABN", "FPN", "Arm", "check_arms", "fal_arm", "is_role", "twin_arm"]
+__all__ = ["ABN", "FPN", "Arm", "check_arms", "fal_arm", "is_role", "twin_among", "twin_arm"]
 
 FPN, ABN = "fpn", "abn"
 NAME = re.compile(r"(?P<kind>fal|twin)(?P<levels>(?:-p[2-5])+)(?:@(?P<design>[a-z-]+))?")
@@ -93,3 +93,30 @@ def fal_arm(levels: Iterable[str]) -> str:
 def twin_arm(name: str) -> str:
     """Name of the twin of an arm: the same network, trained with the same loss, without the use of its attention maps."""
     return name.replace("fal-", "twin-", 1)
+
+
+def twin_among(name: str, names: Iterable[str], design: str) -> str | None:
+    """The twin of an arm among some arms, if there is one.
+
+    A twin does not use its maps, so designs that differ only in how the map is made and used share a twin.
+
+    Args:
+        name: The name of a FAL.
+        names: Names of arms.
+        design: The design of the experiment.
+
+    Example:
+        >>> twin_among("fal-p2@focus", ["twin-p2@perception", "twin-p2@amplify"], "focus")
+        'twin-p2@amplify'
+    """
+    arm = Arm.of(name)
+    twins = [twin for twin in map(Arm.of, names) if twin.kind == "twin" and twin.levels == arm.levels]
+    alike = [twin.name for twin in twins if _without_map(twin, design) == _without_map(arm, design)]
+    return next((own for own in alike if own == twin_arm(name)), alike[0] if alike else None)
+
+
+def _without_map(arm: Arm, design: str) -> Design:
+    """The design of an arm as far as it does not concern the map."""
+    own = design_of(arm.design or design)
+    place: Place = "features" if own.place == "backbone" else own.place
+    return replace(own, place=place, gate="amplify", evidence=False)

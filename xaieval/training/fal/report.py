@@ -139,10 +139,12 @@ def _setting(results: Results, level: float) -> str:
     )
     trained = f"{len(folds)} folds x {len(seeds)} seeds, {len(results.records)} networks"
     images = results.rows["image_id"].nunique()
+    held_out = run.get("held_out_class")
+    without = f", of the class {held_out}, which no network was trained on" if held_out else ""
     return (
         f"{run['backbone']} on {run['data']}, head {run['head']}, {run['channels']} channels, {run['image_size']} px, attention "
         f"{run['design']}. {trained}, each trained from the backbone in one cycle of {run['epochs']} epochs, with the same images "
-        f"in the same order; {images} test images, none of which was used for training or for a selection. Intervals of "
+        f"in the same order; {images} test images{without}, none of which was used for training or for a selection. Intervals of "
         f"{level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for other seeds on "
         f"these folds. {'; '.join(versions)}."
     )

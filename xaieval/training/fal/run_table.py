@@ -32,9 +32,10 @@ def run_table(rows: pd.DataFrame, by: Literal["label", "group"] | None = None) -
 
     Returns:
         The columns arm, fold, seed, and `by` if given; `n_images`; `missing`, the number of rows without a value of one of the
-        measures; `accuracy`; the measures `average_drop`, `average_drop_excess`, `increase_in_confidence` and `mask_area`, as
-        mean over the levels and at each level (`average_drop_p2`); and what the arm is: `kind`, `design` ("" for that of the
-        experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if the attention maps are used.
+        measures; `accuracy`, NaN for images without a label; the measures `average_drop`, `average_drop_excess`,
+        `increase_in_confidence` and `mask_area`, as mean over the levels and at each level (`average_drop_p2`); and what the arm
+        is: `kind`, `design` ("" for that of the experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if the
+        attention maps are used.
 
     Raises:
         DataError: A column is missing, there are no rows, or an image has several rows at a level.
@@ -50,7 +51,8 @@ def run_table(rows: pd.DataFrame, by: Literal["label", "group"] | None = None) -
     keys = [*RUN, *([by] if by else [])]
     _check(rows, keys)
     images = rows.drop_duplicates([*keys, "image_id"])
-    right = images.assign(accuracy=100.0 * (images["predicted"] == images["label"])).groupby(keys, observed=True)["accuracy"]
+    right = (100.0 * (images["predicted"] == images["label"])).astype(float)  # NaN for images without a label
+    right = images.assign(accuracy=right).groupby(keys, observed=True)["accuracy"]
     table = right.agg(n_images="size", accuracy="mean").join(_means(rows, keys)).reset_index()
     missing = rows[list(MEASURES)].isna().any(axis=1).groupby([rows[key] for key in keys], observed=True).sum()
     table.insert(len(keys) + 1, "missing", missing.to_numpy())

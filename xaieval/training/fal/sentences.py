@@ -56,13 +56,10 @@ def _selected(results: Results) -> Iterator[str]:
 def _noise(results: Results) -> Iterator[str]:
     """How much the seed alone scatters the FPN."""
     runs = results.runs()
-    spread = runs[runs["arm"] == FPN].groupby("fold")[["accuracy", "average_drop"]].var()
-    if spread.notna().to_numpy().any():
-        accuracy, drop = np.sqrt(spread.mean())
-        yield (
-            f"The seed alone scatters the FPN's accuracy by {accuracy:.1f} points and its AD by {drop:.1f} (standard deviation "
-            "of runs within a fold)."
-        )
+    spread = runs[runs["arm"] == FPN].groupby("fold")[["accuracy", "average_drop"]].var().mean()
+    parts = [f"{NAMES[name]} by {np.sqrt(value):.1f}" for name, value in spread.items() if pd.notna(value)]
+    if parts:
+        yield f"The seed alone scatters the FPN's {' and its '.join(parts)} points (standard deviation of runs within a fold)."
 
 
 def _differences(table: pd.DataFrame, level: float) -> Iterator[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from xaieval.analysis.cross import cross_table, split_differences
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.config.fal_options import TWIN
 from xaieval.models import LEVELS
-from xaieval.training.fal.arms import FPN, is_role, twin_arm
+from xaieval.training.fal.arms import FPN, Arm, is_role, twin_among
 from xaieval.training.fal.effects import arm_differences
 from xaieval.training.fal.results import Results
 from xaieval.training.fal.swap import METRIC
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 MEASURES = ("average_drop", "average_drop_excess", "increase_in_confidence")
+RANGES = {"average_drop_excess": (-100, 100), "mask_area": (0, 1)}  # of the others: percent
 SWAPPED = [{"name": METRIC, "higher_is_better": False, "interval": "mean"}]
 
 
@@ -71,7 +74,7 @@ def arm_table(results: Results, label: int | None = None, level: float = 0.95) -
     for arm, shown in results.roles.groupby("shown", sort=False):
         own = shown.merge(rows, on=["arm", "fold", "seed"])
         images = own.drop_duplicates(["arm", "fold", "seed", "image_id"])
-        right = images.assign(accuracy=100.0 * (images["predicted"] == images["label"]).where(images["label"].notna()))
+        right = images.assign(accuracy=(100.0 * (images["predicted"] == images["label"])).astype(float))  # NaN without a label
         networks = " ".join(dict.fromkeys(shown["arm"]))
         record: dict[str, Any] = {"networks": networks, "n_runs": len(shown)} | _means(right, ("accuracy",), level)
         if "macro_f1" in runs:
@@ -95,21 +98,27 @@ def difference_table(results: Results, label: int | None = None, level: float = 
     """
     runs = results.runs(label)
     outcomes = [name for name in ("accuracy", "macro_f1", *MEASURES) if name in runs and runs[name].notna().any()]
-    pairs = pairs_of(list(runs["arm"].unique()))
+    pairs = pairs_of(list(runs["arm"].unique()), results.run["design"])
     return arm_differences(runs, pairs, outcomes, level) if pairs else pd.DataFrame()
 
 
-def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
+def pairs_of(arms: Sequence[str], design: str) -> list[tuple[str, str]]:
     """The pairs of arms that are compared: each with the FPN, and each FAL with its twin.
 
+    Args:
+        arms: Names of arms and roles.
+        design: The design of the experiment.
+
     Example:
-        >>> pairs_of(["fpn", "selected", "selected-twin"])
+        >>> pairs_of(["fpn", "selected", "selected-twin"], "focus")
         [('selected', 'fpn'), ('selected-twin', 'fpn'), ('selected', 'selected-twin')]
     """
     ordered = _ordered(arms)
-    twins = [(arm, arm + TWIN if is_role(arm) else twin_arm(arm)) for arm in ordered]
     with_fpn = [(arm, FPN) for arm in ordered if arm != FPN and FPN in arms]
-    return with_fpn + [(arm, twin) for arm, twin in twins if twin != arm and twin in arms]
+    roles = [(arm, arm + TWIN) for arm in ordered if is_role(arm) and arm + TWIN in arms]
+    explicit = [arm for arm in ordered if not is_role(arm)]
+    twins = [(arm, twin_among(arm, explicit, design)) for arm in explicit if Arm.of(arm).kind == "fal"]
+    return with_fpn + roles + [(arm, twin) for arm, twin in twins if twin]
 
 
 def gate_table(results: Results) -> pd.DataFrame:
@@ -188,17 +197,17 @@ def _means(rows: pd.DataFrame, names: Sequence[str], level: float) -> dict[str, 
     for name in names:
         record[name] = rows[name].mean()
         by_block = rows.pivot_table(index="group", columns="seed", values=name).dropna()
-        record |= dict(zip((f"{name}_low", f"{name}_high"), _interval(by_block, record[name], level), strict=True))
+        ends = _interval(by_block.to_numpy(), record[name], level) if by_block.size else (np.nan, np.nan)
+        lowest, highest = RANGES.get(name, (0, 100))
+        record |= {f"{name}_low": max(ends[0], lowest), f"{name}_high": min(ends[1], highest)}
     return record
 
 
-def _interval(by_block: pd.DataFrame, mean: float, level: float) -> tuple[float, float]:
+def _interval(by_block: NDArray[np.float64], mean: float, level: float) -> tuple[float, float]:
     """The interval of a mean of images, from the means of blocks, which may differ in size."""
-    if min(by_block.shape) < 2:
-        low, high = mean_interval(by_block.to_numpy().ravel(), level)
-    else:
-        low, high = crossed_interval(by_block.to_numpy(), level)
-    shift = mean - by_block.to_numpy().mean() if by_block.size else 0.0
+    few = min(by_block.shape) < 2
+    low, high = mean_interval(by_block.ravel(), level) if few else crossed_interval(by_block, level)
+    shift = mean - by_block.mean()
     return low + shift, high + shift
 
 
