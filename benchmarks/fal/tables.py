@@ -7,9 +7,9 @@ anew, and, where its arms tell them:
 
 - `designs.csv`, `designs.png`: each design of the attention against its twin and against the FPN; `sets.csv`, `sets.png` if the
   arms are sets of levels;
-- `effects.csv`, `effects.png`: main effects of the levels and of the gate, over all runs;
+- `effects.png`: main effects of the levels and of the gate over all runs, which `effects.csv` of the report has;
 - `effects_label.csv`, `effects_group.csv`: the same with intervals that also hold for other classes or blocks of images;
-- `effects_at_levels.csv`: the same for AD at each level;
+- `effects_at_levels.csv`: the effects on AD at each level;
 - `rule_scores.csv`: how well rules foretell the effects, from `rules.csv`;
 - `findings.md`: a page with all of these.
 """
@@ -37,9 +37,10 @@ from xaieval.training.fal.report import write_report
 from xaieval.training.fal.results import Results, read_results
 from xaieval.training.fal.rule_scores import winner
 from xaieval.training.fal.run_table import OUTCOMES
-from xaieval.training.fal.tables import gate_table
+from xaieval.training.fal.tables import effect_table, gate_table
 
 NAMES = {"accuracy": "accuracy", "average_drop": "AD", "average_drop_excess": "AD excess", "increase_in_confidence": "IC"}
+F1 = {"macro_f1": "macro F1"}
 PLACES = {"label": "classes", "group": "blocks of images"}
 MANY = 10  # pairs of networks from which on a difference has an error of its own
 GAIN, DROP, COST = (
@@ -187,13 +188,12 @@ def difference_lines(table: pd.DataFrame) -> list[str]:
 
 def effects_part(folder: Path, results: Results) -> Iterator[Part]:
     """Main effects of the levels and of the gate."""
-    runs = told(run_table(results.rows))
-    if runs is None:
+    runs, table = told(run_table(results.rows)), effect_table(results)
+    if runs is None or table.empty:
         return
-    table = effects(runs, OUTCOMES)
-    table.to_csv(folder / "effects.csv", float_format="%.6g")
+    names = {name: title for name, title in (NAMES | F1).items() if name in table.index.unique("outcome")}
     save_figure(effects_figure(table), folder / "effects.png", dpi=120)
-    yield Part("Effects of the levels and of the gate", [*effect_lines(table, NAMES), "", *error_lines(table, runs)])
+    yield Part("Effects of the levels and of the gate", [*effect_lines(table, names), "", *error_lines(table, runs)])
     at_levels = {f"average_drop_{name}": f"AD at {name}" for name in LEVELS if f"average_drop_{name}" in runs}
     table = effects(runs, list(at_levels))
     table.to_csv(folder / "effects_at_levels.csv", float_format="%.6g")
