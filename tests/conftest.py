@@ -18,6 +18,8 @@ install_import_hook(
         "xaieval.data.preprocessing",
         "xaieval.explainers.cam",
         "xaieval.masking",
+        "xaieval.models.attention",
+        "xaieval.models.branch_stages",
         "xaieval.models.fpn",
         "xaieval.inference.targets",
     ],

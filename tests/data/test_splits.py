@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xaieval.data import Fold, Pictures, Preprocessing, block_folds, random_folds, ucmerced
+from xaieval.data import Fold, Pictures, Preprocessing, block_folds, blocks_of, random_folds, ucmerced
 from xaieval.errors import DataError
 
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -281,3 +281,17 @@ def test_the_parts_of_a_fold_are_pictures_that_can_be_loaded():
         (batch,) = pictures.subset(fold.selection).loader(100)
         assert batch["id"] == [f"id {number}" for number in fold.selection]
         assert (batch["image"].mean(dim=(1, 2, 3)) * 255).round().int().tolist() == fold.selection
+
+
+@PROPERTY
+@given(labels_of_classes, folds_of_ten_blocks, seeds)
+def test_images_of_a_block_stay_together_and_blocks_are_even(labels, folds, seed):
+    blocks = blocks_of(labels)
+    for fold in block_folds(labels, folds, seed=seed):
+        parts = [{blocks[number] for number in getattr(fold, part)} for part in PARTS]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == len(set(blocks))
+    for label in set(labels):
+        own = [block for block, other in zip(blocks, labels, strict=True) if other == label]
+        assert list(dict.fromkeys(own)) == [f"{label}-{number}" for number in range(10)], "in the order of the images"
+        sizes = Counter(own).values()
+        assert max(sizes) - min(sizes) <= 1

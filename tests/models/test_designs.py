@@ -144,6 +144,20 @@ def test_a_new_twin_predicts_as_its_fpn_and_fal_does_not(design):
     assert not torch.allclose(FAL.from_fpn(fpn, ["p2", "p4"], design=design)(images), fpn(images), atol=1e-3)
 
 
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_design_works_in_bfloat16_and_at_odd_sizes(design):
+    model, images = _fal(design, ("p2", "p4")).train(), torch.rand(4, 3, 70, 90)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images, details=True)
+        loss = attention_loss(output, LABELS)
+    assert tuple(output.attention_maps["p4"].shape) == (4, 5, 6)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    with torch.no_grad():
+        exact, rough = model.eval()(images), model.bfloat16()(images.bfloat16())
+    assert_close(rough.float(), exact, atol=0.1 * exact.std().item() + 0.1, rtol=0)
+
+
 # The places, by hand
 
 

@@ -32,10 +32,17 @@ def _scores(gains: dict[str, float] = GAINS, column: str = "probe") -> xaieval.S
     return xaieval.Scores(pd.concat(tables, ignore_index=True), {"metrics": [entry]})
 
 
-@pytest.mark.parametrize(("by", "column"), [("probe", "probe"), (["average_gain"], "average_gain")])
-def test_the_rule_decides_about_the_levels(by, column):
+@pytest.mark.parametrize(
+    ("by", "column", "expected"),
+    [
+        ("probe", "probe", ["p3", "p5"]),  # those above 0
+        ("oracle-gate", "oracle_gate", ["p3", "p4", "p5"]),  # those above p2
+        (["pointing"], "pointing", ["p3", "p4", "p5"]),
+    ],
+)
+def test_the_rule_decides_about_the_levels(by, column, expected):
     scores = _scores(column=column)
-    assert list(FAL.from_scores(_fpn(), scores, by=by).attention) == ["p3", "p5"]
+    assert list(FAL.from_scores(_fpn(), scores, by=by).attention) == expected
     assert list(FAL.from_scores(_fpn(), scores, 1, by=by).attention) == ["p5"]
 
 

@@ -95,7 +95,7 @@ def test_predictions_that_change_are_counted_with_other_maps(name):
 
     nothing = torch.ones_like if name == "focus" else torch.zeros_like
     without = _with_maps(_balanced(name, images), dict.fromkeys(branches, nothing))(images).argmax(dim=1)
-    assert found.changed_without == (without != predicted).float().mean().item()
+    assert found.changed_without == (without != predicted).double().mean().item()
 
     def shuffling():
         generator = torch.Generator().manual_seed(3)
@@ -111,7 +111,7 @@ def test_predictions_that_change_are_counted_with_other_maps(name):
         return shuffle
 
     shuffled = _with_maps(_balanced(name, images), {branch: shuffling() for branch in branches})(images).argmax(dim=1)
-    assert found.changed_shuffled == (shuffled != predicted).float().mean().item()
+    assert found.changed_shuffled == (shuffled != predicted).double().mean().item()
 
 
 def test_maps_matter_in_a_network_that_depends_on_them_and_not_in_its_twin():

@@ -38,7 +38,7 @@ def fal(
 
     Args:
         run_file: TOML file with options as keys; options on the command line win.
-        remake: Only make the tables and report.md in --out again, from its rows; other options than level and class are not used.
+        remake: Only make the tables and report.md in --out again, from its rows; of the options only level and class count.
         as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xaieval.models.abn import ABNClassifier
-from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock, amplify, attention_loss
+from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock, amplify, attention_loss, evidence_map
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.designs import DESIGNS, Design, focus
@@ -34,6 +34,7 @@ __all__ = [
     "as_module",
     "attention_loss",
     "cue_scenes",
+    "evidence_map",
     "focus",
     "fpn_scenes",
     "gate_statistics",

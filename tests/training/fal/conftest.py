@@ -65,7 +65,9 @@ def write_run(folder: Path, arm: str, fold: int, seed: int, roles: dict[str, str
             (place / "choice.json").write_text(json.dumps(choice))
 
 
-def write_experiment(folder: Path, arms: list[str], seeds: tuple[int, ...] = (0, 1), roles: dict[str, str] | None = None) -> Path:
+def write_experiment(
+    folder: Path, arms: list[str], seeds: tuple[int, ...] = (0, 1), roles: dict[str, str] | None = None
+) -> Path:
     """The packed folder of an experiment of two folds."""
     run = {"backbone": "test_resnet", "data": "scenes", "head": "mean", "channels": 8, "image_size": 32, "epochs": 1}
     run |= {"design": "focus", "methods": ["gradcam", "layercam"], "seed": 0}

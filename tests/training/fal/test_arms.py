@@ -30,7 +30,12 @@ def test_fpn_and_abn_have_no_levels():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("selectd", "did you mean 'selected'"), ("fal-p3-p2", "in order"), ("fal-p2-p2", "in order"), ("fal-p6", "such as fal-p2-p3")],
+    [
+        ("selectd", "did you mean 'selected'"),
+        ("fal-p3-p2", "in order"),
+        ("fal-p2-p2", "in order"),
+        ("fal-p6", "such as fal-p2-p3"),
+    ],
 )
 def test_a_name_of_no_arm_is_refused(name, said):
     with pytest.raises(ConfigError, match=rf"^no arm '{name}' of the experiment; .*{said}"):

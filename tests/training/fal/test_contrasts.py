@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.training.fal.made_runs import ARMS, TRUE, true_mean
 
+from tests.training.fal.made_runs import ARMS, TRUE, true_mean
 from xaieval.errors import MetricError
 from xaieval.models import LEVELS
 from xaieval.training.fal.arms import fal_arm, twin_arm
@@ -62,8 +62,18 @@ def test_whatever_sets_there_are_effects_that_are_told_are_right_where_levels_ad
 
 
 def test_sets_that_are_not_balanced_are_named():
-    notes = contrasts([fal_arm(levels) for levels in SETS], ["fal"]).notes
-    assert notes == ["part 'fal': the 15 sets of levels are not balanced, so the effects assume that levels add up"]
+    notes = contrasts([fal_arm(levels) for levels in SETS if levels != ("p2",)], ["fal"]).notes
+    assert notes == ["part 'fal': the 14 sets of levels are not balanced, so the effects assume that levels add up"]
+
+
+def test_further_sets_leave_the_effects_of_the_half_fraction_as_they_are():
+    found = contrasts([*ARMS, "fal-p2-p3-p4-p5", "twin-p2-p3", "fal-p2-p3"])
+    assert found.weights == contrasts(ARMS).weights
+    assert found.notes == [
+        "part 'fal' is that of the half fraction, without p2-p3-p4-p5, p2-p3",
+        "part 'twin' is that of the half fraction, without p2-p3",
+        "part 'gate' is that of the half fraction, without p2-p3",
+    ]
 
 
 def test_what_the_arms_do_not_tell_is_named():

@@ -12,13 +12,11 @@ import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.training.fal.made_runs import ARMS, TRUE, by_class, made_runs
 
+from tests.training.fal.made_runs import ARMS, TRUE, by_class, made_runs
 from xaieval.analysis.stats.crossed import crossed_interval
-from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.analysis.stats.paired import holm
 from xaieval.errors import MetricError, UsageError
-from xaieval.models import LEVELS
 from xaieval.training.fal import arm_means as arm_means_module
 from xaieval.training.fal.contrasts import HALF_FRACTION, contrasts
 from xaieval.training.fal.effects import arm_differences, effects, effects_beyond, errors_by_seeds
@@ -36,7 +34,7 @@ def test_the_mixed_model_gives_the_closed_form_of_a_balanced_design():
     runs = made_runs(0)
     table = effects(runs, "y")
     means = runs.groupby("arm")["y"].mean()
-    wide = runs.pivot(index=["fold", "seed"], columns="arm", values="y")
+    wide = runs.pivot_table(index=["fold", "seed"], columns="arm", values="y")
     rest = wide.sub(wide.mean(axis=1), axis=0).sub(wide.mean(axis=0), axis=1) + wide.to_numpy().mean()
     spread = np.sqrt((rest**2).to_numpy().sum() / (17 * 29))
     assert set(table["model"]) == {"mixed"}
@@ -170,16 +168,16 @@ def test_an_optimiser_that_fails_is_said(monkeypatch):
     runs = made_runs(0)
     monkeypatch.setattr(MixedLM, "fit", _singular)
     notes = effects(runs, "y").attrs["notes"]
-    assert notes[0].startswith("y: the mixed model cannot be fitted (Singular matrix), so the numbers are those of least squares")
+    assert notes[0].startswith("y: the mixed model cannot be fitted (Singular matrix), so the numbers are those of least")
     monkeypatch.undo()
-    monkeypatch.setattr(MixedLM, "fit", lambda model, reml: type("Result", (), {"converged": False}))
+    one = pd.DataFrame([[1.0]])
+    monkeypatch.setattr(MixedLM, "fit", lambda *_, reml: SimpleNamespace(cov_re=one, vcomp=[1.0], scale=1.0, converged=False))
     assert effects(runs, "y").attrs["notes"][0].startswith("y: the optimiser of the mixed model did not converge, so")
 
 
 def _moved(fitted):
-    return SimpleNamespace(
-        fe_params=1.1 * fitted.fe_params, cov_re=fitted.cov_re, vcomp=fitted.vcomp, scale=fitted.scale, cov_params=fitted.cov_params
-    )
+    kept = {name: getattr(fitted, name) for name in ("cov_re", "vcomp", "scale", "cov_params", "converged")}
+    return SimpleNamespace(fe_params=1.1 * fitted.fe_params, **kept)
 
 
 def _singular(model, reml):
@@ -213,7 +211,7 @@ def test_equal_runs_have_no_error_and_no_doubt():
 def test_effects_over_classes_are_those_of_the_two_way_analysis_of_variance():
     runs = by_class(made_runs(6, folds=3, seeds=2), 6, 8, arm_in_class=2.0)
     table = effects_beyond(runs, "label", "y", ["fal"])
-    wide = runs.pivot(index=["label", "fold", "seed"], columns="arm", values="y")
+    wide = runs.pivot_table(index=["label", "fold", "seed"], columns="arm", values="y")
     for (_, level, part), row in table.iterrows():
         values = (wide @ contrasts(ARMS).table(wide.columns).loc[[(level, part)]].iloc[0]).to_numpy().reshape(8, 6)
         low, high = crossed_interval(values)
@@ -235,7 +233,7 @@ def test_differences_of_arms_are_those_of_paired_runs():
     runs = made_runs(7)
     pairs = [("fal-p2", "twin-p2"), ("abn", "fpn")]
     table = arm_differences(runs, pairs, "y")
-    wide = runs.pivot(index=["fold", "seed"], columns="arm", values="y")
+    wide = runs.pivot_table(index=["fold", "seed"], columns="arm", values="y")
     for (_, arm, other), row in table.iterrows():
         test = stats.ttest_rel(wide[arm], wide[other])
         interval = test.confidence_interval()
@@ -300,13 +298,13 @@ RUNS = made_runs(0, folds=2, seeds=2)
         ),
         (
             lambda: effects(_without(RUNS), "y"),
-            "arm 'fal-p2' shares no fold and seed with 'abn', so the two cannot be compared; run both in the same folds with the "
-            "same seeds",
+            "arm 'fal-p2' shares no fold and seed with 'abn', so the two cannot be compared; run both in the same folds with "
+            "the same seeds",
         ),
         (
             lambda: effects(RUNS[(RUNS["fold"] == 0) & (RUNS["seed"] == 0)], "y"),
-            "18 runs of 18 arms leave nothing to estimate an error of y from; it takes at least two arms in two folds or with two "
-            "seeds",
+            "18 runs of 18 arms leave nothing to estimate an error of y from; it takes at least two arms in two folds or with "
+            "two seeds",
         ),
         (lambda: effects(RUNS, "y", level=95), "the level of an interval is a probability in (0, 1), such as 0.95; got 95"),
         (lambda: effects_beyond(RUNS, "label", "y"), "the table of runs has no column 'label'; it has arm, fold, seed, y"),
@@ -334,6 +332,10 @@ def test_statsmodels_is_asked_for_only_by_the_mixed_model(monkeypatch):
     assert len(effects(RUNS, "y", model="cells")) == 13
     with pytest.raises(UsageError) as raised:
         effects(RUNS, "y")
-    assert str(raised.value) == (
-        "the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'"
-    )
+    assert str(raised.value) == ("the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'")
+
+
+def test_numbers_of_folds_and_seeds_may_be_integers_of_pandas():
+    runs = made_runs(0)
+    table = effects(runs.astype({"fold": "Int16", "seed": "Int32"}), "y", ["fal"])
+    pd.testing.assert_frame_equal(table, effects(runs, "y", ["fal"]))

@@ -123,6 +123,8 @@ def test_the_report_needs_the_rows_alone(finished, tmp_path):
     [
         ({"epochs": 2}, "holds another run: its epochs is 1, this run's is 2"),
         ({"design": "amplify"}, "its design is "),
+        ({"seed": 1}, "its seed is 0, this run's is 1"),
+        ({"max_images": 110}, "its max_images is 100, this run's is 110"),
         ({"methods": ("layercam",)}, "its methods is "),
         ({"k": 1}, "holds levels that were selected with k 2, this run's is 1"),
         ({"by": ("excess",)}, "this run's is ['excess']"),
@@ -188,7 +190,7 @@ def test_two_processes_share_the_work(tmp_path):
         (
             {"held_out_class": "cross", "run_folds": None, "arms": ("selected",)},
             ConfigError,
-            r"the arm 'selected' follows from a selection of levels, and held-out-class leaves no images for that; name the levels",
+            r"the arm 'selected' follows from a selection of levels, and held-out-class leaves no images for that; name ",
         ),
     ],
 )

@@ -10,11 +10,14 @@ from scipy.stats import ttest_rel
 from tests.training.fal.conftest import ROLES, made_rows, write_experiment
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.models import LEVELS
+from xaieval.training.fal.contrasts import half_fraction_arms
+from xaieval.training.fal.report import write_report
 from xaieval.training.fal.results import read_results
 from xaieval.training.fal.tables import (
     arm_table,
     cost_table,
     difference_table,
+    effect_table,
     gate_table,
     level_table,
     pairs_of,
@@ -55,7 +58,7 @@ def test_an_interval_of_a_mean_is_that_of_blocks_and_seeds(packed):
     results = read_results(packed)
     row = arm_table(results).loc["selected"]
     own = results.rows[results.rows["arm"] == "fal-p2"]
-    by_block = own.groupby(["group", "seed"])["average_drop"].mean().unstack("seed")
+    by_block = own.pivot_table(index="group", columns="seed", values="average_drop")
     low, high = crossed_interval(by_block)
     shift = own["average_drop"].mean() - by_block.to_numpy().mean()
     assert [row["average_drop_low"], row["average_drop_high"]] == pytest.approx([max(low + shift, 0), min(high + shift, 100)])
@@ -156,3 +159,18 @@ def test_costs_are_those_of_the_file(packed):
 def test_one_seed_has_intervals_over_blocks(tmp_path):
     table = arm_table(read_results(write_experiment(tmp_path, ["fpn"], seeds=(0,))))
     assert np.isfinite(table.loc["fpn", "average_drop_low"])
+
+
+def test_effects_are_shown_if_the_arms_are_enough_sets_of_levels(tmp_path):
+    arms = half_fraction_arms()
+    results = read_results(write_experiment(tmp_path, ["fpn", "abn", *arms]))
+    table = effect_table(results)
+    runs = results.runs()
+    means = runs[runs["arm"].str.startswith("fal")].groupby(runs["arm"].str.contains("p2"))["average_drop"].mean()
+    assert table.loc[("average_drop", "p2", "fal"), "effect"] == pytest.approx(means[True] - means[False])
+    assert set(table.index.get_level_values("outcome")) == set(difference_table(results).index.get_level_values("outcome"))
+    assert "| AD | p2 | fal |" in (write_report(tmp_path) and (tmp_path / "report.md").read_text())
+
+
+def test_few_sets_of_levels_have_no_effects(packed):
+    assert effect_table(read_results(packed)).empty

@@ -149,6 +149,8 @@ def _mixed(table: pd.DataFrame, outcome: str, cells: ArmMeans) -> ArmMeans | str
     for name, variance in (("folds", fitted.cov_re.iloc[0, 0]), ("seeds of a fold", fitted.vcomp[0])):
         if not variance > NO_VARIANCE * fitted.scale:
             return f"the mixed model estimates the variance between {name} as 0"
+    if not fitted.converged:
+        return "the optimiser of the mixed model did not converge"
     count = len(cells.arms)
     means, covariance = fitted.fe_params.to_numpy(), fitted.cov_params().to_numpy()[:count, :count]
     if len(table) == count * table.groupby(CELL).ngroups and not _agree(means, cells):
@@ -168,15 +170,15 @@ def _fitted(table: pd.DataFrame, outcome: str, arms: tuple[str, ...]) -> Any:
         from statsmodels.regression.mixed_linear_model import MixedLM
     except ImportError as error:
         raise UsageError("the mixed model needs statsmodels, which is not installed: pip install 'xaieval[fal]'") from error
-    data = table[CELL].assign(y=table[outcome].to_numpy(), arm=pd.Categorical(table["arm"], categories=arms))
+    data = pd.DataFrame({key: pd.factorize(table[key])[0] for key in CELL})  # statsmodels cannot read pandas' own integers
+    data = data.assign(y=table[outcome].to_numpy(dtype=float), arm=pd.Categorical(table["arm"], categories=arms))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say in many words what is tested below
         try:
             model = MixedLM.from_formula("y ~ 0 + arm", data, groups="fold", re_formula="1", vc_formula={"seed": "0 + C(seed)"})
-            fitted = model.fit(reml=True)
+            return model.fit(reml=True)
         except np.linalg.LinAlgError as error:
             return f"the mixed model cannot be fitted ({error})"
-    return fitted if fitted.converged else "the optimiser of the mixed model did not converge"
 
 
 def two_way_errors(

@@ -20,6 +20,7 @@ __all__ = ["ALL", "HALF_FRACTION", "PARTS", "Contrasts", "Part", "check_parts", 
 Part = Literal["fal", "twin", "gate"]
 PARTS: tuple[Part, ...] = get_args(Part)
 ALL = "all"
+SIGNS: dict[str, dict[str, float]] = {"fal": {"fal": 1.0}, "twin": {"twin": 1.0}, "gate": {"fal": 1.0, "twin": -1.0}}
 
 # Half of the 16 sets of levels: those of odd size. Each level is in four of the eight sets, and in each of these two groups of
 # four every other level is in two.
@@ -69,7 +70,8 @@ def contrasts(arms: Iterable[str], parts: Sequence[str] = PARTS) -> Contrasts:
     """The effects that the sets of levels of these arms tell.
 
     The main effect of a level is the difference between sets with and without it, when the effects of the other levels are kept
-    apart from it by least squares. In the half fraction that is the plain difference of two means of four sets.
+    apart from it by least squares. In the half fraction that is the plain difference of two means of four sets; if there are
+    further sets than those of the half fraction, they are left out, so that nothing depends on levels that add up.
 
     - `(level, "fal")`: the effect of attention on the level, in the networks that use their maps.
     - `(level, "twin")`: the same in the twins, which only have the branch and its loss.
@@ -113,14 +115,26 @@ def _sets(arms: Iterable[str]) -> dict[str, dict[tuple[str, ...], str]]:
     return {kind: {arm.levels: arm.name for arm in known if arm.kind == kind} for kind in ("fal", "twin")}
 
 
+def _shared(part: str, sets: dict[str, dict[tuple[str, ...], str]]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The sets of levels with all arms that a part takes, and a note if these are none or too many."""
+    kinds = list(SIGNS[part])
+    shared = [levels for levels in sets[kinds[0]] if all(levels in sets[kind] for kind in kinds)]
+    if not shared:
+        missing = [kind for kind in kinds if not sets[kind]]
+        reason = f"no run of a {missing[0]} arm" if missing else "no set of levels has runs of FAL and of its twin"
+        return [], [f"part {part!r} is not known: {reason}"]
+    further = ["-".join(levels) for levels in shared if levels not in HALF_FRACTION]
+    if not further or not set(HALF_FRACTION) <= set(shared):
+        return shared, []
+    return list(HALF_FRACTION), [f"part {part!r} is that of the half fraction, without {', '.join(further)}"]
+
+
 def _add(found: Contrasts, part: str, sets: dict[str, dict[tuple[str, ...], str]]) -> None:
     """Add the effects of a part."""
-    signs = {"fal": {"fal": 1.0}, "twin": {"twin": 1.0}, "gate": {"fal": 1.0, "twin": -1.0}}[part]
-    shared = [levels for levels in sets[next(iter(signs))] if all(levels in sets[kind] for kind in signs)]
+    signs = SIGNS[part]
+    shared, note = _shared(part, sets)
+    found.notes.extend(note)
     if not shared:
-        missing = [kind for kind in signs if not sets[kind]]
-        reason = f"no run of a {missing[0]} arm" if missing else "no set of levels has runs of FAL and of its twin"
-        found.notes.append(f"part {part!r} is not known: {reason}")
         return
     rows = dict(zip(LEVELS, _level_weights(shared), strict=True))
     if part == "gate":

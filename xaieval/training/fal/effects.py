@@ -34,8 +34,8 @@ def effects(
     """Main effects of the levels and of the gate, over all runs of an experiment.
 
     The unit is the run, one trained network: the arms of a fold and seed share images, order and first weights, so an effect is
-    a difference within folds and seeds (`arm_means` has the model). Its interval holds for other seeds on these images. A second
-    one, with the folds as clusters, holds for other folds; for other classes and blocks of images see `effects_beyond`.
+    a difference within folds and seeds (`arm_means` has the model). Its interval holds for other seeds on these images. A
+    second one, with the folds as clusters, holds for other folds; for other classes and blocks of images see `effects_beyond`.
 
     Args:
         runs: The table of runs, see `run_table`; arms of one design, and if there are some, the FPN and ABN.
@@ -103,8 +103,8 @@ def effects_beyond(
 
     Returns:
         Index (outcome, level, part); columns `effect`, `error`, `low`, `high`, `p_value`, `p_holm` as for `effects`; `freedom`,
-        one less than the smaller number of clusters; `groups`, the number of classes; and `same_sign`, in how many of them the
-        effect has the sign of the mean. `attrs` as for `effects`.
+        one less than the smaller number of clusters; `groups`, the number of classes that tell it; and `same_sign`,
+        in how many of them it has the sign of the mean. `attrs` as for `effects`.
 
     Raises:
         MetricError: As for `effects`, or the table has not one row per run and class, or less than two classes.
@@ -113,8 +113,9 @@ def effects_beyond(
         >>> runs = [(arm, fold, 0, label, label * ("p2" in arm) + (place * fold + label) % 3)
         ...         for place, arm in enumerate(half_fraction_arms()) for fold in (0, 1) for label in (0, 1, 2)]
         >>> runs = pd.DataFrame(runs, columns=["arm", "fold", "seed", "label", "accuracy"])
-        >>> effects_beyond(runs, "label", "accuracy", ["fal"])["same_sign"].tolist()
-        [2, 2, 1, 2]
+        >>> table = effects_beyond(runs, "label", "accuracy", ["fal"])
+        >>> table.loc[("accuracy", "p2", "fal"), ["effect", "groups", "same_sign"]].round(1).tolist()
+        [1.0, 3.0, 2.0]
     """
     check_level(level)
     tables, notes = [], []
@@ -127,7 +128,11 @@ def effects_beyond(
         own = np.array([contrasts_within(part, name, arms, weights) for _, part in rows.groupby(by, observed=True)])
         table = _claims(values, errors, clusters - 1, level, index=_index(name, weights))
         tables.append(
-            table.assign(freedom=clusters - 1, groups=len(own), same_sign=(np.sign(own) == np.sign(values)).sum(axis=0))
+            table.assign(
+                freedom=clusters - 1,
+                groups=np.isfinite(own).sum(axis=0),
+                same_sign=(np.sign(own) == np.sign(values)).sum(axis=0),
+            )
         )
         notes += [*left, *asked.notes]
     return _corrected(tables, notes)
@@ -196,8 +201,9 @@ def errors_by_seeds(spread: float, folds: int = 5, seeds: Iterable[int] = range(
         seeds: Numbers of seeds of each fold.
 
     Returns:
-        Index seeds; columns `level`, the error of the effect of a level in FAL or in the twins; `level_gate`, that of the gate's
-        part in it; `gate`, that of the gate; and `arms`, that of the difference between two arms. In the unit of the spread.
+        Index seeds; columns `level`, the error of the effect of a level in FAL or in the twins; `level_gate`, that of the
+        gate's part in it; `gate`, that of the gate; and `arms`, that of the difference between two arms. In the unit of the
+        spread.
 
     Example:
         >>> errors_by_seeds(4.9, seeds=[6]).round(2)

@@ -25,6 +25,7 @@ from xaieval.training.fal.tables import (
     arm_table,
     cost_table,
     difference_table,
+    effect_table,
     gate_table,
     level_table,
     selection_table,
@@ -41,6 +42,7 @@ TITLES = {
     "table1": "Table 1: the levels of the FPN",
     "table2": "Table 2: the arms",
     "differences": "Differences between arms",
+    "effects": "Effects of the levels and of the gate",
     "gates": "What the attention maps do",
     "swap": "Masks of both networks on both networks",
     "swap_parts": "FAL minus FPN: maps or networks",
@@ -114,7 +116,12 @@ def _tables(results: Results, level: float, class_name: str | None) -> dict[str,
     tables = {name: make(results, None, level) for name, make in OF_CLASSES.items()}
     if label is not None:
         tables |= {f"{name}_{class_name}": make(results, label, level) for name, make in OF_CLASSES.items()}
-    tables |= {"gates": gate_table(results), "swap": swap_table(results, level), "swap_parts": swap_parts(results, level)}
+    tables |= {
+        "effects": effect_table(results, level),
+        "gates": gate_table(results),
+        "swap": swap_table(results, level),
+        "swap_parts": swap_parts(results, level),
+    }
     tables |= {"selection": selection_table(results), "costs": cost_table(results)}
     return {name: table for name, table in tables.items() if not table.empty}
 
@@ -123,12 +130,21 @@ def _page(results: Results, tables: dict[str, pd.DataFrame], figures: list[str],
     parts = ["# The FAL experiment", _setting(results, level), "## What was found"]
     parts += ["\n".join(f"- {sentence}" for sentence in sentences(results, level))]
     for name, table in tables.items():
-        kind, of_class = next((kind, name[len(kind) + 1 :]) for kind in sorted(TITLES, reverse=True) if name.startswith(kind))
+        kind = max((known for known in TITLES if name.startswith(known)), key=len)
+        of_class = name[len(kind) + 1 :]
         title = f"{TITLES[kind]}, class {of_class} only" if of_class else TITLES[kind]
         parts += [f"## {title}", _markdown(FORMATS.get(kind, _plain)(table))]
-        parts += [f"Left out or without an interval: {'; '.join(notes)}."] if (notes := table.attrs.get("notes")) else []
+        parts += _notes(table)
     parts += [f"![Maps of {'the FPN' if name == LEVELS_FIGURE else 'the FPN and of FAL'}]({name})" for name in figures]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    """What the notes of a table say: rows that were left out, and why differences have no interval."""
+    notes = table.attrs.get("notes", [])
+    missing = [note for note in notes if " has no interval" in note]
+    said = [f"{note}." for note in notes if note not in missing]
+    return [*said, *(["[-]: all pairs are equal, or there are too few."] if missing else [])]
 
 
 def _setting(results: Results, level: float) -> str:
@@ -142,11 +158,11 @@ def _setting(results: Results, level: float) -> str:
     held_out = run.get("held_out_class")
     without = f", of the class {held_out}, which no network was trained on" if held_out else ""
     return (
-        f"{run['backbone']} on {run['data']}, head {run['head']}, {run['channels']} channels, {run['image_size']} px, attention "
-        f"{run['design']}. {trained}, each trained from the backbone in one cycle of {run['epochs']} epochs, with the same images "
-        f"in the same order; {images} test images{without}, none of which was used for training or for a selection. Intervals of "
-        f"{level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for other seeds on "
-        f"these folds. {'; '.join(versions)}."
+        f"{run['backbone']} on {run['data']}, head {run['head']}, {run['channels']} channels, {run['image_size']} px, "
+        f"attention {run['design']}. {trained}, each trained from the backbone in one cycle, {run['epochs']} epochs, with the "
+        f"same images in the same order; {images} test images{without}, none of which was used for training or for a "
+        f"selection. Intervals of {level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for "
+        f"other seeds on these folds. {'; '.join(versions)}."
     )
 
 
@@ -193,6 +209,20 @@ def _differences(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def _effects(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "outcome": NAMES[row["outcome"]],
+            "level": row["level"],
+            "part": row["part"],
+            "effect": f"{row['effect']:+.2f} {interval_text(row['low'], row['high'], '+.2f')}",
+            "for other folds": interval_text(row["low_folds"], row["high_folds"], "+.2f"),
+            "p, Holm": f"{row['p_holm']:.2g}",
+        }
+        for row in table.reset_index().to_dict("records")
+    )
+
+
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     return table.round(3).reset_index()
 
@@ -201,6 +231,7 @@ FORMATS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "table1": _by_level,
     "table2": _of_arms,
     "differences": _differences,
+    "effects": _effects,
 }
 
 

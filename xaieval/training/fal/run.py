@@ -26,16 +26,8 @@ COSTS = "costs.json"
 
 # Options that may differ when an experiment is continued: they add runs or files, and change no number that is already there.
 NOT_RECORDED = (
-    "out",
-    "run_folds",
-    "seeds",
-    "run_seeds",
-    "arms",
-    "class_name",
-    "keep_weights",
-    "in_memory",
-    "download",
-    "progress",
+    *("arms", "run_folds", "seeds", "run_seeds", "class_name"),
+    *("out", "keep_weights", "in_memory", "download", "progress"),
 )
 # Options that matter only if levels are selected, and are kept with each selection.
 OF_SELECTION = ("by", "k", "level")

@@ -28,8 +28,6 @@ NAMES = {
 def sentences(results: Results, level: float = 0.95) -> list[str]:
     """What was found.
 
-    A difference counts as found if its p-value, corrected by Holm for all differences of the experiment, is below 1 - level.
-
     Args:
         results: Results of the experiment.
         level: Level of intervals and tests.
@@ -63,15 +61,19 @@ def _noise(results: Results) -> Iterator[str]:
 
 
 def _differences(table: pd.DataFrame, level: float) -> Iterator[str]:
-    """One sentence per pair of arms."""
+    """How differences are tested, and one sentence per pair of arms."""
     if table.empty:
         return
+    yield (
+        f"Of {len(table)} differences, those count as found whose p-value, corrected by Holm for all of them, is below "
+        f"{1 - level:.2g}; the others are within the noise of folds and seeds."
+    )
     for (arm, other), rows in table.groupby(["arm", "other"], sort=False):
         records = rows.reset_index().to_dict("records")
         found = [_value(row) for row in records if row["p_holm"] < 1 - level]
         noise = [_value(row) for row in records if row["p_holm"] >= 1 - level]
         unknown = [_value(row) for row in records if pd.isna(row["p_holm"])]
-        parts = [f"{', '.join(found)}"] if found else []
+        parts = [", ".join(found)] if found else []
         parts += [f"within the noise: {', '.join(noise)}"] if noise else []
         parts += [f"too few or equal runs to tell: {', '.join(unknown)}"] if unknown else []
         yield f"{arm} minus {other}: {'; '.join(parts)}."
@@ -98,6 +100,6 @@ def _swap(table: pd.DataFrame) -> Iterator[str]:
         return
     words = {name: f"{row['value']:+.1f} {interval_text(row['low'], row['high'], '+.1f')}" for name, row in table.iterrows()}
     yield (
-        f"AD of FAL minus that of the FPN on the same images: {words['difference']}, of which {words['map']} come from the maps "
-        f"and {words['model']} from the networks."
+        f"AD of FAL minus that of the FPN on the same images: {words['difference']}, of which {words['map']} come from the "
+        f"maps and {words['model']} from the networks."
     )

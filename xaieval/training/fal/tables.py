@@ -15,7 +15,7 @@ from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.config.fal_options import TWIN
 from xaieval.models import LEVELS
 from xaieval.training.fal.arms import FPN, Arm, is_role, twin_among
-from xaieval.training.fal.effects import arm_differences
+from xaieval.training.fal.effects import arm_differences, effects
 from xaieval.training.fal.results import Results
 from xaieval.training.fal.swap import METRIC
 
@@ -23,6 +23,7 @@ __all__ = [
     "arm_table",
     "cost_table",
     "difference_table",
+    "effect_table",
     "gate_table",
     "level_table",
     "pairs_of",
@@ -45,9 +46,9 @@ def level_table(results: Results, label: int | None = None, level: float = 0.95)
         level: Level of the intervals.
 
     Returns:
-        Index (method, level): AD, its excess over the same map shifted, and IC in percent and `mask_area` in [0, 1], each as mean
-        over images and seeds with `_low` and `_high`; `n_images` and `n_seeds`. The intervals hold for other blocks of images and
-        other seeds; with one seed, for other blocks only.
+        Index (method, level): AD, its excess over the same map shifted, and IC in percent and `mask_area` in [0, 1], each as
+        mean over images and seeds with `_low` and `_high`; `n_images` and `n_seeds`. The intervals hold for other blocks of
+        images and other seeds; with one seed, for other images only.
     """
     first = results.rows[results.rows["arm"] == FPN].assign(method=results.run["methods"][0])
     rows = _of_class(pd.concat([first, results.methods], ignore_index=True), label)
@@ -97,9 +98,8 @@ def difference_table(results: Results, label: int | None = None, level: float = 
         Index (outcome, arm, other), with the columns of `arm_differences`; empty if there is nothing to compare.
     """
     runs = results.runs(label)
-    outcomes = [name for name in ("accuracy", "macro_f1", *MEASURES) if name in runs and runs[name].notna().any()]
     pairs = pairs_of(list(runs["arm"].unique()), results.run["design"])
-    return arm_differences(runs, pairs, outcomes, level) if pairs else pd.DataFrame()
+    return arm_differences(runs, pairs, _outcomes(runs), level) if pairs else pd.DataFrame()
 
 
 def pairs_of(arms: Sequence[str], design: str) -> list[tuple[str, str]]:
@@ -121,13 +121,23 @@ def pairs_of(arms: Sequence[str], design: str) -> list[tuple[str, str]]:
     return with_fpn + roles + [(arm, twin) for arm, twin in twins if twin]
 
 
+def effect_table(results: Results, level: float = 0.95) -> pd.DataFrame:
+    """Main effects of the levels and of the gate, see `effects`; empty unless the arms are enough sets of levels for that."""
+    runs = results.runs()
+    arms = {name: Arm.of(name) for name in runs["arm"].unique() if not is_role(name)}
+    plain = [name for name, arm in arms.items() if not arm.design]
+    if len({arms[name].levels for name in plain if arms[name].kind == "fal"}) <= len(LEVELS) or len(results.cells) < 2:
+        return pd.DataFrame()
+    return effects(runs[runs["arm"].isin(plain)], _outcomes(runs), level=level)
+
+
 def gate_table(results: Results) -> pd.DataFrame:
     """What the attention maps are like and what they do, as means over the runs.
 
     Returns:
-        Index (arm, branch): the quantiles `low` (5 %), `median` and `high` (95 %) of the maps, in [0, 1], their `contrast` (standard
-        deviation relative to the mean, within a map), and the share of predictions in percent that change without the maps,
-        `changed_without`, and with shuffled maps, `changed_shuffled`; `n_runs`. Empty without attention.
+        Index (arm, branch): the quantiles `low` (5 %), `median` and `high` (95 %) of the maps, in [0, 1], their `contrast`
+        (standard deviation relative to the mean, within a map), and the share of predictions in percent that change without
+        the maps, `changed_without`, and with shuffled maps, `changed_shuffled`; `n_runs`. Empty without attention.
     """
     records = []
     gates = {(record["arm"], record["fold"], record["seed"]): record["gates"] for record in results.records}
@@ -146,8 +156,8 @@ def swap_table(results: Results, level: float = 0.95) -> pd.DataFrame:
     """AD of the masks of the FPN, of FAL and of a centred Gaussian, on the FPN and on FAL.
 
     Returns:
-        Index (masks_of, model): `mean` in percent with `low` and `high`, which hold for other blocks of images and these networks,
-        and `n_images`; without the images on which the networks predict different classes.
+        Index (masks_of, model): `mean` in percent with `low` and `high`, which hold for other blocks of images and these
+        networks, and `n_images`; without the images on which the networks predict different classes.
     """
     if results.swaps.empty:
         return pd.DataFrame()
@@ -184,6 +194,11 @@ def cost_table(results: Results) -> pd.DataFrame:
 
 def _of_class(rows: pd.DataFrame, label: int | None) -> pd.DataFrame:
     return rows if label is None else rows[rows["label"] == label]
+
+
+def _outcomes(runs: pd.DataFrame) -> list[str]:
+    """The outcomes of which runs have values: without classes there is no accuracy."""
+    return [name for name in ("accuracy", "macro_f1", *MEASURES) if name in runs and runs[name].notna().any()]
 
 
 def _ordered(arms: Any) -> list[str]:
