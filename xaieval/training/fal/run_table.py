@@ -31,11 +31,11 @@ def run_table(rows: pd.DataFrame, by: Literal["label", "group"] | None = None) -
             "group".
 
     Returns:
-        The columns arm, fold, seed, and `by` if given; `n_images`; `missing`, the number of rows without a value of one of the
-        measures; `accuracy`, NaN for images without a label; the measures `average_drop`, `average_drop_excess`,
-        `increase_in_confidence` and `mask_area`, as mean over the levels and at each level (`average_drop_p2`); and what the arm
-        is: `kind`, `design` ("" for that of the experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if the
-        attention maps are used.
+        The columns arm, fold, seed, and `by` if given; `n_images`; `missing`, the number of rows without a value of one of
+        the measures; `accuracy`, NaN for images without a label; the measures `average_drop`, `average_drop_excess`,
+        `increase_in_confidence` and `mask_area`, as mean over the levels and at each level (`average_drop_p2`); and what
+        the arm is: `kind`, `design` ("" for that of the experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if
+        the attention maps are used.
 
     Raises:
         DataError: A column is missing, there are no rows, or an image has several rows at a level.
