@@ -1,10 +1,10 @@
 """FAL in thirty lines
 ===================
 
-Score the levels of a feature pyramid, add attention to the two that need it most, and measure what the attention maps are worth.
-Every network is trained from the same start, on the same images in the same order, for the same time. ``xaieval-bench fal``
-does this with folds and seeds (see the page on the FAL experiment); this example shows its steps. It needs
-``pip install 'xaieval[fal]'``.
+Score the levels of a feature pyramid, add attention to the two that need it most, and measure what the attention maps are
+worth. Every network is trained from the same start, on the same images in the same order, for the same time.
+``xaieval-bench fal`` does this with folds and seeds (see the page on the FAL experiment); this example shows its steps. It
+needs ``pip install 'xaieval[fal]'``.
 
 ``python examples/fal_in_thirty_lines.py [FOLDER]`` prints each step, and writes the training logs and ``fal.png``.
 """
@@ -21,8 +21,7 @@ import torch
 
 import xaieval
 from xaieval.data import Preprocessing, scenes
-from xaieval.models import FAL, FPNClassifier, gate_statistics, levels_of
-from xaieval.models.builtin import scenes_backbone
+from xaieval.models import FAL, FPNClassifier, gate_statistics, levels_of, scenes_backbone
 from xaieval.report import maps_figure
 from xaieval.training.fit import fit, training_loader
 
@@ -82,7 +81,8 @@ for other in ("fpn", "twin"):
 
 # %%
 # Do the maps do anything? The quantiles of their values say whether the attention is open, their contrast how much they differ
-# from place to place, and the predictions that change without them, or with their cells shuffled, whether the network uses them.
+# from place to place. The predictions that change without them, or with their cells shuffled, say whether the network uses
+# them.
 
 found = gate_statistics(fal, test.loader(20))
 for level, values in found.values.items():

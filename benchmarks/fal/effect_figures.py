@@ -48,8 +48,8 @@ def _draw_effects(axes: Axes, table: pd.DataFrame) -> None:
     _zero(axes)
 
 
-def designs_figure(table: pd.DataFrame) -> Figure:
-    """Differences of designs, with their intervals: one panel per outcome, one row per design.
+def differences_figure(table: pd.DataFrame) -> Figure:
+    """Differences of arms from their twins, with their intervals: one panel per outcome, one row per arm.
 
     Args:
         table: The table of `arm_differences` with the four outcomes.
@@ -65,7 +65,7 @@ def designs_figure(table: pd.DataFrame) -> Figure:
         _zero(axes)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("design minus its twin in percentage points, 95 % interval over runs", fontsize="small")
+    figure.supxlabel("FAL minus its twin in percentage points, 95 % interval over runs", fontsize="small")
     fit_height(panels[0], 0.6 * ROW * len(names), None)
     return figure
 

@@ -38,13 +38,13 @@ app = cyclopts.App(name="rules", help=__doc__)
 
 
 @app.command
-def values(folder: Path, /, *, data: str, weights: str) -> None:
+def values(folder: Path, /, *, data: str, weights: str | None = None) -> None:
     """What each rule says about each level of each FPN.
 
     Args:
         folder: The folder of the experiment.
         data: The data of the experiment, with its place.
-        weights: Weights file of the backbone.
+        weights: Weights file of the backbone; none for scenes.
     """
     experiment = prepare(recorded_options(folder, data=data, weights=weights))
     path = folder / VALUES

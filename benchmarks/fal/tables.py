@@ -5,7 +5,8 @@
 FOLDER holds `manifest.json`, `rows-seed*.parquet` and `runs-seed*.json` of `xaieval-bench fal`. Writes its report and tables
 anew, and, where its arms tell them:
 
-- `designs.csv`, `designs.png`: each design of the attention against its twin and against the FPN;
+- `designs.csv`, `designs.png`: each design of the attention against its twin and against the FPN; `sets.csv`, `sets.png` if the
+  arms are sets of levels;
 - `effects.csv`, `effects.png`: main effects of the levels and of the gate, over all runs;
 - `effects_label.csv`, `effects_group.csv`: the same with intervals that also hold for other classes or blocks of images;
 - `effects_at_levels.csv`: the same for AD at each level;
@@ -22,7 +23,7 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 import pandas as pd
-from effect_figures import designs_figure, effects_figure
+from effect_figures import differences_figure, effects_figure
 from rules import SCORES, VALUES, score
 
 from xaieval.analysis.rules import RULES
@@ -73,7 +74,7 @@ def tables(folder: Path, /) -> None:
     """
     results = read_results(folder)
     written = write_report(folder)
-    parts = [part for make in (designs_part, effects_part, beyond_part, rules_part) for part in make(folder, results)]
+    parts = [part for make in (gate_part, effects_part, beyond_part, rules_part) for part in make(folder, results)]
     if parts:
         lines = [f"# Findings in {folder.name}", "", counts(results), ""]
         lines += [line for part in parts for line in (f"## {part.title}", "", *part.lines, "")]
@@ -91,29 +92,30 @@ def counts(results: Results) -> str:
     words = "seed" if len(seeds) == 1 else "seeds"
     return (
         f"{len(results.records)} networks: {len(arms)} arms, {len(folds)} folds, {len(seeds)} {words}"
-        f"{f', {missing} runs are missing' if missing else ''}. The unit of every claim is a network. Numbers are percentage "
+        f"{f' ({missing} runs missing)' if missing else ''}. The unit of every claim is a network. Numbers are percentage "
         "points, with intervals of 95 % in brackets; a star marks p < 0.05 after Holm's correction for all claims of a table."
     )
 
 
-# ---- designs
+# ---- FAL and its twin
 
 
-def designs_part(folder: Path, results: Results) -> Iterator[Part]:
-    """Each design against its twin and against the FPN."""
+def gate_part(folder: Path, results: Results) -> Iterator[Part]:
+    """Each FAL against its twin and against the FPN: the designs of an experiment, or its sets of levels."""
     names = {record["arm"] for record in results.records}
-    arms = [arm for arm in map(Arm.of, sorted(names)) if arm.kind == "fal" and arm.design]
+    arms = [arm for arm in map(Arm.of, sorted(names)) if arm.kind == "fal"]
     twins = {arm.name: twin_among(arm.name, names, results.run["design"]) for arm in arms}
     pairs = [(name, twin) for name, twin in twins.items() if twin]
-    if len({arm.design for arm in arms}) < 2 or not pairs:
+    if len(pairs) < 2 or results.choices:  # arms that follow from a selection are in the report
         return
+    name = "designs" if len({arm.design for arm in arms}) > 1 else "sets"
     runs = run_table(results.rows)
     gate = with_aim(differences(runs, pairs), results)
-    whole = differences(runs, [(name, FPN) for name in twins])
-    pd.concat([gate, whole]).to_csv(folder / "designs.csv", float_format="%.6g")
-    save_figure(designs_figure(gate), folder / "designs.png", dpi=120)
-    yield Part("The gate: designs against their twins", [aim_sentence(gate), "", *design_lines(gate)])
-    yield Part("Designs against the FPN", [f"{len(whole)} claims. {whole.attrs['error']}", "", *design_lines(whole)])
+    whole = differences(runs, [(arm, FPN) for arm in twins])
+    pd.concat([gate, whole]).to_csv(folder / f"{name}.csv", float_format="%.6g")
+    save_figure(differences_figure(gate), folder / f"{name}.png", dpi=120)
+    yield Part("The gate: FAL against its twin", [aim_sentence(gate), "", *difference_lines(gate)])
+    yield Part("FAL against the FPN", [f"{len(whole)} claims. {whole.attrs['error']}", "", *difference_lines(whole)])
 
 
 def differences(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -129,7 +131,7 @@ def differences(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.Data
 
 
 def with_aim(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """The table with gate statistics, the multiply-adds relative to the FPN, and whether the design reaches the aim."""
+    """The table with gate statistics, the multiply-adds relative to the FPN, and whether it reaches the aim."""
     gates = gate_table(results)
     gates = gates.groupby("arm")[["changed_without", "changed_shuffled"]].mean() if len(gates) else pd.DataFrame()
     arms = table.index.get_level_values("arm")
@@ -149,16 +151,17 @@ def reaches_aim(table: pd.DataFrame) -> pd.Series:
 
 
 def aim_sentence(table: pd.DataFrame) -> str:
-    """Which designs reach the aim."""
+    """Which arms reach the aim."""
     reached = list(dict.fromkeys(table.index.get_level_values("arm")[table["aim"]]))
+    unknown = table["multiply_adds_ratio"].isna().any()
     return (
         f"{len(table)} claims. {table.attrs['error']} The aim is an accuracy higher by at least {GAIN:g} or an AD excess lower "
         f"by at least {-DROP:g}, with an interval on that side of 0, at no more than {COST} times the multiply-adds of the "
-        f"FPN; it is reached by {', '.join(reached) or 'none'}."
+        f"FPN; it is reached by {', '.join(reached) or 'none'}{', but costs are missing' if unknown else ''}."
     )
 
 
-def design_lines(table: pd.DataFrame) -> list[str]:
+def difference_lines(table: pd.DataFrame) -> list[str]:
     """Differences in Markdown, one pair of arms per line; with what the maps do and the costs, if these are known."""
     further = {
         "changed_without": "changed without maps, %",
@@ -173,7 +176,9 @@ def design_lines(table: pd.DataFrame) -> list[str]:
         first = values.iloc[0]
         numbers = ["" if np.isnan(first[name]) else f"{first[name]:.3g}" for name in shown]
         aim = [", ".join(NAMES[name] for name in values.index[values["aim"]])] if "aim" in table else []
-        rows.append([arm, other, first["n_pairs"], *(cell(values.loc[name], "difference") for name in NAMES), *numbers, *aim])
+        rows.append(
+            [arm, other, f"{first['n_pairs']:.0f}", *(cell(values.loc[name], "difference") for name in NAMES), *numbers, *aim]
+        )
     return [*markdown(heads, rows), *notes(table)]
 
 

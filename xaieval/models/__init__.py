@@ -5,7 +5,7 @@ from __future__ import annotations
 from xaieval.models.abn import ABNClassifier
 from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock, amplify, attention_loss, evidence_map
 from xaieval.models.blackbox import BlackBox, as_module
-from xaieval.models.builtin import cue_scenes, fpn_scenes
+from xaieval.models.builtin import cue_scenes, fpn_scenes, scenes_backbone
 from xaieval.models.designs import DESIGNS, Design, focus
 from xaieval.models.fal import FAL, levels_of
 from xaieval.models.fpn import LEVELS, FPNClassifier
@@ -43,4 +43,5 @@ __all__ = [
     "load_weights",
     "overhead",
     "read_weights",
+    "scenes_backbone",
 ]

@@ -90,7 +90,8 @@ def check_features(backbone: nn.Module, name: str, paths: Sequence[str], images:
         )
 
 
-@torch.compiler.disable(reason="a compiled pass leaves out hooks that are registered within it, without a word")
+# A compiled pass leaves out hooks that are registered within it, without a word.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def hooked(run: Callable[..., Any], inputs: Any, hooks: Mapping[nn.Module, Callable[..., Any]]) -> Any:
     """Run a module or a function of modules with forward hooks for the duration of the call."""
     with ExitStack() as stack:

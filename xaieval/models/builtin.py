@@ -45,7 +45,13 @@ def fpn_scenes(*, trained: bool = True) -> FPNClassifier:
 
 
 def scenes_backbone() -> dict[str, Tensor]:
-    """Weights of the backbone of `fpn_scenes`, by the names of the timm model."""
+    """Weights of the backbone of `fpn_scenes`, by the names of the timm model "test_resnet".
+
+    Example:
+        >>> model = FPNClassifier("test_resnet", num_classes=10, channels=64, pretrained=scenes_backbone())
+        >>> bool(model.head.classifiers["p2"].weight.any())  # a new head on a trained backbone starts at zero
+        False
+    """
     weights = load_file(FPN_SCENES_WEIGHTS)
     return {name.removeprefix("backbone."): tensor for name, tensor in weights.items() if name.startswith("backbone.")}
 

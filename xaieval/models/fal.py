@@ -197,7 +197,7 @@ class FAL(nn.Module):
         fal = cls(attention_levels=attention_levels, **fpn.config, **options)
         fal.load_state_dict(fal.state_dict() | fpn.state_dict())
         for level, stage in fal._next_stages(example_image(fal.backbone, fpn.config["backbone_args"])).items():
-            fal.attention[level].stage.load_state_dict(stage.state_dict())
+            fal.attention.get_submodule(f"{level}.stage").load_state_dict(stage.state_dict())
         return fal.to(next(fpn.parameters())).train(fpn.training)
 
     @classmethod
@@ -264,7 +264,7 @@ def levels_of(addresses: Iterable[str]) -> list[str]:
     return levels
 
 
-def _stage_paths(backbone: nn.Module) -> dict[str, str]:
+def _stage_paths(backbone: Any) -> dict[str, str]:
     """Paths of the modules of a feature extractor that give its features, by level."""
     paths = backbone.feature_info.module_name()
     return {level: module_path(backbone, path) for level, path in zip(LEVELS, paths, strict=True)}

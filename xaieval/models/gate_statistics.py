@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from xaieval.data.batches import read_batches
 from xaieval.errors import DataError, ModelError
 from xaieval.models.abn import ABNClassifier
-from xaieval.models.attention import AttentionBranch
 from xaieval.models.fal import FAL
 from xaieval.models.modes import evaluating
 
@@ -87,7 +86,7 @@ def gate_statistics(model: nn.Module, loader: Iterable[Any], seed: int = 0) -> G
     return GateStatistics(values, changed["without"] / count, changed["shuffled"] / count, count)
 
 
-def _branches(model: nn.Module) -> dict[str, AttentionBranch]:
+def _branches(model: nn.Module) -> dict[str, nn.Module]:
     """The attention branches of a model, by the names that its output gives them."""
     if isinstance(model, ABNClassifier):
         return {"attention": model.attention}
@@ -133,7 +132,7 @@ class _Values:
 
 
 @contextmanager
-def _changed(branches: Mapping[str, AttentionBranch], change: Change) -> Iterator[None]:
+def _changed(branches: Mapping[str, nn.Module], change: Change) -> Iterator[None]:
     """Let the branches give changed maps."""
 
     def hook(name: str) -> Callable[..., dict[str, Tensor]]:

@@ -122,7 +122,7 @@ def _within(table: pd.DataFrame, outcome: str, arms: tuple[str, ...], keys: list
 
 def _inverse(within: Floats) -> Floats:
     """The inverse `[A, A]` of least squares, 0 for the mean over all arms, which no difference within folds and seeds tells."""
-    return np.linalg.pinv(within.T @ within, rcond=1e-10, hermitian=True)
+    return np.asarray(np.linalg.pinv(within.T @ within, rcond=1e-10, hermitian=True), dtype=float)
 
 
 def _check_connected(table: pd.DataFrame, arms: tuple[str, ...]) -> None:

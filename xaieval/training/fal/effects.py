@@ -179,7 +179,8 @@ def arm_differences(
     for name in (name for pair in asked for name in pair):
         if name not in known:
             raise MetricError(f"no run of an arm {name!r}; {choose_from(name, known)}")
-    tables, notes = [], []
+    tables: list[pd.DataFrame] = []
+    notes: list[str] = []
     for name in _names(outcome):
         rows, left = checked_runs(runs, name)
         table = _paired(rows, name, asked, level)
@@ -187,7 +188,8 @@ def arm_differences(
             table = table.assign(**_of_all(rows, name, asked, level))
         short = table[table["low"].isna()]
         notes += left
-        notes += [f"{name}: {arm} - {other} has no interval, {n} pairs" for (_, arm, other), n in short["n_pairs"].items()]
+        pairs_left = zip(short.index.to_list(), short["n_pairs"], strict=True)
+        notes += [f"{name}: {arm} - {other} has no interval, {n} pairs" for (_, arm, other), n in pairs_left]
         tables.append(table)
     return _corrected(tables, notes)
 
@@ -292,14 +294,14 @@ def _of_all(rows: pd.DataFrame, outcome: str, pairs: Sequence[tuple[str, str]], 
     found = arm_means(rows, outcome, "cells")
     weights = [[float(arm == one) - float(arm == other) for arm in found.arms] for one, other in pairs]
     table = _claims(*found.contrasts(weights), found.freedom, level).rename(columns={"effect": "difference"})
-    return {name: table[name].to_numpy() for name in table} | {"freedom": found.freedom}
+    return {str(name): table[name].to_numpy() for name in table} | {"freedom": found.freedom}
 
 
 def _corrected(tables: Sequence[pd.DataFrame], notes: Sequence[str]) -> pd.DataFrame:
     """One table of all claims, whose p-values are corrected together; a claim without p-value counts too."""
     table = pd.concat(tables)
     tested = table["p_value"].notna()
-    corrected = pd.Series(np.nan, index=table.index)
+    corrected = np.full(len(table), np.nan)
     corrected[tested] = holm(table.loc[tested, "p_value"], len(table))
     table.insert(list(table.columns).index("p_value") + 1, "p_holm", corrected)
     table.attrs = {"claims": len(table), "notes": list(dict.fromkeys(notes))}

@@ -138,7 +138,7 @@ def greedy_gains(
         {'p2': 0.0, 'p3': 3.0, 'p4': 0.0}
     """
     taken: tuple[str, ...] = ()
-    losses, gains = losses_of(taken), {}
+    losses, gains = losses_of(taken), dict[str, Losses]()
     while left := [level for level in levels if level not in taken]:
         candidates = {level: losses_of((*taken, level)) for level in left}
         gains |= {level: losses - found for level, found in candidates.items()}
@@ -216,8 +216,7 @@ def _trained(head: LevelHead, training: LevelFeatures, levels: Sequence[str], se
 
 
 def _classes_of(head: LevelHead) -> int:
-    linear = head.classifier if head.kind == "concat" else next(iter(head.classifiers.values()))
-    return int(linear.out_features)
+    return next(module.out_features for module in head.modules() if isinstance(module, nn.Linear))
 
 
 def _batches(count: int, settings: ProbeSettings, seed: int) -> list[Tensor]:

@@ -115,7 +115,7 @@ def _of_networks(sets: pd.DataFrame, values: pd.DataFrame, gains: Gains, measure
 def _means(table: pd.DataFrame, level: float) -> dict[str, float]:
     """The mean of each column over the FPNs, and the intervals."""
     found: dict[str, float] = {}
-    for name in [column for column in table if column not in (*NETWORK, "rule", "choice")]:
+    for name in map(str, table.columns.drop([*NETWORK, "rule", "choice"])):
         found[name] = float(table[name].mean())
         if name in WITH_INTERVAL:
             found[f"{name}_low"], found[f"{name}_high"] = _interval(table, name, level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -33,8 +33,8 @@ def run_table(rows: pd.DataFrame, by: Literal["label", "group"] | None = None) -
     Returns:
         The columns arm, fold, seed, and `by` if given; `n_images`; `missing`, the number of rows without a value of one of the
         measures; `accuracy`, NaN for images without a label; the measures `average_drop`, `average_drop_excess`,
-        `increase_in_confidence` and `mask_area`, as mean over the levels and at each level (`average_drop_p2`); and what the arm
-        is: `kind`, `design` ("" for that of the experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if the
+        `increase_in_confidence` and `mask_area`, as mean over the levels and at each level (`average_drop_p2`); and what the
+        arm is: `kind`, `design` ("" for that of the experiment), 1 or 0 for attention on `p2` to `p5`, and `gate`, 1 if the
         attention maps are used.
 
     Raises:
@@ -52,8 +52,8 @@ def run_table(rows: pd.DataFrame, by: Literal["label", "group"] | None = None) -
     _check(rows, keys)
     images = rows.drop_duplicates([*keys, "image_id"])
     right = (100.0 * (images["predicted"] == images["label"])).astype(float)  # NaN for images without a label
-    right = images.assign(accuracy=right).groupby(keys, observed=True)["accuracy"]
-    table = right.agg(n_images="size", accuracy="mean").join(_means(rows, keys)).reset_index()
+    accuracies = images.assign(accuracy=right).groupby(keys, observed=True)["accuracy"].agg(n_images="size", accuracy="mean")
+    table = accuracies.join(_means(rows, keys)).reset_index()
     missing = rows[list(MEASURES)].isna().any(axis=1).groupby([rows[key] for key in keys], observed=True).sum()
     table.insert(len(keys) + 1, "missing", missing.to_numpy())
     return table.join(_arms(table["arm"].astype(str)))
@@ -76,10 +76,10 @@ def _check(rows: pd.DataFrame, keys: Sequence[str]) -> None:
 
 def _means(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Means of each measure at each level, and over the levels."""
-    wide = rows.pivot_table(index=keys, columns="level", values=list(MEASURES), observed=True)
+    wide: pd.DataFrame = rows.pivot_table(index=keys, columns="level", values=list(MEASURES), observed=True)
     found = {}
     for name in MEASURES:
-        by_level = wide[name].astype(float) * (100 if name in SHARES else 1)
+        by_level: Any = wide[name].astype(float) * (100 if name in SHARES else 1)
         found[name] = by_level.mean(axis=1, skipna=False)
         found |= {f"{name}_{level}": by_level[level] for level in LEVELS if level in by_level}
     return pd.DataFrame(found)

@@ -58,6 +58,8 @@ def test_an_experiment_on_levels_gets_tables_of_effects(tmp_path):
     assert "52 claims, by " in page
     assert "Rules that select levels" not in page
     assert not (folder / "designs.csv").exists()
+    assert len(_read(folder, "sets", ["outcome", "arm", "other"])) == 64
+    assert page.count("32 claims.") == 2
 
 
 def test_an_experiment_on_designs_gets_a_table_of_designs_against_their_twins(tmp_path):
