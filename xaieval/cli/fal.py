@@ -31,8 +31,9 @@ def fal(
 ) -> dict[str, Any] | None:
     """Train an FPN, score its levels, add attention where it is needed, and compare with the FPN and with twins.
 
-    Every network is trained from the same backbone in the same way; a twin has the same layers and loss as FAL and does not use
-    its attention maps. Writes report.md, tables, figures and the rows that they are made from. Needs the extra [fal].
+    All networks are trained alike, from the same backbone. A twin has the layers and loss of FAL and does not use its maps.
+
+    Writes report.md, tables, figures, and the rows that they are made from. Needs the extra [fal].
 
     Without options: the whole experiment with small networks on generated images, offline, in about five minutes.
 

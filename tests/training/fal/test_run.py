@@ -245,3 +245,22 @@ def test_wrong_use_of_the_command_is_one_line(tmp_path, capsys, words, message):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_experiment_is_finished_after_its_process_was_killed(tmp_path):
+    words = "fal --max-images 100 --image-size 32 --channels 8 --epochs 1 --run-folds 0 --seeds 1 --k 2 --methods gradcam"
+    command = [sys.executable, "-m", "xaieval.cli", *words.split(), "--arms", "fal-p2,fal-p3", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("fold 0, seed 0: fal-p2"):
+            process.kill()  # while it holds the lock of this run
+            break
+    process.wait(timeout=60)
+    process.stderr.close()
+    assert not (tmp_path / "rows-seed0.parquet").exists()
+    lines: list[str] = []
+    run_experiment(prepare(replace(TINY, batch_size=8, run_folds=(0,), arms=("fal-p2", "fal-p3"))), tmp_path, lines.append)
+    assert lines[:2] == ["fold 0, seed 0: fal-p2", "fold 0, seed 0: fal-p3"]
+    assert set(read_rows(tmp_path)["arm"]) == {"fpn", "fal-p2", "fal-p3"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from xaieval.config.fal_options import ROLES, TWIN
 from xaieval.errors import OutputError
@@ -31,15 +32,22 @@ def choose(cell: Cell) -> dict[str, Any]:
 
     Both are kept in the folder of that run.
     """
-    path, options = cell.place(FPN) / CHOICE, cell.experiment.options
+    path = cell.place(FPN) / CHOICE
     if not path.exists():
-        scores = selection_scores(cell, options.by)
-        selection = scores.select_layers(options.k, options.by, method=options.methods[0], level=options.level)
-        rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
-        roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
-        write_json(path, {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()})
+        with FileLock(cell.place(FPN) / ".choice"):  # another process may be at it
+            if not path.exists():
+                write_json(path, _chosen(cell))
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def _chosen(cell: Cell) -> dict[str, Any]:
+    options = cell.experiment.options
+    scores = selection_scores(cell, options.by)
+    selection = scores.select_layers(options.k, options.by, method=options.methods[0], level=options.level)
+    rng = np.random.default_rng([options.seed, cell.fold, cell.seed])
+    roles = roles_of(levels_of(selection.ranking.index), levels_of(selection), rng)
+    return {"settings": _settings(cell), "roles": roles, "selection": selection.to_dict()}
 
 
 def check_choices(cells: Iterable[Cell]) -> None:

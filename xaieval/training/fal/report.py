@@ -161,8 +161,8 @@ def _setting(results: Results, level: float) -> str:
         f"{run['backbone']} on {run['data']}, head {run['head']}, {run['channels']} channels, {run['image_size']} px, "
         f"attention {run['design']}. {trained}, each trained from the backbone in one cycle, {run['epochs']} epochs, with the "
         f"same images in the same order; {images} test images{without}, none of which was used for training or for a "
-        f"selection. Intervals of {level:.0%}: those of means hold for other blocks of images and other seeds, those of differences for "
-        f"other seeds on these folds. {'; '.join(versions)}."
+        f"selection. Intervals of {level:.0%}: those of means hold for other blocks of images and other seeds, those of "
+        f"differences for other seeds on these folds. {'; '.join(versions)}."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from xaieval.config.options import to_settings
 from xaieval.models import overhead
@@ -23,6 +24,7 @@ from xaieval.training.fal.swap import swap
 __all__ = ["COSTS", "run_experiment"]
 
 COSTS = "costs.json"
+LOCK = ".lock"  # held by the process that writes files of the whole experiment
 
 # Options that may differ when an experiment is continued: they add runs or files, and change no number that is already there.
 NOT_RECORDED = (
@@ -54,15 +56,18 @@ def run_experiment(experiment: Experiment, folder: Path, log: Log = lambda line:
     cells = [Cell(experiment, folder, fold, seed) for seed in experiment.seeds for fold in experiment.run_folds]
     check_choices(cells)
     with writing(folder):
-        write_json(folder / MANIFEST, {"run": identity, "classes": list(experiment.pictures.classes)})
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
+            write_json(folder / MANIFEST, {"run": identity, "classes": list(experiment.pictures.classes)})
         while unfinished := [cell for cell in cells if _next(cell)]:
             if not sum(_advance(cell, log) for cell in unfinished):  # other processes are at all that is left
                 unfinished[0].wait(_next(unfinished[0])[0])
         for cell in cells[: len(experiment.run_folds)]:
             if shown := shown_arm(cell):
                 swap(cell, shown, log)
-        _measure_costs(experiment, folder, [name for cell in cells for name in arms_of(cell)], log)
-        pack(folder, experiment.groups)
+        with FileLock(folder / LOCK):
+            _measure_costs(experiment, folder, [name for cell in cells for name in arms_of(cell)], log)
+            pack(folder, experiment.groups)
 
 
 def arms_of(cell: Cell) -> list[str]:

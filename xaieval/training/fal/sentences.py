@@ -55,7 +55,7 @@ def _noise(results: Results) -> Iterator[str]:
     """How much the seed alone scatters the FPN."""
     runs = results.runs()
     spread = runs[runs["arm"] == FPN].groupby("fold")[["accuracy", "average_drop"]].var().mean()
-    parts = [f"{NAMES[name]} by {np.sqrt(spread[name]):.1f}" for name in ("accuracy", "average_drop") if pd.notna(spread[name])]
+    parts = [f"{NAMES[str(name)]} by {np.sqrt(value):.1f}" for name, value in spread.items() if pd.notna(value)]
     if parts:
         yield f"The seed alone scatters the FPN's {' and its '.join(parts)} points (standard deviation of runs within a fold)."
 
