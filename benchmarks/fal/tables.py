@@ -208,9 +208,11 @@ def beyond_part(folder: Path, results: Results) -> Iterator[Part]:
             continue
         table = effects_beyond(runs, by, OUTCOMES)
         table.to_csv(folder / f"effects_{by}.csv", float_format="%.6g")
-        said = (
-            f"These intervals also hold for other {words}; in brackets behind them, in how many of them the sign is the same."
-        )
+        said = f"These intervals also hold for other {words}."
+        if by == "label":
+            said += " Behind them, in how many classes the effect has the same sign."
+        else:
+            table = table.drop(columns="same_sign")  # of few images each
         yield Part(f"Effects beyond these {words}", [said, "", *effect_lines(table, NAMES)])
 
 

@@ -171,7 +171,7 @@ def test_an_optimiser_that_fails_is_said(monkeypatch):
     assert notes[0].startswith("y: the mixed model cannot be fitted (Singular matrix), so the numbers are those of least")
     monkeypatch.undo()
     one = pd.DataFrame([[1.0]])
-    monkeypatch.setattr(MixedLM, "fit", lambda *_, reml: SimpleNamespace(cov_re=one, vcomp=[1.0], scale=1.0, converged=False))
+    monkeypatch.setattr(MixedLM, "fit", lambda *_, **__: SimpleNamespace(cov_re=one, vcomp=[1.0], scale=1.0, converged=False))
     assert effects(runs, "y").attrs["notes"][0].startswith("y: the optimiser of the mixed model did not converge, so")
 
 
@@ -180,7 +180,7 @@ def _moved(fitted):
     return SimpleNamespace(fe_params=1.1 * fitted.fe_params, **kept)
 
 
-def _singular(model, reml):
+def _singular(*_, **__):
     raise np.linalg.LinAlgError("Singular matrix")
 
 

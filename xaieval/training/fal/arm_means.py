@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 CELL = ["fold", "seed"]
 NO_VARIANCE = 1e-3  # of the variance of a run: below that a variance counts as 0, and the optimiser is at the end of its range
+OPTIMISERS = ["nm", "powell"]  # without gradients, which mislead the others where a variance is close to 0
 AGREED = 1e-3  # of a standard error: with all runs, both models give the same differences to this precision
 
 
@@ -176,7 +177,7 @@ def _fitted(table: pd.DataFrame, outcome: str, arms: tuple[str, ...]) -> Any:
         warnings.simplefilter("ignore")  # they say in many words what is tested below
         try:
             model = MixedLM.from_formula("y ~ 0 + arm", data, groups="fold", re_formula="1", vc_formula={"seed": "0 + C(seed)"})
-            return model.fit(reml=True)
+            return model.fit(reml=True, method=OPTIMISERS)
         except np.linalg.LinAlgError as error:
             return f"the mixed model cannot be fitted ({error})"
 
