@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import xaieval
+from tests import ROOT
 from xaieval.analysis.stats.crossed import crossed_interval, crossed_p_value
 from xaieval.analysis.stats.paired import holm
 
-PAPER = runpy.run_path(str(Path(xaieval.__file__).parents[1] / "benchmarks" / "fal" / "paper.py"))
+PAPER = runpy.run_path(str(ROOT / "benchmarks/fal/paper.py"))
 
 
 @pytest.fixture
