@@ -2,7 +2,7 @@
 
     python benchmarks/fal/paper.py
 
-makes four tables from the packed rows alone, without training, and prints them as Markdown: `paper/table1.csv` (each level
+makes four tables from the packed rows alone, without training: `paper/findings.md`, and `paper/table1.csv` (each level
 of each arm), `paper/differences.csv`, `paper/splits.csv` (IC by mask area and by confidence) and `paper/protocols.csv`. The
 networks are those of paper.toml. With airplane among the classes they are the FPNs of levels.toml, whose settings are the
 same: there each airplane is scored by networks that have not seen it. The rows of other protocols are from
@@ -44,6 +44,12 @@ PAIRS = (
 )
 SPLITS = {AREA: [0, 0.4, 0.5, 1], "confidence": [0, 0.5, 0.8, 0.95, 1]}
 MEAN = "mean"  # of the four levels
+TITLES = (
+    "AD and IC of each level",
+    "Differences between arms and settings",
+    "IC by mask area and by confidence",
+    "Other protocols, FPN with airplane held out",
+)
 
 
 def airplanes(folder: Path) -> pd.DataFrame:
@@ -155,7 +161,10 @@ def main() -> None:
     tables = {"table1": levels, "differences": changes, "splits": splits, "protocols": protocols}
     for name, table in tables.items():
         table.round(4).to_csv(OUT / f"{name}.csv", index=False)
-    print(*map(_markdown, (_cells(levels), _rounded(changes), _of_splits(splits), _of_protocols(protocols))), sep="\n\n")
+    shown = (_cells(levels), _rounded(changes), _of_splits(splits), _of_protocols(protocols))
+    parts = (f"## {title}\n\n{_markdown(table)}\n" for title, table in zip(TITLES, shown, strict=True))
+    (OUT / "findings.md").write_text("\n".join(["# The paper to the letter\n", *parts]), encoding="utf-8")
+    print(f"{OUT}: findings.md, table1.csv, differences.csv, splits.csv, protocols.csv")
 
 
 def _cells(levels: pd.DataFrame) -> pd.DataFrame:

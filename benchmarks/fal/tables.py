@@ -16,7 +16,7 @@ anew, and, where its arms tell them:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -273,10 +273,33 @@ def rules_part(folder: Path, results: Results) -> Iterator[Part]:
     score(folder)
     table = pd.read_csv(folder / SCORES)
     wins = winner(table, RULES)
-    table = table[table["choice"].isin(["tests", "fixed"])]
-    rows = [[f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in table.to_numpy()]
-    said = f"The levels that each rule selects by its tests, and sets that look at nothing (fixed). The rule that wins: {wins}."
-    yield Part("Rules that select levels", [said, "", *markdown(list(table), rows)])
+    chosen = table[table["choice"].isin(["tests", "fixed"]) & (table["part"] == "fal")]
+    rows = [
+        [
+            row["rule"],
+            NAMES[row["outcome"]],
+            f"{row['levels']:.1f}",
+            *(share(row, name) for name in ("correlation", "regret_share")),
+        ]
+        + [f"{row['regret']:.2f}", f"{100 * row['found']:.0f} %"]
+        for row in chosen.to_dict("records")
+    ]
+    heads = ["rule", "outcome", "levels", "correlation", "share of regret", "regret", "found"]
+    said = (
+        "The levels that each rule selects by its tests, and three sets that look at nothing: how many levels, the rank correlation "
+        "of what the rule says with the effects of the levels (part fal), how far the effect of its set is from the best (regret, in "
+        f"points and as a share of the way to the worst), and how often its set is the best. {chosen['networks'].max()} FPNs. "
+        f"The rule that wins: {wins}."
+    )
+    yield Part("Rules that select levels", [said, "", *markdown(heads, rows)])
+
+
+def share(row: dict[Hashable, float], name: str) -> str:
+    """A number between -1 and 1 with its interval, if all is known."""
+    if np.isnan(row[name]):
+        return ""
+    ends = "" if np.isnan(row[f"{name}_low"]) else f" [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    return f"{row[name]:.2f}{ends}"
 
 
 # ---- Markdown
