@@ -279,17 +279,19 @@ def rules_part(folder: Path, results: Results) -> Iterator[Part]:
             row["rule"],
             NAMES[row["outcome"]],
             f"{row['levels']:.1f}",
-            *(share(row, name) for name in ("correlation", "regret_share")),
+            share(row, "correlation"),
+            share(row, "regret_share"),
+            f"{row['regret']:.2f}",
+            f"{100 * row['found']:.0f} %",
         ]
-        + [f"{row['regret']:.2f}", f"{100 * row['found']:.0f} %"]
         for row in chosen.to_dict("records")
     ]
     heads = ["rule", "outcome", "levels", "correlation", "share of regret", "regret", "found"]
     said = (
-        "The levels that each rule selects by its tests, and three sets that look at nothing: how many levels, the rank correlation "
-        "of what the rule says with the effects of the levels (part fal), how far the effect of its set is from the best (regret, in "
-        f"points and as a share of the way to the worst), and how often its set is the best. {chosen['networks'].max()} FPNs. "
-        f"The rule that wins: {wins}."
+        "The levels that each rule selects by its tests, and three sets that look at nothing: how many levels, the rank "
+        "correlation of what the rule says with the effects of the levels (part fal), how far the effect of its set is from the "
+        "best (as a share of the way to the worst, and in points), and how often its set is the best. "
+        f"{chosen['networks'].max()} FPNs. The rule that wins: {wins}."
     )
     yield Part("Rules that select levels", [said, "", *markdown(heads, rows)])
 

@@ -31,6 +31,19 @@ def test_a_difference_within_the_noise_is_called_noise():
     assert strict[1] == "selected minus fpn: within the noise: AD -4.0 [-5.0, -3.0]."
 
 
+def test_of_many_pairs_only_those_with_something_to_say_are_listed():
+    quiet = [("accuracy", f"fal-{number}", "fpn", 0.1, -1.0, 1.2, 0.9) for number in range(9)]
+    found = ("accuracy", "fal-found", "fpn", 3.0, 2.0, 4.0, 0.01)
+    unknown = ("accuracy", "fal-unknown", "fpn", 3.0, float("nan"), float("nan"), float("nan"))
+    few = list(module._differences(differences(*quiet, found), 0.95))
+    assert len(few) == 1 + 10
+    assert list(module._differences(differences(*quiet, found, unknown), 0.95))[1:] == [
+        "fal-found minus fpn: accuracy +3.0 [+2.0, +4.0].",
+        "fal-unknown minus fpn: too few or equal runs to tell: accuracy +3.0.",
+        "The other 9 pairs of arms are within the noise in all outcomes.",
+    ]
+
+
 def test_the_sentences_of_an_experiment(packed):
     found = sentences(read_results(packed))
     assert found[0] == "Levels selected by ad-ic, of 4 selections: p2 4, p3 0, p4 0, p5 0."

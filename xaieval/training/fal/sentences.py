@@ -16,6 +16,7 @@ from xaieval.training.fal.tables import difference_table, gate_table, swap_parts
 
 __all__ = ["NAMES", "sentences"]
 
+LISTED = 10  # pairs of arms up to which each has its sentence, whether something was found or not
 NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -68,15 +69,23 @@ def _differences(table: pd.DataFrame, level: float) -> Iterator[str]:
         f"Of {len(table)} differences, those count as found whose p-value, corrected by Holm for all of them, is below "
         f"{1 - level:.2g}; the others are within the noise of folds and seeds."
     )
-    for (arm, other), rows in table.groupby(["arm", "other"], sort=False):
-        records = rows.reset_index().to_dict("records")
-        found = [_value(row) for row in records if row["p_holm"] < 1 - level]
-        noise = [_value(row) for row in records if row["p_holm"] >= 1 - level]
-        unknown = [_value(row) for row in records if pd.isna(row["p_holm"])]
-        parts = [", ".join(found)] if found else []
-        parts += [f"within the noise: {', '.join(noise)}"] if noise else []
-        parts += [f"too few or equal runs to tell: {', '.join(unknown)}"] if unknown else []
-        yield f"{arm} minus {other}: {'; '.join(parts)}."
+    pairs = table.groupby(["arm", "other"], sort=False)
+    listed = {pair: rows for pair, rows in pairs if len(pairs) <= LISTED or not (rows["p_holm"] >= 1 - level).all()}
+    for (arm, other), rows in listed.items():
+        yield f"{arm} minus {other}: {_parts(rows, level)}."
+    if len(listed) < len(pairs):
+        yield f"The other {len(pairs) - len(listed)} pairs of arms are within the noise in all outcomes."
+
+
+def _parts(rows: pd.DataFrame, level: float) -> str:
+    """The differences of a pair of arms: those that are found, those within the noise, and those without a test."""
+    kinds = {
+        "": rows["p_holm"] < 1 - level,
+        "within the noise: ": rows["p_holm"] >= 1 - level,
+        "too few or equal runs to tell: ": rows["p_holm"].isna(),
+    }
+    parts = {said: [_value(row) for row in rows[chosen].reset_index().to_dict("records")] for said, chosen in kinds.items()}
+    return "; ".join(f"{said}{', '.join(values)}" for said, values in parts.items() if values)
 
 
 def _value(row: dict[Any, Any]) -> str:
