@@ -289,7 +289,7 @@ def rules_part(folder: Path, results: Results) -> Iterator[Part]:
     heads = ["rule", "outcome", "levels", "correlation", "share of regret", "regret", "found"]
     said = (
         "The levels that each rule selects by its tests, and three sets that look at nothing: how many levels, the rank "
-        "correlation of what the rule says with the effects of the levels (part fal), how far the effect of its set is from the "
+        "correlation of what the rule says with the effects of the levels (part fal), how far its set is from the "
         "best (as a share of the way to the worst, and in points), and how often its set is the best. "
         f"{chosen['networks'].max()} FPNs. The rule that wins: {wins}."
     )
