@@ -19,6 +19,7 @@ from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
 from xaieval.metrics.localisation import *
+from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.pointing_game import *
@@ -29,7 +30,7 @@ from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImage
 from xaieval.metrics.win_percentage import *
 
 # Modules with metrics of a run, in the order of the table of metrics; and modules with public functions only.
-FAMILIES = (
+MODULES = (
     "drop_and_increase",
     "confidence",
     "adcc",
@@ -43,12 +44,12 @@ FAMILIES = (
 OTHERS = ("similarity", "win_percentage")
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for family in FAMILIES for metric in import_module(f"{__name__}.{family}").METRICS
+    metric.name: metric for module in MODULES for metric in import_module(f"{__name__}.{module}").METRICS
 }
 
 if not TYPE_CHECKING:  # type checkers take the public names from the imports above
-    __all__ = ["METRICS", "NEEDS", "MeanOverImages", "Metric", "resolve_metrics"]
-    __all__ += [name for module in (*FAMILIES, *OTHERS) for name in import_module(f"{__name__}.{module}").__all__]
+    __all__ = ["FAMILIES", "METRICS", "NEEDS", "MeanOverImages", "Metric", "resolve_metrics"]
+    __all__ += [name for module in (*MODULES, *OTHERS) for name in import_module(f"{__name__}.{module}").__all__]
     __all__.sort()
 
 

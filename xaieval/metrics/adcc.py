@@ -122,8 +122,17 @@ def _is_constant(maps: Tensor) -> Tensor:
     return flat.amin(dim=1) == flat.amax(dim=1)
 
 
-COHERENCY = Metric("coherency", coherency, True, label="coherency %", needs=("maps", "masked_maps"), passes=AGAIN, paper=POPPI)
-COMPLEXITY = Metric("complexity", complexity, False, label="complexity %", needs=("maps",), paper=POPPI)
+COHERENCY = Metric(
+    "coherency",
+    coherency,
+    True,
+    label="coherency %",
+    needs=("maps", "masked_maps"),
+    passes=AGAIN,
+    paper=POPPI,
+    family="faithfulness",
+)
+COMPLEXITY = Metric("complexity", complexity, False, label="complexity %", needs=("maps",), paper=POPPI, family="complexity")
 OF_IMAGE = Metric(
     "adcc",
     _of_image,
@@ -132,6 +141,7 @@ OF_IMAGE = Metric(
     needs=("confidence", "masked_confidence", "maps", "masked_maps"),
     passes=AGAIN,
     paper=POPPI,
+    family="faithfulness",
 )
 
 METRICS = (COHERENCY, COMPLEXITY, OF_IMAGE)

@@ -79,7 +79,7 @@ def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tenso
     return mean_of(gain(confidence, masked_confidence))
 
 
-AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM)
+AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM, family="faithfulness")
 
 
 class AverageGain(MeanOf, metric=AVERAGE_GAIN):
@@ -120,7 +120,7 @@ def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[T
     return (100 * o / y).masked_fill(~valid(y, o), torch.nan)
 
 
-CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %")
+CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %", family="faithfulness")
 
 
 class ConfidenceRatio(MeanOf, metric=CONFIDENCE_RATIO):
@@ -169,6 +169,7 @@ DROP_IN_DELETION = Metric(
     needs=("confidence", "inverse_confidence"),
     passes="1",
     paper=LIFT_CAM,
+    family="faithfulness",
 )
 
 

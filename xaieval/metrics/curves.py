@@ -350,6 +350,7 @@ def _metric(name: str, curve: CurveOfPixels, *, higher_is_better: bool, label: s
         passes="steps + 1",
         paper=paper,
         divides=False,
+        family="faithfulness",
     )
 
 

@@ -148,11 +148,13 @@ def _shares(maps: Tensor) -> Tensor:
     return flat / flat.sum(dim=1, keepdim=True)
 
 
-SPARSENESS = Metric("sparseness", sparseness, None, label="sparseness", needs=("maps",), paper=CHALASANI)
-ENTROPY = Metric("entropy", entropy, None, label="entropy (nats)", needs=("maps",), paper=BHATT)
-AREA_ABOVE_HALF = Metric("area_above_half", area_above_half, None, label="area above half %", needs=("maps",))
-CENTER_X = Metric("center_x", _center_x, None, label="centre x", needs=("maps",))
-CENTER_Y = Metric("center_y", _center_y, None, label="centre y", needs=("maps",))
+SPARSENESS = Metric("sparseness", sparseness, None, label="sparseness", needs=("maps",), paper=CHALASANI, family="complexity")
+ENTROPY = Metric("entropy", entropy, None, label="entropy (nats)", needs=("maps",), paper=BHATT, family="complexity")
+AREA_ABOVE_HALF = Metric(
+    "area_above_half", area_above_half, None, label="area above half %", needs=("maps",), family="complexity"
+)
+CENTER_X = Metric("center_x", _center_x, None, label="centre x", needs=("maps",), family="complexity")
+CENTER_Y = Metric("center_y", _center_y, None, label="centre y", needs=("maps",), family="complexity")
 
 METRICS = (SPARSENESS, ENTROPY, AREA_ABOVE_HALF, CENTER_X, CENTER_Y)
 

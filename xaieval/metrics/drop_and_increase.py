@@ -135,7 +135,9 @@ def average_drop(
     return mean_of(values)
 
 
-AVERAGE_DROP = Metric("average_drop", drop_by, higher_is_better=False, label="AD %", needs=BY_PROTOCOL, paper=PAPER)
+AVERAGE_DROP = Metric(
+    "average_drop", drop_by, higher_is_better=False, label="AD %", needs=BY_PROTOCOL, paper=PAPER, family="faithfulness"
+)
 
 
 class AverageDrop(MeanOf, metric=AVERAGE_DROP):
@@ -233,6 +235,7 @@ INCREASE_IN_CONFIDENCE = Metric(
     needs=BY_PROTOCOL,
     paper=PAPER,
     divides=False,
+    family="faithfulness",
 )
 
 

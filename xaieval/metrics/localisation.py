@@ -259,13 +259,20 @@ def iou(threshold: float = THRESHOLD, name: str = "iou") -> Metric:
         label="IoU %",
         needs=NEEDED,
         settings={"threshold": threshold},
+        family="localisation",
     )
 
 
-ENERGY_POINTING_GAME = Metric("energy_pointing_game", energy_inside, True, label="energy %", needs=NEEDED, paper=SCORE_CAM)
-RELEVANCE_MASS_ACCURACY = Metric("relevance_mass_accuracy", relevance_mass, True, label="mass %", needs=NEEDED, paper=CLEVR_XAI)
-RELEVANCE_RANK_ACCURACY = Metric("relevance_rank_accuracy", relevance_rank, True, label="rank %", needs=NEEDED, paper=CLEVR_XAI)
-BEST_IOU = Metric("best_iou", best_mask_iou, True, label="best IoU %", needs=NEEDED)
+ENERGY_POINTING_GAME = Metric(
+    "energy_pointing_game", energy_inside, True, label="energy %", needs=NEEDED, paper=SCORE_CAM, family="localisation"
+)
+RELEVANCE_MASS_ACCURACY = Metric(
+    "relevance_mass_accuracy", relevance_mass, True, label="mass %", needs=NEEDED, paper=CLEVR_XAI, family="localisation"
+)
+RELEVANCE_RANK_ACCURACY = Metric(
+    "relevance_rank_accuracy", relevance_rank, True, label="rank %", needs=NEEDED, paper=CLEVR_XAI, family="localisation"
+)
+BEST_IOU = Metric("best_iou", best_mask_iou, True, label="best IoU %", needs=NEEDED, family="localisation")
 
 METRICS = (ENERGY_POINTING_GAME, RELEVANCE_MASS_ACCURACY, RELEVANCE_RANK_ACCURACY, iou(), BEST_IOU)
 

@@ -10,9 +10,19 @@ from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["NEEDS", "Metric"]
+__all__ = ["FAMILIES", "NEEDS", "Metric"]
 
 Values = Tensor | tuple[Tensor, Tensor]
+
+FAMILIES = {
+    "faithfulness": "do the pixels that the map names matter to the model",
+    "robustness": "does the map stay the same when the image hardly changes",
+    "localisation": "does the map lie on the object",
+    "complexity": "is the map small, or concentrated",
+    "randomisation": "does the map depend on the model and on the class",
+    "axioms": "does the map have a property that its authors require",
+    "agreement": "do two methods give the same map",
+}
 
 NEEDS = {
     "confidence": "Y, the confidence of the target on the original image, [N]",
@@ -62,11 +72,12 @@ class Metric:
         settings: Further settings that define the metric, for the manifest.
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
+        family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
             denominator would turn it around. Default: whether it needs "confidence".
 
     Raises:
-        MetricError: It needs an input that does not exist.
+        MetricError: It needs an input that does not exist, or its family is not one of `FAMILIES`.
 
     Example:
         A metric of your own is a function with declared needs:
@@ -86,11 +97,14 @@ class Metric:
     settings: Mapping[str, Any] = field(default_factory=dict)
     passes: str = "0"
     paper: str = ""
+    family: str = ""
     divides: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.needs, str):
             raise MetricError(f"metric {self.name!r}: needs is a sequence of names, such as ({self.needs!r},); got a string")
+        if self.family and self.family not in FAMILIES:
+            raise MetricError(f"metric {self.name!r}: no family {self.family!r}; {choose_from(self.family, FAMILIES)}")
         unknown = [need for need in self.needs if need not in NEEDS]
         if unknown:
             raise MetricError(

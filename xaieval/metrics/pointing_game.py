@@ -80,6 +80,7 @@ def pointing_game(tolerance: float = TOLERANCE, name: str = "pointing_game") -> 
         needs=("maps", "masks"),
         settings={"tolerance": tolerance},
         paper=PAPER,
+        family="localisation",
     )
 
 

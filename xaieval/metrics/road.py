@@ -178,6 +178,7 @@ def _metric(name: str, removal: RemoveAndDebias, higher_is_better: bool, label: 
         passes="one for each share removed" if len(removal.orders) == 1 else "two for each share removed",
         paper=RONG,
         divides=False,
+        family="faithfulness",
     )
 
 

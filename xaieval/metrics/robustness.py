@@ -90,6 +90,7 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
         settings={"samples": samples, "radius": radius, "noise": noise, "normalised": normalised},
         passes=f"the method {samples} times",
         paper=YEH,
+        family="robustness",
     )
 
 
@@ -134,6 +135,7 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
         settings={"samples": samples, "size": size, "perturbation": perturbation, "scaled": scaled},
         passes=str(samples),
         paper=YEH,
+        family="faithfulness",
     )
 
 
@@ -171,6 +173,7 @@ def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metri
         settings={"share": share, "similarity": similarity},
         passes="the method 4 times (6 of volumes)",
         paper=CRABBE,
+        family="robustness",
     )
 
 
@@ -202,6 +205,7 @@ def stability_flip(similarity: str = "pearson") -> Metric:
         settings={"similarity": similarity},
         passes="the method once",
         paper=CRABBE,
+        family="robustness",
     )
 
 
