@@ -35,7 +35,7 @@ class Measured:
         targets: Classes `[N]`; -1 where the image has no target.
         has_target: Whether the image has a target, `[N]`.
         confidence: Confidence of the targets on the original images, `[N]`.
-        masked: Confidence of the targets on the masked images, `[P, N]`.
+        masked: Confidence of the targets on the masked images, `[P, N]`; None if no metric needs it.
         areas: Means of the masks, `[P, N]`.
         constant: Whether the map had nothing to normalise, `[P, N]`.
         invalid: Whether the map held NaN or inf, `[P, N]`.
@@ -53,7 +53,7 @@ class Measured:
     targets: Tensor
     has_target: Tensor
     confidence: Tensor
-    masked: Tensor
+    masked: Tensor | None
     areas: Tensor
     constant: Tensor
     invalid: Tensor
@@ -124,7 +124,8 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
     measured = measured.cpu()
     nothing = ~measured.has_target
     y = measured.confidence.double().masked_fill(nothing, torch.nan)
-    o = measured.masked.double().masked_fill(measured.invalid | nothing, torch.nan)
+    masked = torch.full_like(measured.areas, torch.nan) if measured.masked is None else measured.masked
+    o = masked.double().masked_fill(measured.invalid | nothing, torch.nan)
     quotients = {metric.name for metric in metrics if metric.is_quotient}
     status = _status(measured, y, o, protocol, needs_positive=bool(quotients))
     valued = np.isin(status, VALUED)
@@ -230,7 +231,7 @@ def _status(measured: Measured, y: Tensor, o: Tensor, protocol: Protocol, needs_
         "no_target": ~measured.has_target.expand_as(o),
         "nan_confidence": ~y.isfinite().expand_as(o),
         "nan_map": measured.invalid,
-        "nan_masked_confidence": ~o.isfinite(),
+        **({} if measured.masked is None else {"nan_masked_confidence": ~o.isfinite()}),
     }
     not_positive = {
         "zero_confidence": (y == 0).expand_as(o) & needs_positive,

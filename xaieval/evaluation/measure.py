@@ -1,8 +1,8 @@
 """From maps to masked confidences and metric values.
 
 Raw maps, which are small, are made first, so that activations and gradients can be freed. Each map then costs one masked
-forward pass, and the masked images of several maps share a pass. What metrics need beyond that comes last, map by map. Tensors
-stay on the device until the batch is finished.
+forward pass, if a metric needs it; the masked images of several maps share a pass. What metrics need beyond that comes last,
+map by map. Tensors stay on the device until the batch is finished.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.metric_inputs import MetricInputs
-from xaieval.masking import baseline, mask, occlude
+from xaieval.masking import Finished, baseline, mask, occlude
 from xaieval.results.matched import control_column
 
 __all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]
@@ -30,17 +30,18 @@ class MaskedConfidences:
 
     Attributes:
         confidence: On the original images, `[N]`.
-        masked: On the masked images, `[P, N]`.
+        masked: On the masked images, `[P, N]`; None if no metric needs it.
         inverse: On the images masked by 1 minus the mask, `[P, N]`; None if no metric needs it.
         areas: Means of the masks, `[P, N]`.
         constant: Whether the map had nothing to normalise, `[P, N]`.
         invalid: Whether the map held NaN or inf, `[P, N]`.
-        matched: By matched control, as `masked` with the control's mask; NaN where a map has no such control.
+        matched: By matched control, as `masked` with the control's mask; NaN where a map has no such control, and if no metric
+            needs it.
         matched_inverse: By matched control, as `inverse`; empty if no metric needs it.
     """
 
     confidence: Tensor
-    masked: Tensor
+    masked: Tensor | None
     inverse: Tensor | None
     areas: Tensor
     constant: Tensor
@@ -50,7 +51,9 @@ class MaskedConfidences:
 
     def of_pair(self, number: int) -> dict[str, Tensor]:
         """The confidences of one pair, by the names of `xaieval.metrics.NEEDS`."""
-        known = {"confidence": self.confidence, "masked_confidence": self.masked[number]}
+        known = {"confidence": self.confidence}
+        if self.masked is not None:
+            known["masked_confidence"] = self.masked[number]
         if self.inverse is not None:
             known["inverse_confidence"] = self.inverse[number]
         return known
@@ -64,7 +67,9 @@ class MaskedConfidences:
 
 
 def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], controls: MatchedControls) -> MaskedConfidences:
-    """One forward pass of each image for each mask (two if a metric needs the inverse), in passes as full as possible.
+    """One forward pass of each image for each mask, in passes as full as possible.
+
+    There are two if a metric needs the inverse, and none if no metric needs a confidence on masked images.
 
     Args:
         job: What is measured.
@@ -75,7 +80,10 @@ def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], 
     context, images = batch_pass.context, batch_pass.context.images
     flags: list[tuple[Tensor, Tensor, Tensor]] = []
     missing: list[Tensor] = []
-    with_inverse = any("inverse_confidence" in metric.needs for metric in job.metrics)
+    needs = {need for metric in job.metrics for need in metric.needs}
+    if not needs & {"masked_confidence", "inverse_confidence"}:
+        return _without_masks(job, batch_pass, maps, again=job.runner.rounds_otherwise and "ask" in needs)
+    with_inverse = "inverse_confidence" in needs
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         if job.runner.rounds_otherwise:  # confidences that are compared have to come from the same arithmetic
@@ -84,7 +92,7 @@ def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], 
         for number, raw in enumerate(maps):
             finished = finished_maps(raw, images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(images.dtype)
-            flags.append((masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid))
+            flags.append(_flags(finished, masks))
             replacements = controls.masks(number, finished.maps, masks) if job.matched else {}
             missing.extend(~control.exists for control in replacements.values())
             for kept in (masks, *(control.values for control in replacements.values())):
@@ -109,6 +117,24 @@ def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], 
         matched={name: by_mask[:, 1 + place, 0] for place, name in enumerate(job.matched)},
         matched_inverse={name: by_mask[:, 1 + place, 1] for place, name in enumerate(job.matched) if with_inverse},
     )
+
+
+def _flags(finished: Finished, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of each mask, and whether the map had nothing to normalise and held NaN or inf, `[N]` each."""
+    return masks.mean(dim=tuple(range(1, masks.ndim))), finished.constant, finished.invalid
+
+
+def _without_masks(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], again: bool) -> MaskedConfidences:
+    """What is known of maps whose masked images nobody asks for; `again` if the images are asked for by another arithmetic."""
+    context, images = batch_pass.context, batch_pass.context.images
+    flags = []
+    for raw in maps:
+        finished = finished_maps(raw, images, job.protocol)
+        flags.append(_flags(finished, mask(finished.maps, job.protocol).to(images.dtype)))
+    areas, constant, invalid = (torch.stack(column) for column in zip(*flags, strict=True))
+    confidence = context.ask([(images, context.everywhere)], "confidence") if again else batch_pass.confidence
+    matched = {name: torch.full_like(areas, torch.nan) for name in job.matched}
+    return MaskedConfidences(confidence, None, None, areas, constant, invalid, matched)
 
 
 def judge_maps(

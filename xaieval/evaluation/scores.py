@@ -40,8 +40,9 @@ class Scores(RunRecord):
 
     Attributes:
         rows: columns `image_id`, `layer`, `method`, `group` (if the images come in groups), `label`, `predicted`, `target`,
-            `confidence`, `masked_confidence`, `mask_area` (mean of the mask, in [0, 1]), one column per metric (percent), for a
-            run with matched controls the values of each metric for them and its excess, `status`. A row counts if its status
+            `confidence`, `masked_confidence` (missing if no metric needs it), `mask_area` (mean of the mask, in [0, 1]), one
+            column per metric (percent), for a run with matched controls the values of each metric for them and its excess,
+            `status`. A row counts if its status
             is "ok" or "constant_map"; all other statuses have NaN in the metrics.
         manifest: versions, protocol, seed, fingerprints of model and data.
     """

@@ -248,7 +248,7 @@ def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> 
 def _picture(maps: Maps, choice: ImageChoice, rows: Any, pair: Pair, image_id: str) -> Picture:
     """An image with its map and its scores."""
     place, row = maps.number[image_id], rows.loc[image_id]
-    columns = [name for name in ("confidence", "masked_confidence") if name in rows]
+    columns = [name for name in ("confidence", "masked_confidence") if name in rows and rows[name].notna().any()]
     return Picture(
         image_id=image_id,
         image=data_url(maps.picture(place)),

@@ -129,7 +129,7 @@ def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> li
     columns = []
     names = {metric["name"]: metric for metric in metrics}
     for name in ("image_id", "layer", "method", GROUP, *CLASSES, *SHARES, *names, "status"):
-        if name not in rows:
+        if name not in rows or (name == "masked_confidence" and rows[name].isna().all()):  # no metric needed it
             continue
         label = label_of(names[name]) if name in names else LABELS.get(name, name)
         if name in WORDS:
