@@ -23,7 +23,7 @@ def effects_figure(table: pd.DataFrame) -> Figure:
     """Main effects of the levels, with their intervals: one panel per outcome, one row per level.
 
     Args:
-        table: The table of `xaieval.training.fal.effects.effects` with the four outcomes.
+        table: The table of `xaieval.training.fal.statistics.effects.effects` with the four outcomes.
     """
     figure = new_figure(None, 1.4 * PAGE)
     panels = figure.subplots(1, len(PANELS), sharey=True)

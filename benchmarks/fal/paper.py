@@ -24,6 +24,7 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.proportions import proportion_interval
 from xaieval.models import LEVELS
+from xaieval.results.markdown import markdown_table
 from xaieval.training.fal.rows import read_rows
 
 __all__ = ["airplanes", "at_equal_area", "block_table", "differences", "protocol_table", "split_table", "table1"]
@@ -228,8 +229,7 @@ def _cell(value: float, low: float, high: float) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(table.columns, table.itertuples(index=False))
 
 
 if __name__ == "__main__":

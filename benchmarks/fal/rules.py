@@ -26,9 +26,9 @@ from xaieval.results.files import MANIFEST
 from xaieval.training.fal import Experiment, prepare, read_rows
 from xaieval.training.fal.arms import FPN
 from xaieval.training.fal.choice import selection_scores
-from xaieval.training.fal.effects import effects, run_table
-from xaieval.training.fal.rule_scores import rule_scores, winner
+from xaieval.training.fal.rules.rule_scores import rule_scores, winner
 from xaieval.training.fal.runs import RECORD, Cell
+from xaieval.training.fal.statistics.effects import effects, run_table
 
 VALUES, SCORES = "rules.csv", "rule_scores.csv"
 HIGHER_IS_BETTER = {"accuracy": True, "average_drop_excess": False}

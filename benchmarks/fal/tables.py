@@ -30,14 +30,15 @@ from xaieval.analysis.rules import RULES
 from xaieval.errors import MetricError
 from xaieval.models import LEVELS
 from xaieval.report.figures.style import save_figure
+from xaieval.results.markdown import markdown_table
 from xaieval.training.fal.arms import FPN, Arm, twin_among
-from xaieval.training.fal.contrasts import contrasts
-from xaieval.training.fal.effects import arm_differences, effects, effects_beyond, errors_by_seeds, run_table
-from xaieval.training.fal.report import write_report
+from xaieval.training.fal.report.page import write_report
+from xaieval.training.fal.report.tables import effect_table, gate_table
 from xaieval.training.fal.results import Results, read_results
-from xaieval.training.fal.rule_scores import winner
-from xaieval.training.fal.run_table import OUTCOMES
-from xaieval.training.fal.tables import effect_table, gate_table
+from xaieval.training.fal.rules.rule_scores import winner
+from xaieval.training.fal.statistics.contrasts import contrasts
+from xaieval.training.fal.statistics.effects import arm_differences, effects, effects_beyond, errors_by_seeds, run_table
+from xaieval.training.fal.statistics.run_table import OUTCOMES
 
 NAMES = {"accuracy": "accuracy", "average_drop": "AD", "average_drop_excess": "AD excess", "increase_in_confidence": "IC"}
 F1 = {"macro_f1": "macro F1"}
@@ -180,7 +181,7 @@ def difference_lines(table: pd.DataFrame) -> list[str]:
         rows.append(
             [arm, other, f"{first['n_pairs']:.0f}", *(cell(values.loc[name], "difference") for name in NAMES), *numbers, *aim]
         )
-    return [*markdown(heads, rows), *notes(table)]
+    return [markdown_table(heads, rows), *notes(table)]
 
 
 # ---- effects
@@ -236,7 +237,7 @@ def effect_lines(table: pd.DataFrame, names: dict[str, str]) -> list[str]:
         f"{table.attrs['claims']} claims, by {' and '.join(used)}. Part fal: networks that use their maps; twin: the same "
         "branches and loss without that; gate: the difference."
     )
-    return [said, "", *markdown(["level", "part", *names.values()], rows), *notes(table)]
+    return [said, "", markdown_table(["level", "part", *names.values()], rows), *notes(table)]
 
 
 def effect_cell(row: pd.Series) -> str:
@@ -293,7 +294,7 @@ def rules_part(folder: Path, results: Results) -> Iterator[Part]:
         "best (as a share of the way to the worst, and in points), and how often its set is the best. "
         f"{chosen['networks'].max()} FPNs. The rule that wins: {wins}."
     )
-    yield Part("Rules that select levels", [said, "", *markdown(heads, rows)])
+    yield Part("Rules that select levels", [said, "", markdown_table(heads, rows)])
 
 
 def share(row: dict[Hashable, float], name: str) -> str:
@@ -304,7 +305,7 @@ def share(row: dict[Hashable, float], name: str) -> str:
     return f"{row[name]:.2f}{ends}"
 
 
-# ---- Markdown
+# ---- cells and notes
 
 
 def cell(row: pd.Series, name: str) -> str:
@@ -312,12 +313,6 @@ def cell(row: pd.Series, name: str) -> str:
     if np.isnan(row["low"]):
         return f"{row[name]:+.1f}"
     return f"{row[name]:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]{'*' if row['p_holm'] < 0.05 else ''}"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A table in Markdown."""
-    lines = [f"| {' | '.join(heads)} |", "| " + " | ".join("---" for _ in heads) + " |"]
-    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 
 def notes(table: pd.DataFrame) -> list[str]:

@@ -10,6 +10,8 @@ import pandas as pd
 from compare import OURS
 from record import read
 
+from xaieval.results.markdown import markdown_table
+
 __all__ = ["markdown", "write_into"]
 
 NAMES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "vit_small": "ViT-S/16"}
@@ -49,8 +51,7 @@ def _named(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    lines = [frame.columns, ["---"] * len(frame.columns), *frame.astype(str).itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return markdown_table(frame.columns, frame.itertuples(index=False))
 
 
 def _range(rows: pd.DataFrame, name: str, form: str) -> pd.Series:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from xaieval.analysis.gains import gain_p_values
-from xaieval.analysis.rules import DEFAULT_RULE, RULES, Rule, rule_of
+from xaieval.analysis.rules import DEFAULT_RULES, RULES, Rule, rule_of
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.errors import MetricError
@@ -54,16 +54,24 @@ def test_each_rule_has_a_name_columns_a_sentence_and_what_it_needs():
         assert set(rule.metrics) <= set(COLUMNS)
         assert rule.meaning.startswith("A layer needs attention if ")
         assert rule.needs
-    assert DEFAULT_RULE in RULES
+    assert set(DEFAULT_RULES) <= set(RULES)
 
 
-def test_the_default_is_the_rule_of_the_paper():
+def test_the_default_without_other_columns_is_the_rule_of_the_paper():
     increases, drops = {"a": [0.0] * 20, "b": [100.0] * 20}, {"a": [90.0] * 20, "b": [10.0] * 20}
     scores = _scores({"increase_in_confidence": increases, "average_drop": drops})
     assert scores.select_layers().to_dict() == scores.select_layers(by="ad-ic").to_dict()
     assert scores.select_layers().rule == RULES["ad-ic"]
     plain = scores.select_layers(by=("increase_in_confidence", "average_drop"))
     assert scores.select_layers().to_dict() == plain.to_dict() | {"rule": "ad-ic"}
+
+
+def test_the_default_is_the_rule_that_won_where_its_column_is_there():
+    paper = {name: {"a": [50.0] * 30, "b": [50.0] * 30} for name in ("increase_in_confidence", "average_drop")}
+    scores = _scores(paper | {"oracle_gate": _gains(a=0.1, b=0.5)})
+    assert scores.select_layers().to_dict() == scores.select_layers(by="oracle-gate").to_dict()
+    assert list(scores.select_layers()) == ["b"]
+    assert not scores.select_layers(by="ad-ic").layers
 
 
 @pytest.mark.parametrize("by", ["excess", ("excess",), ["excess"]])

@@ -12,11 +12,11 @@ import pytest
 
 from tests import ROOT
 from tests.training.fal.conftest import ROLES, write_experiment
-from xaieval.training.fal.contrasts import half_fraction_arms
-from xaieval.training.fal.effects import arm_differences, effects, effects_beyond, run_table
 from xaieval.training.fal.results import read_results
 from xaieval.training.fal.rows import read_rows
-from xaieval.training.fal.run_table import OUTCOMES
+from xaieval.training.fal.statistics.contrasts import half_fraction_arms
+from xaieval.training.fal.statistics.effects import arm_differences, effects, effects_beyond, run_table
+from xaieval.training.fal.statistics.run_table import OUTCOMES
 
 
 def _benchmark():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from xaieval.errors import MetricError
 
-__all__ = ["DEFAULT_RULE", "RULES", "Rule", "rule_of"]
+__all__ = ["DEFAULT_RULES", "RULES", "Rule", "rule_of"]
 
 Against = Literal["best", "zero"]
 
@@ -34,7 +34,7 @@ class Rule:
     decimals: int = 1
 
 
-DEFAULT_RULE = "ad-ic"
+DEFAULT_RULES = ("oracle-gate", "ad-ic")  # the winner of the experiment on rules; and what every run has the columns for
 
 _RULES = (
     Rule(
@@ -68,11 +68,11 @@ _RULES = (
 RULES: Mapping[str, Rule] = {rule.name: rule for rule in _RULES}
 
 
-def rule_of(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> Rule:
+def rule_of(by: str | Sequence[str] | None, metrics: Sequence[Mapping[str, Any]]) -> Rule:
     """The rule of this name, or a rule of these metrics.
 
     Args:
-        by: The name of a rule, or names of metrics.
+        by: The name of a rule, or names of metrics; None for the first of `DEFAULT_RULES` that the run has the columns for.
         metrics: The metrics of the run's manifest.
 
     Raises:
@@ -81,14 +81,18 @@ def rule_of(by: str | Sequence[str], metrics: Sequence[Mapping[str, Any]]) -> Ru
     Example:
         >>> rule_of("ad-ic", [{"name": "average_drop"}, {"name": "increase_in_confidence"}]).metrics
         ('increase_in_confidence', 'average_drop')
+        >>> rule_of(None, [{"name": "oracle_gate"}, {"name": "average_drop"}]).name
+        'oracle-gate'
         >>> rule_of(["average_drop"], []).metrics
         ('average_drop',)
     """
+    known = [metric["name"] for metric in metrics]
+    if by is None:
+        by = next((name for name in DEFAULT_RULES if set(RULES[name].metrics) <= set(known)), DEFAULT_RULES[-1])
     names = (by,) if isinstance(by, str) else tuple(by)
     rule = RULES.get(names[0]) if len(names) == 1 else None
     if rule is None:
         return Rule("", names)
-    known = [metric["name"] for metric in metrics]
     missing = [name for name in rule.metrics if name not in known]
     if missing:
         raise MetricError(f"the rule '{rule.name}' needs {' and '.join(missing)}, which the run does not have; {rule.needs}")

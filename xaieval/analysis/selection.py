@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.gains import gain_p_values
-from xaieval.analysis.rules import DEFAULT_RULE, Rule, rule_of
+from xaieval.analysis.rules import Rule, rule_of
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
@@ -120,7 +120,7 @@ def select_layers(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
     k: int | None = None,
-    by: str | Sequence[str] = DEFAULT_RULE,
+    by: str | Sequence[str] | None = None,
     method: str | None = None,
     level: float = 0.95,
     seed: int = 0,
@@ -146,7 +146,8 @@ def select_layers(
         rows: The rows of a run.
         metrics: The metrics of its manifest.
         k: Select the k worst layers, whatever the tests say.
-        by: The name of a rule, or metrics of the run, at least one.
+        by: The name of a rule, or metrics of the run, at least one. Default: "oracle-gate" if the run has its column, which
+            `xaieval.training.fal.with_oracle_gate` adds, else "ad-ic".
         method: The method whose rows are used; required if several methods have layers.
         level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         seed: Seed of the random signs.

@@ -52,8 +52,8 @@ def fal(
 
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.training.fal import prepare, read_results, run_experiment, write_figures, write_report
-    from xaieval.training.fal.sentences import sentences
-    from xaieval.training.fal.tables import arm_table, difference_table
+    from xaieval.training.fal.report.sentences import sentences
+    from xaieval.training.fal.report.tables import arm_table, difference_table
 
     check_level(options.level)
     if not remake:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -83,13 +82,14 @@ def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
     from rich.table import Table
 
     from xaieval.explainers.catalogue import catalogue
+    from xaieval.results.markdown import markdown_table
 
     _check_one_form(markdown, as_json)
     if as_json:
         return {"methods": [entry._asdict() for entry in catalogue()]}
     titles = ("method", "needs", "forward passes per image", "paper")
     if markdown:
-        _print_markdown(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()])
+        print(markdown_table(titles, [(f"`{entry.name}`", *entry[1:]) for entry in catalogue()]))
         return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
@@ -110,13 +110,14 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
     from rich.table import Table
 
     from xaieval.metrics.catalogue import catalogue
+    from xaieval.results.markdown import markdown_table
 
     _check_one_form(markdown, as_json)
     if as_json:
         return {"metrics": [entry._asdict() for entry in catalogue()]}
     titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
-        _print_markdown(titles, [_in_markdown(*entry) for entry in catalogue()])
+        print(markdown_table(titles, [_in_markdown(*entry) for entry in catalogue()]))
         return None
     table = Table(*titles, box=None, header_style="bold")
     for entry in catalogue():
@@ -161,11 +162,6 @@ def _preset_document(preset: Preset) -> dict[str, Any]:
 def _check_one_form(markdown: bool, as_json: bool) -> None:
     if as_json and markdown:
         raise UsageError("--json and --markdown are two forms of the same table; choose one")
-
-
-def _print_markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    for cells in (titles, ["---"] * len(titles), *rows):
-        print(f"| {' | '.join(cells)} |")
 
 
 def _in_markdown(name: str, needs: str, *others: str) -> list[str]:

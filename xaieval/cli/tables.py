@@ -167,7 +167,7 @@ def print_arms(arms: pd.DataFrame, level: float) -> None:
     """Print the arms of the FAL experiment with their means.
 
     Args:
-        arms: The result of `xaieval.training.fal.tables.arm_table`.
+        arms: The result of `xaieval.training.fal.report.tables.arm_table`.
         level: The level of its intervals.
     """
     from rich.table import Table

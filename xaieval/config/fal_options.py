@@ -75,8 +75,7 @@ class FalOptions:
             and so on, trained alike but without use of the maps; fal-p2-p3 and twin-p2-p3, with attention on these levels,
             and fal-p2-p3@amplify, of another design; abn, an ABN; fpn, no more than the FPN. Default: selected, selected-twin,
             random, best, all, all-twin, abn; for scenes the first two; with a held-out class fal-p2-p3, twin-p2-p3.
-        by: Rule that selects the levels, ad-ic, excess, oracle-gate or probe, or names of metrics. Default: that of
-            Scores.select_layers.
+        by: Rule that selects the levels, ad-ic, excess, oracle-gate or probe, or names of metrics. Default: oracle-gate.
         k: Number of levels that get attention. Default: decided by tests; 2 for scenes.
         keep_weights: Keep the weights of all networks, not only those of the FPN.
         held_out_class: Train on all images of the other classes, and test on all images of this one, which has no label then:

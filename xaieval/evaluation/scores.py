@@ -15,7 +15,6 @@ from xaieval.analysis.controls import compare_with_controls, fooled_metrics, riv
 from xaieval.analysis.matched import compare_with_matched_controls
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
-from xaieval.analysis.rules import DEFAULT_RULE
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.analysis.summary import summarise, why_missing
@@ -152,7 +151,7 @@ class Scores(RunRecord):
     def select_layers(
         self,
         k: int | None = None,
-        by: str | Sequence[str] = DEFAULT_RULE,
+        by: str | Sequence[str] | None = None,
         *,
         method: str | None = None,
         level: float = 0.95,
@@ -163,7 +162,8 @@ class Scores(RunRecord):
 
         Args:
             k: Select the k worst layers, whatever the tests say.
-            by: The name of a rule (ad-ic, excess, oracle-gate or probe), or metrics of the run, at least one.
+            by: The name of a rule (ad-ic, excess, oracle-gate or probe), or metrics of the run, at least one. Default:
+                oracle-gate if the run has its column, which `xaieval.training.fal.with_oracle_gate` adds, else ad-ic.
             method: The method whose rows are used; required if several methods have layers.
             level: 1 minus the probability of even one false positive among all tests, in (0, 1).
 

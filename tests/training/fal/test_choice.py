@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.fal.conftest import TINY
+from xaieval.analysis.rules import DEFAULT_RULES
 from xaieval.analysis.selection import select_layers
 from xaieval.errors import OutputError
 from xaieval.models import LEVELS
@@ -22,7 +23,7 @@ from xaieval.training.fal.experiment import prepare
 from xaieval.training.fal.runs import Cell
 
 ORDERS = list(permutations(LEVELS))
-LARGER = replace(TINY, image_size=64)  # maps of p5 have more than one cell
+LARGER = replace(TINY, image_size=64, by=("ad-ic",))  # maps of p5 have more than one cell
 SUBSETS = [set(levels) for size in range(5) for levels in combinations(LEVELS, size)]
 
 
@@ -78,6 +79,10 @@ def test_levels_are_selected_on_the_selection_images_by_blocks(cell):
     assert choice["selection"]["reasons"] == repr(expected)
     assert choice["selection"]["n_groups"] == 10
     assert set(Arm.of(choice["roles"]["selected"]).levels) == {layer[7:9] for layer in expected}
+
+
+def test_the_rule_that_won_is_the_default_of_an_experiment():
+    assert prepare(TINY).options.by == (DEFAULT_RULES[0],) == ("oracle-gate",)
 
 
 @pytest.mark.parametrize("rule", ["excess", "oracle-gate", "probe"])

@@ -17,8 +17,8 @@ from xaieval.errors import ConfigError, DataError
 from xaieval.training.fal.experiment import prepare
 from xaieval.training.fal.held_out import held_out_fold, without_class
 from xaieval.training.fal.rows import pack, read_rows
-from xaieval.training.fal.run_table import run_table
 from xaieval.training.fal.runs import ROWS, SELECTION, Cell
+from xaieval.training.fal.statistics.run_table import run_table
 
 TINY = FalOptions(max_images=100, image_size=32, channels=8, epochs=1, held_out_class="cross", progress=False)
 

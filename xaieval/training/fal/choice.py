@@ -18,8 +18,8 @@ from xaieval.models import LEVELS, levels_of
 from xaieval.models.designs import design_of
 from xaieval.results.files import write_json
 from xaieval.training.fal.arms import FPN, fal_arm, twin_arm
-from xaieval.training.fal.oracle_gate import with_oracle_gate
-from xaieval.training.fal.probe import ProbeSettings, with_probe
+from xaieval.training.fal.rules.oracle_gate import with_oracle_gate
+from xaieval.training.fal.rules.probe import ProbeSettings, with_probe
 from xaieval.training.fal.runs import RECORD, SELECTION, Cell
 
 __all__ = ["CHOICE", "check_choices", "choose", "roles_of", "selection_scores", "shared_roles"]

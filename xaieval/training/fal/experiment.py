@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 
-from xaieval.analysis.rules import DEFAULT_RULE, RULES
+from xaieval.analysis.rules import DEFAULT_RULES, RULES
 from xaieval.config.fal_options import CompleteOptions, FalOptions
 from xaieval.config.options import parse_literals
 from xaieval.data import Fold, Pictures, Preprocessing, block_folds, blocks_of, load_pictures
@@ -118,7 +118,7 @@ def prepare(given: FalOptions) -> Experiment:
         ModelError: The design or the backbone is unknown, or the backbone has no features at the four strides of the pyramid.
         WeightsError: The backbone's weights cannot be read, or do not fit.
     """
-    options = given.complete(DEFAULT, DEFAULT_RULE)
+    options = given.complete(DEFAULT, DEFAULT_RULES[0])
     check_arms(options.arms)
     design_of(options.design)
     _check_rule(options.by, options.k)

@@ -16,7 +16,7 @@ from xaieval.errors import OutputError
 from xaieval.results.files import MANIFEST
 from xaieval.training.fal.rows import read_methods, read_records, read_rows
 from xaieval.training.fal.run import COSTS
-from xaieval.training.fal.run_table import run_table
+from xaieval.training.fal.statistics.run_table import run_table
 from xaieval.training.fal.swap import read_swaps
 
 __all__ = ["Results", "macro_f1", "read_results", "with_roles"]

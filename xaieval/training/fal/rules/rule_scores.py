@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.models import LEVELS
 from xaieval.training.fal.arms import fal_arm
-from xaieval.training.fal.contrasts import HALF_FRACTION
+from xaieval.training.fal.statistics.contrasts import HALF_FRACTION
 
 __all__ = ["chosen_sets", "correlation", "measured_regret", "regret", "rule_scores", "winner"]
 

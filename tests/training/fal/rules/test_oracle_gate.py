@@ -11,12 +11,12 @@ from scipy.optimize import minimize
 from torch.nn import functional
 
 import xaieval
-from tests.training.fal.features import batches, small_fpn
+from tests.training.fal.rules.features import batches, small_fpn
 from xaieval.errors import AddressError, DataError, ModelError
 from xaieval.models.designs import GATES
 from xaieval.models.fpn import LEVELS, LevelHead
-from xaieval.training.fal.level_features import level_features
-from xaieval.training.fal.oracle_gate import loss_saved, with_oracle_gate
+from xaieval.training.fal.rules.level_features import level_features
+from xaieval.training.fal.rules.oracle_gate import loss_saved, with_oracle_gate
 
 PROPERTY = settings(deadline=None, max_examples=15)
 

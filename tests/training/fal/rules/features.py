@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from xaieval.models.fpn import LEVELS, FPNClassifier, LevelHead
-from xaieval.training.fal.level_features import LevelFeatures
+from xaieval.training.fal.rules.level_features import LevelFeatures
 
 
 def small_fpn(head: str = "mean", classes: int = 4, seed: int = 0) -> FPNClassifier:

@@ -15,8 +15,8 @@ from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.config.fal_options import TWIN
 from xaieval.models import LEVELS
 from xaieval.training.fal.arms import FPN, Arm, is_role, twin_among
-from xaieval.training.fal.effects import arm_differences, effects
 from xaieval.training.fal.results import Results
+from xaieval.training.fal.statistics.effects import arm_differences, effects
 from xaieval.training.fal.swap import METRIC
 
 __all__ = [

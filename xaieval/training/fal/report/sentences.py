@@ -11,8 +11,8 @@ import pandas as pd
 from xaieval.models import LEVELS
 from xaieval.results.metric_display import interval_text
 from xaieval.training.fal.arms import FPN, Arm
+from xaieval.training.fal.report.tables import difference_table, gate_table, swap_parts
 from xaieval.training.fal.results import Results
-from xaieval.training.fal.tables import difference_table, gate_table, swap_parts
 
 __all__ = ["NAMES", "sentences"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from tests.training.fal.conftest import ROLES, write_experiment
-from xaieval.training.fal import sentences as module
+from xaieval.training.fal.report import sentences as module
+from xaieval.training.fal.report.sentences import sentences
 from xaieval.training.fal.results import read_results
-from xaieval.training.fal.sentences import sentences
 
 
 def differences(*rows):

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import xaieval
-from tests.training.fal.features import batches, planted, small_fpn, zero_head
+from tests.training.fal.rules.features import batches, planted, small_fpn, zero_head
 from xaieval.analysis.gains import gain_p_values
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import DataError, MetricError
 from xaieval.evaluation.scores import Scores
 from xaieval.models.designs import GATES
 from xaieval.models.fpn import LEVELS
-from xaieval.training.fal import probe
-from xaieval.training.fal.level_features import LevelFeatures, with_column
-from xaieval.training.fal.probe import PROBE, ProbeSettings, greedy_gains, probe_losses, with_probe
+from xaieval.training.fal.rules import probe
+from xaieval.training.fal.rules.level_features import LevelFeatures, with_column
+from xaieval.training.fal.rules.probe import PROBE, ProbeSettings, greedy_gains, probe_losses, with_probe
 
 PROPERTY = settings(deadline=None, max_examples=30)
 QUICK = ProbeSettings(epochs=10, repeats=1, learning_rate=0.02)

@@ -21,7 +21,7 @@ from xaieval.evaluation.scores import Scores
 from xaieval.models.attention import AttentionBranch, AttentionOutput, attention_loss
 from xaieval.models.designs import GATES, Gate
 from xaieval.models.fpn import LEVELS, FPNClassifier, LevelHead
-from xaieval.training.fal.level_features import Grid, LevelFeatures, level_features, with_column
+from xaieval.training.fal.rules.level_features import Grid, LevelFeatures, level_features, with_column
 
 __all__ = ["PROBE", "ProbeSettings", "greedy_gains", "probe_losses", "with_probe"]
 

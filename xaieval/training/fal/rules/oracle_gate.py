@@ -15,7 +15,7 @@ from xaieval.errors import ModelError
 from xaieval.evaluation.scores import Scores
 from xaieval.models.designs import GATES, Gate
 from xaieval.models.fpn import FPNClassifier, LevelHead
-from xaieval.training.fal.level_features import Grid, level_features, with_column
+from xaieval.training.fal.rules.level_features import Grid, level_features, with_column
 
 __all__ = ["ORACLE_GATE", "loss_saved", "with_oracle_gate"]
 

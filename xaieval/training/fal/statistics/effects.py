@@ -13,9 +13,9 @@ from xaieval.analysis.stats.estimates import check_level, estimate, has_interval
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.paired import holm
 from xaieval.errors import MetricError, choose_from
-from xaieval.training.fal.arm_means import CELL, arm_means, checked_runs, contrasts_within, two_way_errors
-from xaieval.training.fal.contrasts import ALL, PARTS, contrasts, half_fraction_arms
-from xaieval.training.fal.run_table import run_table
+from xaieval.training.fal.statistics.arm_means import CELL, arm_means, checked_runs, contrasts_within, two_way_errors
+from xaieval.training.fal.statistics.contrasts import ALL, PARTS, contrasts, half_fraction_arms
+from xaieval.training.fal.statistics.run_table import run_table
 
 __all__ = ["arm_differences", "effects", "effects_beyond", "errors_by_seeds", "run_table"]
 

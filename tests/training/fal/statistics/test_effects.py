@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.training.fal.made_runs import ARMS, TRUE, by_class, made_runs
+from tests.training.fal.statistics.made_runs import ARMS, TRUE, by_class, made_runs
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.analysis.stats.paired import holm
 from xaieval.errors import MetricError, UsageError
-from xaieval.training.fal import arm_means as arm_means_module
-from xaieval.training.fal.contrasts import HALF_FRACTION, contrasts
-from xaieval.training.fal.effects import arm_differences, effects, effects_beyond, errors_by_seeds
+from xaieval.training.fal.statistics import arm_means as arm_means_module
+from xaieval.training.fal.statistics.contrasts import HALF_FRACTION, contrasts
+from xaieval.training.fal.statistics.effects import arm_differences, effects, effects_beyond, errors_by_seeds
 
 
 def _true(table: pd.DataFrame) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from xaieval.models import LEVELS
-from xaieval.training.fal.contrasts import half_fraction_arms
+from xaieval.training.fal.statistics.contrasts import half_fraction_arms
 
 ARMS = [*half_fraction_arms(), "fpn", "abn"]
 LEVEL_EFFECTS = {"p2": -3.0, "p3": -1.0, "p4": 1.0, "p5": 0.0}

@@ -10,10 +10,8 @@ from scipy.stats import ttest_rel
 from tests.training.fal.conftest import ROLES, made_rows, write_experiment
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.models import LEVELS
-from xaieval.training.fal.contrasts import half_fraction_arms
-from xaieval.training.fal.report import write_report
-from xaieval.training.fal.results import read_results
-from xaieval.training.fal.tables import (
+from xaieval.training.fal.report.page import write_report
+from xaieval.training.fal.report.tables import (
     arm_table,
     cost_table,
     difference_table,
@@ -25,6 +23,8 @@ from xaieval.training.fal.tables import (
     swap_parts,
     swap_table,
 )
+from xaieval.training.fal.results import read_results
+from xaieval.training.fal.statistics.contrasts import half_fraction_arms
 
 CELLS = [(fold, seed) for fold in (0, 1) for seed in (0, 1)]
 

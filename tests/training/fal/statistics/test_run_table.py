@@ -8,7 +8,7 @@ import pytest
 
 from xaieval.errors import DataError
 from xaieval.models import LEVELS
-from xaieval.training.fal.run_table import MEASURES, run_table
+from xaieval.training.fal.statistics.run_table import MEASURES, run_table
 
 ARMS = ("fpn", "abn", "fal-p2-p3@focus", "twin-p2-p3@amplify")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import xaieval
-from tests.training.fal.features import batches, small_fpn
+from tests.training.fal.rules.features import batches, small_fpn
 from xaieval.errors import DataError
 from xaieval.evaluation.scores import Scores
 from xaieval.models.fpn import LEVELS
-from xaieval.training.fal.level_features import level_features, with_column
+from xaieval.training.fal.rules.level_features import level_features, with_column
 
 ENTRY = {"name": "gain", "label": "Gain, nats", "higher_is_better": False, "interval": "mean"}
 

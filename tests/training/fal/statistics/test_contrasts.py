@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training.fal.made_runs import ARMS, TRUE, true_mean
+from tests.training.fal.statistics.made_runs import ARMS, TRUE, true_mean
 from xaieval.errors import MetricError
 from xaieval.models import LEVELS
 from xaieval.training.fal.arms import fal_arm, twin_arm
-from xaieval.training.fal.contrasts import HALF_FRACTION, contrasts, half_fraction_arms
+from xaieval.training.fal.statistics.contrasts import HALF_FRACTION, contrasts, half_fraction_arms
 
 SETS = [levels for size in range(1, 5) for levels in combinations(LEVELS, size)]
 

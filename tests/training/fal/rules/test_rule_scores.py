@@ -13,8 +13,8 @@ from scipy.stats import kendalltau
 
 from xaieval.analysis.stats.crossed import crossed_interval
 from xaieval.models import LEVELS
-from xaieval.training.fal.contrasts import half_fraction_arms
-from xaieval.training.fal.rule_scores import chosen_sets, correlation, measured_regret, regret, rule_scores, winner
+from xaieval.training.fal.rules.rule_scores import chosen_sets, correlation, measured_regret, regret, rule_scores, winner
+from xaieval.training.fal.statistics.contrasts import half_fraction_arms
 
 PROPERTY = settings(deadline=None, max_examples=50)
 GAINS = st.fixed_dictionaries({level: st.integers(-4, 4).map(float) for level in LEVELS})

@@ -1,0 +1,1 @@
+"""Tables, sentences, figures and the page of an experiment, from its results."""
