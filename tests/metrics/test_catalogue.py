@@ -10,7 +10,7 @@ import pytest
 from tests import ROOT
 from xaieval import metrics
 from xaieval.cli import main
-from xaieval.metrics import METRICS, MODULES, NEEDS
+from xaieval.metrics import FAMILIES, METRICS, MODULES, NEEDS
 from xaieval.metrics.catalogue import catalogue
 
 PAGE = ROOT / "docs/metrics.md"
@@ -20,13 +20,19 @@ def test_the_list_has_every_metric_with_what_it_needs_and_costs(capsys):
     main(["metrics"])
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()) for line in lines[1:]}
-    assert list(rows) == list(METRICS)
+    assert set(rows) == set(METRICS)
+    families = [row.split()[1] for row in rows.values()]
+    assert families == sorted(families, key=list(FAMILIES).index)
     assert rows["average_drop"] == (
-        "average_drop confidence, masked_confidence 0 lower AD % Chattopadhay et al. 2018, arXiv 1710.11063"
+        "average_drop faithfulness confidence, masked_confidence 0 lower AD % Chattopadhay et al. 2018, arXiv 1710.11063"
     )
-    assert rows["drop_in_deletion"].startswith("drop_in_deletion confidence, inverse_confidence 1 higher ADD % Jung and Oh")
-    assert rows["coherency"].startswith("coherency maps, masked_maps the method once more higher coherency % Poppi")
-    assert rows["sparseness"].startswith("sparseness maps 0 describes sparseness Chalasani")
+    assert rows["drop_in_deletion"].startswith(
+        "drop_in_deletion faithfulness confidence, inverse_confidence 1 higher ADD % Jung and Oh"
+    )
+    assert rows["coherency"].startswith(
+        "coherency faithfulness maps, masked_maps the method once more higher coherency % Poppi"
+    )
+    assert rows["sparseness"].startswith("sparseness complexity maps 0 describes sparseness Chalasani")
 
 
 def test_every_metric_of_a_module_is_known_by_its_own_name():

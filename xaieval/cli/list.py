@@ -100,7 +100,7 @@ def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
 
 @app.command
 def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
-    """List the metrics, with what each needs and costs.
+    """List the metrics by family, with what each needs and costs.
 
     Args:
         markdown: Print a Markdown table, as in docs/metrics.md.
@@ -115,7 +115,7 @@ def metrics(*, markdown: Switch = False, as_json: Json = False, debug: Switch = 
     _check_one_form(markdown, as_json)
     if as_json:
         return {"metrics": [entry._asdict() for entry in catalogue()]}
-    titles = ("metric", "needs", "forward passes an image", "better", "label", "paper")
+    titles = ("metric", "family", "needs", "forward passes an image", "better", "label", "paper")
     if markdown:
         print(markdown_table(titles, [_in_markdown(*entry) for entry in catalogue()]))
         return None
@@ -164,6 +164,6 @@ def _check_one_form(markdown: bool, as_json: bool) -> None:
         raise UsageError("--json and --markdown are two forms of the same table; choose one")
 
 
-def _in_markdown(name: str, needs: str, *others: str) -> list[str]:
+def _in_markdown(name: str, family: str, needs: str, *others: str) -> list[str]:
     """Cells of a Markdown row; the metric's name and needs are formatted as code."""
-    return [f"`{name}`", ", ".join(f"`{need}`" for need in needs.split(", ")), *others]
+    return [f"`{name}`", family, ", ".join(f"`{need}`" for need in needs.split(", ")), *others]

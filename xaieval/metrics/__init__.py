@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
+from xaieval.metrics.aliases import own_name
 from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
@@ -54,7 +55,7 @@ if not TYPE_CHECKING:  # type checkers take the public names from the imports ab
 
 
 def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """Return the metrics of these names; objects are returned unchanged.
+    """Return the metrics of these names, which can be those of `xaieval.metrics.aliases`; objects are returned unchanged.
 
     Raises:
         MetricError: A name is unknown or is given twice, or no metric is given.
@@ -64,9 +65,10 @@ def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metr
     resolved = []
     for metric in metrics:
         if not isinstance(metric, Metric):
-            if metric not in METRICS:
+            name = own_name(metric)
+            if name not in METRICS:
                 raise MetricError(f"no metric {metric!r}; {choose_from(metric, METRICS)}; or give a Metric(...)")
-            metric = METRICS[metric]
+            metric = METRICS[name]
         resolved.append(metric)
     names = [metric.name for metric in resolved]
     if not names or len(set(names)) < len(names):

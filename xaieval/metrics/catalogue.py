@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xaieval.metrics import METRICS, Metric
+from xaieval.metrics import FAMILIES, METRICS, Metric
 
 __all__ = ["Entry", "catalogue"]
 
@@ -16,6 +16,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: Name for `metrics=`, and of the column in `rows` and `summary`.
+        family: What it asks of a map, one of `xaieval.metrics.FAMILIES`.
         needs: Its inputs, by the names of `xaieval.metrics.NEEDS`.
         passes: Forward passes for each image and map beyond the masked one.
         better: "higher", "lower", or "describes" for a number that only describes a map.
@@ -24,6 +25,7 @@ class Entry(NamedTuple):
     """
 
     name: str
+    family: str
     needs: str
     passes: str
     better: str
@@ -32,17 +34,18 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Return an entry for each metric in `xaieval.metrics.METRICS`.
+    """Return an entry for each metric in `xaieval.metrics.METRICS`, family by family.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "coherency"][0]
-        Entry(name='coherency', needs='maps, masked_maps', passes='the method once more', better='higher',
-              label='coherency %', paper='Poppi et al. 2021, arXiv 2104.10252')
+        Entry(name='coherency', family='faithfulness', needs='maps, masked_maps', passes='the method once more',
+              better='higher', label='coherency %', paper='Poppi et al. 2021, arXiv 2104.10252')
     """
-    return [_entry(metric) for metric in METRICS.values()]
+    families = list(FAMILIES)
+    return [_entry(metric) for metric in sorted(METRICS.values(), key=lambda metric: families.index(metric.family))]
 
 
 def _entry(metric: Metric) -> Entry:
     needs = ", ".join(need for need in metric.needs if need != "protocol")  # every run has a protocol
     better = BETTER[metric.higher_is_better]
-    return Entry(metric.name, needs, metric.passes, better, metric.label or metric.name, metric.paper)
+    return Entry(metric.name, metric.family, needs, metric.passes, better, metric.label or metric.name, metric.paper)
