@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
 from xaieval.metrics.confidence import *
+from xaieval.metrics.continuity import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.lipschitz import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.pointing_game import *
+from xaieval.metrics.relative_stability import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.similarity import *
@@ -40,6 +43,9 @@ MODULES = (
     "pointing_game",
     "localisation",
     "robustness",
+    "lipschitz",
+    "continuity",
+    "relative_stability",
 )
 OTHERS = ("similarity", "win_percentage")
 
