@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -98,8 +99,7 @@ def quantus_scores(name: str, images: Tensor, explain: Explain, added: Sequence[
         settings |= {"perturb_func": perturb, "nr_samples": len(added)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Quantus' own imports and remarks
-        import quantus
-
+        quantus = pytest.importorskip("quantus", reason="a tool to compare with, which the package does not need")
         metric = getattr(quantus, name)(disable_warnings=True, display_progressbar=False, **settings)
         model = tiny()
         with torch.no_grad():

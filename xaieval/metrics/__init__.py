@@ -21,10 +21,13 @@ from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
 from xaieval.metrics.lipschitz import *
 from xaieval.metrics.localisation import *
+from xaieval.metrics.map_agreement import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.parameter_randomisation import *
 from xaieval.metrics.pointing_game import *
+from xaieval.metrics.random_logit import *
 from xaieval.metrics.relative_stability import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
@@ -46,6 +49,9 @@ MODULES = (
     "lipschitz",
     "continuity",
     "relative_stability",
+    "random_logit",
+    "parameter_randomisation",
+    "map_agreement",
 )
 OTHERS = ("similarity", "win_percentage")
 
