@@ -115,6 +115,6 @@ def rows_do_not_depend_on_the_batch(metrics: Any, *names: str, rtol: float = 1e-
     parts = xaieval.score(tiny(), [pictures(2), pictures(3, 2)], **given)
     for name in names:
         np.testing.assert_allclose(whole.rows[name], parts.rows[name], rtol=rtol, atol=1e-6)
-        gradcam = whole.summary().loc[("2", "gradcam")]
-        assert gradcam[f"{name}_low"] <= gradcam[name] <= gradcam[f"{name}_high"]
+        summary = whole.summary().loc[("2", given["methods"][0])]
+        assert summary[f"{name}_low"] <= summary[name] <= summary[f"{name}_high"]
     return whole
