@@ -77,6 +77,8 @@ def test_every_need_is_documented_and_can_be_asked_for():
         "masked_maps": maps,
         "masks": maps,
         "images": [5, 3, 12, 12],
+        "targets": numbers,
+        "logits": [5, 5],
     }
     assert isinstance(seen["protocol"], Protocol)
 
@@ -129,6 +131,56 @@ def test_any_images_can_be_explained_and_asked_about():
         confidence = tiny()(images.flip(-1)).double().softmax(dim=1)[range(5), targets]
     maps = xaieval.explain(tiny(), images.flip(-1), "2", target=lambda logits, labels: targets)["2"]
     torch.testing.assert_close(column(scores, "flipped"), confidence + mean(maps), rtol=1e-4, atol=1e-5)
+
+
+def test_an_inspection_is_what_the_model_and_the_method_say_of_changed_images():
+    seen: dict[str, Any] = {}
+
+    def look(images: Tensor, inspect: Any, explain: Any, attribute: Any) -> Tensor:
+        turned = images.flip(-1)
+        found = inspect(turned)
+        assert torch.equal(found.maps, explain(turned))
+        assert torch.equal(found.attributions, attribute(turned))
+        seen.update(logits=found.logits, predicted=found.predicted, activation=found.activation)
+        return mean(found.maps)
+
+    score(Metric("look", look, None, needs=("images", "inspect", "explain", "attribute")), methods=["gradcam"], layers=["2"])
+    turned = batch()["images"].flip(-1)
+    with torch.no_grad():
+        torch.testing.assert_close(seen["logits"], tiny()(turned))
+        torch.testing.assert_close(seen["activation"], tiny()[:3](turned))
+    assert torch.equal(seen["predicted"], seen["logits"].argmax(dim=1))
+    assert not seen["activation"].requires_grad
+
+
+def test_a_map_with_nan_is_nan_in_an_inspection_and_zeros_in_explain():
+    def odd(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return images[:, 0].masked_fill(images[:, 0] > 1000, torch.nan)
+
+    def look(images: Tensor, inspect: Any, explain: Any) -> Tensor:
+        bright = images + 2000 * (torch.arange(5) == 3).view(-1, 1, 1, 1)
+        assert inspect(bright).maps.isnan().flatten(1).all(dim=1).tolist() == [False, False, False, True, False]
+        assert not explain(bright)[3].any()
+        return torch.zeros(5)
+
+    score(Metric("look", look, None, needs=("images", "inspect", "explain")), methods=odd, layers=())
+
+
+def test_maps_of_other_classes_and_methods_are_those_of_explain():
+    def look(explain_class: Any, explain_by: Any) -> Tensor:
+        seen.append((explain_class(torch.tensor([4, 0, 1, 2, 3])), explain_by("gradcam++"), explain_by("edges")))
+        return torch.zeros(5)
+
+    seen: list[Any] = []
+    score(Metric("look", look, None, needs=("explain_class", "explain_by")), methods=["layercam"], layers=["0"])
+    [(other, plus, edges)] = seen
+    images, protocol = batch()["images"], Protocol(normalisation="none")
+    expected = xaieval.explain(tiny(), images, "0", "layercam", target=[4, 0, 1, 2, 3])["0"]
+    torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-5)
+    expected = xaieval.explain(tiny(), images, "0", "gradcam++", protocol=protocol)["0"]
+    torch.testing.assert_close(plus.clamp(0, 1), expected, rtol=1e-4, atol=1e-5)
+    assert edges.shape == plus.shape
+    assert edges.any()
 
 
 def test_random_numbers_depend_on_seed_image_and_name_and_on_no_batch():

@@ -29,7 +29,8 @@ from xaieval.metrics import (
     stability_flip,
     stability_shift,
 )
-from xaieval.metrics.robustness import NOISE, _relative_change, _squared_error
+from xaieval.metrics.changes import NOISE, relative_change
+from xaieval.metrics.robustness import _squared_error
 
 NAMES = ("max_sensitivity", "infidelity", "stability_shift", "stability_flip")
 
@@ -166,7 +167,7 @@ def test_one_map_with_nan_among_many_makes_the_value_nan():
 
 def test_relative_change_is_of_any_dimensions():
     volume = torch.rand(2, 3, 4, 5)
-    assert _relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
+    assert relative_change(volume, 3 * volume).tolist() == pytest.approx([2, 2])
 
 
 # ---- infidelity

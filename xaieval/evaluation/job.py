@@ -12,6 +12,7 @@ import torch
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.evaluation.random_parameters import RandomParameters
 from xaieval.evaluation.request import Request
 from xaieval.explainers import Explainer
 from xaieval.inference.batch_limit import BatchLimit, in_batches, out_of_memory_is_run_error
@@ -44,6 +45,7 @@ class Job:
         metrics: The metrics of the maps.
         matched: The names of the matched controls of each map.
         deterministic: Whether each image has to get the same bits in any batch.
+        random_parameters: For metrics that randomise the model; drawn when the first of them asks.
     """
 
     runner: Runner
@@ -56,6 +58,7 @@ class Job:
     metrics: Sequence[Metric] = ()
     matched: Sequence[str] = ()
     deterministic: bool = False
+    random_parameters: RandomParameters = field(default_factory=RandomParameters)
 
     @property
     def names(self) -> list[Pair]:

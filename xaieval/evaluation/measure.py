@@ -152,8 +152,9 @@ def judge_maps(
     metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    others = dict(zip(job.names, maps, strict=True))
     for number, raw in enumerate(maps):
-        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number))
+        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), others)
         for metric in metrics:
             value, curve = metric.judge(inputs)
             values[metric.name].append(value)

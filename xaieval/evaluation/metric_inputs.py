@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,9 +13,13 @@ from torch import Tensor
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import MetricError
-from xaieval.evaluation.job import Job
-from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
+from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classifier
+from xaieval.evaluation.job import Job, make_pairs
+from xaieval.evaluation.maps import BatchPass, finished_maps
+from xaieval.explainers import Method, resolve_methods
+from xaieval.inference.tasks import Followed
 from xaieval.masking import baseline, mask, occlude, upsample
+from xaieval.results.rows import NO_LAYER, Pair
 
 __all__ = ["MetricInputs"]
 
@@ -30,6 +34,7 @@ class MetricInputs:
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
+        others: The raw maps of all methods of the run, by layer and method.
     """
 
     job: Job
@@ -37,6 +42,7 @@ class MetricInputs:
     batch_pass: BatchPass
     raw: Tensor
     known: Mapping[str, Tensor]
+    others: Mapping[Pair, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.known[name] if name in self.known else getattr(self, name)
@@ -92,17 +98,57 @@ class MetricInputs:
         """A function that draws random numbers."""
         return self.batch_pass.context.draw
 
+    @property
+    def targets(self) -> Tensor:
+        """The explained classes."""
+        return self.batch_pass.context.targets
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits of the original images."""
+        return logits_of_classifier(self.batch_pass.context)
+
     def explain(self, images: Tensor) -> Tensor:
         """The maps of altered images, in [0, 1]."""
-        return finished_maps(self._maps_of(images), images, self.job.protocol).maps
+        return finished_maps(self.inspect(images).raw, images, self.job.protocol).maps
 
     def attribute(self, images: Tensor) -> Tensor:
         """The maps of altered images at the images' size, not normalised."""
-        return upsample(self._maps_of(images), images.shape[2:])
+        return self.inspect(images).attributions
 
-    def _maps_of(self, images: Tensor) -> Tensor:
-        altered = replace(self.batch, images=images)
-        with torch.enable_grad():  # a metric's function may have switched gradients off
-            batch_pass = run_batch(self.job, altered, self.batch_pass.context.followed)
-        [raw] = raw_maps(self.job, batch_pass)
-        return raw
+    def inspect(self, images: Tensor) -> Inspected:
+        """What the method and the model say about altered images."""
+        return inspected(self.job, replace(self.batch, images=images), self.batch_pass.context.followed)
+
+    def explain_class(self, classes: Tensor) -> Tensor:
+        """The maps of the original images for other classes."""
+        logits_of_classifier(self.batch_pass.context)  # other tasks have no other class to follow on each image
+        return inspected(self.job, self.batch, Followed.all(classes)).maps
+
+    def explain_by(self, method: Method) -> Tensor:
+        """The maps of the original images by another method: those of the run, or made for it.
+
+        There is no map, but NaN, if the other method needs a layer and this one has none.
+        """
+        [explainer] = resolve_methods([method])
+        [(_, layer)] = self.job.pairs
+        if explainer.needs_layer and layer is None:
+            return torch.full_like(self.attributions, torch.nan)
+        pair = (layer if explainer.needs_layer and layer else NO_LAYER, explainer.name)
+        if pair in self.others:
+            return upsample(self.others[pair], self.images.shape[2:])
+        job = replace(self.job, pairs=make_pairs([explainer], self.job.layers))
+        return inspected(job, self.batch, self.batch_pass.context.followed).attributions
+
+    def randomise(self, order: str, modules: Sequence[str] | None, look: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+        """What `look` gives under the random parameters of each step."""
+
+        def inspect(job: Job, images: Tensor) -> Inspected:
+            return inspected(job, replace(self.batch, images=images), self.batch_pass.context.followed)
+
+        parameters = self.job.random_parameters
+        found = []
+        for swaps in parameters.steps(self.job.runner, self.images, self.job.seed, order, modules):
+            with parameters.in_place(self.job.runner, swaps) as runner:
+                found.append(look(partial(inspect, replace(self.job, runner=runner))))
+        return found

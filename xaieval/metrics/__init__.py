@@ -16,14 +16,20 @@ from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
 from xaieval.metrics.aliases import own_name
 from xaieval.metrics.confidence import *
+from xaieval.metrics.continuity import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.lipschitz import *
 from xaieval.metrics.localisation import *
+from xaieval.metrics.map_agreement import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.parameter_randomisation import *
 from xaieval.metrics.pointing_game import *
+from xaieval.metrics.random_logit import *
+from xaieval.metrics.relative_stability import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.similarity import *
@@ -41,6 +47,12 @@ MODULES = (
     "pointing_game",
     "localisation",
     "robustness",
+    "lipschitz",
+    "continuity",
+    "relative_stability",
+    "random_logit",
+    "parameter_randomisation",
+    "map_agreement",
 )
 OTHERS = ("similarity", "win_percentage")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["FAMILIES", "NEEDS", "Metric"]
+__all__ = ["FAMILIES", "NEEDS", "Inspection", "Metric"]
 
 Values = Tensor | tuple[Tensor, Tensor]
 
@@ -38,6 +38,16 @@ NEEDS = {
     "explain": "a function that takes changed images [N, C, H, W], one for each image of the batch, and returns their maps "
     "[N, H, W] in [0, 1] for the same targets",
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
+    "inspect": "a function that takes changed images as explain does, and returns an `Inspection`: their maps, with what the "
+    "model says of them, from the same passes",
+    "targets": "the explained classes, [N]; 0 for an image of a classifier that has none",
+    "logits": "the model's logits on the original images, [N, K]; only of classifiers",
+    "explain_class": "a function that takes classes [N] and returns the maps of the original images for these classes, "
+    "[N, H, W] in [0, 1], NaN where a map has NaN; only of classifiers",
+    "explain_by": "a function that takes a method and returns its maps of the original images for the same targets at the same "
+    "layer, not normalised, [N, H, W] of the size of the image",
+    "randomise": "a function (order, modules, look) that sets parameters of the model to random values step by step, calls "
+    "look(inspect) in each step, and returns a list of what it gave; inspect is that of the random model",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
     "protocol": "the run's `Protocol`",
@@ -55,6 +65,34 @@ class Inputs(Protocol):
 
     def __getitem__(self, name: str, /) -> Any:
         """Return the input of this name."""
+
+
+class Inspection(Protocol):
+    """What the method and the model say about images, computed when it is read."""
+
+    @property
+    def attributions(self) -> Tensor:
+        """The maps before normalisation, at the size of the images, `[N, H, W]`."""
+
+    @property
+    def maps(self) -> Tensor:
+        """The maps in [0, 1], `[N, H, W]`; NaN where a map has NaN or inf."""
+
+    @property
+    def predicted(self) -> Tensor:
+        """The predicted classes, `[N]`; -1 for none."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits, `[N, K]`.
+
+        Raises:
+            MetricError: The model is not a classifier.
+        """
+
+    @property
+    def activation(self) -> Tensor | None:
+        """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer."""
 
 
 @dataclass(frozen=True)

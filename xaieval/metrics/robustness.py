@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from itertools import product
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.changes import NOISE, changes_under_noise, check_noise, check_samples, noise_like
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import resolve_similarity
 
@@ -34,21 +34,6 @@ Maps = Float[Tensor, " n *space"]
 Explain = Callable[[Tensor], Tensor]
 Draw = Callable[..., Tensor]
 Ask = Callable[[Iterator[tuple[Tensor, Tensor]]], Tensor]
-
-
-def _uniform(drawn: Tensor) -> Tensor:
-    return 2 * drawn - 1
-
-
-def _gaussian(drawn: Tensor) -> Tensor:
-    """Standard normal numbers from numbers uniform in [0, 1), by the inverse of the distribution function.
-
-    The drawn numbers are multiples of 2^-24. Half a step is added, because 0 would become minus infinity.
-    """
-    return torch.special.ndtri(drawn.double() + 2.0**-25)
-
-
-NOISE: dict[str, Callable[[Tensor], Tensor]] = {"gaussian": _gaussian, "uniform": _uniform}
 
 
 def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "uniform", normalised: bool = False) -> Metric:
@@ -79,8 +64,8 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
         >>> max_sensitivity(samples=20).settings["samples"]
         20
     """
-    _check(samples=samples, radius=radius)
-    _check_noise(noise)
+    check_samples(samples=samples, radius=radius)
+    check_noise(noise)
     return Metric(
         "max_sensitivity",
         partial(_max_sensitivity, samples=samples, radius=radius, noise=noise),
@@ -121,7 +106,7 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
         >>> infidelity(scaled=False).settings["scaled"]
         False
     """
-    _check(samples=samples, size=size)
+    check_samples(samples=samples, size=size)
     if perturbation not in (known := ("square", *NOISE)):
         raise MetricError(f"no perturbation {perturbation!r}; {choose_from(perturbation, known)}")
     if perturbation == "square" and size > 1:
@@ -209,24 +194,6 @@ def stability_flip(similarity: str = "pearson") -> Metric:
     )
 
 
-def _relative_change(maps: Maps, changed: Maps) -> Float[Tensor, " n"]:
-    """Relative change of each map, `|changed - map| / |map|` with Euclidean norms, 0 or more.
-
-    NaN if the map is zero everywhere.
-
-    Args:
-        maps: Maps, `[N, H, W]`.
-        changed: Maps of the same shape.
-
-    Example:
-        >>> _relative_change(torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]]), torch.tensor([[[3.0, 3.0]], [[1.0, 0.0]]]))
-        tensor([0.2000,    nan], dtype=torch.float64)
-    """
-    before, after = maps.double().flatten(1), changed.double().flatten(1)
-    norm = before.norm(dim=1)
-    return ((after - before).norm(dim=1) / norm).masked_fill(norm == 0, torch.nan)
-
-
 def _squared_error(predicted: Float[Tensor, "n s"], actual: Float[Tensor, "n s"], scaled: bool = True) -> Float[Tensor, " n"]:
     """Mean squared difference over S samples, 0 or more; with `scaled` after the predictions are scaled by the best factor.
 
@@ -254,11 +221,7 @@ def _squared_error(predicted: Float[Tensor, "n s"], actual: Float[Tensor, "n s"]
 def _max_sensitivity(
     maps: Tensor, images: Tensor, again: Explain, draw: Draw, *, samples: int, radius: float, noise: str
 ) -> Tensor:
-    changes = (
-        _relative_change(maps, again(images + _drawn(draw, images, noise, radius, f"max-sensitivity {number}")))
-        for number in range(samples)
-    )
-    return reduce(torch.maximum, changes)
+    return reduce(torch.maximum, changes_under_noise(maps, images, again, draw, samples, radius, noise))
 
 
 def _infidelity(
@@ -291,7 +254,7 @@ def _perturbed(draw: Draw, images: Tensor, perturbation: str, size: float, name:
     if perturbation == "square":
         inside = _square(draw, images, size, name)
         return inside.expand_as(images), images * (1 - inside)
-    change = _drawn(draw, images, perturbation, size, name)
+    change = noise_like(images, draw, perturbation, size, name)
     return change, images - change
 
 
@@ -309,16 +272,11 @@ def _square(draw: Draw, images: Tensor, size: float, name: str) -> Tensor:
     return inside
 
 
-def _drawn(draw: Draw, images: Tensor, noise: str, size: float, name: str) -> Tensor:
-    """Noise for each image, of the images' shape."""
-    return (size * NOISE[noise](draw(images.shape[1:], name))).to(images.dtype)
-
-
 def _stability_shift(
     maps: Tensor, images: Tensor, explain: Explain, *, share: float, alike: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     similarities = [
-        alike(_moved(maps, axis, -step), _moved(explain(_shifted(images, axis, step)), axis, step))
+        alike(_moved(maps, axis, -step), _moved(explain(shifted(images, axis, step)), axis, step))
         for axis, step in _steps(images, share)
     ]
     return torch.stack(similarities).mean(dim=0)
@@ -330,12 +288,17 @@ def _steps(images: Tensor, share: float) -> list[tuple[int, int]]:
     return [(axis, sign * max(1, round(share * images.shape[axis]))) for axis, sign in product(axes, (1, -1))]
 
 
-def _shifted(images: Tensor, axis: int, step: int) -> Tensor:
-    """The images shifted towards larger indices by `step`, with their edge repeated."""
+def shifted(images: Tensor, axis: int, step: int, fill: Tensor | None = None) -> Tensor:
+    """The images shifted towards larger indices by `step`, with their edge repeated, or with a value of each image, `[N]`."""
     pads = [0] * (2 * (images.ndim - 2))
     pads[2 * (-axis - 1) + (step < 0)] = abs(step)
     padded = functional.pad(images, pads, mode="replicate")
-    return padded.narrow(axis, max(-step, 0), images.shape[axis])
+    moved = padded.narrow(axis, max(-step, 0), images.shape[axis])
+    if fill is None:
+        return moved
+    places = torch.arange(images.shape[axis], device=images.device) - step
+    outside = ((places < 0) | (places >= images.shape[axis])).view(-1, *[1] * (-axis - 1))
+    return torch.where(outside, fill.view(-1, *[1] * (images.ndim - 1)), moved)
 
 
 def _moved(maps: Tensor, axis: int, step: int) -> Tensor:
@@ -345,19 +308,6 @@ def _moved(maps: Tensor, axis: int, step: int) -> Tensor:
 
 def _stability_flip(maps: Tensor, images: Tensor, explain: Explain, *, alike: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     return alike(maps, explain(images.flip(-1)).flip(-1))
-
-
-def _check(samples: int, **sizes: Any) -> None:
-    if samples < 1:
-        raise MetricError(f"samples is at least 1, got {samples}")
-    for name, size in sizes.items():
-        if not size > 0:
-            raise MetricError(f"{name} is positive, got {size}")
-
-
-def _check_noise(noise: str) -> None:
-    if noise not in NOISE:
-        raise MetricError(f"no noise {noise!r}; {choose_from(noise, NOISE)}")
 
 
 METRICS = (max_sensitivity(), infidelity(), stability_shift(), stability_flip())

@@ -128,6 +128,11 @@ def resolve_similarity(name: str) -> Similarity:
     return SIMILARITIES[name]
 
 
+def fits(name: str, maps: Tensor) -> bool:
+    """Whether maps are large enough for a similarity: SSIM has a window."""
+    return name != "ssim" or min(maps.shape[1:]) >= WINDOW
+
+
 def _check_shapes(first: Tensor, second: Tensor) -> None:
     if first.ndim < 2 or first.shape != second.shape:
         shapes = f"{list(first.shape)} and {list(second.shape)}"
