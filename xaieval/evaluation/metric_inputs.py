@@ -15,6 +15,7 @@ from xaieval.data.batches import Batch
 from xaieval.errors import MetricError
 from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classifier
 from xaieval.evaluation.job import Job, make_pairs
+from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.tasks import Followed
@@ -124,6 +125,10 @@ class MetricInputs:
         """The maps of the original images for other classes."""
         logits_of_classifier(self.batch_pass.context)  # other tasks have no other class to follow on each image
         return inspected(self.job, self.batch, Followed.all(classes)).maps
+
+    def lend(self, judge: Callable[[LentImage, int], float]) -> Tensor:
+        """What another library says of each image, with the model lent to it."""
+        return judge_one_by_one(self.job, self.batch, self.batch_pass.context, self.attributions, judge)
 
     def explain_by(self, method: Method) -> Tensor:
         """The maps of the original images by another method: those of the run, or made for it.

@@ -28,6 +28,8 @@ from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.parameter_randomisation import *
 from xaieval.metrics.pointing_game import *
+from xaieval.metrics.quantus_adapter import from_quantus as from_quantus
+from xaieval.metrics.quantus_adapter import is_of_quantus
 from xaieval.metrics.random_logit import *
 from xaieval.metrics.relative_stability import *
 from xaieval.metrics.road import *
@@ -61,7 +63,7 @@ METRICS: dict[str, Metric] = {
 }
 
 if not TYPE_CHECKING:  # type checkers take the public names from the imports above
-    __all__ = ["FAMILIES", "METRICS", "NEEDS", "MeanOverImages", "Metric", "resolve_metrics"]
+    __all__ = ["FAMILIES", "METRICS", "NEEDS", "MeanOverImages", "Metric", "from_quantus", "resolve_metrics"]
     __all__ += [name for module in (*MODULES, *OTHERS) for name in import_module(f"{__name__}.{module}").__all__]
     __all__.sort()
 
@@ -76,7 +78,9 @@ def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metr
         metrics = [metrics]
     resolved = []
     for metric in metrics:
-        if not isinstance(metric, Metric):
+        if is_of_quantus(metric):
+            metric = from_quantus(metric)
+        elif not isinstance(metric, Metric):
             name = own_name(metric)
             if name not in METRICS:
                 raise MetricError(f"no metric {metric!r}; {choose_from(metric, METRICS)}; or give a Metric(...)")

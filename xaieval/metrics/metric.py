@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaieval.errors import MetricError, choose_from
 
-__all__ = ["FAMILIES", "NEEDS", "Inspection", "Metric"]
+__all__ = ["FAMILIES", "NEEDS", "Inspection", "Lent", "Metric"]
 
 Values = Tensor | tuple[Tensor, Tensor]
 
@@ -48,6 +48,8 @@ NEEDS = {
     "layer, not normalised, [N, H, W] of the size of the image",
     "randomise": "a function (order, modules, look) that sets parameters of the model to random values step by step, calls "
     "look(inspect) in each step, and returns a list of what it gave; inspect is that of the random model",
+    "lend": "a function that lends the model to another library: it takes a function (lent, number) -> float, calls it for "
+    "each image after its own seed, with a `Lent` and its number in the batch, and returns the values, [N]; of classifiers",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
     "protocol": "the run's `Protocol`",
@@ -93,6 +95,30 @@ class Inspection(Protocol):
     @property
     def activation(self) -> Tensor | None:
         """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer."""
+
+
+class Lent(Protocol):
+    """One image with what another library needs."""
+
+    @property
+    def model(self) -> nn.Module:
+        """A module from images `[G, C, H, W]` to logits `[G, K]`."""
+
+    @property
+    def image(self) -> Tensor:
+        """The image, `[1, C, H, W]`."""
+
+    @property
+    def target(self) -> Tensor:
+        """The explained class, `[1]`."""
+
+    @property
+    def attribution(self) -> Tensor:
+        """The map before normalisation, at the size of the image, `[1, H, W]`."""
+
+    @property
+    def explain(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function from altered images `[G, C, H, W]` and classes `[G]` to maps like this one, `[G, H, W]`."""
 
 
 @dataclass(frozen=True)
