@@ -18,6 +18,7 @@ from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.faithfulness_correlation import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
@@ -37,6 +38,7 @@ MODULES = (
     "description",
     "curves",
     "road",
+    "faithfulness_correlation",
     "pointing_game",
     "localisation",
     "robustness",
