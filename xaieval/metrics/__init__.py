@@ -18,14 +18,17 @@ from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.effective_complexity import *
 from xaieval.metrics.faithfulness_correlation import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.monotonicity import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
+from xaieval.metrics.saco import *
 from xaieval.metrics.similarity import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
@@ -39,6 +42,9 @@ MODULES = (
     "curves",
     "road",
     "faithfulness_correlation",
+    "monotonicity",
+    "saco",
+    "effective_complexity",
     "pointing_game",
     "localisation",
     "robustness",

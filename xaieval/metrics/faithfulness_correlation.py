@@ -198,8 +198,8 @@ def _faithfulness_correlation(
 ) -> Tensor:
     count = pixels_of(subset, attributions[0].numel())
     replacement = replacement_for(images, baseline, protocol, draw)
-    subsets = (random_pixels(draw, images, count, f"pixels {number}") for number in range(samples))
-    return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, replacement, subsets))
+    changes = ((random_pixels(draw, images, count, f"pixels {number}"), replacement) for number in range(samples))
+    return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
 def _faithfulness_estimate(
@@ -216,8 +216,8 @@ def _faithfulness_estimate(
 ) -> Tensor:
     counts = perturbed_pixels(attributions[0].numel(), steps, pixels_per_step)
     replacement = replacement_for(images, baseline, protocol, draw)
-    groups = ranked_groups(pixel_ranks(attributions), counts)
-    return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, replacement, groups))
+    changes = ((group, replacement) for group in ranked_groups(pixel_ranks(attributions), counts))
+    return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
 def _sensitivity_n(
@@ -236,7 +236,8 @@ def _sensitivity_n(
     counts = [pixels_of(subset, attributions[0].numel()) for subset in subsets]
     replacement = replacement_for(images, baseline, protocol, draw)
     chosen = (random_pixels(draw, images, n, f"{n} pixels {number}") for n in counts for number in range(samples))
-    sums, falls = sums_and_falls(confidence, attributions, images, ask, replacement, chosen)
+    changes = ((subset, replacement) for subset in chosen)
+    sums, falls = sums_and_falls(confidence, attributions, images, ask, changes)
     pairs = zip(sums.split(samples, dim=1), falls.split(samples, dim=1), strict=True)
     curves = torch.stack([correlation(pearson, *pair) for pair in pairs], dim=1)
     return (curves.mean(dim=1), curves) if keep_curve else curves.mean(dim=1)
@@ -258,8 +259,8 @@ def _mu_fidelity(
     numbers = grid_cells(images.shape[2:], grid_size, images.device)
     chosen = draw((samples, int(numbers.max()) + 1), "cells") < share
     replacement = replacement_for(images, baseline, protocol, draw)
-    subsets = (cells(one, numbers) for one in chosen.unbind(dim=1))
-    return correlation(spearman, *sums_and_falls(confidence, attributions, images, ask, replacement, subsets))
+    changes = ((cells(one, numbers), replacement) for one in chosen.unbind(dim=1))
+    return correlation(spearman, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
 def _metric(name: str, judge: Any, label: str, settings: dict[str, Any], baseline: Baseline, passes: str, paper: str) -> Metric:

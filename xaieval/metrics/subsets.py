@@ -17,6 +17,7 @@ from xaieval.errors import MetricError
 from xaieval.masking import FLAT
 
 __all__ = [
+    "ROUNDING",
     "cells",
     "check_least",
     "check_subset",
@@ -28,12 +29,14 @@ __all__ = [
     "sums_and_falls",
 ]
 
+ROUNDING = 1e-6  # differences of confidences up to this share of the confidence are float32's rounding
+
 Subset = Bool[Tensor, " n *space"]
 Ask = Callable[[Iterator[tuple[Tensor, Tensor]]], Tensor]
 
 
 def sums_and_falls(
-    confidence: Tensor, attributions: Tensor, images: Tensor, ask: Ask, replacement: Tensor, subsets: Iterable[Subset]
+    confidence: Tensor, attributions: Tensor, images: Tensor, ask: Ask, changes: Iterable[tuple[Subset, Tensor]]
 ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
     """For each of S subsets the sum of the attributions in it, and the fall of the confidence if it is replaced, `[N, S]` each.
 
@@ -42,14 +45,13 @@ def sums_and_falls(
         attributions: Maps, `[N, H, W]`.
         images: Images, `[N, C, H, W]`.
         ask: Function from blocks of images to confidences; see `NEEDS`.
-        replacement: Values that replace the pixels of a subset, broadcastable to the images.
-        subsets: The subsets; only one exists at a time.
+        changes: Each subset with the values that replace its pixels, broadcastable to the images; only one exists at a time.
     """
     indices = torch.arange(len(images), device=images.device)
     values, sums = attributions.double(), []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        for subset in subsets:
+        for subset, replacement in changes:
             sums.append((values * subset).flatten(1).sum(dim=1))
             yield torch.where(subset[:, None], replacement, images), indices
 
