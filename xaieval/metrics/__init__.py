@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
+from xaieval.metrics.arcc import *
+from xaieval.metrics.axioms import *
 from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
@@ -30,6 +32,7 @@ from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.saco import *
 from xaieval.metrics.similarity import *
+from xaieval.metrics.sufficiency import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
 
@@ -45,11 +48,14 @@ MODULES = (
     "monotonicity",
     "saco",
     "effective_complexity",
+    "arcc",
     "pointing_game",
     "localisation",
     "robustness",
+    "axioms",
 )
-OTHERS = ("similarity", "win_percentage")
+OTHERS = ("similarity", "sufficiency", "win_percentage")
+OF_SETS = ("sufficiency", "consistency")  # of the maps of many images, so no columns of a run
 
 METRICS: dict[str, Metric] = {
     metric.name: metric for module in MODULES for metric in import_module(f"{__name__}.{module}").METRICS
@@ -72,6 +78,11 @@ def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metr
     resolved = []
     for metric in metrics:
         if not isinstance(metric, Metric):
+            if metric in OF_SETS:
+                raise MetricError(
+                    f"{metric!r} compares the maps of many images, so it is no column of a run: "
+                    f"call xaieval.metrics.{metric}(maps, predicted) with the maps of all images"
+                )
             if metric not in METRICS:
                 raise MetricError(f"no metric {metric!r}; {choose_from(metric, METRICS)}; or give a Metric(...)")
             metric = METRICS[metric]

@@ -38,6 +38,8 @@ NEEDS = {
     "explain": "a function that takes changed images [N, C, H, W], one for each image of the batch, and returns their maps "
     "[N, H, W] in [0, 1] for the same targets",
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
+    "attribute_shifted": "a function that takes a number and returns the maps, not normalised, of the images plus this number, "
+    "of the model that takes it away first, so that its outputs are the same",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
     "protocol": "the run's `Protocol`",
