@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
@@ -157,3 +157,29 @@ class MetricInputs:
             with parameters.in_place(self.job.runner, swaps) as runner:
                 found.append(look(partial(inspect, replace(self.job, runner=runner))))
         return found
+
+    def attribute_shifted(self, shift: float) -> Tensor:
+        """The maps of the images plus a number, at their size, not normalised, of the model that takes the number away first.
+
+        Raises:
+            MetricError: The model's output changed, so that the number was not taken away.
+        """
+        shifted, model = self.images + shift, self.job.runner.model
+        undo = model.register_forward_pre_hook(partial(_shifted_back, shift), with_kwargs=True)
+        try:
+            again = self.ask([(shifted, self.batch_pass.context.everywhere)])
+            if not torch.allclose(again.double(), self["confidence"].double(), rtol=1e-2, atol=1e-4, equal_nan=True):
+                raise MetricError(
+                    "a shift of the images that the model undoes changed its output, so there is no shifted model to compare "
+                    "with: images have to reach the model as its first argument, unchanged, and passes must not be compiled"
+                )
+            return self.attribute(shifted)
+        finally:
+            undo.remove()
+
+
+def _shifted_back(shift: float, model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a model is called with, without a shift of the images."""
+    if args:
+        return (args[0] - shift, *args[1:]), given
+    return args, {name: value - shift if name == "pixel_values" else value for name, value in given.items()}

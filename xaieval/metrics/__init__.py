@@ -8,24 +8,29 @@ What a module lists can be imported from here, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
 from xaieval.metrics.aliases import own_name
+from xaieval.metrics.arcc import *
+from xaieval.metrics.axioms import *
 from xaieval.metrics.confidence import *
 from xaieval.metrics.continuity import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.effective_complexity import *
+from xaieval.metrics.faithfulness_correlation import *
 from xaieval.metrics.lipschitz import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.map_agreement import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.monotonicity import *
 from xaieval.metrics.parameter_randomisation import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.quantus_adapter import from_quantus as from_quantus
@@ -34,7 +39,9 @@ from xaieval.metrics.random_logit import *
 from xaieval.metrics.relative_stability import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
+from xaieval.metrics.saco import *
 from xaieval.metrics.similarity import *
+from xaieval.metrics.sufficiency import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
 
@@ -46,6 +53,11 @@ MODULES = (
     "description",
     "curves",
     "road",
+    "faithfulness_correlation",
+    "monotonicity",
+    "saco",
+    "effective_complexity",
+    "arcc",
     "pointing_game",
     "localisation",
     "robustness",
@@ -55,8 +67,10 @@ MODULES = (
     "random_logit",
     "parameter_randomisation",
     "map_agreement",
+    "axioms",
 )
-OTHERS = ("similarity", "win_percentage")
+OTHERS = ("similarity", "sufficiency", "win_percentage")
+OF_SETS = ("sufficiency", "consistency")  # of the maps of many images, so no columns of a run
 
 METRICS: dict[str, Metric] = {
     metric.name: metric for module in MODULES for metric in import_module(f"{__name__}.{module}").METRICS
@@ -68,25 +82,34 @@ if not TYPE_CHECKING:  # type checkers take the public names from the imports ab
     __all__.sort()
 
 
-def resolve_metrics(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """Return the metrics of these names, which can be those of `xaieval.metrics.aliases`; objects are returned unchanged.
+def resolve_metrics(metrics: Any) -> list[Metric]:
+    """Return the metrics of one or more names and objects.
+
+    Names can be those of `xaieval.metrics.aliases`. A `Metric` is returned unchanged, and a metric of Quantus is adapted.
 
     Raises:
         MetricError: A name is unknown or is given twice, or no metric is given.
     """
-    if isinstance(metrics, str | Metric):
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
         metrics = [metrics]
-    resolved = []
-    for metric in metrics:
-        if is_of_quantus(metric):
-            metric = from_quantus(metric)
-        elif not isinstance(metric, Metric):
-            name = own_name(metric)
-            if name not in METRICS:
-                raise MetricError(f"no metric {metric!r}; {choose_from(metric, METRICS)}; or give a Metric(...)")
-            metric = METRICS[name]
-        resolved.append(metric)
+    resolved = [_resolved(metric) for metric in metrics]
     names = [metric.name for metric in resolved]
     if not names or len(set(names)) < len(names):
         raise MetricError(f"metrics are one or more, each once; got {names}")
     return resolved
+
+
+def _resolved(metric: Any) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if is_of_quantus(metric):
+        return from_quantus(metric)
+    name = own_name(metric) if isinstance(metric, str) else metric
+    if name in OF_SETS:
+        raise MetricError(
+            f"{metric!r} compares the maps of many images, so it is no column of a run: "
+            f"call xaieval.metrics.{name}(maps, predicted) with the maps of all images"
+        )
+    if name not in METRICS:
+        raise MetricError(f"no metric {metric!r}; {choose_from(metric, METRICS)}; or give a Metric(...)")
+    return METRICS[name]

@@ -156,12 +156,8 @@ class CurveOfPixels:
     over: bool = False
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps, self.pixels_per_step)
-        if not callable(self.baseline) and self.baseline not in BASELINES:
-            raise MetricError(
-                f"no baseline {self.baseline!r}; {choose_from(self.baseline, BASELINES)}; or give a function from images "
-                "[N, C, H, W] to their replacement"
-            )
+        check_steps(self.steps, self.pixels_per_step)
+        check_baseline(self.baseline)
 
     def __call__(
         self, confidence: Tensor, maps: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any
@@ -169,7 +165,7 @@ class CurveOfPixels:
         """Return values `[N]`, and with `keep_curve` the curves `[N, S]`."""
         pixels, ranks = maps[0].numel(), pixel_ranks(maps)
         counts = perturbed_pixels(pixels, self.steps, self.pixels_per_step)
-        replacement = _replacement(images, self.baseline, protocol, draw)
+        replacement = replacement_for(images, self.baseline, protocol, draw)
         order = pixels - 1 - ranks if self.least_first else ranks
         curves = _perturbation_curves(ask, images, order, replacement, counts, self.inserts)
         area = area_under(curves, counts / pixels)
@@ -316,18 +312,31 @@ def lerf(
     return _metric(name, curve, higher_is_better=False, label="LeRF", paper=SAMEK)
 
 
-def _replacement(images: Tensor, baseline: Baseline, protocol: Protocol, draw: Any) -> Tensor:
+def replacement_for(
+    images: Tensor, baseline: Baseline, protocol: Protocol, draw: Any, name: str = "noise of a curve"
+) -> Tensor:
+    """The values that replace pixels of the images, broadcastable to them; noise is drawn by the name."""
     if callable(baseline):
         return baseline(images)
     if baseline == "noise":
         flat, ones = images.flatten(2), (1,) * (images.ndim - 2)
         low, high = (end.view(*end.shape, *ones) for end in (flat.amin(dim=2), flat.amax(dim=2)))
-        return low + (high - low) * draw(images.shape[1:], "noise of a curve").to(images.dtype)
+        return low + (high - low) * draw(images.shape[1:], name).to(images.dtype)
     fill: Any = baseline
     return masking.baseline(images, replace(protocol, fill=fill, space="model"))
 
 
-def _check_steps(steps: Steps, pixels_per_step: int | None) -> None:
+def check_baseline(baseline: Baseline) -> None:
+    """Refuse a baseline that `replacement_for` does not know."""
+    if not callable(baseline) and baseline not in BASELINES:
+        raise MetricError(
+            f"no baseline {baseline!r}; {choose_from(baseline, BASELINES)}; or give a function from images "
+            "[N, C, H, W] to their replacement"
+        )
+
+
+def check_steps(steps: Steps, pixels_per_step: int | None) -> None:
+    """Refuse steps that `perturbed_pixels` does not know."""
     if pixels_per_step is not None:
         if pixels_per_step < 1:
             raise MetricError(f"pixels_per_step is at least 1, got {pixels_per_step}")

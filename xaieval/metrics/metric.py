@@ -50,6 +50,8 @@ NEEDS = {
     "look(inspect) in each step, and returns a list of what it gave; inspect is that of the random model",
     "lend": "a function that lends the model to another library: it takes a function (lent, number) -> float, calls it for "
     "each image after its own seed, with a `Lent` and its number in the batch, and returns the values, [N]; of classifiers",
+    "attribute_shifted": "a function that takes a number and returns the maps, not normalised, of the images plus this number, "
+    "of the model that takes it away first, so that its outputs are the same",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
     "protocol": "the run's `Protocol`",
