@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +15,8 @@ from xaieval.data.batches import Batch
 from xaieval.errors import MetricError
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
-from xaieval.masking import baseline, mask, occlude, upsample
+from xaieval.masking import filling, mask, occlude, upsample
+from xaieval.metrics.segments import Segments
 
 __all__ = ["MetricInputs"]
 
@@ -30,6 +31,7 @@ class MetricInputs:
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
+        segment: From a segmentation to the segments of the images, `[N, H, W]`; shared by all maps of the batch.
     """
 
     job: Job
@@ -37,6 +39,7 @@ class MetricInputs:
     batch_pass: BatchPass
     raw: Tensor
     known: Mapping[str, Tensor]
+    segment: Callable[[Segments], Tensor]
 
     def __getitem__(self, name: str) -> Any:
         return self.known[name] if name in self.known else getattr(self, name)
@@ -65,7 +68,7 @@ class MetricInputs:
     def masked_maps(self) -> Tensor:
         """The maps of the masked images."""
         masks = mask(self.maps, self.job.protocol).to(self.images.dtype)
-        return self.explain(occlude(self.images, masks, baseline(self.images, self.job.protocol)))
+        return self.explain(occlude(self.images, masks, filling(self.images, self.job.protocol)(masks)))
 
     @cached_property
     def masks(self) -> Tensor:

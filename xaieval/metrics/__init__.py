@@ -22,9 +22,11 @@ from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.perturbation import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
+from xaieval.metrics.segments import *
 from xaieval.metrics.similarity import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
@@ -41,7 +43,7 @@ MODULES = (
     "localisation",
     "robustness",
 )
-OTHERS = ("similarity", "win_percentage")
+OTHERS = ("perturbation", "segments", "similarity", "win_percentage")
 
 METRICS: dict[str, Metric] = {
     metric.name: metric for module in MODULES for metric in import_module(f"{__name__}.{module}").METRICS

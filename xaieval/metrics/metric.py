@@ -40,12 +40,14 @@ NEEDS = {
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
+    "segment": "a function that takes a segmentation, as `segments=` of the curves, and returns the number of each pixel's "
+    "segment, [N, H, W]; it makes each segmentation once for a batch",
     "protocol": "the run's `Protocol`",
 }
 
 # A metric of these inputs can judge any map in the place of the method's own; one of the first line sees the masked images.
 MASKED = {"masked_confidence", "inverse_confidence", "ask"}
-REPLACEABLE = {"confidence", "maps", "images", "draw", "protocol", *MASKED}
+REPLACEABLE = {"confidence", "maps", "images", "draw", "segment", "protocol", *MASKED}
 
 NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small, and known after each batch
 
