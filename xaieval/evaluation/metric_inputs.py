@@ -90,6 +90,11 @@ class MetricInputs:
         """A function from any images to confidences."""
         return partial(self.batch_pass.context.ask, wanted="confidence")
 
+    @cached_property
+    def ask_hits(self) -> Any:
+        """A function from any images to whether the target is the predicted class."""
+        return partial(self.batch_pass.context.ask, wanted="hit")
+
     @property
     def draw(self) -> Any:
         """A function that draws random numbers."""

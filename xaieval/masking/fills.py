@@ -96,13 +96,13 @@ def _values(fill: Callable[..., Tensor], *given: Tensor) -> Tensor:
     images = given[0]
     with torch.no_grad():
         values: Any = fill(*given)
-    try:
-        values.expand(images.shape)
-    except (AttributeError, RuntimeError) as error:
+    fits = isinstance(values, Tensor) and values.ndim == images.ndim
+    if not fits or any(one not in (1, side) for one, side in zip(values.shape, images.shape, strict=True)):
         came = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ProtocolError(
-            f"the fill {fill!r} gave {came} for images {list(images.shape)}; it has to give a tensor that broadcasts to them"
-        ) from error
+            f"the fill {fill!r} gave {came} for images {list(images.shape)}; it has to give a tensor with as many axes, which "
+            "broadcasts to them"
+        )
     return values.to(images)
 
 

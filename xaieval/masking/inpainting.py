@@ -122,7 +122,8 @@ def _nearest(image: Array, holes: Holes) -> Array:
 
 
 def _border(image: Array, holes: Holes) -> Array:
-    numbers, count = ndimage.label(holes, np.ones((3,) * holes.ndim))
+    found, count = ndimage.label(holes, np.ones((3,) * holes.ndim))
+    numbers = found.astype(np.int64)
     touching = np.unique(np.concatenate([_touching(numbers, step) for step in product((-1, 0, 1), repeat=holes.ndim)]), axis=0)
     number, place = touching.T
     known = np.bincount(number, minlength=count + 1)
@@ -130,7 +131,7 @@ def _border(image: Array, holes: Holes) -> Array:
     return (np.stack(sums) / np.maximum(known, 1))[:, numbers]
 
 
-def _touching(numbers: NDArray[np.int_], step: tuple[int, ...]) -> NDArray[np.int_]:
+def _touching(numbers: NDArray[np.int64], step: tuple[int, ...]) -> NDArray[np.int64]:
     """Pairs of the number of a hole and the place of a known pixel one step away from it."""
     here = tuple(slice(max(-one, 0), side - max(one, 0)) for one, side in zip(step, numbers.shape, strict=True))
     there = tuple(slice(max(one, 0), side - max(-one, 0)) for one, side in zip(step, numbers.shape, strict=True))

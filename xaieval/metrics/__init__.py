@@ -18,16 +18,19 @@ from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
+from xaieval.metrics.information_curves import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.perturbation import *
 from xaieval.metrics.pointing_game import *
+from xaieval.metrics.removed_regions import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.segments import *
 from xaieval.metrics.similarity import *
+from xaieval.metrics.symmetric_relevance_gain import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
 
@@ -39,6 +42,9 @@ MODULES = (
     "description",
     "curves",
     "road",
+    "removed_regions",
+    "symmetric_relevance_gain",
+    "information_curves",
     "pointing_game",
     "localisation",
     "robustness",

@@ -43,7 +43,7 @@ class Curve:
         """Return values `[N]`, and with `keep_curve` the curves `[N, S]`."""
         order = self.made.order(maps, segment)
         order = order.reversed() if self.least_first else order
-        curves, shares = self.made.curves(images, order, ask, protocol, draw, self.inserts)
+        [curves], shares = self.made.curves(images, [order], ask, protocol, draw, self.inserts)
         area = area_under(curves, shares)
         values = confidence - area if self.over else area
         return (values, curves) if self.keep_curve else values
@@ -71,8 +71,8 @@ def insertion(
         keep_curve: Keep each image's curve in the rows, as `<name>_curve`.
         pixels_per_step: Pixels of each step, instead of `steps`, as in the authors' code.
         segments: What is inserted at once, ranked by the mean of the map over it: None for single pixels, the side of square
-            patches in pixels, "slic" for superpixels, or a function from images to label maps `[N, H, W]`. Steps are then
-            shares of the segments.
+            patches in pixels, "slic" (or "slic-25") for superpixels, or a function from images to label maps `[N, H, W]`. Steps
+            are then shares of the segments.
         name: Name of the column; two metrics with different settings need two names.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -152,29 +153,30 @@ class Perturbation:
         return counts.to(units.device), torch.stack([rows[number] / number for number in numbers]).to(units.device)
 
     def curves(
-        self, images: Tensor, order: Order, ask: Any, protocol: Protocol, draw: Any, inserts: bool = False
-    ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-        """The confidences `[N, S]` while the first units are replaced, or inserted; and the axis, the shares of units.
+        self, images: Tensor, orders: Sequence[Order], ask: Any, protocol: Protocol, draw: Any, inserts: bool = False
+    ) -> tuple[list[Float[Tensor, "n s"]], Float[Tensor, "n s"]]:
+        """For each order the confidences `[N, S]` while the first units are replaced, or inserted; and the shares of units.
 
         Args:
             images: Images, `[N, C, H, W]`, of volumes `[N, C, D, H, W]`.
-            order: The order of their units.
+            orders: Orders of the same units.
             ask: Function from blocks (images `[G, C, H, W]`, indices `[G]` into the batch) to confidences; see `NEEDS`.
             protocol: Of the run; black needs its `mean` and `std`.
             draw: Function that draws random numbers; see `NEEDS`.
             inserts: Start from the replacement and insert units of the image; otherwise start from the image and replace them.
         """
-        counts, shares = self.points(order.units)
+        counts, shares = self.points(orders[0].units)
         fill = self._filling(images, protocol, draw)
         indices = torch.arange(len(images), device=images.device)
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            for count in counts.unbind(dim=1):
+            for order, count in product(orders, counts.unbind(dim=1)):
                 changed = order.first(count)
                 kept = changed if inserts else ~changed
                 yield torch.where(kept[:, None], images, fill(kept.to(images.dtype))), indices
 
-        return ask(blocks()).view(counts.shape[1], len(images)).T, shares
+        curves = ask(blocks()).view(len(orders), counts.shape[1], len(images))
+        return [curve.T for curve in curves], shares
 
     def _filling(self, images: Tensor, protocol: Protocol, draw: Any) -> Callable[[Tensor], Tensor]:
         """The replacement as a function of what is kept, as `xaieval.masking.filling`; noise needs random numbers."""

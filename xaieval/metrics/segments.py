@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,6 +18,8 @@ from xaieval.errors import MetricError
 __all__ = ["label_maps", "slic_segments"]
 
 Segments = int | str | Callable[[Tensor], Tensor] | None
+
+SLIC = re.compile(r"slic(-[1-9][0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ def check_segments(segments: Segments) -> None:
     """Refuse what is no segmentation.
 
     Raises:
-        MetricError: It is neither None, a side of at least 1 pixel, "slic" nor a function.
+        MetricError: It is neither None, a side of at least 1 pixel, "slic" with or without a number, nor a function.
     """
     side = isinstance(segments, int) and not isinstance(segments, bool) and segments >= 1
-    if not (segments is None or side or segments == "slic" or callable(segments)):
+    slic = isinstance(segments, str) and SLIC.fullmatch(segments)
+    if not (segments is None or side or slic or callable(segments)):
         raise MetricError(
-            f"segments is the side of square patches in pixels, 'slic', a function from images [N, C, H, W] to label maps "
-            f"[N, H, W], or None for single pixels; got {segments!r}"
+            "segments is the side of square patches in pixels, 'slic' or 'slic-25' (about 25), a function from images "
+            f"[N, C, H, W] to label maps [N, H, W], or None for single pixels; got {segments!r}"
         )
 
 
@@ -95,8 +99,8 @@ def label_maps(images: Float[Tensor, "n c *space"], segments: Segments) -> Int[T
     Args:
         images: Images, `[N, C, H, W]`.
         segments: The side of square patches in pixels, row by row from the upper left, the last ones of a row or column
-            smaller if they do not fit; "slic" (`slic_segments` with its defaults); or a function from images to integers
-            `[N, H, W]`.
+            smaller if they do not fit; "slic" for about 100 superpixels by `slic_segments`, "slic-25" for about 25; or a
+            function from images to integers `[N, H, W]`.
 
     Raises:
         MetricError: A function returns something else; or scikit-image is not installed.
@@ -109,7 +113,7 @@ def label_maps(images: Float[Tensor, "n c *space"], segments: Segments) -> Int[T
     """
     if isinstance(segments, int):
         return _patches(images, segments)
-    made: Any = slic_segments(images) if segments == "slic" else segments(images)  # type: ignore[operator,misc]
+    made: Any = slic_segments(images, _number(segments)) if isinstance(segments, str) else segments(images)  # type: ignore[misc]
     expected = [len(images), *images.shape[2:]]
     if not isinstance(made, Tensor) or list(made.shape) != expected or made.is_floating_point():
         came = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
@@ -128,7 +132,7 @@ def slic_segments(
 ) -> Int[Tensor, " n *space"]:
     """Superpixels by simple linear iterative clustering (SLIC): regions of similar colour and about equal size, `[N, H, W]`.
 
-    For other settings, give `segments=functools.partial(slic_segments, n_segments=25)`.
+    `segments="slic"` takes the defaults, `"slic-25"` about 25 segments; for another compactness give a function.
 
     Args:
         images: Images, `[N, C, H, W]`; scikit-image scales each to [0, 1], so that they may be normalised.
@@ -149,6 +153,11 @@ def slic_segments(
     pictures = images.detach().double().movedim(1, -1).cpu().numpy()
     made = [slic(one, n_segments=n_segments, compactness=compactness, start_label=0, channel_axis=-1) for one in pictures]
     return torch.from_numpy(np.stack(made)).to(images.device)
+
+
+def _number(name: str) -> int:
+    """How many segments "slic" or "slic-25" asks for."""
+    return int(name.removeprefix("slic").removeprefix("-") or 100)
 
 
 def _patches(images: Tensor, side: int) -> Tensor:
