@@ -212,14 +212,14 @@ def test_inpainting_is_that_of_opencv_but_for_the_rounding_of_8_bits(fill, flag)
     assert away[:, :, 10:25, 8:30].mean() < 0.015 * spread
 
 
-def test_opencv_s_navier_stokes_of_floats_in_0_to_1_is_wrong_and_ours_is_not():
+def test_opencv_s_telea_of_floats_in_0_to_1_is_wrong_and_ours_is_not():
     # It drops what is behind the point of some differences: here of all.
     rough = ndimage.gaussian_filter(np.random.default_rng(0).random((64, 64)), 3).astype(np.float32)
     image = torch.from_numpy((rough - rough.min()) / (rough.max() - rough.min()))[None, None]
     mask = torch.ones(1, 64, 64)
     mask[:, 20:44, 16:50] = 0
-    theirs = cv2.inpaint(image[0, 0].numpy(), (1 - mask[0]).byte().numpy(), 3, cv2.INPAINT_NS)
-    ours = filled(image, mask, "navier-stokes")
+    theirs = cv2.inpaint(image[0, 0].numpy(), (1 - mask[0]).byte().numpy(), 3, cv2.INPAINT_TELEA)
+    ours = filled(image, mask, "telea")
     assert max(-theirs.min(), theirs.max() - 1) > 0.1
     assert 0 <= ours.min() <= ours.max() <= 1
     assert (ours - image).abs().mean() < 0.5 * np.abs(theirs - image[0, 0].numpy()).mean()

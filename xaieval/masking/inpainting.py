@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 Holes = NDArray[np.bool_]
 
 # OpenCV takes floating point, but drops what is behind the point of some differences. In a range as wide as this one that is
-# below 1e-5 of it; in [0, 1] its Navier-Stokes leaves the range by more than its width.
+# below 1e-5 of it; in [0, 1] its version of Telea's algorithm leaves the range by as much as its width.
 RANGE = 2.0**18
 RADIUS = 3  # of the neighbourhood that OpenCV's algorithms look at, in pixels, as in its documentation
 
