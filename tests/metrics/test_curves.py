@@ -170,15 +170,15 @@ def check_noise_lies_within_the_image(module: Any) -> None:
 
 
 MUTANTS = {
-    "one pixel too many": ("ranks < count", "ranks <= count"),
+    "one pixel too many": ("self.ranks < ", "self.ranks <= "),
     "least first": ("descending=True", "descending=False"),
     "ties from the end": ("flat.argsort(dim=1, descending=True, stable=True)", "flat.argsort(dim=1, stable=True).flip(1)"),
     "orders mixed up": ("if self.least_first", "if not self.least_first"),
     "insertion deletes": ("changed if inserts else ~changed", "~changed if inserts else changed"),
-    "lerf read wrongly": ("pixels - 1 - ranks if", "pixels - ranks if"),
+    "lerf read wrongly": ("- 1 - self.ranks", "- self.ranks"),
     "over is under": ("confidence - area if self.over", "area - confidence if self.over"),
-    "steps taken for equal": ("curves.double(), axis, dim=1)", "curves.double(), dx=float(axis[-1] / (len(axis) - 1)), dim=1)"),
-    "width forgotten": ("/ (axis[-1] - axis[0])", ""),
+    "steps taken for equal": ("curves.double(), axis, dim=1)", "curves.double(), dx=1 / (axis.shape[-1] - 1), dim=1)"),
+    "width forgotten": ("/ (axis[..., -1] - axis[..., 0])", ""),
     "last pixels forgotten": ("pixels + pixels_per_step, pixels_per_step", "pixels, pixels_per_step"),
     "shares rounded down": ("(shares * pixels).round()", "(shares * pixels - 0.4).floor()"),
     "noise beyond the image": ("low + (high - low)", "low + 9 * (high - low)"),
@@ -187,7 +187,10 @@ MUTANTS = {
 
 
 test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
-    globals(), ["xaieval.metrics.curves"], MUTANTS, MetricError
+    globals(),
+    ["xaieval.masking.fills", "xaieval.metrics.segments", "xaieval.metrics.perturbation", "xaieval.metrics.curves"],
+    MUTANTS,
+    MetricError,
 )
 
 

@@ -15,7 +15,7 @@ from tests.metrics.evidence import asker, drawn, evidence, linear, maps_of, pict
 from tests.mutants import mutation_tests
 from xaieval.errors import MetricError
 from xaieval.metrics import METRICS, attributed_area, effective_complexity
-from xaieval.metrics.curves import replacement_for
+from xaieval.metrics.perturbation import filling_by
 
 # The linear confidence is 10; kept in the order of the map it is 6, then 9, then 9.5, then 10.
 PICTURE = torch.tensor([[[[3.0, 6.0], [0.5, 0.5]]]])
@@ -34,7 +34,9 @@ def check_by_hand(module: Any) -> None:
 def check_by_a_slow_loop(module: Any) -> None:
     images, maps = pictures(3), maps_of(pictures(3))
     known = evidence(asker(tiny(), images), images, maps)
-    noises = [replacement_for(images, "noise", known["protocol"], drawn(3), f"noise {number}") for number in range(2)]
+    noises = [
+        filling_by("noise", images, known["protocol"], drawn(3), f"noise {number}")(torch.ones(())) for number in range(2)
+    ]
     found = module.effective_complexity(0.05, steps=8, samples=2).judge(known)[0]
     for number in range(3):
         order = np.argsort(-maps[number].abs().flatten().numpy(), kind="stable")

@@ -17,7 +17,7 @@ from tests.metrics.evidence import asker, drawn, evidence, linear, maps_of, pict
 from tests.mutants import mutation_tests
 from xaieval.errors import MetricError
 from xaieval.metrics import METRICS, monotonicity, monotonicity_correlation
-from xaieval.metrics.curves import replacement_for
+from xaieval.metrics.perturbation import filling_by
 
 # Of a linear confidence the four pixels, in the order of the map, add 1, 2, -3 and 0.5.
 PICTURE = torch.tensor([[[[1.0, 2.0], [3.0, 0.5]]]])
@@ -52,7 +52,9 @@ def check_the_effect_is_the_mean_square_over_samples(module: Any) -> None:
     images = pictures(3)
     known = evidence(asker(tiny(), images), images, maps_of(images))
     found = module.monotonicity_correlation(samples=3, pixels_per_step=8).judge(known)[0]
-    noises = [replacement_for(images, "noise", known["protocol"], drawn(3), f"noise {number}") for number in range(3)]
+    noises = [
+        filling_by("noise", images, known["protocol"], drawn(3), f"noise {number}")(torch.ones(())) for number in range(3)
+    ]
     for number in range(3):
         sizes = known["attributions"][number].abs().flatten().numpy()
         order, sums, effects = np.argsort(-sizes, kind="stable"), [], []

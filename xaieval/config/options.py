@@ -308,7 +308,8 @@ class ProtocolOptions:
         keep_percent: Share of pixels that top and top_binary keep, in percent.
         threshold: Threshold of the masking of that name, in [0, 1].
         inverse: Mask with the inverted map.
-        fill: What replaces masked pixels: zero, black, mean or blur.
+        fill: What replaces masked pixels: zero, black, mean, blur, blur-by-mask, border, delaunay, linear, navier-stokes,
+            nearest or telea.
         space: Where zero lies: model (in the normalised input) or pixels (before normalisation).
         images: Which images count: all or correct (only those classified correctly).
         minimum_confidence: Leave out images with a lower confidence.

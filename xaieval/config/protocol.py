@@ -15,7 +15,9 @@ Gradient = Literal["logit", "confidence"]
 Normalisation = Literal["minmax", "max", "percentile", "none"]
 Place = Literal["image", "layer"]
 Masking = Literal["soft", "top", "top_binary", "threshold", "otsu"]
-Fill = Literal["zero", "black", "mean", "blur"]
+Fill = Literal[
+    "zero", "black", "mean", "blur", "blur-by-mask", "border", "delaunay", "linear", "navier-stokes", "nearest", "telea"
+]
 Space = Literal["model", "pixels"]
 Images = Literal["all", "correct"]
 ConstantMap = Literal["zeros", "leave_out", "error"]
@@ -29,7 +31,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "normalisation": get_args(Normalisation),
     "normalise_at": get_args(Place),
     "masking": get_args(Masking),
-    "fill": get_args(Fill),
     "space": get_args(Space),
     "images": get_args(Images),
     "constant_map": get_args(ConstantMap),
@@ -66,7 +67,11 @@ class Protocol:
         threshold: The threshold for "threshold", in [0, 1].
         inverse: Mask with `1 - m`.
         fill: The baseline b that replaces masked pixels: "zero" in the chosen space, "black" pixels, the "mean" colour of the
-            image, or a "blur" of the image (Gaussian, sigma a tenth of the shorter side).
+            image, or a "blur" of the image (Gaussian, sigma a tenth of the shorter side). Made of what the mask keeps:
+            "blur-by-mask" (the blur of the kept pixels), "border" (each hole has the mean colour around it), "delaunay" (linear
+            interpolation on triangles), "linear" (the imputation of ROAD without noise), "navier-stokes" and "telea" (OpenCV's
+            inpainting), "nearest" (the nearest kept pixel); but for the first, a pixel counts as kept if half of it is. Or a
+            function of the images `[N, C, H, W]`, or of the images and the masks `[N, H, W]`, to values for the images.
         space: Where "zero" lies: in the input space of the "model" (the mean colour, for normalised input) or in raw [0, 1]
             "pixels" before normalisation (black). The other fills are the same in both, since normalisation is affine.
         mean: The mean that the images were normalised with, per channel; needed for black fills. The command line
@@ -105,7 +110,7 @@ class Protocol:
     keep_percent: float = 50.0
     threshold: float = 0.5
     inverse: bool = False
-    fill: Fill = "zero"
+    fill: Fill | Callable[..., Any] = "zero"
     space: Space = "model"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -123,6 +128,8 @@ class Protocol:
         object.__setattr__(self, "target", _plain_integers(self.target))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
+        if not callable(self.fill):
+            _check_choice("fill", self.fill, get_args(Fill))
         if not callable(self.confidence):
             _check_choice("confidence", self.confidence, ("softmax", "sigmoid", "identity"))
         if isinstance(self.target, str):

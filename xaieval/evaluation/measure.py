@@ -18,7 +18,8 @@ from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.metric_inputs import MetricInputs
-from xaieval.masking import Finished, baseline, mask, occlude
+from xaieval.masking import Finished, filling, mask, occlude
+from xaieval.metrics.segments import segmenter
 from xaieval.results.matched import control_column
 
 __all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]
@@ -88,7 +89,7 @@ def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
         if job.runner.rounds_otherwise:  # confidences that are compared have to come from the same arithmetic
             yield images, context.everywhere
-        replacement = baseline(images, job.protocol)
+        fill = filling(images, job.protocol)
         for number, raw in enumerate(maps):
             finished = finished_maps(raw, images, job.protocol)
             masks = mask(finished.maps, job.protocol).to(images.dtype)
@@ -96,9 +97,9 @@ def masked_confidences(job: Job, batch_pass: BatchPass, maps: Sequence[Tensor], 
             replacements = controls.masks(number, finished.maps, masks) if job.matched else {}
             missing.extend(~control.exists for control in replacements.values())
             for kept in (masks, *(control.values for control in replacements.values())):
-                yield occlude(images, kept, replacement), context.everywhere
+                yield occlude(images, kept, fill(kept)), context.everywhere
                 if with_inverse:
-                    yield occlude(images, 1 - kept, replacement), context.everywhere
+                    yield occlude(images, 1 - kept, fill(1 - kept)), context.everywhere
 
     confidences = context.ask(blocks(), "confidence").view(-1, len(images))
     masked = confidences[1:] if job.runner.rounds_otherwise else confidences
@@ -153,8 +154,9 @@ def judge_maps(
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     others = dict(zip(job.names, maps, strict=True))
+    segment = segmenter(batch_pass.context.images)
     for number, raw in enumerate(maps):
-        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), others)
+        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), segment, others)
         for metric in metrics:
             value, curve = metric.judge(inputs)
             values[metric.name].append(value)

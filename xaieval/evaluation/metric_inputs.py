@@ -19,7 +19,8 @@ from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.tasks import Followed
-from xaieval.masking import baseline, mask, occlude, upsample
+from xaieval.masking import filling, mask, occlude, upsample
+from xaieval.metrics.segments import Segments
 from xaieval.results.rows import NO_LAYER, Pair
 
 __all__ = ["MetricInputs"]
@@ -35,6 +36,7 @@ class MetricInputs:
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
+        segment: From a segmentation to the segments of the images, `[N, H, W]`; shared by all maps of the batch.
         others: The raw maps of all methods of the run, by layer and method.
     """
 
@@ -43,6 +45,7 @@ class MetricInputs:
     batch_pass: BatchPass
     raw: Tensor
     known: Mapping[str, Tensor]
+    segment: Callable[[Segments], Tensor]
     others: Mapping[Pair, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
@@ -72,7 +75,7 @@ class MetricInputs:
     def masked_maps(self) -> Tensor:
         """The maps of the masked images."""
         masks = mask(self.maps, self.job.protocol).to(self.images.dtype)
-        return self.explain(occlude(self.images, masks, baseline(self.images, self.job.protocol)))
+        return self.explain(occlude(self.images, masks, filling(self.images, self.job.protocol)(masks)))
 
     @cached_property
     def masks(self) -> Tensor:
@@ -93,6 +96,11 @@ class MetricInputs:
     def ask(self) -> Any:
         """A function from any images to confidences."""
         return partial(self.batch_pass.context.ask, wanted="confidence")
+
+    @cached_property
+    def ask_hits(self) -> Any:
+        """A function from any images to whether the target is the predicted class."""
+        return partial(self.batch_pass.context.ask, wanted="hit")
 
     @property
     def draw(self) -> Any:

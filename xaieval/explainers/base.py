@@ -103,13 +103,14 @@ class Context:
         wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
         return self._scored(read, of, wanted)
 
-    def ask(self, blocks: Blocks, wanted: Wanted = "score") -> Tensor:
+    def ask(self, blocks: Blocks, wanted: Wanted | Literal["hit"] = "score") -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
 
         Args:
             blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
                 of a generator are held in memory one at a time.
-            wanted: "score" (the logit) or "confidence" (by the protocol, in float64).
+            wanted: "score" (the logit), "confidence" (by the protocol, in float64), or "hit" (1 where the target is the
+                predicted class, else 0).
 
         Returns:
             A number for each image of all blocks, in order.
@@ -138,8 +139,10 @@ class Context:
 
         return in_groups(blocks, forward_within_limit, batch_limit.size)
 
-    def _scored(self, read: Any, of: Tensor, wanted: Wanted) -> Tensor:
+    def _scored(self, read: Any, of: Tensor, wanted: Wanted | Literal["hit"]) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
+        if wanted == "hit":
+            return (self.task.predicted(read) == followed.classes).double()
         if wanted == "score":
             return self.task.score(read, followed)
         return self.task.confidence(read, followed, self.protocol.confidence)

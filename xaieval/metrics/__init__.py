@@ -24,6 +24,7 @@ from xaieval.metrics.description import *
 from xaieval.metrics.drop_and_increase import *
 from xaieval.metrics.effective_complexity import *
 from xaieval.metrics.faithfulness_correlation import *
+from xaieval.metrics.information_curves import *
 from xaieval.metrics.lipschitz import *
 from xaieval.metrics.localisation import *
 from xaieval.metrics.map_agreement import *
@@ -32,16 +33,20 @@ from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.monotonicity import *
 from xaieval.metrics.parameter_randomisation import *
+from xaieval.metrics.perturbation import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.quantus_adapter import from_quantus as from_quantus
 from xaieval.metrics.quantus_adapter import is_of_quantus
 from xaieval.metrics.random_logit import *
 from xaieval.metrics.relative_stability import *
+from xaieval.metrics.removed_regions import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
 from xaieval.metrics.saco import *
+from xaieval.metrics.segments import *
 from xaieval.metrics.similarity import *
 from xaieval.metrics.sufficiency import *
+from xaieval.metrics.symmetric_relevance_gain import *
 from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
 
@@ -58,6 +63,9 @@ MODULES = (
     "saco",
     "effective_complexity",
     "arcc",
+    "removed_regions",
+    "symmetric_relevance_gain",
+    "information_curves",
     "pointing_game",
     "localisation",
     "robustness",
@@ -69,7 +77,7 @@ MODULES = (
     "map_agreement",
     "axioms",
 )
-OTHERS = ("similarity", "sufficiency", "win_percentage")
+OTHERS = ("perturbation", "segments", "similarity", "sufficiency", "win_percentage")
 OF_SETS = ("sufficiency", "consistency")  # of the maps of many images, so no columns of a run
 
 METRICS: dict[str, Metric] = {

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError
-from xaieval.metrics.curves import Baseline, check_baseline, replacement_for
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.perturbation import Baseline, check_baseline, filling_by
 from xaieval.metrics.subsets import cells, check_least, grid_cells, sums_and_falls
 
 __all__ = ["completeness", "completeness_error", "input_invariance", "non_sensitivity"]
@@ -169,7 +169,8 @@ def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> 
 def _completeness(
     confidence: Tensor, attributions: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any, *, baseline: Baseline
 ) -> Tensor:
-    replaced = replacement_for(images, baseline, protocol, draw).expand_as(images).contiguous()
+    nothing = images.new_zeros(len(images), *images.shape[2:])
+    replaced = filling_by(baseline, images, protocol, draw)(nothing).expand_as(images).contiguous()
     before = ask(iter([(replaced, torch.arange(len(images), device=images.device))]))
     return completeness_error(attributions, confidence.double() - before.double())
 
@@ -190,9 +191,9 @@ def _non_sensitivity(
     sizes = attributions.double().abs()
     largest = sizes.flatten(1).amax(dim=1)
     marked = (sizes > threshold * largest.view(-1, *(1 for _ in numbers.shape))).double()
-    replacement = replacement_for(images, baseline, protocol, draw)
+    fill = filling_by(baseline, images, protocol, draw)
     each = torch.eye(int(numbers.max()) + 1, dtype=torch.bool, device=images.device)
-    changes = ((cells(one.expand(len(images), -1), numbers), replacement) for one in each)
+    changes = ((cells(one.expand(len(images), -1), numbers), fill) for one in each)
     counts, falls = sums_and_falls(confidence, marked, images, ask, changes)
     disagree = (counts > 0) != (falls.abs() > threshold)
     found = 100 * disagree.double().mean(dim=1)

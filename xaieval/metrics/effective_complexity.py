@@ -12,9 +12,9 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError
-from xaieval.metrics.curves import Baseline, Steps, check_baseline, check_steps, perturbed_pixels, pixel_ranks, replacement_for
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.subsets import Subset, check_least, sums_and_falls
+from xaieval.metrics.perturbation import Baseline, Steps, check_baseline, check_steps, filling_by, perturbed_pixels, pixel_ranks
+from xaieval.metrics.subsets import Filling, Subset, check_least, sums_and_falls
 
 __all__ = ["attributed_area", "effective_complexity"]
 
@@ -120,9 +120,9 @@ def _effective_complexity(
     ranks, pixels = pixel_ranks(attributions.abs()), attributions[0].numel()
     kept = perturbed_pixels(pixels, steps)
 
-    def changes() -> Iterator[tuple[Subset, Tensor]]:
+    def changes() -> Iterator[tuple[Subset, Filling]]:
         for number in range(samples):
-            noise = replacement_for(images, baseline, protocol, draw, f"noise {number}")
+            noise = filling_by(baseline, images, protocol, draw, f"noise {number}")
             for count in kept.tolist():
                 yield ranks >= count, noise
 

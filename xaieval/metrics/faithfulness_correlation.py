@@ -15,8 +15,8 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError
-from xaieval.metrics.curves import Baseline, Steps, check_baseline, check_steps, perturbed_pixels, pixel_ranks, replacement_for
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.perturbation import Baseline, Steps, check_baseline, check_steps, filling_by, perturbed_pixels, pixel_ranks
 from xaieval.metrics.similarity import pearson, spearman
 from xaieval.metrics.subsets import (
     cells,
@@ -197,8 +197,8 @@ def _faithfulness_correlation(
     baseline: Baseline,
 ) -> Tensor:
     count = pixels_of(subset, attributions[0].numel())
-    replacement = replacement_for(images, baseline, protocol, draw)
-    changes = ((random_pixels(draw, images, count, f"pixels {number}"), replacement) for number in range(samples))
+    fill = filling_by(baseline, images, protocol, draw)
+    changes = ((random_pixels(draw, images, count, f"pixels {number}"), fill) for number in range(samples))
     return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
@@ -215,8 +215,8 @@ def _faithfulness_estimate(
     baseline: Baseline,
 ) -> Tensor:
     counts = perturbed_pixels(attributions[0].numel(), steps, pixels_per_step)
-    replacement = replacement_for(images, baseline, protocol, draw)
-    changes = ((group, replacement) for group in ranked_groups(pixel_ranks(attributions), counts))
+    fill = filling_by(baseline, images, protocol, draw)
+    changes = ((group, fill) for group in ranked_groups(pixel_ranks(attributions), counts))
     return correlation(pearson, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
@@ -234,9 +234,9 @@ def _sensitivity_n(
     keep_curve: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     counts = [pixels_of(subset, attributions[0].numel()) for subset in subsets]
-    replacement = replacement_for(images, baseline, protocol, draw)
+    fill = filling_by(baseline, images, protocol, draw)
     chosen = (random_pixels(draw, images, n, f"{n} pixels {number}") for n in counts for number in range(samples))
-    changes = ((subset, replacement) for subset in chosen)
+    changes = ((subset, fill) for subset in chosen)
     sums, falls = sums_and_falls(confidence, attributions, images, ask, changes)
     pairs = zip(sums.split(samples, dim=1), falls.split(samples, dim=1), strict=True)
     curves = torch.stack([correlation(pearson, *pair) for pair in pairs], dim=1)
@@ -258,8 +258,8 @@ def _mu_fidelity(
 ) -> Tensor:
     numbers = grid_cells(images.shape[2:], grid_size, images.device)
     chosen = draw((samples, int(numbers.max()) + 1), "cells") < share
-    replacement = replacement_for(images, baseline, protocol, draw)
-    changes = ((cells(one, numbers), replacement) for one in chosen.unbind(dim=1))
+    fill = filling_by(baseline, images, protocol, draw)
+    changes = ((cells(one, numbers), fill) for one in chosen.unbind(dim=1))
     return correlation(spearman, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 

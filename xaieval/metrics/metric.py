@@ -35,6 +35,7 @@ NEEDS = {
     "images": "the input of the model, [N, C, H, W]",
     "ask": "a function that takes blocks (images [G, C, H, W], indices [G] into the batch) and returns the confidences of the "
     "batch's targets on all these images; it fills forward passes as far as memory allows",
+    "ask_hits": "the same as ask, but it returns 1 where the target is the class that the model predicts, and 0 elsewhere",
     "explain": "a function that takes changed images [N, C, H, W], one for each image of the batch, and returns their maps "
     "[N, H, W] in [0, 1] for the same targets",
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
@@ -54,12 +55,14 @@ NEEDS = {
     "of the model that takes it away first, so that its outputs are the same",
     "draw": "a function that takes a shape and a name and returns random numbers [N, *shape], uniform in [0, 1), which depend "
     "on the run's seed and the image ids and not on the batch",
+    "segment": "a function that takes a segmentation, as `segments=` of the curves, and returns the number of each pixel's "
+    "segment, [N, H, W]; it makes each segmentation once for a batch",
     "protocol": "the run's `Protocol`",
 }
 
 # A metric of these inputs can judge any map in the place of the method's own; one of the first line sees the masked images.
-MASKED = {"masked_confidence", "inverse_confidence", "ask"}
-REPLACEABLE = {"confidence", "maps", "images", "draw", "protocol", *MASKED}
+MASKED = {"masked_confidence", "inverse_confidence", "ask", "ask_hits"}
+REPLACEABLE = {"confidence", "maps", "images", "draw", "segment", "protocol", *MASKED}
 
 NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small, and known after each batch
 

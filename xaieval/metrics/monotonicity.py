@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from xaieval.config.protocol import Protocol, plain
-from xaieval.metrics.curves import (
+from xaieval.metrics.curves import Curve
+from xaieval.metrics.metric import Metric
+from xaieval.metrics.perturbation import (
     Baseline,
-    CurveOfPixels,
+    Perturbation,
     Steps,
     check_baseline,
     check_steps,
+    filling_by,
     perturbed_pixels,
     pixel_ranks,
-    replacement_for,
 )
-from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import spearman
 from xaieval.metrics.subsets import ROUNDING, check_least, correlation, ranked_groups, sums_and_falls
 
@@ -59,7 +60,8 @@ def monotonicity(
         >>> monotonicity(steps=8).label
         'monotonicity %'
     """
-    curve = CurveOfPixels(steps, pixels_per_step, baseline, keep_curve=True, least_first=True, inserts=True)
+    made = Perturbation(steps, baseline, pixels_per_step=pixels_per_step)
+    curve = Curve(made, keep_curve=True, least_first=True, inserts=True)
     return Metric(
         name,
         _Monotonicity(curve, keep_curve),
@@ -135,7 +137,7 @@ def monotonicity_correlation(
 
 @dataclass(frozen=True)
 class _Monotonicity:
-    curve: CurveOfPixels
+    curve: Curve
     keep_curve: bool
 
     def __call__(self, confidence: Tensor, *inputs: Any) -> Tensor | tuple[Tensor, Tensor]:
@@ -161,7 +163,7 @@ def _monotonicity_correlation(
 ) -> Tensor:
     sizes = attributions.abs()
     ranks, counts = pixel_ranks(sizes), perturbed_pixels(sizes[0].numel(), steps, pixels_per_step)
-    noises = (replacement_for(images, baseline, protocol, draw, f"noise {number}") for number in range(samples))
+    noises = (filling_by(baseline, images, protocol, draw, f"noise {number}") for number in range(samples))
     changes = ((group, noise) for noise in noises for group in ranked_groups(ranks, counts))
     sums, falls = sums_and_falls(confidence, sizes, images, ask, changes)
     groups = sums.shape[1] // samples

@@ -12,8 +12,8 @@ from torch import Tensor
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError
 from xaieval.masking import FLAT
-from xaieval.metrics.curves import Baseline, check_baseline, perturbed_pixels, pixel_ranks, replacement_for
 from xaieval.metrics.metric import Metric
+from xaieval.metrics.perturbation import Baseline, check_baseline, filling_by, perturbed_pixels, pixel_ranks
 from xaieval.metrics.subsets import ROUNDING, check_least, ranked_groups, sums_and_falls
 
 __all__ = ["faithfulness_coefficient", "saco"]
@@ -101,9 +101,9 @@ def _saco(
     groups: int,
     baseline: Baseline,
 ) -> Tensor:
-    replacement = replacement_for(images, baseline, protocol, draw)
+    fill = filling_by(baseline, images, protocol, draw)
     counts = perturbed_pixels(maps[0].numel(), groups)
-    changes = ((group, replacement) for group in ranked_groups(pixel_ranks(maps), counts))
+    changes = ((group, fill) for group in ranked_groups(pixel_ranks(maps), counts))
     sums, falls = sums_and_falls(confidence, maps, images, ask, changes)
     return faithfulness_coefficient(sums, falls, ROUNDING * confidence.double().abs())
 

@@ -32,11 +32,12 @@ __all__ = [
 ROUNDING = 1e-6  # differences of confidences up to this share of the confidence are float32's rounding
 
 Subset = Bool[Tensor, " n *space"]
+Filling = Callable[[Tensor], Tensor]
 Ask = Callable[[Iterator[tuple[Tensor, Tensor]]], Tensor]
 
 
 def sums_and_falls(
-    confidence: Tensor, attributions: Tensor, images: Tensor, ask: Ask, changes: Iterable[tuple[Subset, Tensor]]
+    confidence: Tensor, attributions: Tensor, images: Tensor, ask: Ask, changes: Iterable[tuple[Subset, Filling]]
 ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
     """For each of S subsets the sum of the attributions in it, and the fall of the confidence if it is replaced, `[N, S]` each.
 
@@ -45,15 +46,15 @@ def sums_and_falls(
         attributions: Maps, `[N, H, W]`.
         images: Images, `[N, C, H, W]`.
         ask: Function from blocks of images to confidences; see `NEEDS`.
-        changes: Each subset with the values that replace its pixels, broadcastable to the images; only one exists at a time.
+        changes: Each subset with what replaces its pixels, as `xaieval.masking.filling`; only one exists at a time.
     """
     indices = torch.arange(len(images), device=images.device)
     values, sums = attributions.double(), []
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        for subset, replacement in changes:
+        for subset, fill in changes:
             sums.append((values * subset).flatten(1).sum(dim=1))
-            yield torch.where(subset[:, None], replacement, images), indices
+            yield torch.where(subset[:, None], fill((~subset).to(images.dtype)), images), indices
 
     confidences = ask(blocks()).double().view(-1, len(images))
     return torch.stack(sums, dim=1), confidence.double()[:, None] - confidences.T

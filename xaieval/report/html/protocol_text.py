@@ -115,7 +115,14 @@ def _fill(chosen: Choices) -> str:
         "black": "black pixels",
         "mean": "the mean colour of the image",
         "blur": "a blurred copy of the image",
-    }[chosen["fill"]]
+        "blur-by-mask": "a blurred copy of what the mask keeps",
+        "border": "the mean colour of the kept pixels around each hole",
+        "delaunay": "linear interpolation between kept pixels, on triangles",
+        "linear": "imputed pixels, the weighted means of their neighbours (ROAD without noise)",
+        "navier-stokes": "what OpenCV's Navier-Stokes inpainting makes of the kept pixels",
+        "nearest": "the nearest kept pixel",
+        "telea": "what Telea's inpainting makes of the kept pixels",
+    }.get(chosen["fill"], f"what the function {chosen['fill']} returns")
     return f"What the mask hides is replaced by {what}."
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from xaieval.config.protocol import PROTOCOLS, Protocol, resolve_protocol
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from xaieval.errors import ProtocolError
-from xaieval.masking import Finished, _otsu_threshold, baseline, finish, mask, normalise, occlude, upsample
+from xaieval.masking import Finished, baseline, finish, mask, normalise, occlude, upsample
+from xaieval.masking.masks import _otsu_threshold
 
 # Without a deadline, since the machines that run this are shared; the same examples every time, so that a run can be repeated.
 PROPERTY = settings(deadline=None, max_examples=60)
@@ -497,7 +498,11 @@ def test_half_a_mask_is_half_way_between_image_and_fill_as_worked_by_hand():
         ({"gradient": "x"}, "gradient='x' is not a choice of a protocol; known: logit, confidence"),
         ({"normalise_at": "x"}, "normalise_at='x' is not a choice of a protocol; known: image, layer"),
         ({"masking": "x"}, "masking='x' is not a choice of a protocol; known: soft, top, top_binary, threshold, otsu"),
-        ({"fill": 0}, "fill=0 is not a choice of a protocol; known: zero, black, mean, blur"),
+        (
+            {"fill": 0},
+            "fill=0 is not a choice of a protocol; known: zero, black, mean, blur, blur-by-mask, border, delaunay, linear, "
+            "navier-stokes, nearest, telea",
+        ),
         ({"space": "x"}, "space='x' is not a choice of a protocol; known: model, pixels"),
         ({"images": "x"}, "images='x' is not a choice of a protocol; known: all, correct"),
         ({"constant_map": "x"}, "constant_map='x' is not a choice of a protocol; known: zeros, leave_out, error"),
