@@ -104,7 +104,7 @@ def check_cells_lie_as_the_nearest_pixels_of_an_enlarged_grid(module: Any) -> No
 
 
 MUTANTS = {
-    "the rest is replaced": ("subset[:, None], replacement, images", "subset[:, None], images, replacement"),
+    "the rest is replaced": ("fill((~subset).to(images.dtype)), images)", "images, fill((~subset).to(images.dtype)))"),
     "a rise for a fall": ("confidence.double()[:, None] - confidences.T", "confidences.T - confidence.double()[:, None]"),
     "one pixel too many": ("keys.topk(count,", "keys.topk(count + 1,"),
     "the lowest": ("sorted=False)", "sorted=False, largest=False)"),

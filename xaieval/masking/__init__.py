@@ -9,11 +9,12 @@ from __future__ import annotations
 from xaieval.masking.blur import gaussian_blur
 from xaieval.masking.fills import FILLS, baseline, filling, occlude
 from xaieval.masking.linear_imputation import linear_imputation
-from xaieval.masking.maps import LINEAR, Finished, finish, normalise, upsample
+from xaieval.masking.maps import FLAT, LINEAR, Finished, finish, normalise, upsample
 from xaieval.masking.masks import mask
 
 __all__ = [
     "FILLS",
+    "FLAT",
     "LINEAR",
     "Finished",
     "baseline",

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from xaieval.config.protocol import Protocol
 
-__all__ = ["LINEAR", "Finished", "finish", "normalise", "spread", "upsample"]
+__all__ = ["FLAT", "LINEAR", "Finished", "finish", "normalise", "spread", "upsample"]
 
 # Bilinear upsampling of a constant map leaves differences of a few units in the last place. A map whose range is at most this
 # share of its largest absolute value is constant.
