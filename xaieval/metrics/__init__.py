@@ -22,6 +22,9 @@ from xaieval.metrics.localisation import *
 from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
+from xaieval.metrics.object_share import *
+from xaieval.metrics.pixel_classification import *
+from xaieval.metrics.pixel_ranking import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.road import *
 from xaieval.metrics.robustness import *
@@ -39,6 +42,9 @@ MODULES = (
     "road",
     "pointing_game",
     "localisation",
+    "object_share",
+    "pixel_ranking",
+    "pixel_classification",
     "robustness",
 )
 OTHERS = ("similarity", "win_percentage")
