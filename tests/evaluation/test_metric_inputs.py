@@ -78,6 +78,7 @@ def test_every_need_is_documented_and_can_be_asked_for():
         "masks": maps,
         "images": [5, 3, 12, 12],
     }
+    assert [list(boxes.shape) for boxes in seen["boxes"]] == [[1, 4]] * 5
     assert isinstance(seen["protocol"], Protocol)
 
 

@@ -16,6 +16,7 @@ from xaieval.errors import MetricError
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
 from xaieval.masking import baseline, mask, occlude, upsample
+from xaieval.metrics.box_accuracy import box_around
 
 __all__ = ["MetricInputs"]
 
@@ -81,6 +82,17 @@ class MetricInputs:
                 "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks; for a label map, use masks == label"
             )
         return objects.to(self.images.device)
+
+    @cached_property
+    def boxes(self) -> list[Tensor]:
+        """The boxes around the objects of each image; of a mask without boxes, the box around all of it.
+
+        Raises:
+            MetricError: The data says nothing of the objects.
+        """
+        if self.batch.boxes is not None:
+            return self.batch.boxes
+        return [box_around(mask) for mask in self.masks]
 
     @cached_property
     def ask(self) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
+from xaieval.metrics.box_accuracy import *
 from xaieval.metrics.confidence import *
 from xaieval.metrics.curves import *
 from xaieval.metrics.description import *
@@ -45,6 +46,7 @@ MODULES = (
     "object_share",
     "pixel_ranking",
     "pixel_classification",
+    "box_accuracy",
     "robustness",
 )
 OTHERS = ("similarity", "win_percentage")
