@@ -207,6 +207,8 @@ def test_a_run_takes_boxes_or_masks_and_pools_over_its_images():
     assert found["max_box_accuracy_low"] <= found["max_box_accuracy"] <= found["max_box_accuracy_high"]
     assert found["max_box_accuracy_n"] == 23
     assert list(whole.pooled().columns[:2]) == ["box_accuracy_max_box_accuracy", "box_accuracy_max_box_accuracy_low"]
+    with pytest.raises(MetricError, match="the run kept no curves"):  # over shares of pixels, which that figure draws
+        whole.plot("curves")
     row = whole.summary().loc[("0", "gradcam")]
     assert row["box_accuracy_low"] <= row["box_accuracy"] <= row["box_accuracy_high"]
     # One box around a mask without boxes: of the union of two boxes it is the box around both.

@@ -120,7 +120,8 @@ def mosaics(
 ) -> Mosaics:
     """Make mosaics of single images, for the grid pointing game and its relatives.
 
-    No image stands in two mosaics, so that mosaics are independent. The items of one mosaic are a group.
+    No image stands in two mosaics, so that mosaics are independent. The items of one mosaic are a group. Groups that the single
+    images come in, such as views of one place, are not kept: take one image of each.
 
     Args:
         dataset: Images with classes: `Pictures`, a loader with an indexed `dataset`, or any data set with a length whose items
@@ -141,7 +142,7 @@ def mosaics(
 
     Reference:
         Böhle et al., "Convolutional Dynamic Alignment Networks for Interpretable Classifications", CVPR 2021 (arXiv
-        2104.00032), section 4; Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435),
+        2104.00032); Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435),
         GridPG and DiFull; Arias-Duart et al., "Focus! Rating XAI Methods and Finding Biases", FUZZ-IEEE 2022 (arXiv
         2109.15035).
 

@@ -59,8 +59,8 @@ def box_iou_curve(
         MetricError: Maps, masks and boxes do not fit, or a setting is out of range.
 
     Reference:
-        Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (arXiv 2001.07437), section
-        4.2, the box of the largest piece; "any" from its extension (arXiv 2007.04178), section 4.
+        Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (arXiv 2001.07437), the box
+        of the largest piece in MaxBoxAcc; "any" from its extension (arXiv 2007.04178), MaxBoxAccV2.
 
     Example:
         >>> maps = torch.tensor([[[0.9, 0.9, 0.0, 0.4], [0.2, 0.2, 0.0, 0.4]]])
@@ -112,7 +112,7 @@ def max_box_accuracy(
             (default: the plain mean).
 
     Reference:
-        Choe et al., CVPR 2020 (arXiv 2001.07437), section 4.2 (V1), and its extension (arXiv 2007.04178), section 4 (V2).
+        Choe et al., CVPR 2020 (arXiv 2001.07437), MaxBoxAcc, and its extension (arXiv 2007.04178), MaxBoxAccV2.
 
     Example:
         >>> curves = np.array([[80.0, 40.0, 0.0], [20.0, 60.0, 0.0]])  # two images, three thresholds

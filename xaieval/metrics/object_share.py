@@ -73,7 +73,7 @@ def top_k_intersection(k: int = 1000, concept_influence: bool = False, *, name: 
         >>> top_k_intersection(k=50, name="top_50").settings
         {'k': 50, 'concept_influence': False}
     """
-    settings = {"k": _checked_k(k), "concept_influence": concept_influence}
+    settings: dict[str, Any] = {"k": _checked_k(k), "concept_influence": concept_influence}
     return _metric(name, partial(top_k_inside, **settings), "top-k %", settings, THEINER)
 
 
@@ -94,7 +94,7 @@ def attribution_inside(relevance: Maps, masks: Masks, weighted: bool = False, ma
 
     Reference:
         Kohlbrenner et al., "Towards best practice in explaining neural network decisions with LRP", IJCNN 2020 (arXiv
-        1910.09840), equations for the inside-total relevance ratio and its weighted form.
+        1910.09840), the inside-total relevance ratio and its weighted form.
 
     Example:
         >>> relevance, masks = torch.tensor([[[3.0, 1.0, -5.0, 0.0]]]), torch.tensor([[[True, False, True, False]]])
@@ -124,7 +124,7 @@ def attribution_localisation(
         >>> attribution_localisation(weighted=True).settings
         {'weighted': True, 'max_size': 1.0}
     """
-    settings = {"weighted": weighted, "max_size": _checked_size(max_size)}
+    settings: dict[str, Any] = {"weighted": weighted, "max_size": _checked_size(max_size)}
     return _metric(name, partial(attribution_inside, **settings), "attribution inside %", settings, KOHLBRENNER)
 
 

@@ -106,7 +106,7 @@ def mask_accuracy(maps: Maps, masks: Masks, threshold: Threshold = "mean") -> Pe
         MetricError: Maps and masks do not fit, or the threshold is out of range.
 
     Reference:
-        Chefer et al., CVPR 2021 (arXiv 2012.09838), section 4, pixel accuracy; threshold as in their code.
+        Chefer et al., CVPR 2021 (arXiv 2012.09838), pixel accuracy on ImageNet-Segmentation; threshold as in their code.
 
     Example:
         >>> mask_accuracy(torch.tensor([[[0.9, 0.4, 0.1]]]), torch.tensor([[[True, False, True]]]))
@@ -130,8 +130,8 @@ def mask_mean_iou(maps: Maps, masks: Masks, threshold: Threshold = "mean") -> Pe
         MetricError: Maps and masks do not fit, or the threshold is out of range.
 
     Reference:
-        Chefer et al., CVPR 2021 (arXiv 2012.09838), section 4, mIoU; of one image, where the paper pools the pixels of all
-        images: see `pooled_mean_iou`.
+        Chefer et al., CVPR 2021 (arXiv 2012.09838), mIoU on ImageNet-Segmentation; of one image, where the paper pools
+        the pixels of all images: see `pooled_mean_iou`.
 
     Example:
         >>> mask_mean_iou(torch.tensor([[[0.9, 0.4, 0.1]]]), torch.tensor([[[True, False, True]]]))

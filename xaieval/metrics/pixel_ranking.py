@@ -111,7 +111,7 @@ def two_class_average_precision(maps: Maps, masks: Masks) -> PerImage:
 
     Reference:
         `get_ap_scores` in the code of Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021
-        (arXiv 2012.09838), section 4.
+        (arXiv 2012.09838), whose paper calls it mAP.
 
     Example:
         >>> two_class_average_precision(torch.tensor([[[0.9, 0.5]], [[0.5, 0.5]]]), torch.tensor([[[True, False]]] * 2))
@@ -137,8 +137,8 @@ def pixel_average_precision(thresholds: int = 1000, *, name: str = "pixel_averag
         MetricError: There is no step.
 
     Reference:
-        Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (arXiv 2001.07437), section
-        4.3; `MaskEvaluator` in the authors' code.
+        Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (arXiv 2001.07437), PxAP;
+        `MaskEvaluator` in the authors' code.
 
     Example:
         >>> pixel_average_precision(thresholds=100).settings
@@ -168,7 +168,7 @@ def pooled_average_precision(shares: Float[np.ndarray, "*any s2"]) -> NDArray[np
             share of pixels that are of the object and reach it; then the share of all pixels that reach it.
 
     Reference:
-        Choe et al., CVPR 2020 (arXiv 2001.07437), section 4.3.
+        Choe et al., CVPR 2020 (arXiv 2001.07437), PxAP.
 
     Example:
         >>> pooled_average_precision(np.array([0.5, 0.25, 1.0, 0.25])).round(2)

@@ -32,7 +32,7 @@ class DisconnectedCells(nn.Module):
         ModelError: When it runs: the sides of the images or of the features are no multiple of `side`.
 
     Reference:
-        Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435), section 3.1, DiFull.
+        Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435), DiFull.
 
     Example:
         >>> import torch
