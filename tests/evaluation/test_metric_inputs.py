@@ -80,6 +80,7 @@ def test_every_need_is_documented_and_can_be_asked_for():
         "targets": numbers,
         "logits": [5, 5],
     }
+    assert [list(boxes.shape) for boxes in seen["boxes"]] == [[1, 4]] * 5
     assert isinstance(seen["protocol"], Protocol)
 
 

@@ -83,7 +83,7 @@ MUTANTS = {
     "falls of the lower": ("falls.double()[:, higher] >=", "falls.double()[:, lower] >="),
     "pairs are not weighted": ("torch.where(holds, weights, -weights)", "torch.where(holds, 1.0, -1.0)"),
     "not divided": (".sum(dim=1) / total", ".sum(dim=1)"),
-    "a constant map is right": ("flat | falls.isnan()", "falls.isnan()"),
+    "a constant map is right": ("high - low <= FLAT", "high - low < 0 * FLAT"),
     "another number of groups": ("perturbed_pixels(maps[0].numel(), groups)", "perturbed_pixels(maps[0].numel(), groups + 1)"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.loading import Data, import_factory, load_data, load_pictures, names_code
+from xaieval.data.mosaics import Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
@@ -11,6 +12,7 @@ from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
 __all__ = [
     "Data",
     "Fold",
+    "Mosaics",
     "Pictures",
     "Preprocessing",
     "arrays",
@@ -21,6 +23,7 @@ __all__ = [
     "import_factory",
     "load_data",
     "load_pictures",
+    "mosaics",
     "names_code",
     "pairs",
     "random_folds",

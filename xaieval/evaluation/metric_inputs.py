@@ -20,6 +20,7 @@ from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.tasks import Followed
 from xaieval.masking import filling, mask, occlude, upsample
+from xaieval.metrics.box_accuracy import box_around
 from xaieval.metrics.segments import Segments
 from xaieval.results.rows import NO_LAYER, Pair
 
@@ -91,6 +92,17 @@ class MetricInputs:
                 "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks; for a label map, use masks == label"
             )
         return objects.to(self.images.device)
+
+    @cached_property
+    def boxes(self) -> list[Tensor]:
+        """The boxes around the objects of each image; of a mask without boxes, the box around all of it.
+
+        Raises:
+            MetricError: The data says nothing of the objects.
+        """
+        if self.batch.boxes is not None:
+            return self.batch.boxes
+        return [box_around(mask) for mask in self.masks]
 
     @cached_property
     def ask(self) -> Any:

@@ -13,6 +13,7 @@ from xaieval.analysis.agreement import Agreement, agreement
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls, fooled_metrics, rivals
 from xaieval.analysis.matched import compare_with_matched_controls
+from xaieval.analysis.pooled import pooled
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
@@ -288,6 +289,25 @@ class Scores(RunRecord):
                 of layer and method without control maps.
         """
         return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
+
+    def pooled(self, by: str | None = None, *, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
+        """Numbers over all images at once that are no means over images, such as MaxBoxAccV2 and PxAP, with intervals.
+
+        See `xaieval.analysis.pooled.pooled` for the columns and an example.
+
+        Args:
+            by: A metric that keeps what it takes: `box_accuracy`, `pixel_average_precision`, `mean_iou(keep_curve=True)`
+                (default: all of them that the run has).
+            level: Level of the intervals, in (0, 1).
+            resamples: Number of bootstrap samples of the images, or of their groups.
+
+        Returns:
+            Index `(layer, method)`; each number with `_low`, `_high` and the number of images, `_n`.
+
+        Raises:
+            MetricError: The run has no such metric, or the level is not in (0, 1).
+        """
+        return pooled(self.rows, self.metrics, by, level, resamples, self.seed, self.group_weights)
 
     def plot(
         self,

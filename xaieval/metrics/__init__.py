@@ -17,6 +17,7 @@ from xaieval.metrics.adcc import *
 from xaieval.metrics.aliases import own_name
 from xaieval.metrics.arcc import *
 from xaieval.metrics.axioms import *
+from xaieval.metrics.box_accuracy import *
 from xaieval.metrics.confidence import *
 from xaieval.metrics.continuity import *
 from xaieval.metrics.curves import *
@@ -32,8 +33,11 @@ from xaieval.metrics.metric import FAMILIES as FAMILIES
 from xaieval.metrics.metric import NEEDS as NEEDS
 from xaieval.metrics.metric import Metric as Metric
 from xaieval.metrics.monotonicity import *
+from xaieval.metrics.object_share import *
 from xaieval.metrics.parameter_randomisation import *
 from xaieval.metrics.perturbation import *
+from xaieval.metrics.pixel_classification import *
+from xaieval.metrics.pixel_ranking import *
 from xaieval.metrics.pointing_game import *
 from xaieval.metrics.quantus_adapter import from_quantus as from_quantus
 from xaieval.metrics.quantus_adapter import is_of_quantus
@@ -68,6 +72,10 @@ MODULES = (
     "information_curves",
     "pointing_game",
     "localisation",
+    "object_share",
+    "pixel_ranking",
+    "pixel_classification",
+    "box_accuracy",
     "robustness",
     "lipschitz",
     "continuity",

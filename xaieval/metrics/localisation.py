@@ -115,12 +115,7 @@ def relevance_rank(relevance: Float[Tensor, " n *space"], masks: Bool[Tensor, " 
     """
     flat, inside = checked_maps(relevance, masks)
     size = inside.sum(dim=1)
-    ordered = flat.sort(dim=1, descending=True).values
-    last = ordered.gather(1, (size - 1).clamp(min=0)[:, None])
-    above, level = flat > last, flat == last
-    places = size - above.sum(dim=1)
-    chosen = places * (level & inside).sum(dim=1).double() / level.sum(dim=1)
-    return usable(100 * ((above & inside).sum(dim=1) + chosen) / size, flat, inside)
+    return usable(100 * best_inside(flat, inside, size) / size, flat, inside)
 
 
 def mask_iou(
@@ -202,6 +197,16 @@ def best_mask_iou(maps: Float[Tensor, " n *space"], masks: Bool[Tensor, " n *spa
     # A threshold takes all pixels of one value or none: only the last pixel of each value counts, if the value is above 0.
     last = functional.pad(ordered[:, 1:] < ordered[:, :-1], (0, 1), value=True) & (ordered > 0)
     return usable(100 * shares.masked_fill(~last, 0).amax(dim=1), flat, inside, low=0, high=1)
+
+
+def best_inside(flat: Tensor, inside: Tensor, size: Tensor) -> Tensor:
+    """How many of the `size` largest pixels, `[N]`, lie on the object; if equal pixels compete, the mean over all choices."""
+    ordered = flat.sort(dim=1, descending=True).values
+    last = ordered.gather(1, (size - 1).clamp(min=0)[:, None])
+    above, level = flat > last, flat == last
+    places = size - above.sum(dim=1)
+    chosen = places * (level & inside).sum(dim=1).double() / level.sum(dim=1)
+    return (above & inside).sum(dim=1) + chosen
 
 
 def checked_maps(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

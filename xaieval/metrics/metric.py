@@ -32,6 +32,8 @@ NEEDS = {
     "attributions": "the method's maps before normalisation, at the size of the image, [N, H, W]",
     "masked_maps": "maps of the masked images for the same targets, in [0, 1], [N, H, W]; runs the method once more",
     "masks": "ground truth: which pixels belong to the object, by the data's masks or boxes, bool [N, H, W]",
+    "boxes": "ground truth: for each image the boxes around its objects, [k, 4], (x1, y1, x2, y2): those of the data, else one "
+    "around its mask",
     "images": "the input of the model, [N, C, H, W]",
     "ask": "a function that takes blocks (images [G, C, H, W], indices [G] into the batch) and returns the confidences of the "
     "batch's targets on all these images; it fills forward passes as far as memory allows",

@@ -105,7 +105,9 @@ def _saco(
     counts = perturbed_pixels(maps[0].numel(), groups)
     changes = ((group, fill) for group in ranked_groups(pixel_ranks(maps), counts))
     sums, falls = sums_and_falls(confidence, maps, images, ask, changes)
-    return faithfulness_coefficient(sums, falls, ROUNDING * confidence.double().abs())
+    low, high = maps.flatten(1).aminmax(dim=1)
+    constant = high - low <= FLAT * high.abs()  # groups of one pixel more would rank it
+    return faithfulness_coefficient(sums, falls, ROUNDING * confidence.double().abs()).masked_fill(constant, torch.nan)
 
 
 METRICS = (saco(),)

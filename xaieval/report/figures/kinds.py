@@ -96,7 +96,9 @@ def _heatmap(scores: RunRecord, request: Request) -> Figure:
 
 def _curves(scores: RunRecord, request: Request) -> Figure:
     """Curves of all metrics that kept them, or of some, over the fractions in their settings."""
+    other = [entry["name"] for entry in scores.metrics if "pooled" in entry.get("settings", {})]  # on an axis of thresholds
     kept = [str(name).removesuffix("_curve") for name in scores.rows if str(name).endswith("_curve")]
+    kept = [name for name in kept if name not in other]
     names = kept if request.metrics is None else request.metrics
     if not names:
         raise MetricError("the run kept no curves; score it with a metric that keeps them, such as insertion(keep_curve=True)")

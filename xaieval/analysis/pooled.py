@@ -1,0 +1,132 @@
+"""Numbers of a whole set of images that are no means over images: MaxBoxAcc, PxAP and mIoU, from the curves that rows keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from xaieval.analysis.stats.groups import Grouping
+from xaieval.analysis.stats.intervals import bootstrap_means, check_level
+from xaieval.analysis.tables import column_means, grouping_of
+from xaieval.config.groups import Weights
+from xaieval.errors import MetricError, choose_from
+from xaieval.metrics import max_box_accuracy, pooled_average_precision, pooled_mean_iou
+from xaieval.results.rows import VALUED
+
+__all__ = ["POOLED", "pooled"]
+
+Floats = NDArray[np.float64]
+Mean = Callable[[Floats], Floats]
+Statistic = Callable[..., Any]  # of the curves [N, S], the mean over images of a table, and the settings of the metric
+
+_FEW = 20  # images or groups below which percentile intervals are too narrow even for normal values
+
+POOLED: dict[str, Statistic] = {
+    "max_box_accuracy": lambda curves, mean, settings: max_box_accuracy(curves, settings["iou"], mean),
+    "pixel_average_precision": lambda curves, mean, settings: pooled_average_precision(mean(curves)),
+    "mean_iou": lambda curves, mean, settings: pooled_mean_iou(mean(curves)),
+}
+
+
+def pooled(
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    by: str | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    weights: Weights = "images",
+) -> pd.DataFrame:
+    """Numbers over all images at once, per layer and method, with bootstrap intervals.
+
+    Such a number is a function of mean curves: a maximum over thresholds that are common to all images, or a ratio of sums. Its
+    interval is the percentile bootstrap of images; of whole groups, if the rows have the column `group`.
+
+    Args:
+        rows: The rows of a run.
+        metrics: The metrics of its manifest.
+        by: Name of a metric (default: all that can be pooled).
+        level: Level of the intervals, in (0, 1).
+        resamples: Number of bootstrap samples.
+        seed: Seed of the resampling.
+        weights: What a mean counts, if the rows have groups.
+
+    Returns:
+        Index `(layer, method)`; for each metric the column of its pooled number, such as `max_box_accuracy`, with `_low` and
+        `_high`, NaN for fewer than 20 images or groups, and `_n`, the number of images that have a curve. If two metrics of the
+        run pool to the same number, its columns begin with the name of the metric.
+
+    Raises:
+        MetricError: The run has no metric that can be pooled, or not this one; or the level is not in (0, 1).
+
+    Reference:
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": ["a", "b"], "layer": "p5", "method": "gradcam", "status": "ok"})
+        >>> rows["iou_curve"] = [[0.1, 0.2, 0.1, 0.6], [0.3, 0.0, 0.1, 0.6]]
+        >>> entry = {"name": "iou", "higher_is_better": True, "settings": {"pooled": "mean_iou"}}
+        >>> pooled(rows, [entry])[["mean_iou", "mean_iou_n"]].round(2)
+                        mean_iou  mean_iou_n
+        layer method
+        p5    gradcam      62.5           2
+    """
+    check_level(level)
+    chosen = _chosen(rows, metrics, by)
+    names = [entry["settings"]["pooled"] for entry in chosen]
+    counted = rows[rows["status"].isin(VALUED)]
+    records: dict[Any, dict[str, float]] = {}
+    for pair, part in counted.groupby(["layer", "method"], sort=False):
+        record = records.setdefault(pair, {})
+        for entry, name in zip(chosen, names, strict=True):
+            title = name if names.count(name) == 1 else f"{entry['name']}_{name}"
+            record |= {f"{title}{end}": value for end, value in _number(part, entry, level, resamples, seed, weights).items()}
+    index = pd.MultiIndex.from_tuples(list(records), names=["layer", "method"])
+    return pd.DataFrame(list(records.values()), index=index)
+
+
+def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | None) -> list[Mapping[str, Any]]:
+    known = {
+        entry["name"]: entry
+        for entry in metrics
+        if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in rows
+    }
+    if not known:
+        raise MetricError(
+            "the run has no metric whose curves can be pooled over its images; score it with box_accuracy, "
+            "pixel_average_precision or mean_iou(keep_curve=True)"
+        )
+    if by is not None and by not in known:
+        raise MetricError(f"the run has no metric {by!r} that can be pooled; {choose_from(by, known)}")
+    return [known[by]] if by is not None else list(known.values())
+
+
+def _number(
+    part: pd.DataFrame, entry: Mapping[str, Any], level: float, resamples: int, seed: int, weights: Weights
+) -> dict[str, float]:
+    """The number of one layer and method, its interval and its images, by the ends of their columns."""
+    column = part[f"{entry['name']}_curve"]
+    kept = part[[curve is not None and not np.isnan(np.asarray(curve, dtype=float)).any() for curve in column]]
+    if kept.empty:
+        return {"": np.nan, "_low": np.nan, "_high": np.nan, "_n": 0}
+    curves = np.stack([np.asarray(curve, dtype=float) for curve in kept[f"{entry['name']}_curve"]])
+    groups = grouping_of(part, pd.Index(kept["image_id"]), weights)
+    settings = entry["settings"]
+    statistic = partial(POOLED[settings["pooled"]], curves, settings=settings)
+    low, high = _interval(lambda mean: statistic(mean=mean), len(curves), groups, level, resamples, seed)
+    return {"": float(statistic(mean=partial(column_means, groups=groups))), "_low": low, "_high": high, "_n": len(curves)}
+
+
+def _interval(
+    statistic: Callable[[Mean], Any], count: int, groups: Grouping | None, level: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    if (count if groups is None else groups.count) < _FEW:
+        return float("nan"), float("nan")
+    drawn = statistic(partial(bootstrap_means, resamples=resamples, seed=seed, groups=groups))
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
