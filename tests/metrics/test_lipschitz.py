@@ -113,18 +113,21 @@ def test_both_are_those_of_quantus_given_the_same_noise():
     np.testing.assert_allclose(raw, expected, rtol=1e-4)
 
 
-def test_quantus_leaves_out_a_noise_under_which_the_map_is_nan_and_we_do_not():
+@pytest.mark.parametrize("name", ["LocalLipschitzEstimate", "AvgSensitivity"])
+def test_quantus_leaves_out_a_noise_under_which_the_map_is_nan_and_we_do_not(name):
     images, calls = pictures(2), []
 
     def sometimes(altered: Tensor) -> Tensor:
         calls.append(altered)
         return explain(altered) * (torch.nan if len(calls) == 2 else 1)
 
-    # Their maximum over the other noises looks like a finding on all of them.
+    # Their value of the other noises looks like a finding on all of them.
     added = noises("local-lipschitz", 3, 0.1, "gaussian", images)
-    assert np.isfinite(quantus_scores("LocalLipschitzEstimate", images, sometimes, added, normalise=False)).all()
-    calls[:] = [images]
-    assert local_lipschitz(samples=3).per_image(explain(images), images, looking(sometimes), drawn(2)).isnan().all()
+    assert np.isfinite(quantus_scores(name, images, sometimes, added, normalise=False)).all()
+    for ours in (local_lipschitz(samples=3), average_sensitivity(samples=3)):
+        calls[:] = [images]
+        again = looking(sometimes) if "inspect" in ours.needs else sometimes
+        assert ours.per_image(explain(images), images, again, drawn(2)).isnan().all()
 
 
 # ---- in a run, settings, errors

@@ -246,7 +246,7 @@ def gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return torch.autograd.grad(score, images)[0].sum(dim=1)
 
 
-def by_quantus(name: str, model: nn.Module, images: Tensor, **options: Any) -> Any:
+def by_quantus(name: str, model: nn.Module, images: Tensor, explain: Any = gradient, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Quantus' own imports and remarks
         quantus = pytest.importorskip("quantus", reason="a tool to compare with, which the package does not need")
@@ -255,7 +255,7 @@ def by_quantus(name: str, model: nn.Module, images: Tensor, **options: Any) -> A
             model=model,
             x_batch=images.numpy(),
             y_batch=model(images).argmax(dim=1).numpy(),
-            explain_func=lambda model, inputs, targets, **_: gradient(
+            explain_func=lambda model, inputs, targets, **_: explain(
                 model, torch.as_tensor(inputs).float(), torch.as_tensor(targets)
             )[:, None].numpy(),
             channel_first=True,
@@ -291,6 +291,19 @@ def test_the_rise_of_complexity_is_that_of_quantus():
     found = xaieval.score(fixed(), [images], (), gradient, [efficient_mprt()], progress=False).rows["efficient_mprt"]
     np.testing.assert_allclose(found, by_quantus("EfficientMPRT", fixed(), images), atol=1e-2)  # a value on the edge of a bin
     assert np.abs(found).max() > 0.05
+
+
+def test_a_map_without_complexity_has_no_rise_where_quantus_divides_by_zero():
+    def half_constant(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        maps = gradient(model, images, targets)
+        trained = bool(torch.equal(model[0].weight, fixed()[0].weight))
+        return maps.index_fill(0, torch.tensor([1]), 1.0) if trained else maps
+
+    images = pictures(3)
+    found = xaieval.score(fixed(), [images], (), half_constant, [efficient_mprt()], progress=False).rows["efficient_mprt"]
+    assert found.isna().tolist() == [False, True, False]
+    theirs = by_quantus("EfficientMPRT", fixed(), images, explain=half_constant)
+    assert np.isinf(theirs).tolist() == [False, True, False]
 
 
 # ---- in a run, settings, errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,6 +161,19 @@ def test_one_noisy_image_of_another_class_makes_quantus_give_nan_and_is_left_out
     theirs = quantus_scores("RelativeInputStability", images, explain, added)
     ours = relative_input_stability(**WIDE).per_image(images, looking(explain), drawn(5))
     assert (np.isnan(theirs) & ours.isfinite().numpy()).sum() >= 2
+
+
+def test_the_noise_of_quantus_makes_every_pixel_brighter_and_ours_does_not():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Quantus' own imports and remarks
+        quantus = pytest.importorskip("quantus", reason="a tool to compare with, which the package does not need")
+        perturb = quantus.RelativeInputStability(disable_warnings=True).perturb_func
+    flat = np.zeros((2, 500))
+    theirs = perturb(arr=flat, indices=np.tile(np.arange(500), (2, 1)))
+    assert theirs.min() >= 0.02
+    assert theirs.max() <= 0.2
+    [ours] = noises("relative-stability", 1, 0.05, "gaussian", torch.zeros(2, 1, 20, 25))
+    assert abs(float(ours.mean())) < 0.01
 
 
 def test_a_pixel_of_zero_alone_makes_the_number_of_quantus():
