@@ -17,7 +17,7 @@ from xaieval.data.batches import Batch
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
-from xaieval.evaluation.metric_inputs import MetricInputs
+from xaieval.evaluation.metric_inputs import CountedPixels, MetricInputs
 from xaieval.masking import baseline, mask, occlude
 from xaieval.results.matched import control_column
 
@@ -129,7 +129,7 @@ def judge_maps(
     for number, raw in enumerate(maps):
         inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number))
         for metric in metrics:
-            value, curve = metric.judge(inputs)
+            value, curve = metric.judge(CountedPixels(inputs) if "masks" in metric.needs else inputs)
             values[metric.name].append(value)
             curves[metric.name] += [] if curve is None else [curve]
         for column, value in _judge_controls(job, number, inputs, confidences, controls).items():

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.data.truth_by_class import masks_of
 from xaieval.errors import MetricError
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
+from xaieval.inference.tasks import Detection
 from xaieval.masking import baseline, mask, occlude, upsample
 
-__all__ = ["MetricInputs"]
+__all__ = ["CountedPixels", "MetricInputs"]
+
+OF_PIXELS = ("maps", "attributions")  # what is compared with masks
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,36 @@ class MetricInputs:
         masks = mask(self.maps, self.job.protocol).to(self.images.dtype)
         return self.explain(occlude(self.images, masks, baseline(self.images, self.job.protocol)))
 
-    @cached_property
+    @property
     def masks(self) -> Tensor:
-        """The ground truth: where the objects are.
+        """The ground truth: where the objects of the followed class are, or those of any class where the data has no classes.
 
         Raises:
             MetricError: The data does not say.
         """
-        objects = self.batch.objects
+        return self._truth[0]
+
+    @property
+    def ignored(self) -> Tensor | None:
+        """The pixels that the truth counts neither as object nor as background; None if there are none."""
+        return self._truth[1]
+
+    @cached_property
+    def _truth(self) -> tuple[Tensor, Tensor | None]:
+        """The masks, and the ignored pixels."""
+        batch, device = self.batch, self.images.device
+        if batch.truth is not None:
+            followed = self.batch_pass.context.followed
+            boxes = followed.details[0] if isinstance(self.job.task, Detection) and followed is not None else None
+            masks, ignored = masks_of(batch.truth, self.batch_pass.targets, self.images.shape[2:], boxes)
+            return masks.to(device), None if ignored is None else ignored.to(device)
+        objects = batch.objects
         if objects is None:
             raise MetricError(
                 "a metric compares maps with where the object is, but the data has neither masks nor boxes: give batches as "
-                "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks; for a label map, use masks == label"
+                "mappings with 'masks' (bool [N, H, W]), 'boxes', or 'truth' (objects with their classes); 'scenes' has masks"
             )
-        return objects.to(self.images.device)
+        return objects.to(device), None
 
     @cached_property
     def ask(self) -> Any:
@@ -106,3 +126,18 @@ class MetricInputs:
             batch_pass = run_batch(self.job, altered, self.batch_pass.context.followed)
         [raw] = raw_maps(self.job, batch_pass)
         return raw
+
+
+@dataclass(frozen=True)
+class CountedPixels:
+    """The inputs of a metric that compares maps with masks: maps are 0 on pixels that the truth ignores.
+
+    There, a map can neither hit an object nor miss one: these pixels have no energy, reach no threshold and hold no maximum.
+    """
+
+    inputs: MetricInputs
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.inputs[name]
+        ignored = self.inputs.ignored if name in OF_PIXELS else None
+        return value if ignored is None else value.masked_fill(ignored, 0)
