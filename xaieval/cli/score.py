@@ -114,6 +114,7 @@ def _score(
         truth=any("masks" in metric.needs for metric in resolve_metrics(options.metrics)),
         masks=options.masks,
         boxes=options.boxes,
+        annotations=options.annotations,
     )
     if data.left_out and Rank.from_environment().is_first:
         _note(f"{options.data}: {describe_left_out(data.left_out)}")

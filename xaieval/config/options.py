@@ -160,7 +160,9 @@ class ScoreOptions:
         data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
-        boxes: COCO JSON file with object boxes for folder:DIR.
+        boxes: COCO JSON file with object boxes of any class for folder:DIR.
+        annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
+            cub, funnybirds, clevr-xai and pascal-part with their folders.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         metrics: Metrics; `xaieval-bench metrics` lists them.
@@ -201,6 +203,7 @@ class ScoreOptions:
     download: Switch = False
     masks: str | None = None
     boxes: str | None = None
+    annotations: str | None = None
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
