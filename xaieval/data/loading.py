@@ -163,13 +163,13 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
     source = spec.partition(":")[0]
     if given and source != "folder":
         raise DataError(
-            f"masks and boxes go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a factory "
-            "returns masks and boxes in its batches"
+            f"masks, boxes and annotations go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a "
+            "factory returns masks, boxes or 'truth' in its batches"
         )
     if needed and not given and source in ("folder", "ucmerced"):
         raise DataError(
             f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
-            "'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+            "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
         )
 
 
