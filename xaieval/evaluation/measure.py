@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,8 +127,9 @@ def judge_maps(
     metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
+    shared: dict[str, Any] = {}
     for number, raw in enumerate(maps):
-        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number))
+        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), shared)
         for metric in metrics:
             value, curve = metric.judge(CountedPixels(inputs) if "masks" in metric.needs else inputs)
             values[metric.name].append(value)

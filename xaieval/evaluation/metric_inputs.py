@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -34,6 +34,7 @@ class MetricInputs:
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
+        shared: What is the same for all maps of the batch, once it is known; given to the inputs of each of them.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class MetricInputs:
     batch_pass: BatchPass
     raw: Tensor
     known: Mapping[str, Tensor]
+    shared: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         return self.known[name] if name in self.known else getattr(self, name)
@@ -78,16 +80,21 @@ class MetricInputs:
         Raises:
             MetricError: The data does not say.
         """
-        return self._truth[0]
+        return self._truth()[0]
 
     @property
     def ignored(self) -> Tensor | None:
         """The pixels that the truth counts neither as object nor as background; None if there are none."""
-        return self._truth[1]
+        return self._truth()[1]
 
-    @cached_property
     def _truth(self) -> tuple[Tensor, Tensor | None]:
         """The masks, and the ignored pixels."""
+        if "truth" not in self.shared:
+            self.shared["truth"] = self._find_truth()
+        found: tuple[Tensor, Tensor | None] = self.shared["truth"]
+        return found
+
+    def _find_truth(self) -> tuple[Tensor, Tensor | None]:
         batch, device = self.batch, self.images.device
         if batch.truth is not None:
             followed = self.batch_pass.context.followed
