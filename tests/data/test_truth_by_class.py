@@ -172,6 +172,13 @@ def check_an_object_of_any_class_counts_whatever_is_followed(made):
     assert truth.present() == []
 
 
+def check_all_objects_are_one_where_there_are_no_classes(made):
+    assert torch.equal(made.Truth(CLASSES[0], MASKS[0]).of_class(None, SIZE)[0], inside(CAT_BOX, DOG_BOX, OTHER_CAT))
+    mask, ignored = made.Truth(CLASSES[0], label_map=torch.tensor([[0, 3, 255, 5]])).of_class(None, (1, 4))
+    assert mask.int().tolist() == [[0, 1, 0, 1]]
+    assert ignored.int().tolist() == [[0, 0, 1, 0]]
+
+
 def check_the_object_is_that_of_the_detection(made):
     boxed = made.Truth(CLASSES[0], boxes=BOXES[0])
     masked = made.Truth(CLASSES[0], MASKS[0])

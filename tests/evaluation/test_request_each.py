@@ -96,6 +96,37 @@ def test_another_class_of_an_image_is_not_another_image():
     assert rows["average_drop_swapped"].isna().all()
 
 
+class Segmenter(nn.Module):
+    """Logits of three classes for each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images)
+
+
+def test_a_segmentation_network_is_asked_for_no_background():
+    maps = torch.zeros(2, 12, 12, dtype=torch.long)
+    maps[0, :4], maps[0, 4:8], maps[1, :, :6], maps[1, 0] = 1, 2, 2, 255
+    settings = {"layers": "conv", "metrics": METRICS, "task": "segmentation", "progress": False, "target": "each"}
+    rows = xaieval.score(Segmenter(), [(torch.rand(2, 3, 12, 12), maps)], **settings).rows
+    assert rows["image_id"].tolist() == ["0@1", "0@2", "1@2"]
+    assert rows["target"].tolist() == [1, 2, 2]
+
+
+def test_other_calls_ask_for_each_class_too():
+    models = {"one": tiny(), "two": tiny()}
+    crossed = xaieval.cross_score(models, [data()], "2", metrics="average_drop", target="each", progress=False)
+    names = ["a@0", "a@2", "b@1", "c@none", "d@0", "d@1", "d@2", "e@2"]
+    assert sorted(crossed.rows["image_id"].unique()) == names
+    checked = xaieval.sanity_check(tiny(), [data()], "2", target="each", progress=False)
+    assert sorted(checked.rows["image_id"].unique()) == names
+    assert xaieval.check(tiny(), [data()], target="each").rows["image_id"].nunique() == 8
+
+
 def test_where_each_class_makes_no_sense_it_is_refused():
     with pytest.raises(TargetError, match="target 'each' asks for each class that an image shows"):
         score([torch.rand(2, 3, 12, 12)])

@@ -65,21 +65,24 @@ class Truth:
             return self.label_map[~_unlabelled(self.label_map)].unique().tolist()
         return self.classes[~self._crowd & (self.classes != ANY_CLASS)].unique().tolist()
 
-    def of_class(self, wanted: int, size: Sequence[int], box: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def of_class(self, wanted: int | None, size: Sequence[int], box: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The pixels of a class, and the pixels that are neither object nor background: bool `[H, W]` each.
 
         Crowds of the class are neither; those of other classes are background.
 
         Args:
-            wanted: The class.
+            wanted: The class; None for the objects of all classes, which in a label map are all numbers but 0.
             size: Height and width of the image.
             box: Only the object of the class that overlaps most with this box `[4]`, if its intersection over union is at
                 least 0.5. A label map tells no objects apart, so that its whole class is taken.
         """
         if self.label_map is not None:
-            inside = self.label_map == wanted
-            return inside, _unlabelled(self.label_map) & ~inside
-        own = (self.classes == wanted) | (self.classes == ANY_CLASS)
+            void = _unlabelled(self.label_map)
+            inside = (self.label_map != 0) & ~void if wanted is None else self.label_map == wanted
+            return inside, void & ~inside
+        own = torch.ones_like(self.classes, dtype=torch.bool)
+        if wanted is not None:
+            own = (self.classes == wanted) | (self.classes == ANY_CLASS)
         chosen = own & ~self._crowd
         inside = self._union(chosen if box is None else self._at(box, chosen), size)
         ignored = self._union(own & self._crowd, size)
@@ -116,13 +119,13 @@ class Truth:
 
 
 def masks_of(
-    truth: Sequence[Any], classes: Tensor, size: Sequence[int], boxes: Tensor | None = None
+    truth: Sequence[Any], classes: Tensor | None, size: Sequence[int], boxes: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """The pixels of the class that is followed on each image, and the ignored ones: bool `[N, H, W]` each.
 
     Args:
         truth: Of N images, in a form that `truth_of` reads.
-        classes: The class followed on each image, `[N]`.
+        classes: The class followed on each image, `[N]`; None for models without classes, to which all objects are one.
         size: Height and width of the images.
         boxes: The detection followed on each image, `[N, 4]`; None for models that do not detect.
 
@@ -133,7 +136,8 @@ def masks_of(
         DataError: The truth has another form, or another size than its image.
     """
     found = []
-    for number, (given, wanted) in enumerate(zip(truth, classes.tolist(), strict=True)):
+    followed = [None] * len(truth) if classes is None else classes.tolist()
+    for number, (given, wanted) in enumerate(zip(truth, followed, strict=True)):
         found.append(truth_of(given, size).of_class(wanted, size, None if boxes is None else boxes[number].cpu()))
     masks, ignored = (torch.stack(list(parts)) for parts in zip(*found, strict=True))
     return masks, ignored if ignored.any() else None

@@ -99,7 +99,8 @@ class MetricInputs:
         if batch.truth is not None:
             followed = self.batch_pass.context.followed
             boxes = followed.details[0] if isinstance(self.job.task, Detection) and followed is not None else None
-            masks, ignored = masks_of(batch.truth, self.batch_pass.targets, self.images.shape[2:], boxes)
+            classes = None if getattr(self.job.task, "single", None) == "value" else self.batch_pass.targets
+            masks, ignored = masks_of(batch.truth, classes, self.images.shape[2:], boxes)
             return masks.to(device), None if ignored is None else ignored.to(device)
         objects = batch.objects
         if objects is None:

@@ -109,7 +109,8 @@ def _check(looked: FirstPass, batch: Batch, device: torch.device) -> ModelCheck:
 
 def _other_classes(request: Request, look: Look, batch: Batch) -> list[Finding]:
     """What the truth of the first images says of the classes that are followed, if a metric compares maps with it."""
-    if batch.truth is None or not any("masks" in metric.needs for metric in request.metrics):
+    of_classes = getattr(request.task, "single", None) != "value"
+    if batch.truth is None or not of_classes or not any("masks" in metric.needs for metric in request.metrics):
         return []
     with suppress(XaievalError):  # which the run raises itself
         labels = to_device(batch.labels, look.images.device) if isinstance(batch.labels, Tensor) else batch.labels
