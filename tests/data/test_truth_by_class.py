@@ -103,7 +103,12 @@ def test_what_names_no_classes_of_objects_is_no_truth_by_class(item):
 
 
 def test_targets_that_a_data_loader_has_joined_are_taken_apart():
-    joined = {"boxes": torch.stack([BOXES[0]] * 2), "labels": torch.stack(CLASSES[:1] * 2), "image_id": torch.arange(2)}
+    joined = {
+        "boxes": torch.stack([BOXES[0]] * 2),
+        "labels": torch.stack(CLASSES[:1] * 2),
+        "image_id": torch.arange(2),
+        "all": torch.tensor(1),
+    }
     batch = read_batch((IMAGES, joined), 0)
     assert torch.equal(masks_of(batch.truth, torch.tensor([CAT, DOG]), SIZE)[0][1], inside(DOG_BOX))
 

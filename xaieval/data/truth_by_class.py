@@ -187,7 +187,7 @@ def truth_of(given: Any, size: Sequence[int]) -> Truth:
         tensor([[ True,  True, False]])
     """
     if isinstance(given, Truth):
-        truth = given
+        truth = Truth(**{name: None if value is None else value.cpu() for name, value in vars(given).items()})
     elif isinstance(given, Mapping):
         truth = _of_mapping(given, size)
     else:
@@ -215,10 +215,10 @@ def _of_mapping(given: Mapping[Any, Any], size: Sequence[int]) -> Truth:
         return Truth(torch.zeros(0, dtype=torch.long))
     if classes is None:
         raise DataError(f"{EXPECTED}; got a mapping with {', '.join(map(str, given))}")
-    known = _tensor(classes).long().reshape(-1)
-    pixels = None if masks is None else (_tensor(masks) != 0).reshape(-1, *_tensor(masks).shape[-len(size) :])
-    around = None if boxes is None else (read_boxes([boxes], 1, size[-2:]) or [])[0]
-    crowd = None if given.get("iscrowd") is None else _tensor(given["iscrowd"]).bool().reshape(-1)
+    known = _tensor(classes).long().reshape(-1).cpu()
+    pixels = None if masks is None else (_tensor(masks) != 0).reshape(-1, *_tensor(masks).shape[-len(size) :]).cpu()
+    around = None if boxes is None else (read_boxes([boxes], 1, size[-2:]) or [])[0].cpu()
+    crowd = None if given.get("iscrowd") is None else _tensor(given["iscrowd"]).bool().reshape(-1).cpu()
     for what, value in (("masks", pixels), ("boxes", around), ("iscrowd", crowd)):
         if value is not None and len(value) != len(known):
             raise DataError(f"{EXPECTED}; got {len(known)} labels and {what} of {len(value)} objects")
@@ -231,7 +231,7 @@ def _of_map(given: Any) -> Truth:
         raise DataError(f"{EXPECTED}; got {str(label_map.dtype).removeprefix('torch.')} {list(label_map.shape)}")
     if label_map.ndim == 3 and len(label_map) == 1:
         label_map = label_map[0]
-    return Truth(torch.zeros(0, dtype=torch.long), label_map=label_map.long())
+    return Truth(torch.zeros(0, dtype=torch.long), label_map=label_map.long().cpu())
 
 
 def _unlabelled(label_map: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ def _one_each(given: Any, count: int) -> Any:
 def _targets(given: Any, size: Sequence[int], count: int) -> list[Any] | None:
     """Targets as torchvision's detectors and segmentation networks take them."""
     if isinstance(given, Mapping) and given.keys() & SAYS_WHERE:  # as the default of a DataLoader joins them
-        held = {key: value for key, value in given.items() if isinstance(value, Sized) and len(value) == count}
+        held: dict[str, Any] = {key: value for key, value in given.items() if _is_sequence(value) and len(value) == count}
         if {*CLASSES} & held.keys() and held.keys() & SAYS_WHERE:
             return [{key: value[number] for key, value in held.items()} for number in range(count)]
     if isinstance(given, list | tuple) and len(given) == count and all(isinstance(one, Mapping) for one in given):
@@ -309,8 +309,9 @@ def _one_class_each(classes: Any, places: Any, axes: int) -> bool:
 def _label_maps(given: Any, size: Sequence[int], count: int) -> list[Any] | None:
     """Label maps of the images' size; None for anything else, such as masks of objects."""
     if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor | np.ndarray) for one in given):
-        maps = [_label_maps(one[None], size, 1) for one in given]
-        return None if len(given) != count or None in maps else [one[0] for one in maps if one is not None]
+        apart = [_label_maps(one[None], size, 1) for one in given]
+        found = [one[0] for one in apart if one is not None]
+        return found if len(found) == len(given) == count else None
     if not isinstance(given, Tensor | np.ndarray) or not _are_numbers(given) or not count:
         return None
     maps = _tensor(given)
@@ -333,7 +334,7 @@ def _tensor(given: Any) -> Tensor:
         found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{EXPECTED}; got a {type(given).__name__} that is not an array: {error}") from error
-    return found.as_subclass(Tensor).cpu() if isinstance(found, TVTensor) else found.cpu()
+    return found.as_subclass(Tensor) if isinstance(found, TVTensor) else found
 
 
 def _first(given: Mapping[Any, Any], keys: Sequence[str]) -> Any:

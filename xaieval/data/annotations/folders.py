@@ -81,9 +81,9 @@ def cub(place: Path, listing: Listing) -> ReadTruth:
     """
     ids = {name: number for number, name in read_lines(place / "images.txt", "pictures")}
     by_end = {name.rpartition("/")[2]: number for name, number in ids.items()}
-    found = [ids.get(name, by_end.get(name.rpartition("/")[2])) for name in listing.names]
-    if None in found:
-        raise DataError(f"'{place / 'images.txt'}' does not list the picture {listing.names[found.index(None)]!r}")
+    found = [ids.get(name, by_end.get(name.rpartition("/")[2], "")) for name in listing.names]
+    if "" in found:
+        raise DataError(f"'{place / 'images.txt'}' does not list the picture {listing.names[found.index('')]!r}")
     classes = dict(read_lines(place / "image_class_labels.txt", "classes"))
     boxes = {number: [*map(float, sides)] for number, *sides in read_lines(place / "bounding_boxes.txt", "boxes")}
     named = {int(key) - 1: name for key, name in read_lines(place / "classes.txt", "the names of classes")}
