@@ -105,6 +105,28 @@ def test_boxes_are_larger_than_the_objects_in_them_and_a_run_file_has_the_same_w
     pd.testing.assert_series_equal(by_boxes, again)
 
 
+def test_objects_with_their_classes_are_asked_one_by_one(bench, folders):
+    photos, _, boxes = folders
+    content = json.loads(boxes.read_text())
+    content["categories"] = [{"id": 7 + index, "name": f"class{index}"} for index in range(4)]
+    for index, one in enumerate(content["annotations"]):
+        one["category_id"] = 7 + index
+    content["annotations"].append(content["annotations"][0] | {"category_id": 9})  # class2 in the first picture too
+    Path("objects.json").write_text(json.dumps(content))
+    given = ("--metrics", "energy_pointing_game", "--data", f"folder:{photos}")
+    bench(*given, "--boxes", str(boxes), "--target", "label", "--out", "label")
+    bench(*given, "--annotations", "coco:objects.json", "--target", "each", "--out", "each")
+    bench(*given, "--annotations", "coco:objects.json", "--target", "1", "--out", "one")
+    label, each, one = (
+        pd.read_parquet(f"{name}/rows.parquet").set_index("image_id")["energy_pointing_game"]
+        for name in ("label", "each", "one")
+    )
+    assert each.index.tolist() == ["class0/0.png@0", "class0/0.png@2", "class1/1.png@1", "class2/2.png@2", "class3/3.png@3"]
+    np.testing.assert_allclose(each.drop("class0/0.png@2"), label, rtol=1e-4)
+    assert one.notna().tolist() == [False, True, False, False]
+    assert Path("each/maps.png").exists()
+
+
 def test_a_factory_gives_masks_in_its_batches(bench):
     Path("withmasks.py").write_text(
         "import torch\n"
@@ -125,12 +147,16 @@ def test_data_whose_objects_are_not_known_is_refused_word_for_word(bench, folder
     photos, masks, boxes = folders
     assert bench("--metrics", "average_drop,iou", "--data", f"folder:{photos}", "--out", "run") == (
         f"a metric compares maps with the position of the object, but 'folder:{photos}' has neither masks nor boxes: use "
-        "'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+        "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
     )
-    for data, option in (("scenes", ["--masks", str(masks)]), ("ucmerced:x", ["--boxes", str(boxes)])):
+    for data, option in (
+        ("scenes", ["--masks", str(masks)]),
+        ("ucmerced:x", ["--boxes", str(boxes)]),
+        ("scenes", ["--annotations", f"coco:{boxes}"]),
+    ):
         assert bench("--data", data, *option, "--out", "run") == (
-            f"masks and boxes go with 'folder:DIR', but the data is '{data}'; scenes have their own masks, and a factory "
-            "returns masks and boxes in its batches"
+            f"masks, boxes and annotations go with 'folder:DIR', but the data is '{data}'; scenes have their own masks, and a "
+            "factory returns masks, boxes or 'truth' in its batches"
         )
     assert "no folder 'nowhere'" in bench("--data", f"folder:{photos}", "--masks", "nowhere", "--out", "run")
     assert "cannot read boxes from 'nowhere.json'" in bench(

@@ -33,6 +33,7 @@ SAME = {
         "data",
         "masks",
         "boxes",
+        "annotations",
         "groups",
         "group_weights",
         "methods",
@@ -142,7 +143,8 @@ def _cross(
         )
     protocol = options_of(recorded, ProtocolOptions).resolve(preprocessing.mean, preprocessing.std, options.target)
     most = max_images or options.max_images
-    data = load_data(options.data, preprocessing, options.batch_size, most, masks=options.masks, boxes=options.boxes)
+    places = {"masks": options.masks, "boxes": options.boxes, "annotations": options.annotations}
+    data = load_data(options.data, preprocessing, options.batch_size, most, **places)
     return cross_score(
         {name: model.model for name, model in loaded.items()},
         data.loader,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.loading import load, load_forward, names_code
@@ -71,9 +71,11 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     loaded = load(options.model, model_options)
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
         raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
-    images = _find_images(options, loaded, set(wanted))
     mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
     protocol = options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
+    images = _find_images(options, loaded, set(wanted), each=protocol.target == "each")
+    if protocol.target == "each":
+        protocol = replace(protocol, target="label")  # the images come once for each class
     shown = methods_to_show(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = load_forward(model_options.forward)
@@ -101,7 +103,7 @@ def check_imports(**specs: str | None) -> None:
             raise RunError(f"they need code from '{spec}', which is imported only with --import-code")
 
 
-def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> _Images:
+def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str], each: bool = False) -> _Images:
     """Those of the wanted images that the data still has.
 
     Raises:
@@ -110,11 +112,13 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -
     import torch
 
     from xaieval.data.batches import read_batches
+    from xaieval.data.each_class import each_class, image_of
 
-    loader, classes = _open(options, loaded, wanted)
+    loader, classes = _open(options, loaded, {image_of(name) for name in wanted} if each else wanted)
     samples: list[Any] = []
     most = None if options.stop else options.max_images  # an infinite loader ends where the run did
-    for batch in read_batches(loader, options.batch_size, most):
+    batches = read_batches(loader, options.batch_size, most)
+    for batch in each_class(batches) if each else batches:
         places = [place for place, image_id in enumerate(batch.ids) if image_id in wanted]
         known: Any = batch.labels if isinstance(batch.labels, torch.Tensor) else [None] * len(batch)
         samples += [(batch.ids[place], batch.images[place], known[place]) for place in places]
@@ -135,7 +139,7 @@ def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple
     """Batches that contain the wanted images, and the names of the classes."""
     from xaieval.data import load_data, load_pictures
 
-    pictures = load_pictures(options.data, loaded.preprocessing, options.max_images)
+    pictures = load_pictures(options.data, loaded.preprocessing, options.max_images, annotations=options.annotations)
     if pictures is None:
         return load_data(options.data, loaded.preprocessing, options.batch_size).loader, ()
     numbers = [number for number, image_id in enumerate(pictures.ids) if image_id in wanted]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,6 +114,7 @@ def _score(
         truth=any("masks" in metric.needs for metric in resolve_metrics(options.metrics)),
         masks=options.masks,
         boxes=options.boxes,
+        annotations=options.annotations,
     )
     if data.left_out and Rank.from_environment().is_first:
         _note(f"{options.data}: {describe_left_out(data.left_out)}")
@@ -215,10 +216,13 @@ def _save_maps(
     import torch
 
     from xaieval.data.batches import read_batches
+    from xaieval.data.each_class import EACH, each_class
     from xaieval.evaluation.loop import explain
     from xaieval.report import maps_figure
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
+    if batch is not None and protocol.target == EACH:
+        batch, protocol = next(each_class(iter([batch]))).part(0, PREVIEW, []), replace(protocol, target="label")
     if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure cannot show volumes
         return []
     maps = explain(

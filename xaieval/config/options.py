@@ -160,11 +160,13 @@ class ScoreOptions:
         data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
-        boxes: COCO JSON file with object boxes for folder:DIR.
+        boxes: COCO JSON file with object boxes of any class for folder:DIR.
+        annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
+            cub, funnybirds, clevr-xai and pascal-part with their folders.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         metrics: Metrics; `xaieval-bench metrics` lists them.
-        target: Class to explain: predicted, label or a class index. Default: that of the protocol.
+        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
             of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
         groups: See `GROUPS_HELP`.
@@ -201,6 +203,7 @@ class ScoreOptions:
     download: Switch = False
     masks: str | None = None
     boxes: str | None = None
+    annotations: str | None = None
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
@@ -248,7 +251,7 @@ class CheckOptions:
         data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
-        target: Class to explain: predicted, label or a class index. Default: that of the protocol.
+        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
         batch_size: Images per forward pass.
         max_images: Number of images to look at, spread evenly over the classes.

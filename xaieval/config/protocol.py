@@ -49,11 +49,11 @@ class Protocol:
         confidence: The model's score of the target class: "softmax", "sigmoid", "identity" (the raw logit; images where it is
             not positive have no Average Drop), or a function from logits `[N, K]` to scores `[N, K]`. For a model of one
             output, "softmax" becomes "sigmoid", the probability of class 1; otherwise the output is a number.
-        target: The class to explain: "predicted", "label", a class index (0 is a class), or a function
-            `(logits [N, K], labels) -> classes [N]`. It is fixed on the original image. In multi-label data, labels are zeros
-            and ones `[N, K]`; "label" is refused then, and a function can choose the class. Labels that are no classes reach
-            the function as the loader gave them, and without any it gets None. `explain` also takes one class per image,
-            `[N]`. Integers can be those of NumPy and torch.
+        target: The class to explain: "predicted", "label", "each" (every class that the image shows, one row for each; see
+            `xaieval.score`), a class index (0 is a class), or a function `(logits [N, K], labels) -> classes [N]`. It is fixed
+            on the original image. In multi-label data, labels are zeros and ones `[N, K]`; "label" is refused then, and "each"
+            or a function can choose the class. Labels that are no classes reach the function as the loader gave them, and
+            without any it gets None. `explain` also takes one class per image, `[N]`. Integers can be those of NumPy and torch.
         gradient: The score that gradients are taken of: the "logit" of the target or its "confidence".
         normalisation: Scaling of maps to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
             `percentiles`), "none" (only clipped to [0, 1]).
@@ -133,7 +133,7 @@ class Protocol:
         if not callable(self.confidence):
             _check_choice("confidence", self.confidence, ("softmax", "sigmoid", "identity"))
         if isinstance(self.target, str):
-            _check_choice("target", self.target, ("predicted", "label"))
+            _check_choice("target", self.target, ("predicted", "label", "each"))
         _check_range("keep_percent", self.keep_percent, 0, 100)
         _check_range("threshold", self.threshold, 0, 1)
         _check_range("epsilon", self.epsilon, 0, 1)

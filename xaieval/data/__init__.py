@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xaieval.data.annotations import Annotations
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.loading import Data, import_factory, load_data, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
@@ -10,6 +11,7 @@ from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
 
 __all__ = [
+    "Annotations",
     "Data",
     "Fold",
     "Mosaics",

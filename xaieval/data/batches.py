@@ -15,6 +15,7 @@ from xaieval.config.groups import Groups
 from xaieval.data.groups import check_weights, group_lookup, read_groups
 from xaieval.data.labels import OtherLabels, boxes_in_labels, has_label_maps, read_labels
 from xaieval.data.truth import inside_boxes, read_boxes, read_masks
+from xaieval.data.truth_by_class import find_truth
 from xaieval.errors import DataError
 
 __all__ = ["Batch", "Failure", "check_images", "grouped", "has_ids", "read_batch", "read_batches", "split_batch"]
@@ -45,6 +46,8 @@ class Batch:
         masks: Masks of the objects, bool `[N, H, W]`, or None.
         boxes: Boxes around the objects: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; or None.
         group: The name of the group that each image belongs to, `[N]`; or None.
+        truth: Where the objects of each class are: for each image an entry as `xaieval.data.truth_by_class.truth_of` reads it;
+            or None. It comes before masks and boxes, which do not say of what class an object is.
     """
 
     images: Tensor
@@ -54,6 +57,7 @@ class Batch:
     masks: Tensor | None = None
     boxes: list[Tensor] | None = None
     group: list[str] | None = None
+    truth: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,7 +74,8 @@ class Batch:
         images = slice(start, stop)
         labels, masks = None if self.labels is None else self.labels[images], None if self.masks is None else self.masks[images]
         boxes, group = None if self.boxes is None else self.boxes[images], None if self.group is None else self.group[images]
-        return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes, group)
+        truth = None if self.truth is None else self.truth[images]
+        return Batch(self.images[images], labels, self.ids[images], failed, masks, boxes, group, truth)
 
     def copied(self) -> Batch:
         """Copy the images to their own memory, because bits of results can depend on where a part of a batch starts."""
@@ -86,6 +91,7 @@ class Batch:
             "masks": self.masks,
             "boxes": self.boxes,
             "group": self.group,
+            "truth": self.truth,
         }
 
 
@@ -97,8 +103,8 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
             optionally `label` / `labels` (integers `[N]`, or zeros and ones `[N, K]` if an image can have several classes;
             other forms are kept for target functions), `id` / `ids` / `__key__`, `mask` / `masks` (bool `[N, H, W]`; label maps
             of another type are labels), `boxes` / `bbox_xyxy` (N times `[k, 4]`, or `[N, 4]`), `group` / `groups` (one text or
-            number per image), and `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors
-            can be NumPy arrays.
+            number per image), `truth` (the objects of each image with their classes, see `xaieval.data.truth_by_class`), and
+            `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
         batch_size: Larger batches are split. Default: the loader's batches.
         max_images: Stop after this number of images.
 
@@ -254,17 +260,18 @@ def read_batch(item: Any, start: int, prefix: str = "") -> Batch:
     if len(ids) != count:
         raise DataError(f"a batch has {count} images but {len(ids)} ids; one id per image is expected")
     _check_text([*ids, *(name for name, _, _ in failed)])
-    labels, given = _first(fields, LABEL_KEYS), _first(fields, MASK_KEYS)
+    labels, given, around = (_first(fields, keys) for keys in (LABEL_KEYS, MASK_KEYS, BOX_KEYS))
+    truth = find_truth(fields, labels, given, around, size, count)
     if has_label_maps(given):  # classes of pixels, which are no objects
         masks, labels = None, given if labels is None else labels
     else:
         masks = read_masks(given, count, size)
-    boxes = read_boxes(_first(fields, BOX_KEYS), count, size[-2:])
+    boxes = read_boxes(around, count, size[-2:])
     if masks is None and boxes is None and (known := boxes_in_labels(labels, count)) is not None:
         with suppress(DataError):  # nobody has called them the boxes of the objects
             boxes = read_boxes(known, count, size[-2:])
     group = read_groups(_first(fields, GROUP_KEYS), ids)
-    return Batch(images, read_labels(labels, count), ids, failed, masks, boxes, group)
+    return Batch(images, read_labels(labels, count), ids, failed, masks, boxes, group, truth)
 
 
 def _check_text(ids: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from xaieval.data.truth import looks_like_shares, same_proportions
 from xaieval.errors import DataError
 
-__all__ = ["coco_boxes"]
+__all__ = ["coco_boxes", "corners_of", "entries_of", "id_of", "pictures_of", "scaled"]
 
 FARTHEST = 1e9  # pixels; larger coordinates are errors
 BEYOND = 1.1  # a box that ends beyond this share of the picture does not fit in it
@@ -42,7 +42,7 @@ def coco_boxes(
             contradict the pictures, or boxes are not in pixels.
     """
     entries, annotated = _content(file)
-    pictures = _pictures_of(entries, names, file)
+    pictures = pictures_of(entries, names, file)
     boxes: list[list[list[float]]] = [[] for _ in names]
     for image_id, corners in annotated:
         if image_id not in entries:
@@ -58,7 +58,7 @@ def coco_boxes(
     frames = {pictures[image_id]: frame for image_id, (_, frame) in entries.items() if image_id in pictures and frame}
     for number, size in sizes.items():
         if size is not None and frames.get(number, size) != size:
-            found[number] = _scaled(found[number], frames[number], size, names[number], file)
+            found[number] = scaled(found[number], frames[number], size, names[number], file)
     _check_inside(found, sizes, file)
     return found
 
@@ -67,10 +67,8 @@ def _content(file: str | Path) -> tuple[dict[str, tuple[str, Size | None]], list
     """The name and size of each image by its id, and the image's id and corners of each box."""
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-        entries = {_id(image["id"]): (_name(image["file_name"]), _frame(image)) for image in content["images"]}
-        if len(entries) < len(content["images"]):
-            raise ValueError("two images have the same id")
-        boxes = [(_id(one["image_id"]), _corners(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")]
+        entries = entries_of(content)
+        boxes = [(id_of(one["image_id"]), corners_of(one["bbox"])) for one in content["annotations"] if not one.get("iscrowd")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"cannot read boxes from '{file}': {type(error).__name__}: {error}; a file in COCO format is expected, with "
@@ -79,7 +77,15 @@ def _content(file: str | Path) -> tuple[dict[str, tuple[str, Size | None]], list
     return entries, boxes
 
 
-def _id(value: Any) -> str:
+def entries_of(content: Any) -> dict[str, tuple[str, Size | None]]:
+    """The name and size of each image by its id, from the content of a file."""
+    entries = {id_of(image["id"]): (_name(image["file_name"]), _frame(image)) for image in content["images"]}
+    if len(entries) < len(content["images"]):
+        raise ValueError("two images have the same id")
+    return entries
+
+
+def id_of(value: Any) -> str:
     """An id as text, because some tools write the same id once as a number and once as text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -100,14 +106,15 @@ def _frame(image: Any) -> Size | None:
     return (int(size[0]), int(size[1])) if all(size) else None
 
 
-def _corners(box: Sequence[float]) -> list[float]:
+def corners_of(box: Sequence[float]) -> list[float]:
+    """The corners `(x1, y1, x2, y2)` of a box `(x, y, width, height)`."""
     x, y, width, height = map(float, box)
     if not (abs(x) <= FARTHEST and abs(y) <= FARTHEST and 0 <= width <= FARTHEST and 0 <= height <= FARTHEST):  # NaN fails too
         raise ValueError(f"a bbox is (x, y, width, height) in pixels, got {list(box)}")
     return [x, y, x + width, y + height]
 
 
-def _pictures_of(entries: dict[str, tuple[str, Size | None]], names: Sequence[str], file: str | Path) -> dict[str, int]:
+def pictures_of(entries: dict[str, tuple[str, Size | None]], names: Sequence[str], file: str | Path) -> dict[str, int]:
     """The number of the picture of each image of the file that has one.
 
     Raises:
@@ -146,7 +153,7 @@ def _ends(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _scaled(boxes: Tensor, frame: Size, size: Size, name: str, file: str | Path) -> Tensor:
+def scaled(boxes: Tensor, frame: Size, size: Size, name: str, file: str | Path) -> Tensor:
     """Boxes in pixels of a picture of this size, from those of an image of another size.
 
     Raises:

@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from xaieval.data.batches import check_images
+from xaieval.data.annotations import Annotations, read_annotations
 from xaieval.data.coco import coco_boxes
 from xaieval.data.cues import Cue
-from xaieval.data.decoding import ENDINGS, UNREADABLE, picture_size, read_bands, read_picture, readable_name, to_rgb
+from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.download import fetch, unpack
 from xaieval.data.preprocessing import Preprocessing, size_of
+from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
-from xaieval.errors import DataError, UsageError
+from xaieval.data.truth_by_class import Truth
+from xaieval.errors import DataError
 
-__all__ = ["Pictures", "collate", "describe_left_out", "image_folder", "sample_of", "scenes", "ucmerced"]
+__all__ = ["Pictures", "describe_left_out", "image_folder", "scenes", "ucmerced"]
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
@@ -52,6 +53,8 @@ class Pictures(Dataset[dict[str, Any]]):
         mask: Reads the object mask of a number, of the picture's size, white on black; None if masks are unknown.
         boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
         left_out: What a folder contains beside these pictures: how many files of each kind.
+        truth: Reads the objects of a number with their classes, in the picture's pixels, from its width and height; None if
+            they are unknown.
     """
 
     ids: Sequence[str]
@@ -62,6 +65,7 @@ class Pictures(Dataset[dict[str, Any]]):
     mask: Callable[[int], Image.Image] | None = None
     boxes: Sequence[Tensor] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    truth: Callable[[int, tuple[int, int]], Truth] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,6 +87,8 @@ class Pictures(Dataset[dict[str, Any]]):
             prepared["mask"] = self.preprocessing.mask(mask)
         if self.boxes is not None:
             prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], size)
+        if self.truth is not None:
+            prepared["truth"] = self.preprocessing.truth(self.truth(index, size), size)
         return prepared
 
     def spread(self, most: int | None) -> Pictures:
@@ -116,7 +122,7 @@ class Pictures(Dataset[dict[str, Any]]):
             >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
             ['test/00007', 'test/00003']
         """
-        numbers, mask = list(numbers), self.mask  # the caller's numbers may change
+        numbers, mask, truth = list(numbers), self.mask, self.truth  # the caller's numbers may change
         return replace(
             self,
             ids=[self.ids[i] for i in numbers],
@@ -124,6 +130,7 @@ class Pictures(Dataset[dict[str, Any]]):
             read=lambda number: self.read(numbers[number]),
             mask=None if mask is None else lambda number: mask(numbers[number]),
             boxes=None if self.boxes is None else [self.boxes[i] for i in numbers],
+            truth=None if truth is None else lambda number, size: truth(numbers[number], size),
         )
 
     def kept_in_memory(self) -> Pictures:
@@ -133,8 +140,8 @@ class Pictures(Dataset[dict[str, Any]]):
     def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
         """Return a loader for `xaieval.score`.
 
-        Its batches are mappings with `image`, `label`, `id`, `mask` and `boxes` if they are known, and `failed` for pictures
-        that could not be read.
+        Its batches are mappings with `image`, `label`, `id`, `mask`, `boxes` and `truth` if they are known, and `failed` for
+        pictures that could not be read.
 
         Args:
             batch_size: Pictures in a batch.
@@ -144,46 +151,13 @@ class Pictures(Dataset[dict[str, Any]]):
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 
-def sample_of(image_id: str, label: int | None, prepare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return a sample with an id, a label, and the result of `prepare`, or the reason why the image cannot be read."""
-    sample = {"id": image_id, "label": label}
-    try:
-        return sample | prepare()
-    except UsageError:  # would occur for every picture
-        raise
-    except UNREADABLE as error:
-        return sample | {"failed": f"{type(error).__name__}: {error}"}
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join samples to a batch. Samples without an image go to `failed`, a list of `(id, label, reason)`.
-
-    Raises:
-        DataError: Only some samples have a label, or the images have different sizes.
-    """
-    good = [sample for sample in samples if "image" in sample]
-    labels = [sample["label"] for sample in good]
-    batch: dict[str, Any] = {
-        "failed": [(sample["id"], sample["label"], sample["failed"]) for sample in samples if "failed" in sample],
-        "id": [sample["id"] for sample in good],
-    }
-    if None not in labels:
-        batch["label"] = torch.tensor(labels, dtype=torch.long)
-    elif any(label is not None for label in labels):
-        raise DataError(f"some images have labels and others, such as '{good[labels.index(None)]['id']}', have none")
-    if good:
-        batch["image"] = check_images([sample["image"] for sample in good])
-        truth = {key: [sample[key] for sample in good] for key in ("mask", "boxes") if key in good[0]}
-        batch |= truth | ({"mask": torch.stack(truth["mask"])} if "mask" in truth else {})
-    return batch
-
-
 def image_folder(
     root: str | Path,
     preprocessing: Preprocessing,
     *,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
+    annotations: str | Annotations | None = None,
 ) -> Pictures:
     """Load a folder with one sub-folder of images per class, or a folder of images without classes.
 
@@ -202,7 +176,9 @@ def image_folder(
         masks: A folder with the mask of each image, a PNG file with the same path (`masks/cat/1.png` for `cat/1.jpg`) and size;
             non-zero pixels belong to the object. If a mask cannot be read, its image counts as unreadable.
         boxes: A JSON file in COCO format that lists all images; its `file_name` entries are paths below `root`, or unique file
-            names. Segmentations in it are not read.
+            names. Its categories and segmentations are not read.
+        annotations: The objects with their classes: "KIND:PLACE", such as "coco:instances.json", or
+            `xaieval.data.Annotations`. Metrics then compare a map with the objects of the class that is followed.
 
     Raises:
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
@@ -223,15 +199,18 @@ def image_folder(
         )
     if len(classes) > 1 and {name.lower() for name in classes} <= SPLITS:
         raise DataError(f"the folders of '{root}' are {', '.join(classes)}: splits, not classes; give one of them")
+    labels = [classes.index(name.split("/")[0]) if classes else None for name in names]
+    inside = [path.relative_to(root).as_posix() for path in paths]
     return Pictures(
         ids=names,
-        labels=[classes.index(name.split("/")[0]) if classes else None for name in names],
+        labels=labels,
         classes=classes,
         read=lambda index: read_picture(paths[index], to_rgb) if channels in (1, 3) else read_bands(paths[index], channels),
         preprocessing=preprocessing,
-        mask=None if masks is None else mask_files(masks, [path.relative_to(root).as_posix() for path in paths]),
+        mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
         left_out=left_out,
+        truth=None if annotations is None else read_annotations(annotations, inside, classes, labels),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xaieval.data.annotations import Annotations
 from xaieval.data.cues import CUES, Cue
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
 from xaieval.data.preprocessing import Preprocessing
@@ -64,6 +65,7 @@ def load_data(
     truth: bool = False,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
+    annotations: str | Annotations | None = None,
 ) -> Data:
     """Load data by name.
 
@@ -80,6 +82,7 @@ def load_data(
         truth: The masks or boxes of the objects are needed. A factory returns them in its batches.
         masks: For "folder:DIR", a folder with the mask of each image; see `image_folder`.
         boxes: For "folder:DIR", a file with boxes around the objects; see `image_folder`.
+        annotations: For "folder:DIR", the objects with their classes, such as "coco:FILE"; see `image_folder`.
 
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
@@ -88,7 +91,9 @@ def load_data(
         raise DataError(f"batch_size is at least 1, got {batch_size}")
     if workers < 0:
         raise DataError(f"workers is at least 0, got {workers}")
-    pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes)
+    pictures = load_pictures(
+        spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes, annotations=annotations
+    )
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
         return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes) or None, pictures.left_out)
@@ -109,6 +114,7 @@ def load_pictures(
     truth: bool = False,
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
+    annotations: str | Annotations | None = None,
 ) -> Pictures | None:
     """Load a data set of pictures by name; None for a factory, which returns a loader.
 
@@ -122,17 +128,19 @@ def load_pictures(
         truth: The masks or boxes of the objects are needed.
         masks: As in `load_data`.
         boxes: As in `load_data`.
+        annotations: As in `load_data`.
 
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
-    _check_truth(spec, truth, masks is not None or boxes is not None)
+    _check_truth(spec, truth, any(given is not None for given in (masks, boxes, annotations)))
     if spec in SCENES_BY_NAME:
         size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
         return scenes(preprocessing, size, split, seed, masks=truth, cue=cue).spread(max_images)
     if source == "folder" and rest:
-        return image_folder(rest, preprocessing, masks=masks, boxes=boxes).spread(max_images)
+        pictures = image_folder(rest, preprocessing, masks=masks, boxes=boxes, annotations=annotations)
+        return pictures.spread(max_images)
     if source == "ucmerced":
         return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
     if names_code(spec):
@@ -155,13 +163,13 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
     source = spec.partition(":")[0]
     if given and source != "folder":
         raise DataError(
-            f"masks and boxes go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a factory "
-            "returns masks and boxes in its batches"
+            f"masks, boxes and annotations go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a "
+            "factory returns masks, boxes or 'truth' in its batches"
         )
     if needed and not given and source in ("folder", "ucmerced"):
         raise DataError(
             f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
-            "'folder:DIR' with --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+            "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
         )
 
 

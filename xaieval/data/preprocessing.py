@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
@@ -14,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from xaieval.data.decoding import MOST_PIXELS
+from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError, choose_from
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "to_visible"]
@@ -160,6 +162,26 @@ class Preprocessing:
         placed = placed.clamp(min=0).minimum(placed.new_tensor([width, height, width, height]))
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
+    def truth(self, truth: Truth, size: tuple[int, int]) -> Truth:
+        """Apply the same resizing and cropping to the objects of a picture; those outside the crop are dropped.
+
+        Args:
+            truth: In pixels of the picture.
+            size: Width and height of the picture.
+        """
+        whole = truth.by_object()
+        masks = None if whole.masks is None else [self.mask(_white(one)) for one in whole.masks]
+        boxes = None if whole.boxes is None else [self.boxes(one[None], size) for one in whole.boxes]
+        seen = [bool(one.any()) for one in masks] if masks is not None else [len(one) > 0 for one in boxes or []]
+        kept = [number for number, is_seen in enumerate(seen) if is_seen and (boxes is None or len(boxes[number]))]
+        return Truth(
+            whole.classes[kept],
+            torch.stack([masks[number] for number in kept]) if masks is not None and kept else None,
+            torch.cat([boxes[number] for number in kept]) if boxes is not None and kept else None,
+            None if whole.crowd is None else whole.crowd[kept],
+            None if whole.ignored is None else self.mask(_white(whole.ignored)),
+        )
+
     def _check_shape(self, size: tuple[int, int]) -> None:
         """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
         pixels = 0 if self.squash or self.border else max(size) / min(size) * max(_sides(self.resize)) ** 2
@@ -242,6 +264,11 @@ def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = N
 def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
     """Width and height of a picture, or of a tensor of bands."""
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+
+
+def _white(mask: Tensor) -> Image.Image:
+    """A mask `[H, W]` as a picture, white on black."""
+    return Image.fromarray(mask.numpy().astype(np.uint8) * 255)
 
 
 def _sides(size: Side) -> tuple[int, int]:

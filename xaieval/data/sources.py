@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.batches import check_images
 from xaieval.data.decoding import UNREADABLE, check_pixels, read_picture, to_rgb
-from xaieval.data.images import collate, sample_of
+from xaieval.data.samples import collate, sample_of
 from xaieval.errors import DataError, TargetError, choose_from
 
 __all__ = ["Arrays", "Records", "Stream", "arrays", "huggingface", "pairs"]

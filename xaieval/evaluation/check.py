@@ -9,9 +9,10 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, read_batches
+from xaieval.data.batches import Batch
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
@@ -20,7 +21,7 @@ from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.request import check_at_least_one, check_request
+from xaieval.evaluation.request import batches_of, check_at_least_one, check_request
 from xaieval.evaluation.run_state import RunState
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method
@@ -83,7 +84,7 @@ def check(
     manifest = new_manifest(request)
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(request))
-        first, batches = first_readable(read_batches(loader, how.images_per_pass, max_images))
+        first, batches = first_readable(batches_of(request, loader, Groups(), max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))
         looked = first_pass(request, first, device, limit)
         manifest |= check_model(looked, first, device, limit, loader).to_dict()

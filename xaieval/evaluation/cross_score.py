@@ -15,7 +15,7 @@ from xaieval.config.controls import Controls
 from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, Failure, grouped, read_batches
+from xaieval.data.batches import Batch, Failure
 from xaieval.data.groups import group_source
 from xaieval.evaluation.batch_rows import Measured, check_labelled, measured_rows
 from xaieval.evaluation.cross_request import check_alike, check_classes, check_requests, paired_names
@@ -29,7 +29,7 @@ from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one
+from xaieval.evaluation.request import batches_of, check_at_least_one, count_images
 from xaieval.explainers import Method
 from xaieval.explainers.controls import Control
 from xaieval.inference.batch_limit import BatchLimit
@@ -119,7 +119,7 @@ def cross_score(
     with ExitStack() as stack:
         devices = {name: stack.enter_context(borrowed(request)) for name, request in requests.items()}
         advance = stack.enter_context(progress_bar(progress, loader, max_images))
-        first, batches = first_readable(grouped(read_batches(loader, how.images_per_pass, max_images), chosen))
+        first, batches = first_readable(batches_of(next(iter(requests.values())), loader, chosen, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # for all models, so that parts are the same
         looked = {name: first_pass(request, first, devices[name], limit) for name, request in requests.items()}
         check_alike({name: one.request for name, one in looked.items()})
@@ -136,7 +136,7 @@ def cross_score(
             failures += batch.failed
             if len(batch):
                 frames += in_parts(plan.first, batch, plan.rows)
-            advance(len(batch) + len(batch.failed))
+            advance(count_images(plan.first.protocol, batch))
         frames += plan.unreadable(failures) if failures else []
     rows = pd.concat(frames, ignore_index=True)
     readable = rows[rows["status"] != UNREADABLE]

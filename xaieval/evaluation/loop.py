@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,9 +18,10 @@ from xaieval.config.controls import Controls
 from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, grouped, read_batches
+from xaieval.data.batches import Batch, read_batches
+from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
-from xaieval.errors import CheckError, ExplainerError, OutputError, RunError
+from xaieval.errors import CheckError, ExplainerError, OutputError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
@@ -33,9 +35,11 @@ from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.request import (
     Request,
+    batches_of,
     check_at_least_one,
     check_request,
     check_target_of_all,
+    count_images,
     with_class_of_each_image,
 )
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
@@ -93,8 +97,9 @@ def score(
         methods: Names ('xaieval-bench methods' lists them), `Explainer` objects, objects of captum, pytorch-grad-cam and
             torch-cam, or functions `(model, images, targets) -> maps`.
         metrics: Names ('xaieval-bench metrics' lists them) or `Metric` objects.
-        target: "predicted", "label", a class index, or a function of logits and labels. Default: the protocol's target, which
-            is "predicted" in the default protocol.
+        target: "predicted", "label", "each", a class index, or a function of logits and labels. Default: the protocol's target,
+            which is "predicted" in the default protocol. "each" asks for every class that an image shows, by labels `[N, K]` or
+            by its objects: one row for each, with the id `IMAGE@CLASS`, and the image as the group.
         protocol: A name or a `Protocol`.
         controls: True scores the control maps too, which ignore the model: random, uniform, center, edges and fake-cam. The
             summary then says in which metrics a method beats all of them. "matched" compares each map with others of its size,
@@ -142,6 +147,7 @@ def score(
     check_target_of_all(request.protocol)
     rule, chosen = resolve_stop(stop), resolve_groups(groups)
     check_stop_of_groups(rule, chosen.weights)
+    _check_stop_of_each(rule, request.protocol)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     images = shuffled or loader
     manifest = new_manifest(request)
@@ -149,13 +155,13 @@ def score(
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
         advance = stack.enter_context(progress_bar(progress, images, max_images))
-        first, batches = first_readable(grouped(read_batches(images, how.images_per_pass, max_images), chosen))
+        first, batches = first_readable(batches_of(request, images, chosen, max_images))
         source = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
         request, probed = looked.request, looked.layers
         donors, batches = _donor_images(request, images, batches)
-        manifest |= {"device": device.type} | _first_seen(first, images)
+        manifest |= {"device": device.type} | _first_seen(first, images, request.protocol)
         manifest |= {} if source is None else {"groups": {"by": source, "weights": chosen.weights}}
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source, donors)
         checkpoints = None
@@ -176,7 +182,7 @@ def score(
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch, donor_maps()))
-            advance(len(batch) + len(batch.failed))
+            advance(count_images(request.protocol, batch))
             if _is_settled(stopping, state):
                 break
         rows, data = state.finish()
@@ -189,6 +195,11 @@ def score(
         return _finished(scores, checkpoints, strict)
 
 
+def _check_stop_of_each(rule: Stop | None, protocol: Protocol) -> None:
+    if rule is not None and protocol.target == EACH:
+        raise TargetError("stop= counts images, and target 'each' gives some of them several rows; leave one of them out")
+
+
 def refuse(findings: Sequence[Finding], scores: Scores | None = None) -> None:
     """Raise an error if there are findings.
 
@@ -199,9 +210,10 @@ def refuse(findings: Sequence[Finding], scores: Scores | None = None) -> None:
         raise CheckError(findings, scores)
 
 
-def _first_seen(first: Batch, images: Iterable[Any]) -> dict[str, Any]:
+def _first_seen(first: Batch, images: Iterable[Any], protocol: Protocol) -> dict[str, Any]:
     """The manifest's entries by which a comparison sees whether another run has the same images, prepared alike."""
-    by_chance = {"ids_by_chance": True} if ids_by_chance(images, first) else {}
+    ids = list(dict.fromkeys(map(image_of, first.ids))) if protocol.target == EACH else first.ids
+    by_chance = {"ids_by_chance": True} if ids_by_chance(images, replace(first, ids=ids)) else {}
     return {"first_image": describe_image(first.ids[0], first.images[0]), **by_chance}
 
 
@@ -315,6 +327,8 @@ def explain(
     how = with_keywords(explain, inference or Inference(), options)
     request = check_request(model, layers, method, (), target, protocol, how, seed)
     _check_one_method(request.explainers)
+    if request.protocol.target == EACH:
+        raise TargetError("explain gives one map of each image, so that target= is no 'each'; call it once for each class")
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     request, batch = with_class_of_each_image(request, batch)
     with borrowed(request) as device:

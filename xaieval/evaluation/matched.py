@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.data.each_class import EACH, image_of
 from xaieval.evaluation.job import Job, in_parts
 from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
 from xaieval.explainers.matched import blurred, choose_donors, dimmed, distances, shifted, varies, with_values_of
@@ -139,7 +140,9 @@ class MatchedControls:
     def _others(self) -> Tensor:
         """Whether a donor is another image, `[N, D]`."""
         context = self.batch_pass.context
-        return torch.tensor([[donor != own for donor in self._donor_ids] for own in context.ids]).to(context.images.device)
+        name = image_of if self.job.protocol.target == EACH else str  # another class of an image is not another image
+        donors = [name(one) for one in self._donor_ids]
+        return torch.tensor([[donor != name(own) for donor in donors] for own in context.ids]).to(context.images.device)
 
     @property
     def _donor_ids(self) -> Sequence[str]:

@@ -17,7 +17,7 @@ from xaieval.data.batches import Batch
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
-from xaieval.evaluation.metric_inputs import MetricInputs
+from xaieval.evaluation.metric_inputs import CountedPixels, MetricInputs, Shared
 from xaieval.masking import Finished, filling, mask, occlude
 from xaieval.metrics.segments import segmenter
 from xaieval.results.matched import control_column
@@ -153,12 +153,11 @@ def judge_maps(
     metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
-    others = dict(zip(job.names, maps, strict=True))
-    segment = segmenter(batch_pass.context.images)
+    shared = Shared(segmenter(batch_pass.context.images), dict(zip(job.names, maps, strict=True)))
     for number, raw in enumerate(maps):
-        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), segment, others)
+        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), shared)
         for metric in metrics:
-            value, curve = metric.judge(inputs)
+            value, curve = metric.judge(CountedPixels(inputs) if "masks" in metric.needs else inputs)
             values[metric.name].append(value)
             curves[metric.name] += [] if curve is None else [curve]
         for column, value in _judge_controls(job, number, inputs, confidences, controls).items():

@@ -12,19 +12,37 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.data.truth_by_class import boxes_of, masks_of
 from xaieval.errors import MetricError
 from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classifier
 from xaieval.evaluation.job import Job, make_pairs
 from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Method, resolve_methods
-from xaieval.inference.tasks import Followed
+from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.metrics.box_accuracy import box_around
 from xaieval.metrics.segments import Segments
 from xaieval.results.rows import NO_LAYER, Pair
 
-__all__ = ["MetricInputs"]
+__all__ = ["CountedPixels", "MetricInputs"]
+
+OF_PIXELS = ("maps", "attributions")  # what is compared with masks
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What is the same for all maps of a batch.
+
+    Attributes:
+        segment: From a segmentation to the segments of the images, `[N, H, W]`.
+        others: The raw maps of all methods of the run, by layer and method.
+        known: What was found for one map and holds for all, by name.
+    """
+
+    segment: Callable[[Segments], Tensor] | None = None
+    others: Mapping[Pair, Tensor] = field(default_factory=dict)
+    known: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,8 +55,7 @@ class MetricInputs:
         batch_pass: Of the original images, without activations and gradients.
         raw: The method's maps `[N, h, w]`.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
-        segment: From a segmentation to the segments of the images, `[N, H, W]`; shared by all maps of the batch.
-        others: The raw maps of all methods of the run, by layer and method.
+        shared: What is the same for all maps of the batch; given to the inputs of each of them.
     """
 
     job: Job
@@ -46,8 +63,7 @@ class MetricInputs:
     batch_pass: BatchPass
     raw: Tensor
     known: Mapping[str, Tensor]
-    segment: Callable[[Segments], Tensor]
-    others: Mapping[Pair, Tensor] = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
 
     def __getitem__(self, name: str) -> Any:
         return self.known[name] if name in self.known else getattr(self, name)
@@ -78,31 +94,63 @@ class MetricInputs:
         masks = mask(self.maps, self.job.protocol).to(self.images.dtype)
         return self.explain(occlude(self.images, masks, filling(self.images, self.job.protocol)(masks)))
 
-    @cached_property
+    @property
     def masks(self) -> Tensor:
-        """The ground truth: where the objects are.
+        """The ground truth: where the objects of the followed class are, or those of any class where the data has no classes.
 
         Raises:
             MetricError: The data does not say.
         """
-        objects = self.batch.objects
+        return self._truth()[0]
+
+    @property
+    def ignored(self) -> Tensor | None:
+        """The pixels that the truth counts neither as object nor as background; None if there are none."""
+        return self._truth()[1]
+
+    def _truth(self) -> tuple[Tensor, Tensor | None]:
+        """The masks, and the ignored pixels."""
+        if "truth" not in self.shared.known:
+            self.shared.known["truth"] = self._find_truth()
+        found: tuple[Tensor, Tensor | None] = self.shared.known["truth"]
+        return found
+
+    def _find_truth(self) -> tuple[Tensor, Tensor | None]:
+        batch, device = self.batch, self.images.device
+        if batch.truth is not None:
+            masks, ignored = masks_of(batch.truth, *self._followed)
+            return masks.to(device), None if ignored is None else ignored.to(device)
+        objects = batch.objects
         if objects is None:
             raise MetricError(
                 "a metric compares maps with where the object is, but the data has neither masks nor boxes: give batches as "
-                "mappings with 'masks' (bool [N, H, W]) or 'boxes'; 'scenes' has masks; for a label map, use masks == label"
+                "mappings with 'masks' (bool [N, H, W]), 'boxes', or 'truth' (objects with their classes); 'scenes' has masks"
             )
-        return objects.to(self.images.device)
+        return objects.to(device), None
 
-    @cached_property
+    @property
     def boxes(self) -> list[Tensor]:
-        """The boxes around the objects of each image; of a mask without boxes, the box around all of it.
+        """The boxes around the objects of the followed class; of a mask without classes and boxes, the box around all of it.
 
         Raises:
             MetricError: The data says nothing of the objects.
         """
-        if self.batch.boxes is not None:
-            return self.batch.boxes
-        return [box_around(mask) for mask in self.masks]
+        if "boxes" not in self.shared.known:
+            known, masks = self.batch, self.masks
+            if known.truth is not None:
+                self.shared.known["boxes"] = boxes_of(known.truth, *self._followed)
+            else:
+                self.shared.known["boxes"] = known.boxes or [box_around(mask) for mask in masks]
+        found: list[Tensor] = self.shared.known["boxes"]
+        return found
+
+    @property
+    def _followed(self) -> tuple[Tensor | None, Sequence[int], Tensor | None]:
+        """The classes, the size of the images, and the boxes by which the truth is asked for."""
+        followed = self.batch_pass.context.followed
+        boxes = followed.details[0] if isinstance(self.job.task, Detection) and followed is not None else None
+        classes = None if getattr(self.job.task, "single", None) == "value" else self.batch_pass.targets
+        return classes, self.images.shape[2:], boxes
 
     @cached_property
     def ask(self) -> Any:
@@ -113,6 +161,11 @@ class MetricInputs:
     def ask_hits(self) -> Any:
         """A function from any images to whether the target is the predicted class."""
         return partial(self.batch_pass.context.ask, wanted="hit")
+
+    @property
+    def segment(self) -> Any:
+        """A function that makes segments of the images."""
+        return self.shared.segment
 
     @property
     def draw(self) -> Any:
@@ -160,8 +213,8 @@ class MetricInputs:
         if explainer.needs_layer and layer is None:
             return torch.full_like(self.attributions, torch.nan)
         pair = (layer if explainer.needs_layer and layer else NO_LAYER, explainer.name)
-        if pair in self.others:
-            return upsample(self.others[pair], self.images.shape[2:])
+        if pair in self.shared.others:
+            return upsample(self.shared.others[pair], self.images.shape[2:])
         job = replace(self.job, pairs=make_pairs([explainer], self.job.layers))
         return inspected(job, self.batch, self.batch_pass.context.followed).attributions
 
@@ -203,3 +256,18 @@ def _shifted_back(shift: float, model: nn.Module, args: tuple[Any, ...], given: 
     if args:
         return (args[0] - shift, *args[1:]), given
     return args, {name: value - shift if name == "pixel_values" else value for name, value in given.items()}
+
+
+@dataclass(frozen=True)
+class CountedPixels:
+    """The inputs of a metric that compares maps with masks: maps are 0 on pixels that the truth ignores.
+
+    There, a map can neither hit an object nor miss one: these pixels have no energy, reach no threshold and hold no maximum.
+    """
+
+    inputs: MetricInputs
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.inputs[name]
+        ignored = self.inputs.ignored if name in OF_PIXELS else None
+        return value if ignored is None else value.masked_fill(ignored, 0)

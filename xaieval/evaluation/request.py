@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.config.controls import ControlNames, Controls, resolve_controls
+from xaieval.config.groups import Groups
 from xaieval.config.protocol import Protocol, resolve_protocol
-from xaieval.data.batches import Batch
+from xaieval.data.batches import Batch, grouped, read_batches
+from xaieval.data.each_class import EACH, each_class, image_of, with_own_groups
 from xaieval.errors import ExplainerError, MetricError, TargetError, UsageError
 from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
 from xaieval.explainers.controls import CONTROLS
@@ -25,7 +27,15 @@ from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.requested_layers import Layers, to_addresses
 from xaieval.results.matched import control_columns
 
-__all__ = ["Request", "check_at_least_one", "check_request", "check_target_of_all", "with_class_of_each_image"]
+__all__ = [
+    "Request",
+    "batches_of",
+    "check_at_least_one",
+    "check_request",
+    "check_target_of_all",
+    "count_images",
+    "with_class_of_each_image",
+]
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,31 @@ def check_request(
         metrics=metrics,
         controls=names,
     )
+
+
+def batches_of(request: Request, loader: Iterable[Any], groups: Groups, max_images: int | None = None) -> Iterator[Batch]:
+    """The batches of a run with their groups; for the target "each", every image once for each class that it shows.
+
+    Args:
+        request: What is asked for.
+        loader: As for `xaieval.score`.
+        groups: Which images belong together. For "each", an image is a group where neither they nor the batches say otherwise.
+        max_images: Stop after this number of images, not of their classes.
+
+    Raises:
+        DataError: As `read_batches` and `grouped` raise it.
+        TargetError: The target is "each", and the data does not say which classes an image shows.
+    """
+    batches = read_batches(loader, request.inference.images_per_pass, max_images)
+    if request.protocol.target != EACH:
+        return grouped(batches, groups)
+    return each_class(grouped(with_own_groups(batches), groups), getattr(request.task, "background", None))
+
+
+def count_images(protocol: Protocol, batch: Batch) -> int:
+    """The number of images of a batch, with those that could not be read; one of several classes counts once."""
+    ids = {image_of(name) for name in batch.ids} if protocol.target == EACH else batch.ids
+    return len(ids) + len(batch.failed)
 
 
 def check_at_least_one(**sizes: int | None) -> None:

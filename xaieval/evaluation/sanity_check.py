@@ -17,14 +17,14 @@ from xaieval.analysis.tables import grouping_of, mean_of
 from xaieval.config.groups import GroupsOf, Weights, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch, Failure, grouped, read_batches
+from xaieval.data.batches import Batch, Failure
 from xaieval.errors import UsageError, choose_from
 from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import check_at_least_one, check_request, check_target_of_all
+from xaieval.evaluation.request import batches_of, check_at_least_one, check_request, check_target_of_all, count_images
 from xaieval.explainers import Method
 from xaieval.inference.batch_limit import out_of_memory_is_run_error
 from xaieval.inference.options import Inference, InferenceOptions
@@ -181,7 +181,7 @@ def sanity_check(
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(request))
         advance = stack.enter_context(progress_bar(progress, loader, max_images))
-        first, batches = first_readable(grouped(read_batches(loader, how.images_per_pass, max_images), chosen))
+        first, batches = first_readable(batches_of(request, loader, chosen, max_images))
         limit = how.limit(len(first))
         looked = first_pass(request, first, device, limit)
         job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
@@ -190,7 +190,7 @@ def sanity_check(
             unreadable += batch.failed
             if len(batch):
                 frames += chain.from_iterable(in_parts(job, batch, lambda part: _rows(job, steps, part)))
-            advance(len(batch) + len(batch.failed))
+            advance(count_images(request.protocol, batch))
     return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable, chosen.weights)
 
 

@@ -35,6 +35,8 @@ Output = str | int | Callable[[Any], Tensor] | None
 Target = str | int | Sequence[int] | Callable[..., Tensor]
 Confidence = str | Callable[..., Any]
 
+BY_LABEL = ("label", "each")  # for the latter, every image comes once for each of its classes, with that class as its label
+
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=1),
     "sigmoid": torch.sigmoid,
@@ -131,7 +133,7 @@ def check_target(target: Any) -> None:
     Raises:
         TargetError: It is not.
     """
-    known = callable(target) or (isinstance(target, str) and target in ("predicted", "label"))
+    known = callable(target) or (isinstance(target, str) and target in ("predicted", *BY_LABEL))
     if not (known or _is_class(target) or is_class_of_each_image(target)):
         raise TargetError(f"target {target!r} is not 'predicted', 'label', a class index or a function")
 
@@ -151,8 +153,8 @@ def named_classes(target: Any, read: Any, labels: Labels, count: int, device: to
         return chosen.long()
     if isinstance(target, str) and target == "predicted":
         return None
-    if isinstance(target, str) and target == "label":
-        return one_class_each(labels, "target 'label'", _remedy(labels)).to(device)
+    if isinstance(target, str) and target in BY_LABEL:
+        return one_class_each(labels, f"target {target!r}", _remedy(labels)).to(device)
     check_target(target)
     return torch.full((count,), target, device=device)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
 from xaieval.data.labels import OtherLabels
+from xaieval.data.truth_by_class import tensors_of
 from xaieval.errors import OutputError, RunError
 from xaieval.results.files import (
     MANIFEST,
@@ -173,7 +174,7 @@ class Checkpoints:
 
 def check_of(batch: Batch) -> str:
     """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels, ground truth and groups."""
-    truth = [batch.masks, *(batch.boxes or [])]
+    truth = [batch.masks, *(batch.boxes or []), *(tensor for one in batch.truth or [] for tensor in tensors_of(one))]
     labels = batch.labels.given if isinstance(batch.labels, OtherLabels) else batch.labels
     tensors = [tensor for tensor in (batch.images, labels, *truth) if isinstance(tensor, Tensor)]
     check = zlib.crc32(json.dumps(batch.ids if batch.group is None else [batch.ids, batch.group]).encode())

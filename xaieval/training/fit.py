@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from xaieval.config.keywords import with_keywords
 from xaieval.data import Pictures, Preprocessing
-from xaieval.data.images import collate
+from xaieval.data.samples import collate
 from xaieval.errors import DataError, UsageError
 from xaieval.models import FAL, ABNClassifier, attention_loss
 from xaieval.models.weights import check_fit, read_weights

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, IterableDataset, SubsetRandomSampler
 
 from xaieval.data.batches import read_batches
-from xaieval.data.images import collate
+from xaieval.data.samples import collate
 from xaieval.errors import DataError, UsageError
 from xaieval.evaluation.distributed.shards import Shard, shard
 

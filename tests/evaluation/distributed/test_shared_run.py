@@ -27,7 +27,7 @@ import xaieval
 from tests import ROOT
 from xaieval.cli import main
 from xaieval.config.groups import Groups
-from xaieval.data.images import collate
+from xaieval.data.samples import collate
 from xaieval.errors import DataError, RunError, UsageError
 from xaieval.evaluation.distributed import launch as launcher
 from xaieval.evaluation.distributed import merge as merging

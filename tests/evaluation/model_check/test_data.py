@@ -37,6 +37,23 @@ def test_boxes_of_the_images_before_they_were_resized():
     assert found_in([[[30, 30, 600, 400]], [], [[5, 5, 20, 20], [300, 200, 640, 480]]]) == ["boxes_beyond_image"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "metrics", "found"),
+    [
+        ((17, 18), "iou", ["truth_of_other_classes"]),
+        ((1, 18), "iou", []),  # the model knows one of them
+        ((17, 18), "average_drop", []),
+        ((17, -1), "iou", []),  # an object of any class
+    ],
+)
+def test_objects_of_classes_that_nobody_follows(classes, metrics, found):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    truth = [{"boxes": [[2, 2, 9, 9]], "labels": [number]} for number in classes]
+    batch = {"image": torch.rand(2, 3, 16, 16), "truth": truth}
+    scores = xaieval.score(model, [batch], "1", metrics=metrics, target=1, progress=False)
+    assert [one["name"] for one in scores.manifest["findings"] if one["name"] == "truth_of_other_classes"] == found
+
+
 def test_pictures_that_a_folder_leaves_out_are_said_and_other_files_are_not(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("1.png", "2.png"):

@@ -23,7 +23,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from xaieval.config.controls import resolve_controls
+from xaieval.config.protocol import resolve_protocol
 from xaieval.data.batches import Batch
+from xaieval.data.each_class import EACH
 from xaieval.errors import DataError, ModelError, RunError, UsageError, XaievalError
 from xaieval.evaluation import loop
 from xaieval.evaluation.distributed.merge import Share, merge, rank_folder
@@ -83,6 +85,8 @@ def score(
         return loop.score(model, loader, *args, output_dir=output_dir, **options)
     if options.get("stop") is not None:
         raise UsageError("stop= works in one process only, which sees all images so far; score without it, or without torchrun")
+    if _target(args, options) == EACH:
+        raise UsageError("target 'each' works in one process only; score one run for each class, or without torchrun")
     model = as_module(model)
     options["device"] = _device(options)
     options["progress"] = options.get("progress", True) and rank.is_first
@@ -119,6 +123,13 @@ def _device(options: Mapping[str, Any]) -> torch.device | str | None:
     if device is None or str(device) != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % max(torch.cuda.device_count(), 1)}"
+
+
+def _target(args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    """The target of a call of `xaieval.score`, of which these are the arguments after the loader."""
+    given = dict(zip(("layers", "methods", "metrics", "target", "protocol"), args, strict=False)) | dict(options)
+    target = given.get("target")
+    return resolve_protocol(given.get("protocol", "default")).target if target is None else target
 
 
 def _first_of_all(others: _Others, part: Shard) -> list[Batch]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from xaieval.data.batches import Batch
+from xaieval.errors import XaievalError
 from xaieval.evaluation.first_pass import FirstPass
-from xaieval.evaluation.model_check.data import find_in_data
+from xaieval.evaluation.model_check.data import OTHER_CLASSES, find_in_data, find_other_classes
 from xaieval.evaluation.model_check.look import Look, look_at
 from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
 from xaieval.evaluation.model_check.outputs import find_in_outputs, find_several_outputs
@@ -70,7 +71,7 @@ def _check_passes(looked: FirstPass, batch: Batch, device: torch.device, limit: 
     size = min(len(batch), limit.size, MOST if limit.budget is None else MOST_IN_BUDGET)
     while size:
         with same_random_numbers(), suppress(_TooManyError):
-            return _check(looked, to_device(batch.images[:size], device))
+            return _check(looked, batch.part(0, size, []), device)
         size //= 2
     return ModelCheck(list(looked.findings))
 
@@ -83,8 +84,8 @@ class _CannotRunError(Exception):
     """The model does not take these images, such as half of a batch."""
 
 
-def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
-    request = looked.request
+def _check(looked: FirstPass, batch: Batch, device: torch.device) -> ModelCheck:
+    request, images = looked.request, to_device(batch.images, device)
     checked = ModelCheck([*looked.findings, *find_random_weights(request.model)])
     look_again = partial(_look, request)
     with suppress(_CannotRunError):
@@ -93,12 +94,29 @@ def _check(looked: FirstPass, images: Tensor) -> ModelCheck:
         checked.findings += find_in_outputs(look, request.protocol.confidence, getattr(request.task, "single", None))
         alone = request.inference.deterministic  # which runs one image at a time
         checked.findings += find_in_repeats(request.model, look, partial(_confidences, request, look), alone)
+        checked.findings += _other_classes(request, look, batch)
         found = {finding.name for finding in checked.findings[len(looked.findings) :]}
-        if found <= {"probabilities_for_logits", "near_uniform_outputs"}:  # a random or broken model has no right one
+        if found <= {
+            "probabilities_for_logits",
+            "near_uniform_outputs",
+            OTHER_CLASSES,
+        }:  # a random or broken model has no right one
             checked.findings += find_wrong_normalisation(request.model, request.call, look, look_again)
         with _models_may_fail():
             checked.findings += find_several_outputs(look, request.task, request.call)
     return checked
+
+
+def _other_classes(request: Request, look: Look, batch: Batch) -> list[Finding]:
+    """What the truth of the first images says of the classes that are followed, if a metric compares maps with it."""
+    of_classes = getattr(request.task, "single", None) != "value"
+    if batch.truth is None or not of_classes or not any("masks" in metric.needs for metric in request.metrics):
+        return []
+    with suppress(XaievalError):  # which the run raises itself
+        labels = to_device(batch.labels, look.images.device) if isinstance(batch.labels, Tensor) else batch.labels
+        followed = request.task.follow(look.read, request.protocol.target, labels)
+        return find_other_classes(batch, followed.classes[followed.has_target].tolist())
+    return []
 
 
 @contextmanager

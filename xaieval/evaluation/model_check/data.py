@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from xaieval.data.batches import Batch
+from xaieval.data.truth_by_class import ANY_CLASS, truth_of
 from xaieval.results.findings import Finding
 
-__all__ = ["find_in_data"]
+__all__ = ["OTHER_CLASSES", "find_in_data", "find_other_classes"]
 
+OTHER_CLASSES = "truth_of_other_classes"
+LEAST = 2  # images with objects and a target
 BEYOND = 0.05  # of the image's side, more than rounding and objects at the border explain
 MOST_BEYOND = 0.5  # share of images with boxes
 PICTURES = (".heic", ".heif", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw")
@@ -27,6 +30,32 @@ def find_in_data(batch: Batch, loader: Any) -> list[Finding]:
     """
     left_out = getattr(getattr(loader, "dataset", None), "left_out", None)
     return [*_boxes_beyond(batch), *(_left_out(left_out) if isinstance(left_out, Mapping) else [])]
+
+
+def find_other_classes(batch: Batch, followed: Sequence[int]) -> list[Finding]:
+    """Whether no class that is followed on the first images is one of the truth, as where the numbers mean different things.
+
+    Args:
+        batch: The first images, with their truth.
+        followed: The classes of those that have a target.
+    """
+    known = [truth_of(one, batch.images.shape[2:]) for one in batch.truth or ()]
+    with_objects = [one.present() for one in known if one.present()]
+    classes = sorted({number for present in with_objects for number in present})
+    unclassed = any((one.classes == ANY_CLASS).any() for one in known)
+    if min(len(with_objects), len(followed)) < LEAST or unclassed or {*classes} & {*followed}:
+        return []
+    text = (
+        f"the truth of the first {len(with_objects)} images with objects has the classes {_few(classes)}, and none of them is "
+        f"followed: the model's are {_few(sorted({*followed}))}; metrics that compare maps with objects have no value there; "
+        "give the classes of the truth the model's numbers"
+    )
+    return [Finding(OTHER_CLASSES, text, {"truth": classes[:20], "followed": sorted({*followed})[:20]})]
+
+
+def _few(numbers: Sequence[int]) -> str:
+    """The first numbers of a list in words."""
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
 def _boxes_beyond(batch: Batch) -> list[Finding]:

@@ -64,6 +64,7 @@ def _class(chosen: Choices) -> str:
     whose = {
         "predicted": "the class that the model predicts for the original image",
         "label": "the label of the image",
+        "each": "each class that the image shows, in a row of its own",
     }.get(target, f"class {target}" if isinstance(target, int) else f"chosen by the function {target}")
     return f"The target class is {whose}; it is the same for the masked image."
 
