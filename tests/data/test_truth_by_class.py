@@ -198,8 +198,8 @@ def check_the_object_is_that_of_the_detection(made):
 
 
 MUTANTS = {
-    "crowds count": ("chosen = own & ~self._crowd", "chosen = own"),
-    "crowds of all classes": ("self._union(own & self._crowd, size)", "self._union(self._crowd, size)"),
+    "crowds count": ("chosen = self._of(wanted) & ~self._crowd", "chosen = self._of(wanted)"),
+    "crowds of all classes": ("self._union(self._of(wanted) & self._crowd, size)", "self._union(self._crowd, size)"),
     "an object within a crowd is lost": ("& ~inside\n", "\n"),
     "255 is a class": ("void | (label_map == IGNORED)", "void"),
     "255 is none among many classes": ("return void if (label_map > IGNORED).any() else ", "return "),

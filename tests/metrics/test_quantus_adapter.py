@@ -110,7 +110,7 @@ def test_the_model_comes_back_as_it_was(model):
 @pytest.mark.parametrize("kind", ["Sufficiency", "Consistency", "Focus", "SmoothMPRT"])
 def test_what_cannot_be_judged_image_by_image_is_refused(kind):
     options = {} if kind == "Focus" else QUIET
-    with pytest.raises(MetricError, match=rf"Quantus' {kind} .*; '[a-z_]+' of xaieval measures the same"):
+    with pytest.raises(MetricError, match=rf"Quantus' {kind} .*; '[a-z_]+' of xaieval measures that"):
         from_quantus(getattr(quantus, kind)(**options))
 
 

@@ -23,7 +23,8 @@ CATEGORIES = {
     "Axiomatic": "axioms",
 }
 REFUSED = {
-    **dict.fromkeys(("Consistency", "Focus", "Sufficiency"), "compares images with each other, and a run judges each alone"),
+    **dict.fromkeys(("Consistency", "Sufficiency"), "compares images with each other, and a run judges each alone"),
+    "Focus": "judges mosaics, which xaieval.data.mosaics(layout='focus') makes",
     "SmoothMPRT": "explains by a method of Quantus, whatever function it is given",
 }
 SILENT = ("disable_warnings", "display_progressbar")  # settings that change no number
@@ -70,7 +71,7 @@ def from_quantus(metric: Any, name: str = "", **call: Any) -> Metric:
         raise MetricError(f"from_quantus takes an object of a class of Quantus, got {type(metric).__name__}")
     kind = type(metric).__name__
     if kind in REFUSED:
-        raise MetricError(f"Quantus' {kind} {REFUSED[kind]}; '{QUANTUS[kind]}' of xaieval measures the same")
+        raise MetricError(f"Quantus' {kind} {REFUSED[kind]}; '{QUANTUS[kind]}' of xaieval measures that")
     category = metric.evaluation_category.value
     located = category == "Localisation"
 
