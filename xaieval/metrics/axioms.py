@@ -37,7 +37,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         MetricError: The baseline is unknown.
 
     Reference:
-        Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017 (arXiv 1703.01365), section 3, proposition 1;
+        Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017 (arXiv 1703.01365), the axiom of completeness;
         `completeness_error` is the formula.
 
     Example:
@@ -144,8 +144,8 @@ def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> 
         MetricError: The shift is 0.
 
     Reference:
-        Kindermans et al., "The (Un)reliability of Saliency Methods", 2017 (arXiv 1711.00867), section 2; the shift of -1 as in
-        Quantus' `InputInvariance`.
+        Kindermans et al., "The (Un)reliability of Saliency Methods", 2017 (arXiv 1711.00867), input invariance; the shift of -1
+        as in Quantus' `InputInvariance`.
 
     Example:
         >>> input_invariance(shift=0.5).needs

@@ -94,7 +94,7 @@ def faithfulness_estimate(
 
     Reference:
         Alvarez-Melis and Jaakkola, "Towards Robust Interpretability with Self-Explaining Neural Networks", NeurIPS 2018 (arXiv
-        1806.07538), section 5.2; Quantus' `FaithfulnessEstimate`.
+        1806.07538), the estimate of faithfulness; Quantus' `FaithfulnessEstimate`.
 
     Example:
         >>> faithfulness_estimate(pixels_per_step=224).settings["pixels_per_step"]
@@ -132,7 +132,7 @@ def sensitivity_n(
 
     Reference:
         Ancona et al., "Towards better understanding of gradient-based attribution methods for Deep Neural Networks", ICLR 2018
-        (arXiv 1711.06104), section 4.
+        (arXiv 1711.06104), the definition of sensitivity-n.
 
     Example:
         >>> sensitivity_n((1, 0.1), samples=20).passes
