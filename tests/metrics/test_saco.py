@@ -75,6 +75,8 @@ def check_a_constant_map_has_no_value(module: Any) -> None:
     rounded[::2] += 3e-8  # as bilinear upsampling leaves a constant map
     known = evidence(asker(tiny(), images), images, torch.stack([rounded, maps_of(images)[1]]))
     assert module.saco().judge(known)[0].isnan().tolist() == [True, False]
+    rounded = torch.tensor([[1.0000001, 1.0, 1.0]])
+    assert module.faithfulness_coefficient(rounded, torch.tensor([[0.3, 0.2, 0.1]])).isnan().all()
 
 
 MUTANTS = {
