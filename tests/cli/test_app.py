@@ -465,7 +465,7 @@ WRONG_USE = [
     (["--model-args.colour", "3"], "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     (["--target", "10"], "no class 10; the model has 10 classes, 0 to 9"),
     (["--target=-1"], "no class -1; the model has 10 classes, 0 to 9"),
-    (["--target", "best"], "target='best' is not a choice of a protocol; known: predicted, label"),
+    (["--target", "best"], "target='best' is not a choice of a protocol; known: predicted, label, each"),
     (["--weights", "nowhere.safetensors"], "no weights file 'nowhere.safetensors'"),
     (["--data", "nope"], "no data 'nope'; data is 'scenes'"),
     (["--data", "folder:nowhere"], "no folder 'nowhere'; give a folder"),

@@ -428,7 +428,9 @@ def test_wrong_targets_are_refused_word_for_word(target, labels, message):
 def test_an_unknown_target_is_refused_with_near_matches():
     with pytest.raises(ProtocolError) as caught:
         score(Dial(), [dial(0.5)], methods="center", target="labels")
-    assert str(caught.value) == ("target='labels' is not a choice of a protocol; did you mean 'label'? known: predicted, label")
+    assert str(caught.value) == (
+        "target='labels' is not a choice of a protocol; did you mean 'label'? known: predicted, label, each"
+    )
 
 
 # Protocol.

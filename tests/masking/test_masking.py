@@ -518,7 +518,7 @@ def test_half_a_mask_is_half_way_between_image_and_fill_as_worked_by_hand():
         ),
         (
             {"target": "labels"},
-            "target='labels' is not a choice of a protocol; did you mean 'label'? known: predicted, label",
+            "target='labels' is not a choice of a protocol; did you mean 'label'? known: predicted, label, each",
         ),
         ({"keep_percent": 101}, "keep_percent lies in [0, 100], got 101"),
         ({"keep_percent": math.nan}, "keep_percent lies in [0, 100], got nan"),
