@@ -57,8 +57,8 @@ def order_of(maps: Float[Tensor, " n *space"], labels: Int[Tensor, " n *space"] 
         labels: The number of the segment of each pixel, from 0 without gaps; None for single pixels.
 
     Example:
-        >>> order_of(torch.tensor([[[0.1, 0.9, 0.7, 0.2]]]), torch.tensor([[[0, 0, 1, 2]]]))
-        Order(ranks=tensor([[[0, 0, 1, 2]]]), units=tensor([3]))
+        >>> order_of(torch.tensor([[[0.1, 0.7, 0.9, 0.2]]]), torch.tensor([[[0, 0, 1, 2]]])).ranks
+        tensor([[[1, 1, 0, 2]]])
     """
     flat = maps.flatten(1)
     if labels is None:
