@@ -89,7 +89,7 @@ MUTANTS = {
     "not cut off": (")).clip(0, 1)\n        heights", "))\n        heights"),
     "never monotonic": ("if self.monotonic else heights", "if not self.monotonic else heights"),
     "minimum not reached": ("best >= self.minimum", "best > self.minimum"),
-    "any image": ("best > worst and whole > empty", "True"),
+    "any image": ("best >= self.minimum and best > worst and whole > empty", "True"),
 }
 
 test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
