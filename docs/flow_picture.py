@@ -19,7 +19,7 @@ STEPS = (
     ("images", "data/", "read_batches"),
     ("activations,\ngradients", "probe/", "run"),
     ("maps", "explainers/", "raw_maps"),
-    ("masked\nimages", "masking.py", "occlude"),
+    ("masked\nimages", "masking/", "occlude"),
     ("confidences", "inference/", "Runner.output"),
     ("metric\nvalues", "metrics/", "Metric.judge"),
     ("rows", "results/", "measured_rows"),

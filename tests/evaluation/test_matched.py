@@ -27,6 +27,7 @@ from xaieval.metrics import METRICS, Metric, drop
 AD, IC = "average_drop", "increase_in_confidence"
 CURVES = ("insertion", "deletion", "morf", "lerf", "road", "road_morf", "road_lerf")
 OF_GROUPS = ("monotonicity", "saco")
+REGIONS = ("region_perturbation", "selectivity", "irof", "abpc", "symmetric_relevance_gain", "r_oms", "sic", "aic")
 OF_CONFIDENCES = (AD, IC, "average_gain", "drop_in_deletion", "confidence_ratio")
 
 
@@ -82,7 +83,7 @@ def test_each_metric_has_a_column_for_each_control_and_its_excess():
 
 def test_all_metrics_of_confidences_and_curves_have_them_and_no_other():
     able = [name for name, metric in METRICS.items() if metric.has_matched_controls]
-    assert able == [*OF_CONFIDENCES, *CURVES, *OF_GROUPS]
+    assert able == [*OF_CONFIDENCES, *CURVES, *OF_GROUPS, *REGIONS]
 
 
 def test_the_excess_is_over_the_first_of_the_chosen_controls():

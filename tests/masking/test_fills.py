@@ -285,8 +285,13 @@ def test_a_function_of_the_wrong_kind_is_refused(fill, came):
 def test_what_needs_a_mask_is_no_baseline():
     with pytest.raises(ProtocolError, match=r"fill='telea' is more than a function of the images; use filling\("):
         baseline(pictures(), Protocol(fill="telea"))
-    with pytest.raises(ProtocolError, match="takes images of at least 2 x 2 pixels"):
-        filled(line(1, 2, 3), line(1, 0, 1)[0], "delaunay")
+
+
+def test_a_line_of_pixels_is_filled_too():
+    for fill in OF_MASKS:
+        made = filled(line(1, 7, 7, 4), line(1, 0, 0, 1)[0], fill).flatten()
+        assert ((made >= 1) & (made <= 4)).all(), fill
+    assert filled(line(1, 7, 7, 4), line(1, 0, 0, 1)[0], "delaunay").flatten().tolist() == pytest.approx([1, 2, 3, 4])
 
 
 # ---- in a run

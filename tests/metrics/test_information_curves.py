@@ -89,7 +89,7 @@ MUTANTS = {
     "not cut off": (")).clip(0, 1)\n        heights", "))\n        heights"),
     "never monotonic": ("if self.monotonic else heights", "if not self.monotonic else heights"),
     "minimum not reached": ("best >= self.minimum", "best > self.minimum"),
-    "any image": ("best > worst and whole > empty", "True"),
+    "any image": ("best >= self.minimum and best > worst and whole > empty", "True"),
 }
 
 test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
@@ -215,9 +215,14 @@ def test_volumes_and_other_channels_are_refused():
 # ---- in a run
 
 
+def negative(images: Tensor) -> Tensor:
+    """A fill of one colour, of which the model predicts another class."""
+    return -20 * images.mean(dim=(2, 3), keepdim=True)
+
+
 def test_they_run_by_name_and_depend_on_no_batch():
     images = torch.cat([known_of()["images"], pictures(1, side=SIDE)[0]])
-    metrics = [sic(SHARES, minimum=0), aic(SHARES)]
+    metrics = [sic(SHARES, minimum=0), aic(SHARES), aic(SHARES, negative, seeded=0, name="unseeded")]
 
     def score(sizes: tuple[int, ...]) -> Any:
         batches = [{"images": part, "ids": [str(float(one.sum())) for one in part]} for part in images.split(sizes)]
@@ -226,6 +231,12 @@ def test_they_run_by_name_and_depend_on_no_batch():
     whole, parts = score((5,)), score((2, 3))
     pd.testing.assert_frame_equal(whole.rows[["sic", "aic"]], parts.rows[["sic", "aic"]], rtol=1e-5, atol=1e-6)
     assert whole.rows["sic"].notna().any()
+    of_gradcam = whole.rows[whole.rows["method"] == "gradcam"].reset_index()
+    maps = xaieval.explain(tiny(), images, "0", "gradcam")["0"]
+    known = {"maps": maps, "images": images, "confidence": torch.ones(5), "protocol": Protocol()}
+    known |= {"draw": lambda shape, name: torch.rand(5, *shape), "ask_hits": hits(tiny(), images)}
+    np.testing.assert_allclose(of_gradcam["unseeded"], aic(SHARES, negative, seeded=0).judge(known)[0], atol=1e-6)
+    assert of_gradcam["unseeded"].notna().any()
     assert {"sic_low", "aic_low"} <= set(whole.summary())
     assert [METRICS[name].higher_is_better for name in ("sic", "aic")] == [True, True]
     assert METRICS["sic"].settings["minimum"] == 0.8

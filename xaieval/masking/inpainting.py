@@ -81,13 +81,11 @@ def delaunay(images: Images, missing: Missing) -> Images:
     The four corners of the picture count as known, so that all pixels lie between known ones.
 
     Raises:
-        ProtocolError: They are volumes, or a side has a single pixel.
+        ProtocolError: They are not images, but volumes.
 
     Reference:
         Kapishnikov et al., "XRAI", ICCV 2019 (arXiv 1906.02825), as in the authors' `create_blurred_image`.
     """
-    if min(images.shape[2:]) < 2:
-        raise ProtocolError(f"fill='delaunay' takes images of at least 2 x 2 pixels, got {list(images.shape)}")
     return _each(images, missing, _delaunay, flat=True)
 
 
@@ -146,7 +144,10 @@ def _delaunay(image: Array, holes: Holes) -> Array:
     holes = holes.copy()
     holes[np.ix_([0, -1], [0, -1])] = False
     made = image.copy()
-    if holes.any():
+    if 1 in holes.shape:  # a line, which has no triangles
+        places, known = np.flatnonzero(holes), np.flatnonzero(~holes)
+        made[:, holes] = [np.interp(places, known, channel[~holes]) for channel in image]
+    elif holes.any():
         values = image[:, ~holes].T
         made[:, holes] = LinearNDInterpolator(np.argwhere(~holes), values)(np.argwhere(holes)).T
     return made

@@ -92,7 +92,7 @@ class InformationCurve:
     def _curve(self, sizes: Array, scores: Array) -> tuple[float, Array]:
         """The area under the curve of one image, and the curve at equal steps; NaN if the image is not suited."""
         (whole, empty), (best, worst) = sizes[:2], scores[:2]
-        if not (best >= self.minimum and best > worst and whole > empty):
+        if not (np.isfinite(scores).all() and best >= self.minimum and best > worst and whole > empty):
             return np.nan, np.full(POINTS, np.nan)
         heights = ((scores[2:] - worst) / (best - worst)).clip(0, 1)
         heights = np.maximum.accumulate(heights) if self.monotonic else heights
@@ -186,7 +186,7 @@ def compressed_size(images: Float[Tensor, "n c h w"], like: Float[Tensor, "n c h
         images: Images of one or three channels, `[N, C, H, W]`.
         like: Images whose smallest and largest value of each channel become 0 and 255. Values beyond are cut off.
     """
-    flat = like.flatten(2)
+    images, flat = images.double(), like.double().flatten(2)
     low, span = flat.amin(dim=2)[..., None, None], (flat.amax(dim=2) - flat.amin(dim=2))[..., None, None]
     scaled = ((images - low) / torch.where(span > 0, span, 1) * 255).nan_to_num(0).round().clamp(0, 255)
     return [_bytes(one) for one in scaled.to(torch.uint8).movedim(1, -1).cpu().numpy()]

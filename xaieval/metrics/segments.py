@@ -57,8 +57,8 @@ def order_of(maps: Float[Tensor, " n *space"], labels: Int[Tensor, " n *space"] 
         labels: The number of the segment of each pixel, from 0 without gaps; None for single pixels.
 
     Example:
-        >>> order_of(torch.tensor([[[0.1, 0.9, 0.7, 0.2]]]), torch.tensor([[[0, 0, 1, 2]]]))
-        Order(ranks=tensor([[[0, 0, 1, 2]]]), units=tensor([3]))
+        >>> order_of(torch.tensor([[[0.1, 0.7, 0.9, 0.2]]]), torch.tensor([[[0, 0, 1, 2]]])).ranks
+        tensor([[[1, 1, 0, 2]]])
     """
     flat = maps.flatten(1)
     if labels is None:
@@ -150,7 +150,8 @@ def slic_segments(
         from skimage.segmentation import slic
     except ImportError as error:
         raise MetricError("segments='slic' needs scikit-image: pip install 'xaieval[segments]'") from error
-    pictures = images.detach().double().movedim(1, -1).cpu().numpy()
+    finite = images.isfinite().flatten(1).all(dim=1)  # a picture with NaN or inf has no colours to tell apart
+    pictures = torch.where(finite.view(-1, *[1] * (images.ndim - 1)), images, 0).detach().double().movedim(1, -1).cpu().numpy()
     made = [slic(one, n_segments=n_segments, compactness=compactness, start_label=0, channel_axis=-1) for one in pictures]
     return torch.from_numpy(np.stack(made)).to(images.device)
 

@@ -307,6 +307,8 @@ def test_every_choice_of_the_protocol_changes_its_sentence():
     ):
         assert [sentence.text for sentence in protocol_sentences(change)] != default, change
     assert get_args(protocols.Masking) == ("soft", "top", "top_binary", "threshold", "otsu")
+    fills = [protocol_sentences({"fill": fill})[5].text for fill in (*get_args(protocols.Fill), "own:function")]
+    assert len(set(fills)) == len(fills)
 
 
 def test_only_what_differs_from_the_default_is_marked():
