@@ -59,7 +59,7 @@ QUANTUS: Mapping[str, str] = {
     "SmoothMPRT": "smooth_mprt",
     "AUC": "roc_auc",
     "AttributionLocalisation": "attribution_localisation",
-    "Focus": "focus",
+    "Focus": "relevance_mass_accuracy",
     "PointingGame": "pointing_game",
     "RelevanceMassAccuracy": "relevance_mass_accuracy",
     "RelevanceRankAccuracy": "relevance_rank_accuracy",
