@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.batches import Batch, read_batch
-from xaieval.data.images import Pictures, collate, sample_of
+from xaieval.data.images import Pictures
+from xaieval.data.samples import collate, sample_of
 from xaieval.errors import DataError, choose_from
 
 __all__ = ["Cell", "Mosaics", "mosaics"]

@@ -232,7 +232,7 @@ def truth_of(given: Any, size: Sequence[int]) -> Truth:
         tensor([[ True,  True, False]])
     """
     if isinstance(given, Truth):
-        truth = Truth(**{name: None if value is None else value.cpu() for name, value in vars(given).items()})
+        truth = Truth(**_on_cpu(vars(given)))
     elif isinstance(given, Mapping):
         truth = _of_mapping(given, size)
     else:
@@ -252,6 +252,10 @@ def tensors_of(given: Any) -> list[Tensor]:
 
 
 # ---- one image
+
+
+def _on_cpu(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value is None else value.cpu() for name, value in tensors.items()}
 
 
 def _of_mapping(given: Mapping[Any, Any], size: Sequence[int]) -> Truth:
