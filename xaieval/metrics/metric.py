@@ -31,8 +31,8 @@ NEEDS = {
     "maps": "explanation maps in [0, 1], [N, H, W]; a map without anything to normalise is all zeros",
     "attributions": "the method's maps before normalisation, at the size of the image, [N, H, W]",
     "masked_maps": "maps of the masked images for the same targets, in [0, 1], [N, H, W]; runs the method once more",
-    "masks": "ground truth: which pixels belong to objects of the target's class, by the data's masks or boxes, bool [N, H, W]; "
-    "of any class where the data has no classes",
+    "masks": "ground truth: which pixels belong to objects of the class of the target, by the masks or boxes of the data, "
+    "bool [N, H, W]; of any class where the data has no classes",
     "boxes": "ground truth: for each image the boxes around its objects, [k, 4], (x1, y1, x2, y2): those of the data, else one "
     "around its mask",
     "images": "the input of the model, [N, C, H, W]",
