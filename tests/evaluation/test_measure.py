@@ -73,18 +73,33 @@ def statuses(scores: Scores, image: str | None = None) -> dict[str, int]:
 
 METHODS_HERE = [name for name in METHODS if name not in ELSEWHERE]
 METRICS_HERE = [name for name, metric in METRICS.items() if "masks" not in metric.needs]
+SOME_METRICS = [
+    "average_drop",
+    "increase_in_confidence",
+    "drop_in_deletion",
+    "adcc",
+    "insertion",
+    "road",
+    "max_sensitivity",
+    "mprt",
+]
+CROSSED = {  # all methods with all metrics would take minutes
+    "all methods": (METHODS_HERE, SOME_METRICS),
+    "all metrics": (["gradcam", "layercam", "random"], METRICS_HERE),
+}
 
 
 @pytest.fixture(scope="module")
-def others() -> pd.DataFrame:
+def others() -> dict[str, pd.DataFrame]:
     """Rows of the three ordinary images by themselves."""
     data = batch()
     keep = [0, 2, 3]
     alone = {"images": data["images"][keep], "labels": [0, 2, 0], "ids": list("acd")}
-    return run(Net(), alone, METHODS_HERE, metrics=METRICS_HERE).rows
+    return {name: run(Net(), alone, methods, metrics=metrics).rows for name, (methods, metrics) in CROSSED.items()}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("crossed", CROSSED)
 @pytest.mark.parametrize(
     ("bad", "expected"),
     [
@@ -96,14 +111,15 @@ def others() -> pd.DataFrame:
         (math.nan, {"nan_confidence"}),
     ],
 )
-def test_an_odd_image_has_statuses_and_touches_no_other(bad, expected, others):
-    scores = run(Net(), batch(bad), METHODS_HERE, metrics=METRICS_HERE)
+def test_an_odd_image_has_statuses_and_touches_no_other(bad, expected, crossed, others):
+    methods, metrics = CROSSED[crossed]
+    scores = run(Net(), batch(bad), methods, metrics=metrics)
     assert set(statuses(scores, "b")) <= expected
     rest = scores.rows[scores.rows["image_id"] != "b"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(rest, others, rtol=1e-4, atol=1e-4)  # AD and its kin are in percent
+    pd.testing.assert_frame_equal(rest, others[crossed], rtol=1e-4, atol=1e-4)  # AD and its kin are in percent
     assert set(scores.rows.groupby(["layer", "method"])["image_id"].count()) == {4}
     counted = scores.rows["status"].isin(["ok", "constant_map"])
-    assert scores.rows.loc[~counted, METRICS_HERE].isna().all(axis=None)
+    assert scores.rows.loc[~counted, metrics].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -165,10 +181,12 @@ def test_half_precision_that_overflows_is_a_status():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("crossed", CROSSED)
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 2, 64), (3, 5, 3)])
-def test_images_of_odd_shapes_are_measured(shape):
-    metrics = [name for name in METRICS_HERE if name not in ROAD]  # which leave no pixel of one
-    scores = run(Net(), batch(shape=shape), METHODS_HERE, metrics=metrics)
+def test_images_of_odd_shapes_are_measured(shape, crossed):
+    methods, metrics = CROSSED[crossed]
+    metrics = [name for name in metrics if name not in ROAD]  # which leave no pixel of one
+    scores = run(Net(), batch(shape=shape), methods, metrics=metrics)
     assert set(statuses(scores)) <= {"ok", "constant_map"}
 
 
@@ -180,7 +198,7 @@ def test_whole_numbers_are_no_images():
 @pytest.mark.slow
 def test_one_image_has_means_and_no_intervals_of_them():
     data = batch()
-    scores = run(Net(), {"images": data["images"][:1], "ids": ["a"]}, METHODS_HERE, metrics=METRICS_HERE)
+    scores = run(Net(), {"images": data["images"][:1], "ids": ["a"]}, METHODS_HERE, metrics=SOME_METRICS)
     summary = scores.summary()
     assert summary["average_drop"].notna().all()
     assert summary[["average_drop_low", "average_drop_high"]].isna().all(axis=None)
