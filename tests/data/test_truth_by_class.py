@@ -211,7 +211,9 @@ MUTANTS = {
     "no objects of any class": ("(self.classes == wanted) | (self.classes == ANY_CLASS)", "self.classes == wanted"),
 }
 
-test_checks_pass, test_mutants_are_noticed = mutation_tests(globals(), ["xaieval.data.truth_by_class"], MUTANTS)
+test_checks_pass, test_mutants_are_noticed = mutation_tests(
+    globals(), ["xaieval.data.truth_by_class", "xaieval.data.truth_in_batches"], MUTANTS
+)
 
 
 # ---- errors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.data.truth_by_class import Truth
-from xaieval.errors import DataError
+from xaieval.errors import DataError, MetricError
 from xaieval.metrics import Metric, box_accuracy, pointing_game
 
 SIDE = 12
@@ -56,6 +56,20 @@ def test_boxes_are_those_of_the_class():
         cat, dog = (rows(truth, target, metrics=[box_accuracy(threshold=0.5)])["box_accuracy"] for target in (CAT, DOG))
         assert (cat == 100).all()
         assert (dog == 0).all()
+
+
+@pytest.mark.parametrize("value", [1, 255])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_numbers_of_two_values_are_asked_about(value, dtype):
+    masks = torch.zeros(2, SIDE, SIDE, dtype=dtype)
+    masks[:, 1:11, 1:5] = value
+    item = {"image": torch.rand(2, 3, SIDE, SIDE), "masks": masks}
+    with pytest.raises(MetricError, match=r"'masks' \(bool \[N, H, W\]; of numbers, masks != 0\)"):
+        xaieval.score(Network(), [item], methods=at_left, metrics=["iou"], target=CAT, progress=False)
+    found = xaieval.score(
+        Network(), [item | {"masks": masks != 0}], methods=at_left, metrics=["iou"], target=CAT, progress=False
+    )
+    assert (found.rows["iou"] == 100).all()
 
 
 def test_what_an_image_lacks_has_no_value_and_is_counted():

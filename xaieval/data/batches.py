@@ -15,7 +15,7 @@ from xaieval.config.groups import Groups
 from xaieval.data.groups import check_weights, group_lookup, read_groups
 from xaieval.data.labels import OtherLabels, boxes_in_labels, has_label_maps, read_labels
 from xaieval.data.truth import inside_boxes, read_boxes, read_masks
-from xaieval.data.truth_by_class import find_truth
+from xaieval.data.truth_in_batches import find_truth
 from xaieval.errors import DataError
 
 __all__ = ["Batch", "Failure", "check_images", "grouped", "has_ids", "read_batch", "read_batches", "split_batch"]

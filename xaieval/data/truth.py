@@ -44,7 +44,7 @@ def read_masks(given: Any, count: int, size: tuple[int, ...]) -> Tensor | None:
         masks = masks[:, 0]
     if masks.dtype != torch.bool or masks.shape != (count, *size):
         came = f"{str(masks.dtype).removeprefix('torch.')} {list(masks.shape)}"
-        advice = "; to convert a label map, use masks == label" if masks.dtype != torch.bool else ""
+        advice = "; give masks != 0 for masks of one object, or a label map as 'truth'" if masks.dtype != torch.bool else ""
         raise DataError(f"masks are bool of the images' size, {[count, *size]} here; got {came}{advice}")
     return masks
 

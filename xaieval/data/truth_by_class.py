@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,29 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 from torchvision.tv_tensors import TVTensor
 
-from xaieval.data.labels import IGNORED, OtherLabels, read_labels
+from xaieval.data.labels import IGNORED
 from xaieval.data.truth import inside_boxes, read_boxes
 from xaieval.errors import DataError
 
-__all__ = ["ANY_CLASS", "Truth", "boxes_of", "find_truth", "masks_of", "tensors_of", "truth_of"]
+__all__ = [
+    "ANY_CLASS",
+    "BOXES",
+    "CLASSES",
+    "EXPECTED",
+    "MASKS",
+    "Truth",
+    "boxes_of",
+    "masks_of",
+    "plain_tensor",
+    "tensors_of",
+    "truth_of",
+]
 
 ANY_CLASS = -1  # the class of objects that count whatever class is followed
 SAME_OBJECT = 0.5  # intersection over union of a detection and the object that it is
 
-TRUTH = "truth"
-TARGET_KEYS = ("target", "targets")  # as torchvision calls them; here they are read only where they say where objects are
 MASKS, BOXES = ("masks", "mask"), ("boxes", "bbox_xyxy")
 CLASSES = ("labels", "class_labels", "classes", "label")  # of torchvision, transformers, `Truth` and torchgeo
-SAYS_WHERE = {*MASKS, *BOXES}
 EXPECTED = (
     "the truth of an image is a mapping with labels [k] and masks [k, H, W] or boxes [k, 4], as torchvision's targets are, or "
     "a label map [H, W]"
@@ -188,34 +197,6 @@ def _asked(
         yield truth_of(given, size), wanted, None if boxes is None else boxes[number].cpu()
 
 
-def find_truth(fields: Mapping[Any, Any], labels: Any, masks: Any, boxes: Any, size: Sequence[int], count: int) -> Any:
-    """The truth by class of a batch, one entry for each image; None if the batch has none. Entries are read by `truth_of`.
-
-    Args:
-        fields: The batch.
-        labels: Its labels in any form.
-        masks: Its masks in any form.
-        boxes: Its boxes in any form.
-        size: Height and width of the images.
-        count: The number of images.
-
-    Raises:
-        DataError: The batch has the key "truth", and not one entry for each image.
-    """
-    if fields.get(TRUTH) is not None:
-        return _one_each(fields[TRUTH], count)
-    named = (
-        *(_targets(fields[key], size, count) for key in TARGET_KEYS if key in fields),
-        _paired(fields.get("class_labels"), fields.get("mask_labels"), "masks", len(size) + 1, count),
-        _paired(labels, masks, "masks", len(size) + 1, count),
-        _paired(labels, boxes, "boxes", 2, count),
-        _label_maps(masks, size, count),
-        # Masks and boxes without classes that somebody has named come before what labels may hold.
-        *([_targets(labels, size, count)] if masks is None and boxes is None else []),
-    )
-    return next((found for found in named if found is not None), None)
-
-
 def truth_of(given: Any, size: Sequence[int]) -> Truth:
     """The truth of an image as it stands in a batch.
 
@@ -264,10 +245,10 @@ def _of_mapping(given: Mapping[Any, Any], size: Sequence[int]) -> Truth:
         return Truth(torch.zeros(0, dtype=torch.long))
     if classes is None:
         raise DataError(f"{EXPECTED}; got a mapping with {', '.join(map(str, given))}")
-    known = _tensor(classes).long().reshape(-1).cpu()
-    pixels = None if masks is None else (_tensor(masks) != 0).reshape(-1, *_tensor(masks).shape[-len(size) :]).cpu()
+    known = plain_tensor(classes).long().reshape(-1).cpu()
+    pixels = None if masks is None else (plain_tensor(masks) != 0).reshape(-1, *plain_tensor(masks).shape[-len(size) :]).cpu()
     around = None if boxes is None else (read_boxes([boxes], 1, size[-2:]) or [])[0].cpu()
-    crowd = None if given.get("iscrowd") is None else _tensor(given["iscrowd"]).bool().reshape(-1).cpu()
+    crowd = None if given.get("iscrowd") is None else plain_tensor(given["iscrowd"]).bool().reshape(-1).cpu()
     for what, value in (("masks", pixels), ("boxes", around), ("iscrowd", crowd)):
         if value is not None and len(value) != len(known):
             raise DataError(f"{EXPECTED}; got {len(known)} labels and {what} of {len(value)} objects")
@@ -275,7 +256,7 @@ def _of_mapping(given: Mapping[Any, Any], size: Sequence[int]) -> Truth:
 
 
 def _of_map(given: Any) -> Truth:
-    label_map = _tensor(given)
+    label_map = plain_tensor(given)
     if label_map.ndim < 2 or (label_map.is_floating_point() and not bool((label_map == label_map.round()).all())):
         raise DataError(f"{EXPECTED}; got {str(label_map.dtype).removeprefix('torch.')} {list(label_map.shape)}")
     if label_map.ndim == 3 and len(label_map) == 1:
@@ -302,85 +283,14 @@ def _around(masks: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom], dim=1).float()
 
 
-# ---- a batch
+def plain_tensor(given: Any) -> Tensor:
+    """An array of any kind as a tensor.
 
-
-def _one_each(given: Any, count: int) -> Any:
-    came = len(given) if isinstance(given, Sized) and not isinstance(given, Mapping) else None
-    if came != count:
-        kind = type(given).__name__ if came is None else came
-        raise DataError(f"a batch has {count} images but the truth of {kind}; one entry for each image is expected: {EXPECTED}")
-    return list(given)
-
-
-def _targets(given: Any, size: Sequence[int], count: int) -> list[Any] | None:
-    """Targets as torchvision's detectors and segmentation networks take them."""
-    if isinstance(given, Mapping) and given.keys() & SAYS_WHERE:  # as the default of a DataLoader joins them
-        held: dict[str, Any] = {key: value for key, value in given.items() if _is_sequence(value) and len(value) == count}
-        if {*CLASSES} & held.keys() and held.keys() & SAYS_WHERE:
-            return [{key: value[number] for key, value in held.items()} for number in range(count)]
-    if isinstance(given, list | tuple) and len(given) == count and all(isinstance(one, Mapping) for one in given):
-        says = [one.keys() & SAYS_WHERE and "labels" in one for one in given]
-        empty = [not one.keys() & {*SAYS_WHERE, *CLASSES} for one in given]
-        if any(says) and all(a or b for a, b in zip(says, empty, strict=True)):
-            return list(given)
-    return None if isinstance(given, Mapping) else _label_maps(given, size, count)
-
-
-def _paired(labels: Any, places: Any, what: str, axes: int, count: int) -> list[Any] | None:
-    """Classes of objects beside their masks or boxes: as many of the one as of the other for every image."""
-    if isinstance(labels, Tensor | np.ndarray) and not isinstance(read_labels(labels, count), OtherLabels):
-        return None  # one class per image, or zeros and ones for each class
-    if not all(_is_sequence(one) and len(one) == count for one in (labels, places)) or not count:
-        return None
-    if not all(_one_class_each(known, at, axes) for known, at in zip(labels, places, strict=True)):
-        return None
-    return [{"labels": known, what: at} for known, at in zip(labels, places, strict=True)]
-
-
-def _is_sequence(given: Any) -> bool:
-    return isinstance(given, list | tuple) or (isinstance(given, Tensor | np.ndarray) and given.ndim > 0)
-
-
-def _one_class_each(classes: Any, places: Any, axes: int) -> bool:
-    """Whether these are classes `[k]` of objects of which there are k places, arrays of so many axes in one."""
-    if isinstance(classes, Tensor | np.ndarray):
-        numbers = classes.ndim == 1 and "float" not in str(classes.dtype)
-    else:
-        numbers = isinstance(classes, list | tuple) and all(isinstance(one, int) for one in classes)
-    return (
-        numbers
-        and getattr(places, "ndim", axes if isinstance(places, list | tuple) else 0) == axes
-        and len(classes) == len(places)
-    )
-
-
-def _label_maps(given: Any, size: Sequence[int], count: int) -> list[Any] | None:
-    """Label maps of the images' size; None for anything else, such as masks of objects."""
-    if isinstance(given, list | tuple) and given and all(isinstance(one, Tensor | np.ndarray) for one in given):
-        apart = [_label_maps(one[None], size, 1) for one in given]
-        found = [one[0] for one in apart if one is not None]
-        return found if len(found) == len(given) == count else None
-    if not isinstance(given, Tensor | np.ndarray) or not _are_numbers(given) or not count:
-        return None
-    maps = _tensor(given)
-    if maps.ndim == len(size) + 2 and maps.shape[1] == 1:
-        maps = maps[:, 0]
-    if tuple(maps.shape) != (count, *size) or (maps.is_floating_point() and not bool((maps == maps.round()).all())):
-        return None
-    return list(maps)
-
-
-def _are_numbers(given: Tensor | np.ndarray[Any, Any]) -> bool:
-    """Whether these are numbers, not truth values or words."""
-    if isinstance(given, Tensor):
-        return given.dtype != torch.bool and not given.is_complex()
-    return given.dtype.kind in "iuf"
-
-
-def _tensor(given: Any) -> Tensor:
+    Raises:
+        DataError: It is no array.
+    """
     try:
-        found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+        found = given if isinstance(given, Tensor) else torch.asplain_tensor(np.array(given))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{EXPECTED}; got a {type(given).__name__} that is not an array: {error}") from error
     return found.as_subclass(Tensor) if isinstance(found, TVTensor) else found
