@@ -124,8 +124,8 @@ class MetricInputs:
         if objects is None:
             raise MetricError(
                 "a metric compares maps with where the object is, but the data has neither masks nor boxes: give batches as "
-                "mappings with 'masks' (bool [N, H, W]; of numbers, masks != 0), 'boxes', or 'truth' (objects with their classes, or "
-                "label maps); 'scenes' has masks"
+                "mappings with 'masks' (bool [N, H, W]; of numbers, masks != 0), 'boxes', or 'truth' (objects with their "
+                "classes, or label maps); 'scenes' has masks"
             )
         return objects.to(device), None
 
