@@ -51,7 +51,7 @@ def from_quantus(metric: Any, name: str = "", **call: Any) -> Metric:
         metric: An object of a class of Quantus, or of a class of your own that derives from `quantus.metrics.base.Metric`. It
             gives one number for an image.
         name: Name of the column. Default: "quantus:" and the name of the class.
-        **call: Keywords of its call, such as `softmax=True`; Quantus' metrics see logits by default.
+        **call: Keywords of its call, such as `softmax=True`, whose default differs between the classes.
 
     Raises:
         MetricError: The object is no metric of Quantus, or one that compares images with each other or explains them by itself.
