@@ -32,7 +32,7 @@ _OTHER_MODEL = (
     "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
     "xaieval.cross_score measures both parts (docs/compare_models.md)"
 )
-_SETTINGS = ("task", "forward", "method settings")  # of a run, beside its protocol, that change what is measured
+_SETTINGS = ("task", "forward", "method settings", "judge")  # of a run, beside its protocol, that change what is measured
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way
 
 
@@ -140,7 +140,9 @@ def _same_measurement(first: RunRecord, second: RunRecord) -> bool:
     """Whether the confidence of an image has to be the same in both runs: same weights, and confidence read the same way."""
     prints = [(run.manifest.get("model") or {}).get("fingerprint") for run in (first, second)]
     runs = [run.manifest.get("run", {}) for run in (first, second)]
-    ways = [{key: run.get(key) for key in ("protocol.confidence", "protocol.target", "task", "forward")} for run in runs]
+    ways = [
+        {key: run.get(key) for key in ("protocol.confidence", "protocol.target", "task", "forward", "judge")} for run in runs
+    ]
     return prints[0] is not None and prints[0] == prints[1] and ways[0] == ways[1]
 
 

@@ -33,7 +33,7 @@ def new_manifest(request: Request) -> dict[str, Any]:
         "complete": False,
         "versions": versions(),
         "seed": request.seed,
-        "model": _describe_model(request.model),
+        "model": describe_model(request.model),
         "metrics": [*metrics, *(excess_entry(metric, matched[0]) for metric in able)],
         **({"controls": maps} if maps else {}),
         **({"matched_controls": matched} if matched else {}),
@@ -105,7 +105,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest(_content(state.items()))
 
 
-def _describe_model(model: nn.Module) -> dict[str, Any]:
+def describe_model(model: nn.Module) -> dict[str, Any]:
     """The manifest's entry on the model; a function has only its name."""
     entry = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if isinstance(model, BlackBox):

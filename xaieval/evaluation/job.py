@@ -45,6 +45,7 @@ class Job:
         metrics: The metrics of the maps.
         matched: The names of the matched controls of each map.
         deterministic: Whether each image has to get the same bits in any batch.
+        judge: The job of the model that judges the masked images; None if the model judges itself.
         random_parameters: For metrics that randomise the model; drawn when the first of them asks.
     """
 
@@ -58,6 +59,7 @@ class Job:
     metrics: Sequence[Metric] = ()
     matched: Sequence[str] = ()
     deterministic: bool = False
+    judge: Job | None = None
     random_parameters: RandomParameters = field(default_factory=RandomParameters)
 
     @property

@@ -28,6 +28,7 @@ from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance, read_ahead
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
+from xaieval.evaluation.judging import describe_judge, judge_started, judged_pass
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
@@ -79,6 +80,7 @@ def score(
     progress: bool = True,
     seed: int = 0,
     strict: bool = False,
+    judge: nn.Module | Function | None = None,
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> Scores:
@@ -119,6 +121,9 @@ def score(
         seed: Of random explainers and of the bootstrap.
         strict: Raise an error instead of a warning where there is a reason not to trust the numbers, such as random weights,
             the wrong normalisation or labels of another model; before the first image is scored if it shows by then.
+        judge: A second classifier of the same classes, which is shown the original and the altered images in the place of
+            `model`, such as one that was trained on masked images (`xaieval.training.fit(masked=True)`). The maps and their
+            targets are those of `model`. Default: the model judges its own maps.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -150,7 +155,8 @@ def score(
     _check_stop_of_each(rule, request.protocol)
     shuffled = None if rule is None else Shuffled(loader, seed, max_images)
     images = shuffled or loader
-    manifest = new_manifest(request)
+    judge = None if judge is model else judge
+    manifest = new_manifest(request) | describe_judge(judge)
     with ExitStack() as stack:
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
@@ -164,6 +170,7 @@ def score(
         manifest |= {"device": device.type} | _first_seen(first, images, request.protocol)
         manifest |= {} if source is None else {"groups": {"by": source, "weights": chosen.weights}}
         manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source, donors)
+        manifest["run"] |= {} if judge is None else {"judge": manifest["judge"]["fingerprint"] or manifest["judge"]["function"]}
         checkpoints = None
         if output_dir is not None:
             checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
@@ -172,6 +179,7 @@ def score(
             refuse(checked.findings)
         manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
+        job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)))
         state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
         donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         stopping = None
@@ -258,8 +266,9 @@ def _measure(job: Job, batch: Batch, donors: Donors | None) -> Measured:
     maps = raw_maps(job, passed)
     passed = passed.without_layers()
     controls = MatchedControls(job, passed, donors)
-    confidences = masked_confidences(job, passed, maps, controls)
-    values, curves = judge_maps(job, batch, passed, maps, confidences, controls)
+    by, judged = judged_pass(job, batch, passed)
+    confidences = masked_confidences(by, judged, maps, controls)
+    values, curves = judge_maps(job, batch, passed, maps, confidences, controls, judged)
     return Measured.of(batch, passed, confidences, values, curves)
 
 

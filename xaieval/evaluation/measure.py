@@ -145,15 +145,18 @@ def judge_maps(
     maps: Sequence[Tensor],
     confidences: MaskedConfidences,
     controls: MatchedControls,
+    judged: BatchPass | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """By metric the values `[P, N]`, and for some the curves `[P, N, S]`; by control column the values of matched controls.
 
-    Metrics that need only confidences are computed when the rows are made.
+    Metrics that need only confidences are computed when the rows are made. With `judged`, the pass of a second model, metrics
+    ask that model about altered images.
     """
     metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
-    shared = Shared(segmenter(batch_pass.context.images), dict(zip(job.names, maps, strict=True)))
+    judge = (judged or batch_pass).context
+    shared = Shared(segmenter(batch_pass.context.images), dict(zip(job.names, maps, strict=True)), judge)
     for number, raw in enumerate(maps):
         inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), shared)
         for metric in metrics:

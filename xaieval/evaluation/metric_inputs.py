@@ -18,7 +18,7 @@ from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classi
 from xaieval.evaluation.job import Job, make_pairs
 from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import BatchPass, finished_maps
-from xaieval.explainers import Method, resolve_methods
+from xaieval.explainers import Context, Method, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.metrics.box_accuracy import box_around
@@ -37,11 +37,13 @@ class Shared:
     Attributes:
         segment: From a segmentation to the segments of the images, `[N, H, W]`.
         others: The raw maps of all methods of the run, by layer and method.
+        judge: Of the original images, with the model that is asked about altered images; None for the model that is explained.
         known: What was found for one map and holds for all, by name.
     """
 
     segment: Callable[[Segments], Tensor] | None = None
     others: Mapping[Pair, Tensor] = field(default_factory=dict)
+    judge: Context | None = None
     known: dict[str, Any] = field(default_factory=dict)
 
 
@@ -156,12 +158,16 @@ class MetricInputs:
     @cached_property
     def ask(self) -> Any:
         """A function from any images to confidences."""
-        return partial(self.batch_pass.context.ask, wanted="confidence")
+        return partial(self._judge.ask, wanted="confidence")
 
     @cached_property
     def ask_hits(self) -> Any:
         """A function from any images to whether the target is the predicted class."""
-        return partial(self.batch_pass.context.ask, wanted="hit")
+        return partial(self._judge.ask, wanted="hit")
+
+    @property
+    def _judge(self) -> Context:
+        return self.shared.judge or self.batch_pass.context
 
     @property
     def segment(self) -> Any:
@@ -241,8 +247,9 @@ class MetricInputs:
         shifted, model = self.images + shift, self.job.runner.model
         undo = model.register_forward_pre_hook(partial(_shifted_back, shift), with_kwargs=True)
         try:
-            again = self.ask([(shifted, self.batch_pass.context.everywhere)])
-            if not torch.allclose(again.double(), self["confidence"].double(), rtol=1e-2, atol=1e-4, equal_nan=True):
+            context, expected = self.batch_pass.context, self.batch_pass.confidence
+            again = context.ask([(shifted, context.everywhere)], "confidence")
+            if not torch.allclose(again.double(), expected.double(), rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise MetricError(
                     "a shift of the images that the model undoes changed its output, so there is no shifted model to compare "
                     "with: images have to reach the model as its first argument, unchanged, and passes must not be compiled"

@@ -27,6 +27,7 @@ from xaieval.data.samples import collate
 from xaieval.errors import DataError, UsageError
 from xaieval.models import FAL, ABNClassifier, attention_loss
 from xaieval.models.weights import check_fit, read_weights
+from xaieval.training.masked import masked_loss
 from xaieval.training.options import Training, TrainingOptions
 
 __all__ = ["Classifier", "Loss", "augmentation", "cross_entropy", "fit", "training_loader"]
@@ -110,6 +111,7 @@ def fit(
     num_classes: int,
     epochs: int,
     loss: Loss = cross_entropy,
+    masked: bool = False,
     seed: int = 0,
     log_dir: Path | str = "lightning_logs",
     checkpoint_dir: Path | str | None = None,
@@ -127,6 +129,7 @@ def fit(
         epochs: Number of passes over `train`.
         loss: Function of model, images and labels that returns a scalar. Default: cross entropy, plus that of attention
             branches.
+        masked: Mask random cells of the training images, for a network that judges masked images; see `masked_loss`.
         seed: Seed of all random numbers.
         log_dir: Folder for the CSV log of losses and accuracy.
         checkpoint_dir: Folder for a checkpoint of the last finished epoch; training resumes from a checkpoint that is already
@@ -152,7 +155,7 @@ def fit(
         weight_decay=training.weight_decay,
         optimizer=training.optimizer,
         warmup=training.warmup,
-        loss=loss,
+        loss=masked_loss(loss) if masked else loss,
     )
     last = None if checkpoint_dir is None else _checkpoint(Path(checkpoint_dir) / CHECKPOINT, learner)
     model.train()

@@ -38,12 +38,13 @@ def command_of(manifest: Manifest) -> str:
 
 def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
     """Names and values of versions, seed, fingerprints and other facts about the run."""
-    model, data, speed = (manifest.get(key) or {} for key in ("model", "data", "speed"))
+    model, judge, data, speed = (manifest.get(key) or {} for key in ("model", "judge", "data", "speed"))
     versions = manifest.get("versions") or {}
     facts = {
         "model class": model.get("class"),
         "parameters": f"{model['parameters']:,}" if model.get("parameters") is not None else None,
         "fingerprint of the model": model.get("fingerprint") or model.get("function"),
+        "fingerprint of the judge": judge.get("fingerprint") or judge.get("function"),
         "fingerprint of the image ids": data.get("fingerprint"),
         "preprocessing": ", ".join(f"{name} {value}" for name, value in (manifest.get("preprocessing") or {}).items()),
         "seed": manifest.get("seed"),
