@@ -51,8 +51,8 @@ def judge_started(request: Request, judge: Judge, first: Batch, limit: BatchLimi
         return
     if not isinstance(request.task, Classification):
         raise UsageError(
-            f"judge= takes classifiers, got {type(request.task).__name__.lower()}: there is no box or region of one model that is "
-            "that of another"
+            f"judge= takes classifiers, got {type(request.task).__name__.lower()}: there is no box or region of one model that "
+            "is that of another"
         )
     with ExitStack() as stack:
         asked = replace(request, model=as_module(judge), addresses=(), explainers=())
