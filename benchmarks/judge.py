@@ -2,9 +2,10 @@
 
     python benchmarks/judge.py --weights FILE --data ucmerced:DIR
 
-MobileNetV2 is trained on UC Merced: half of the images, one fold of the blocks of `train_ucmerced.py`, small pictures. Two judges
-go on from there for as many epochs: one on masked images (`fit(masked=True)`), one on whole images, which shows what is due to
-the longer training. The maps are those of the first network; all three judge them on the test images. Writes `benchmarks/judge/`.
+MobileNetV2 is trained on small pictures of UC Merced, half of the images, one fold of the blocks of `train_ucmerced.py`. Two
+judges go on from there for as many epochs: one on masked images (`fit(masked=True)`), one on whole images, which shows what is
+due to the longer training. The maps are those of the first network; all three judge them on the test images. Writes
+`benchmarks/judge/`.
 """
 
 from __future__ import annotations
