@@ -290,7 +290,7 @@ def plain_tensor(given: Any) -> Tensor:
         DataError: It is no array.
     """
     try:
-        found = given if isinstance(given, Tensor) else torch.asplain_tensor(np.array(given))
+        found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{EXPECTED}; got a {type(given).__name__} that is not an array: {error}") from error
     return found.as_subclass(Tensor) if isinstance(found, TVTensor) else found
