@@ -19,10 +19,6 @@ from xaieval.errors import DataError
 
 __all__ = [
     "ANY_CLASS",
-    "BOXES",
-    "CLASSES",
-    "EXPECTED",
-    "MASKS",
     "Truth",
     "boxes_of",
     "masks_of",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
 
@@ -109,8 +109,8 @@ class Lent(Protocol):
     """One image with what another library needs."""
 
     @property
-    def model(self) -> nn.Module:
-        """A module from images `[G, C, H, W]` to logits `[G, K]`."""
+    def model(self) -> Any:
+        """A torch module from images `[G, C, H, W]` to logits `[G, K]`."""
 
     @property
     def image(self) -> Tensor:
