@@ -192,6 +192,21 @@ def test_the_summary_has_the_documented_columns_and_is_the_mean_of_the_rows(fini
     assert (summary["n_failed"] == 0).all()
 
 
+def test_weights_of_a_second_network_judge(bench, tmp_path):
+    model = load_model("xaieval:fpn-scenes").model
+    with torch.no_grad():
+        last = [value for name, value in model.named_parameters() if name.endswith("bias")][-1]
+        last += torch.arange(len(last))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "judge.safetensors")
+    words = ["--layers", "fpn[p5]", "--max-images", "4", "--no-progress"]
+    assert bench("score", *words, "--out", "own").status == 0
+    assert bench("score", *words, "--judge", "judge.safetensors", "--out", "judged").status == 0
+    own, judged = _rows(tmp_path / "own"), _rows(tmp_path / "judged")
+    assert own["predicted"].equals(judged["predicted"])
+    assert (own["confidence"] != judged["confidence"]).all()
+    assert _manifest(tmp_path / "judged")["judge"]["fingerprint"] != _manifest(tmp_path / "own")["model"]["fingerprint"]
+
+
 @pytest.mark.slow
 def test_the_manifest_says_what_the_run_was(finished):
     manifest = _manifest(finished[0])

@@ -227,7 +227,7 @@ CASES: dict[str, dict[str, object]] = {
     "captum's layers": {"methods": ("captum:LayerConductance", "captum:DeepLift")},
     "other libraries": {"methods": ("pytorch-grad-cam:ScoreCAM", "pytorch-grad-cam:AblationCAM", "torch-cam:ScoreCAM")},
     "curves": {"metrics": (insertion(steps=6, keep_curve=True), "road", "coherency", "adcc")},
-    "robustness": {"metrics": ("max_sensitivity", "infidelity", "stability_flip")},
+    "robustness": {"metrics": ("average_drop", "max_sensitivity", "infidelity", "stability_flip")},
     "no folding": {"fast": False},
     "bf16": {"precision": "bf16"},
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
     from xaieval.models import LoadedModel
 
-__all__ = ["check_normalisation", "load", "load_forward", "load_run", "load_trained", "names_code"]
+__all__ = ["check_normalisation", "load", "load_forward", "load_judge", "load_run", "load_trained", "names_code"]
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -56,6 +56,11 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.interpolation is not None:
         changes["interpolation"] = options.interpolation
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
+
+
+def load_judge(spec: str, options: ModelOptions, weights: str) -> Any:
+    """The network of a model's kind with other weights, which judges masked images."""
+    return load(spec, replace(options, weights=weights, pretrained=False)).model
 
 
 def load_forward(spec: str | None) -> Callable[..., Any] | None:

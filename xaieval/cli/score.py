@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import check_normalisation, load_forward, load_trained, names_code
+from xaieval.cli.loading import check_normalisation, load_forward, load_judge, load_trained, names_code
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -100,6 +100,7 @@ def _score(
 
     check_level(options.level)
     loaded = load_trained(options.model, model_options, options.seed)
+    judge = None if options.judge is None else load_judge(options.model, model_options, options.judge)
     forward = load_forward(model_options.forward)
     if not names_code("data", options.data):
         check_normalisation(model_options, loaded.preprocessing)
@@ -143,6 +144,7 @@ def _score(
         progress=options.progress,
         seed=options.seed,
         strict=options.strict,
+        judge=judge,
         forward=forward,
         **model_settings(options),
     )

@@ -185,6 +185,7 @@ class ScoreOptions:
         seed: Seed of random explainers and of the bootstrap.
         level: Confidence level of the intervals.
         strict: Fail where there is a reason not to trust the numbers, such as random weights or the wrong normalisation.
+        judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
         task: Task of the model.
         output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
@@ -225,6 +226,7 @@ class ScoreOptions:
     seed: int = 0
     level: float = 0.95
     strict: Switch = False
+    judge: str | None = None
     task: Task = "classification"
     output: str | None = None
     grid: Numbers | None = None
