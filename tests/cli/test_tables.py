@@ -24,6 +24,7 @@ from xaieval.cli import main
 from xaieval.cli.json_output import records, render
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.presets import PRESETS
+from xaieval.metrics.catalogue import catalogue
 from xaieval.results.metric_display import interval_text
 
 COMMAND = [sys.executable, "-m", "xaieval.cli"]
@@ -211,7 +212,9 @@ def test_documents_list_what_the_tables_list():
     assert any(layer["stride"] is None for layer in layers)
     methods = _document("methods")["methods"]
     assert [entry["name"] for entry in methods] == [*xaieval.explainers.METHODS, *xaieval.explainers.LIBRARY_METHODS]
-    assert [entry["name"] for entry in _document("metrics")["metrics"]] == list(xaieval.metrics.METRICS)
+    names = [entry["name"] for entry in _document("metrics")["metrics"]]
+    assert names == [entry.name for entry in catalogue()]
+    assert set(names) == set(xaieval.metrics.METRICS)
     protocols = _document("protocols")["protocols"]
     assert [entry["name"] for entry in protocols] == [preset.name for preset in PRESETS]
     assert protocols[1]["choices"] == {"normalisation": "max", "normalise_at": "layer"}

@@ -80,6 +80,8 @@ def faithfulness_coefficient(
     """
     if sums.ndim != 2 or sums.shape != falls.shape:
         raise MetricError(f"sums and falls are [N, K] of one shape, got {list(sums.shape)} and {list(falls.shape)}")
+    if sums.shape[1] < 2:  # nothing to compare
+        return torch.full_like(sums.sum(dim=1).double(), torch.nan)
     higher, lower = torch.triu_indices(sums.shape[1], sums.shape[1], offset=1, device=sums.device)
     weights = sums.double()[:, higher] - sums.double()[:, lower]
     margin = torch.as_tensor(tolerance, dtype=torch.float64, device=sums.device).view(-1, 1)
