@@ -42,7 +42,7 @@ def find_truth(fields: Mapping[Any, Any], labels: Any, masks: Any, boxes: Any, s
         _paired(labels, masks, "masks", len(size) + 1, count),
         _paired(labels, boxes, "boxes", 2, count),
         None if _of_two_values(masks) else _label_maps(masks, size, count),
-        # Masks and boxes without classes that somebody has named come before what labels may hold.
+        # Masks and boxes without classes that have a name of their own come before what labels may hold.
         *([_targets(labels, size, count)] if masks is None and boxes is None else []),
     )
     return next((found for found in named if found is not None), None)
@@ -115,7 +115,7 @@ def _label_maps(given: Any, size: Sequence[int], count: int) -> list[Any] | None
 
 
 def _of_two_values(given: Any) -> bool:
-    """Whether these are numbers of which only two occur, as in masks that somebody forgot to make bool.
+    """Whether these are numbers of which only two occur, as in masks that were meant to be bool.
 
     Whether 1 or 255 means "object" or a class cannot be known, so that `read_masks` asks.
     """
