@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from xaieval.data.batches import Batch
-from xaieval.errors import MetricError, XaievalError
+from xaieval.errors import MetricError
 from xaieval.evaluation.inspection import inspected, logits_of_classifier
 from xaieval.evaluation.job import Job
 from xaieval.explainers import Context
-from xaieval.explainers.adapters.base import LIBRARY_ERRORS, CalledModel, seeded
+from xaieval.explainers.adapters.base import CalledModel, errors_as, seeded
 from xaieval.explainers.adapters.lending import lent
-from xaieval.inference.batch_limit import is_out_of_memory
 from xaieval.inference.tasks import Followed
 
 __all__ = ["LentImage", "judge_one_by_one"]
@@ -73,27 +71,10 @@ def judge_one_by_one(
             one = LentImage(
                 CalledModel(context, context.read), context.images[here], context.targets[here], attributions[here], explain
             )
-            with seeded(context.seed, image_id, context.images.device), _library_errors():
+            with seeded(context.seed, image_id, context.images.device), errors_as(_does_not_work):
                 values.append(judge(one, number))
     return torch.tensor(values, dtype=torch.float64, device=context.images.device)
 
 
-@contextmanager
-def _library_errors() -> Iterator[None]:
-    """Raise what a library raises as a `MetricError`.
-
-    Raises:
-        MetricError: With the library's reason.
-    """
-    try:
-        yield
-    except XaievalError:
-        raise
-    except LIBRARY_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise MetricError(
-            f"a metric of another library does not work here: {type(error).__name__}: {reason}; leave it out, or change how it "
-            "is set up"
-        ) from error
+def _does_not_work(reason: str) -> MetricError:
+    return MetricError(f"a metric of another library does not work here: {reason}; leave it out, or change how it is set up")

@@ -33,6 +33,7 @@ __all__ = [
     "calling",
     "check_choice",
     "class_targets",
+    "errors_as",
     "image_targets",
     "leaf",
     "library_errors",
@@ -232,19 +233,33 @@ def library_errors(library: str, name: str) -> Iterator[None]:
     Raises:
         ExplainerError: With the library's reason, and what to try.
     """
+
+    def said(reason: str) -> ExplainerError:
+        return ExplainerError(
+            f"method '{name}' does not work here: {reason}; {library} names the reason; take another layer or method, or a "
+            "model that this one can read (docs/methods.md)"
+        )
+
+    with np.errstate(divide="ignore", invalid="ignore"), errors_as(said):
+        yield
+
+
+@contextmanager
+def errors_as(said: Callable[[str], XaievalError]) -> Iterator[None]:
+    """Raise what a library raises as an error of ours; memory that is full is none of them.
+
+    Args:
+        said: Makes the error of the library's reason.
+    """
     try:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            yield
+        yield
     except XaievalError:
         raise
     except LIBRARY_ERRORS as error:
         if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise ExplainerError(
-            f"method '{name}' does not work here: {type(error).__name__}: {reason}; {library} names the reason; take another "
-            "layer or method, or a model that this one can read (docs/methods.md)"
-        ) from error
+        raise said(f"{type(error).__name__}: {reason}") from error
 
 
 def batch_maps(context: Context, attribute: Attribute, one_by_one: bool) -> Tensor:
