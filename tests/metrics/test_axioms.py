@@ -85,7 +85,7 @@ MUTANTS = {
 }
 
 test_the_formulas_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
-    globals(), ["xaieval.metrics.axioms"], MUTANTS, MetricError
+    globals(), ["xaieval.metrics.changes", "xaieval.metrics.axioms"], MUTANTS, MetricError
 )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError
+from xaieval.metrics.changes import relative_change
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.perturbation import Baseline, check_baseline, filling_by
 from xaieval.metrics.subsets import cells, check_least, grid_cells, sums_and_falls
@@ -203,9 +204,7 @@ def _non_sensitivity(
 def _input_invariance(
     attributions: Tensor, attribute_shifted: Callable[[float], Tensor], *, shift: float
 ) -> Float[Tensor, " n"]:
-    before, after = attributions.double().flatten(1), attribute_shifted(shift).double().flatten(1)
-    norm = before.norm(dim=1)
-    return ((after - before).norm(dim=1) / norm).masked_fill(norm == 0, torch.nan)
+    return relative_change(attributions, attribute_shifted(shift))
 
 
 METRICS = (completeness(), non_sensitivity(), input_invariance())
