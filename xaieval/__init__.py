@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.loop import explain, score
     from xaieval.evaluation.sanity_check import sanity_check
     from xaieval.evaluation.scores import Scores
+    from xaieval.evaluation.search import SearchResult, search
     from xaieval.inference.options import Inference
     from xaieval.probe.hooks import list_layers
     from xaieval.report.figures.maps import show
@@ -32,6 +33,7 @@ _HOMES = {
     "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
     "Scores": "xaieval.evaluation.scores",
+    "SearchResult": "xaieval.evaluation.search",
     "Stop": "xaieval.evaluation.early_stopping",
     "XaievalError": "xaieval.errors",
     "check": "xaieval.evaluation.check",
@@ -40,6 +42,7 @@ _HOMES = {
     "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.evaluation.sanity_check",
     "score": "xaieval.evaluation.loop",
+    "search": "xaieval.evaluation.search",
     "show": "xaieval.report.figures.maps",
 }
 _MODULES = ("explainers", "metrics", "models", "testing")
@@ -50,6 +53,7 @@ __all__ = [
     "Inference",
     "Protocol",
     "Scores",
+    "SearchResult",
     "Stop",
     "XaievalError",
     "check",
@@ -61,6 +65,7 @@ __all__ = [
     "models",
     "sanity_check",
     "score",
+    "search",
     "show",
     "testing",
 ]

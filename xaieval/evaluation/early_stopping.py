@@ -10,17 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xaieval.analysis.stats.sequential import Floats, SignTest, on_grid
+from xaieval.analysis.stats.sequential import Floats, SignTest
 from xaieval.config.groups import Weights
 from xaieval.errors import ConfigError, MetricError, choose_from
-from xaieval.results.rows import VALUED, Pair
+from xaieval.evaluation.drawn_values import DrawnValues
+from xaieval.results.rows import Pair
 
 __all__ = ["Stop", "Stopping", "certain", "check_stop_of_groups", "resolve_stop"]
 
 Rule = Literal["ranking", "best", "worst"]
 Signs = NDArray[np.int64]
-
-_ROUNDING = 1e-6  # of the range: how far rounding may move a value outside its bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,16 @@ class Stop:
                 f"max_images={self.max_images} is below min_images={self.min_images}; raise the first or lower the second"
             )
 
+    def start(
+        self, population: int, pairs: Sequence[Pair], higher_is_better: Mapping[str, bool], bounds: tuple[float, float]
+    ) -> Stopping:
+        """What decides by this rule when a run with these pairs stops; see `Stopping`."""
+        return Stopping(self, population, pairs, higher_is_better, bounds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for the manifest."""
+        return asdict(self)
+
 
 def resolve_stop(stop: str | Stop | None) -> Stop | None:
     """A `Stop` from the name of a rule, with the other defaults; a `Stop` or None is returned unchanged.
@@ -90,7 +99,7 @@ def resolve_stop(stop: str | Stop | None) -> Stop | None:
     return Stop(rule=stop)  # type: ignore[arg-type]  # checked above
 
 
-def check_stop_of_groups(stop: Stop | None, weights: Weights) -> None:
+def check_stop_of_groups(stop: object, weights: Weights) -> None:
     """Refuse to stop a run whose means are weighted by groups.
 
     Raises:
@@ -173,6 +182,7 @@ class Stopping:
     Attributes:
         stop: What has to be certain.
         population: N.
+        running: The pairs to measure on the next images: all, to the end.
 
     Raises:
         MetricError: The run has no such metric, no method with two layers, or a method with too few layers for `k`.
@@ -197,11 +207,10 @@ class Stopping:
         higher_is_better: Mapping[str, bool],
         bounds: tuple[float, float] = (0.0, 100.0),
     ) -> None:
-        if stop.by not in higher_is_better:
-            raise MetricError(f"the run has no metric {stop.by!r} to stop by; {choose_from(stop.by, higher_is_better)}")
-        self.stop, self.population = stop, population
+        self.stop, self.population, self.running = stop, population, list(pairs)
         self._methods = _compared_methods(pairs, stop)
-        self._bounds, self._sign = bounds, 1 if higher_is_better[stop.by] else -1
+        columns = [(layer, method.name) for method in self._methods for layer in method.layers]
+        self._values = DrawnValues(stop.by, population, columns, higher_is_better, bounds)
         firsts, seconds = zip(*(method.compared for method in self._methods), strict=True)
         starts = [method.columns.start for method in self._methods]
         self._first = np.concatenate([start + first for start, first in zip(starts, firsts, strict=True)])
@@ -209,7 +218,6 @@ class Stopping:
         self._test = SignTest(population, len(self._first))
         self._totals: Floats = np.zeros(self._methods[-1].columns.stop)
         self._left_out = [0] * len(self._methods)
-        self._ids: set[Any] = set()
 
     def add(self, rows: pd.DataFrame) -> None:
         """Add the rows of one batch of images, including unreadable ones, in the order in which they were drawn.
@@ -220,7 +228,7 @@ class Stopping:
         Raises:
             MetricError: An image comes twice, there are more than N, or a value is outside the bounds.
         """
-        goodness = self._goodness(rows)
+        goodness = self._values.of(rows)
         for number, method in enumerate(self._methods):
             values = goodness[:, method.columns]
             missing = ~np.isfinite(values).all(axis=1)
@@ -281,7 +289,7 @@ class Stopping:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for the manifest."""
-        return asdict(self.stop) | {
+        return self.stop.to_dict() | {
             "images": self.images,
             "population": self.population,
             "decided": self.decided,
@@ -290,39 +298,6 @@ class Stopping:
             "undecided": [list(pair) for pair in self.undecided()],
             "left_out": {method.name: count for method, count in zip(self._methods, self._left_out, strict=True)},
         }
-
-    def _goodness(self, rows: pd.DataFrame) -> Floats:
-        """The metric by image and layer, `[n, C]`, in [0, 1], or in [-1, 0] if lower is better; NaN if a row does not count."""
-        ids = self._new_images(rows)
-        items = pd.MultiIndex.from_tuples([(layer, method.name) for method in self._methods for layer in method.layers])
-        values = rows[self.stop.by].to_numpy(dtype=float, na_value=np.nan)
-        low, high = self._bounds
-        share = (values - low) / (high - low)
-        columns = items.get_indexer(pd.MultiIndex.from_frame(rows[["layer", "method"]]))
-        used = rows["status"].isin(VALUED).to_numpy() & (columns >= 0)
-        outside = used & ((share < -_ROUNDING) | (share > 1 + _ROUNDING))
-        if outside.any():
-            image = rows["image_id"].to_numpy()[outside][0]
-            raise MetricError(
-                f"{self.stop.by} of image '{image}' is {values[outside][0]:g}, outside [{low:g}, {high:g}]; early "
-                "stopping needs bounds, so stop by another metric, or use a confidence that is a probability"
-            )
-        goodness = np.full((len(ids), len(items)), np.nan)
-        goodness[ids.get_indexer(pd.Index(rows["image_id"]))[used], columns[used]] = self._sign * on_grid(
-            np.clip(share[used], 0, 1)
-        )
-        return goodness
-
-    def _new_images(self, rows: pd.DataFrame) -> pd.Index[Any]:
-        """The images of a batch in order; an image that came twice would count twice among the N."""
-        ids = pd.Index(rows["image_id"].unique())
-        twice = rows.loc[rows.duplicated(["image_id", "layer", "method"]) | rows["image_id"].isin(self._ids), "image_id"]
-        if len(twice):
-            raise MetricError(f"image '{twice.iloc[0]}' came twice; early stopping needs each image once, with its own id")
-        if self.images + len(ids) > self.population:
-            raise MetricError(f"got more images than the {self.population} of the data set; check its length")
-        self._ids.update(ids)
-        return ids
 
     def _signs(self, method: _MethodLayers) -> Signs:
         """1 where the layer of the row is certainly better than that of the column, -1 where it is worse, `[L, L]`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from xaieval.config.protocol import plain
 from xaieval.data.batches import Batch
 from xaieval.evaluation.early_stopping import Stop
+from xaieval.evaluation.race import Race
 from xaieval.evaluation.request import Request
 from xaieval.explainers import describe_method
 from xaieval.inference.borrowing import check_ready, stored_parts
@@ -46,7 +46,7 @@ def run_identity(
     layers: Sequence[ProbeLayer],
     first: Batch,
     max_images: int | None,
-    stop: Stop | None,
+    stop: Stop | Race | None,
     groups: str | None = None,
     donors: Sequence[Batch] = (),
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def run_identity(
         **({} if how.layout is None else {"layout": plain(how.layout)}),
         "max_images": max_images,
         "precision": how.precision,
-        "stop": None if stop is None else asdict(stop),
+        "stop": None if stop is None else stop.to_dict(),
         **({"deterministic": True} if how.deterministic else {}),
         **({} if groups is None else {"groups": groups}),
         **({"matched controls": list(request.matched)} if request.matched else {}),

@@ -111,8 +111,8 @@ class Shuffled:
     def __init__(self, loader: Iterable[Any], seed: int, max_images: int | None = None) -> None:
         if not isinstance(loader, DataLoader) or not has_indices(loader):
             raise DataError(
-                f"stop= needs images in random order, which a {type(loader).__name__} cannot give; give a DataLoader over a "
-                "data set with a length and indices"
+                f"stop= and search need images in random order, which a {type(loader).__name__} cannot give; give a DataLoader "
+                "over a data set with a length and indices"
             )
         plan = draw_order(loader, seed, max_images)
         indices = [index for batch in plan for index in batch][:max_images]

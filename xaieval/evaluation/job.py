@@ -80,8 +80,14 @@ class Job:
 
     def of_pair(self, number: int) -> Job:
         """The job of one pair alone."""
-        pair = self.pairs[number]
-        return replace(self, layers=[layer for layer in self.layers if layer.address == pair[1]], pairs=[pair])
+        return self.of([self.names[number]])
+
+    def of(self, names: Sequence[Pair]) -> Job:
+        """The job of some pairs, with the layers that they need."""
+        wanted = set(names)
+        pairs = [pair for name, pair in zip(self.names, self.pairs, strict=True) if name in wanted]
+        addresses = {address for _, address in pairs}
+        return replace(self, layers=[layer for layer in self.layers if layer.address in addresses], pairs=pairs)
 
 
 def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) -> list[tuple[Explainer, str | None]]:

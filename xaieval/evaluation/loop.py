@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xaieval.analysis.tables import directions
 from xaieval.config.controls import Controls
-from xaieval.config.groups import GroupsOf, resolve_groups
+from xaieval.config.groups import Groups, GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
@@ -34,6 +34,7 @@ from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_don
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
+from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
     Request,
     batches_of,
@@ -57,7 +58,7 @@ from xaieval.results.manifest import count_groups, describe_image
 from xaieval.results.matched import excess_column
 from xaieval.results.rows import UNREADABLE, class_column
 
-__all__ = ["explain", "score"]
+__all__ = ["explain", "measured_run", "score"]
 
 FULL_PASS = 16  # images in a pass of `explain`, where a method makes many images of few
 
@@ -150,12 +151,57 @@ def score(
     check_at_least_one(max_images=max_images)
     request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
     check_target_of_all(request.protocol)
-    rule, chosen = resolve_stop(stop), resolve_groups(groups)
+    return measured_run(
+        request,
+        loader,
+        resolve_stop(stop),
+        resolve_groups(groups),
+        max_images=max_images,
+        output_dir=output_dir,
+        resume=resume,
+        progress=progress,
+        strict=strict,
+        judge=None if judge is model else judge,
+    )
+
+
+def measured_run(
+    request: Request,
+    loader: Iterable[Any],
+    rule: Stop | Race | None,
+    chosen: Groups,
+    *,
+    max_images: int | None,
+    output_dir: str | Path | None,
+    resume: bool,
+    progress: bool,
+    strict: bool,
+    judge: nn.Module | Function | None = None,
+) -> Scores:
+    """Measure what was asked for, image by image; the arguments are those of `score`.
+
+    Args:
+        request: What is asked for.
+        loader: As for `score`.
+        rule: What decides when the run stops, and which pairs are measured until then.
+        chosen: Which images belong together.
+        max_images: As for `score`, as are all that follow.
+        output_dir: See there.
+        resume: See there.
+        progress: See there.
+        strict: See there.
+        judge: Another model than that of the request.
+
+    Raises:
+        UsageError: See there, as for the others.
+        RunError: See there.
+        CheckError: See there.
+    """
+    how = request.inference
     check_stop_of_groups(rule, chosen.weights)
     _check_stop_of_each(rule, request.protocol)
-    shuffled = None if rule is None else Shuffled(loader, seed, max_images)
+    shuffled = None if rule is None else Shuffled(loader, request.seed, max_images)
     images = shuffled or loader
-    judge = None if judge is model else judge
     manifest = new_manifest(request) | describe_judge(judge)
     with ExitStack() as stack:
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
@@ -182,16 +228,15 @@ def score(
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)))
         state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
         donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
-        stopping = None
-        if rule is not None and shuffled is not None:
-            bounds = (-100.0, 100.0) if rule.by in map(excess_column, directions(manifest["metrics"])) else (0.0, 100.0)
-            stopping = Stopping(rule, len(shuffled), job.names, directions(manifest["metrics"]), bounds)
+        stopping = None if shuffled is None else _started(rule, len(shuffled), job, manifest)
         for batch in batches:
+            if stopping is not None:
+                state.job = job = job.of(stopping.running)
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch, donor_maps()))
             advance(count_images(request.protocol, batch))
-            if _is_settled(stopping, state):
+            if _is_finished(stopping, state):
                 break
         rows, data = state.finish()
         readable = rows[rows["status"] != UNREADABLE]
@@ -203,7 +248,7 @@ def score(
         return _finished(scores, checkpoints, strict)
 
 
-def _check_stop_of_each(rule: Stop | None, protocol: Protocol) -> None:
+def _check_stop_of_each(rule: Stop | Race | None, protocol: Protocol) -> None:
     if rule is not None and protocol.target == EACH:
         raise TargetError("stop= counts images, and target 'each' gives some of them several rows; leave one of them out")
 
@@ -225,8 +270,17 @@ def _first_seen(first: Batch, images: Iterable[Any], protocol: Protocol) -> dict
     return {"first_image": describe_image(first.ids[0], first.images[0]), **by_chance}
 
 
-def _is_settled(stopping: Stopping | None, state: RunState) -> bool:
-    """Whether the rows so far answer what `stop` asks."""
+def _started(rule: Stop | Race | None, population: int, job: Job, manifest: Mapping[str, Any]) -> Stopping | Racing | None:
+    """What decides, from the rows so far, which pairs are measured on the next images."""
+    if rule is None:
+        return None
+    higher_is_better = directions(manifest["metrics"])
+    bounds = (-100.0, 100.0) if rule.by in map(excess_column, higher_is_better) else (0.0, 100.0)
+    return rule.start(population, job.names, higher_is_better, bounds)
+
+
+def _is_finished(stopping: Stopping | Racing | None, state: RunState) -> bool:
+    """Whether the rows so far answer what was asked."""
     if stopping is None:
         return False
     stopping.add(state.new_rows())

@@ -16,7 +16,7 @@ from xaieval.evaluation.batch_rows import Measured, measured_rows
 from xaieval.evaluation.job import Job
 from xaieval.results.checkpoints import Checkpoint, Checkpoints, check_of
 from xaieval.results.manifest import describe_data
-from xaieval.results.rows import GROUP, failed_rows, with_group_column
+from xaieval.results.rows import GROUP, Pair, failed_rows, with_group_column
 
 __all__ = ["RunState", "dead_workers_are_run_errors"]
 
@@ -28,7 +28,8 @@ class RunState:
     """The rows of a run under way.
 
     Attributes:
-        job: What is measured.
+        job: What is measured; a race leaves pairs out as it goes on.
+        pairs: The layers and methods of the run, all of which miss an image that could not be read.
         checkpoints: The batches on the disk; None for a run without a folder.
         frames: The rows of each batch.
         checks: The checksum of each batch, for a run with a folder.
@@ -39,6 +40,7 @@ class RunState:
     """
 
     job: Job
+    pairs: Sequence[Pair]
     checkpoints: Checkpoints | None = None
     frames: list[pd.DataFrame] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
@@ -53,7 +55,7 @@ class RunState:
         """The state of a run that begins with this manifest. If the run breaks off, its last batch is kept too."""
         if checkpoints is not None:
             checkpoints.begin(manifest)
-        state = cls(job, checkpoints)
+        state = cls(job, job.names, checkpoints)
         try:
             yield state
         except BaseException:
@@ -114,7 +116,7 @@ class RunState:
         return rows, describe_data(rows, self.failures, [] if self.checkpoints is None else self.checks)
 
     def _unreadable(self, failures: Sequence[Failure]) -> pd.DataFrame:
-        return failed_rows(failures, self.job.names, self.job.columns)
+        return failed_rows(failures, self.pairs, self.job.columns)
 
     def _append(self, rows: pd.DataFrame, check: str) -> None:
         self.frames.append(rows)

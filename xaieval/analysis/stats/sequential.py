@@ -93,6 +93,16 @@ class SignTest:
         self.sums, self._squares = sums[-1], squares[-1]
         self.seen += len(values)
 
+    def keep(self, tests: ArrayLike) -> None:
+        """Go on with some of the tests only.
+
+        Args:
+            tests: Their indices in [0, T), in the order that they are to have from now on.
+        """
+        kept = np.asarray(tests, dtype=np.intp)
+        self.sums, self._squares = self.sums[kept], self._squares[kept]
+        self.capital, self._most = self.capital[:, kept], self._most[:, kept]
+
     @property
     def evidence(self) -> Floats:
         """The largest capital so far, `[2, T]`, for positive and for negative means; inf if the sign is certain."""
