@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +102,7 @@ def write(tables: dict[str, xaieval.Scores], accuracies: dict[str, dict[str, flo
         rows.append(summary.assign(judge=name, r_size=[size.get((row.layer, row.method)) for row in summary.itertuples()]))
     pd.concat(rows).to_csv(OUT / "summary.csv", index=False, float_format="%.5g")
     versions = {name: tables["the network itself"].manifest["versions"][name] for name in ("xaieval", "torch", "timm")}
-    facts = {"accuracy": accuracies, "images": count, "seed": seed, "versions": versions, "processor": platform.processor()}
+    facts = {"accuracy": accuracies, "images": count, "seed": seed, "versions": versions}
     (OUT / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 

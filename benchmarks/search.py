@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,14 @@ from numpy.typing import NDArray
 
 import xaieval
 from xaieval.analysis.stats.intervals import wilson_interval
+from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.scores import Scores
+from xaieval.metrics import METRICS
 from xaieval.results.rows import Pair
 
 OUT = Path(__file__).parent / "search"
-BOUNDS = (0.0, 100.0)
-ROUNDING = 1e-3  # percent, as in the race: means that differ by less are a tie
+ROUNDING = 1e-5  # of the range, as in the race: means that differ by less are a tie
 
 app = cyclopts.App(help=__doc__)
 
@@ -42,7 +42,7 @@ def table_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def race(rows: pd.DataFrame, pairs: list[Pair], order: NDArray[np.intp], settings: Race, higher: bool, batch: int) -> Racing:
     """One race over the images in this order; the rows are image by image, and for each image pair by pair."""
-    racing = settings.start(len(order), pairs, {settings.by: higher}, BOUNDS)
+    racing = settings.start(len(order), pairs, {settings.by: higher}, bounds_of(settings.by, [METRICS[settings.by]]))
     for start in range(0, len(order), batch):
         columns = np.array([pairs.index(pair) for pair in racing.running])
         places = order[start : start + batch, None] * len(pairs) + columns
@@ -55,7 +55,8 @@ def race(rows: pd.DataFrame, pairs: list[Pair], order: NDArray[np.intp], setting
 def record(table: pd.DataFrame, races: list[Racing], metric: str, higher: bool) -> dict[str, Any]:
     """The line of a metric: what the races cost, and how many lost the best pair."""
     means = table.mean() if higher else -table.mean()
-    best = set(means.index[means >= means.max() - ROUNDING])
+    low, high = bounds_of(metric, [METRICS[metric]])
+    best = set(means.index[means >= means.max() - ROUNDING * (high - low)])
     wrong = sum(not best & set(one.running) for one in races)
     low, high = wilson_interval(wrong, len(races))
     spent = np.array([one.spent for one in races])
@@ -108,9 +109,9 @@ def main(
         rows = scores.rows[["image_id", "layer", "method", "status", metric]]
         table, rng, settings = table_of(rows, metric), np.random.default_rng(seed), Race(by=metric)
         pairs = list(table.columns)
-        assert len(rows) == table.size and pairs == list(
-            rows[["layer", "method"]][: len(pairs)].itertuples(index=False, name=None)
-        )
+        first_image = rows[["layer", "method"]][: len(pairs)].itertuples(index=False, name=None)
+        if len(rows) != table.size or list(first_image) != pairs:
+            raise SystemExit(f"{run} is not a full grid: each image needs one row for each pair, in the same order")
         outcomes = [race(rows, pairs, rng.permutation(len(table)), settings, higher, batch) for _ in range(races)]
         records.append(record(table, outcomes, metric, higher))
         print(json.dumps(records[-1]))
@@ -123,7 +124,6 @@ def main(
         "seed": seed,
         "run": {name: scores.manifest["run"][name] for name in ("layers", "methods", "metrics")},
         "versions": {"xaieval": xaieval.__version__} | {name: importlib.metadata.version(name) for name in ("numpy", "pandas")},
-        "processor": platform.processor() or platform.machine(),
     }
     (OUT / "races.json").write_text(json.dumps(facts, indent=2) + "\n")
 

@@ -9,14 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 
+import xaieval
 from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.analysis.stats.sequential import SignTest
 from xaieval.errors import ConfigError, MetricError
+from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.race import Race, Racing
+from xaieval.metrics import METRICS, Metric
 
 INSERTION = "insertion"
 BOUNDS = (0.0, 100.0)
@@ -200,3 +205,34 @@ def test_a_race_needs_two_pairs_and_a_metric_of_the_run():
         Race(by=INSERTION).start(10, _pairs(1), {INSERTION: True}, BOUNDS)
     with pytest.raises(MetricError, match="no metric 'deletion' to stop by"):
         Race(by="deletion").start(10, _pairs(2), {INSERTION: True}, BOUNDS)
+
+
+def test_the_bounds_are_those_of_the_metric_and_of_its_excess():
+    metrics = [METRICS["average_drop"], METRICS["insertion"], METRICS["morf"], METRICS["infidelity"]]
+    bounds = {
+        "average_drop": (0, 100),
+        "insertion": (0, 1),
+        "morf": (-1, 1),
+        "insertion_excess": (-1, 1),
+        "morf_excess": (-2, 2),
+    }
+    assert {name: bounds_of(name, metrics) for name in bounds} == bounds
+    with pytest.raises(MetricError, match="the values of 'infidelity' have no bounds"):
+        bounds_of("infidelity", metrics)
+    with pytest.raises(MetricError, match="bounds are a smallest and a largest value"):
+        Metric("own", lambda y, o: y - o, True, bounds=(1, 0))
+
+
+def test_values_of_the_curves_lie_within_their_bounds():
+    """A confidence that is 0 or 1 in any order takes every curve to its limits."""
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(3, 2, 16), nn.Flatten())
+    bounded = ["insertion", "deletion", "morf", "lerf", "road", "road_morf", "road_lerf", "abpc", "sic", "saco", "mu_fidelity"]
+    with torch.no_grad():
+        model[0].weight.mul_(100)
+    scores = xaieval.score(model, [images], (), ["captum:Saliency", "random"], bounded, progress=False)
+    for name in bounded:
+        low, high = METRICS[name].bounds
+        values = scores.rows[name].dropna()
+        assert len(values), name
+        assert values.between(low - 1e-9, high + 1e-9).all(), name

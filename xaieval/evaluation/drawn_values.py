@@ -10,11 +10,36 @@ import pandas as pd
 
 from xaieval.analysis.stats.sequential import Floats, on_grid
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics import Metric
+from xaieval.results.matched import excess_column
 from xaieval.results.rows import VALUED, Pair
 
-__all__ = ["DrawnValues"]
+__all__ = ["DrawnValues", "bounds_of"]
 
 _ROUNDING = 1e-6  # of the range: how far rounding may move a value outside its bounds
+
+
+def bounds_of(by: str, metrics: Sequence[Metric]) -> tuple[float, float]:
+    """The smallest and the largest value of a column of the rows for one image: a metric of the run, or its excess.
+
+    Raises:
+        MetricError: It has none.
+
+    Example:
+        >>> from xaieval.metrics import METRICS
+        >>> bounds_of("insertion", [METRICS["insertion"]])
+        (0.0, 1.0)
+    """
+    metric = next((metric for metric in metrics if by in (metric.name, excess_column(metric.name))), None)
+    if metric is None:
+        return 0.0, 100.0  # refused by its name
+    if metric.bounds is None:
+        raise MetricError(
+            f"the values of {metric.name!r} have no bounds, which a decision before the last image needs; decide by a metric "
+            "that has, such as average_drop; a Metric of your own takes bounds="
+        )
+    low, high = metric.bounds
+    return (low, high) if by == metric.name else (low - high, high - low)
 
 
 class DrawnValues:

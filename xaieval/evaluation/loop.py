@@ -23,6 +23,7 @@ from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
 from xaieval.errors import CheckError, ExplainerError, OutputError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
+from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
@@ -55,7 +56,6 @@ from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
 from xaieval.results.manifest import count_groups, describe_image
-from xaieval.results.matched import excess_column
 from xaieval.results.rows import UNREADABLE, class_column
 
 __all__ = ["explain", "measured_run", "score"]
@@ -275,8 +275,7 @@ def _started(rule: Stop | Race | None, population: int, job: Job, manifest: Mapp
     if rule is None:
         return None
     higher_is_better = directions(manifest["metrics"])
-    bounds = (-100.0, 100.0) if rule.by in map(excess_column, higher_is_better) else (0.0, 100.0)
-    return rule.start(population, job.names, higher_is_better, bounds)
+    return rule.start(population, job.names, higher_is_better, bounds_of(rule.by, job.metrics))
 
 
 def _is_finished(stopping: Stopping | Racing | None, state: RunState) -> bool:

@@ -57,6 +57,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         paper="Sundararajan et al. 2017, arXiv 1703.01365",
         divides=False,
         family="axioms",
+        bounds=None,
     )
 
 
@@ -164,6 +165,7 @@ def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> 
         passes="the method once more, and 1",
         paper="Kindermans et al. 2017, arXiv 1711.00867",
         family="axioms",
+        bounds=None,
     )
 
 

@@ -120,7 +120,9 @@ def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[T
     return (100 * o / y).masked_fill(~valid(y, o), torch.nan)
 
 
-CONFIDENCE_RATIO = Metric("confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %", family="faithfulness")
+CONFIDENCE_RATIO = Metric(
+    "confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %", family="faithfulness", bounds=None
+)
 
 
 class ConfidenceRatio(MeanOf, metric=CONFIDENCE_RATIO):
@@ -170,6 +172,7 @@ DROP_IN_DELETION = Metric(
     passes="1",
     paper=LIFT_CAM,
     family="faithfulness",
+    bounds=None,
 )
 
 

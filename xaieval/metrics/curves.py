@@ -214,6 +214,7 @@ def _metric(name: str, curve: Curve, *, higher_is_better: bool, label: str, pape
         paper=paper,
         divides=False,
         family="faithfulness",
+        bounds=(-1.0, 1.0) if curve.over else (0.0, 1.0),
     )
 
 

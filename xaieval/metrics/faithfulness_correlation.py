@@ -276,6 +276,7 @@ def _metric(name: str, judge: Any, label: str, settings: dict[str, Any], baselin
         paper=paper,
         family="faithfulness",
         divides=False,
+        bounds=(-1.0, 1.0),
     )
 
 

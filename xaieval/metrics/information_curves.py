@@ -218,6 +218,7 @@ def _metric(name: str, curve: InformationCurve, asked: str, label: str) -> Metri
         paper=XRAI,
         divides=False,
         family="faithfulness",
+        bounds=(0.0, 1.0),
     )
 
 

@@ -145,11 +145,12 @@ class Metric:
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
         family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
+        bounds: Smallest and largest value for one image, which early stopping and `xaieval.search` need; None if it has none.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
             denominator would turn it around. Default: whether it needs "confidence".
 
     Raises:
-        MetricError: It needs an input that does not exist, or its family is not one of `FAMILIES`.
+        MetricError: It needs an input that does not exist, its family is not one of `FAMILIES`, or its bounds are reversed.
 
     Example:
         A metric of your own is a function with declared needs:
@@ -171,10 +172,13 @@ class Metric:
     paper: str = ""
     family: str = ""
     divides: bool | None = None
+    bounds: tuple[float, float] | None = (0.0, 100.0)
 
     def __post_init__(self) -> None:
         if isinstance(self.needs, str):
             raise MetricError(f"metric {self.name!r}: needs is a sequence of names, such as ({self.needs!r},); got a string")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise MetricError(f"metric {self.name!r}: bounds are a smallest and a largest value, got {self.bounds}")
         if self.family and self.family not in FAMILIES:
             raise MetricError(f"metric {self.name!r}: no family {self.family!r}; {choose_from(self.family, FAMILIES)}")
         unknown = [need for need in self.needs if need not in NEEDS]

@@ -131,6 +131,7 @@ def monotonicity_correlation(
         passes=f"{samples} for each step",
         paper="Nguyen and Martinez 2020, arXiv 2007.07584",
         divides=False,
+        bounds=(-1.0, 1.0),
         family="faithfulness",
     )
 

@@ -129,6 +129,7 @@ def _metric(name: str, label: str, of: Of, samples: int, radius: float, noise: s
         passes=f"the method {samples + 1} times",
         paper=AGARWAL,
         family="robustness",
+        bounds=None,
     )
 
 

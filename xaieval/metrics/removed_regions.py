@@ -195,6 +195,7 @@ def _metric(
         paper=paper,
         divides=divides,
         family="faithfulness",
+        bounds=None if divides else (-1.0, 1.0),
     )
 
 

@@ -205,6 +205,7 @@ def _metric(name: str, removal: RemoveAndDebias, higher_is_better: bool, label: 
         paper=RONG,
         divides=False,
         family="faithfulness",
+        bounds=(-1.0, 1.0),
     )
 
 

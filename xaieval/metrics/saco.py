@@ -55,6 +55,7 @@ def saco(groups: int = 10, baseline: Baseline = "mean", *, name: str = "saco") -
         paper="Wu et al. 2024, arXiv 2404.01415",
         divides=False,
         family="faithfulness",
+        bounds=(-1.0, 1.0),
     )
 
 

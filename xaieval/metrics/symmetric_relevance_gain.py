@@ -182,6 +182,7 @@ def _metric(name: str, function: BetweenCurves | RandomOrder, better: bool | Non
         paper=paper,
         divides=False,
         family="faithfulness",
+        bounds=(-1.0, 1.0),
     )
 
 
