@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
-import textwrap
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,8 +20,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import xaieval
-from tests import ROOT
-from xaieval.cli import main
 from xaieval.errors import OutputError, UsageError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, resolve_methods
 from xaieval.inference.reproducibility import repeatable, seed_from
@@ -215,28 +210,7 @@ def test_a_transformer_gives_the_same_bits():
     assert_same_bits(rows(loader([2, 0, 1], 2, images), **options), rows(loader([0, 1, 2], 3, images), **options))
 
 
-def test_one_process_and_two_give_the_same_bits_and_the_command_has_the_option(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    command = [
-        "score",
-        "--data",
-        "scenes",
-        "--max-images",
-        "6",
-        "--layers",
-        "fpn[p4]",
-        "--methods",
-        "gradcam,random",
-        "--no-progress",
-    ]
-    for processes in ("1", "2"):
-        out = tmp_path / processes
-        main([*command, "--deterministic", "--nproc", processes, "--batch-size", processes, "--out", str(out)])
-    one, two = (xaieval.Scores.load(tmp_path / processes) for processes in ("1", "2"))
-    assert_same_bits(two.rows, one.rows)
-    assert one.manifest["run"]["deterministic"] is True
-    assert one.manifest["speed"]["batch_size"] == 1
-    assert len(one.rows) == 12
+# One process and two: tests/evaluation/distributed/test_shared_run.py, by the command, whose processes are other interpreters.
 
 
 # ---- what it is
@@ -284,19 +258,3 @@ def test_other_errors_stay_as_they_are():
 def test_compiled_passes_are_refused():
     with pytest.raises(UsageError, match=r"^deterministic=True cannot run a compiled model; leave out one of "):
         rows(loader([0], 1), deterministic=True, compile=True)
-
-
-def test_another_interpreter_gives_the_same_bits():
-    code = """
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        import torch
-        torch.set_num_threads(2)
-        from tests.inference.test_reproducibility import loader, rows
-        found = rows(loader([2, 0, 1], 1), ["gradcam", "random"], deterministic=True)
-        print([float.hex(value) for value in found["masked_confidence"]])
-    """
-    here = rows(loader([0, 1, 2], 3), ["gradcam", "random"], deterministic=True)
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), str(ROOT)]
-    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    assert there == str([float.hex(value) for value in here["masked_confidence"]])

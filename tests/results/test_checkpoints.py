@@ -94,7 +94,7 @@ def same(folder: Path, other: Path) -> bool:
 # ---- going on
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     count=st.integers(1, 9),
     size=st.integers(1, 4),
@@ -361,7 +361,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
         sys.executable,
         str(ROOT / "benchmarks/faults.py"),
         "--kills",
-        "10",
+        "4",
         "--seed",
         str(os.getpid()),
         "--out",

@@ -72,7 +72,19 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 }
 
 # Settings that decide how much work a method does.
-SMALLER = {"n_masks": 24, "samples": 4}
+SMALLER = {"n_masks": 24, "samples": 4, "window": 16, "stride": 8}
+STEPS, SAMPLES = {"n_steps": 8}, {"nt_samples": 4}
+LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
+    "captum:IntegratedGradients": STEPS,
+    "captum:InternalInfluence": STEPS,
+    "captum:LayerConductance": STEPS,
+    "captum:Occlusion": {"sliding_window_shapes": (3, 16, 16), "strides": (3, 8, 8)},
+    "captum:SmoothGrad": SAMPLES,
+    "captum:SmoothGradSquared": SAMPLES,
+    "captum:VarGrad": SAMPLES,
+    "torch-cam:ISCAM": {"num_samples": 3},
+    "torch-cam:SSCAM": {"num_samples": 3},
+}
 
 EVERY = {**METHODS, **LIBRARY_METHODS}
 
@@ -80,6 +92,8 @@ EVERY = {**METHODS, **LIBRARY_METHODS}
 def _smaller(explainer: Explainer) -> Explainer:
     if not is_dataclass(explainer):
         return explainer
+    if explainer.name in LIBRARY_SMALLER:
+        return replace(explainer, settings={**explainer.settings, **LIBRARY_SMALLER[explainer.name]})
     return replace(explainer, **{field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER})
 
 

@@ -96,7 +96,7 @@ def test_missing_runs_move_the_effects_little_and_widen_them():
 @pytest.mark.parametrize("missing", [0.0, 0.25])
 def test_intervals_hold_in_95_percent_of_simulated_experiments(missing):
     hits = []
-    for seed in range(150):
+    for seed in range(80):
         runs = made_runs(seed)
         hits.append(_covered(effects(runs.sample(frac=1 - missing, random_state=seed), "y", model="cells")))
     assert 0.93 < np.mean(hits) < 0.97
@@ -110,7 +110,7 @@ def test_intervals_of_the_mixed_model_hold_too():
 
 @pytest.mark.slow
 def test_intervals_over_folds_hold_where_arms_differ_between_folds_and_those_over_runs_do_not():
-    tables = [effects(made_runs(seed, arm_in_fold=2.0), "y", model="cells") for seed in range(100)]
+    tables = [effects(made_runs(seed, arm_in_fold=2.0), "y", model="cells") for seed in range(60)]
     assert np.mean([_covered(table) for table in tables]) < 0.8
     assert 0.92 < np.mean([_covered(table, "low_folds", "high_folds") for table in tables]) < 0.98
 
@@ -118,7 +118,7 @@ def test_intervals_over_folds_hold_where_arms_differ_between_folds_and_those_ove
 @pytest.mark.slow
 def test_intervals_over_classes_hold_where_arms_differ_between_classes():
     hits = []
-    for seed in range(60):
+    for seed in range(40):
         runs = by_class(made_runs(seed, folds=3, seeds=2), seed, 21, arm_in_class=4.0)
         hits.append(_covered(effects_beyond(runs, "label", "y")))
     assert 0.92 < np.mean(hits) < 0.98
