@@ -1,4 +1,4 @@
-"""Speed of xaieval: compared with other libraries, compared with the lower bound, with growing work, and at start-up.
+"""Speed of xaieval: compared with other libraries, metric by metric, with the lower bound, with growing work, and at start-up.
 
 `python benchmarks/speed all` writes tables, figures and `manifest.json`; see docs/speed.md. Absolute times say more about the
 machine than about the code, so the results are ratios of times that were measured in turn.

@@ -25,7 +25,7 @@ __all__ = ["compared", "measure", "summarise"]
 
 CHECKED = 2  # images whose numbers are compared
 PASS = 8  # images of a bare pass
-SIZES = (1, 8, 64)  # images of a batch
+SIZES = (1, 8)  # and all images of a batch
 KEYS = ("model", "metric", "peer")
 
 
@@ -80,7 +80,7 @@ def compared(case: Case, given: Given) -> dict[str, Any]:
     with case.fixed(), our_method(case, few) as method:
         ours = our_rows(few, method, case.checked or case.ours, CHECKED)[case.ours.name].to_numpy(float)
         if not case.deviation:
-            theirs = case.in_our_unit(case.theirs(few, 1 if case.alone else CHECKED, few.draw), few)
+            theirs = case.in_our_unit(case.found_by_peer(few, 1 if case.alone else CHECKED, few.draw), few)
             deviation = float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1))
             verdict = "agrees" if deviation <= case.tolerance else "DIFFERS"
     return {
@@ -106,7 +106,7 @@ def _time(case: Case, given: Given, rounds: int) -> list[dict[str, Any]]:
     with ExitStack() as undo:
         method = undo.enter_context(our_method(case, given))
         ours, our_size = _best(lambda size: partial(our_rows, given, method, case.ours, size), case.images)
-        theirs, their_size = _best(lambda size: partial(case.theirs, given, size), case.images, case.least)
+        theirs, their_size = _best(lambda size: partial(case.found_by_peer, given, size), case.images, case.least)
         bare = undo.enter_context(_bare(given)) if case.passes else _nothing
         seconds = alternate({"ours": ours, "theirs": theirs, "bare": bare}, rounds)
     return [
@@ -129,9 +129,8 @@ def _time(case: Case, given: Given, rounds: int) -> list[dict[str, Any]]:
 
 
 def _best(make: Callable[[int], Callable[[], object]], images: int, least: int = 1) -> tuple[Callable[[], object], int]:
-    """The work at the fastest batch size, each tried once after a run that warms up."""
+    """The work at the fastest batch size, each tried once; the check of the numbers has warmed up."""
     works = {size: make(size) for size in sorted({size for size in SIZES if least <= size < images} | {images})}
-    works[images]()
     times = {size: stopwatch(work) for size, work in works.items()}
     best = min(times, key=lambda size: times[size])
     return works[best], best

@@ -1,8 +1,8 @@
 """Metrics of captum and of pytorch-grad-cam as documented there, and Xplique's formulas in torch.
 
-Xplique needs TensorFlow. Its formulas are written here for torch in the way that it computes them: as many passes, the images of
-a step in one batch, and one number for each image where it returns the mean. With `draw` each contestant gets xaieval's random
-numbers in the place of its own, so that the values can be compared; times are taken without.
+Xplique needs TensorFlow. Its formulas are written here for torch in the way that it computes them: as many passes, the images
+of a step in one batch, and one number for each image where it returns the mean. With `draw` each contestant gets xaieval's
+random numbers in the place of its own, so that the values can be compared; times are taken without.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def captum_max_sensitivity(samples: int, radius: float) -> Found:
 
 
 def _added(given: Given, draw: Draw, samples: int, radius: float) -> Callable[[Tensor], Tensor]:
-    """xaieval's noise on images that are repeated for each sample, all in one batch."""
+    """Xaieval's noise on images that are repeated for each sample, all in one batch."""
     noises = [noise_like(given.images, draw, "uniform", radius, f"max-sensitivity {number}") for number in range(samples)]
     return lambda images: images + torch.stack(noises, dim=1).flatten(0, 1)
 

@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from given import Draw, Given
 from torch import Tensor
 
@@ -108,7 +107,6 @@ def _maps(given: Given) -> np.ndarray:
 def _called(name: str, made: dict[str, Any], given: Given, size: int, **called: Any) -> Any:
     settings = {"abs": False, "normalise": False, "disable_warnings": True, "display_progressbar": False} | made
     call = {"x_batch": given.images.numpy(), "y_batch": given.targets.numpy(), "channel_first": True, "softmax": True}
-    with warnings.catch_warnings(), patch.object(np, "trapz", np.trapezoid, create=True):  # which numpy 2.4 no longer has
-        warnings.simplefilter("ignore")  # of names that it calls, and of noise that is too small
+    with patch.object(np, "trapz", np.trapezoid, create=True):  # which numpy 2.4 no longer has
         metric = getattr(quantus, name)(**settings)
         return metric(model=given.network.model, **call, **called, device="cpu", batch_size=size)

@@ -14,7 +14,13 @@ from xaieval.results.markdown import markdown_table
 
 __all__ = ["markdown", "write_into"]
 
-NAMES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "vit_small": "ViT-S/16", "resnet18": "ResNet-18", "vit_tiny": "ViT-Ti/16"}
+NAMES = {
+    "resnet50": "ResNet-50",
+    "mobilenetv2": "MobileNetV2",
+    "vit_small": "ViT-S/16",
+    "resnet18": "ResNet-18",
+    "vit_tiny": "ViT-Ti/16",
+}
 
 
 def markdown(out: Path) -> str:

@@ -65,7 +65,7 @@ def test_a_number_that_differs_stops_the_run(speed, network, tmp_path, monkeypat
     )
     wrong = replace(case, in_our_unit=lambda falls, given: np.asarray(falls).sum(axis=1))
     monkeypatch.setattr(module, "cases_of", lambda network, scale: [wrong])
-    with pytest.raises(SystemExit, match="the numbers differ, so nothing is timed: .*region perturbation"):
+    with pytest.raises(SystemExit, match=r"the numbers differ, so nothing is timed: .*region perturbation"):
         module.measure(network, speed["networks"].Scale(SIDE, 4, quick=True), None, tmp_path)
     assert not (tmp_path / "metrics.csv").exists()
 
