@@ -1,4 +1,4 @@
-"""Speed of xaieval: compared with other libraries, compared with the lower bound, with growing work, and at start-up.
+"""Speed of xaieval: compared with other libraries, metric by metric, with the lower bound, with growing work, and at start-up.
 
 `python benchmarks/speed all` writes tables, figures and `manifest.json`; see docs/speed.md. Absolute times say more about the
 machine than about the code, so the results are ratios of times that were measured in turn.
@@ -7,7 +7,7 @@ machine than about the code, so the results are ratios of times that were measur
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import cyclopts
 import figures
 import growth
 import limit
+import metric_times
 import startup
 import tables
-from networks import NETWORKS, Network, Scale, build
+from networks import GREY, NETWORKS, Network, Scale, build
 from record import write_manifest
 
 app = cyclopts.App(name="speed", help=__doc__)
@@ -35,7 +36,7 @@ class Options:
     Attributes:
         quick: Tiny settings that test the scripts; their numbers mean nothing.
         out: Folder of the results; rows of the same configuration are replaced, others stay.
-        only: Networks, separated by commas: resnet50, mobilenetv2, vit_small. Default: all.
+        only: Networks, separated by commas: resnet50, mobilenetv2, vit_small; for metrics resnet18, vit_tiny. Default: all.
         images: Folder of images with one sub-folder per class. Default: generated scenes.
         weights: Weights of MobileNetV2 (safetensors). Default: random weights.
         rounds: Number of runs of each contestant. Default: depends on command and setting.
@@ -55,14 +56,13 @@ class Options:
         """Size and number of the images."""
         return Scale(side=64, pool=16, quick=True) if self.quick else Scale()
 
-    @property
-    def names(self) -> tuple[str, ...]:
+    def names(self, default: Sequence[str] = NETWORKS) -> Sequence[str]:
         """Names of the networks."""
-        return tuple(self.only.split(",")) if self.only else NETWORKS
+        return self.only.split(",") if self.only else default
 
-    def networks(self) -> Iterator[Network]:
+    def networks(self, default: Sequence[str] = NETWORKS) -> Iterator[Network]:
         """The networks, built one at a time."""
-        for name in self.names:
+        for name in self.names(default):
             yield build(name, self.scale, self.images, self.weights, self.seed)
 
     def record(self, command: str, **more: object) -> None:
@@ -89,6 +89,19 @@ def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
     figures.draw(options.out)
 
 
+@app.command
+def metrics(metrics: str | None = None, *, options: Options = DEFAULT) -> None:
+    """Time of each metric and image compared with Quantus, captum, pytorch-grad-cam and Xplique's formulas.
+
+    Args:
+        metrics: Names in the table, separated by commas. Default: all.
+        options: See `Options`.
+    """
+    for network in options.networks(GREY):
+        metric_times.measure(network, options.scale, options.rounds, options.out, metrics)
+    options.record("metrics", metrics=metrics)
+
+
 @app.command(name="limit")
 def limit_(settings: str = "1x1,4x1,4x4,8x4", *, options: Options = DEFAULT) -> None:
     """Time of `score` compared with the forward and backward passes that it needs at least.
@@ -111,7 +124,7 @@ def growth_(parts: str = ",".join(growth.PARTS), *, options: Options = DEFAULT) 
         parts: axes, maps (32 compared with 1) and processes, separated by commas.
         options: See `Options`.
     """
-    for name in options.names if options.only else NETWORKS[:1]:
+    for name in options.names(NETWORKS[:1]):
         growth.grow(name, options.scale, options.out, parts.split(","))
     options.record("growth", parts=parts)
     figures.draw(options.out)
@@ -126,8 +139,9 @@ def startup_(*, options: Options = DEFAULT) -> None:
 
 @app.command(name="all")
 def all_(*, options: Options = DEFAULT) -> None:
-    """All four measurements, then the tables."""
+    """All measurements, then the tables."""
     peers(options=options)
+    metrics(options=options)
     limit_(options=options)
     growth_(options=options)
     startup_(options=options)

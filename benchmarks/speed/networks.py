@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xaieval.data import Preprocessing, image_folder, scenes
 
-__all__ = ["LAYERS", "METHODS", "NETWORKS", "Batches", "Network", "Scale", "build"]
+__all__ = ["GREY", "LAYERS", "METHODS", "NETWORKS", "Batches", "Network", "Scale", "build"]
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -34,8 +34,11 @@ LAYERS = {
     "resnet50": {1: ("layer4",), 4: ("layer1", "layer2", "layer3", "layer4"), 8: RESNET},
     "mobilenetv2": {1: ("blocks.6",), 4: ("blocks.2", "blocks.4", "blocks.5", "blocks.6"), 8: MOBILENET},
     "vit_small": {1: VIT[-1:], 4: VIT[1::2], 8: VIT},
+    "resnet18": {1: ("layer4",)},
+    "vit_tiny": {1: VIT[-1:]},
 }
-NETWORKS = tuple(LAYERS)
+NETWORKS = ("resnet50", "mobilenetv2", "vit_small")
+GREY = ("resnet18", "vit_tiny")  # of images with one channel, for the comparison of metrics
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Network:
     """A model in eval mode with images and target classes.
 
     Attributes:
-        name: One of `NETWORKS`.
+        name: One of `NETWORKS` or `GREY`.
         model: The model; its parameters require gradients, as those of a user's model.
-        images: Normalised images `[N, 3, side, side]`.
+        images: Normalised images `[N, 3, side, side]`; of one channel for networks of `GREY`.
         targets: The predicted classes `[N]`, computed once.
         reshape: Function from tokens to maps, for libraries that need it; None for convolutional networks.
         weights: Source of the weights.
@@ -94,7 +97,7 @@ def build(name: str, scale: Scale, images: Path | None, weights: Path | None, se
     """A network with its images.
 
     Args:
-        name: One of `NETWORKS`.
+        name: One of `NETWORKS` or `GREY`.
         scale: Size and number of the images.
         images: Folder with one sub-folder per class. Default: generated scenes.
         weights: Weights file of MobileNetV2, safetensors. Default: random weights.
@@ -103,6 +106,7 @@ def build(name: str, scale: Scale, images: Path | None, weights: Path | None, se
     torch.manual_seed(seed)
     model = _model(name, scale.side)
     pictures = _images(images, scale, halves=name == "mobilenetv2")
+    pictures = pictures.mean(dim=1, keepdim=True) if name in GREY else pictures
     if name == "mobilenetv2" and weights is not None:
         model.load_state_dict(load_file(weights))
         origin = weights.name
@@ -112,7 +116,7 @@ def build(name: str, scale: Scale, images: Path | None, weights: Path | None, se
     model.eval()
     with torch.no_grad():
         targets = torch.cat([model(part).argmax(dim=1) for part in pictures.split(8)])
-    reshape = partial(_grid, side=scale.side // 16) if name == "vit_small" else None
+    reshape = partial(_grid, side=scale.side // 16) if name.startswith("vit") else None
     return Network(name, model, pictures, targets, reshape, origin)
 
 
@@ -121,6 +125,10 @@ def _model(name: str, side: int) -> nn.Module:
         return torchvision.models.resnet50()
     if name == "mobilenetv2":
         return timm.create_model("mobilenetv2_100", pad_type="same")
+    if name == "resnet18":
+        return timm.create_model("resnet18", in_chans=1)
+    if name == "vit_tiny":
+        return timm.create_model("vit_tiny_patch16_224", img_size=side, in_chans=1)
     return timm.create_model("vit_small_patch16_224", img_size=side)
 
 

@@ -17,7 +17,20 @@ import torch
 
 __all__ = ["read", "replace_rows", "write_manifest"]
 
-PACKAGES = ("xaieval", "torch", "torchvision", "timm", "numpy", "grad-cam", "torchcam", "captum", "opencv-python-headless")
+PACKAGES = (
+    "xaieval",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "grad-cam",
+    "torchcam",
+    "captum",
+    "quantus",
+    "scipy",
+    "scikit-image",
+    "opencv-python-headless",
+)
 
 
 def replace_rows(path: Path, rows: Sequence[Mapping[str, Any]] | pd.DataFrame, keys: Sequence[str]) -> None:

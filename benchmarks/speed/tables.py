@@ -14,7 +14,13 @@ from xaieval.results.markdown import markdown_table
 
 __all__ = ["markdown", "write_into"]
 
-NAMES = {"resnet50": "ResNet-50", "mobilenetv2": "MobileNetV2", "vit_small": "ViT-S/16"}
+NAMES = {
+    "resnet50": "ResNet-50",
+    "mobilenetv2": "MobileNetV2",
+    "vit_small": "ViT-S/16",
+    "resnet18": "ResNet-18",
+    "vit_tiny": "ViT-Ti/16",
+}
 
 
 def markdown(out: Path) -> str:
@@ -24,6 +30,8 @@ def markdown(out: Path) -> str:
         "agreement": _agreement,
         "batch_trials": _trials,
         "calls": _calls,
+        "metrics": _metrics,
+        "metric_agreement": _metric_agreement,
         "limit": _limit,
         "growth": _growth,
         "processes": _processes,
@@ -114,6 +122,39 @@ def _calls(rows: pd.DataFrame) -> pd.DataFrame:
             "steady rate over eager": rows["faster_than_eager"].map("{:.2f}".format),
             "seconds before it": rows["overhead_seconds"].map("{:.1f}".format),
             "pays from images": rows["break_even_images"].map(lambda count: "" if pd.isna(count) else f"{count:.0f}"),
+        }
+    )
+
+
+def _metrics(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "model": rows["model"],
+            "metric": rows["metric"],
+            "peer": rows["peer"],
+            "maps": rows["maps"],
+            "images": rows["n_images"],
+            "batch, peer's": rows["our_batch"].astype(str) + ", " + rows["peer_batch"].astype(str),
+            "rounds": rows["rounds"],
+            "peer, ms an image": rows["peer_ms"].map("{:.1f}".format),
+            "xaieval, ms an image": rows["our_ms"].map("{:.1f}".format),
+            "xaieval is faster by": _range(rows, "ours_is_faster", ".2f"),
+            "bare passes / xaieval": rows["efficiency"].map(lambda share: "" if pd.isna(share) else f"{share:.2f}"),
+        }
+    )
+
+
+def _metric_agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    numbers = {name: rows[name].map(lambda value: "" if pd.isna(value) else f"{value:.4g}") for name in ("ours", "theirs")}
+    return pd.DataFrame(
+        {
+            "model": rows["model"],
+            "metric": rows["metric"],
+            "peer": rows["peer"],
+            "xaieval": numbers["ours"],
+            "peer's": numbers["theirs"],
+            "largest deviation": rows["deviation"].map(lambda value: "" if pd.isna(value) else f"{value:.0e}"),
+            "verdict": rows["verdict"] + rows["explanation"].map(lambda why: "" if pd.isna(why) else f": {why}"),
         }
     )
 
