@@ -12,7 +12,7 @@ __all__ = ["AGAIN", "COSTLY", "DESCRIBES", "SETTLED", "asks_again", "judges_one_
 
 STEPS = 10  # of curves, and groups of pixels
 SHARES = (0.05, 0.15)  # of the pixels that ROAD removes; a cue covers about a twentieth of its scene
-SHOWN = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5)  # shares of the pixels on the curves of information
+SHOWN = (0.03, 0.1, 0.3)  # shares of the pixels on the curves of information
 SIDE = 16  # of patches, in pixels
 COARSE = (
     of.insertion(STEPS),
@@ -49,7 +49,7 @@ COARSE = (
     of.arcc((0.2, 0.6)),
 )
 SETTLED: dict[str, Metric] = METRICS | {metric.name: metric for metric in COARSE}
-# These still take 20 to 65 forward passes for each image and map, so they are scored on fewer images.
+# These still take 20 to 65 forward passes for each image and map, or compress pictures, so they are scored on fewer images.
 COSTLY = (
     "faithfulness_correlation",
     "sensitivity_n",
@@ -60,6 +60,8 @@ COSTLY = (
     "region_perturbation",
     "selectivity",
     "irof",
+    "sic",
+    "aic",
 )
 # What a map alone does not have, by the name of the input.
 AGAIN = {

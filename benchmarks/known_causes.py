@@ -354,11 +354,11 @@ def recognised_lines(kind: str) -> list[str]:
         kind: What is added to the name of the metric: nothing, EXCESS or OF_OBJECT.
     """
     counts = results().query("kind == @kind")
-    lines = [f"| family | metric | n | {' | '.join(FALSE)} |", "|---" * (len(FALSE) + 3) + "|"]
+    lines = [f"| family | metric | n | networks | {' | '.join(FALSE)} |", "|---" * (len(FALSE) + 4) + "|"]
     for (family, metric), group in counts.groupby(["family", "metric"], sort=False):
         cells = [pooled(group[group["false_map"] == other]) for other in FALSE]
         images = group.groupby("false_map")[["wins", "ties", "losses"]].sum().sum(axis=1).max()
-        lines.append(f"| {family} | `{metric}` | {images} | {' | '.join(cells)} |")
+        lines.append(f"| {family} | `{metric}` | {images} | {group['cue'].nunique()} | {' | '.join(cells)} |")
     return lines
 
 
@@ -395,8 +395,9 @@ def half_lines() -> list[str]:
     counts = half.set_index(["metric", "cue"])
     lines = [f"| metric | {' | '.join(CUES)} |", "|---" * (len(CUES) + 1) + "|"]
     for metric in counts.index.get_level_values("metric").unique():
-        rows = [counts.loc[(metric, cue)] for cue in CUES]
-        lines.append(f"| `{metric}` | {' | '.join(f'{r.share:.0f} [{r.low:.0f}, {r.high:.0f}]' for r in rows)} |")
+        rows = [counts.loc[(metric, cue)] if (metric, cue) in counts.index else None for cue in CUES]
+        cells = ["" if row is None else f"{row.share:.0f} [{row.low:.0f}, {row.high:.0f}]" for row in rows]
+        lines.append(f"| `{metric}` | {' | '.join(cells)} |")
     return lines
 
 
