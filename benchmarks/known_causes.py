@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import cyclopts
 import numpy as np
 import pandas as pd
 import torch
+from coarse import COSTLY, SETTLED, judges_one_map, left_out
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from page_tables import filled
@@ -35,16 +37,14 @@ from xaieval.data.cues import CUES, Cue
 from xaieval.data.drawing import SIDE
 from xaieval.data.scenes import VERSIONS, Scene, make_scene
 from xaieval.explainers.base import Context
-from xaieval.metrics import METRICS, Metric, deletion, insertion, lerf, morf, road
+from xaieval.metrics import FAMILIES, Metric
 from xaieval.models import cue_scenes
 
 HERE = Path(__file__).parent / "known_causes"
 TRUE = "true"
 FALSE = ("shifted", "half", "distractor", "random", "twice", "everything")
-# These judge a method by its maps of altered images; a map by itself has no value.
-OF_METHODS = ("coherency", "adcc", "max_sensitivity", "stability_shift", "stability_flip")
+EXCESS, OF_OBJECT = "_excess", "_of_object"  # what is added to the name of a metric
 BATCH = 25
-STEPS = 10  # of the curves
 LEAST_SHIFT = 48  # pixels; no cue is wider or higher
 TIE = 1e-9
 ALPHA = 0.05
@@ -131,14 +131,6 @@ class Given:
 # ---- scoring
 
 
-def metrics() -> list[Metric]:
-    """Every metric that judges a map and has a direction; curves of ten steps, ROAD with two shares."""
-    coarse = [insertion(STEPS), deletion(STEPS), morf(STEPS), lerf(STEPS), road((0.05, 0.15))]
-    settled = METRICS | {metric.name: metric for metric in coarse}
-    left_out = {"road_morf", "road_lerf", *OF_METHODS}
-    return [metric for name, metric in settled.items() if metric.higher_is_better is not None and name not in left_out]
-
-
 def batches(drawn: Sequence[Scene], masks: Sequence[Mask]) -> list[dict[str, Any]]:
     """Batches of the scenes for `xaieval.score`, normalised to [-1, 1], with these masks as ground truth."""
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -159,7 +151,9 @@ def explainers(maps: Sequence[Mapping[str, Map]]) -> list[Given]:
     ]
 
 
-def score_cue(cue: Cue, images: int, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def score_cue(
+    cue: Cue, chosen: Sequence[Metric], images: int, seed: int, matched: bool
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows of all maps of one cue, and what its metrics are.
 
     Metrics that compare a map with the object are scored twice: with the mask of the cue, and, as NAME_of_object, with that of
@@ -169,21 +163,24 @@ def score_cue(cue: Cue, images: int, seed: int) -> tuple[pd.DataFrame, list[dict
     rng = np.random.default_rng([seed, list(CUES).index(cue)])
     pairs = [(maps, without_equals(maps, rng)) for maps in (maps_of(scene, rng) for scene in drawn)]
     exact, ordered = (explainers(maps) for maps in zip(*pairs, strict=True))
-    placing = [metric for metric in metrics() if "masks" in metric.needs]
+    placing = [metric for metric in chosen if "masks" in metric.needs]
+    asking = [metric for metric in chosen if metric not in placing]
+    of_object = [replace(metric, name=f"{metric.name}{OF_OBJECT}") for metric in placing]
     runs: list[tuple[str, list[Given], list[Metric], str | bool]] = [
-        ("mask", ordered, [metric for metric in metrics() if metric not in placing], "shifted"),
+        ("mask", ordered, asking, "shifted" if matched else False),
         ("mask", exact, placing, False),
-        ("distractor", exact, [replace(metric, name=f"{metric.name}_of_object") for metric in placing], False),
+        ("distractor", exact, of_object, False),
     ]
     model = cue_scenes(cue).eval()
     tables, described = [], []
-    for masks, methods, chosen, controls in runs:
-        loader = batches(drawn, [getattr(scene, masks) for scene in drawn])
-        options: dict[str, Any] = {"methods": methods, "metrics": chosen, "controls": controls, "seed": seed}
-        scores = xaieval.score(model, loader, **options, progress=False)
-        known = [column for table in tables for column in table.columns]
-        tables.append(scores.rows.set_index(["image_id", "method"]).drop(columns=known, errors="ignore"))
-        described += scores.manifest["metrics"]
+    for masks, methods, some, controls in runs:
+        if some:
+            loader = batches(drawn, [getattr(scene, masks) for scene in drawn])
+            options: dict[str, Any] = {"methods": methods, "metrics": some, "controls": controls, "seed": seed}
+            scores = xaieval.score(model, loader, **options, progress=False)
+            known = [column for table in tables for column in table.columns]
+            tables.append(scores.rows.set_index(["image_id", "method"]).drop(columns=known, errors="ignore"))
+            described += scores.manifest["metrics"]
     return pd.concat(tables, axis=1).reset_index(), described
 
 
@@ -250,38 +247,83 @@ def judged(counts: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(p_holm=corrected, verdict=np.where(corrected < ALPHA, better, "not told apart"))
 
 
+def base(metric: str) -> str:
+    """The metric that an excess or a value with the mask of the object belongs to.
+
+    Example:
+        >>> base("road_excess"), base("iou_of_object"), base("iou")
+        ('road', 'iou', 'iou')
+    """
+    return metric.removesuffix(EXCESS).removesuffix(OF_OBJECT)
+
+
+def in_order(counts: pd.DataFrame) -> pd.DataFrame:
+    """The counts, family by family, with the columns `base`, `kind` (what is added to the name) and `family`."""
+    names = counts["metric"].map(base)
+    kinds = [metric.removeprefix(name) for metric, name in zip(counts["metric"], names, strict=True)]
+    found = counts.assign(base=names, kind=kinds, family=[SETTLED[name].family for name in names])
+    places = [found["family"].map(list(FAMILIES).index), names.map(list(SETTLED).index)]
+    return found.assign(one=places[0], two=places[1]).sort_values(["one", "two"], kind="stable").drop(columns=["one", "two"])
+
+
 def results(folder: Path = HERE) -> pd.DataFrame:
-    """The counts of all cues."""
-    return pd.concat([pd.read_csv(folder / f"{cue}.csv") for cue in CUES], ignore_index=True)
+    """The counts of all cues, in the order of the page."""
+    return in_order(pd.concat([pd.read_csv(folder / f"{cue}.csv") for cue in CUES], ignore_index=True))
 
 
 @app.command
-def score(cues: list[Cue] | None = None, *, images: int = 100, seed: int = 0, out: Path = HERE) -> None:
-    """Score the true and the false maps. The results of other cues stay.
+def score(
+    cues: list[Cue] | None = None,
+    *,
+    metrics: list[str] | None = None,
+    images: int = 100,
+    few: int = 20,
+    matched: bool = True,
+    seed: int = 0,
+    out: Path = HERE,
+) -> None:
+    """Score the true and the false maps. The results of other cues and metrics stay.
 
     Args:
         cues: The cues. Default: all.
+        metrics: Names of metrics. Default: all that judge a map.
         images: Number of images of each cue.
+        few: The same for metrics that cost many passes (`coarse.COSTLY`).
+        matched: Score a shifted copy of every map too, for the excess of the metrics that are not costly.
         seed: Seed of the scenes and of the maps.
         out: Folder of the results.
     """
     out.mkdir(parents=True, exist_ok=True)
+    chosen = [metric for metric in judges_one_map() if metrics is None or metric.name in metrics]
     for cue in cues or list(CUES):
-        rows, described = score_cue(cue, images, seed)
-        directions = {metric["name"]: 1 if metric["higher_is_better"] else -1 for metric in described}
-        right = rows[rows["predicted"] == rows["label"]]
-        counts = judged(recognised(right, directions)).assign(cue=cue)
-        counts.to_csv(out / f"{cue}.csv", index=False, float_format="%.6g")
-        manifest = {
-            "command": "python benchmarks/known_causes.py score",
-            "images": images,
-            "images_predicted_right": right["image_id"].nunique(),
-            "seed": seed,
-            "accuracy": accuracy_of(cue, images, seed),
-            "metrics": {metric.name: dict(metric.settings) for metric in metrics() if metric.settings},
-            "versions": {"xaieval": xaieval.__version__, "torch": torch.__version__, "numpy": np.__version__},
-        }
-        (out / f"{cue}.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        for costly, count in ((False, images), (True, few)):
+            some = [metric for metric in chosen if (metric.name in COSTLY) == costly]
+            if some:
+                record(cue, some, count, seed, out, matched=matched and not costly)
+
+
+def record(cue: Cue, chosen: Sequence[Metric], images: int, seed: int, out: Path, *, matched: bool) -> None:
+    """Score one cue by some metrics, and put their results in the place of their former ones."""
+    rows, described = score_cue(cue, chosen, images, seed, matched)
+    directions = {metric["name"]: 1 if metric["higher_is_better"] else -1 for metric in described}
+    counts = judged(recognised(rows[rows["predicted"] == rows["label"]], directions)).assign(cue=cue)
+    table, manifest = out / f"{cue}.csv", out / f"{cue}.json"
+    new = {metric.name for metric in chosen}
+    if table.exists():
+        former = pd.read_csv(table)
+        counts = pd.concat([former[~former["metric"].map(base).isin(new)], counts])
+    in_order(counts)[list(counts.columns)].to_csv(table, index=False, float_format="%.6g")
+    known = json.loads(manifest.read_text()) if manifest.exists() else {}
+    drawn = known.get("images", {}) | dict.fromkeys(sorted(new), images)
+    about = {
+        "command": "python benchmarks/known_causes.py score",
+        "seed": seed,
+        "accuracy": accuracy_of(cue, 100, seed),
+        "images": {name: drawn[name] for name in SETTLED if name in drawn},
+        "metrics": {name: dict(SETTLED[name].settings) for name in SETTLED if name in drawn and SETTLED[name].settings},
+        "versions": {"xaieval": xaieval.__version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    manifest.write_text(json.dumps(about, indent=2) + "\n")
 
 
 # ---- the page
@@ -294,18 +336,40 @@ def tables(page: Path = Path("docs/known_causes.md")) -> None:
     Args:
         page: The page.
     """
-    made = {"recognised": recognised_lines, "half": half_lines, "accuracy": accuracy_lines}
+    made = {
+        "recognised": partial(recognised_lines, ""),
+        "excess": partial(recognised_lines, EXCESS),
+        "of object": partial(recognised_lines, OF_OBJECT),
+        "left out": left_out_lines,
+        "half": half_lines,
+        "accuracy": accuracy_lines,
+    }
     page.write_text(filled(page.read_text(), made))
 
 
-def recognised_lines() -> list[str]:
-    """In Markdown, one row per metric: the share of images of all cues in which the true map wins against each false map."""
-    counts = results()
-    lines = [f"| metric | {' | '.join(FALSE)} |", "|---" * (len(FALSE) + 1) + "|"]
-    for metric, group in counts.groupby("metric", sort=False):
+def recognised_lines(kind: str) -> list[str]:
+    """In Markdown, one row per metric of a kind: the share of images of all cues in which the true map wins.
+
+    Args:
+        kind: What is added to the name of the metric: nothing, EXCESS or OF_OBJECT.
+    """
+    counts = results().query("kind == @kind")
+    lines = [f"| family | metric | n | networks | {' | '.join(FALSE)} |", "|---" * (len(FALSE) + 4) + "|"]
+    for (family, metric), group in counts.groupby(["family", "metric"], sort=False):
         cells = [pooled(group[group["false_map"] == other]) for other in FALSE]
-        lines.append(f"| `{metric}` | {' | '.join(cells)} |")
+        images = group.groupby("false_map")[["wins", "ties", "losses"]].sum().sum(axis=1).max()
+        lines.append(f"| {family} | `{metric}` | {images} | {group['cue'].nunique()} | {' | '.join(cells)} |")
     return lines
+
+
+def left_out_lines() -> list[str]:
+    """In Markdown, the metrics that do not say of one map whether it is good, with the reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, reason in left_out().items():
+        reasons.setdefault((SETTLED[name].family, reason), []).append(f"`{name}`")
+    rows = sorted(reasons.items(), key=lambda item: list(FAMILIES).index(item[0][0]))
+    lines = ["| family | metrics | why a map is not enough |", "|---|---|---|"]
+    return lines + [f"| {family} | {', '.join(names)} | {reason} |" for (family, reason), names in rows]
 
 
 def pooled(cells: pd.DataFrame) -> str:
@@ -323,12 +387,17 @@ def pooled(cells: pd.DataFrame) -> str:
 
 
 def half_lines() -> list[str]:
-    """In Markdown, the share of images in which the true map wins against half of it, by cue, with its interval."""
-    counts = results().query("false_map == 'half'").set_index(["metric", "cue"])
+    """In Markdown, the share of images in which the true map wins against half of it, by cue, with its interval.
+
+    Metrics that know the object prefer the whole in every network.
+    """
+    half = results().query("false_map == 'half' and kind == '' and family != 'localisation'")
+    counts = half.set_index(["metric", "cue"])
     lines = [f"| metric | {' | '.join(CUES)} |", "|---" * (len(CUES) + 1) + "|"]
     for metric in counts.index.get_level_values("metric").unique():
-        rows = [counts.loc[(metric, cue)] for cue in CUES]
-        lines.append(f"| `{metric}` | {' | '.join(f'{r.share:.0f} [{r.low:.0f}, {r.high:.0f}]' for r in rows)} |")
+        rows = [counts.loc[(metric, cue)] if (metric, cue) in counts.index else None for cue in CUES]
+        cells = ["" if row is None else f"{row.share:.0f} [{row.low:.0f}, {row.high:.0f}]" for row in rows]
+        lines.append(f"| `{metric}` | {' | '.join(cells)} |")
     return lines
 
 

@@ -29,6 +29,7 @@ import cyclopts
 import numpy as np
 import pandas as pd
 import torch
+from coarse import COSTLY, judges_one_map
 from numpy.typing import NDArray
 from page_tables import filled
 from scipy.stats import rankdata, wilcoxon
@@ -38,7 +39,7 @@ import xaieval
 from xaieval.data import Preprocessing, scenes
 from xaieval.data.cues import Cue
 from xaieval.data.drawing import SIDE
-from xaieval.metrics import METRICS, Metric, deletion, insertion, road
+from xaieval.metrics import Metric
 from xaieval.models import cue_scenes
 
 HERE = Path(__file__).parent / "metaquantus"
@@ -52,21 +53,14 @@ STRENGTHS = {
     ("weights", "small"): 0.001,
     ("weights", "large"): 0.5,
 }
-SLOW = (
-    "coherency", "adcc", "max_sensitivity", "stability_shift", "stability_flip", "morf", "lerf", "road_morf", "road_lerf",
-)  # fmt: skip
-STEPS = 10
-
 app = cyclopts.App(help=__doc__)
 
 Table = NDArray[np.float64]  # values of a metric [methods, images], signed so that higher is better
 
 
 def metrics() -> list[Metric]:
-    """The fast metrics with a direction; curves of ten steps, ROAD with two shares."""
-    coarse = [insertion(STEPS), deletion(STEPS), road((0.05, 0.15))]
-    settled = METRICS | {metric.name: metric for metric in coarse}
-    return [metric for name, metric in settled.items() if metric.higher_is_better is not None and name not in SLOW]
+    """The metrics that judge a map, but for the costly ones."""
+    return [metric for metric in judges_one_map() if metric.name not in COSTLY]
 
 
 # ---- the criteria

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import cyclopts
 import numpy as np
 import pandas as pd
+from coarse import COSTLY, SETTLED
 from page_tables import filled
 from train_ucmerced import held_out, pictures_of, trained_network
 
@@ -30,7 +31,7 @@ from xaieval.analysis.stats.intervals import bootstrap_means
 from xaieval.analysis.tables import directions, grouping_of, metric_tables
 from xaieval.data import Pictures
 from xaieval.evaluation.scores import Scores
-from xaieval.metrics import METRICS, Metric, deletion, insertion, max_sensitivity, road
+from xaieval.metrics import METRICS, Metric, deletion, insertion, road
 from xaieval.models import load_model
 from xaieval.results.matched import without_excess
 
@@ -40,7 +41,7 @@ LAYERS = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "elementwise-gradcam", "eigencam", "eigengradcam")
 CONTROLS = ("random", "uniform", "center", "edges", "fake-cam", "shifted", "dimmed")
 FEW = ("average_drop", "increase_in_confidence", "average_gain")
-LEFT_OUT = {"road_morf", "road_lerf", "morf", "lerf", "infidelity", "stability_shift"}
+LEFT_OUT = {"road_morf", "road_lerf", "morf", "lerf", "infidelity", "stability_shift", *COSTLY}
 ROUNDS = 2
 PLACES = (0, 10, 5, 15)  # among the twenty held-out images of a class, which are two blocks of ten
 RESAMPLES = 1000
@@ -51,12 +52,11 @@ app = cyclopts.App(help=__doc__)
 def metrics() -> list[Metric]:
     """The metrics that need no ground truth, which these images lack, as far as time allows.
 
-    Curves have five steps, ROAD one share and max-sensitivity three samples, which is coarse. The two parts of ROAD are left
-    out, since the metric is half their difference; and so are MoRF, LeRF, infidelity and the stability under shifts, which cost
-    as much as all confidences together.
+    Settings are those of `coarse.py`, with curves of five steps and one share for ROAD. The two parts of ROAD are left out,
+    since the metric is half their difference; and so are MoRF, LeRF, infidelity and the stability under shifts, which cost as
+    much as all confidences together, and the costly metrics.
     """
-    coarse = [insertion(5), deletion(5), road((0.5,)), max_sensitivity(3)]
-    settled = METRICS | {metric.name: metric for metric in coarse}
+    settled = SETTLED | {metric.name: metric for metric in (insertion(5), deletion(5), road((0.5,)))}
     return [metric for name, metric in settled.items() if "masks" not in metric.needs and name not in LEFT_OUT]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from tests import ROOT
 from xaieval.data.scenes import CUES, make_scene
+from xaieval.metrics import FAMILIES, METRICS
 
 
 @pytest.fixture
@@ -128,6 +130,57 @@ def test_shares_are_pooled_over_cues(causes):
     assert causes.pooled(cells.iloc[:0]) == ""
 
 
+def test_every_metric_is_scored_or_named_with_the_reason(benchmark, causes):
+    coarse = benchmark("coarse")
+    left, scored = coarse.left_out(), [metric.name for metric in coarse.judges_one_map()]
+    assert sorted([*left, *scored]) == sorted(METRICS)
+    assert all(left.values())
+    assert set(coarse.COSTLY) <= set(scored)
+    assert set(causes.results()["base"]) == set(scored)
+    # The run names each input of a metric; whatever asks the method again is no judge of one map.
+    given = {"confidence", "masked_confidence", "inverse_confidence", "maps", "attributions", "masks", "boxes", "images", "ask"}
+    given |= {"ask_hits", "draw", "segment", "protocol", "targets", "logits"}
+    assert all(set(METRICS[name].needs) <= given for name in scored)
+    described = {name for name, metric in METRICS.items() if metric.higher_is_better is None}
+    assert all(name in described or not set(METRICS[name].needs) <= given for name in left)
+
+
+def test_coarse_settings_keep_what_a_metric_is(benchmark):
+    for name, metric in benchmark("coarse").SETTLED.items():
+        former = METRICS[name]
+        assert (metric.needs, metric.higher_is_better, metric.family) == (former.needs, former.higher_is_better, former.family)
+
+
+def test_rows_come_family_by_family_with_what_is_added_to_a_name(causes):
+    names = ["iou_of_object", "iou", "road_excess", "complexity", "road", "average_drop"]
+    found = causes.in_order(pd.DataFrame({"metric": names}))
+    assert found["metric"].tolist() == ["average_drop", "road_excess", "road", "iou_of_object", "iou", "complexity"]
+    assert found["kind"].tolist() == ["", "_excess", "", "_of_object", "", ""]
+    assert found["family"].tolist() == sorted(found["family"], key=list(FAMILIES).index)
+
+
+def test_results_of_other_metrics_stay(causes, monkeypatch, tmp_path):
+    def scored(cue, chosen, images, seed, matched):
+        methods = [causes.TRUE, *causes.FALSE]
+        rows = pd.DataFrame(
+            [{"image_id": str(i), "method": m, "label": 0, "predicted": 0} for i in range(images) for m in methods]
+        )
+        names = [*(metric.name for metric in chosen), *(f"{metric.name}_excess" for metric in chosen if matched)]
+        for name in names:
+            rows[name] = (rows["method"] == causes.TRUE) * 1.0
+        return rows, [{"name": name, "higher_is_better": True} for name in names]
+
+    monkeypatch.setattr(causes, "score_cue", scored)
+    monkeypatch.setattr(causes, "accuracy_of", lambda *_: {})
+    causes.score(["object"], metrics=["road", "irof"], images=9, few=7, out=tmp_path)
+    causes.score(["object"], metrics=["road"], images=8, matched=False, out=tmp_path)
+    found = pd.read_csv(tmp_path / "object.csv").drop_duplicates("metric").set_index("metric")
+    assert found["wins"].to_dict() == {"road": 8, "irof": 7}, "the excess goes with the metric"
+    about = json.loads((tmp_path / "object.json").read_text())
+    assert about["images"] == {"road": 8, "irof": 7}
+    assert about["metrics"]["road"]["fractions"] == [0.05, 0.15]
+
+
 # ---- MetaQuantus
 
 
@@ -176,12 +229,20 @@ def test_a_map_fools_a_metric_if_it_is_better_than_grad_cam_at_its_best_layer(fo
     for image in range(30):
         for layer, level in (("deep", 10.0), ("shallow", 30.0)):
             records.append({"image_id": str(image), "layer": layer, "method": "gradcam", "drop": level + rng.normal()})
-        for cheat, level in zip(fooling.CHEATS, (0.0, 5.0, 9.999, 20.0, 40.0), strict=True):
+        for cheat, level in zip(fooling.FIVE, (0.0, 5.0, 9.999, 20.0, 40.0), strict=True):
             records.append({"image_id": str(image), "layer": "input", "method": cheat, "drop": level + rng.normal()})
     found = fooling.fooled(pd.DataFrame(records), {"drop": -1}).set_index("map")
     assert found["layer"].unique().tolist() == ["deep"]
     assert found["fooled"].tolist() == [True, True, False, False, False], "20 beats the shallow layer, but not the best one"
     assert found.loc["uniform", "mean_gradcam"] == pytest.approx(10, abs=1)
+
+
+def test_noise_is_new_in_each_pass_and_a_point_is_one_pixel(fooling):
+    images = torch.rand(2, 3, 8, 8)
+    first, second = (fooling.noise(None, images, None) for _ in range(2))
+    assert first.shape == (2, 8, 8)
+    assert not torch.equal(first, second)
+    assert (fooling.point(None, images, None) == 1).sum(dim=(1, 2)).tolist() == [1, 1]
 
 
 # ---- the page
@@ -199,5 +260,5 @@ def test_the_tables_of_the_page_are_the_results(causes, criteria, fooling, tmp_p
     for made in (causes, criteria, fooling):
         made.tables(page)
     assert page.read_text() == text
-    assert text.count("<!-- from ") == 6
+    assert text.count("<!-- from ") == 10
     assert set(causes.results()["cue"]) == set(CUES)
