@@ -47,7 +47,7 @@ def score_document(
     scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
 ) -> Document:
     """The document of the command `score`."""
-    findings, fooled = scores.findings(level), scores.fooled_metrics()
+    findings, fooled = scores.findings(level), scores.fooled_metrics(level)
     return {
         "folder": str(folder),
         "files": list(files),

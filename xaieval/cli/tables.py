@@ -69,7 +69,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     if scores.n_groups is not None:
         print_text(f"{groups_text(scores.n_groups, scores.group_weights)}; intervals and tests allow for them")
     labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
-    for name, text in scores.fooled_metrics().items():
+    for name, text in scores.fooled_metrics(level).items():
         print_text(f"{labels[name]}: {text}")
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:

@@ -94,12 +94,15 @@ class Scores(RunRecord):
         """
         return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
 
-    def fooled_metrics(self) -> dict[str, str]:
-        """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+    def fooled_metrics(self, level: float = 0.95) -> dict[str, str]:
+        """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
 
         See `xaieval.analysis.controls.fooled_metrics` for an example. Empty for a run without this control.
+
+        Args:
+            level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         """
-        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights)
+        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights, level, self.seed)
 
     def matched_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method at each layer against the matched controls of its maps: is it the map, or its size?

@@ -166,7 +166,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
-    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights)
+    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return {
         "model": model,
         "data": data,

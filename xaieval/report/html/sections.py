@@ -310,9 +310,9 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
         )
     except MetricError:  # no image has rows that count for every item
         return None
-    letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
+    letters = {(row["layer"], row["method"]): row["letters"] for row in ranking.table.to_dict("records")}
     own = set(letters.pop(best, ""))
-    return [_named(pair, over) for pair, group in letters.items() if own & set(group)]
+    return [_named(pair, over) for pair, other in letters.items() if own & set(other)]
 
 
 def _named(pair: Pair, over: RankedItems) -> str:
