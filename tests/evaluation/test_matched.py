@@ -125,8 +125,8 @@ def test_values_are_those_of_a_loop_over_single_images(protocol):
     maps = xaieval.explain(model, data, "2", "gradcam", protocol=protocol)["2"]
     rows = scores.rows.set_index("image_id")
     model.requires_grad_(False)
-    values = maps.flatten(1).sort(dim=1, descending=True).values  # of 144 pixels, of which 32 % are 46
-    assert (values[:, 45] - values[:, 46]).min() > 1e-3, "no rounding decides which pixels are among the largest"
+    largest = maps.flatten(1).topk(47)[0]  # of 144 pixels, of which 32 % are 46
+    assert (largest[:, 45] - largest[:, 46]).min() > 1e-3, "no rounding decides which pixels are among the largest"
     for number, name in enumerate("abcde"):
         own, image = maps[number : number + 1], data[number : number + 1]
         generator = torch.Generator().manual_seed(seed_from(0, name, "shifted"))

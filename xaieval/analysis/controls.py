@@ -111,9 +111,9 @@ def fooled_metrics(
 ) -> dict[str, str]:
     """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
 
-    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. The tests are those of
-    `compare_with_controls`, of every method in every metric, so that a method that is ahead by chance, as the best of many often
-    is, does not hide that a metric can be fooled.
+    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
+    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not hide
+    that a metric can be fooled.
 
     Args:
         rows: The rows of a run.

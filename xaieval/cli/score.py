@@ -58,7 +58,8 @@ def score(
 ) -> dict[str, Any] | None:
     """Score layers and methods of a model by Average Drop, Increase in Confidence and other metrics.
 
-    Writes rows.parquet, summary.csv, manifest.json and maps.png. The same command continues an interrupted run.
+    Writes rows.parquet, summary.csv, manifest.json and maps.png; of localisation metrics also pooled.csv, the numbers over all
+    images. The same command continues an interrupted run.
 
     Without options: a small built-in model on 200 generated images, offline.
 
@@ -89,6 +90,7 @@ def _score(
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Score in this process, which may be one of several."""
+    from xaieval.analysis.pooled import pooled_numbers
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.config.groups import Groups
     from xaieval.config.protocol import plain
@@ -96,7 +98,7 @@ def _score(
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
-    from xaieval.results.files import MANIFEST, ROWS, SUMMARY
+    from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
     loaded = load_trained(options.model, model_options, options.seed)
@@ -157,7 +159,8 @@ def _score(
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    files = [ROWS, SUMMARY, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
+    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.rows, scores.metrics) else [])]
+    files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
