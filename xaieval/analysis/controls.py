@@ -112,8 +112,8 @@ def fooled_metrics(
     """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
 
     Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
-    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not hide
-    that a metric can be fooled.
+    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
+    hide that a metric can be fooled.
 
     Args:
         rows: The rows of a run.

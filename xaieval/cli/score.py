@@ -14,7 +14,16 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import check_normalisation, load_forward, load_judge, load_trained, names_code
+from xaieval.cli.loading import (
+    check_normalisation,
+    chosen_target,
+    class_order,
+    load_forward,
+    load_judge,
+    load_trained,
+    mosaic_settings,
+    names_code,
+)
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -106,6 +115,7 @@ def _score(
     forward = load_forward(model_options.forward)
     if not names_code("data", options.data):
         check_normalisation(model_options, loaded.preprocessing)
+    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
     data = load_data(
         options.data,
         loaded.preprocessing,
@@ -118,10 +128,11 @@ def _score(
         masks=options.masks,
         boxes=options.boxes,
         annotations=options.annotations,
+        classes=class_order(options.classes),
+        **mosaic_settings(options, loaded, forward, protocol),
     )
     if data.left_out and Rank.from_environment().is_first:
         _note(f"{options.data}: {describe_left_out(data.left_out)}")
-    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
         data.loader,
