@@ -18,6 +18,7 @@ from xaieval.data.batches import read_batches
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
+KNOWN = "data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -32,11 +33,11 @@ def _same_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "senes",
-            "no data 'senes'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'",
+            f"no data 'senes'; {KNOWN}",
         ),
         (
             "folder:",
-            "no data 'folder:'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'",
+            f"no data 'folder:'; {KNOWN}",
         ),
         ("nosuchpackage.x:make", "no data 'nosuchpackage.x:make': there is no module 'nosuchpackage'"),
         ("xaieval.data.nosuch:make", "no data 'xaieval.data.nosuch:make': there is no module 'xaieval.data.nosuch'"),
@@ -197,10 +198,7 @@ def test_a_factory_gives_no_pictures_and_is_not_called():
 def test_pictures_that_do_not_exist_are_refused_word_for_word(spec):
     with pytest.raises(DataError) as error:
         load_pictures(spec, SMALL)
-    assert (
-        str(error.value)
-        == f"no data '{spec}'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
-    )
+    assert str(error.value) == f"no data '{spec}'; {KNOWN}"
 
 
 # ---- mosaics by name
@@ -289,9 +287,9 @@ def test_folders_of_numbers_in_another_order_by_name_are_a_question_and_both_ans
     with pytest.raises(DataError) as caught:
         image_folder(root, SMALL)
     assert str(caught.value) == (
-        f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '10' is class 2 by name, as "
-        'torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number" (--classes), as the '
-        "model was trained"
+        f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '10' is class 2 by name, "
+        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number" (--classes), '
+        "as the model was trained"
     )
     found = {order: image_folder(root, SMALL, classes=order) for order in ("name", "number")}
     assert [name.split("/")[0] for name in found["name"].ids] == ["0", "1", "10", "2", "4"]
