@@ -181,6 +181,29 @@ def test_a_metric_in_which_methods_and_fake_cam_are_equal_can_be_fooled_too(valu
     assert list(_scores(values, controls=["fake-cam"]).fooled_metrics()) == [IC]
 
 
+def test_the_best_of_many_methods_that_is_ahead_by_chance_does_not_hide_that_a_metric_can_be_fooled():
+    noise = np.random.default_rng(0)
+    values = {(f"p{number}", "gradcam"): {AD: noise.normal(30, 9, 24).tolist()} for number in range(12)}
+    values[("input", "fake-cam")] = {AD: noise.normal(30, 9, 24).tolist()}
+    means = {pair: np.mean(column[AD]) for pair, column in values.items()}
+    best = min(means, key=means.__getitem__)
+    assert best[1] == "gradcam"
+    scores = _scores(values, controls=["fake-cam"])
+    assert scores.fooled_metrics()[AD] == (
+        f"this metric may be fooled: fake-cam, which removes one pixel, has {means['input', 'fake-cam']:.4g}, the best method "
+        f"(gradcam at {best[0]}) {means[best]:.4g}, which is not significantly better"
+    )
+
+
+def test_a_metric_in_which_one_method_beats_fake_cam_is_not_fooled_unless_its_images_are_few_groups(values):
+    values[("input", "fake-cam")] = {AD: [90.0] * 24, IC: [50.0] * 24}
+    scores = _scores(values, controls=["fake-cam"])
+    assert scores.fooled_metrics() == {}
+    groups = {name: str(number % 3) for number, name in enumerate(scores.rows["image_id"].unique())}
+    assert list(scores.with_groups(groups).fooled_metrics()) == [AD, IC]
+    assert list(scores.fooled_metrics(level=1 - 1e-9)) == [AD, IC]
+
+
 def test_with_fake_cam_alone_there_is_nothing_to_beat(values):
     values[("input", "fake-cam")] = {AD: [0.0] * 24, IC: [0.0] * 24}
     scores = _scores(values, controls=["fake-cam"])

@@ -63,7 +63,7 @@ def three() -> Scores:
 def test_what_cannot_be_told_apart_shares_a_letter(three):
     ranking = three.rank(AD)
     assert list(ranking.table.index) == ["p4", "p5", "p2"]
-    assert list(ranking.table["group"]) == ["a", "a", "b"]
+    assert list(ranking.table["letters"]) == ["a", "a", "b"]
     assert ranking.groups == [["p4", "p5"], ["p2"]]
     assert (ranking.fixed, ranking.n_images, ranking.level, ranking.over) == ("gradcam", 30, 0.95, "layer")
     assert list(ranking.table["rank_low"]) == [1, 1, 3]
@@ -85,7 +85,7 @@ def test_a_ranking_says_what_it_is_in_words(three):
 
 def test_where_all_are_told_apart_no_more_images_are_asked_for():
     ranking = layers(p2=[50.0, 60, 70] * 10, p5=[10.0, 20, 30] * 10).rank(AD)
-    assert list(ranking.table["group"]) == ["a", "b"]
+    assert list(ranking.table["letters"]) == ["a", "b"]
     assert ranking.too_small == ""
     assert ranking.pairs.loc[0, ["better", "worse", "difference"]].tolist() == ["p5", "p2", -40.0]
 

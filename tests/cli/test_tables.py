@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.table import Table
@@ -21,8 +22,8 @@ from rich.table import Table
 import xaieval
 from tests import ROOT
 from xaieval.cli import main
-from xaieval.cli.json_output import records, render
-from xaieval.cli.tables import print_table, print_text
+from xaieval.cli.json_output import records, render, score_document
+from xaieval.cli.tables import print_pooled, print_table, print_text
 from xaieval.config.presets import PRESETS
 from xaieval.metrics.catalogue import catalogue
 from xaieval.results.metric_display import interval_text
@@ -203,6 +204,39 @@ def test_the_document_of_a_comparison_is_the_table(run):
     assert len(document["comparison"]) == 2 * (2 + 5)
     assert document["comparison"][0]["difference"] == 0
     assert document["comparison"][0]["effect_size"] is None, "there is none where nothing differs"
+
+
+def test_numbers_over_all_images_are_printed_written_and_in_the_document(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"image_id": [*range(30)] * 2, "layer": ["p4"] * 30 + ["p5"] * 30, "method": "gradcam", "status": "ok"})
+    rows = rows.assign(
+        boxes=10.0, boxes_curve=list(rng.uniform(0, 100, (60, 5))), seg=20.0, seg_curve=list(rng.random((60, 4)))
+    )
+    known = {"higher_is_better": True, "interval": "mean"}
+    boxes = {"pooled": "max_box_accuracy", "iou": [0.5], "components": "largest"}
+    metrics = [
+        {"name": "boxes", "label": "box accuracy %", **known, "settings": boxes},
+        {"name": "seg", "label": "mean IoU %", **known, "settings": {"pooled": "mean_iou"}},
+    ]
+    scores = xaieval.Scores(rows, {"metrics": metrics, "seed": 0})
+    pooled = scores.pooled(level=0.9)
+    print_pooled(scores, 0.9)
+    printed = capsys.readouterr().out
+    assert "MaxBoxAcc % [90% interval]" in printed
+    for (layer, method), row in pooled.iterrows():
+        cells = [
+            f"{row[name]:.1f} [{row[f'{name}_low']:.1f}, {row[f'{name}_high']:.1f}] 30"
+            for name in ("max_box_accuracy", "mean_iou")
+        ]
+        assert f"{layer} {method} {' '.join(cells)}" in " ".join(printed.split())
+    scores.save(tmp_path, 0.9)
+    written = pd.read_csv(tmp_path / "pooled.csv", index_col=["layer", "method"])
+    pd.testing.assert_frame_equal(written, pooled)
+    document = score_document(scores, scores.summary(0.9), [], 0.9, [], tmp_path)
+    assert document["pooled"] == records(pooled)
+    few = xaieval.Scores(rows.groupby("layer").head(9), scores.manifest)
+    print_pooled(few, 0.9)
+    assert "[-]: no interval: a percentile bootstrap interval takes at least 20 images" in capsys.readouterr().out
 
 
 def test_documents_list_what_the_tables_list():

@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.datasets import ImageFolder
 
 import xaieval
-from xaieval.data import Preprocessing, load_data, load_pictures, scenes
+from xaieval.data import Preprocessing, image_folder, load_data, load_mosaics, load_pictures, mosaics, scenes
 from xaieval.data.batches import read_batches
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
+KNOWN = "data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -29,8 +31,14 @@ def _same_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("senes", "no data 'senes'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"),
-        ("folder:", "no data 'folder:'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"),
+        (
+            "senes",
+            f"no data 'senes'; {KNOWN}",
+        ),
+        (
+            "folder:",
+            f"no data 'folder:'; {KNOWN}",
+        ),
         ("nosuchpackage.x:make", "no data 'nosuchpackage.x:make': there is no module 'nosuchpackage'"),
         ("xaieval.data.nosuch:make", "no data 'xaieval.data.nosuch:make': there is no module 'xaieval.data.nosuch'"),
         ("xaieval.data.scenes:nosuch", "no data 'xaieval.data.scenes:nosuch': module 'xaieval.data.scenes' has no 'nosuch'"),
@@ -190,4 +198,123 @@ def test_a_factory_gives_no_pictures_and_is_not_called():
 def test_pictures_that_do_not_exist_are_refused_word_for_word(spec):
     with pytest.raises(DataError) as error:
         load_pictures(spec, SMALL)
-    assert str(error.value) == f"no data '{spec}'; data is 'scenes', 'folder:DIR', 'ucmerced:DIR' or 'package.module:factory'"
+    assert str(error.value) == f"no data '{spec}'; {KNOWN}"
+
+
+# ---- mosaics by name
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 5 classes with 4 pictures each, whose grey says which they are: 40 times the class, plus their number."""
+    root = tmp_path_factory.mktemp("grey")
+    for label, number in ((label, number) for label in range(5) for number in range(4)):
+        (root / "abcde"[label]).mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (40 * label + number,) * 3).save(root / "abcde"[label] / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(("source", "choices"), [("mosaics", {}), ("mosaics", {"shrink": True}), ("focus", {})])
+def test_mosaics_by_name_are_those_of_the_pictures(grey, source, choices):
+    data = load_data(f"{source}:folder:{grey}", SMALL, 3, truth=True, mosaic_args=choices, seed=4)
+    layout = "focus" if source == "focus" else "distinct"
+    expected = mosaics(image_folder(grey, SMALL), layout=layout, seed=4, **choices)
+    batches, wanted = (list(read_batches(loader)) for loader in (data.loader, expected.loader(3)))
+    assert data.classes == list("abcde")
+    assert len(batches) == len(wanted) > 0
+    for batch, other in zip(batches, wanted, strict=True):
+        assert (batch.ids, batch.group, batch.labels.tolist()) == (other.ids, other.group, other.labels.tolist())
+        assert torch.equal(batch.images, other.images)
+    [preview] = read_batches(data.preview)
+    assert preview.ids == [name for batch in batches for name in batch.ids][:5]
+
+
+def test_mosaics_by_name_take_the_pictures_that_the_judge_is_sure_of_and_no_more_than_asked(grey):
+    def judge(images):  # right and sure up to the third picture of a class
+        values = ((images[:, 0, 0, 0] + 1) * 127.5).round().long()
+        sure = torch.where(values % 40 < 3, 0.95, 0.6)
+        return torch.full((len(images), 5), 0.01).scatter(1, values[:, None] // 40, sure[:, None])
+
+    made = load_mosaics(f"mosaics:folder:{grey}", SMALL, judge=judge, confidence=0.9)
+    used = [cell.id for grid in made.grids for cell in grid]
+    assert used
+    assert all(name[2] in "012" for name in used)
+    assert len(used) < len(load_mosaics(f"mosaics:folder:{grey}", SMALL, judge=judge, confidence=0).ids)
+    few = load_mosaics(f"mosaics:folder:{grey}", SMALL, max_images=5)
+    assert {cell.id[0] for grid in few.grids for cell in grid} <= set("abcde")
+    assert len(few.ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "choices", "message"),
+    [
+        ("mosaics:scenes", {"sied": 3}, "mosaics have no 'sied'; did you mean 'side'? known: side, confidence, shrink"),
+        ("mosaics:scenes", {"side": "two"}, "side of mosaics is a number, and shrink True or False; got 'two'"),
+        ("scenes", {"side": 3}, "mosaic_args go with 'mosaics:DATA' and 'focus:DATA', but the data is 'scenes'"),
+        ("focus:scenes", {"side": 3}, "mosaics have at least 2 cells along a side, and exactly 2 with layout 'focus'; got 3"),
+        (
+            "mosaics:mine:make",
+            {},
+            "mosaics by name are made of pictures by name, such as 'mosaics:folder:DIR', and 'mine:make' is",
+        ),
+        (
+            "focus:mosaics:scenes",
+            {},
+            "'mosaics:scenes' is mosaics, which are made for scores alone; give the pictures themselves,",
+        ),
+    ],
+)
+def test_mosaics_by_name_that_cannot_be_made_are_refused(spec, choices, message):
+    with pytest.raises(DataError) as caught:
+        load_data(spec, SMALL, 1, 8, mosaic_args=choices)
+    assert str(caught.value).startswith(message)
+    with pytest.raises(DataError, match="masks, boxes and annotations go with 'folder:DIR'"):
+        load_data("mosaics:scenes", SMALL, 1, 8, masks="masks")
+
+
+# ---- which class a folder is
+
+
+def _folders(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).mkdir()
+        Image.new("RGB", (16, 16)).save(root / name / "0.png")
+    return root
+
+
+def test_folders_of_numbers_in_another_order_by_name_are_a_question_and_both_answers_hold(tmp_path):
+    root = _folders(tmp_path, *map(str, (0, 1, 2, 4, 10)))
+    with pytest.raises(DataError) as caught:
+        image_folder(root, SMALL)
+    assert str(caught.value) == (
+        f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '10' is class 2 by name, "
+        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number" (--classes), '
+        "as the model was trained"
+    )
+    found = {order: image_folder(root, SMALL, classes=order) for order in ("name", "number")}
+    assert [name.split("/")[0] for name in found["name"].ids] == ["0", "1", "10", "2", "4"]
+    assert found["name"].labels == ImageFolder(root).targets == [0, 1, 2, 3, 4]
+    assert found["number"].labels == [0, 1, 10, 2, 4]
+    assert [found["number"].classes[label] for label in found["number"].labels] == ["0", "1", "10", "2", "4"]
+    assert load_data(f"folder:{root}", SMALL, 1, classes="number").classes[10] == "10"
+    with pytest.raises(DataError, match="classes goes with 'folder:DIR', but the data is 'scenes'"):
+        load_data("scenes", SMALL, 1, classes="name")
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2"), ("00", "02", "10"), ("2019", "2020"), ("10", "9", "cat")])
+def test_folders_whose_order_is_no_question_are_as_before(tmp_path, names):
+    assert image_folder(_folders(tmp_path, *names), SMALL).classes == sorted(names)
+
+
+def test_the_names_of_folders_can_be_given_in_the_order_of_the_model(tmp_path):
+    root = _folders(tmp_path, "cat", "dog")
+    assert image_folder(root, SMALL, classes=["dog", "bird", "cat"]).labels == [2, 0]
+    for wrong, message in (
+        (["dog"], "the folder 'cat' is missing; did you mean"),
+        (["cat", "dog", "cat"], "a name stands twice"),
+        ("number", "classes by number are folders named 0, 1, ... below 1,000,000, each once; got 'cat'"),
+        ("nubmer", "the folder 'cat' is missing"),
+    ):
+        with pytest.raises(DataError) as caught:
+            image_folder(root, SMALL, classes=wrong)
+        assert message.split("; did")[0] in str(caught.value)

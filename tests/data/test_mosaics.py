@@ -37,6 +37,13 @@ def _pictures(count: int = 20, bad: int | None = None) -> Pictures:
     return Pictures(ids, [number % CLASSES for number in range(count)], [str(i) for i in range(CLASSES)], read, PREPARE)
 
 
+def _mask(item: dict[str, Any]) -> Tensor:
+    """The pixels of the class that is asked."""
+    inside, ignored = item["truth"].of_class(item["label"], item["image"].shape[-2:])
+    assert not ignored.any()
+    return inside
+
+
 def _seen(made: Mosaics) -> list[tuple[str, int, list[int], Tensor]]:
     """Of each item its id, its label, the numbers of the images in its cells, and its mask by cell."""
     found = []
@@ -45,7 +52,7 @@ def _seen(made: Mosaics) -> list[tuple[str, int, list[int], Tensor]]:
         numbers = (255 * by_cell[1]).round().long().flatten().tolist()
         labels = (255 * by_cell[0] / 50).round().long().flatten().tolist()
         assert labels == [number % CLASSES for number in numbers]
-        mask = functional.avg_pool2d(item["mask"][None].float(), item["mask"].shape[-1] // made.side)[0]
+        mask = functional.avg_pool2d(_mask(item)[None].float(), item["image"].shape[-1] // made.side)[0]
         assert ((mask == 0) | (mask == 1)).all()
         found.append((item["id"], item["label"], numbers, mask.flatten() == 1))
     return found
@@ -70,6 +77,9 @@ def test_each_class_of_a_mosaic_is_asked_and_its_cell_is_the_mask():
 def test_the_seed_decides_and_all_images_are_taken_that_fit():
     first, again, other = (_seen(mosaics(_pictures(), size=3, seed=seed)) for seed in (0, 0, 1))
     assert [one[:3] for one in first] == [one[:3] for one in again] != [one[:3] for one in other]
+    part = mosaics(_pictures(), size=3).subset([5, 1])
+    assert part.ids == ["00001/1", "00000/1"]
+    assert _seen(part)[1][:3] == first[1][:3]
     everything = mosaics(_pictures(45), side=2)
     assert 9 <= len(everything.grids) <= 11  # 45 images; classes that are drawn at random run out
     assert len(mosaics(_pictures(9), side=2).grids) >= 1
@@ -92,11 +102,11 @@ def test_focus_asks_once_for_the_class_with_two_cells():
 def test_a_shrunk_mosaic_has_the_size_of_an_image_and_masks_that_fit(size):
     images = torch.arange(CLASSES * 2).float()[:, None, None, None].expand(-1, 1, size, size + 1)
     made = mosaics(list(zip(images, [number % CLASSES for number in range(10)], strict=True)), shrink=True, size=1)
-    whole = torch.stack([made[number]["mask"] for number in range(4)])
+    whole = torch.stack([_mask(made[number]) for number in range(4)])
     assert whole.sum(dim=0).eq(1).all(), "the cells cover the image once"
     assert made[0]["image"].shape == (1, size, size + 1)
     for item in (made[number] for number in range(4)):
-        values = item["image"][0][item["mask"]]  # rounded by the resizing
+        values = item["image"][0][_mask(item)]  # rounded by the resizing
         torch.testing.assert_close(values, values.round())
         assert values.round().unique().numel() == 1
         assert int(values[0].round()) % CLASSES == item["label"]
@@ -190,7 +200,7 @@ def test_the_grid_pointing_game_is_the_mass_accuracy_on_mosaics():
     relevance = torch.randn(8, 16, 16, generator=torch.Generator().manual_seed(0))
     inside = functional.avg_pool2d(relevance.clamp(min=0)[:, None], 8, stride=8).flatten(1)
     expected = torch.cat([100 * (part / part.sum(dim=1, keepdim=True)).diagonal() for part in inside.split(4)])
-    masks = torch.stack([made[number]["mask"] for number in range(8)])
+    masks = torch.stack([_mask(made[number]) for number in range(8)])
     torch.testing.assert_close(relevance_mass(relevance, masks).float(), expected)
     assert relevance_mass(torch.zeros_like(relevance), masks).isnan().all()  # theirs is 0
 
@@ -199,7 +209,7 @@ def test_focus_of_quantus_is_the_mass_accuracy_on_mosaics():
     import quantus
 
     made = mosaics(_pictures(60), layout="focus", size=6)
-    masks = torch.stack([made[number]["mask"] for number in range(6)])
+    masks = torch.stack([_mask(made[number]) for number in range(6)])
     relevance = torch.randn(6, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     metric = quantus.Focus(disable_warnings=True, display_progressbar=False, normalise=False)
     cells = [tuple(mask.flatten().tolist()) for mask in masks[:, ::8, ::8]]
@@ -220,4 +230,7 @@ def test_a_run_counts_mosaics_as_groups_whatever_the_batch():
     np.testing.assert_allclose(one.rows["relevance_mass_accuracy"], other.rows["relevance_mass_accuracy"], rtol=1e-4)
     assert one.rows["target"].tolist() == [made[number]["label"] for number in range(24)]
     assert one.n_groups == 6
+    rows = xaieval.score(net, made.loader(24), "0", **choices | {"protocol": xaieval.Protocol()}).rows
+    shown = [row.target in {cell.label for cell in made.grids[place // 4]} for place, row in enumerate(rows.itertuples())]
+    assert rows["relevance_mass_accuracy"].notna().tolist() == shown, "a predicted class has its own cell, or none"
     assert one.summary()["n_groups"].tolist() == [6]

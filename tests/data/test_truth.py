@@ -20,7 +20,7 @@ from xaieval.data import Preprocessing, image_folder, scenes
 from xaieval.data.batches import Batch, read_batch, read_batches, split_batch
 from xaieval.data.decoding import picture_size
 from xaieval.data.scenes import make_scene
-from xaieval.data.truth import looks_like_shares, read_boxes, silhouette
+from xaieval.data.truth import boxes_around, looks_like_shares, read_boxes, silhouette
 from xaieval.errors import DataError
 from xaieval.evaluation.distributed.shards import shard
 from xaieval.evaluation.image_order import Shuffled
@@ -267,6 +267,18 @@ def test_image_mask_and_box_stay_one_on_the_other(width, height, crop, more, squ
         assert torch.tensor(_around(mask)).sub(boxes[0]).abs().max() <= 1
     else:
         assert len(boxes) == 0 or (boxes[0, 2:] - boxes[0, :2]).min() < 1
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (1, 1), (3, 5, 4)])
+def test_boxes_around_masks_are_those_of_a_loop_over_their_pixels(shape):
+    masks = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    masks[0] = False
+    for mask, box in zip(masks, boxes_around(masks), strict=True):
+        pixels = [tuple(place[-2:]) for place in mask.nonzero().tolist()]
+        rows, columns = ([place[axis] for place in pixels] for axis in (0, 1))
+        expected = [min(columns), min(rows), max(columns) + 1, max(rows) + 1] if pixels else [0, 0, 0, 0]
+        assert box.tolist() == expected
+    assert boxes_around(masks[:0]).shape == (0, 4)
 
 
 # ---- folders

@@ -212,7 +212,7 @@ MUTANTS = {
 }
 
 test_checks_pass, test_mutants_are_noticed = mutation_tests(
-    globals(), ["xaieval.data.truth_by_class", "xaieval.data.truth_in_batches"], MUTANTS
+    globals(), ["xaieval.data.truth", "xaieval.data.truth_by_class", "xaieval.data.truth_in_batches"], MUTANTS
 )
 
 

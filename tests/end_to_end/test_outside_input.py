@@ -461,7 +461,7 @@ def test_what_names_code_is_what_is_imported():
         with pytest.raises((ModelError, WeightsError, xaieval.XaievalError)) as caught:
             load_model(f"{kind}:no.such.thing:here" if kind != "hf" else "hf:./nowhere")
         assert "there is no module" not in str(caught.value)
-    for spec in ("scenes", "scenes:colour", "folder:x", "ucmerced", "ucmerced:x"):
+    for spec in ("scenes", "scenes:colour", "folder:x", "ucmerced", "ucmerced:x", "mosaics:mine:make", "focus:mine:make"):
         assert not names_code("data", spec)
     assert names_code("data", "scenes:make")  # a module that is called scenes
     assert names_code("model", "Timm:resnet18")

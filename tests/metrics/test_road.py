@@ -163,6 +163,14 @@ def test_what_is_there_stays_and_what_is_constant_is_restored():
     assert torch.equal(linear_imputation(images, torch.zeros_like(missing)), images)
 
 
+@pytest.mark.parametrize("hidden", [0.0, 1e6, torch.inf, torch.nan])
+def test_what_is_hidden_decides_nothing(hidden):
+    images, maps = pictures()
+    missing = maps > 0.5
+    other = images.masked_fill(missing[:, None], hidden)
+    assert torch.equal(linear_imputation(other, missing), linear_imputation(images, missing))
+
+
 def test_an_imputed_value_lies_between_the_known_ones():
     images, maps = pictures()
     found = linear_imputation(images, maps > 0.3)

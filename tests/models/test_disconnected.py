@@ -38,6 +38,24 @@ def test_each_head_is_the_model_on_its_cell_and_sees_no_other(side):
         assert gradient.abs().sum() == 0
 
 
+def test_in_dipart_a_head_sees_its_part_of_the_features_and_neighbours_as_far_as_these_reach():
+    features, head = _parts()
+    model = DisconnectedCells(features, head, 2, partly=True).eval()
+    image = torch.randn(2, 3, 8, 12, requires_grad=True)
+    scores = model(image)
+    maps = features(image)
+    for place in range(4):
+        y, x = 4 * (place // 2), 6 * (place % 2)
+        outputs = slice(place * CLASSES, place * CLASSES + CLASSES)
+        torch.testing.assert_close(scores[:, outputs], head(maps[:, :, y : y + 4, x : x + 6]))
+        [gradient] = torch.autograd.grad(scores[:, outputs].sum(), image, retain_graph=True)
+        reached = gradient.abs().sum(dim=(0, 1)) > 0
+        near = torch.zeros_like(reached)
+        near[max(0, y - 1) : y + 5, max(0, x - 1) : x + 7] = True  # a pixel more: the kernel is 3 x 3
+        assert reached[near].all()
+        assert not reached[~near].any()
+
+
 def test_sides_that_cannot_be_cut_are_refused_word_for_word():
     with pytest.raises(ModelError) as error:
         DisconnectedCells(*_parts(), side=2)(torch.zeros(1, 3, 8, 7))

@@ -102,17 +102,29 @@ def best_maps(
 
 
 def fooled_metrics(
-    rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], controls: Sequence[str], weights: Weights = "images"
+    rows: pd.DataFrame,
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str],
+    weights: Weights = "images",
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, str]:
-    """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+    """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
 
-    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing.
+    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
+    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
+    hide that a metric can be fooled.
 
     Args:
         rows: The rows of a run.
         metrics: The metrics of its manifest.
         controls: Names of the methods that are control maps; without "fake-cam" nothing is known.
         weights: "images", or "groups" if every group counts the same in a mean.
+        level: 1 minus the probability of even one false positive among all tests, in (0, 1).
+        seed: Seed of the random signs.
+
+    Raises:
+        MetricError: The level is not in (0, 1).
 
     Example:
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
@@ -120,13 +132,21 @@ def fooled_metrics(
         >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
         this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method (gradcam at p5) 1.5
     """
-    fooling = [name for name in controls if name == FOOLING]
-    return {
-        found.metric: f"this metric can be fooled: {FOOLING}, which removes one pixel, has {found.control_mean:.4g}, the best "
-        f"method ({name_of_pair(found.best)}) {found.mean:.4g}"
-        for found in best_maps(rows, directions(metrics), fooling, controls, weights)
-        if found.control_wins
-    }
+    check_level(level)
+    fooling, higher_is_better = [name for name in controls if name == FOOLING], directions(metrics)
+    best = best_maps(rows, higher_is_better, fooling, controls, weights)
+    if not best:
+        return {}
+    tests = _tests(rows, higher_is_better, controls, fooling, level, seed, weights)
+    beaten = set(tests.loc[tests["beats"], "metric"])
+    return {found.metric: _fooled(found) for found in best if found.metric not in beaten}
+
+
+def _fooled(found: BestMaps) -> str:
+    values = f"has {found.control_mean:.4g}, the best method ({name_of_pair(found.best)}) {found.mean:.4g}"
+    if found.control_wins:
+        return f"this metric can be fooled: {FOOLING}, which removes one pixel, {values}"
+    return f"this metric may be fooled: {FOOLING}, which removes one pixel, {values}, which is not significantly better"
 
 
 def compare_with_controls(
@@ -172,15 +192,7 @@ def compare_with_controls(
     check_level(level)
     if not rows["method"].isin(rivals(controls)).any():
         raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
-    higher_is_better = directions(without_excess(metrics))
-    values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
-    parts = [
-        _compare(table, name, higher_is_better[name], list(controls), seed, grouping_of(rows, table.index, weights))
-        for name, table in values.items()
-    ]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
-    table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
-    return table.assign(beats=table["p_holm"] < 1 - level)
+    return _tests(rows, directions(without_excess(metrics)), controls, rivals(controls), level, seed, weights)
 
 
 def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls: Sequence[str]) -> list[str | None]:
@@ -204,14 +216,39 @@ def metrics_beating_controls(table: pd.DataFrame, pairs: pd.Index[Any], controls
     return [None if pair[1] in controls else ", ".join(won.get(pair, ())) for pair in pairs]
 
 
-def _compare(
-    values: pd.DataFrame, metric: str, higher: bool, controls: list[str], seed: int, groups: Grouping | None
+def _tests(
+    rows: pd.DataFrame,
+    higher_is_better: Mapping[str, bool],
+    controls: Sequence[str],
+    others: Sequence[str],
+    level: float,
+    seed: int,
+    weights: Weights,
 ) -> pd.DataFrame:
-    """Tests of one metric: every pair of layer and method against every control that has a value."""
+    """Tests of every pair of layer and method against the control maps `others`, in each metric, corrected together."""
+    values = metric_tables(rows, list(higher_is_better), ["layer", "method"])
+    parts = [
+        _compare(table, name, higher_is_better[name], controls, others, seed, grouping_of(rows, table.index, weights))
+        for name, table in values.items()
+    ]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    table["p_holm"] = np.array(holm(table["p_value"]), dtype=float)
+    return table.assign(beats=table["p_holm"] < 1 - level)
+
+
+def _compare(
+    values: pd.DataFrame,
+    metric: str,
+    higher: bool,
+    controls: Sequence[str],
+    others: Sequence[str],
+    seed: int,
+    groups: Grouping | None,
+) -> pd.DataFrame:
+    """Tests of one metric: every pair of layer and method against every control of `others` that has a value."""
     methods = values.columns.get_level_values("method")
     table, sign = values.to_numpy(), 1 if higher else -1
     own = [column for column, name in enumerate(methods) if name not in controls]
-    others = rivals(controls)
     against = [column for column, name in enumerate(methods) if name in others and np.isfinite(table[:, column]).any()]
     own_values = np.repeat(table[:, own], len(against), axis=1)
     control_values = np.tile(table[:, against], len(own))

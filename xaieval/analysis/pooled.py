@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from xaieval.errors import MetricError, choose_from
 from xaieval.metrics import max_box_accuracy, pooled_average_precision, pooled_mean_iou
 from xaieval.results.rows import VALUED
 
-__all__ = ["POOLED", "pooled"]
+__all__ = ["POOLED", "pooled", "pooled_numbers", "why_no_pooled_interval"]
 
 Floats = NDArray[np.float64]
 Mean = Callable[[Floats], Floats]
@@ -26,10 +26,30 @@ Statistic = Callable[..., Any]  # of the curves [N, S], the mean over images of 
 
 _FEW = 20  # images or groups below which percentile intervals are too narrow even for normal values
 
-POOLED: dict[str, Statistic] = {
-    "max_box_accuracy": lambda curves, mean, settings: max_box_accuracy(curves, settings["iou"], mean),
-    "pixel_average_precision": lambda curves, mean, settings: pooled_average_precision(mean(curves)),
-    "mean_iou": lambda curves, mean, settings: pooled_mean_iou(mean(curves)),
+
+class Pooled(NamedTuple):
+    """A number over all images.
+
+    Attributes:
+        statistic: Computes it.
+        label: Its name in the papers, from the settings of the metric.
+    """
+
+    statistic: Statistic
+    label: Callable[[Mapping[str, Any]], str]
+
+
+def _box_label(settings: Mapping[str, Any]) -> str:
+    known = {("any", (0.3, 0.5, 0.7)): "MaxBoxAccV2 %", ("largest", (0.5,)): "MaxBoxAcc %"}
+    return known.get((settings["components"], tuple(settings["iou"])), "max. box accuracy %")
+
+
+POOLED: dict[str, Pooled] = {
+    "max_box_accuracy": Pooled(lambda curves, mean, settings: max_box_accuracy(curves, settings["iou"], mean), _box_label),
+    "pixel_average_precision": Pooled(
+        lambda curves, mean, settings: pooled_average_precision(mean(curves)), lambda settings: "PxAP %"
+    ),
+    "mean_iou": Pooled(lambda curves, mean, settings: pooled_mean_iou(mean(curves)), lambda settings: "mIoU %"),
 }
 
 
@@ -78,24 +98,65 @@ def pooled(
     """
     check_level(level)
     chosen = _chosen(rows, metrics, by)
-    names = [entry["settings"]["pooled"] for entry in chosen]
-    counted = rows[rows["status"].isin(VALUED)]
     records: dict[Any, dict[str, float]] = {}
-    for pair, part in counted.groupby(["layer", "method"], sort=False):
+    for pair, part in rows.groupby(["layer", "method"], sort=False):
+        counted = part[part["status"].isin(VALUED)]
         record = records.setdefault(pair, {})
-        for entry, name in zip(chosen, names, strict=True):
-            title = name if names.count(name) == 1 else f"{entry['name']}_{name}"
-            record |= {f"{title}{end}": value for end, value in _number(part, entry, level, resamples, seed, weights).items()}
+        for number in chosen:
+            ends = _number(counted, number["metric"], level, resamples, seed, weights)
+            record |= {f"{number['name']}{end}": value for end, value in ends.items()}
     index = pd.MultiIndex.from_tuples(list(records), names=["layer", "method"])
     return pd.DataFrame(list(records.values()), index=index)
 
 
-def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | None) -> list[Mapping[str, Any]]:
-    known = {
-        entry["name"]: entry
-        for entry in metrics
-        if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in rows
-    }
+def pooled_numbers(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers that `pooled` computes of a run, for tables: `name` (the column), `label`, `higher_is_better` and `metric`.
+
+    Empty for a run without metrics that can be pooled.
+
+    Example:
+        >>> rows = pd.DataFrame({"iou_curve": [[0.1, 0.2, 0.1, 0.6]]})
+        >>> [number] = pooled_numbers(rows, [{"name": "iou", "settings": {"pooled": "mean_iou"}}])
+        >>> number["name"], number["label"], number["metric"]["name"]
+        ('mean_iou', 'mIoU %', 'iou')
+    """
+    known = [
+        entry for entry in metrics if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in rows
+    ]
+    return _named(known)
+
+
+def why_no_pooled_interval(table: pd.DataFrame, numbers: Sequence[Mapping[str, Any]]) -> str:
+    """Why a number of a table of `pooled` has no interval, as a sentence; "" if all of them have one.
+
+    Args:
+        table: The result of `pooled`.
+        numbers: Those of the table, as `pooled_numbers` gives them.
+    """
+    missing = any((table[one["name"]].notna() & table[f"{one['name']}_low"].isna()).any() for one in numbers)
+    return f"no interval: a percentile bootstrap interval takes at least {_FEW} images, or groups of images" if missing else ""
+
+
+def _named(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each number with a column of its own: with the name of the metric, if several pool to the same number."""
+    names = [entry["settings"]["pooled"] for entry in entries]
+    numbers = []
+    for entry, name in zip(entries, names, strict=True):
+        label, several = POOLED[name].label(entry["settings"]), names.count(name) > 1
+        numbers.append(
+            {
+                "name": f"{entry['name']}_{name}" if several else name,
+                "label": f"{label} ({entry['name']})" if several else label,
+                "higher_is_better": True,
+                "metric": entry,
+            }
+        )
+    return numbers
+
+
+def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | None) -> list[dict[str, Any]]:
+    numbers = pooled_numbers(rows, metrics)
+    known = {number["metric"]["name"]: number["metric"] for number in numbers}
     if not known:
         raise MetricError(
             "the run has no metric whose curves can be pooled over its images; score it with box_accuracy, "
@@ -103,7 +164,7 @@ def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | 
         )
     if by is not None and by not in known:
         raise MetricError(f"the run has no metric {by!r} that can be pooled; {choose_from(by, known)}")
-    return [known[by]] if by is not None else list(known.values())
+    return numbers if by is None else _named([known[by]])
 
 
 def _number(
@@ -117,7 +178,7 @@ def _number(
     curves = np.stack([np.asarray(curve, dtype=float) for curve in kept[f"{entry['name']}_curve"]])
     groups = grouping_of(part, pd.Index(kept["image_id"]), weights)
     settings = entry["settings"]
-    statistic = partial(POOLED[settings["pooled"]], curves, settings=settings)
+    statistic = partial(POOLED[settings["pooled"]].statistic, curves, settings=settings)
     low, high = _interval(lambda mean: statistic(mean=mean), len(curves), groups, level, resamples, seed)
     return {"": float(statistic(mean=partial(column_means, groups=groups))), "_low": low, "_high": high, "_n": len(curves)}
 

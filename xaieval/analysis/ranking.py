@@ -53,7 +53,7 @@ class Ranking:
     """Layers, methods, or pairs of both, best first, and how certain their order is.
 
     Attributes:
-        table: One row per item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `group`, the letters
+        table: One row per item, best first: `layer`, `method`, `mean` with its interval `low` and `high`; `letters`, those
             that it shares with the items from which it does not differ significantly; `first`, the share of bootstrap samples
             in which it is the best; `rank_low` and `rank_high`, the interval of its rank (of fewer than 4 images: all ranks);
             `p_next`, the corrected p-value of the test against the next item, and `images_needed` to find that difference.
@@ -85,13 +85,13 @@ class Ranking:
     @property
     def groups(self) -> list[list[str]]:
         """The items of each letter, which do not differ significantly from each other, best first."""
-        letters = sorted(set("".join(self.table["group"])), key=_LETTERS.index)
-        return [[str(item) for item, group in self.table["group"].items() if letter in group] for letter in letters]
+        letters = sorted(set("".join(self.table["letters"])), key=_LETTERS.index)
+        return [[str(item) for item, own in self.table["letters"].items() if letter in own] for letter in letters]
 
     @property
     def line(self) -> str:
         """The ranking in one line."""
-        items = ", ".join(f"{item} {group}" for item, group in self.table["group"].items())
+        items = ", ".join(f"{item} {letters}" for item, letters in self.table["letters"].items())
         return f"{self.metric.get('label') or self.metric['name']}: {items}"
 
     @property
@@ -114,7 +114,7 @@ class Ranking:
         width = max(len(str(item)) for item in self.table.index)
         missing = self.table["low"].isna() & self.table["mean"].notna()
         lines = [
-            f"  {item!s:{width}}  {row['mean']:.4g} {interval_text(row['low'], row['high'], '.4g')}  {row['group']}  "
+            f"  {item!s:{width}}  {row['mean']:.4g} {interval_text(row['low'], row['high'], '.4g')}  {row['letters']}  "
             f"first in {row['first']:.0%}, rank {row['rank_low']} to {row['rank_high']}"
             for item, row in self.table.iterrows()
         ]
@@ -322,7 +322,7 @@ def _table(
             "mean": exact_means(values, groups),
             "low": [low for low, _ in ends],
             "high": [high for _, high in ends],
-            "group": group_letters(apart | apart.T),
+            "letters": group_letters(apart | apart.T),
             "first": (ranks == 1).mean(axis=0),
             "rank_low": within[0],
             "rank_high": within[1],

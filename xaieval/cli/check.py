@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app
 from xaieval.cli.json_output import findings_document
-from xaieval.cli.loading import load_forward, load_trained
+from xaieval.cli.loading import class_order, load_forward, load_trained
 from xaieval.cli.tables import print_findings, print_text
 from xaieval.config.options import CheckOptions, Json, ModelOptions, ProtocolOptions, Switch, model_settings
 from xaieval.errors import CheckError
@@ -38,7 +38,14 @@ def check(
 
     loaded = load_trained(options.model, model_options, options.seed)
     prepared = loaded.preprocessing
-    data = load_data(options.data, prepared, options.batch_size, options.max_images, download=options.download)
+    data = load_data(
+        options.data,
+        prepared,
+        options.batch_size,
+        options.max_images,
+        download=options.download,
+        classes=class_order(options.classes),
+    )
     checked = look(
         loaded.model,
         data.loader,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import load, load_forward
+from xaieval.cli.loading import chosen_target, class_order, load, load_forward, mosaic_settings
 from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
@@ -141,10 +141,13 @@ def _cross(
             f"the images are prepared differently: {first_difference(settings[0], settings[1], (one, other))}; all models of "
             "cross get the same images, so score both with the same --image-size, --mean, --std and --interpolation"
         )
-    protocol = options_of(recorded, ProtocolOptions).resolve(preprocessing.mean, preprocessing.std, options.target)
+    protocol = options_of(recorded, ProtocolOptions).resolve(preprocessing.mean, preprocessing.std, chosen_target(options))
     most = max_images or options.max_images
-    places = {"masks": options.masks, "boxes": options.boxes, "annotations": options.annotations}
-    data = load_data(options.data, preprocessing, options.batch_size, most, **places)
+    places: dict[str, Any] = {"masks": options.masks, "boxes": options.boxes, "annotations": options.annotations}
+    places["classes"] = class_order(options.classes)
+    forward = load_forward(model_options.forward)
+    mosaic = mosaic_settings(options, loaded[one], forward, protocol)  # those of the first run
+    data = load_data(options.data, preprocessing, options.batch_size, most, **places, **mosaic)
     return cross_score(
         {name: model.model for name, model in loaded.items()},
         data.loader,
@@ -159,7 +162,7 @@ def _cross(
         seed=options.seed,
         device=device or options.device,
         batch_size=options.batch_size,
-        forward=load_forward(model_options.forward),
+        forward=forward,
         **model_settings(options),
     )
 

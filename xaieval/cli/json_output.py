@@ -47,7 +47,7 @@ def score_document(
     scores: Scores, summary: pd.DataFrame, rankings: Sequence[Ranking], level: float, files: Sequence[str], folder: Path
 ) -> Document:
     """The document of the command `score`."""
-    findings, fooled = scores.findings(level), scores.fooled_metrics()
+    findings, fooled = scores.findings(level), scores.fooled_metrics(level)
     return {
         "folder": str(folder),
         "files": list(files),
@@ -55,6 +55,7 @@ def score_document(
         "metrics": [_metric_document(metric, fooled) for metric in scores.manifest["metrics"]],
         "groups": scores.manifest.get("groups"),
         "summary": records(summary),
+        "pooled": _pooled_document(scores, level),
         "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
         "warnings": [finding.text for finding in findings],
@@ -77,6 +78,12 @@ def _metric_document(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> Do
     excess = {key: metric[key] for key in ("excess_of", "control") if key in metric}
     known = {key: metric[key] for key in ("name", "label", "higher_is_better")}
     return {**known, **excess, "fooled": fooled.get(metric["name"])}
+
+
+def _pooled_document(scores: Scores, level: float) -> list[Document] | None:
+    from xaieval.analysis.pooled import pooled_numbers
+
+    return records(scores.pooled(level=level)) if pooled_numbers(scores.rows, scores.metrics) else None
 
 
 def _ranking_document(ranking: Ranking) -> Document:

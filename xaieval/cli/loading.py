@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import ModelOptions, parse_literals
+from xaieval.config.options import ModelOptions, ScoreOptions, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xaieval.config.protocol import Protocol
     from xaieval.data import Preprocessing
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
+    from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
 
-__all__ = ["check_normalisation", "load", "load_forward", "load_judge", "load_run", "load_trained", "names_code"]
+__all__ = [
+    "check_normalisation",
+    "chosen_target",
+    "class_order",
+    "load",
+    "load_forward",
+    "load_judge",
+    "load_run",
+    "load_trained",
+    "mosaic_settings",
+    "names_code",
+]
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -79,6 +94,55 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     if not callable(function) or isinstance(function, type):
         raise UsageError(f"--forward {spec} is a {type(function).__name__}; a function of the model and the images is expected")
     return function
+
+
+def chosen_target(options: ScoreOptions) -> str | None:
+    """The target that the options name; None for that of the protocol. Mosaics are asked for the class of a cell."""
+    from xaieval.data import is_mosaics
+
+    return "label" if options.target is None and is_mosaics(options.data) else options.target
+
+
+def class_order(words: Sequence[str] | None) -> Any:
+    """The value of `image_folder(classes=...)` from the words of --classes."""
+    return words[0] if words and len(words) == 1 and words[0] in ("name", "number") else words
+
+
+def mosaic_settings(options: ScoreOptions, loaded: LoadedModel, forward: Forward | None, protocol: Protocol) -> dict[str, Any]:
+    """How mosaics are made, as keyword arguments of `load_data`; only seed and arguments for other data.
+
+    Of the single images, those are taken that the model classifies right and is sure of, as in the papers.
+
+    Raises:
+        UsageError: The model is no classifier.
+    """
+    from xaieval.data import is_mosaics
+
+    settings = {"mosaic_args": parse_literals(options.mosaic_args), "seed": options.seed}
+    if not is_mosaics(options.data):
+        return settings
+    if options.task != "classification":
+        raise UsageError(f"mosaics are for classifiers, which follow a class of the whole image; the task is {options.task}")
+    return settings | {"judge": _judge(loaded, forward, options, protocol)}
+
+
+def _judge(
+    loaded: LoadedModel, forward: Forward | None, options: ScoreOptions, protocol: Protocol
+) -> Callable[[Tensor], Tensor]:
+    """A function from images to the model's confidences of all classes."""
+    from xaieval.inference.borrowing import borrow
+    from xaieval.inference.forward_passes import called
+    from xaieval.inference.targets import confidences
+    from xaieval.inference.tasks import Classification
+
+    task = Classification(options.output)
+
+    def judge(images: Tensor) -> Tensor:
+        with borrow(loaded.model, options.device) as device:
+            logits = task.read(called(loaded.model, forward)(images.to(device)))
+            return confidences(logits.detach(), protocol.confidence).cpu()
+
+    return judge
 
 
 def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xaieval.cli.loading import load, load_forward, names_code
+from xaieval.cli.loading import chosen_target, class_order, load, load_forward, mosaic_settings, names_code
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError
 
@@ -72,13 +72,15 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
         raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
     mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
-    protocol = options_of(recorded, ProtocolOptions).resolve(mean, std, options.target)
-    images = _find_images(options, loaded, set(wanted), each=protocol.target == "each")
+    protocol = options_of(recorded, ProtocolOptions).resolve(mean, std, chosen_target(options))
+    forward = load_forward(model_options.forward)
+    mosaic = mosaic_settings(options, loaded, forward, protocol)
+    images = _find_images(options, loaded, set(wanted), mosaic, each=protocol.target == "each")
     if protocol.target == "each":
         protocol = replace(protocol, target="label")  # the images come once for each class
     shown = methods_to_show(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
-    settings["forward"] = load_forward(model_options.forward)
+    settings["forward"] = forward
     maps = _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
     return RemadeMaps(maps=Maps(images.ids, pixels, maps), classes=images.classes)
@@ -103,7 +105,9 @@ def check_imports(**specs: str | None) -> None:
             raise RunError(f"they need code from '{spec}', which is imported only with --import-code")
 
 
-def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str], each: bool = False) -> _Images:
+def _find_images(
+    options: ScoreOptions, loaded: LoadedModel, wanted: set[str], mosaic: dict[str, Any], each: bool = False
+) -> _Images:
     """Those of the wanted images that the data still has.
 
     Raises:
@@ -114,7 +118,7 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str], e
     from xaieval.data.batches import read_batches
     from xaieval.data.each_class import each_class, image_of
 
-    loader, classes = _open(options, loaded, {image_of(name) for name in wanted} if each else wanted)
+    loader, classes = _open(options, loaded, {image_of(name) for name in wanted} if each else wanted, mosaic)
     samples: list[Any] = []
     most = None if options.stop else options.max_images  # an infinite loader ends where the run did
     batches = read_batches(loader, options.batch_size, most)
@@ -135,17 +139,28 @@ def _find_images(options: ScoreOptions, loaded: LoadedModel, wanted: set[str], e
     return _Images(list(ids), torch.stack(images), torch.stack(labels) if labelled else None, classes)
 
 
-def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple[Iterable[Any], Sequence[str]]:
+def _open(
+    options: ScoreOptions, loaded: LoadedModel, wanted: set[str], mosaic: dict[str, Any]
+) -> tuple[Iterable[Any], Sequence[str]]:
     """Batches that contain the wanted images, and the names of the classes."""
-    from xaieval.data import load_data, load_pictures
+    from xaieval.data import is_mosaics, load_data, load_mosaics, load_pictures
 
-    pictures = load_pictures(options.data, loaded.preprocessing, options.max_images, annotations=options.annotations)
-    if pictures is None:
-        return load_data(options.data, loaded.preprocessing, options.batch_size).loader, ()
+    preprocessing, most, order = loaded.preprocessing, options.max_images, class_order(options.classes)
+    pictures: Any
+    if is_mosaics(options.data):
+        pictures = load_mosaics(
+            options.data, preprocessing, most, mosaic["judge"], mosaic["seed"], classes=order, **mosaic["mosaic_args"]
+        )
+        classes = pictures.dataset.classes
+    else:
+        pictures = load_pictures(options.data, preprocessing, most, annotations=options.annotations, classes=order)
+        if pictures is None:
+            return load_data(options.data, preprocessing, options.batch_size).loader, ()
+        classes = pictures.classes
     numbers = [number for number, image_id in enumerate(pictures.ids) if image_id in wanted]
     if not numbers:
         raise RunError(f"none of the images is in '{options.data}' any more")
-    return pictures.subset(numbers).loader(options.batch_size), pictures.classes
+    return pictures.subset(numbers).loader(options.batch_size), classes
 
 
 def _explainer(name: str, options: ScoreOptions) -> Any:

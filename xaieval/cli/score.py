@@ -14,7 +14,16 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import check_normalisation, load_forward, load_judge, load_trained, names_code
+from xaieval.cli.loading import (
+    check_normalisation,
+    chosen_target,
+    class_order,
+    load_forward,
+    load_judge,
+    load_trained,
+    mosaic_settings,
+    names_code,
+)
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -58,7 +67,8 @@ def score(
 ) -> dict[str, Any] | None:
     """Score layers and methods of a model by Average Drop, Increase in Confidence and other metrics.
 
-    Writes rows.parquet, summary.csv, manifest.json and maps.png. The same command continues an interrupted run.
+    Writes rows.parquet, summary.csv, manifest.json and maps.png; of localisation metrics also pooled.csv, the numbers over all
+    images. The same command continues an interrupted run.
 
     Without options: a small built-in model on 200 generated images, offline.
 
@@ -89,6 +99,7 @@ def _score(
     as_json: bool,
 ) -> dict[str, Any] | None:
     """Score in this process, which may be one of several."""
+    from xaieval.analysis.pooled import pooled_numbers
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.config.groups import Groups
     from xaieval.config.protocol import plain
@@ -96,7 +107,7 @@ def _score(
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
-    from xaieval.results.files import MANIFEST, ROWS, SUMMARY
+    from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
     loaded = load_trained(options.model, model_options, options.seed)
@@ -104,6 +115,7 @@ def _score(
     forward = load_forward(model_options.forward)
     if not names_code("data", options.data):
         check_normalisation(model_options, loaded.preprocessing)
+    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
     data = load_data(
         options.data,
         loaded.preprocessing,
@@ -116,10 +128,11 @@ def _score(
         masks=options.masks,
         boxes=options.boxes,
         annotations=options.annotations,
+        classes=class_order(options.classes),
+        **mosaic_settings(options, loaded, forward, protocol),
     )
     if data.left_out and Rank.from_environment().is_first:
         _note(f"{options.data}: {describe_left_out(data.left_out)}")
-    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, options.target)
     scores = run(
         loaded.model,
         data.loader,
@@ -157,7 +170,8 @@ def _score(
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    files = [ROWS, SUMMARY, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
+    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.rows, scores.metrics) else [])]
+    files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")

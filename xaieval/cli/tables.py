@@ -24,6 +24,7 @@ __all__ = [
     "print_arms",
     "print_findings",
     "print_missing_intervals",
+    "print_pooled",
     "print_rankings",
     "print_summary",
     "print_table",
@@ -66,10 +67,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     print_findings(scores, scores.findings(level))
     print_table(_summary_table(scores, summary, tests, level), names=2)
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
+    print_pooled(scores, level)
     if scores.n_groups is not None:
         print_text(f"{groups_text(scores.n_groups, scores.group_weights)}; intervals and tests allow for them")
     labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
-    for name, text in scores.fooled_metrics().items():
+    for name, text in scores.fooled_metrics(level).items():
         print_text(f"{labels[name]}: {text}")
     counts = scores.rows["status"].value_counts()
     if set(counts.index) != {"ok"}:
@@ -99,6 +101,30 @@ def _summary_table(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | 
         cells += [words[row["layer"], row["method"]] for words in beaten.values()]
         table.add_row(row["layer"], row["method"], *cells)
     return table
+
+
+def print_pooled(scores: Scores, level: float) -> None:
+    """Print the numbers over all images at once, of a run that has some."""
+    from rich.table import Table
+
+    from xaieval.analysis.pooled import pooled_numbers, why_no_pooled_interval
+
+    numbers = pooled_numbers(scores.rows, scores.metrics)
+    if not numbers:
+        return
+    pooled = scores.pooled(level=level)
+    table = Table("layer", "method", box=None, header_style="bold")
+    for number in numbers:
+        table.add_column(f"{number['label']} [{level:.0%} interval]\nhigher is better", justify="right")
+        table.add_column("n", justify="right")
+    for row in pooled.reset_index().to_dict("records"):
+        cells = [cell for one in numbers for cell in (_with_interval(row, one), str(int(row[f"{one['name']}_n"])))]
+        table.add_row(row["layer"], row["method"], *cells)
+    print_text("over all images at once, as papers on localisation report it, and not a mean over images:")
+    print_table(table, names=2)
+    why = why_no_pooled_interval(pooled, numbers)
+    if why:
+        print_text(f"[-]: {why}")
 
 
 def print_findings(scores: Scores, findings: Sequence[Finding]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from xaieval.config.groups import Weights
+from xaieval.config.option_words import joined, to_controls, to_integers, to_numbers, to_side, to_words
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.errors import ConfigError
 
@@ -33,56 +33,8 @@ __all__ = [
     "model_settings",
     "parse_literals",
     "to_settings",
-    "to_words",
     "token_grid",
 ]
-
-
-def to_words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    """The items of an option that takes a list separated by commas.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    words = tuple(word.strip() for token in tokens for word in token.value.split(",") if word.strip())
-    if not words:
-        raise ConfigError(f"{tokens[0].keyword or 'an option'} takes one or more words separated by commas, got none")
-    return words
-
-
-def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
-    words = to_words(kind, tokens)
-    try:
-        return tuple(float(word) for word in words)
-    except ValueError as error:
-        raise ConfigError(f"{tokens[0].keyword or 'an option'} takes numbers separated by commas, got {words}") from error
-
-
-def _integers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    words = to_words(kind, tokens)
-    if not all(word.isdigit() for word in words):
-        raise ConfigError(f"{tokens[0].keyword or 'an option'} takes whole numbers separated by commas, got {words}")
-    return tuple(int(word) for word in words)
-
-
-def _side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
-    sides = _integers(kind, tokens)
-    if len(sides) > 2:
-        raise ConfigError(
-            f"{tokens[0].keyword or 'an option'} takes one side, or height and width, such as 96,128; got {sides}"
-        )
-    return sides[0] if len(sides) == 1 else sides
-
-
-def _controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:
-    words = to_words(kind, tokens)
-    switch = {"true": True, "false": False}
-    return switch.get(words[0].lower(), words) if len(words) == 1 else words
-
-
-def _joined(items: Sequence[object] | None) -> Any:
-    """The default of a list as it is typed on the command line; None for an empty one, which help does not show."""
-    return ",".join(str(item) for item in items or ()) or None
 
 
 # Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
@@ -91,8 +43,8 @@ MODEL_HELP = (
     "imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; or package.module:factory, the only "
-    "form that imports your code and runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; mosaics:DATA or focus:DATA, put "
+    "together from these; or package.module:factory, the only form that imports your code and runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
@@ -107,18 +59,18 @@ NOT_IN_FILES = "A run file must not name a factory; the command line may."
 Task = Literal["classification", "detection", "segmentation"]
 
 
-LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=_joined)
+LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=joined)
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 Words = Annotated[tuple[str, ...], Parameter(converter=to_words), LIST]
-Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers), LIST]
-Integers = Annotated[tuple[int, ...], Parameter(converter=_integers), LIST]
-Side = Annotated[int | tuple[int, ...], Parameter(converter=_side, n_tokens=1, accepts_keys=False, negative=())]
+Numbers = Annotated[tuple[float, ...], Parameter(converter=to_numbers), LIST]
+Integers = Annotated[tuple[int, ...], Parameter(converter=to_integers), LIST]
+Side = Annotated[int | tuple[int, ...], Parameter(converter=to_side, n_tokens=1, accepts_keys=False, negative=())]
 # The program gives it the value "true" where it stands alone on the command line.
 ControlWords = Annotated[
     bool | tuple[str, ...],
-    Parameter(converter=_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
+    Parameter(converter=to_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
 ]
 GroupsOption = Annotated[str | None, Parameter(help=GROUPS_HELP)]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
@@ -163,10 +115,13 @@ class ScoreOptions:
         boxes: COCO JSON file with object boxes of any class for folder:DIR.
         annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
             cub, funnybirds, clevr-xai and pascal-part with their folders.
+        classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        mosaic_args: For mosaics, --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink True.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         metrics: Metrics; `xaieval-bench metrics` lists them.
-        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
+        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
+            of mosaics, label.
         controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
             of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
         groups: See `GROUPS_HELP`.
@@ -205,6 +160,8 @@ class ScoreOptions:
     masks: str | None = None
     boxes: str | None = None
     annotations: str | None = None
+    classes: Words | None = None
+    mosaic_args: Arguments = field(default_factory=dict)
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     metrics: Words = ("average_drop", "increase_in_confidence")
@@ -252,6 +209,7 @@ class CheckOptions:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
+        classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -269,6 +227,7 @@ class CheckOptions:
     model: Annotated[str, Parameter(help=MODEL_HELP)] = "xaieval:fpn-scenes"
     data: Annotated[str, Parameter(help=DATA_HELP)] = "scenes"
     download: Switch = False
+    classes: Words | None = None
     layers: Words = ()
     target: str | None = None
     device: str | None = None

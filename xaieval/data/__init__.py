@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xaieval.data.annotations import Annotations
 from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
-from xaieval.data.loading import Data, import_factory, load_data, load_pictures, names_code
+from xaieval.data.loading import Data, import_factory, is_mosaics, load_data, load_mosaics, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.sources import arrays, huggingface, pairs
@@ -23,7 +23,9 @@ __all__ = [
     "huggingface",
     "image_folder",
     "import_factory",
+    "is_mosaics",
     "load_data",
+    "load_mosaics",
     "load_pictures",
     "mosaics",
     "names_code",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -26,10 +26,13 @@ from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
-from xaieval.errors import DataError
+from xaieval.errors import DataError, choose_from
 
 __all__ = ["Pictures", "describe_left_out", "image_folder", "scenes", "ucmerced"]
 
+ClassOrder = Literal["name", "number"] | Sequence[str]
+
+MOST_CLASSES = 1_000_000  # a folder of a larger number is named by something else
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
 # The archive that torchgeo and TensorFlow Datasets use.
@@ -158,6 +161,7 @@ def image_folder(
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
     annotations: str | Annotations | None = None,
+    classes: ClassOrder | None = None,
 ) -> Pictures:
     """Load a folder with one sub-folder of images per class, or a folder of images without classes.
 
@@ -179,10 +183,14 @@ def image_folder(
             names. Its categories and segmentations are not read.
         annotations: The objects with their classes: "KIND:PLACE", such as "coco:instances.json", or
             `xaieval.data.Annotations`. Metrics then compare a map with the objects of the class that is followed.
+        classes: Which class of the model a folder is. "name": its place in the order of names, as torchvision's `ImageFolder`
+            counts. "number": the number that is its name, as in FunnyBirds. Or the names of the folders in the order of the
+            model's classes. Default: "name"; folders named by whole numbers, whose order by name is another than that by number
+            (0, 1, 10, 2), are an error.
 
     Raises:
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
-            classes; masks or boxes are missing or belong to other images.
+            classes; it is not known which class they are; masks or boxes are missing or belong to other images.
     """
     root = Path(root)
     if not root.is_dir():
@@ -191,27 +199,60 @@ def image_folder(
     endings = ENDINGS if channels in (1, 3) else (*ENDINGS, ".npy")
     files, left_out = _image_files(root, endings)
     names, paths = [name for name, _ in files], [path for _, path in files]
-    classes = sorted({name.split("/")[0] for name in names if "/" in name})
+    folders = sorted({name.split("/")[0] for name in names if "/" in name})
     if not names:
         raise DataError(
             f"no images in '{root}'; expected {root.name}/CLASS/IMAGE, or {root.name}/IMAGE without classes, with one of the "
             f"extensions {', '.join(endings)}"
         )
-    if len(classes) > 1 and {name.lower() for name in classes} <= SPLITS:
-        raise DataError(f"the folders of '{root}' are {', '.join(classes)}: splits, not classes; give one of them")
-    labels = [classes.index(name.split("/")[0]) if classes else None for name in names]
+    if len(folders) > 1 and {name.lower() for name in folders} <= SPLITS:
+        raise DataError(f"the folders of '{root}' are {', '.join(folders)}: splits, not classes; give one of them")
+    ordered = _ordered(folders, classes, root) if folders else []
+    numbers = {name: number for number, name in enumerate(ordered)}
+    labels = [numbers[name.split("/")[0]] if folders else None for name in names]
     inside = [path.relative_to(root).as_posix() for path in paths]
     return Pictures(
         ids=names,
         labels=labels,
-        classes=classes,
+        classes=ordered,
         read=lambda index: read_picture(paths[index], to_rgb) if channels in (1, 3) else read_bands(paths[index], channels),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
         left_out=left_out,
-        truth=None if annotations is None else read_annotations(annotations, inside, classes, labels),
+        truth=None if annotations is None else read_annotations(annotations, inside, ordered, labels),
     )
+
+
+def _ordered(folders: Sequence[str], classes: ClassOrder | None, root: Path) -> list[str]:
+    """The names of the classes by their number in the model; a class without a folder has one too, if folders are numbers."""
+    numbers = {int(name): name for name in folders if name.isdecimal()}
+    named_by_numbers = len(numbers) == len(folders)
+    if classes is None and named_by_numbers and list(folders) != [numbers[number] for number in sorted(numbers)]:
+        some, place = next((name, place) for place, name in enumerate(folders) if int(name) != place)
+        raise DataError(
+            f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '{some}' is class "
+            f'{place} by name, as torchvision\'s ImageFolder counts, and class {int(some)} by number; give classes="name" or '
+            'classes="number" (--classes), as the model was trained'
+        )
+    if classes in (None, "name"):
+        return list(folders)
+    if classes == "number":
+        if not named_by_numbers or max(numbers) >= MOST_CLASSES:
+            odd = next((name for name in folders if numbers.get(int(name) if name.isdecimal() else -1) != name), max(folders))
+            raise DataError(
+                f"classes by number are folders named 0, 1, ... below {MOST_CLASSES:,}, each once; got '{odd}' in '{root}'"
+            )
+        return [numbers.get(number, str(number)) for number in range(max(numbers) + 1)]
+    given = [classes] if isinstance(classes, str) else [str(name) for name in classes or ()]
+    missing = next((name for name in folders if name not in given), None)
+    if missing is not None or len(set(given)) < len(given):
+        raise DataError(
+            f"classes is 'name', 'number' or the names of all folders in the order of the model's classes, each once; "
+            f"{'a name stands twice' if missing is None else f'the folder {missing!r} is missing'}; "
+            f"{choose_from(missing or given[0], given)}"
+        )
+    return given
 
 
 def _image_files(root: Path, endings: Sequence[str]) -> tuple[list[tuple[str, Path]], dict[str, int]]:

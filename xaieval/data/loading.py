@@ -1,4 +1,4 @@
-"""Load data by name: generated scenes, image folders, UC Merced, or a function that returns a loader."""
+"""Load data by name: generated scenes, image folders, UC Merced, mosaics of them, or a function that returns a loader."""
 
 from __future__ import annotations
 
@@ -11,15 +11,33 @@ from typing import Any
 
 from xaieval.data.annotations import Annotations
 from xaieval.data.cues import CUES, Cue
-from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
+from xaieval.data.images import ClassOrder, Pictures, image_folder, scenes, ucmerced
+from xaieval.data.mosaics import Judge, Layout, Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import Split
-from xaieval.errors import DataError, UsageError
+from xaieval.errors import DataError, UsageError, choose_from
 
-__all__ = ["DATA_SOURCES", "Data", "import_factory", "load_data", "load_pictures", "names_code"]
+__all__ = [
+    "DATA_SOURCES",
+    "Data",
+    "import_factory",
+    "is_mosaics",
+    "load_data",
+    "load_mosaics",
+    "load_pictures",
+    "names_code",
+]
 
 # Data from these sources is read without importing user code: run files and manifests may name them.
-DATA_SOURCES = {"scenes": "scenes", "folder": "folder:DIR", "ucmerced": "ucmerced:DIR"}
+DATA_SOURCES = {
+    "scenes": "scenes",
+    "folder": "folder:DIR",
+    "ucmerced": "ucmerced:DIR",
+    "mosaics": "mosaics:DATA",
+    "focus": "focus:DATA",
+}
+LAYOUTS: dict[str, Layout] = {"mosaics": "distinct", "focus": "focus"}  # of mosaics, by the name of their source
+MOSAIC_ARGS: dict[str, Any] = {"side": int, "confidence": (int, float), "shrink": bool}
 SCENES_BY_NAME: dict[str, Cue | None] = {"scenes": None} | {f"scenes:{cue}": cue for cue in CUES}
 SCENES = 200  # default number of images
 
@@ -52,6 +70,16 @@ def names_code(spec: str) -> bool:
     return bool(rest) and ":" not in DATA_SOURCES.get(source, "") and spec not in SCENES_BY_NAME
 
 
+def is_mosaics(spec: str) -> bool:
+    """Whether data by this name is mosaics of other data.
+
+    Example:
+        >>> is_mosaics("mosaics:folder:photos"), is_mosaics("focus:scenes"), is_mosaics("folder:mosaics")
+        (True, True, False)
+    """
+    return spec.partition(":")[0] in LAYOUTS
+
+
 def load_data(
     spec: str,
     preprocessing: Preprocessing,
@@ -66,12 +94,17 @@ def load_data(
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
     annotations: str | Annotations | None = None,
+    classes: ClassOrder | None = None,
+    mosaic_args: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
+    seed: int = 0,
 ) -> Data:
     """Load data by name.
 
     Args:
-        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "ucmerced:DIR", or "package.module:factory", a
-            function without arguments that returns a loader. Only the last form imports user code.
+        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "ucmerced:DIR", "mosaics:DATA" or "focus:DATA",
+            whose DATA is one of the others; or "package.module:factory", a function without arguments that returns a loader.
+            Only the last form imports user code.
         preprocessing: Turns a picture into the model's input. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
@@ -83,6 +116,10 @@ def load_data(
         masks: For "folder:DIR", a folder with the mask of each image; see `image_folder`.
         boxes: For "folder:DIR", a file with boxes around the objects; see `image_folder`.
         annotations: For "folder:DIR", the objects with their classes, such as "coco:FILE"; see `image_folder`.
+        classes: For "folder:DIR", which class a folder is; see `image_folder`.
+        mosaic_args: For mosaics, see `load_mosaics`.
+        judge: For mosaics, see `load_mosaics`.
+        seed: For mosaics, see `load_mosaics`.
 
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
@@ -91,16 +128,67 @@ def load_data(
         raise DataError(f"batch_size is at least 1, got {batch_size}")
     if workers < 0:
         raise DataError(f"workers is at least 0, got {workers}")
-    pictures = load_pictures(
-        spec, preprocessing, max_images, download=download, truth=truth, masks=masks, boxes=boxes, annotations=annotations
-    )
+    places = {"masks": masks, "boxes": boxes, "annotations": annotations}
+    if mosaic_args and not is_mosaics(spec):
+        raise DataError(f"mosaic_args go with 'mosaics:DATA' and 'focus:DATA', but the data is {spec!r}")
+    if is_mosaics(spec):
+        _check_truth(spec, truth, any(given is not None for given in places.values()))
+        made = load_mosaics(
+            spec, preprocessing, max_images, judge, seed, download=download, classes=classes, **mosaic_args or {}
+        )
+        few = made.subset(range(min(preview, len(made))))
+        known = made.dataset
+        return Data(made.loader(batch_size, workers, pin_memory), few.loader(preview), list(known.classes), known.left_out)
+    pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, classes=classes, **places)
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
         return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes) or None, pictures.left_out)
-    made = _factory(spec)()
-    if not hasattr(made, "__iter__"):
-        raise DataError(f"{spec} returned a {type(made).__name__}; a function that returns a loader is expected")
-    return Data(made, None if iter(made) is made else made, None)
+    loader = _factory(spec)()
+    if not hasattr(loader, "__iter__"):
+        raise DataError(f"{spec} returned a {type(loader).__name__}; a function that returns a loader is expected")
+    return Data(loader, None if iter(loader) is loader else loader, None)
+
+
+def load_mosaics(
+    spec: str,
+    preprocessing: Preprocessing,
+    max_images: int | None = None,
+    judge: Judge | None = None,
+    seed: int = 0,
+    *,
+    download: bool = False,
+    classes: ClassOrder | None = None,
+    **choices: Any,
+) -> Mosaics:
+    """Load mosaics of the images of another data set, by name.
+
+    Args:
+        spec: "mosaics:DATA" for the grid pointing game or "focus:DATA" for Focus, where DATA is data of pictures by name.
+        preprocessing: Turns a picture into the model's input.
+        max_images: The largest number of single images that they are made of, spread evenly over the classes. Default: all;
+            200 for "scenes".
+        judge: As in `mosaics`: the model's probabilities.
+        seed: As in `mosaics`.
+        download: As in `load_data`.
+        classes: As in `load_data`.
+        **choices: `side`, `confidence` and `shrink`, as in `mosaics`.
+
+    Raises:
+        DataError: There is no such data, a choice is unknown or out of range, or there are too few images.
+    """
+    source, _, rest = spec.partition(":")
+    for name, value in choices.items():
+        if name not in MOSAIC_ARGS:
+            raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
+        if not isinstance(value, MOSAIC_ARGS[name]):
+            raise DataError(f"{name} of mosaics is a number, and shrink True or False; got {value!r}")
+    pictures = load_pictures(rest, preprocessing, max_images, download=download, classes=classes)
+    if pictures is None:
+        raise DataError(
+            f"mosaics by name are made of pictures by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
+            "mosaics(...).loader(...) from it, and give its name alone"
+        )
+    return mosaics(pictures, layout=LAYOUTS[source], judge=judge, seed=seed, **choices)
 
 
 def load_pictures(
@@ -115,6 +203,7 @@ def load_pictures(
     masks: str | Path | None = None,
     boxes: str | Path | None = None,
     annotations: str | Annotations | None = None,
+    classes: ClassOrder | None = None,
 ) -> Pictures | None:
     """Load a data set of pictures by name; None for a factory, which returns a loader.
 
@@ -129,22 +218,27 @@ def load_pictures(
         masks: As in `load_data`.
         boxes: As in `load_data`.
         annotations: As in `load_data`.
+        classes: As in `load_data`.
 
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
+    if classes is not None and source != "folder":
+        raise DataError(f"classes goes with 'folder:DIR', but the data is {spec!r}")
     _check_truth(spec, truth, any(given is not None for given in (masks, boxes, annotations)))
     if spec in SCENES_BY_NAME:
         size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
         return scenes(preprocessing, size, split, seed, masks=truth, cue=cue).spread(max_images)
     if source == "folder" and rest:
-        pictures = image_folder(rest, preprocessing, masks=masks, boxes=boxes, annotations=annotations)
+        pictures = image_folder(rest, preprocessing, masks=masks, boxes=boxes, annotations=annotations, classes=classes)
         return pictures.spread(max_images)
     if source == "ucmerced":
         return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
     if names_code(spec):
         return None
+    if is_mosaics(spec):
+        raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the pictures themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 

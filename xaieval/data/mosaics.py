@@ -7,7 +7,7 @@ positive relevance that lies in the target's cells. No masks or boxes of objects
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from xaieval.data.batches import Batch, read_batch
 from xaieval.data.images import Pictures
 from xaieval.data.samples import collate, sample_of
+from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError, choose_from
 
 __all__ = ["Cell", "Mosaics", "mosaics"]
@@ -48,8 +49,9 @@ class Mosaics(Dataset[dict[str, Any]]):
         asked: For each item the number of its mosaic and the place of the cell whose class is asked.
         side: Cells along a side.
         shrink: Mosaics have the size of a single image; otherwise its size times `side`.
-        heads: Number of classes of a model that has a head for each cell: a label is then `place * heads + class`, and only
-            this cell is its ground truth. Default: one head, and all cells of the class.
+        heads: Number of classes of a model that has a head for each cell: the class of a cell is then `place * heads + class`.
+            Default: one head, and cells of one class are alike.
+        grouped: The items of a mosaic, one for each class that is asked, are a group.
     """
 
     dataset: Any
@@ -58,6 +60,7 @@ class Mosaics(Dataset[dict[str, Any]]):
     side: int
     shrink: bool = False
     heads: int | None = None
+    grouped: bool = True
     _last: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -65,29 +68,42 @@ class Mosaics(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, place = self.asked[index]
-        label = self.grids[number][place].label
-        known = {"group": f"{number:05d}"} if len(self.asked) > len(self.grids) else {}
-        label = label if self.heads is None else place * self.heads + label
-        return sample_of(f"{number:05d}/{place}", label, lambda: self._prepared(number, place)) | known
+        known = {"group": f"{number:05d}"} if self.grouped else {}
+        return sample_of(self.ids[index], self._classes(number)[place], lambda: self._prepared(number)) | known
 
-    def loader(self, batch_size: int, workers: int = 0) -> DataLoader[dict[str, Any]]:
+    @property
+    def ids(self) -> list[str]:
+        """The id of each item: the number of its mosaic, and the place of the cell whose class is asked."""
+        return [f"{number:05d}/{place}" for number, place in self.asked]
+
+    def subset(self, numbers: Sequence[int]) -> Mosaics:
+        """Select the items of these numbers, in this order."""
+        return replace(self, asked=[self.asked[number] for number in numbers])
+
+    def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
         """Return a loader for `xaieval.score`.
 
-        Its batches are mappings with `image`, `label`, `id` (the number of the mosaic and the place of the cell), `mask` (the
-        cells of the class), `group` (the mosaic, if it is asked for several classes) and `failed`.
+        Its batches are mappings with `image`, `label`, `id`, `truth` (which cells are of which class), `group` (the mosaic, if
+        it is asked for several classes) and `failed`.
 
         Args:
             batch_size: Mosaics in a batch.
             workers: Number of processes that load images; 0 loads in this process.
+            pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
-        return DataLoader(self, batch_size=batch_size, collate_fn=_collate, num_workers=workers)
+        return DataLoader(self, batch_size=batch_size, collate_fn=_collate, num_workers=workers, pin_memory=pin_memory)
 
-    def _prepared(self, number: int, place: int) -> dict[str, Any]:
+    def _classes(self, number: int) -> list[int]:
+        """The class of each cell of a mosaic, in the numbers of the model."""
+        labels = [cell.label for cell in self.grids[number]]
+        return labels if self.heads is None else [place * self.heads + label for place, label in enumerate(labels)]
+
+    def _prepared(self, number: int) -> dict[str, Any]:
         if number not in self._last:  # the items of a mosaic follow each other
             self._last.clear()
             self._last[number] = self._joined([_image(self.dataset, cell) for cell in self.grids[number]])
         image = self._last[number]
-        return {"image": image, "mask": self._mask(number, place, image.shape[-2:])}
+        return {"image": image, "truth": Truth(torch.tensor(self._classes(number)), self._cells(image.shape[-2:]))}
 
     def _joined(self, images: Sequence[Tensor]) -> Tensor:
         _check_alike(images)
@@ -98,13 +114,12 @@ class Mosaics(Dataset[dict[str, Any]]):
             cell.copy_(image if not self.shrink else _resized(image, cell.shape[1:]))
         return mosaic
 
-    def _mask(self, number: int, place: int, size: Sequence[int]) -> Tensor:
-        mask = torch.zeros(*size, dtype=torch.bool)
-        cells = self.grids[number]
-        for other, (rows, columns) in enumerate(_places(self.side, size)):
-            alike = other == place if self.heads is not None else cells[other].label == cells[place].label
-            mask[rows, columns] = alike
-        return mask
+    def _cells(self, size: Sequence[int]) -> Tensor:
+        """The pixels of each cell, bool `[side ** 2, H, W]`."""
+        masks = torch.zeros(self.side**2, *size, dtype=torch.bool)
+        for mask, (rows, columns) in zip(masks, _places(self.side, size), strict=True):
+            mask[rows, columns] = True
+        return masks
 
 
 def mosaics(
@@ -151,8 +166,10 @@ def mosaics(
         >>> from xaieval.data import Preprocessing, scenes
         >>> made = mosaics(scenes(Preprocessing(32, 32), size=16), side=2, size=2)
         >>> batch = next(iter(made.loader(batch_size=4)))
-        >>> batch["image"].shape, batch["mask"].flatten(1).float().mean(dim=1).tolist(), batch["group"]
-        (torch.Size([4, 3, 64, 64]), [0.25, 0.25, 0.25, 0.25], ['00000', '00000', '00000', '00000'])
+        >>> batch["image"].shape, [truth.present() == sorted(batch["label"].tolist()) for truth in batch["truth"]]
+        (torch.Size([4, 3, 64, 64]), [True, True, True, True])
+        >>> batch["id"], batch["group"]
+        (['00000/0', '00000/1', '00000/2', '00000/3'], ['00000', '00000', '00000', '00000'])
     """
     _check(side, layout, size)
     images = dataset.dataset if isinstance(dataset, DataLoader) else dataset
@@ -175,7 +192,7 @@ def mosaics(
             f"{len(cells)} usable images of {len({cell.label for cell in cells})} classes give {len(grids)} mosaics of "
             f"{side} x {side} cells, {size or 'at least one'} wanted; give more images, a smaller side or a lower confidence"
         )
-    return Mosaics(images, grids, asked, side, shrink, heads)
+    return Mosaics(images, grids, asked, side, shrink, heads, grouped=layout == "distinct")
 
 
 def _distinct(

@@ -16,7 +16,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from xaieval.data.decoding import read_picture
 from xaieval.errors import DataError
 
-__all__ = ["inside_boxes", "looks_like_shares", "mask_files", "read_boxes", "read_masks", "silhouette"]
+__all__ = ["boxes_around", "inside_boxes", "looks_like_shares", "mask_files", "read_boxes", "read_masks", "silhouette"]
 
 UPRIGHT = (BoundingBoxFormat.XYXY, BoundingBoxFormat.XYWH, BoundingBoxFormat.CXCYWH)
 BINARY = ({0}, {1}, {0, 1}, {255}, {0, 255})  # values of a torchvision mask that is no label map
@@ -174,6 +174,28 @@ def inside_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
     left, top, right, bottom = (column[:, None] for column in boxes.unbind(dim=1))
     across, down = (left <= x) & (x < right), (top <= y) & (y < bottom)
     return (down[:, :, None] & across[:, None, :]).any(dim=0)
+
+
+def boxes_around(masks: Tensor) -> Tensor:
+    """The box around the pixels of each mask, `(x1, y1, x2, y2)`, `[k, 4]`, on the CPU; zeros for a mask without pixels.
+
+    Args:
+        masks: Bool `[k, H, W]`; of volumes `[k, D, H, W]`, whose boxes are those of all slices together.
+
+    Example:
+        >>> boxes_around(torch.tensor([[[False, True, True], [False, True, False]]]))
+        tensor([[1., 0., 3., 2.]])
+    """
+    flat = masks.cpu().flatten(1, -3).any(dim=1) if masks.ndim > 3 else masks.cpu()
+    sides = []
+    for other in (1, 2):  # the columns that have a pixel, then the rows
+        seen = flat.any(dim=other)
+        place = torch.arange(1, seen.shape[1] + 1)
+        last = (seen * place).amax(dim=1)
+        first = torch.where(seen, place - 1, seen.shape[1]).amin(dim=1)
+        sides.append((first.minimum(last), last))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def silhouette(mask: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from torchvision.tv_tensors import TVTensor
 
 from xaieval.data.labels import IGNORED
-from xaieval.data.truth import inside_boxes, read_boxes
+from xaieval.data.truth import boxes_around, inside_boxes, read_boxes
 from xaieval.errors import DataError
 
 __all__ = [
@@ -99,11 +99,11 @@ class Truth:
         """
         if self.label_map is not None:
             inside, _ = self.of_class(wanted, size)
-            return _around(inside[None]) if inside.any() else torch.zeros(0, 4)
+            return boxes_around(inside[None]) if inside.any() else torch.zeros(0, 4)
         chosen = self._chosen(wanted, box)
         if self.boxes is not None:
             return self.boxes[chosen]
-        return torch.zeros(0, 4) if self.masks is None else _around(self.masks[chosen])
+        return torch.zeros(0, 4) if self.masks is None else boxes_around(self.masks[chosen])
 
     def by_object(self) -> Truth:
         """The truth with a mask for each class, if it is a label map; otherwise unchanged."""
@@ -138,7 +138,7 @@ class Truth:
 
     def _at(self, box: Tensor, chosen: Tensor) -> Tensor:
         """The one of these objects that overlaps most with a box; none if it overlaps too little."""
-        boxes = _around(self.masks) if self.boxes is None and self.masks is not None else self.boxes
+        boxes = boxes_around(self.masks) if self.boxes is None and self.masks is not None else self.boxes
         if boxes is None or not chosen.any():
             return torch.zeros_like(chosen)
         overlap = box_iou(boxes, box[None].to(boxes))[:, 0].masked_fill(~chosen, 0)
@@ -264,19 +264,6 @@ def _unlabelled(label_map: Tensor) -> Tensor:
     """The pixels of a label map that have no class."""
     void = label_map < 0
     return void if (label_map > IGNORED).any() else void | (label_map == IGNORED)
-
-
-def _around(masks: Tensor) -> Tensor:
-    """The boxes around masks `[k, H, W]`, `[k, 4]`; zeros for a mask without pixels."""
-    sides = []
-    for other in (2, 1):  # the columns that have a pixel, then the rows
-        seen = masks.any(dim=3 - other)
-        place = torch.arange(1, seen.shape[1] + 1, device=masks.device)
-        last = (seen * place).amax(dim=1)
-        first = torch.where(seen, place - 1, seen.shape[1]).amin(dim=1)
-        sides.append((first.minimum(last), last))
-    (left, right), (top, bottom) = sides
-    return torch.stack([left, top, right, bottom], dim=1).float()
 
 
 def plain_tensor(given: Any) -> Tensor:

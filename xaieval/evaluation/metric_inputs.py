@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
+from xaieval.data.truth import boxes_around
 from xaieval.data.truth_by_class import boxes_of, masks_of
 from xaieval.errors import MetricError
 from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classifier
@@ -21,7 +22,6 @@ from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Context, Method, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
-from xaieval.metrics.box_accuracy import box_around
 from xaieval.metrics.segments import Segments
 from xaieval.results.rows import NO_LAYER, Pair
 
@@ -143,7 +143,7 @@ class MetricInputs:
             if known.truth is not None:
                 self.shared.known["boxes"] = boxes_of(known.truth, *self._followed)
             else:
-                self.shared.known["boxes"] = known.boxes or [box_around(mask) for mask in masks]
+                self.shared.known["boxes"] = known.boxes or [box[box[:, 2] > 0] for box in boxes_around(masks)[:, None]]
         found: list[Tensor] = self.shared.known["boxes"]
         return found
 

@@ -13,7 +13,7 @@ from xaieval.analysis.agreement import Agreement, agreement
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls, fooled_metrics, rivals
 from xaieval.analysis.matched import compare_with_matched_controls
-from xaieval.analysis.pooled import pooled
+from xaieval.analysis.pooled import pooled, pooled_numbers
 from xaieval.analysis.predictions import Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
@@ -94,12 +94,15 @@ class Scores(RunRecord):
         """
         return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
 
-    def fooled_metrics(self) -> dict[str, str]:
-        """The metrics by which Fake-CAM is as good as the best method or better, each with a sentence that says so.
+    def fooled_metrics(self, level: float = 0.95) -> dict[str, str]:
+        """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
 
         See `xaieval.analysis.controls.fooled_metrics` for an example. Empty for a run without this control.
+
+        Args:
+            level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         """
-        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights)
+        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights, level, self.seed)
 
     def matched_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method at each layer against the matched controls of its maps: is it the map, or its size?
@@ -356,15 +359,18 @@ class Scores(RunRecord):
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
+        A run with metrics that `pooled()` takes gets `pooled.csv`, too.
+
         Args:
             path: The folder; created if it does not exist.
-            level: Level of the intervals in the summary.
+            level: Level of the intervals in the tables.
             summary: The result of `summary(level)`, to save computing it again.
 
         Raises:
             OutputError: The folder cannot be written.
         """
-        super().save(path, summary=self.summary(level) if summary is None else summary)
+        pooled = self.pooled(level=level) if pooled_numbers(self.rows, self.metrics) else None
+        super().save(path, summary=self.summary(level) if summary is None else summary, pooled=pooled)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
         """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.

@@ -29,12 +29,12 @@ def linear_imputation(
         images: Images, `[N, C, H, W]`, in any unit.
         missing: Which pixels are missing, `[N, H, W]`; at least one pixel of each image is known.
         tolerance: Largest difference between a pixel and the mean of its neighbours, as a share of the largest absolute value
-            in its image.
+            of the known pixels of its image.
         most: Largest number of iterations.
 
     Returns:
-        Images `[N, C, H, W]` of the same type, computed in at least float32. Where an image has NaN or inf, its missing pixels
-        are NaN.
+        Images `[N, C, H, W]` of the same type, computed in at least float32. Where a known pixel of an image is NaN
+        or inf, its missing pixels are NaN.
 
     Raises:
         MetricError: The images have the wrong shape, or all pixels of an image are missing.
@@ -55,15 +55,16 @@ def linear_imputation(
         )
     if missing.flatten(1).all(dim=1).any():
         raise MetricError("all pixels of an image are missing, so there is nothing to impute them from; remove fewer")
-    largest = images.abs().amax(dim=(1, 2, 3), keepdim=True)
+    given = images.masked_fill(missing[:, None], 0)  # what is hidden decides nothing, not even how exact the solution is
+    largest = given.abs().amax(dim=(1, 2, 3), keepdim=True)
     scale = torch.where(
         largest.isfinite() & (largest > 0), largest, 1
     )  # squares do not overflow, images do not affect each other
-    known = (images / scale).to(torch.promote_types(images.dtype, torch.float32))
+    known = (given / scale).to(torch.promote_types(images.dtype, torch.float32))
     levels = _levels(missing[:, None].to(known.dtype))
     gaps = levels[0][0]
     solution = torch.zeros_like(known)
-    residual = gaps * _neighbours(known.masked_fill(missing[:, None], 0))
+    residual = gaps * _neighbours(known)
     direction, before = torch.zeros_like(known), None
     for _ in range(most):
         if not (residual.abs() > tolerance).any():

@@ -72,6 +72,8 @@ QUANTUS: Mapping[str, str] = {
     "NonSensitivity": "non_sensitivity",
 }
 
+_BY_CASE = {other.lower(): own for other, own in ABBREVIATIONS.items()}
+
 
 def own_name(name: str) -> str:
     """The name of a metric by another name of it; a name that is no other name is returned unchanged.
@@ -91,5 +93,4 @@ def own_name(name: str) -> str:
         if found not in QUANTUS:
             raise MetricError(f"no metric {name!r}; {choose_from(found, QUANTUS)}")
         return QUANTUS[found]
-    by_case = {other.lower(): own for other, own in ABBREVIATIONS.items()}
-    return by_case.get(name.lower(), name)
+    return _BY_CASE.get(name.lower(), name)

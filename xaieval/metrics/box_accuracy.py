@@ -83,19 +83,6 @@ def box_iou_curve(
     return usable(values, flat, inside, low=0, high=1)
 
 
-def box_around(mask: Bool[Tensor, "*space h w"]) -> Float[Tensor, "k 4"]:
-    """The box around the pixels of a mask, `(x1, y1, x2, y2)`, `[1, 4]`; `[0, 4]` if there are none.
-
-    Example:
-        >>> box_around(torch.tensor([[False, True, True], [False, True, False]]))
-        tensor([[1., 0., 3., 2.]])
-    """
-    places = mask.nonzero()[:, [-1, -2]]
-    if not len(places):
-        return torch.zeros(0, 4)
-    return torch.cat([places.amin(dim=0), places.amax(dim=0) + 1])[None].float().cpu()
-
-
 def max_box_accuracy(
     curves: Floats, iou: Sequence[float] = (0.3, 0.5, 0.7), mean: Callable[[Floats], Floats] | None = None
 ) -> Floats:

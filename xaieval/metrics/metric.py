@@ -63,8 +63,10 @@ NEEDS = {
     "protocol": "the run's `Protocol`",
 }
 
-# A metric of these inputs can judge any map in the place of the method's own; one of the first line sees the masked images.
+# A metric of these inputs can judge any map in the place of the method's own; one of the first line sees altered images, one of
+# the second line the map or what it masks.
 MASKED = {"masked_confidence", "inverse_confidence", "ask", "ask_hits"}
+OF_MAPS = {"maps", "masked_confidence", "inverse_confidence"}
 REPLACEABLE = {"confidence", "maps", "images", "draw", "segment", "protocol", *MASKED}
 
 NUMBERS = {"confidence", "masked_confidence", "inverse_confidence", "protocol"}  # small, and known after each batch
@@ -200,7 +202,8 @@ class Metric:
     @property
     def has_matched_controls(self) -> bool:
         """Whether it judges maps by confidences on altered images, so that it can judge matched controls too."""
-        return bool(MASKED & set(self.needs)) and set(self.needs) <= REPLACEABLE
+        needs = set(self.needs)
+        return bool(MASKED & needs) and bool(OF_MAPS & needs) and needs <= REPLACEABLE
 
     def judge(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Return values `[N]`, and curves `[N, S]` or None.

@@ -150,7 +150,7 @@ def pixel_average_precision(thresholds: int = 1000, *, name: str = "pixel_averag
         name,
         partial(_pixel_average_precision, steps=thresholds),
         higher_is_better=True,
-        label="PxAP %",
+        label="pixel AP %",
         needs=NEEDED,
         settings={"thresholds": thresholds, "pooled": "pixel_average_precision"},
         paper=CHOE,

@@ -30,6 +30,11 @@ class BetweenCurves:
     made: Perturbation
     keep_curve: bool
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The inputs of the metric."""
+        return self.made.needs
+
     def __call__(
         self, confidence: Tensor, maps: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any, segment: Any = None
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -52,14 +57,19 @@ class RandomOrder:
     made: Perturbation
     keep_curve: bool
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The inputs of the metric: no maps, so that it has no matched controls of them, whose values would be the same."""
+        return tuple(need for need in self.made.needs if need != "maps")
+
     def __call__(
-        self, confidence: Tensor, maps: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any, segment: Any = None
+        self, confidence: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any, segment: Any = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return values `[N]`, and with `keep_curve` the curves `[N, S]`."""
-        numbers = draw(maps.shape[1:], "order of r_oms")
+        numbers = draw(images.shape[2:], "order of r_oms")
         if self.made.segments is not None:  # one number for all pixels of a segment
             labels = segment(self.made.segments)
-            numbers = numbers.flatten(1).gather(1, labels.flatten(1)).view(maps.shape)
+            numbers = numbers.flatten(1).gather(1, labels.flatten(1)).view(numbers.shape)
         [curves], shares = self.made.curves(images, [self.made.order(numbers, segment)], ask, protocol, draw)
         values = area_under(curves, shares)
         return (values, curves) if self.keep_curve else values
@@ -176,7 +186,7 @@ def _metric(name: str, function: BetweenCurves | RandomOrder, better: bool | Non
         function,
         better,
         label=label,
-        needs=function.made.needs,
+        needs=function.needs,
         settings={**function.made.settings, "keep_curve": function.keep_curve},
         passes=f"{points} + 1" if isinstance(function, RandomOrder) else f"2 ({points} + 1)",
         paper=paper,

@@ -1,4 +1,4 @@
-"""A classifier of mosaics whose cells cannot influence each other, so that it is known where relevance must not be."""
+"""Classifiers of mosaics whose cells influence each other not or hardly, so that it is known where relevance must not be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DisconnectedCells"]
 
 
 class DisconnectedCells(nn.Module):
-    """A classifier with a head for each cell of a mosaic (DiFull).
+    """A classifier with a head for each cell of a mosaic (DiFull, and DiPart).
 
     Every cell goes through the same features and the same head by itself. The outputs of all heads are concatenated, so class k
     of the cell at a place, counted row by row, is output `place * classes + k`. No pixel of another cell can change it, hence
@@ -23,6 +23,8 @@ class DisconnectedCells(nn.Module):
             model to `head`, which any model allows; only methods that explain the input can then be compared.
         head: From these maps to scores `[N, classes]`.
         side: Cells along a side of the mosaics.
+        partly: The features see the whole mosaic, and only the heads are separate (DiPart): near its borders a cell is seen by
+            the heads of its neighbours, as far as receptive fields reach. Default: each cell has features of its own (DiFull).
 
     Attributes:
         stitched: The layer at which the features of all cells lie side by side, as the cells do in the image: explain it by
@@ -32,7 +34,7 @@ class DisconnectedCells(nn.Module):
         ModelError: When it runs: the sides of the images or of the features are no multiple of `side`.
 
     Reference:
-        Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435), DiFull.
+        Rao et al., "Towards Better Understanding Attribution Methods", CVPR 2022 (arXiv 2205.10435), DiFull and DiPart.
 
     Example:
         >>> import torch
@@ -41,15 +43,15 @@ class DisconnectedCells(nn.Module):
         torch.Size([5, 16])
     """
 
-    def __init__(self, features: nn.Module, head: nn.Module, side: int = 2) -> None:
+    def __init__(self, features: nn.Module, head: nn.Module, side: int = 2, partly: bool = False) -> None:
         super().__init__()
-        self.features, self.head, self.side = features, head, side
+        self.features, self.head, self.side, self.partly = features, head, side, partly
         self.stitched = nn.Identity()
 
     def forward(self, images: Float[Tensor, "n c height width"]) -> Float[Tensor, "n outputs"]:
         """Return the scores of all classes at all cells."""
-        maps = self.stitched(self._join(self.features(self._split(images))))
-        scores = self.head(self._split(maps))
+        maps = self.features(images) if self.partly else self._join(self.features(self._split(images)))
+        scores = self.head(self._split(self.stitched(maps)))
         return scores.reshape(len(images), -1)
 
     def _split(self, whole: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from xaieval.results.validation import read_manifest, shortened
 __all__ = [
     "MANIFEST",
     "PARTS",
+    "POOLED",
     "RANKS",
     "ROWS",
     "SUMMARY",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
+POOLED = "pooled.csv"  # of runs that have numbers over all images at once
 PARTS = "parts"  # subfolder with the batches measured so far, until the run is finished
 RANKS = "ranks"  # subfolder of a run of several processes, with one run per process
 LOCK = ".lock"

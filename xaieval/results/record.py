@@ -13,7 +13,7 @@ from xaieval.config.groups import GroupsOf, Weights, resolve_groups
 from xaieval.data.groups import check_weights, find_groups, group_source
 from xaieval.errors import OutputError
 from xaieval.results.checkpoints import read_unfinished
-from xaieval.results.files import MANIFEST, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY, write_file, write_json, writing
 from xaieval.results.manifest import count_groups
 from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
 from xaieval.results.validation import check_rows, read_manifest, read_rows
@@ -109,12 +109,13 @@ class RunRecord:
         manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
         return replace(self, rows=rows, manifest=manifest | count_groups(manifest, rows))
 
-    def save(self, path: str | Path, *, summary: pd.DataFrame) -> None:
+    def save(self, path: str | Path, *, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
         Args:
             path: The folder; created if it does not exist.
             summary: The table for `summary.csv`.
+            pooled: The table for `pooled.csv` (default: none, and no such file).
 
         Raises:
             OutputError: The folder cannot be written.
@@ -124,6 +125,8 @@ class RunRecord:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
             write_file(folder / SUMMARY, lambda file: file.write(summary.to_csv().encode()))
+            if pooled is not None:
+                write_file(folder / POOLED, lambda file: file.write(pooled.to_csv().encode()))
             write_json(folder / MANIFEST, self.manifest)
 
     @classmethod

@@ -166,6 +166,28 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
 
 
+def test_numbers_over_all_images_have_a_table_and_charts_of_their_own():
+    rows = _rows(methods=("gradcam", "random"))
+    rows["mean_iou"] = 50.0
+    rows["mean_iou_curve"] = list(np.random.default_rng(1).dirichlet([2, 1, 1, 4], size=len(rows)))
+    rows.loc[rows["image_id"] == rows["image_id"][0], "mean_iou_curve"] = None  # an image without an object
+    entry = {"name": "mean_iou", "higher_is_better": True, "interval": "mean", "label": "mean IoU %"}
+    scores = _scores(rows, metrics=[AD, entry | {"settings": {"pooled": "mean_iou"}}], controls=["random"])
+    page = _page(scores)
+    text = _text(page)
+    start = text.index("Over all images at once")
+    table = text[start : text.index("Control maps that each method beats", start)]
+    assert "mIoU % higher is better, n = 59" in table
+    for (layer, method), row in scores.pooled().iterrows():
+        name = f"{layer} {method}{' (control)' * (method == 'random')}"
+        assert f"{name} {row['mean_iou']:.1f} [{row['mean_iou_low']:.1f}, {row['mean_iou_high']:.1f}]" in table
+    assert "Mean iou (mIoU %) higher is better" in table
+    ids = re.findall(r'id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert "[&ndash;]: no interval: a percentile bootstrap" in _text(_page(_scores(rows[:40], **scores.manifest)))
+    assert "Over all images at once" not in _text(_page(_scores()))
+
+
 def test_maps_stand_beside_others_of_their_size():
     rows = _rows()
     rows = rows.assign(average_drop_shifted=rows["average_drop"] + 40, average_drop_dimmed=rows["average_drop"] - 1)

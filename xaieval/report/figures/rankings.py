@@ -92,8 +92,8 @@ def _draw_groups(axes: Axes, ranking: Ranking, groups: list[list[str]]) -> None:
             [number] * len(places), places, "-o", color=ink, alpha=0.6, linewidth=wide, markersize=4, solid_capstyle="round"
         )
     records = ranking.table.to_dict("records")
-    words = [f"{row['group']}  {row['first']:.0%}" for row in records]
-    axes.set_yticks([HEADING, *range(len(words))], ["group,\nfirst in", *words])
+    words = [f"{row['letters']}  {row['first']:.0%}" for row in records]
+    axes.set_yticks([HEADING, *range(len(words))], ["letters,\nfirst in", *words])
     axes.yaxis.tick_right()
     axes.set_xticks([])
     axes.set_xlim(-0.7, len(groups) - 0.3)

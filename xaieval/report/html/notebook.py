@@ -46,7 +46,7 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
     head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
-    return f"<div>{head}{wide}{_fooled(scores)}{_warnings(scores, level)}</div>"
+    return f"<div>{head}{wide}{_fooled(scores, level)}{_warnings(scores, level)}</div>"
 
 
 def _table(scores: RunRecord, level: float) -> pd.DataFrame:
@@ -71,10 +71,10 @@ def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
     return format_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
 
 
-def _fooled(scores: RunRecord) -> str:
+def _fooled(scores: RunRecord, level: float) -> str:
     """The metrics that can be fooled, a line each."""
     labels = {entry["name"]: label_of(entry) for entry in scores.metrics}
-    told = fooled_metrics(scores.rows, scores.metrics, scores.controls, scores.group_weights)
+    told = fooled_metrics(scores.rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return "".join(f"<p>{escape(f'{labels[name]}: {text}')}</p>" for name, text in told.items())
 
 

@@ -23,6 +23,7 @@ from xaieval.report.html.cross_section import cross_section
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
+from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
 from xaieval.report.html.row_table import list_rows
@@ -166,7 +167,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     model, data = subject_of(manifest)
     choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
-    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights)
+    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return {
         "model": model,
         "data": data,
@@ -188,6 +189,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
         "beaten": controls_beaten(scores, level),
+        "pooled": pooled_of(scores, summary, level),
         "matched": matched_of(scores, level),
         "selection": selection_of(scores, methods, level),
         "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),

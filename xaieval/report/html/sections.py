@@ -106,9 +106,9 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
-def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
-    """The rows of the table of results."""
-    metrics, controls = without_excess(scores.metrics), scores.controls
+def lines_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric] | None = None) -> list[Line]:
+    """The rows of the table of results, of the metrics of the run or of others that the summary has."""
+    metrics, controls = without_excess(scores.metrics) if metrics is None else metrics, scores.controls
     best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
     return [
         Line(
@@ -124,8 +124,8 @@ def lines_of(scores: RunRecord, summary: pd.DataFrame) -> list[Line]:
     ]
 
 
-def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
-    """A chart of intervals for each metric. Controls are in the table and not in the charts, whose scale they would set."""
+def panels_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric] | None = None) -> list[Panel]:
+    """A chart of intervals for each metric, as in `lines_of`. Controls, which would set its scale, are only in the table."""
     own = summary.loc[[pair[1] not in scores.controls for pair in summary.index]]
     shown = own if len(own) else summary
     rows = list(zip(shown.index, shown.to_dict("records"), strict=True))
@@ -136,7 +136,7 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame) -> list[Panel]:
             [_interval(layer, method, row, metric, method in scores.controls) for (layer, method), row in rows],
             "%" in label_of(metric),
         )
-        for metric in without_excess(scores.metrics)[:MOST_PANELS]
+        for metric in (without_excess(scores.metrics) if metrics is None else metrics)[:MOST_PANELS]
     ]
 
 
@@ -310,9 +310,9 @@ def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[s
         )
     except MetricError:  # no image has rows that count for every item
         return None
-    letters = {(row["layer"], row["method"]): row["group"] for row in ranking.table.to_dict("records")}
+    letters = {(row["layer"], row["method"]): row["letters"] for row in ranking.table.to_dict("records")}
     own = set(letters.pop(best, ""))
-    return [_named(pair, over) for pair, group in letters.items() if own & set(group)]
+    return [_named(pair, over) for pair, other in letters.items() if own & set(other)]
 
 
 def _named(pair: Pair, over: RankedItems) -> str:

@@ -167,7 +167,13 @@ def _pretrained(options: CompleteOptions) -> Pretrained:
 def _pictures(options: CompleteOptions, preprocessing: Preprocessing) -> tuple[Pictures, list[int]]:
     """The images, in an order where neighbours can be similar, and their classes."""
     pictures = load_pictures(
-        options.data, preprocessing, options.max_images, split="train", seed=SCENES_SEED, download=options.download
+        options.data,
+        preprocessing,
+        options.max_images,
+        split="train",
+        seed=SCENES_SEED,
+        download=options.download,
+        classes="name" if options.data.startswith("folder:") else None,  # any order will do for models that it trains
     )
     if pictures is None:
         raise DataError(
