@@ -57,6 +57,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         paper="Sundararajan et al. 2017, arXiv 1703.01365",
         divides=False,
         family="axioms",
+        altered_by="a baseline",
     )
 
 
@@ -124,6 +125,7 @@ def non_sensitivity(
         paper="Nguyen and Martinez 2020, arXiv 2007.07584",
         divides=False,
         family="axioms",
+        altered_by="cells",
     )
 
 
@@ -164,6 +166,7 @@ def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> 
         passes="the method once more, and 1",
         paper="Kindermans et al. 2017, arXiv 1711.00867",
         family="axioms",
+        altered_by="a shift of values",
     )
 
 

@@ -57,6 +57,7 @@ def continuity(steps: int = 28, share: float = 1.0, fill: str = "edge") -> Metri
         passes=f"the method {steps} times",
         paper="Montavon et al. 2018, arXiv 1706.07979",
         family="robustness",
+        altered_by="shifts of continuity",
     )
 
 

@@ -55,6 +55,7 @@ def local_lipschitz(samples: int = 10, radius: float = 0.1, noise: str = "gaussi
         passes=f"the method {samples} times",
         paper="Alvarez-Melis and Jaakkola 2018, arXiv 1806.08049",
         family="robustness",
+        altered_by="noise of local_lipschitz",
     )
 
 
@@ -93,6 +94,7 @@ def average_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "u
         passes=f"the method {samples} times",
         paper="Bhatt et al. 2020, arXiv 2005.00631",
         family="robustness",
+        altered_by="noise",
     )
 
 

@@ -44,6 +44,7 @@ NEEDS = {
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
     "inspect": "a function that takes changed images as explain does, and returns an `Inspection`: their maps, with what the "
     "model says of them, from the same passes",
+    "inspect_layer": "the same as inspect, and the `Inspection` has the output of the method's layer",
     "targets": "the explained classes, [N]; 0 for an image of a classifier that has none",
     "logits": "the model's logits on the original images, [N, K]; only of classifiers",
     "explain_class": "a function that takes classes [N] and returns the maps of the original images for these classes, "
@@ -102,7 +103,7 @@ class Inspection(Protocol):
 
     @property
     def activation(self) -> Tensor | None:
-        """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer."""
+        """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer, and where `inspect` looked."""
 
 
 class Lent(Protocol):
@@ -145,6 +146,9 @@ class Metric:
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
         family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
+        altered_by: What alters the images that it shows to the model, such as "noise", if they are the same for every map. They
+            are then shown once for all maps of a batch, and metrics with the same word share them. Default: images depend on
+            the map.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
             denominator would turn it around. Default: whether it needs "confidence".
 
@@ -170,6 +174,7 @@ class Metric:
     passes: str = "0"
     paper: str = ""
     family: str = ""
+    altered_by: str = ""
     divides: bool | None = None
 
     def __post_init__(self) -> None:

@@ -135,6 +135,7 @@ def efficient_mprt(bins: int = 100) -> Metric:
         passes="the method once",
         paper=HEDSTROEM,
         family="randomisation",
+        altered_by="random parameters at once",
     )
 
 
@@ -191,6 +192,7 @@ def _similarity_metric(
         passes=_cost(order, times, smooth is not None),
         paper=ADEBAYO if smooth is None else HEDSTROEM,
         family="randomisation",
+        altered_by=f"random parameters of {name}",
     )
 
 

@@ -57,6 +57,7 @@ def random_logit(classes: str = "random", similarity: str = "ssim") -> Metric:
         passes="the method for each other class" if classes == "all" else "the method once",
         paper="Sixt et al. 2020, arXiv 1912.09818",
         family="randomisation",
+        altered_by="other classes",
     )
 
 

@@ -76,6 +76,7 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
         passes=f"the method {samples} times",
         paper=YEH,
         family="robustness",
+        altered_by="noise",
     )
 
 
@@ -121,6 +122,7 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
         passes=str(samples),
         paper=YEH,
         family="faithfulness",
+        altered_by="infidelity",
     )
 
 
@@ -159,6 +161,7 @@ def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metri
         passes="the method 4 times (6 of volumes)",
         paper=CRABBE,
         family="robustness",
+        altered_by="shifts",
     )
 
 
@@ -191,6 +194,7 @@ def stability_flip(similarity: str = "pearson") -> Metric:
         passes="the method once",
         paper=CRABBE,
         family="robustness",
+        altered_by="a flip",
     )
 
 

@@ -182,6 +182,7 @@ def _metric(name: str, function: BetweenCurves | RandomOrder, better: bool | Non
         paper=paper,
         divides=False,
         family="faithfulness",
+        altered_by="a random order" if isinstance(function, RandomOrder) else "",
     )
 
 
