@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from xaieval import Scores, score
+from xaieval.evaluation import matched
+from xaieval.metrics import (
+    METRICS,
+    Metric,
+    average_sensitivity,
+    completeness,
+    continuity,
+    efficient_mprt,
+    faithfulness_correlation,
+    feature_agreement,
+    infidelity,
+    input_invariance,
+    local_lipschitz,
+    max_sensitivity,
+    mprt,
+    mu_fidelity,
+    non_sensitivity,
+    r_oms,
+    random_logit,
+    relative_input_stability,
+    relative_output_stability,
+    relative_representation_stability,
+    sensitivity_n,
+    sign_agreement,
+    stability_flip,
+    stability_shift,
+)
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 WITHOUT = ("sparseness", "entropy")
@@ -67,3 +99,91 @@ def test_values_are_the_same_beside_a_metric_that_needs_them(metric):
     alone, beside = run(*WITHOUT, "insertion", controls="matched"), run(*WITHOUT, "insertion", metric, controls="matched")
     columns = [name for name in alone.rows if name != "masked_confidence"]
     pd.testing.assert_frame_equal(alone.rows[columns], beside.rows[columns], check_exact=True)
+
+
+LAYERS, METHODS = ("features.0", "features.1"), ("gradcam", "layercam", "uniform")
+ALTERED = [
+    *(faithfulness_correlation(3, 0.1), sensitivity_n((0.1, 0.5), 2), mu_fidelity(4, samples=3), completeness()),
+    *(non_sensitivity(2), infidelity(3), r_oms(segments=8), max_sensitivity(2), average_sensitivity(2), stability_shift()),
+    *(stability_flip(), local_lipschitz(2), continuity(2), relative_input_stability(2), relative_output_stability(2)),
+    *(relative_representation_stability(2), random_logit(), mprt(), efficient_mprt(), input_invariance()),
+]
+
+
+def counted(metrics: Sequence[Metric], methods: Sequence[str], layers: Sequence[str], **options: Any) -> tuple[Scores, int]:
+    model = Counting()
+    return score(model, [IMAGES], layers, methods, metrics, fast=False, progress=False, **options), model.shown
+
+
+def test_altered_images_are_those_of_all_metrics_that_know_them_beforehand():
+    assert {metric.name for metric in METRICS.values() if metric.altered_by} == {
+        *(metric.name for metric in ALTERED),
+        "smooth_mprt",
+    }
+
+
+def test_images_that_no_map_alters_are_shown_once_for_all_maps():
+    def beyond(methods: Sequence[str], layers: Sequence[str]) -> int:
+        return counted(ALTERED, methods, layers)[1] - counted([METRICS["sparseness"]], methods, layers)[1]
+
+    assert beyond(METHODS, LAYERS) == beyond(METHODS[:1], LAYERS[-1:]) > 40 * len(IMAGES)
+
+
+def test_what_is_shared_has_the_values_of_passes_for_each_map():
+    apart = [replace(metric, altered_by="") for metric in ALTERED]
+    (shared, fewer), (alone, more) = (counted(some, METHODS, LAYERS, controls="matched") for some in (ALTERED, apart))
+    pd.testing.assert_frame_equal(shared.rows, alone.rows, check_exact=True)
+    assert fewer < more / 3
+
+
+def test_metrics_of_the_same_altered_images_share_them():
+    for together in (
+        [max_sensitivity(3), average_sensitivity(3)],
+        [relative_input_stability(2), relative_representation_stability(2), relative_output_stability(2)],
+    ):
+        assert len({counted(some, METHODS, LAYERS)[1] for some in (together, together[:1])}) == 1
+    apart = [max_sensitivity(3), average_sensitivity(3, radius=0.5)]  # other images
+    assert counted(apart, METHODS, LAYERS)[1] == counted(apart[:1], METHODS, LAYERS)[1] + 3 * len(IMAGES)
+
+
+def test_a_wrong_word_makes_no_wrong_value():
+    """Images are shared by their content, so that those of one map are never taken for those of another."""
+    by_map = Metric(
+        "own",
+        lambda maps, images, ask: ask([(images * maps[:, None], torch.arange(4))]),
+        True,
+        needs=("maps", "images", "ask"),
+        altered_by="what is wrong",
+    )
+    wrong, right = (counted([one], METHODS, LAYERS)[0] for one in (by_map, replace(by_map, altered_by="")))
+    pd.testing.assert_frame_equal(wrong.rows, right.rows, check_exact=True)
+
+
+def test_a_method_that_is_not_in_the_run_is_asked_once_for_all_maps_and_metrics():
+    seen: list[str] = []
+
+    class Reference:
+        name, needs_layer, needs_gradient = "reference", True, False
+
+        def __call__(self, context: Any) -> Tensor:
+            seen.append(context.layer)
+            return context.activation[:, 0]
+
+    reference = Reference()
+    agreements = [make(reference, cells=4) for make in (feature_agreement, sign_agreement)]
+    rows = counted(agreements, METHODS, LAYERS)[0].rows
+    assert seen == list(LAYERS)
+    assert (rows["feature_agreement"].isna() == (rows["layer"] == "input")).all()
+
+
+def test_matched_controls_are_made_once_for_a_map(monkeypatch):
+    made: list[str] = []
+
+    def noting(name: str, make: Any, *given: Any) -> Tensor:
+        made.append(name)
+        return make(*given)
+
+    for name in ("shifted", "with_values_of"):
+        monkeypatch.setattr(matched, name, partial(noting, name, getattr(matched, name)))
+    counted([METRICS["average_drop"], METRICS["deletion"], METRICS["insertion"]], METHODS[:1], LAYERS, controls="matched")
+    assert sorted(made) == ["shifted"] * 2 + ["with_values_of"] * 4  # of two layers; swapped and blurred take values

@@ -137,15 +137,17 @@ def test_any_images_can_be_explained_and_asked_about():
 def test_an_inspection_is_what_the_model_and_the_method_say_of_changed_images():
     seen: dict[str, Any] = {}
 
-    def look(images: Tensor, inspect: Any, explain: Any, attribute: Any) -> Tensor:
+    def look(images: Tensor, inspect: Any, inspect_layer: Any, explain: Any, attribute: Any) -> Tensor:
         turned = images.flip(-1)
-        found = inspect(turned)
+        found = inspect_layer(turned)
+        assert torch.equal(found.maps, inspect(turned).maps)
         assert torch.equal(found.maps, explain(turned))
         assert torch.equal(found.attributions, attribute(turned))
         seen.update(logits=found.logits, predicted=found.predicted, activation=found.activation)
         return mean(found.maps)
 
-    score(Metric("look", look, None, needs=("images", "inspect", "explain", "attribute")), methods=["gradcam"], layers=["2"])
+    needs = ("images", "inspect", "inspect_layer", "explain", "attribute")
+    score(Metric("look", look, None, needs=needs), methods=["gradcam"], layers=["2"])
     turned = batch()["images"].flip(-1)
     with torch.no_grad():
         torch.testing.assert_close(seen["logits"], tiny()(turned))

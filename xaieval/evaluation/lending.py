@@ -57,7 +57,7 @@ def judge_one_by_one(
     Raises:
         MetricError: The model is not a classifier, or the library raised an error.
     """
-    logits_of_classifier(context)
+    logits_of_classifier(context.logits, context.task)
     values = []
     with job.runner.lent(), lent(job.runner.model):
         plain = replace(job, runner=replace(job.runner, forward=job.runner.inside, folding=None))
@@ -66,7 +66,8 @@ def judge_one_by_one(
 
             def explain(images: Tensor, classes: Tensor, name: str = image_id) -> Tensor:
                 altered = Batch(images, labels=None, ids=[name] * len(images), failed=[])
-                return inspected(plain, altered, Followed.all(classes)).attributions
+                [found] = inspected(plain, altered, Followed.all(classes))
+                return found.attributions
 
             one = LentImage(
                 CalledModel(context, context.read), context.images[here], context.targets[here], attributions[here], explain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -84,14 +84,25 @@ class MatchedControls:
     job: Job
     batch_pass: BatchPass
     donors: Donors | None = None
+    _made: dict[int, dict[str, Replacement]] = field(default_factory=dict)
 
     def maps(self, number: int, maps: Tensor) -> dict[str, Replacement]:
         """The controls that are maps, by name: all but `dimmed`. A constant map has none.
+
+        Those of a pair are made once, and kept if a metric judges them by more than the confidence on masked images.
 
         Args:
             number: The number of the pair of layer and method.
             maps: Its finished maps, `[N, H, W]`.
         """
+        if number in self._made:
+            return self._made[number]
+        made = self._make(number, maps)
+        if any(not metric.is_of_numbers for metric in self.job.matched_metrics):
+            self._made[number] = made
+        return made
+
+    def _make(self, number: int, maps: Tensor) -> dict[str, Replacement]:
         exists, made = varies(maps), {}
         for name in self.job.matched:
             if name == "shifted":

@@ -17,9 +17,10 @@ from xaieval.data.batches import Batch
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
-from xaieval.evaluation.metric_inputs import CountedPixels, MetricInputs, Shared
+from xaieval.evaluation.metric_inputs import CountedPixels, MetricInputs
+from xaieval.evaluation.shared import Shared
 from xaieval.masking import Finished, filling, mask, occlude
-from xaieval.metrics.segments import segmenter
+from xaieval.metrics import Metric
 from xaieval.results.matched import control_column
 
 __all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]
@@ -155,27 +156,27 @@ def judge_maps(
     metrics = [metric for metric in job.metrics if not metric.is_of_numbers]
     values: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
     curves: dict[str, list[Tensor]] = {metric.name: [] for metric in metrics}
-    judge = (judged or batch_pass).context
-    shared = Shared(segmenter(batch_pass.context.images), dict(zip(job.names, maps, strict=True)), judge)
-    for number, raw in enumerate(maps):
-        inputs = MetricInputs(job.of_pair(number), batch, batch_pass, raw, confidences.of_pair(number), shared)
-        for metric in metrics:
-            value, curve = metric.judge(CountedPixels(inputs) if "masks" in metric.needs else inputs)
-            values[metric.name].append(value)
-            curves[metric.name] += [] if curve is None else [curve]
-        for column, value in _judge_controls(job, number, inputs, confidences, controls).items():
-            values.setdefault(column, []).append(value)
+    of_batch = Shared(job, batch, batch_pass, maps, (judged or batch_pass).context)
+    for shared, together in of_batch.by_images(metrics):
+        for number in range(len(maps)):
+            inputs = MetricInputs(shared, number, confidences.of_pair(number))
+            for metric in together:
+                value, curve = metric.judge(CountedPixels(inputs) if "masks" in metric.needs else inputs)
+                values[metric.name].append(value)
+                curves[metric.name] += [] if curve is None else [curve]
+            for column, value in _judge_controls(job, together, inputs, confidences, controls).items():
+                values.setdefault(column, []).append(value)
     return _stacked(values), _stacked(curves)
 
 
 def _judge_controls(
-    job: Job, number: int, inputs: MetricInputs, confidences: MaskedConfidences, controls: MatchedControls
+    job: Job, together: Sequence[Metric], inputs: MetricInputs, confidences: MaskedConfidences, controls: MatchedControls
 ) -> dict[str, Tensor]:
     """By control column the values `[N]` of metrics that need more than confidences; NaN where there is no such control.
 
     There is no column of `dimmed`: a picture that is dimmed everywhere has no order of pixels.
     """
-    metrics = [metric for metric in job.matched_metrics if not metric.is_of_numbers]
+    metrics, number = [metric for metric in together if job.matched and metric.has_matched_controls], inputs.number
     values: dict[str, Tensor] = {}
     for name, control in controls.maps(number, inputs.maps).items() if metrics else ():
         replaced = replace(inputs, known={**confidences.of_control(number, name), "maps": control.values})

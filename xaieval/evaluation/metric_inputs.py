@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch
 from xaieval.data.truth import boxes_around
 from xaieval.data.truth_by_class import boxes_of, masks_of
 from xaieval.errors import MetricError
-from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classifier
-from xaieval.evaluation.job import Job, make_pairs
+from xaieval.evaluation.inspection import Inspected, logits_of_classifier
+from xaieval.evaluation.job import Job
 from xaieval.evaluation.lending import LentImage, judge_one_by_one
-from xaieval.evaluation.maps import BatchPass, finished_maps
+from xaieval.evaluation.maps import finished_maps
+from xaieval.evaluation.shared import Shared
 from xaieval.explainers import Context, Method, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
-from xaieval.metrics.segments import Segments
-from xaieval.results.rows import NO_LAYER, Pair
+from xaieval.metrics.segments import segmenter
+from xaieval.results.rows import NO_LAYER
 
 __all__ = ["CountedPixels", "MetricInputs"]
 
@@ -31,41 +31,18 @@ OF_PIXELS = ("maps", "attributions")  # what is compared with masks
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What is the same for all maps of a batch.
-
-    Attributes:
-        segment: From a segmentation to the segments of the images, `[N, H, W]`.
-        others: The raw maps of all methods of the run, by layer and method.
-        judge: Of the original images, with the model that is asked about altered images; None for the model that is explained.
-        known: What was found for one map and holds for all, by name.
-    """
-
-    segment: Callable[[Segments], Tensor] | None = None
-    others: Mapping[Pair, Tensor] = field(default_factory=dict)
-    judge: Context | None = None
-    known: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class MetricInputs:
     """The inputs by the names of `xaieval.metrics.NEEDS`.
 
     Attributes:
-        job: Its only pair is the method and the layer.
-        batch: The original images, with the ground truth if the data has it.
-        batch_pass: Of the original images, without activations and gradients.
-        raw: The method's maps `[N, h, w]`.
+        shared: What is the same for all maps of the batch.
+        number: Of the pair of layer and method.
         known: Inputs that are known already, by name: confidences, and a map in the place of the method's own.
-        shared: What is the same for all maps of the batch; given to the inputs of each of them.
     """
 
-    job: Job
-    batch: Batch
-    batch_pass: BatchPass
-    raw: Tensor
+    shared: Shared
+    number: int
     known: Mapping[str, Tensor]
-    shared: Shared = field(default_factory=Shared)
 
     def __getitem__(self, name: str) -> Any:
         return self.known[name] if name in self.known else getattr(self, name)
@@ -73,17 +50,22 @@ class MetricInputs:
     @property
     def protocol(self) -> Protocol:
         """The protocol of the run."""
-        return self.job.protocol
+        return self.shared.job.protocol
+
+    @property
+    def raw(self) -> Tensor:
+        """The method's maps `[N, h, w]`."""
+        return self.shared.maps[self.number]
 
     @property
     def images(self) -> Tensor:
         """The original images, as the model sees them."""
-        return self.batch_pass.context.images
+        return self._context.images
 
     @cached_property
     def maps(self) -> Tensor:
         """The maps in [0, 1]."""
-        return finished_maps(self.raw, self.images, self.job.protocol).maps
+        return finished_maps(self.raw, self.images, self.protocol).maps
 
     @cached_property
     def attributions(self) -> Tensor:
@@ -93,8 +75,10 @@ class MetricInputs:
     @cached_property
     def masked_maps(self) -> Tensor:
         """The maps of the masked images."""
-        masks = mask(self.maps, self.job.protocol).to(self.images.dtype)
-        return self.explain(occlude(self.images, masks, filling(self.images, self.job.protocol)(masks)))
+        masks = mask(self.maps, self.protocol).to(self.images.dtype)
+        masked = occlude(self.images, masks, filling(self.images, self.protocol)(masks))
+        alone = replace(self.shared, seen=None)  # since they depend on the map
+        return alone.inspect(self.number, masked).finished
 
     @property
     def masks(self) -> Tensor:
@@ -103,22 +87,16 @@ class MetricInputs:
         Raises:
             MetricError: The data does not say.
         """
-        return self._truth()[0]
+        return self.shared.once("truth", self._find_truth)[0]
 
     @property
     def ignored(self) -> Tensor | None:
         """The pixels that the truth counts neither as object nor as background; None if there are none."""
-        return self._truth()[1]
-
-    def _truth(self) -> tuple[Tensor, Tensor | None]:
-        """The masks, and the ignored pixels."""
-        if "truth" not in self.shared.known:
-            self.shared.known["truth"] = self._find_truth()
-        found: tuple[Tensor, Tensor | None] = self.shared.known["truth"]
-        return found
+        return self.shared.once("truth", self._find_truth)[1]
 
     def _find_truth(self) -> tuple[Tensor, Tensor | None]:
-        batch, device = self.batch, self.images.device
+        """The masks, and the ignored pixels."""
+        batch, device = self.shared.batch, self.images.device
         if batch.truth is not None:
             masks, ignored = masks_of(batch.truth, *self._followed)
             return masks.to(device), None if ignored is None else ignored.to(device)
@@ -138,60 +116,59 @@ class MetricInputs:
         Raises:
             MetricError: The data says nothing of the objects.
         """
-        if "boxes" not in self.shared.known:
-            known, masks = self.batch, self.masks
-            if known.truth is not None:
-                self.shared.known["boxes"] = boxes_of(known.truth, *self._followed)
-            else:
-                self.shared.known["boxes"] = known.boxes or [box[box[:, 2] > 0] for box in boxes_around(masks)[:, None]]
-        found: list[Tensor] = self.shared.known["boxes"]
-        return found
+        return self.shared.once("boxes", self._find_boxes)
+
+    def _find_boxes(self) -> list[Tensor]:
+        known, masks = self.shared.batch, self.masks
+        if known.truth is not None:
+            return boxes_of(known.truth, *self._followed)
+        return known.boxes or [box[box[:, 2] > 0] for box in boxes_around(masks)[:, None]]
 
     @property
     def _followed(self) -> tuple[Tensor | None, Sequence[int], Tensor | None]:
         """The classes, the size of the images, and the boxes by which the truth is asked for."""
-        followed = self.batch_pass.context.followed
-        boxes = followed.details[0] if isinstance(self.job.task, Detection) and followed is not None else None
-        classes = None if getattr(self.job.task, "single", None) == "value" else self.batch_pass.targets
+        followed, task = self._context.followed, self.shared.job.task
+        boxes = followed.details[0] if isinstance(task, Detection) and followed is not None else None
+        classes = None if getattr(task, "single", None) == "value" else self.shared.batch_pass.targets
         return classes, self.images.shape[2:], boxes
 
-    @cached_property
+    @property
     def ask(self) -> Any:
         """A function from any images to confidences."""
-        return partial(self._judge.ask, wanted="confidence")
-
-    @cached_property
-    def ask_hits(self) -> Any:
-        """A function from any images to whether the target is the predicted class."""
-        return partial(self._judge.ask, wanted="hit")
+        return partial(self.shared.ask, wanted="confidence")
 
     @property
-    def _judge(self) -> Context:
-        return self.shared.judge or self.batch_pass.context
+    def ask_hits(self) -> Any:
+        """A function from any images to whether the target is the predicted class."""
+        return partial(self.shared.ask, wanted="hit")
+
+    @property
+    def _context(self) -> Context:
+        return self.shared.batch_pass.context
 
     @property
     def segment(self) -> Any:
-        """A function that makes segments of the images."""
-        return self.shared.segment
+        """A function that makes segments of the images, each segmentation once."""
+        return self.shared.once("segmenter", partial(segmenter, self.images))
 
     @property
     def draw(self) -> Any:
         """A function that draws random numbers."""
-        return self.batch_pass.context.draw
+        return self._context.draw
 
     @property
     def targets(self) -> Tensor:
         """The explained classes."""
-        return self.batch_pass.context.targets
+        return self._context.targets
 
     @property
     def logits(self) -> Tensor:
         """The logits of the original images."""
-        return logits_of_classifier(self.batch_pass.context)
+        return logits_of_classifier(self._context.logits, self._context.task)
 
     def explain(self, images: Tensor) -> Tensor:
         """The maps of altered images, in [0, 1]."""
-        return finished_maps(self.inspect(images).raw, images, self.job.protocol).maps
+        return self.inspect(images).finished
 
     def attribute(self, images: Tensor) -> Tensor:
         """The maps of altered images at the images' size, not normalised."""
@@ -199,16 +176,21 @@ class MetricInputs:
 
     def inspect(self, images: Tensor) -> Inspected:
         """What the method and the model say about altered images."""
-        return inspected(self.job, replace(self.batch, images=images), self.batch_pass.context.followed)
+        return self.shared.inspect(self.number, images)
+
+    inspect_layer = inspect  # what is shared knows whether a metric needs layers
 
     def explain_class(self, classes: Tensor) -> Tensor:
         """The maps of the original images for other classes."""
-        logits_of_classifier(self.batch_pass.context)  # other tasks have no other class to follow on each image
-        return inspected(self.job, self.batch, Followed.all(classes)).maps
+        logits_of_classifier(self._context.logits, self._context.task)  # other tasks have no other class of each image
+        shared, followed = self.shared, Followed.all(classes)
+        what = ("classes", classes)
+        return shared.look(self.number, what, lambda job: shared.inspected(job, shared.batch, followed)).maps
 
     def lend(self, judge: Callable[[LentImage, int], float]) -> Tensor:
         """What another library says of each image, with the model lent to it."""
-        return judge_one_by_one(self.job, self.batch, self.batch_pass.context, self.attributions, judge)
+        job = self.shared.job.of_pair(self.number)
+        return judge_one_by_one(job, self.shared.batch, self._context, self.attributions, judge)
 
     def explain_by(self, method: Method) -> Tensor:
         """The maps of the original images by another method: those of the run, or made for it.
@@ -216,27 +198,30 @@ class MetricInputs:
         There is no map, but NaN, if the other method needs a layer and this one has none.
         """
         [explainer] = resolve_methods([method])
-        [(_, layer)] = self.job.pairs
+        _, layer = self.shared.job.pairs[self.number]
         if explainer.needs_layer and layer is None:
             return torch.full_like(self.attributions, torch.nan)
         pair = (layer if explainer.needs_layer and layer else NO_LAYER, explainer.name)
-        if pair in self.shared.others:
-            return upsample(self.shared.others[pair], self.images.shape[2:])
-        job = replace(self.job, pairs=make_pairs([explainer], self.job.layers))
-        return inspected(job, self.batch, self.batch_pass.context.followed).attributions
+        maps = self.shared.maps_of_run
+        if pair not in maps:
+            which = method if isinstance(method, str) else id(method)
+            maps = self.shared.once(("reference", which), partial(self.shared.maps_by, explainer))
+        return upsample(maps[pair], self.images.shape[2:])
 
     def randomise(self, order: str, modules: Sequence[str] | None, look: Callable[[Callable[..., Any]], Any]) -> list[Any]:
         """What `look` gives under the random parameters of each step."""
+        shared, parameters = self.shared, self.shared.job.random_parameters
+        steps = parameters.steps(shared.job.runner, self.images, shared.job.seed, order, modules)
 
-        def inspect(job: Job, images: Tensor) -> Inspected:
-            return inspected(job, replace(self.batch, images=images), self.batch_pass.context.followed)
+        def inspect(number: int, images: Tensor) -> Inspected:
+            def under(job: Job) -> list[Inspected]:
+                with parameters.in_place(job.runner, steps[number]) as runner:
+                    altered = replace(shared.batch, images=images)
+                    return shared.inspected(replace(job, runner=runner), altered, self._context.followed)
 
-        parameters = self.job.random_parameters
-        found = []
-        for swaps in parameters.steps(self.job.runner, self.images, self.job.seed, order, modules):
-            with parameters.in_place(self.job.runner, swaps) as runner:
-                found.append(look(partial(inspect, replace(self.job, runner=runner))))
-        return found
+            return shared.look(self.number, ("random", order, modules, number, images), under)
+
+        return [look(partial(inspect, number)) for number in range(len(steps))]
 
     def attribute_shifted(self, shift: float) -> Tensor:
         """The maps of the images plus a number, at their size, not normalised, of the model that takes the number away first.
@@ -244,17 +229,20 @@ class MetricInputs:
         Raises:
             MetricError: The model's output changed, so that the number was not taken away.
         """
-        shifted, model = self.images + shift, self.job.runner.model
-        undo = model.register_forward_pre_hook(partial(_shifted_back, shift), with_kwargs=True)
+        return self.shared.look(self.number, ("shift", shift), partial(self._shifted, shift)).attributions
+
+    def _shifted(self, shift: float, job: Job) -> list[Inspected]:
+        shifted, context = self.images + shift, self._context
+        undo = job.runner.model.register_forward_pre_hook(partial(_shifted_back, shift), with_kwargs=True)
         try:
-            context, expected = self.batch_pass.context, self.batch_pass.confidence
             again = context.ask([(shifted, context.everywhere)], "confidence")
+            expected = self.shared.batch_pass.confidence
             if not torch.allclose(again.double(), expected.double(), rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise MetricError(
                     "a shift of the images that the model undoes changed its output, so there is no shifted model to compare "
                     "with: images have to reach the model as its first argument, unchanged, and passes must not be compiled"
                 )
-            return self.attribute(shifted)
+            return self.shared.inspected(job, replace(self.shared.batch, images=shifted), context.followed)
         finally:
             undo.remove()
 

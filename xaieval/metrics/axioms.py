@@ -58,6 +58,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         divides=False,
         family="axioms",
         bounds=None,
+        altered_by="a baseline",
     )
 
 
@@ -125,6 +126,7 @@ def non_sensitivity(
         paper="Nguyen and Martinez 2020, arXiv 2007.07584",
         divides=False,
         family="axioms",
+        altered_by="cells",
     )
 
 
@@ -166,6 +168,7 @@ def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> 
         paper="Kindermans et al. 2017, arXiv 1711.00867",
         family="axioms",
         bounds=None,
+        altered_by="a shift of values",
     )
 
 

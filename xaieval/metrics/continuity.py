@@ -58,6 +58,7 @@ def continuity(steps: int = 28, share: float = 1.0, fill: str = "edge") -> Metri
         paper="Montavon et al. 2018, arXiv 1706.07979",
         family="robustness",
         bounds=None,
+        altered_by="shifts of continuity",
     )
 
 

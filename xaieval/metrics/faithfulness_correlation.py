@@ -66,7 +66,7 @@ def faithfulness_correlation(
     check_subset(subset)
     judge = partial(_faithfulness_correlation, samples=samples, subset=subset, baseline=baseline)
     settings = {"samples": samples, "subset": subset}
-    return _metric(name, judge, "faithfulness corr.", settings, baseline, f"{samples}", BHATT)
+    return _metric(name, judge, "faithfulness corr.", settings, baseline, f"{samples}", BHATT, "random pixels")
 
 
 def faithfulness_estimate(
@@ -147,7 +147,7 @@ def sensitivity_n(
     judge = partial(_sensitivity_n, subsets=subsets, samples=samples, baseline=baseline, keep_curve=keep_curve)
     settings = {"subsets": list(subsets), "samples": samples, "keep_curve": keep_curve}
     paper = "Ancona et al. 2018, arXiv 1711.06104"
-    return _metric(name, judge, "sensitivity-n", settings, baseline, f"{samples} for each size", paper)
+    return _metric(name, judge, "sensitivity-n", settings, baseline, f"{samples} for each size", paper, "random pixels")
 
 
 def mu_fidelity(
@@ -181,7 +181,7 @@ def mu_fidelity(
         raise MetricError(f"share is the probability of a cell, in (0, 1), got {share}")
     judge = partial(_mu_fidelity, grid_size=grid_size, share=share, samples=samples, baseline=baseline)
     settings = {"grid_size": grid_size, "share": share, "samples": samples}
-    return _metric(name, judge, "mu-fidelity", settings, baseline, f"{samples}", BHATT)
+    return _metric(name, judge, "mu-fidelity", settings, baseline, f"{samples}", BHATT, "random cells")
 
 
 def _faithfulness_correlation(
@@ -263,7 +263,16 @@ def _mu_fidelity(
     return correlation(spearman, *sums_and_falls(confidence, attributions, images, ask, changes))
 
 
-def _metric(name: str, judge: Any, label: str, settings: dict[str, Any], baseline: Baseline, passes: str, paper: str) -> Metric:
+def _metric(
+    name: str,
+    judge: Any,
+    label: str,
+    settings: dict[str, Any],
+    baseline: Baseline,
+    passes: str,
+    paper: str,
+    altered_by: str = "",
+) -> Metric:
     check_baseline(baseline)
     return Metric(
         name,
@@ -275,6 +284,7 @@ def _metric(name: str, judge: Any, label: str, settings: dict[str, Any], baselin
         passes=passes,
         paper=paper,
         family="faithfulness",
+        altered_by=altered_by,
         divides=False,
         bounds=(-1.0, 1.0),
     )

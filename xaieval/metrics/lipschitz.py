@@ -56,6 +56,7 @@ def local_lipschitz(samples: int = 10, radius: float = 0.1, noise: str = "gaussi
         paper="Alvarez-Melis and Jaakkola 2018, arXiv 1806.08049",
         family="robustness",
         bounds=None,
+        altered_by="noise of local_lipschitz",
     )
 
 
@@ -95,6 +96,7 @@ def average_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "u
         paper="Bhatt et al. 2020, arXiv 2005.00631",
         family="robustness",
         bounds=None,
+        altered_by="noise",
     )
 
 

@@ -84,7 +84,7 @@ def feature_agreement(reference: Any = "gradcam", share: float = 0.25, cells: in
 
     Args:
         reference: The other method, by name or as an `Explainer`. If it is a method of the run, its maps are used; otherwise it
-            runs once for each map that is compared. A method without a layer has no value if the reference needs one.
+            runs once for all maps of a batch. A method without a layer has no value if the reference needs one.
         share: k as a share of the cells, in (0, 1].
         cells: Cells along each side, as the superpixels of the paper; None for pixels.
 

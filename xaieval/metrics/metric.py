@@ -44,6 +44,7 @@ NEEDS = {
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
     "inspect": "a function that takes changed images as explain does, and returns an `Inspection`: their maps, with what the "
     "model says of them, from the same passes",
+    "inspect_layer": "the same as inspect, and the `Inspection` has the output of the method's layer",
     "targets": "the explained classes, [N]; 0 for an image of a classifier that has none",
     "logits": "the model's logits on the original images, [N, K]; only of classifiers",
     "explain_class": "a function that takes classes [N] and returns the maps of the original images for these classes, "
@@ -104,7 +105,7 @@ class Inspection(Protocol):
 
     @property
     def activation(self) -> Tensor | None:
-        """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer."""
+        """The output of the method's layer, `[N, C, h, w]`; None for a method without a layer, and where `inspect` looked."""
 
 
 class Lent(Protocol):
@@ -148,6 +149,9 @@ class Metric:
         paper: The source.
         family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
         bounds: Smallest and largest value for one image, which early stopping and `xaieval.search` need; None if it has none.
+        altered_by: What alters the images that it shows to the model, such as "noise", if they are the same for every map. They
+            are then shown once for all maps of a batch, and metrics with the same word share them. Default: images depend on
+            the map.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
             denominator would turn it around. Default: whether it needs "confidence".
 
@@ -173,6 +177,7 @@ class Metric:
     passes: str = "0"
     paper: str = ""
     family: str = ""
+    altered_by: str = ""
     divides: bool | None = None
     bounds: tuple[float, float] | None = (0.0, 100.0)
 

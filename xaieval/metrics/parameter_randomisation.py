@@ -136,6 +136,7 @@ def efficient_mprt(bins: int = 100) -> Metric:
         paper=HEDSTROEM,
         family="randomisation",
         bounds=None,
+        altered_by="random parameters at once",
     )
 
 
@@ -193,6 +194,7 @@ def _similarity_metric(
         paper=ADEBAYO if smooth is None else HEDSTROEM,
         family="randomisation",
         bounds=(-1.0, 1.0),
+        altered_by=f"random parameters of {name}",
     )
 
 

@@ -58,6 +58,7 @@ def random_logit(classes: str = "random", similarity: str = "ssim") -> Metric:
         paper="Sixt et al. 2020, arXiv 1912.09818",
         family="randomisation",
         bounds=(-1.0, 1.0),
+        altered_by="other classes",
     )
 
 

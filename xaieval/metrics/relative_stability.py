@@ -124,12 +124,13 @@ def _metric(name: str, label: str, of: Of, samples: int, radius: float, noise: s
         partial(_stability, of=of, samples=samples, radius=radius, noise=noise, change=CHANGES[change]),
         higher_is_better=False,
         label=f"relative {label}",
-        needs=("images", "inspect", "draw"),
+        needs=("images", "inspect_layer" if of is _of_layer else "inspect", "draw"),
         settings={"samples": samples, "radius": radius, "noise": noise, "change": change},
         passes=f"the method {samples + 1} times",
         paper=AGARWAL,
         family="robustness",
         bounds=None,
+        altered_by="noise of relative stability",
     )
 
 

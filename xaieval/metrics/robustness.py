@@ -77,6 +77,7 @@ def max_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "unifo
         paper=YEH,
         family="robustness",
         bounds=None,
+        altered_by="noise",
     )
 
 
@@ -123,6 +124,7 @@ def infidelity(samples: int = 10, size: float = 0.25, perturbation: str = "squar
         paper=YEH,
         family="faithfulness",
         bounds=None,
+        altered_by="infidelity",
     )
 
 
@@ -162,6 +164,7 @@ def stability_shift(share: float = 1 / 16, similarity: str = "pearson") -> Metri
         paper=CRABBE,
         family="robustness",
         bounds=(-1.0, 1.0),
+        altered_by="shifts",
     )
 
 
@@ -195,6 +198,7 @@ def stability_flip(similarity: str = "pearson") -> Metric:
         paper=CRABBE,
         family="robustness",
         bounds=(-1.0, 1.0),
+        altered_by="a flip",
     )
 
 

@@ -193,6 +193,7 @@ def _metric(name: str, function: BetweenCurves | RandomOrder, better: bool | Non
         divides=False,
         family="faithfulness",
         bounds=(-1.0, 1.0),
+        altered_by="a random order" if isinstance(function, RandomOrder) else "",
     )
 
 

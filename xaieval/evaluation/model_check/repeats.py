@@ -21,7 +21,7 @@ Confidences = Callable[[Tensor, Tensor], Tensor]
 
 
 def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alone: bool = False) -> list[Finding]:
-    """Run the images once more in two halves. If that changes a confidence, run some of them once more as they were.
+    """Run half of the images once more, by themselves. If that changes a confidence, run them again in the same way.
 
     Args:
         model: The model.
@@ -33,20 +33,21 @@ def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alon
     images, numbers = look.images, torch.arange(len(look.images), device=look.images.device)
     tolerance = CHANGED.get(images.dtype, ON_CPU if images.device.type == "cpu" else BY_ROUNDING)
     before = random_states()
-    half, rest = numbers[: max(1, len(images) // 2)], numbers[max(1, len(images) // 2) :]
-    if len(rest):
-        other = torch.cat([confidences(images[part], part) for part in (half, rest)])
-    elif alone:
-        other = confidences(images, numbers)
+    # The second half, in reverse: no image stays the first or the last of its batch, unless there are two.
+    halves = numbers.flip(0).split(len(images) - len(images) // 2)
+    parts = halves[:1] if len(images) > 2 else halves
+    if len(images) > 1 or alone:
+        other = torch.cat([confidences(images[part], part) for part in parts])
     else:  # in company of another image: its mirror image, brighter, because an equal one changes no statistics
         other = confidences(torch.cat([images, 3 * images.flip(-1)]), numbers.repeat(2))[:1]
-    change, drawn = _change(other, look.confidence), not same_states(before, random_states())
+    change, drawn = _change(other, look.confidence[torch.cat(parts)]), not same_states(before, random_states())
     if change <= tolerance and not drawn:
         return []
     if change > tolerance and (alone or drawn):
         return [_random(change)]
-    same = other if len(rest) else look.confidence  # of the same images in the same batch
-    again = _change(confidences(images[half], half), same[half])
+    part = parts[0]
+    same = (other if len(images) > 1 else look.confidence)[: len(part)]  # of the same images in the same batch
+    again = max(_change(confidences(images[part], part), same) for _ in range(2 if drawn and len(images) > 2 else 1))
     if drawn:  # the numbers may have been the same by chance
         return [_random(again)] if again > tolerance else []
     return [_random(again) if again > REPEATED * tolerance else _coupled(model, change)]
