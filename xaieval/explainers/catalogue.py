@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
 from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
+from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
+from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
@@ -16,7 +18,7 @@ from xaieval.explainers.rollout import ROLLOUT
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, INTRINSIC, CONTROLS)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 
