@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
-from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
+from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam, zennit
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, needs_model
@@ -22,7 +22,7 @@ FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, ATTENTION_GRADIENTS, ATTENTI
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 
-LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY)
+LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY)
 
 LIBRARY_METHODS: dict[str, Explainer] = {name: method for library in LIBRARIES for name, method in library.methods.items()}
 
