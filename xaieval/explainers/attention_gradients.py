@@ -71,7 +71,8 @@ class AttentionGradient:
         size_of_images(context, self.name)
         keeper = WeightKeeper(len(context.images), self.name)
         with torch.enable_grad():
-            read = keeper.run(lambda: context.read(context.images.detach().clone().requires_grad_()))
+            images = context.images.detach().clone().requires_grad_()
+            read = keeper.run(lambda: context.read(images))
             gradients = gradients_of(context.score_of(read, context.everywhere), keeper.blocks, self.name)
         weights = [block.detach() for block in keeper.blocks]
         return self._rows.map_of(self.function(weights, gradients), context, self.name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_gradients import attribution_rollout
-from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper, gradients_of
+from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper, gradients_of, no_attention
 from xaieval.explainers.base import Context, size_of_images
+from xaieval.explainers.eager_attention import EagerAttention
 from xaieval.explainers.relevance_rules import ALPHA_BETA, ATTN_LRP, Rule, ruled
 
 __all__ = ["ATTENTION_RELEVANCE", "AttnLRP", "TransformerAttribution"]
@@ -22,7 +23,8 @@ __all__ = ["ATTENTION_RELEVANCE", "AttnLRP", "TransformerAttribution"]
 class AttnLRP:
     """AttnLRP: the relevance of each pixel for the target's score, summed over channels.
 
-    Relevance is conserved where no layer has a bias: the map then adds up to the score.
+    Relevance is conserved in linear layers, layer norms, activations and products; biases, also those of the softmax's Taylor
+    expansion, take some of it. Windows and stages, as in Swin, are explained too.
 
     Args:
         name: Name in tables and rows.
@@ -53,9 +55,14 @@ class AttnLRP:
         """Raw maps `[N, H, W]`."""
         size_of_images(context, self.name)
         images = context.images.detach().clone().requires_grad_()
+        softmaxes: list[Any] = []
+        rules = ATTN_LRP | {"softmax": _noting(softmaxes)}
         with torch.enable_grad():
-            score, _ = _by_rules(context, images, ATTN_LRP, self.name)
-            (gradient,) = torch.autograd.grad(score.sum(), images)
+            with EagerAttention(ruled(rules, self.name)):
+                read = context.read(images)
+            if not softmaxes:
+                raise no_attention(self.name)
+            (gradient,) = torch.autograd.grad(_score(read, context, self.name).sum(), images)
         return (images.detach() * gradient).sum(dim=1)
 
 
@@ -110,8 +117,11 @@ class TransformerAttribution:
         of_blocks = []
         with torch.enable_grad():
             for rules in (None, ALPHA_BETA):
-                score, blocks = _by_rules(context, context.images.detach().clone().requires_grad_(), rules, self.name)
-                of_blocks.append(gradients_of(score, blocks, self.name))
+                call = None if rules is None else ruled(rules, self.name)
+                keeper = WeightKeeper(len(context.images), self.name, call=call)
+                images = context.images.detach().clone().requires_grad_()
+                read = keeper.run(partial(context.read, images))
+                of_blocks.append(gradients_of(_score(read, context, self.name), keeper.blocks, self.name))
         steps = [(one * other).clamp(min=0).mean(dim=1) for one, other in zip(*of_blocks, strict=True)]
         return self._rows.map_of(attribution_rollout(steps), context, self.name)
 
@@ -119,18 +129,26 @@ class TransformerAttribution:
 ATTENTION_RELEVANCE = (TransformerAttribution(), AttnLRP())
 
 
-def _by_rules(context: Context, images: Tensor, rules: Mapping[str, Rule] | None, name: str) -> tuple[Tensor, list[Tensor]]:
-    """The targets' scores `[N]`, and the attention weights of each block, in a pass of which rules say what is passed back.
+def _noting(softmaxes: list[Any]) -> Rule:
+    """The rule of a softmax, its gradient, which notes that there was one."""
+
+    def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        softmaxes.append(function)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _score(read: Any, context: Context, name: str) -> Tensor:
+    """The targets' scores `[N]` of what a pass by rules gave.
 
     Raises:
-        ExplainerError: There is no rule for a function, or the model's output is another with them.
+        ExplainerError: The model's output is another by rules, or no tensor.
     """
-    keeper = WeightKeeper(len(images), name, call=None if rules is None else ruled(rules, name))
-    read = keeper.run(lambda: context.read(images))
     if not isinstance(read, Tensor):
         raise ExplainerError(f"method '{name}' explains models that give one tensor; 'generic-attention' explains any")
     _check_same(read, context, name)
-    return context.score_of(read, context.everywhere), keeper.blocks
+    return context.score_of(read, context.everywhere)
 
 
 def _check_same(read: Tensor, context: Context, name: str) -> None:

@@ -14,7 +14,7 @@ from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import Call, EagerAttention, is_attention
 from xaieval.probe.layouts import Layout, token_layout
 
-__all__ = ["AttentionRows", "Rows", "WeightKeeper", "gradients_of", "grid_of", "reads_class_token", "wide"]
+__all__ = ["AttentionRows", "Rows", "WeightKeeper", "gradients_of", "grid_of", "no_attention", "reads_class_token", "wide"]
 
 Rows = Literal["auto", "class", "mean"]
 
@@ -49,10 +49,7 @@ class WeightKeeper:
         with EagerAttention(self.call):
             result = call()
         if not self.blocks:
-            raise ExplainerError(
-                f"method '{self.name}' saw no attention over tokens in this model; it explains vision transformers, and method "
-                "'gradcam' any model"
-            )
+            raise no_attention(self.name)
         return result
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -80,6 +77,14 @@ class WeightKeeper:
                 "explains any model"
             )
         self.blocks.append(weights)
+
+
+def no_attention(name: str) -> ExplainerError:
+    """The error of a model without attention."""
+    return ExplainerError(
+        f"method '{name}' saw no attention over tokens in this model; it explains vision transformers, and method 'gradcam' any "
+        "model"
+    )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 MOVES = frozenset(
     "reshape view flatten unflatten permute transpose swapaxes movedim getitem get unbind chunk split tensor_split cat stack "
     "expand expand_as contiguous clone unsqueeze squeeze repeat roll flip index_select narrow select to type float double half "
-    "type_as dropout neg repeat_interleave masked_fill view_as reshape_as".split()
+    "pad type_as dropout neg repeat_interleave masked_fill view_as reshape_as".split()
 )
 SMALL = 1e-9  # keeps quotients finite, as in the code of Chefer et al.
 
@@ -54,8 +54,9 @@ def ruled(rules: Mapping[str, Rule], name: str) -> Rule:
         result = function(*args, **kwargs)
         if word not in MOVES and _needs_rule(result):
             raise ExplainerError(
-                f"method '{name}' has no rule for the function {word} of this model; it explains vision transformers of "
-                "linear layers, layer norms, attention and activations; 'generic-attention' explains any with attention"
+                f"method '{name}' has no rule for the function {word} of this model; it explains vision transformers of linear "
+                "layers, layer norms, attention and activations; 'generic-attention' explains any with attention, 'gradcam' any "
+                "model"
             )
         return result
 
