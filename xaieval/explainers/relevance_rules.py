@@ -28,7 +28,7 @@ Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 MOVES = frozenset(
     "reshape view flatten unflatten permute transpose swapaxes movedim getitem get unbind chunk split tensor_split cat stack "
     "expand expand_as contiguous clone unsqueeze squeeze repeat roll flip index_select narrow select to type float double half "
-    "pad type_as dropout neg repeat_interleave masked_fill view_as reshape_as".split()
+    "pad type_as dropout repeat_interleave masked_fill view_as reshape_as".split()
 )
 SMALL = 1e-9  # keeps quotients finite, as in the code of Chefer et al.
 
@@ -151,7 +151,7 @@ def _quotient(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
 ACTIVATIONS = "gelu relu relu6 silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu softplus mish"
 
 ATTN_LRP: dict[str, Rule] = {
-    **dict.fromkeys("linear conv2d add radd iadd sub rsub isub sum mean addmm softmax batch_norm avg_pool2d".split(), _plain),
+    **dict.fromkeys("linear conv2d add radd iadd neg sub rsub isub sum mean addmm softmax batch_norm avg_pool2d".split(), _plain),
     **dict.fromkeys("adaptive_avg_pool2d".split(), _plain),
     **dict.fromkeys("matmul rmatmul bmm baddbmm einsum mul rmul imul".split(), _shared),
     **dict.fromkeys("div truediv true_divide".split(), _quotient),
@@ -290,6 +290,6 @@ ALPHA_BETA: dict[str, Rule] = {
     **dict.fromkeys("matmul bmm".split(), _product),
     **dict.fromkeys("add iadd radd".split(), _sum),
     **dict.fromkeys("mul rmul imul".split(), _scaled),
-    **dict.fromkeys(f"{ACTIVATIONS} softmax layer_norm normalize div truediv sub batch_norm".split(), _same),
+    **dict.fromkeys(f"{ACTIVATIONS} softmax layer_norm normalize div truediv sub neg batch_norm".split(), _same),
     "mean": _mean,
 }

@@ -18,7 +18,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.function_calls import ADDITIONS, POOLINGS, PRODUCTS, RELUS
 from xaieval.inference.borrowing import python_modules
 
-__all__ = ["Structure", "TokenMean", "functions_for_rules", "structure_of"]
+__all__ = ["Gate", "Negative", "Structure", "TokenMean", "functions_for_rules", "structure_of"]
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -89,6 +89,8 @@ class Gate(nn.Module):
         pair = [*values, *([] if self.factor is None else [self.factor])]
         signals = [value for value in pair if isinstance(value, Tensor) and value.requires_grad]
         whole = [signal for signal in signals if signal.shape == torch.broadcast_shapes(*(v.shape for v in values))]
+        if len(whole) > 1:  # the gate is the one that a sigmoid has made
+            whole = [signal for signal in whole if "sigmoid" not in type(signal.grad_fn).__name__.lower()]
         if len(whole) != 1:
             raise ValueError("it multiplies two activations of one size, and none of them is the gate")
         (other,) = [value for value in pair if value is not whole[0]]
@@ -96,6 +98,13 @@ class Gate(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.factor)
+
+
+class Negative(nn.Module):
+    """A change of sign as a module, which hands on all relevance."""
+
+    def forward(self, value: Tensor) -> Tensor:
+        return _ToSignal.apply(value, -1)
 
 
 def functions_for_rules(addition: type[nn.Module]) -> dict[Any, type[nn.Module]]:
@@ -111,6 +120,7 @@ def functions_for_rules(addition: type[nn.Module]) -> dict[Any, type[nn.Module]]
         **dict.fromkeys((F.sigmoid, torch.sigmoid, Tensor.sigmoid), nn.Sigmoid),
         **dict.fromkeys((torch.mean, Tensor.mean), TokenMean),
         **dict.fromkeys(PRODUCTS, Gate),
+        **dict.fromkeys((torch.neg, Tensor.neg, Tensor.__neg__), Negative),
         **dict.fromkeys(ADDITIONS, addition),
     }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import CalledModel, Kind, Library, LibraryMethod, calling, leaf
-from xaieval.explainers.adapters.canonizing import Gate, Structure, TokenMean, functions_for_rules, structure_of
+from xaieval.explainers.adapters.canonizing import Gate, Negative, Structure, TokenMean, functions_for_rules, structure_of
 from xaieval.explainers.adapters.function_calls import functions_as_modules
 from xaieval.explainers.adapters.lending import split_repeated_calls
 from xaieval.explainers.base import Context
@@ -105,7 +105,7 @@ class Zennit(LibraryMethod):
             functions, read = functions_as_modules(context.model, classes, context.read, first)
             called = CalledModel(context, read)
             called.functions = functions
-            covered = (*_with_rules(), addition, TokenMean, Gate)
+            covered = (*_with_rules(), addition, TokenMean, Gate, Negative)
             structure = structure_of(called, lambda: called(first), covered, self.name)
             composite = self._composite(structure, called, context.images)
             images = leaf(context.images)
