@@ -134,7 +134,9 @@ def _clip(kind: str) -> ZeroShot:
     special = {"bos_token_id": 0, "eos_token_id": 19, "pad_token_id": 1, "max_position_embeddings": 6}
     config = getattr(transformers, f"{kind}Config")(vision_config={**vision, "patch_size": 8}, text_config={**text, **special})
     model = getattr(transformers, f"{kind}Model")(config).eval()
-    return ZeroShot(model, ["a", "b", "c"], torch.tensor([[0, 3, 4, 19, 1, 1], [0, 5, 6, 19, 1, 1], [0, 7, 8, 19, 1, 1]])).eval()
+    return ZeroShot(
+        model, ["a", "b", "c"], torch.tensor([[0, 3, 4, 19, 1, 1], [0, 5, 6, 19, 1, 1], [0, 7, 8, 19, 1, 1]])
+    ).eval()
 
 
 @pytest.mark.parametrize("name", [*NAMES, "transformer-attribution", "attn-lrp"])

@@ -31,7 +31,10 @@ def _attn_lrp() -> Rules:
         output = x @ weight.T + bias
         return np.array(
             [
-                [sum(x[t, i] * weight[j, i] / output[t, j] * relevance[t, j] for j in range(len(weight))) for i in range(x.shape[1])]
+                [
+                    sum(x[t, i] * weight[j, i] / output[t, j] * relevance[t, j] for j in range(len(weight)))
+                    for i in range(x.shape[1])
+                ]
                 for t in range(len(x))
             ]
         )
@@ -75,7 +78,9 @@ def _chefer() -> Rules:
 
     return Rules(
         linear=linear,
-        add=lambda relevance, one, other: scaled(relevance, (one / (one + other) * relevance, other / (one + other) * relevance)),
+        add=lambda relevance, one, other: scaled(
+            relevance, (one / (one + other) * relevance, other / (one + other) * relevance)
+        ),
         matmul=matmul,
         softmax=lambda relevance, x, s: relevance,
         norm=lambda relevance, x, output, weight: relevance,
@@ -194,7 +199,9 @@ def test_a_function_without_a_rule_is_refused():
 
 def test_windows_are_explained_by_attn_lrp_alone():
     torch.manual_seed(0)
-    swin = timm.create_model("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=8, depths=(1, 2), num_heads=(1, 2))
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=8, depths=(1, 2), num_heads=(1, 2)
+    )
     images = torch.rand(2, 3, 32, 32)
     found = METHODS["attn-lrp"](context_of(swin.eval(), images, [1, 2]))
     assert found.shape == (2, 32, 32)

@@ -130,10 +130,10 @@ def _scaled_rows(step: Matrix) -> Matrix:
 
 @dataclass(frozen=True)
 class LeGrad:
-    """LeGrad: the positive gradients of each block's score with respect to its attention, averaged over heads, queries, blocks.
+    """LeGrad: the positive gradients of each block's score at its attention, averaged over heads, queries and blocks.
 
-    The score of a block is what the rest of the model after the last block makes of the block's tokens, averaged over all tokens
-    first. Where the model pools its tokens by a query of its own, as SigLIP does, that query pools them, and the gradient is
+    The score of a block is what the model makes of the block's tokens after the last block, once each is replaced by the mean
+    of all. Where the model pools its tokens by a query of its own, as SigLIP does, that query pools them, and the gradient is
     taken with respect to its weights.
 
     Args:
@@ -198,7 +198,7 @@ class LeGrad:
 
 
 class _BlockFinder(WeightKeeper):
-    """Keeps the weights of each block, and finds the module that is the block: the outermost item of a list with one attention."""
+    """Keeps the weights of each block, and finds the block's module: the outermost item of a list with one attention."""
 
     def __init__(self, images: int, name: str) -> None:
         super().__init__(images, name)

@@ -83,8 +83,8 @@ class TransformerAttribution:
             has no attention of all tokens to all tokens.
 
     Reference:
-        Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021 (arXiv 2012.09838), eq. 13
-        and 14.
+        Chefer, Gur and Wolf, "Transformer Interpretability Beyond Attention Visualization", CVPR 2021 (arXiv 2012.09838), eq.
+        13 and 14.
 
     Example:
         >>> import timm, xaieval

@@ -82,8 +82,8 @@ class WeightKeeper:
 def no_attention(name: str) -> ExplainerError:
     """The error of a model without attention."""
     return ExplainerError(
-        f"method '{name}' saw no attention over tokens in this model; it explains vision transformers, and method 'gradcam' any "
-        "model"
+        f"method '{name}' saw no attention over tokens in this model; it explains vision transformers, and method 'gradcam' "
+        "any model"
     )
 
 

@@ -26,9 +26,48 @@ Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 # Names of functions without underscores, as torch.add, Tensor.add_ and + have the same rule.
 MOVES = frozenset(
-    "reshape view flatten unflatten permute transpose swapaxes movedim getitem get unbind chunk split tensor_split cat stack "
-    "expand expand_as contiguous clone unsqueeze squeeze repeat roll flip index_select narrow select to type float double half "
-    "pad type_as dropout repeat_interleave masked_fill view_as reshape_as".split()
+    [
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "getitem",
+        "get",
+        "unbind",
+        "chunk",
+        "split",
+        "tensor_split",
+        "cat",
+        "stack",
+        "expand",
+        "expand_as",
+        "contiguous",
+        "clone",
+        "unsqueeze",
+        "squeeze",
+        "repeat",
+        "roll",
+        "flip",
+        "index_select",
+        "narrow",
+        "select",
+        "to",
+        "type",
+        "float",
+        "double",
+        "half",
+        "pad",
+        "type_as",
+        "dropout",
+        "repeat_interleave",
+        "masked_fill",
+        "view_as",
+        "reshape_as",
+    ]
 )
 SMALL = 1e-9  # keeps quotients finite, as in the code of Chefer et al.
 
@@ -55,8 +94,8 @@ def ruled(rules: Mapping[str, Rule], name: str) -> Rule:
         if word not in MOVES and _needs_rule(result):
             raise ExplainerError(
                 f"method '{name}' has no rule for the function {word} of this model; it explains vision transformers of linear "
-                "layers, layer norms, attention and activations; 'generic-attention' explains any with attention, 'gradcam' any "
-                "model"
+                "layers, layer norms, attention and activations; 'generic-attention' explains any with attention, 'gradcam' "
+                "any model"
             )
         return result
 
@@ -119,9 +158,7 @@ class _Ratio(torch.autograd.Function):
         return gradient * ctx.ratio, None, None
 
 
-def _layer_norm(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
+def _layer_norm(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """A layer norm is linear once its standard deviation is a constant (eq. 10)."""
     named = dict(zip(("input", "normalized_shape", "weight", "bias", "eps"), args, strict=False)) | kwargs
     value, axes = named["input"], tuple(range(-len(named["normalized_shape"]), 0))
@@ -151,10 +188,29 @@ def _quotient(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
 ACTIVATIONS = "gelu relu relu6 silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu softplus mish"
 
 ATTN_LRP: dict[str, Rule] = {
-    **dict.fromkeys("linear conv2d add radd iadd neg sub rsub isub sum mean addmm softmax batch_norm avg_pool2d".split(), _plain),
-    **dict.fromkeys("adaptive_avg_pool2d".split(), _plain),
-    **dict.fromkeys("matmul rmatmul bmm baddbmm einsum mul rmul imul".split(), _shared),
-    **dict.fromkeys("div truediv true_divide".split(), _quotient),
+    **dict.fromkeys(
+        [
+            "linear",
+            "conv2d",
+            "add",
+            "radd",
+            "iadd",
+            "neg",
+            "sub",
+            "rsub",
+            "isub",
+            "sum",
+            "mean",
+            "addmm",
+            "softmax",
+            "batch_norm",
+            "avg_pool2d",
+        ],
+        _plain,
+    ),
+    **dict.fromkeys(["adaptive_avg_pool2d"], _plain),
+    **dict.fromkeys(["matmul", "rmatmul", "bmm", "baddbmm", "einsum", "mul", "rmul", "imul"], _shared),
+    **dict.fromkeys(["div", "truediv", "true_divide"], _quotient),
     **dict.fromkeys(ACTIVATIONS.split(), _identity),
     "layer_norm": _layer_norm,
     "normalize": _normalize,
@@ -287,9 +343,9 @@ def _mean(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tenso
 ALPHA_BETA: dict[str, Rule] = {
     "linear": _linear,
     "conv2d": _plain,  # before the first attention, where no relevance is asked for
-    **dict.fromkeys("matmul bmm".split(), _product),
-    **dict.fromkeys("add iadd radd".split(), _sum),
-    **dict.fromkeys("mul rmul imul".split(), _scaled),
+    **dict.fromkeys(["matmul", "bmm"], _product),
+    **dict.fromkeys(["add", "iadd", "radd"], _sum),
+    **dict.fromkeys(["mul", "rmul", "imul"], _scaled),
     **dict.fromkeys(f"{ACTIVATIONS} softmax layer_norm normalize div truediv sub neg batch_norm".split(), _same),
     "mean": _mean,
 }

@@ -113,11 +113,13 @@ class Functional(nn.Module):
         inner = self.norm(self.second(x))
         gate = self.gate(inner.mean((2, 3), keepdim=True)).sigmoid()
         x = x + inner * gate * 0.5
-        return self.head((x.mean((2, 3)) if self.functions else self.pool(x).flatten(1)))
+        return self.head(x.mean((2, 3)) if self.functions else self.pool(x).flatten(1))
 
 
 def test_functions_have_the_rules_of_modules():
-    maps = [LIBRARY.methods["zennit:EpsilonPlus"](context_of(Functional(kind).eval(), IMAGES, TARGETS)) for kind in (True, False)]
+    maps = [
+        LIBRARY.methods["zennit:EpsilonPlus"](context_of(Functional(kind).eval(), IMAGES, TARGETS)) for kind in (True, False)
+    ]
     torch.testing.assert_close(*maps)
 
 
@@ -151,7 +153,9 @@ def test_the_model_comes_back_as_it_was(kind):
 
 def test_one_output_has_two_sides():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1, bias=False)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1, bias=False)
+    ).eval()
     nn.init.zeros_(model[0].bias)
     task = Classification(single="binary")
     given = context_of(model, IMAGES, [0, 1], task=task)
@@ -197,7 +201,10 @@ class LogNorm(Shared):
 
 
 REFUSED = {
-    "own weights": (lambda: nn.Sequential(Own(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "no rule for the Own 'model.0'"),
+    "own weights": (
+        lambda: nn.Sequential(Own(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "no rule for the Own 'model.0'",
+    ),
     "two calls": (Shared, "needs layers that run once, and 'model.layer' runs 2 times"),
     "two activations": (Product, "multiplies two activations of one size"),
     "another function": (LogNorm, r"no rule for the function layer_norm of this model.*'attn-lrp' explains transformers"),
@@ -225,7 +232,9 @@ def test_relevance_that_biases_take_is_said():
     nn.init.constant_(model[0].bias, 1e4)
     with torch.no_grad():
         given = context_of(model, IMAGES, TARGETS)
-    with pytest.raises(ExplainerError, match=r"does not conserve relevance in this model: .* of the score arrives at the pixels"):
+    with pytest.raises(
+        ExplainerError, match=r"does not conserve relevance in this model: .* of the score arrives at the pixels"
+    ):
         Zennit("EpsilonPlus")(given)
     mixed = IMAGES.clone()
     mixed[0] *= 1e5

@@ -27,9 +27,44 @@ POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.Adap
 ALIKE = ("timm.layers.conv2d_same.Conv2dSame", "timm.layers.linear.Linear")
 # Functions that only move numbers, keep some of them, or leave them in eval mode.
 KEEPING = frozenset(
-    "reshape view flatten unflatten permute transpose getitem get unbind chunk split cat stack expand contiguous clone unsqueeze "
-    "squeeze pad dropout dropout2d dropout3d alpha_dropout feature_dropout max_pool1d max_pool2d max_pool3d adaptive_max_pool2d "
-    "boolean_dispatch max_pool2d_with_indices channel_shuffle pixel_shuffle to type float double".split()
+    [
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "getitem",
+        "get",
+        "unbind",
+        "chunk",
+        "split",
+        "cat",
+        "stack",
+        "expand",
+        "contiguous",
+        "clone",
+        "unsqueeze",
+        "squeeze",
+        "pad",
+        "dropout",
+        "dropout2d",
+        "dropout3d",
+        "alpha_dropout",
+        "feature_dropout",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "adaptive_max_pool2d",
+        "boolean_dispatch",
+        "max_pool2d_with_indices",
+        "channel_shuffle",
+        "pixel_shuffle",
+        "to",
+        "type",
+        "float",
+        "double",
+    ]
 )
 
 
@@ -56,9 +91,11 @@ class TokenMean(nn.Module):
         self.dim, self.keepdim = dim, keepdim
 
     def forward(self, value: Tensor) -> Tensor:
+        """The mean over `dim`."""
         return value.mean(self.dim, self.keepdim)
 
     def extra_repr(self) -> str:
+        """Its settings, by which one call is told from another."""
         return f"{self.dim}, {self.keepdim}"
 
 
@@ -75,7 +112,7 @@ class _ToSignal(torch.autograd.Function):
 
 
 class Gate(nn.Module):
-    """A product as a module: all relevance goes to the signal, none to the factor, a constant or a gate as of squeeze-excitation.
+    """A product as a module: all relevance goes to the signal, none to the factor, a constant or a gate (squeeze-excitation).
 
     Reference:
         Arras et al., "Explaining and Interpreting LSTMs" (arXiv 1909.12114), section 3.3: the signal takes all.
@@ -86,6 +123,7 @@ class Gate(nn.Module):
         self.factor = factor
 
     def forward(self, *values: Tensor) -> Tensor:
+        """The product."""
         pair = [*values, *([] if self.factor is None else [self.factor])]
         signals = [value for value in pair if isinstance(value, Tensor) and value.requires_grad]
         whole = [signal for signal in signals if signal.shape == torch.broadcast_shapes(*(v.shape for v in values))]
@@ -97,6 +135,7 @@ class Gate(nn.Module):
         return _ToSignal.apply(whole[0], other.detach() if isinstance(other, Tensor) else other)
 
     def extra_repr(self) -> str:
+        """Its factor, by which one call is told from another."""
         return str(self.factor)
 
 
@@ -104,6 +143,7 @@ class Negative(nn.Module):
     """A change of sign as a module, which hands on all relevance."""
 
     def forward(self, value: Tensor) -> Tensor:
+        """The negative."""
         return _ToSignal.apply(value, -1)
 
 
@@ -160,22 +200,22 @@ def structure_of(model: nn.Module, run: Callable[[], Any], covered: Sequence[typ
 
     with _hooked([module for module in python_modules(model) if isinstance(module, tuple(covered))], before, after), watch:
         run()
-    _check_layers([module for module in calls], calls, names, name)
+    _check_layers(calls, names, name)
     found.first = names[outputs[0][0]] if outputs else ""
     return found
 
 
-def _check_layers(layers: Sequence[nn.Module], calls: Counter[nn.Module], names: dict[nn.Module, str], name: str) -> None:
-    for layer in layers:
+def _check_layers(calls: Counter[nn.Module], names: dict[nn.Module, str], name: str) -> None:
+    for layer, count in calls.items():
         kind = type(layer)
-        if calls[layer] > 1:
+        if count > 1:
             raise ExplainerError(
-                f"method '{name}' needs layers that run once, and '{names[layer]}' runs {calls[layer]} times; take 'gradcam'"
+                f"method '{name}' needs layers that run once, and '{names[layer]}' runs {count} times; take 'gradcam'"
             )
         if kind.forward not in {base.forward for base in LINEAR} and f"{kind.__module__}.{kind.__qualname__}" not in ALIKE:
             raise ExplainerError(
-                f"method '{name}' has no rule for the {kind.__name__} '{names[layer]}', which computes its weights itself; take "
-                "'gradcam'"
+                f"method '{name}' has no rule for the {kind.__name__} '{names[layer]}', which computes its weights itself; "
+                "take 'gradcam'"
             )
 
 
@@ -194,9 +234,9 @@ class _Watch(TorchFunctionMode):
             return result
         if any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(result)):
             raise ExplainerError(
-                f"method '{self.name}' has no rule for the function {word} of this model; it explains networks of convolutions, "
-                "linear layers, batch norms, activations, poolings, sums and gates; 'attn-lrp' explains transformers, and "
-                "'gradcam' any model"
+                f"method '{self.name}' has no rule for the function {word} of this model; it explains networks of "
+                "convolutions, linear layers, batch norms, activations, poolings, sums and gates; 'attn-lrp' explains transformers, "
+                "and 'gradcam' any model"
             )
         return result
 

@@ -61,9 +61,9 @@ class Zennit(LibraryMethod):
     that follow a linear layer at once are merged into it, sums of two activations share relevance by their values, gates of
     squeeze-excitation and constant factors take none. The relevance of a pixel is the sum over its channels.
 
-    Relevance starts as the score of the target. It is conserved, so that the map adds up to the score, where no layer has a bias
-    or with `settings={"zero_params": "bias"}`. An image of whose score less than 1 % arrives at the pixels, or more than 100
-    times as much, has a map of NaN.
+    Relevance starts as the score of the target. It is conserved, so that the map adds up to the score, where no layer has a
+    bias or with `settings={"zero_params": "bias"}`. An image of whose score less than 1 % arrives at the pixels, or more than
+    100 times as much, has a map of NaN.
 
     Args:
         method: The name of zennit's class.
@@ -209,8 +209,8 @@ def _kept(name: str, maps: Tensor, start: Tensor) -> Tensor:
     fits = (share >= LEAST) & (share <= MOST) | given.isnan() | (maps == 0).flatten(1).all(dim=1)
     if not fits.any():
         raise ExplainerError(
-            f"method '{name}' does not conserve relevance in this model: {float(share.median()):.2g} of the score arrives at the "
-            "pixels, as biases or denominators near 0 take the rest; take another composite, or 'gradcam'"
+            f"method '{name}' does not conserve relevance in this model: {float(share.median()):.2g} of the score arrives at "
+            "the pixels, as biases or denominators near 0 take the rest; take another composite, or 'gradcam'"
         )
     return maps.masked_fill(~fits.view(-1, 1, 1), torch.nan)
 
