@@ -115,7 +115,7 @@ def _multi_head_attention(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]
         raise ExplainerError(f"this model's attention has {reason}, which is not watched; 'gradcam' explains any model")
     heads, weight, bias = given["num_heads"], given["in_proj_weight"], given["in_proj_bias"]
     if given["query"] is given["key"] and given["key"] is given["value"]:
-        projected = functional.linear(given["query"], weight, bias).chunk(3, dim=-1)
+        projected = list(functional.linear(given["query"], weight, bias).chunk(3, dim=-1))
     else:
         biases = [None] * 3 if bias is None else bias.chunk(3)
         tokens = [given[name] for name in ("query", "key", "value")]

@@ -235,8 +235,8 @@ class _Watch(TorchFunctionMode):
         if any(isinstance(value, Tensor) and value.requires_grad for value in tree_leaves(result)):
             raise ExplainerError(
                 f"method '{self.name}' has no rule for the function {word} of this model; it explains networks of "
-                "convolutions, linear layers, batch norms, activations, poolings, sums and gates; 'attn-lrp' explains transformers, "
-                "and 'gradcam' any model"
+                "convolutions, linear layers, batch norms, activations, poolings, sums and gates; 'attn-lrp' explains "
+                "transformers, and 'gradcam' any model"
             )
         return result
 
