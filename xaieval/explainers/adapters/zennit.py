@@ -174,7 +174,7 @@ def _merging(pairs: Sequence[tuple[str, str]]) -> Any:
     """Zennit's canonizer that merges these batch norms into these layers."""
     from zennit.canonizers import NamedMergeBatchNorm
 
-    class Merging(NamedMergeBatchNorm):
+    class Merging(NamedMergeBatchNorm):  # type: ignore[misc]  # zennit has no types
         @staticmethod
         def merge_batch_norm(modules: Any, batch_norm: Any) -> None:
             """Leave an exact identity: zennit forgets the epsilon, 0.001 in some networks, which adds up over their layers."""
