@@ -16,10 +16,17 @@ from xaieval import Protocol, score
 from xaieval.errors import DataError, MetricError
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import METHODS
+from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
+from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
+from xaieval.explainers.grad_eclip import GRAD_ECLIP
+from xaieval.explainers.rollout import ROLLOUT
 from xaieval.metrics import METRICS, linear_imputation
 
 # Not of convolutional networks, and thousands of passes that are like those of Score-CAM.
-ELSEWHERE = {"attention", "attention-rollout", "raw-attention", "precomputed", "rise", "occlusion", "cam"}
+OF_TRANSFORMERS = {
+    method.name for family in (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP) for method in family
+}
+ELSEWHERE = OF_TRANSFORMERS | {"attention", "precomputed", "rise", "occlusion", "cam"}
 FREE = ("random", "uniform", "center", "edges", "fake-cam")  # of the model
 BAD = 1  # number of the image with something odd
 ROAD = ("road", "road_morf", "road_lerf")

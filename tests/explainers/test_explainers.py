@@ -17,7 +17,8 @@ from xaieval.explainers.controls import center, edges, fake_cam, random, uniform
 
 ALL = (
     "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, score-cam, rise, "
-    "occlusion, ablation-cam, attention-rollout, raw-attention, attention, random, uniform, center, edges, fake-cam"
+    "occlusion, ablation-cam, attention-rollout, raw-attention, generic-attention, gradient-rollout, legrad, "
+    "transformer-attribution, attn-lrp, grad-eclip, attention, random, uniform, center, edges, fake-cam"
 )
 
 KNOWN = f"known: {ALL}; 'xaieval-bench methods' lists those of other libraries too; or give a function"

@@ -22,6 +22,10 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import OutputError, UsageError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, resolve_methods
+from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
+from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
+from xaieval.explainers.grad_eclip import GRAD_ECLIP
+from xaieval.explainers.rollout import ROLLOUT
 from xaieval.inference.reproducibility import repeatable, seed_from
 from xaieval.metrics import METRICS, top_k_intersection
 
@@ -36,7 +40,9 @@ SETTINGS: dict[str, Any] = {  # an example takes long, so that what fails is sho
 }
 
 # Methods that explain models of a kind; tests of their own try them.
-SPECIAL = {"cam", "attention", "attention-rollout", "raw-attention", "captum:LRP", "torch-cam:CAM", "torch-cam:LeGrad"}
+TRANSFORMERS = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP)
+SPECIAL = {method.name for family in TRANSFORMERS for method in family}
+SPECIAL |= {"cam", "attention", "captum:LRP", "torch-cam:CAM", "torch-cam:LeGrad"}
 DRAWING = ("random", "rise", "captum:GradientShap", "pytorch-grad-cam:RandomCAM", "torch-cam:SmoothGradCAMpp")
 SMALLER = {"n_masks": 16, "samples": 2}
 TOLERANCE = 1e-5  # of confidences and shares; a hundred times that of percent

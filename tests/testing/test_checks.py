@@ -67,6 +67,12 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "attention": (_attention_model, 24, "2"),
     "attention-rollout": (_transformer, 64, None),
     "raw-attention": (_transformer, 64, None),
+    "generic-attention": (_transformer, 64, None),
+    "gradient-rollout": (_transformer, 64, None),
+    "legrad": (_transformer, 64, None),
+    "transformer-attribution": (_transformer, 64, None),
+    "attn-lrp": (_transformer, 64, None),
+    "grad-eclip": (_transformer, 64, None),
     "captum:LRP": (_Flattened, 24, None),
     "torch-cam:LeGrad": (_torchvision_transformer, 64, "encoder.layers.encoder_layer_1"),
 }

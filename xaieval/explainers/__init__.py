@@ -5,6 +5,7 @@ from __future__ import annotations
 from xaieval.explainers.adapters.captum import Captum, CaptumObject
 from xaieval.explainers.adapters.pytorch_grad_cam import GradCamObject, PytorchGradCam
 from xaieval.explainers.adapters.torch_cam import TorchCam, TorchCamObject
+from xaieval.explainers.adapters.zennit import Zennit
 from xaieval.explainers.base import Context, Explainer, FunctionExplainer, describe_method, needs_model
 from xaieval.explainers.catalogue import LIBRARY_METHODS, METHODS
 from xaieval.explainers.precomputed import Precomputed
@@ -24,6 +25,7 @@ __all__ = [
     "PytorchGradCam",
     "TorchCam",
     "TorchCamObject",
+    "Zennit",
     "check_black_box",
     "describe_method",
     "needs_model",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
-from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
+from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam, zennit
+from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
+from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.perturbation import PERTURBATIONS
 from xaieval.explainers.rollout import ROLLOUT
@@ -16,11 +19,11 @@ from xaieval.explainers.rollout import ROLLOUT
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, INTRINSIC, CONTROLS)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 
-LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY)
+LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY)
 
 LIBRARY_METHODS: dict[str, Explainer] = {name: method for library in LIBRARIES for name, method in library.methods.items()}
 
@@ -42,7 +45,7 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Every method by name: those of xaieval, then those of captum, pytorch-grad-cam and torch-cam, installed or not.
+    """Every method by name: those of xaieval, then those of captum, pytorch-grad-cam, torch-cam and zennit, installed or not.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "captum:IntegratedGradients"][0]

@@ -1,1 +1,1 @@
-"""Methods of other libraries: captum, pytorch-grad-cam, torch-cam."""
+"""Methods of other libraries: captum, pytorch-grad-cam, torch-cam, zennit."""

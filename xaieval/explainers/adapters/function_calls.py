@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaieval.inference.borrowing import python_modules
 
-__all__ = ["ACTIVATIONS", "ADDITIONS", "POOLINGS", "RELUS", "functions_as_modules"]
+__all__ = ["ACTIVATIONS", "ADDITIONS", "POOLINGS", "PRODUCTS", "RELUS", "functions_as_modules"]
 
 # The class of modules that does the same as a function. Arguments behind the tensors are those of the class.
 RELUS: dict[Any, type[nn.Module]] = dict.fromkeys((F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_), nn.ReLU)
@@ -33,7 +33,8 @@ POOLINGS: dict[Any, type[nn.Module]] = {
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
 }
 ADDITIONS = (torch.add, Tensor.add, Tensor.add_)  # what +, += and sum() call
-IN_PLACE = {torch.relu_, Tensor.relu_, Tensor.add_, torch.sigmoid_, Tensor.sigmoid_, torch.tanh_, Tensor.tanh_}
+PRODUCTS = (torch.mul, Tensor.mul, Tensor.mul_)
+IN_PLACE = {torch.relu_, Tensor.relu_, Tensor.add_, Tensor.mul_, torch.sigmoid_, Tensor.sigmoid_, torch.tanh_, Tensor.tanh_}
 
 
 def functions_as_modules(
@@ -114,7 +115,9 @@ class _FunctionCalls(TorchFunctionMode):
 
 
 def _pass_back(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether a function has inputs that need a gradient: both for an addition, which is one of two activations."""
+    """Whether a function has inputs that need a gradient: both for an addition, one of them for a product."""
+    if func in PRODUCTS:
+        return any(isinstance(value, Tensor) and value.requires_grad for value in args)
     inputs = args[:2] if func in ADDITIONS else args[:1]
     return bool(inputs) and all(isinstance(value, Tensor) and value.requires_grad for value in inputs)
 
