@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.errors import ConformanceError, DataError, ExplainerError
-from xaieval.explainers import LIBRARY_METHODS, METHODS, Context, Explainer, cam
+from xaieval.explainers import LIBRARY_METHODS, METHODS, Captum, Context, Explainer, cam, describe_method
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
@@ -73,6 +73,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 
 # Settings that decide how much work a method does.
 SMALLER = {"n_masks": 24, "samples": 4}
+SMALLER_SETTINGS = {"n_samples": 2}  # of the library
 
 EVERY = {**METHODS, **LIBRARY_METHODS}
 
@@ -80,7 +81,12 @@ EVERY = {**METHODS, **LIBRARY_METHODS}
 def _smaller(explainer: Explainer) -> Explainer:
     if not is_dataclass(explainer):
         return explainer
-    return replace(explainer, **{field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER})
+    smaller: dict[str, Any] = {field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER}
+    if SMALLER_SETTINGS.keys() & describe_method(explainer).get("settings", {}).keys():
+        smaller |= {"settings": SMALLER_SETTINGS}
+    if isinstance(explainer, Captum) and explainer.kinds[explainer.method].segmented:
+        smaller |= {"segments": 12}
+    return replace(explainer, **smaller)
 
 
 @pytest.mark.parametrize("name", EVERY)

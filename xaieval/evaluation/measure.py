@@ -19,7 +19,7 @@ from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.metric_inputs import CountedPixels, MetricInputs, Shared
 from xaieval.masking import Finished, filling, mask, occlude
-from xaieval.metrics.segments import segmenter
+from xaieval.masking.segments import segmenter
 from xaieval.results.matched import control_column
 
 __all__ = ["MaskedConfidences", "judge_maps", "masked_confidences"]

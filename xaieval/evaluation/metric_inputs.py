@@ -21,8 +21,8 @@ from xaieval.evaluation.maps import BatchPass, finished_maps
 from xaieval.explainers import Context, Method, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
+from xaieval.masking.segments import Segments
 from xaieval.metrics.box_accuracy import box_around
-from xaieval.metrics.segments import Segments
 from xaieval.results.rows import NO_LAYER, Pair
 
 __all__ = ["CountedPixels", "MetricInputs"]
