@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import ModelOptions, parse_literals
+from xaieval.config.options import ModelOptions, ScoreOptions, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from xaieval.data import Preprocessing
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
+    from xaieval.explainers import Explainer
     from xaieval.models import LoadedModel
 
-__all__ = ["check_normalisation", "load", "load_forward", "load_judge", "load_run", "load_trained", "names_code"]
+__all__ = [
+    "check_normalisation",
+    "load",
+    "load_forward",
+    "load_judge",
+    "load_methods",
+    "load_run",
+    "load_trained",
+    "names_code",
+]
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -79,6 +89,17 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     if not callable(function) or isinstance(function, type):
         raise UsageError(f"--forward {spec} is a {type(function).__name__}; a function of the model and the images is expected")
     return function
+
+
+def load_methods(options: ScoreOptions) -> list[Explainer]:
+    """The explainers that the options name, with their settings.
+
+    Raises:
+        ExplainerError: There is no such method or no such setting.
+    """
+    from xaieval.explainers import with_settings
+
+    return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
 
 
 def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xaieval.cli.loading import load, load_forward, names_code
+from xaieval.cli.loading import load, load_forward, load_methods, names_code
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError
 
@@ -150,9 +150,7 @@ def _open(options: ScoreOptions, loaded: LoadedModel, wanted: set[str]) -> tuple
 
 def _explainer(name: str, options: ScoreOptions) -> Any:
     """The explainer with this name in the rows."""
-    from xaieval.explainers import resolve_methods
-
-    of_the_run = {explainer.name: explainer for explainer in resolve_methods(options.methods)}
+    of_the_run = {explainer.name: explainer for explainer in load_methods(options)}
     return of_the_run.get(name, name)
 
 

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import check_normalisation, load_forward, load_judge, load_trained, names_code
+from xaieval.cli.loading import check_normalisation, load_forward, load_judge, load_methods, load_trained, names_code
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -99,6 +99,7 @@ def _score(
     from xaieval.results.files import MANIFEST, ROWS, SUMMARY
 
     check_level(options.level)
+    methods = load_methods(options)
     loaded = load_trained(options.model, model_options, options.seed)
     judge = None if options.judge is None else load_judge(options.model, model_options, options.judge)
     forward = load_forward(model_options.forward)
@@ -124,7 +125,7 @@ def _score(
         loaded.model,
         data.loader,
         layers=options.layers,
-        methods=options.methods,
+        methods=methods,
         metrics=options.metrics,
         protocol=protocol,
         controls=options.controls,
@@ -231,7 +232,7 @@ def _save_maps(
         loaded.model,
         batch.images,
         options.layers,
-        options.methods[0],
+        load_methods(options)[0],
         labels=batch.labels,
         ids=batch.ids,
         protocol=protocol,

@@ -18,6 +18,7 @@ __all__ = [
     "LIST",
     "MODEL_HELP",
     "Arguments",
+    "ArgumentsByName",
     "CheckOptions",
     "ControlWords",
     "GroupsOption",
@@ -122,6 +123,7 @@ ControlWords = Annotated[
 ]
 GroupsOption = Annotated[str | None, Parameter(help=GROUPS_HELP)]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
+ArgumentsByName = Annotated[dict[str, dict[str, str]], Parameter(show_default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,7 @@ class ScoreOptions:
             cub, funnybirds, clevr-xai and pascal-part with their folders.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
+        method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
         metrics: Metrics; `xaieval-bench metrics` lists them.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
@@ -207,6 +210,7 @@ class ScoreOptions:
     annotations: str | None = None
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
+    method_args: ArgumentsByName = field(default_factory=dict)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
     controls: ControlWords = False

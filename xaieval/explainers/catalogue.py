@@ -12,11 +12,12 @@ from xaieval.explainers.controls import CONTROLS
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.perturbation import PERTURBATIONS
 from xaieval.explainers.rollout import ROLLOUT
+from xaieval.explainers.sensitivity import SENSITIVITY
 
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+FAMILIES = (CAMS, PERTURBATIONS, SENSITIVITY, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 

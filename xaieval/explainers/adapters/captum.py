@@ -92,6 +92,12 @@ class Captum(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset(
+        {
+            *("self", "forward_func", "model", "layer", "device_ids", "inputs", "target", "additional_forward_args"),
+            *("feature_mask", "return_convergence_delta", "return_input_shape", "show_progress", "verbose"),
+        }
+    )
     method: str
     reduce: str | None = None
     noise: str | None = None
@@ -129,6 +135,13 @@ class Captum(LibraryMethod):
         noise = {"noise": self.noise, "noise of range": NOISE} if self.noise else {}
         segments = {} if self.segments is None else {"segments": self.segments}
         return {"method": self.method, "reduce": self._reduce, **noise, **segments, "settings": self._settings}
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The functions of captum that take the settings."""
+        from captum import attr
+
+        made = getattr(attr, self.method)
+        return [made, made.attribute, *([attr.NoiseTunnel.attribute] if self.noise else [])]
 
     @property
     def _reduce(self) -> str:
