@@ -72,7 +72,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 }
 
 # Settings that decide how much work a method does.
-SMALLER = {"n_masks": 24, "samples": 4}
+SMALLER = {"n_masks": 24, "samples": 4, "n_steps": 2, "n_designs": 2}
 SMALLER_SETTINGS = {"n_samples": 2}  # of the library
 
 EVERY = {**METHODS, **LIBRARY_METHODS}

@@ -225,7 +225,17 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-COMMON_FIELDS = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}
+COMMON_FIELDS = {
+    "name",
+    "label",
+    "function",
+    "needs_layer",
+    "needs_gradient",
+    "needs_model",
+    "takes_gradients",
+    "passes",
+    "paper",
+}
 
 
 def describe_method(explainer: Explainer) -> dict[str, Any]:

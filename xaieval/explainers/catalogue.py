@@ -9,6 +9,7 @@ from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
 from xaieval.explainers.base import Explainer, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.perturbation import PERTURBATIONS
 from xaieval.explainers.rollout import ROLLOUT
@@ -17,7 +18,7 @@ from xaieval.explainers.sensitivity import SENSITIVITY
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, SENSITIVITY, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+FAMILIES = (CAMS, PERTURBATIONS, SENSITIVITY, EXTREMAL, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 

@@ -80,7 +80,7 @@ class ScoreCAM:
                 yield images[of] * self._masks(activation[of, channel], context)[:, None], of
             yield torch.zeros_like(images), context.everywhere  # an image masked by a constant channel
 
-        masked_scores = context.ask(blocks(), self.wanted).to(activation.dtype)
+        masked_scores = context.ask(blocks(), self.wanted, total=int(varied.sum()) + len(images)).to(activation.dtype)
         scores = masked_scores[-len(images) :, None].repeat(1, activation.shape[1])
         scores[varied] = masked_scores[: -len(images)]
         return torch.einsum("nc,nc...->n...", scores.softmax(dim=1), activation).clamp(min=0)
@@ -279,7 +279,7 @@ class Occlusion:
                 yield images[pairs % n].masked_fill(covered, self.fill), pairs % n
             yield images, context.everywhere
 
-        scores = context.ask(blocks(), self.wanted).view(-1, n)
+        scores = context.ask(blocks(), self.wanted, total=(len(corners) + 1) * n).view(-1, n)
         drops = (scores[-1] - scores[:-1]).to(torch.float32)
         total, count = torch.zeros(n, height, width, device=images.device), torch.zeros(height, width, device=images.device)
         for (top, left), drop in zip(corners.tolist(), drops, strict=True):

@@ -25,7 +25,7 @@ __all__ = ["HSIC", "SENSITIVITY", "Sobol"]
 class Sobol:
     """Total Sobol indices: the share of the score's variance under random masks that a cell has a part in.
 
-    `S_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`: A holds n masks, quasi-random numbers in [0, 1] for each cell of a grid,
+    `S_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`: A holds n masks of quasi-random numbers in [0, 1], one for each cell,
     and C_i is A with cell i from n other masks. Where no mask changes the score, the map is undefined and becomes NaN.
 
     Args:
@@ -108,8 +108,8 @@ class HSIC:
         ExplainerError: A number is out of range.
 
     Reference:
-        Novello et al., "Making Sense of Dependence", NeurIPS 2022 (arXiv 2206.06219), with masks of a Latin hypercube, and kernels
-        as in Xplique.
+        Novello et al., "Making Sense of Dependence", NeurIPS 2022 (arXiv 2206.06219); the masks are a Latin hypercube,
+        the kernels those of Xplique.
 
     Example:
         >>> import xaieval
