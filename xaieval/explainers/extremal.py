@@ -100,7 +100,7 @@ class ExtremalPerturbation:
         masks = SmoothMasks(size, step, self.smoothness or 3.0 * step)
         pairs = torch.arange(n * len(self.areas), device=context.images.device)
         at_once = max(1, min(AT_ONCE, context.size or n) // (2 if self.variant == "dual" else 1))
-        found = []
+        found: list[Tensor] = []
         for some in pairs.split(at_once):
             done = len(found) * at_once * self.n_steps
 

@@ -42,9 +42,7 @@ def with_settings(methods: Method | Sequence[Method], settings: Mapping[str, Map
     names = [explainer.name for explainer in explainers]
     for name in settings:
         if name not in names:
-            raise ExplainerError(
-                f"settings are for a method {name!r}, which is not among the methods; {choose_from(name, names)}"
-            )
+            raise ExplainerError(f"there are settings for {name!r}, which is none of the methods; {choose_from(name, names)}")
     return [_set(explainer, settings.get(explainer.name, {})) for explainer in explainers]
 
 
