@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, Captum, Context, Explainer, cam, describe_method
+from xaieval.explainers.sensitivity import Sobol
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
@@ -84,6 +85,8 @@ def _smaller(explainer: Explainer) -> Explainer:
     smaller: dict[str, Any] = {field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER}
     if SMALLER_SETTINGS.keys() & describe_method(explainer).get("settings", {}).keys():
         smaller |= {"settings": SMALLER_SETTINGS}
+    if isinstance(explainer, Sobol):
+        smaller |= {"grid": 3}
     if isinstance(explainer, Captum) and explainer.kinds[explainer.method].segmented:
         smaller |= {"segments": 12}
     return replace(explainer, **smaller)

@@ -107,7 +107,6 @@ NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 Task = Literal["classification", "detection", "segmentation"]
 
-
 LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=_joined)
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
