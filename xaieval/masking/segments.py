@@ -21,7 +21,7 @@ Segments = int | str | Callable[[Tensor], Tensor] | None
 SLIC = re.compile(r"slic(-[1-9][0-9]*)?")
 
 
-def check_segments(segments: Segments) -> None:
+def check_segments(segments: object) -> None:
     """Refuse what is no segmentation.
 
     Raises:
