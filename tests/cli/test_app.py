@@ -477,6 +477,8 @@ WRONG_USE = [
     (["--model", "json:make"], "no model 'json:make': module 'json' has no 'make'"),
     (["--model", "builtins:dict"], "builtins:dict gave a dict; a function that returns a torch.nn.Module is expected"),
     (["--model", ":make"], "no model ':make'"),
+    (["--methods", "rise", "--method-args.rise.maskz", "3"], "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
+    (["--method-args.rise.masks", "3"], "there are settings for 'rise', which is none of the methods"),
     (["--model-args.colour", "3"], "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     (["--target", "10"], "no class 10; the model has 10 classes, 0 to 9"),
     (["--target=-1"], "no class -1; the model has 10 classes, 0 to 9"),
@@ -526,6 +528,8 @@ def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(bench, argu
         ("layers = []", "layers"),
         ('model = "nope"', "no model 'nope'"),
         ('masking = "hard"', "masking='hard' is not a choice of a protocol"),
+        ('methods = ["rise"]\n[method-args.rise]\nmaskz = 3', "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
+        ('methods = ["rise"]\n[method-args.rise]\nmasks = [3]', "text, a number, true or false, or a list or table of these"),
         ("[model-args]\ncolour = 3", "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     ],
 )

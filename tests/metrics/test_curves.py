@@ -188,7 +188,13 @@ MUTANTS = {
 
 test_the_curves_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
     globals(),
-    ["xaieval.masking.fills", "xaieval.metrics.segments", "xaieval.metrics.perturbation", "xaieval.metrics.curves"],
+    [
+        "xaieval.masking.fills",
+        "xaieval.masking.segments",
+        "xaieval.metrics.segments",
+        "xaieval.metrics.perturbation",
+        "xaieval.metrics.curves",
+    ],
     MUTANTS,
     MetricError,
 )

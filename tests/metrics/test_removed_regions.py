@@ -20,8 +20,8 @@ from tests.metrics.test_curves import drawn, evidence, pictures, tiny
 from tests.mutants import mutation_tests
 from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError
+from xaieval.masking.segments import segmenter
 from xaieval.metrics import METRICS, deletion, irof, region_perturbation, selectivity
-from xaieval.metrics.segments import segmenter
 
 NAMES = ["region_perturbation", "selectivity", "irof"]
 

@@ -21,9 +21,10 @@ from torch import Tensor
 import xaieval
 from tests.metrics.test_curves import evidence, pictures, tiny
 from tests.mutants import mutation_tests
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, UsageError
+from xaieval.masking.segments import segmenter
 from xaieval.metrics import deletion, insertion, label_maps, lerf, linear_imputation, morf, road, road_morf, slic_segments
-from xaieval.metrics.segments import order_of, segmenter
+from xaieval.metrics.segments import order_of
 
 PROPERTY = settings(deadline=None, max_examples=40)
 
@@ -78,7 +79,7 @@ MUTANTS = {
 }
 
 test_the_segments_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
-    globals(), ["xaieval.metrics.segments"], MUTANTS, MetricError, IndexError
+    globals(), ["xaieval.masking.segments", "xaieval.metrics.segments"], MUTANTS, UsageError, IndexError
 )
 
 
@@ -125,14 +126,14 @@ def test_a_segmentation_is_made_once_for_a_batch():
 
 def test_without_scikit_image_there_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(MetricError, match=r"segments='slic' needs scikit-image: pip install 'xaieval\[segments\]'"):
+    with pytest.raises(UsageError, match=r"segments='slic' needs scikit-image: pip install 'xaieval\[segments\]'"):
         label_maps(pictures()[0], "slic")
 
 
 @pytest.mark.parametrize("segments", [0, -3, 2.5, True, "slick", "slic-0", "grid"])
 def test_what_is_no_segmentation_is_refused(segments):
     for make in (deletion, road):
-        with pytest.raises(MetricError, match="segments is the side of square patches in pixels, 'slic' or 'slic-25'"):
+        with pytest.raises(UsageError, match="segments is the side of square patches in pixels, 'slic' or 'slic-25'"):
             make(segments=segments)
 
 
@@ -142,7 +143,7 @@ def test_what_a_function_may_not_return_is_refused():
         (lambda images: halves(images)[0], r"torch.int64 \[12, 12\]"),
         (lambda images: None, "NoneType"),
     ):
-        with pytest.raises(MetricError, match=rf"segments gave {came} for images \[4, 3, 12, 12\]; integers \[4, 12, 12\]"):
+        with pytest.raises(UsageError, match=rf"segments gave {came} for images \[4, 3, 12, 12\]; integers \[4, 12, 12\]"):
             label_maps(pictures()[0], wrong)
     with pytest.raises(MetricError, match="pixels_per_step is for curves of pixels; with segments, give steps"):
         deletion(segments=4, pixels_per_step=3)

@@ -15,8 +15,8 @@ from tests.metrics.test_curves import drawn, evidence, pictures, tiny
 from tests.metrics.test_removed_regions import by_hand
 from tests.mutants import mutation_tests
 from xaieval.errors import MetricError
+from xaieval.masking.segments import segmenter
 from xaieval.metrics import METRICS, abpc, deletion, lerf, morf, r_oms, symmetric_relevance_gain
-from xaieval.metrics.segments import segmenter
 
 NAMES = ["abpc", "symmetric_relevance_gain", "r_oms"]
 

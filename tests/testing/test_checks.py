@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.errors import ConformanceError, DataError, ExplainerError
-from xaieval.explainers import LIBRARY_METHODS, METHODS, Context, Explainer, cam
+from xaieval.explainers import LIBRARY_METHODS, METHODS, Captum, Context, Explainer, cam, describe_method
+from xaieval.explainers.sensitivity import Sobol
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
@@ -78,7 +79,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 }
 
 # Settings that decide how much work a method does.
-SMALLER = {"n_masks": 24, "samples": 4, "window": 16, "stride": 8}
+SMALLER = {"n_masks": 24, "samples": 4, "window": 16, "stride": 8, "n_steps": 2, "n_designs": 2}
 STEPS, SAMPLES = {"n_steps": 8}, {"nt_samples": 4}
 LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
     "captum:IntegratedGradients": STEPS,
@@ -91,6 +92,7 @@ LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
     "torch-cam:ISCAM": {"num_samples": 3},
     "torch-cam:SSCAM": {"num_samples": 3},
 }
+SMALLER_SETTINGS = {"n_samples": 2}  # of the library
 
 EVERY = {**METHODS, **LIBRARY_METHODS}
 
@@ -98,9 +100,16 @@ EVERY = {**METHODS, **LIBRARY_METHODS}
 def _smaller(explainer: Explainer) -> Explainer:
     if not is_dataclass(explainer):
         return explainer
+    smaller: dict[str, Any] = {field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER}
     if explainer.name in LIBRARY_SMALLER:
-        return replace(explainer, settings={**explainer.settings, **LIBRARY_SMALLER[explainer.name]})
-    return replace(explainer, **{field.name: SMALLER[field.name] for field in fields(explainer) if field.name in SMALLER})
+        smaller |= {"settings": {**explainer.settings, **LIBRARY_SMALLER[explainer.name]}}
+    elif SMALLER_SETTINGS.keys() & describe_method(explainer).get("settings", {}).keys():
+        smaller |= {"settings": SMALLER_SETTINGS}
+    if isinstance(explainer, Sobol):
+        smaller |= {"grid": 3}
+    if isinstance(explainer, Captum) and explainer.kinds[explainer.method].segmented:
+        smaller |= {"segments": 12}
+    return replace(explainer, **smaller)
 
 
 @pytest.mark.parametrize("name", EVERY)

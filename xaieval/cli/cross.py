@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import chosen_target, class_order, load, load_forward, mosaic_settings
+from xaieval.cli.loading import chosen_target, class_order, load, load_forward, load_methods, mosaic_settings
 from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
@@ -37,6 +37,7 @@ SAME = {
         "groups",
         "group_weights",
         "methods",
+        "method_args",
         "target",
         "task",
         "output",
@@ -152,7 +153,7 @@ def _cross(
         {name: model.model for name, model in loaded.items()},
         data.loader,
         layers={name: run.manifest["run"]["layers"] for name, run in runs.items()},
-        methods=options.methods,
+        methods=load_methods(options),
         metrics=metrics or options.metrics,
         protocol=protocol,
         controls=controls,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xaieval.data import Preprocessing
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
+    from xaieval.explainers import Explainer
     from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
 
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "load_forward",
     "load_judge",
+    "load_methods",
     "load_run",
     "load_trained",
     "mosaic_settings",
@@ -143,6 +145,17 @@ def _judge(
             return confidences(logits.detach(), protocol.confidence).cpu()
 
     return judge
+
+
+def load_methods(options: ScoreOptions) -> list[Explainer]:
+    """The explainers that the options name, with their settings.
+
+    Raises:
+        ExplainerError: There is no such method or no such setting.
+    """
+    from xaieval.explainers import with_settings
+
+    return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
 
 
 def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xaieval.cli.loading import chosen_target, class_order, load, load_forward, mosaic_settings, names_code
+from xaieval.cli.loading import (
+    chosen_target,
+    class_order,
+    load,
+    load_forward,
+    load_methods,
+    mosaic_settings,
+    names_code,
+)
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError
 
@@ -165,9 +173,7 @@ def _open(
 
 def _explainer(name: str, options: ScoreOptions) -> Any:
     """The explainer with this name in the rows."""
-    from xaieval.explainers import resolve_methods
-
-    of_the_run = {explainer.name: explainer for explainer in resolve_methods(options.methods)}
+    of_the_run = {explainer.name: explainer for explainer in load_methods(options)}
     return of_the_run.get(name, name)
 
 

@@ -20,6 +20,7 @@ from xaieval.cli.loading import (
     class_order,
     load_forward,
     load_judge,
+    load_methods,
     load_trained,
     mosaic_settings,
     names_code,
@@ -110,6 +111,7 @@ def _score(
     from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
+    methods = load_methods(options)
     loaded = load_trained(options.model, model_options, options.seed)
     judge = None if options.judge is None else load_judge(options.model, model_options, options.judge)
     forward = load_forward(model_options.forward)
@@ -137,7 +139,7 @@ def _score(
         loaded.model,
         data.loader,
         layers=options.layers,
-        methods=options.methods,
+        methods=methods,
         metrics=options.metrics,
         protocol=protocol,
         controls=options.controls,
@@ -245,7 +247,7 @@ def _save_maps(
         loaded.model,
         batch.images,
         options.layers,
-        options.methods[0],
+        load_methods(options)[0],
         labels=batch.labels,
         ids=batch.ids,
         protocol=protocol,

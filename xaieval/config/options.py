@@ -18,6 +18,7 @@ __all__ = [
     "LIST",
     "MODEL_HELP",
     "Arguments",
+    "ArgumentsByName",
     "CheckOptions",
     "ControlWords",
     "GroupsOption",
@@ -58,7 +59,6 @@ NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 Task = Literal["classification", "detection", "segmentation"]
 
-
 LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=joined)
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
@@ -74,6 +74,7 @@ ControlWords = Annotated[
 ]
 GroupsOption = Annotated[str | None, Parameter(help=GROUPS_HELP)]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
+ArgumentsByName = Annotated[dict[str, dict[str, str]], Parameter(show_default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ class ScoreOptions:
         mosaic_args: For mosaics, --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink True.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
+        method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
         metrics: Metrics; `xaieval-bench metrics` lists them.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
             of mosaics, label.
@@ -164,6 +166,7 @@ class ScoreOptions:
     mosaic_args: Arguments = field(default_factory=dict)
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
+    method_args: ArgumentsByName = field(default_factory=dict)
     metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
     controls: ControlWords = False

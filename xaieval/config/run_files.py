@@ -34,12 +34,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def _check_setting(name: str, value: Any, path: str | Path) -> None:
     """Refuse values of types that no option has, since each value stands for words of the command line."""
-    words = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    if not name or not all(isinstance(word, str | bool | int | float) for word in words):
+    if not name or not all(isinstance(word, str | bool | int | float) for word in _words(value)):
         raise ConfigError(
             f"'{path}' has the setting {name!r} = {value!r}; text, a number, true or false, or a list or table of these is "
             "expected, under the name of an option"
         )
+
+
+def _words(value: Any) -> list[Any]:
+    """What stands in a setting: an item, those of a list, or those of a table, which may hold tables (`[method-args.rise]`)."""
+    if isinstance(value, dict):
+        return [word for one in value.values() for word in (one.values() if isinstance(one, dict) else [one])]
+    return value if isinstance(value, list) else [value]
 
 
 def _is_negative(name: str, value: Any) -> bool:

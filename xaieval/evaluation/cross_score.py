@@ -118,7 +118,7 @@ def cross_score(
     failures: list[Failure] = []
     with ExitStack() as stack:
         devices = {name: stack.enter_context(borrowed(request)) for name, request in requests.items()}
-        advance = stack.enter_context(progress_bar(progress, loader, max_images))
+        bar = stack.enter_context(progress_bar(progress, loader, max_images))
         first, batches = first_readable(batches_of(next(iter(requests.values())), loader, chosen, max_images))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # for all models, so that parts are the same
         looked = {name: first_pass(request, first, devices[name], limit) for name, request in requests.items()}
@@ -136,7 +136,7 @@ def cross_score(
             failures += batch.failed
             if len(batch):
                 frames += in_parts(plan.first, batch, plan.rows)
-            advance(count_images(plan.first.protocol, batch))
+            bar.images(count_images(plan.first.protocol, batch))
         frames += plan.unreadable(failures) if failures else []
     rows = pd.concat(frames, ignore_index=True)
     readable = rows[rows["status"] != UNREADABLE]

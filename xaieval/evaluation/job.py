@@ -47,6 +47,7 @@ class Job:
         deterministic: Whether each image has to get the same bits in any batch.
         judge: The job of the model that judges the masked images; None if the model judges itself.
         random_parameters: For metrics that randomise the model; drawn when the first of them asks.
+        progress: Told how far a long method is on a batch: its name, the passes so far, and all of them. None for nobody.
     """
 
     runner: Runner
@@ -61,6 +62,7 @@ class Job:
     deterministic: bool = False
     judge: Job | None = None
     random_parameters: RandomParameters = field(default_factory=RandomParameters)
+    progress: Callable[[str, int, int], None] | None = None
 
     @property
     def names(self) -> list[Pair]:

@@ -206,7 +206,7 @@ def measured_run(
     with ExitStack() as stack:
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
-        advance = stack.enter_context(progress_bar(progress, images, max_images))
+        bar = stack.enter_context(progress_bar(progress, images, max_images))
         first, batches = first_readable(batches_of(request, images, chosen, max_images))
         source = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
@@ -225,7 +225,7 @@ def measured_run(
             refuse(checked.findings)
         manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
-        job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)))
+        job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
         state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
         donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         stopping = None if shuffled is None else _started(rule, len(shuffled), job, manifest)
@@ -235,7 +235,7 @@ def measured_run(
             state.skip(batch.failed)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch, donor_maps()))
-            advance(count_images(request.protocol, batch))
+            bar.images(count_images(request.protocol, batch))
             if _is_finished(stopping, state):
                 break
         rows, data = state.finish()

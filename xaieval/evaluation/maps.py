@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -143,7 +144,10 @@ def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
     for explainer, layer in job.pairs:
         uses_model = needs_model(explainer)
         with job.runner.lent() if uses_model else nullcontext(), _read_only(explainer.name, batch_pass.shared_at(layer)):
-            raw = _checked(explainer.name, explainer(batch_pass.at(layer, contiguous=uses_model)), images)
+            context = batch_pass.at(layer, contiguous=uses_model)
+            if job.progress is not None:
+                context = replace(context, progress=partial(job.progress, explainer.name))
+            raw = _checked(explainer.name, explainer(context), images)
         raw, frame = raw.detach().to(images.device, torch.float32), batch_pass.frame if layer else None
         maps.append(raw if frame is None else frame.cut(raw))
     return maps

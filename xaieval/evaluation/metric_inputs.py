@@ -22,7 +22,7 @@ from xaieval.evaluation.shared import Shared
 from xaieval.explainers import Context, Method, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
-from xaieval.metrics.segments import segmenter
+from xaieval.masking.segments import segmenter
 from xaieval.results.rows import NO_LAYER
 
 __all__ = ["CountedPixels", "MetricInputs"]

@@ -180,7 +180,7 @@ def sanity_check(
     unreadable: list[Failure] = []
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(request))
-        advance = stack.enter_context(progress_bar(progress, loader, max_images))
+        bar = stack.enter_context(progress_bar(progress, loader, max_images))
         first, batches = first_readable(batches_of(request, loader, chosen, max_images))
         limit = how.limit(len(first))
         looked = first_pass(request, first, device, limit)
@@ -190,7 +190,7 @@ def sanity_check(
             unreadable += batch.failed
             if len(batch):
                 frames += chain.from_iterable(in_parts(job, batch, lambda part: _rows(job, steps, part)))
-            advance(count_images(request.protocol, batch))
+            bar.images(count_images(request.protocol, batch))
     return SanityCheck(pd.concat(frames, ignore_index=True), threshold, seed, unreadable, chosen.weights)
 
 

@@ -10,6 +10,7 @@ from xaieval.explainers.base import Context, Explainer, FunctionExplainer, descr
 from xaieval.explainers.catalogue import LIBRARY_METHODS, METHODS
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.explainers.resolve import Method, check_black_box, resolve_methods
+from xaieval.explainers.settings import setting_names, with_settings
 
 __all__ = [
     "LIBRARY_METHODS",
@@ -30,4 +31,6 @@ __all__ = [
     "describe_method",
     "needs_model",
     "resolve_methods",
+    "setting_names",
+    "with_settings",
 ]

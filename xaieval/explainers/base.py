@@ -48,6 +48,7 @@ class Context:
         output: Runs the model without gradients, as fast as the run can. Default: `call`.
         size: Images per pass. Default: the number of images of the batch.
         batch_limit: The images per pass that fit in memory, which may fall during a run. Default: `size`.
+        progress: Called by long methods with the number of images that have passed and the number in all, for a progress bar.
     """
 
     model: nn.Module
@@ -67,6 +68,7 @@ class Context:
     output: Callable[[Tensor], Any] | None = None
     size: int | None = None
     batch_limit: BatchLimit | None = None
+    progress: Callable[[int, int], None] | None = None
 
     @property
     def everywhere(self) -> Tensor:
@@ -103,7 +105,7 @@ class Context:
         wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
         return self._scored(read, of, wanted)
 
-    def ask(self, blocks: Blocks, wanted: Wanted | Literal["hit"] = "score") -> Tensor:
+    def ask(self, blocks: Blocks, wanted: Wanted | Literal["hit"] = "score", total: int | None = None) -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
 
         Args:
@@ -111,6 +113,7 @@ class Context:
                 of a generator are held in memory one at a time.
             wanted: "score" (the logit), "confidence" (by the protocol, in float64), or "hit" (1 where the target is the
                 predicted class, else 0).
+            total: The number of images of all blocks, which a progress bar shows. Default: it shows none.
 
         Returns:
             A number for each image of all blocks, in order.
@@ -132,12 +135,22 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        batch_limit = self.batch_limit or BatchLimit(self.size or len(self.images))
+        batch_limit, done = self.batch_limit or BatchLimit(self.size or len(self.images)), 0
 
         def forward_within_limit(images: Tensor, of: Tensor) -> Tensor:
-            return torch.cat(batch_limit.parts(len(images), lambda part: forward(images[part], of[part])))
+            nonlocal done
+            scores = torch.cat(batch_limit.parts(len(images), lambda part: forward(images[part], of[part])))
+            done += len(images)
+            if total is not None:
+                self.report(done, total)
+            return scores
 
         return in_groups(blocks, forward_within_limit, batch_limit.size)
+
+    def report(self, done: int, total: int) -> None:
+        """Tell the progress bar, if there is one, how far a method is."""
+        if self.progress is not None:
+            self.progress(done, total)
 
     def _scored(self, read: Any, of: Tensor, wanted: Wanted | Literal["hit"]) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
@@ -212,7 +225,17 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-COMMON_FIELDS = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "passes", "paper"}
+COMMON_FIELDS = {
+    "name",
+    "label",
+    "function",
+    "needs_layer",
+    "needs_gradient",
+    "needs_model",
+    "takes_gradients",
+    "passes",
+    "paper",
+}
 
 
 def describe_method(explainer: Explainer) -> dict[str, Any]:

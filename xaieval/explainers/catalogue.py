@@ -11,15 +11,29 @@ from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.perturbation import PERTURBATIONS
 from xaieval.explainers.rollout import ROLLOUT
+from xaieval.explainers.sensitivity import SENSITIVITY
 
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, INTRINSIC, CONTROLS)
+FAMILIES = (
+    CAMS,
+    PERTURBATIONS,
+    SENSITIVITY,
+    EXTREMAL,
+    ABLATION,
+    ROLLOUT,
+    ATTENTION_GRADIENTS,
+    ATTENTION_RELEVANCE,
+    GRAD_ECLIP,
+    INTRINSIC,
+    CONTROLS,
+)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 

@@ -8,7 +8,7 @@ number of masks. No denominator has an epsilon.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers.base import Context, Wanted, size_of_images
 from xaieval.masking import LINEAR
 
-__all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM"]
+__all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM", "check_wanted", "masked_scores"]
 
 Size = tuple[int, int]
 At = Literal["image", "layer"]
@@ -66,7 +66,7 @@ class ScoreCAM:
 
     def __post_init__(self) -> None:
         _check_choice("normalise_at", self.normalise_at, At)
-        _check_choice("wanted", self.wanted, Wanted)
+        check_wanted(self.wanted)
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
@@ -80,7 +80,7 @@ class ScoreCAM:
                 yield images[of] * self._masks(activation[of, channel], context)[:, None], of
             yield torch.zeros_like(images), context.everywhere  # an image masked by a constant channel
 
-        masked_scores = context.ask(blocks(), self.wanted).to(activation.dtype)
+        masked_scores = context.ask(blocks(), self.wanted, total=int(varied.sum()) + len(images)).to(activation.dtype)
         scores = masked_scores[-len(images) :, None].repeat(1, activation.shape[1])
         scores[varied] = masked_scores[: -len(images)]
         return torch.einsum("nc,nc...->n...", scores.softmax(dim=1), activation).clamp(min=0)
@@ -136,7 +136,7 @@ class RISE:
                 "method 'rise' takes n_masks and grid of at least 1 and a probability in (0, 1), got "
                 f"n_masks={self.n_masks}, grid={self.grid}, probability={self.probability}"
             )
-        _check_choice("wanted", self.wanted, Wanted)
+        check_wanted(self.wanted)
 
     @property
     def passes(self) -> str:
@@ -148,21 +148,37 @@ class RISE:
         images = context.images
         n, (height, width) = len(images), size_of_images(context, self.name)
         masks = RandomMasks.draw(self, context.seed, (height, width), images.device)
-
-        def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-            size = context.size or n
-            for start in range(0, self.n_masks * n, size):  # all images with the first mask, then with the next one
-                stop, first = min(start + size, self.n_masks * n), start // n
-                pairs = torch.arange(start, stop, device=images.device)
-                some = masks.make(first, (stop - 1) // n + 1).to(images.dtype)
-                yield images[pairs % n] * some[pairs // n - first, None], pairs % n
-
-        scores = context.ask(blocks(), self.wanted).view(self.n_masks, n).float()
+        scores = masked_scores(context, masks.make, self.n_masks, self.wanted).float()
         total = torch.zeros(n, height * width, device=images.device)
         for start in range(0, self.n_masks, MASKS_AT_ONCE):
             some = masks.make(start, min(start + MASKS_AT_ONCE, self.n_masks))
             total += scores[start : start + len(some)].T @ some.flatten(1)
         return (total / (self.probability * self.n_masks)).view(n, height, width)
+
+
+def masked_scores(
+    context: Context, masks: Callable[[int, int], Tensor], count: int, wanted: Wanted, fill: float = 0.0
+) -> Tensor:
+    """Scores `[count, N]` of all images of the batch under the same masks.
+
+    Args:
+        context: The context of the batch.
+        masks: Makes the masks `[stop - start, H, W]` with the numbers `start` to `stop`; 1 shows a pixel, 0 covers it.
+        count: Number of masks.
+        wanted: Which score.
+        fill: Value of covered pixels, in the model's input space.
+    """
+    images, n = context.images, len(context.images)
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor]]:
+        size = context.size or n
+        for start in range(0, count * n, size):  # all images with the first mask, then with the next one
+            stop, first = min(start + size, count * n), start // n
+            pairs = torch.arange(start, stop, device=images.device)
+            shown = masks(first, (stop - 1) // n + 1).to(images.dtype)[pairs // n - first, None]
+            yield images[pairs % n] * shown + (fill * (1 - shown) if fill else 0), pairs % n
+
+    return context.ask(blocks(), wanted, total=count * n).view(count, n)
 
 
 @dataclass(frozen=True)
@@ -246,7 +262,7 @@ class Occlusion:
                 "method 'occlusion' takes a window and a stride of at least 1 pixel, the stride at most the window, got "
                 f"window={self.window}, stride={self.stride}"
             )
-        _check_choice("wanted", self.wanted, Wanted)
+        check_wanted(self.wanted)
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`; negative where covering a pixel raises the score."""
@@ -263,7 +279,7 @@ class Occlusion:
                 yield images[pairs % n].masked_fill(covered, self.fill), pairs % n
             yield images, context.everywhere
 
-        scores = context.ask(blocks(), self.wanted).view(-1, n)
+        scores = context.ask(blocks(), self.wanted, total=(len(corners) + 1) * n).view(-1, n)
         drops = (scores[-1] - scores[:-1]).to(torch.float32)
         total, count = torch.zeros(n, height, width, device=images.device), torch.zeros(height, width, device=images.device)
         for (top, left), drop in zip(corners.tolist(), drops, strict=True):
@@ -282,6 +298,15 @@ class Occlusion:
             )
         starts = [torch.arange(math.ceil((side - window) / stride) + 1) * stride for side in size]
         return window, torch.cartesian_prod(*starts)
+
+
+def check_wanted(wanted: object) -> None:
+    """Refuse an unknown kind of score.
+
+    Raises:
+        ExplainerError: With the known ones.
+    """
+    _check_choice("wanted", wanted, Wanted)
 
 
 def _check_choice(name: str, given: object, choices: Any) -> None:

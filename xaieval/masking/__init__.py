@@ -11,19 +11,25 @@ from xaieval.masking.fills import FILLS, baseline, filling, occlude
 from xaieval.masking.linear_imputation import linear_imputation
 from xaieval.masking.maps import FLAT, LINEAR, Finished, finish, normalise, upsample
 from xaieval.masking.masks import mask
+from xaieval.masking.segments import Segments, check_segments, label_maps, segmenter, slic_segments
 
 __all__ = [
     "FILLS",
     "FLAT",
     "LINEAR",
     "Finished",
+    "Segments",
     "baseline",
+    "check_segments",
     "filling",
     "finish",
     "gaussian_blur",
+    "label_maps",
     "linear_imputation",
     "mask",
     "normalise",
     "occlude",
+    "segmenter",
+    "slic_segments",
     "upsample",
 ]

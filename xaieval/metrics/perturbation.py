@@ -18,7 +18,8 @@ from torch import Tensor
 from xaieval.config.protocol import Protocol, plain
 from xaieval.errors import MetricError, choose_from
 from xaieval.masking import FILLS, filling
-from xaieval.metrics.segments import Order, Segments, check_segments, order_of, ranks_of
+from xaieval.masking.segments import Segments, check_segments
+from xaieval.metrics.segments import Order, order_of, ranks_of
 
 __all__ = ["area_under", "perturbed_pixels", "pixel_ranks"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from xaieval.config.protocol import Protocol
 from xaieval.errors import MetricError
+from xaieval.masking.segments import Segments
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.perturbation import Baseline, Perturbation, area_under
-from xaieval.metrics.segments import Segments
 
 __all__ = ["irof", "region_perturbation", "selectivity"]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from xaieval.config.protocol import plain
 from xaieval.errors import MetricError
 from xaieval.masking.linear_imputation import linear_imputation
+from xaieval.masking.segments import Segments, check_segments
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.perturbation import perturbed_pixels
-from xaieval.metrics.segments import Order, Segments, check_segments, order_of
+from xaieval.metrics.segments import Order, order_of
 
 __all__ = ["linear_imputation", "road", "road_lerf", "road_morf"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from xaieval.config.protocol import Protocol
+from xaieval.masking.segments import Segments
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.perturbation import Baseline, Perturbation, Steps, area_under
-from xaieval.metrics.segments import Segments
 
 __all__ = ["abpc", "r_oms", "symmetric_relevance_gain"]
 

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from captum._utils.models.linear_model import SkLearnLasso, SkLearnLinearRegression
 from torch import Tensor, nn
 
 import xaieval
@@ -20,9 +21,18 @@ from xaieval.explainers import Captum, CaptumObject, describe_method, resolve_me
 from xaieval.explainers.adapters.base import seeded
 from xaieval.explainers.adapters.captum import LIBRARY, REDUCTIONS
 from xaieval.inference.tasks import Detection, Segmentation
+from xaieval.masking.segments import label_maps
 from xaieval.probe.layouts import Layout
 
-CAPTUM = LIBRARY.methods
+FEWER = {"Lime": 40, "KernelShap": 30, "ShapleyValueSampling": 2}  # samples, to be fast
+# The scores of the network below change so little that Lime's own lasso would find nothing in them.
+MAKING = {"Lime": {"interpretable_model": SkLearnLasso(alpha=1e-4)}}
+CAPTUM = {
+    name: replace(method, settings={"n_samples": FEWER[method.method], **MAKING.get(method.method, {})})
+    if method.method in FEWER
+    else method
+    for name, method in LIBRARY.methods.items()
+}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RAW = xaieval.Protocol(normalisation="none")
 
@@ -65,15 +75,24 @@ def tiles() -> Tensor:
     return torch.tensor([[row // 2 * 8 + column // 2 for column in range(16)] for row in range(16)])[None, None]
 
 
+def plain_images(images: Tensor) -> Tensor:
+    """Eight images in colours of an image, those of the pixels that the random numbers choose."""
+    (image,) = images
+    places = torch.randint(256, (8,)).tolist()
+    return torch.stack([image[:, place // 16, place % 16, None, None].expand(3, 16, 16) for place in places])
+
+
 def directly(name: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Captum, called as its documentation does."""
     kind = getattr(captum.attr, name)
-    attribution = kind(model, *([model[4]] if CAPTUM[f"captum:{name}"].needs_layer else []))
+    attribution = kind(model, *([model[4]] if CAPTUM[f"captum:{name}"].needs_layer else []), **MAKING.get(name, {}))
     settings = {
         "GradientShap": {"baselines": torch.zeros(1, 3, 16, 16)},
         "Occlusion": {"sliding_window_shapes": (3, 2, 2), "strides": (3, 1, 1)},
         "FeatureAblation": {"feature_mask": tiles()},
         "LayerGradCam": {"relu_attributions": True},
+        **{sampled: {"feature_mask": tiles(), "n_samples": number} for sampled, number in FEWER.items()},
+        "DeepLiftShap": {"baselines": plain_images(images) if name == "DeepLiftShap" else None},
     }.get(name, {})
     target = {} if name == "LayerActivation" else {"target": targets}
     with warnings.catch_warnings():
@@ -89,7 +108,8 @@ REDUCED = {
     "Occlusion": "mean",
     "FeatureAblation": "mean",
 }
-PLAIN = sorted(set(CAPTUM) - {"captum:SmoothGrad", "captum:VarGrad", "captum:GradientShap", "captum:LRP"})
+RANDOM = ["GradientShap", "DeepLiftShap", *FEWER]
+PLAIN = sorted(set(CAPTUM) - {"captum:SmoothGrad", "captum:VarGrad", "captum:LRP"} - {f"captum:{name}" for name in RANDOM})
 
 
 def context(model: nn.Module, name: str, **options: object):
@@ -141,20 +161,67 @@ def test_a_map_does_not_depend_on_the_batch_or_on_the_callers_random_numbers(nam
         torch.testing.assert_close(method(alone)[0], whole[number], **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["captum:GradientShap", "captum:SmoothGrad", "captum:VarGrad"])
+@pytest.mark.parametrize("name", [*(f"captum:{name}" for name in RANDOM), "captum:SmoothGrad", "captum:VarGrad"])
 def test_random_methods_go_by_the_seed(name):
     first, again, other = (CAPTUM[name](context(small(), name, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
 
-def test_gradient_shap_is_captums_from_the_image_s_own_seed():
-    found = CAPTUM["captum:GradientShap"](context(small(), "captum:GradientShap", seed=4))
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_methods_are_captums_from_the_image_s_own_seed(name):
+    method = CAPTUM[f"captum:{name}"]
+    found, theirs = method(context(small(), method.name, seed=4, size=6)), out_of_place()
     for number in range(3):
         with seeded(4, str(number), torch.device("cpu")):
             here = slice(number, number + 1)
-            expected = directly("GradientShap", out_of_place(), IMAGES[here], torch.tensor(TARGETS)[here])
-        torch.testing.assert_close(found[number], expected.sum(dim=1)[0], **CLOSE)
+            expected = directly(name, theirs, IMAGES[here], torch.tensor(TARGETS)[here])[0]
+        assert expected.abs().amax() > 1e-6, "maps of zeros would be equal too"
+        expected = expected[0] if name in FEWER else expected.sum(dim=0)  # all channels of a tile have the same number
+        torch.testing.assert_close(found[number], expected, **CLOSE)
+
+
+def quarters(images: Tensor) -> Tensor:
+    """Upper left, upper right, lower left, lower right, under numbers with gaps; the halves alone on the second image."""
+    side = images.shape[-1] // 2
+    rows, columns = torch.arange(2 * side)[:, None] // side, torch.arange(2 * side) // side
+    return torch.stack([(5 * rows if image.mean() > 0 else rows * 0) + 3 * columns for image in images])
+
+
+def additive() -> nn.Module:
+    """A model whose score is a sum over pixels, and whose Shapley values are known: the sums over the segments."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2, bias=False)).eval()
+    nn.init.normal_(model[1].weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.mark.parametrize("name", ["ShapleyValueSampling", "KernelShap", "FeatureAblation"])
+@pytest.mark.parametrize("segments", [4, "slic-9", quarters], ids=str)
+def test_segments_have_their_shapley_values_in_an_additive_model(name, segments):
+    model, bright_and_dark = additive(), torch.tensor([1.0, -1.0])[:, None, None, None]
+    images = nn.functional.interpolate(IMAGES[:2, :, :4, :4], (16, 16), mode="bicubic") + bright_and_dark
+    settings = {} if name == "FeatureAblation" else {"n_samples": 200 if name == "KernelShap" else 2}
+    found = Captum(name, segments=segments, settings=settings)(context_of(model, images, [0, 1], size=50))
+    labels = label_maps(images, segments)
+    parts = (model[1].weight.detach().view(2, 3, 16, 16) * images).sum(dim=1)
+    for label, part, one in zip(labels, parts, found, strict=True):
+        assert len(label.unique()) > 1, "or there is nothing to see"
+        for number in label.unique():
+            here = label == number
+            torch.testing.assert_close(one[here], part[here].sum().expand(int(here.sum())), atol=2e-3, rtol=1e-3)
+
+
+def test_an_image_of_one_segment_has_a_map_of_zeros():
+    found = Captum("KernelShap", segments=100)(context(small(), "captum:KernelShap"))
+    assert torch.equal(found, torch.zeros(3, 16, 16))
+
+
+def test_arguments_of_the_constructor_are_settings_too():
+    plain, shaped = (
+        Captum("Lime", settings={"n_samples": 40, **more})(context_of(additive(), IMAGES, [0, 1, 0]))
+        for more in ({}, {"interpretable_model": SkLearnLinearRegression()})
+    )
+    assert not torch.allclose(plain, shaped)
 
 
 @pytest.mark.parametrize(("name", "kind", "reduce"), [("SmoothGrad", "smoothgrad", "abs_max"), ("VarGrad", "vargrad", "sum")])
@@ -199,7 +266,7 @@ def test_the_model_comes_back_as_it_was_after_an_error(name):
     def second_time_raising(images: Tensor) -> Tensor:
         found = model(images)
         passes.append(found)
-        if len(passes) > (name == "captum:DeepLift"):  # it makes a pass to see which modules run twice
+        if len(passes) > (name.startswith("captum:DeepLift")):  # it makes a pass to see which modules run twice
             raise ValueError("not these images")
         return found
 

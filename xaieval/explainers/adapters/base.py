@@ -96,6 +96,7 @@ class LibraryMethod:
 
     library: ClassVar[str]
     kinds: ClassVar[Mapping[str, Kind]]
+    given: ClassVar[frozenset[str]]  # keywords of the library that the adapter gives, so that they are no settings
     needs_gradient: ClassVar[bool] = False  # the library computes gradients itself
     method: str
     label: str
@@ -127,6 +128,10 @@ class LibraryMethod:
     def paper(self) -> str:
         """Reference of the method."""
         return self.kinds[self.method].paper
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The functions of the library that take the settings."""
+        raise NotImplementedError
 
 
 class CalledModel(nn.Module):

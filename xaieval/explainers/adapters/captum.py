@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import (
     CalledModel,
-    Kind,
     Library,
     LibraryMethod,
     batch_maps,
@@ -28,15 +26,24 @@ from xaieval.explainers.adapters.base import (
     object_targets,
     reshaping,
 )
+from xaieval.explainers.adapters.captum_kinds import (
+    KINDS,
+    NOISE_PAPERS,
+    REDUCTIONS,
+    UNKNOWN,
+    CaptumKind,
+    defaults,
+    value_range,
+)
 from xaieval.explainers.adapters.function_calls import ACTIVATIONS, ADDITIONS, POOLINGS, RELUS, functions_as_modules
 from xaieval.explainers.adapters.lending import split_repeated_calls
 from xaieval.explainers.base import Context
 from xaieval.inference.reproducibility import ONE_AT_A_TIME
+from xaieval.masking.segments import Segments, check_segments, label_maps
 
 __all__ = ["LIBRARY", "Captum", "CaptumObject"]
 
 NAME = "captum"
-TILES = 8  # per side, for methods that leave out parts of the image
 NOISE = 0.15  # standard deviation as a share of an image's range; the paper takes 0.1 to 0.2
 # On hooks that captum removes again, and on passes that it has to make larger.
 WARNINGS = (
@@ -44,66 +51,6 @@ WARNINGS = (
     r"\s*Setting forward, backward hooks",
     "This method computes finite differences",
 )
-NOISE_PAPERS = {
-    "smoothgrad": "Smilkov et al. 2017, arXiv 1706.03825",
-    "smoothgrad_sq": "Hooker et al. 2019, arXiv 1806.10758",
-    "vargrad": "Adebayo et al. 2018, arXiv 1810.03307",
-}
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sum": lambda attribution: attribution.sum(dim=1),
-    "mean": lambda attribution: attribution.mean(dim=1),
-    "max": lambda attribution: attribution.amax(dim=1),
-    "abs_sum": lambda attribution: attribution.abs().sum(dim=1),
-    "abs_max": lambda attribution: attribution.abs().amax(dim=1),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptumKind(Kind):
-    """How the adapter handles one of captum's classes.
-
-    Attributes:
-        needs_layer: Whether the method explains a layer; the others explain the image.
-        reduce: How the channels become one number.
-        settings: Settings that differ from captum's defaults.
-        pools: Whether captum takes axis 1 of the layer's output for the channels.
-        changes_relus: Whether it changes only what ReLUs pass back.
-        stores: Whether it stores tensors on modules, so that no module may run twice in a pass.
-        adds: Whether it has a rule of its own for additions, as a module.
-    """
-
-    needs_layer: bool = False
-    reduce: str = "sum"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    pools: bool = False
-    changes_relus: bool = False
-    stores: bool = False
-    adds: bool = False
-
-
-GUIDED = "Springenberg et al. 2015, arXiv 1412.6806"
-GRAD_CAM = "Selvaraju et al. 2017, arXiv 1610.02391"
-KINDS: dict[str, CaptumKind] = {
-    "Saliency": CaptumKind(reduce="abs_max", paper="Simonyan et al. 2014, arXiv 1312.6034"),
-    "InputXGradient": CaptumKind(paper="Shrikumar et al. 2016, arXiv 1605.01713"),
-    "IntegratedGradients": CaptumKind(passes="50", paper="Sundararajan et al. 2017, arXiv 1703.01365"),
-    "GuidedBackprop": CaptumKind(reduce="abs_max", paper=GUIDED, changes_relus=True),
-    "Deconvolution": CaptumKind(reduce="abs_max", paper="Zeiler and Fergus 2014, arXiv 1311.2901", changes_relus=True),
-    "DeepLift": CaptumKind(passes="2", paper="Shrikumar et al. 2017, arXiv 1704.02685", stores=True),
-    "GradientShap": CaptumKind(passes="5", paper="Lundberg and Lee 2017, arXiv 1705.07874", one_by_one=True),
-    "Occlusion": CaptumKind(
-        reduce="mean", passes="about 226", paper="Zeiler and Fergus 2014, arXiv 1311.2901", takes_gradients=False
-    ),
-    "FeatureAblation": CaptumKind(reduce="mean", passes="65", paper="none (captum)", takes_gradients=False),
-    "LRP": CaptumKind(passes="2", paper="Bach et al. 2015, PLoS ONE 10(7)", adds=True),
-    "GuidedGradCam": CaptumKind(passes="2", paper=GRAD_CAM, needs_layer=True, pools=True, changes_relus=True),
-    "LayerGradCam": CaptumKind(paper=GRAD_CAM, needs_layer=True, pools=True, settings={"relu_attributions": True}),
-    "LayerActivation": CaptumKind(paper="none (captum)", needs_layer=True, takes_gradients=False),
-    "LayerGradientXActivation": CaptumKind(paper="none (captum)", needs_layer=True),
-    "LayerConductance": CaptumKind(passes="50", paper="Dhamdhere et al. 2019, arXiv 1805.12233", needs_layer=True),
-    "InternalInfluence": CaptumKind(passes="50", paper="Leino et al. 2018, arXiv 1802.03788", needs_layer=True),
-}
-UNKNOWN = CaptumKind(paper="", one_by_one=True)  # a class of the user's own, which may draw random numbers
 
 
 @dataclass(frozen=True)
@@ -121,11 +68,16 @@ class Captum(LibraryMethod):
         noise: "smoothgrad", "smoothgrad_sq" or "vargrad" for the mean, mean square or variance under noise on the image.
             Default standard deviation: 0.15 of the image's range, and 25 samples; `stdevs` and `nt_samples` in `settings`
             change them.
-        settings: Keywords for captum's `attribute`.
+        segments: What `Lime`, `KernelShap`, `ShapleyValueSampling` and `FeatureAblation` leave out at once: the side of square
+            patches in pixels, "slic" for about 100 superpixels, "slic-25" for about 25, or a function from images to
+            label maps `[N, H, W]`. Default: 8 x 8 tiles.
+        settings: Keywords for captum's `attribute`, and for the constructor of the class.
         label: The name in tables and rows. Default: library and class.
 
     Raises:
-        ExplainerError: There is no such method, reduction or noise; when called: captum cannot explain this model here.
+        ExplainerError: There is no such method, reduction or noise, or the method has no segments; when called: captum cannot
+            explain this model here.
+        UsageError: `segments` is no segmentation, or needs a package that is missing.
 
     Reference:
         Kokhlikyan et al., "Captum" (arXiv 2009.07896). The paper of each method: `paper`.
@@ -140,9 +92,16 @@ class Captum(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset(
+        {
+            *("self", "forward_func", "model", "layer", "device_ids", "inputs", "target", "additional_forward_args"),
+            *("feature_mask", "return_convergence_delta", "return_input_shape", "show_progress", "verbose"),
+        }
+    )
     method: str
     reduce: str | None = None
     noise: str | None = None
+    segments: Segments = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
 
@@ -150,6 +109,10 @@ class Captum(LibraryMethod):
         super().__post_init__()
         check_choice(NAME, "reduce", self.reduce, REDUCTIONS)
         check_choice(NAME, "noise", self.noise, NOISE_PAPERS)
+        check_segments(self.segments)
+        if self.segments is not None and not KINDS[self.method].segmented:
+            able = ", ".join(name for name, kind in KINDS.items() if kind.segmented)
+            raise ExplainerError(f"method '{self.name}' does not take segments; these do: {able}")
 
     @property
     def name(self) -> str:
@@ -170,7 +133,15 @@ class Captum(LibraryMethod):
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest."""
         noise = {"noise": self.noise, "noise of range": NOISE} if self.noise else {}
-        return {"method": self.method, "reduce": self._reduce, **noise, "settings": self._settings}
+        segments = {} if self.segments is None else {"segments": self.segments}
+        return {"method": self.method, "reduce": self._reduce, **noise, **segments, "settings": self._settings}
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The functions of captum that take the settings."""
+        from captum import attr
+
+        made = getattr(attr, self.method)
+        return [made, made.attribute, *([attr.NoiseTunnel.attribute] if self.noise else [])]
 
     @property
     def _reduce(self) -> str:
@@ -191,19 +162,51 @@ class Captum(LibraryMethod):
         with _calling(self.name, context, kind) as (functions, score):
             from captum import attr
 
-            called = CalledModel(context, score)
+            finite = _FiniteScores(score)
+            called = CalledModel(context, finite if kind.fits else score)
             if len(functions):  # captum's LRP has no rule for an empty list
                 called.functions = functions
-            attribution = getattr(attr, self.method)(called, *layer)
+            made = getattr(attr, self.method)
+            making = inspect.signature(made).parameters
+            attribution = made(called, *layer, **{name: one for name, one in self._settings.items() if name in making})
             if self.noise:
                 attribution = attr.NoiseTunnel(attribution)
 
             def maps(images: Tensor, of: Tensor) -> Tensor:
-                noise = {"stdevs": NOISE * _range(images)} if self.noise else {}
-                raw = _attribute(attribution, noise | self._settings, context, images, additional_forward_args=of)
-                return _reduced(raw, kind, self._reduce, context)
+                keywords = self._keywords(images, making)
+                if kind.fits and not images.isfinite().all():
+                    return torch.full_like(images[:, 0], torch.nan)
+                if kind.fits and not keywords.get("feature_mask", images).any():  # one segment: all pixels are equal
+                    return torch.zeros_like(images[:, 0])
+                raw = _attribute(attribution, kind, keywords, context, images, additional_forward_args=(of,))
+                return finite.only(_reduced(raw, kind, self._reduce, context))
 
             return batch_maps(context, maps, kind.one_by_one or self.noise is not None)
+
+    def _keywords(self, images: Tensor, making: Iterable[str]) -> dict[str, Any]:
+        """Keywords of `attribute` for these images: the settings that are none of the constructor."""
+        noise = {"stdevs": NOISE * value_range(images)} if self.noise else {}
+        segments = {} if self.segments is None else {"feature_mask": label_maps(images, self.segments)[:, None]}
+        return {**noise, **segments, **{name: one for name, one in self._settings.items() if name not in making}}
+
+
+class _FiniteScores:
+    """Scores in which a method that fits a model to them finds no NaN and inf, and which remember whether there was one."""
+
+    def __init__(self, score: Callable[..., Tensor]) -> None:
+        self.score = score
+        self.all_finite = True
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The scores, with 0 for NaN and inf."""
+        scores = self.score(*inputs)
+        self.all_finite &= bool(scores.isfinite().all())
+        return scores.nan_to_num(0, 0, 0)
+
+    def only(self, maps: Tensor) -> Tensor:
+        """The maps; NaN if a score since the last call was not finite."""
+        all_finite, self.all_finite = self.all_finite, True
+        return maps if all_finite else torch.full_like(maps, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class CaptumObject:
 
         def maps(images: Tensor, of: Tensor) -> Tensor:
             target = {"target": targets[of]} if "target" in _parameters(self.attribution) else {}
-            raw = _attribute(self.attribution, self.settings, context, images, **target)
+            raw = _attribute(self.attribution, self._kind, self.settings, context, images, **target)
             return _reduced(raw, self._kind, self._reduce, context)
 
         with _calling(self.name, context, self._kind) as (functions, _):
@@ -352,44 +355,16 @@ def _parameters(attribution: Any) -> Mapping[str, inspect.Parameter]:
     return own if inner is None else {**_parameters(inner), **own}
 
 
-def _attribute(attribution: Any, settings: Mapping[str, Any], context: Context, images: Tensor, **target: Any) -> Tensor:
+def _attribute(
+    attribution: Any, kind: CaptumKind, settings: Mapping[str, Any], context: Context, images: Tensor, **target: Any
+) -> Tensor:
     """Captum's attribution of images, with default settings that captum lacks or that save passes."""
     size = context.size or len(context.images)
-    settings = {**_defaults(_parameters(attribution), images, size), **settings, **target}
+    settings = {**defaults(_parameters(attribution), kind, images, size), **settings, **target}
     attributions = attribution.attribute(leaf(images), **settings)
     if not isinstance(attributions, Tensor):
         raise TypeError(f"expected one tensor, got a {type(attributions).__name__}")
     return attributions.detach()
-
-
-def _defaults(parameters: Mapping[str, inspect.Parameter], images: Tensor, size: int) -> dict[str, Any]:
-    """Settings that depend on the images: passes of the run's size, a zero baseline, windows and tiles."""
-    count, channels, *sides = images.shape
-    at_once = max(1, size // count)
-    defaults: dict[str, Any] = {
-        "internal_batch_size": max(size, count),
-        "perturbations_per_eval": at_once,
-        "nt_samples_batch_size": at_once,
-        "sliding_window_shapes": (channels, *(max(1, side // TILES) for side in sides)),
-        "strides": (channels, *(max(1, side // (2 * TILES)) for side in sides)),
-        "feature_mask": _tiles(images),
-    }
-    baselines = parameters.get("baselines")
-    if baselines is not None and baselines.default is inspect.Parameter.empty:
-        defaults["baselines"] = torch.zeros_like(images[:1])
-    return {name: value for name, value in defaults.items() if name in parameters}
-
-
-def _range(images: Tensor) -> float:
-    """Highest minus lowest value; 0 for an image of NaN, whose map is NaN with any noise."""
-    return (images.max() - images.min()).nan_to_num(0, 0, 0).item()
-
-
-def _tiles(images: Tensor) -> Tensor:
-    """Numbers of tiles, `[1, 1, H, W]`; for volumes `[1, 1, D, H, W]`."""
-    sides = [torch.arange(side, device=images.device) * TILES // side for side in images.shape[2:]]
-    numbers = functools.reduce(lambda number, along: number * TILES + along, torch.meshgrid(*sides, indexing="ij"))
-    return numbers[None, None].unique(return_inverse=True)[1]
 
 
 def _reduced(attributions: Tensor, kind: CaptumKind, reduce: str, context: Context) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -90,6 +90,7 @@ class PytorchGradCam(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset({"model", "target_layers", "reshape_transform"})
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     smooth: Mapping[str, bool] = field(default_factory=dict)
@@ -98,6 +99,12 @@ class PytorchGradCam(LibraryMethod):
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; empty by default."""
         return {key: value for key, value in (("settings", self.settings), ("smooth", self.smooth)) if value}
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The constructor."""
+        import pytorch_grad_cam
+
+        return [getattr(pytorch_grad_cam, self.method)]
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]` in [0, 1]."""

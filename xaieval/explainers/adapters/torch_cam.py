@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,7 @@ class TorchCam(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset({"model", "target_layer", "reshape_transform", "input_shape", "enable_hooks"})
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -105,6 +106,12 @@ class TorchCam(LibraryMethod):
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; empty by default."""
         return {"settings": self.settings} if self.settings else {}
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The constructor, with the settings that it hands on to its base class."""
+        import torchcam.methods
+
+        return list(getattr(torchcam.methods, self.method).__mro__[:-1])
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, h, w]`."""
