@@ -12,7 +12,7 @@ from xaieval.data.batches import Batch
 from xaieval.errors import MetricError
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.maps import BatchPass, finished_maps, raw_maps, run_batch
-from xaieval.explainers import Context
+from xaieval.explainers import Context, joins_layers
 from xaieval.inference.tasks import Followed
 from xaieval.masking import upsample
 
@@ -56,9 +56,9 @@ class Inspected:
 
     @property
     def activation(self) -> Tensor | None:
-        """The output of the method's layer."""
-        [(_, layer)] = self.job.pairs
-        return None if layer is None else self.batch_pass.activations[layer].detach()
+        """The output of the method's layer; None without a layer, or with several."""
+        [(explainer, layer)] = self.job.pairs
+        return None if layer is None or joins_layers(explainer) else self.batch_pass.activations[layer].detach()
 
 
 def inspected(job: Job, batch: Batch, followed: Followed | None) -> Inspected:

@@ -18,7 +18,7 @@ from xaieval.evaluation.inspection import Inspected, inspected, logits_of_classi
 from xaieval.evaluation.job import Job, make_pairs
 from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import BatchPass, finished_maps
-from xaieval.explainers import Context, Method, resolve_methods
+from xaieval.explainers import Context, Method, joins_layers, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.metrics.box_accuracy import box_around
@@ -213,11 +213,11 @@ class MetricInputs:
     def explain_by(self, method: Method) -> Tensor:
         """The maps of the original images by another method: those of the run, or made for it.
 
-        There is no map, but NaN, if the other method needs a layer and this one has none.
+        There is no map, but NaN, if the other method needs a layer and this one has none, or only one of them joins layers.
         """
         [explainer] = resolve_methods([method])
-        [(_, layer)] = self.job.pairs
-        if explainer.needs_layer and layer is None:
+        [(own, layer)] = self.job.pairs
+        if explainer.needs_layer and (layer is None or joins_layers(explainer) != joins_layers(own)):
             return torch.full_like(self.attributions, torch.nan)
         pair = (layer if explainer.needs_layer and layer else NO_LAYER, explainer.name)
         if pair in self.shared.others:

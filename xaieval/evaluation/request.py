@@ -15,7 +15,7 @@ from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, grouped, read_batches
 from xaieval.data.each_class import EACH, each_class, image_of, with_own_groups
 from xaieval.errors import ExplainerError, MetricError, TargetError, UsageError
-from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.explainers import Explainer, Method, check_black_box, joins_layers, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
 from xaieval.inference.options import Inference
@@ -187,7 +187,7 @@ def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: 
         explainers = resolve_methods([*explainers, *missing])
     if isinstance(model, BlackBox):
         check_black_box(explainers)
-    return sorted(explainers, key=lambda explainer: not explainer.needs_layer)
+    return sorted(explainers, key=lambda explainer: (not explainer.needs_layer, joins_layers(explainer)))
 
 
 def _check_matched(matched: Sequence[str], metrics: Sequence[Metric]) -> None:

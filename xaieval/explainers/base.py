@@ -260,7 +260,8 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-COMMON_FIELDS = {"name", "label", "function", "needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers", "passes", "paper"}
+NEEDS = {"needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers"}
+COMMON_FIELDS = {"name", "label", "function", "passes", "paper", *NEEDS}
 
 
 def describe_method(explainer: Explainer) -> dict[str, Any]:

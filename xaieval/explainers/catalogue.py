@@ -9,14 +9,31 @@ from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
 from xaieval.explainers.base import Explainer, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.gradient_paths import GRADIENT_PATHS
 from xaieval.explainers.intrinsic import INTRINSIC
+from xaieval.explainers.layer_fusion import FUSIONS
+from xaieval.explainers.opti_cam import OPTI
 from xaieval.explainers.perturbation import PERTURBATIONS
+from xaieval.explainers.recipro_cam import RECIPRO
 from xaieval.explainers.rollout import ROLLOUT
+from xaieval.explainers.xrai import REGIONS
 
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
-FAMILIES = (CAMS, PERTURBATIONS, ABLATION, ROLLOUT, INTRINSIC, CONTROLS)
+FAMILIES = (
+    CAMS,
+    FUSIONS,
+    PERTURBATIONS,
+    ABLATION,
+    RECIPRO,
+    OPTI,
+    GRADIENT_PATHS,
+    REGIONS,
+    ROLLOUT,
+    INTRINSIC,
+    CONTROLS,
+)
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 

@@ -36,7 +36,9 @@ def path_attribution(context: Context, steps: int, step: Callable[[Tensor], tupl
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False))
         >>> image, _ = torch.rand(1, 1, 2, 2), torch.nn.init.ones_(model[1].weight)
         >>> context = Context(model, image, torch.tensor([0]), None, ["a"])
-        >>> line = lambda numbers: (image * (numbers.view(-1, 1, 1, 1, 1) + 0.5) / 2, image.expand(len(numbers), 1, 1, 2, 2) / 2)
+        >>> def line(numbers):
+        ...     ways = image.expand(len(numbers), 1, 1, 2, 2)
+        ...     return ways * (numbers.view(-1, 1, 1, 1, 1) + 0.5) / 2, ways / 2
         >>> torch.allclose(path_attribution(context, 2, line), image)
         True
     """
@@ -54,13 +56,13 @@ class GuidedIntegratedGradients:
     """Guided integrated gradients: the path changes first what the score depends on least.
 
     Each step moves the share `fraction` of the values with the smallest absolute gradients towards the image, as far as the
-    step's L1 distance to the image asks; no value leaves the straight path by more than `max_distance` of its way. The path then
+    step's L1 distance to the image asks; no value leaves the straight path by more than `max_distance` of its way. So the path
     avoids places of large gradients that have nothing to do with the image.
 
     Args:
         steps: Steps, one pass each.
         fraction: Share of the values that move in a step, in (0, 1].
-        max_distance: How far a value may be from the straight path, as a share of its way, in [0, 1]; 0 is integrated gradients.
+        max_distance: How far a value may be from the straight path, as a share of its way; 0 is integrated gradients.
         baseline: Value where the path starts, in the model's input space; 0 is the mean colour of normalised images.
 
     Raises:
@@ -141,7 +143,7 @@ class GuidedIntegratedGradients:
 
 @dataclass(frozen=True)
 class BlurIntegratedGradients:
-    """Blur integrated gradients: the path goes from a blurred image to the image, so that it adds no colours or edges of its own.
+    """Blur integrated gradients: the path goes from a blurred image to the image, which adds no colours or edges of its own.
 
     Args:
         steps: Steps, one pass each.
@@ -152,8 +154,8 @@ class BlurIntegratedGradients:
         ExplainerError: A number is out of range; when called: the images are volumes.
 
     Reference:
-        Xu et al., "Attribution in Scale and Space", CVPR 2020 (arXiv 2004.03383), eq. 5 and 6, with the defaults of the authors'
-        package `saliency`.
+        Xu et al., "Attribution in Scale and Space", CVPR 2020 (arXiv 2004.03383), eq. 5 and 6, with the defaults of the
+        authors' package `saliency`.
 
     Example:
         >>> import xaieval
@@ -203,8 +205,8 @@ class ExpectedGradients:
     """Expected gradients: integrated gradients from many references, with one random point of the path to each.
 
     `E[(x - x') * gradient at x' + a (x - x')]` over references x' and a in [0, 1]. The references should be images of the
-    training data, so that an attribution says what differs from them. Without any, they are images of noise, uniform between the
-    lowest and the highest value of each channel of the image.
+    training data, so that an attribution says what differs from them. Without any, they are images of noise, uniform between
+    the lowest and the highest value of each channel of the image.
 
     Args:
         samples: Pairs of reference and point, one pass each; the noise of a map falls with its square root.
