@@ -15,6 +15,7 @@ from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.evaluation.job import Job
 from xaieval.explainers import Context, Explainer, joins_layers, needs_model
+from xaieval.inference.targets import compared_classes
 from xaieval.inference.tasks import Classification, Followed
 from xaieval.masking import Finished, finish
 from xaieval.probe.detector_frames import Frame
@@ -96,6 +97,10 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
     passed = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
     read = task.read(passed.output)
     followed = followed or task.follow(read, protocol.target, labels)
+    if protocol.against is not None and not followed.details:
+        followed = replace(
+            followed, details=compared_classes(read, followed.classes, protocol.against, protocol.against_weight)
+        )
     confidence = task.confidence(read, followed, protocol.confidence)
     gradients: dict[str, Tensor] = {}
     if differentiable and followed.has_target.any():
