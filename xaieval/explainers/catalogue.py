@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
 from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam
-from xaieval.explainers.base import Explainer, needs_model
+from xaieval.explainers.base import Explainer, joins_layers, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
 from xaieval.explainers.gradient_paths import GRADIENT_PATHS
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The name for `methods=`.
-        needs: What the method needs: a layer, gradients, or the model itself, to run it or to look inside.
+        needs: What the method needs: a layer or several, gradients, or the model itself, to run it or to look inside.
         passes: Forward passes per image; "shared" where all such methods and layers share one.
         paper: Reference of the method.
     """
@@ -74,7 +74,7 @@ def catalogue() -> list[Entry]:
 
 def _needs(explainer: Explainer) -> str:
     needs = {
-        "layer": explainer.needs_layer,
+        "several layers" if joins_layers(explainer) else "layer": explainer.needs_layer,
         "gradients": explainer.needs_gradient or getattr(explainer, "takes_gradients", False),
         "model": needs_model(explainer),
     }

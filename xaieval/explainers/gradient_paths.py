@@ -112,6 +112,7 @@ class GuidedIntegratedGradients:
                 before = points[number].clone()
                 self._move(points[number], starts[number], ends[number], gradient.abs(), step)
                 total[number] += (points[number] - before) * gradient
+        total[~ends.isfinite().all(dim=1)] = torch.nan  # no path leads to such an image
         return total.view_as(context.images).sum(dim=1)
 
     def _move(self, point: Tensor, start: Tensor, end: Tensor, gradient: Tensor, step: int) -> None:

@@ -247,7 +247,7 @@ def compared_classes(
     counted = classes != targets[:, None]
     if not counted.any(dim=1).all():
         raise TargetError(
-            f"against= has class {int(classes[~counted.any(dim=1)][0, 0])} alone, which is the target of an image, so that it is "
+            f"against= has class {int(classes[~counted.any(dim=1)][0, 0])} alone, which is the target of an image and would be "
             "compared with itself; choose another target= or class"
         )
     return classes, weight * counted / counted.sum(dim=1, keepdim=True)
