@@ -72,7 +72,7 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 }
 
 # Settings that decide how much work a method does.
-SMALLER = {"n_masks": 24, "samples": 4}
+SMALLER = {"n_masks": 24, "samples": 4, "steps": 4, "side": 48, "scales": (250,)}
 
 EVERY = {**METHODS, **LIBRARY_METHODS}
 

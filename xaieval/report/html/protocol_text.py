@@ -88,8 +88,10 @@ def _compared(chosen: Choices) -> str:
     against = chosen["against"]
     if against is None:
         return ""
-    several = against if isinstance(against, str) else f"class{'es' if len(against) > 1 else ''} {', '.join(map(str, against))}"
-    who = {"similar": "the 3 most similar classes"}.get(several, several.replace("similar-", "most similar classes: "))
+    if isinstance(against, str):
+        who = f"the {against.partition('-')[2] or 3} most similar classes"
+    else:
+        who = f"class{'es' if len(against) > 1 else ''} {', '.join(map(str, against))}"
     return f" minus {chosen['against_weight']:g} times the mean logit of {who}"
 
 
