@@ -203,7 +203,7 @@ def _against(against: Any, gradient: Gradient) -> str | tuple[int, ...] | None:
     if plain is None or (isinstance(plain, str) and SIMILAR.fullmatch(plain)):
         return plain
     words = plain.split(",") if isinstance(plain, str) else plain if isinstance(plain, tuple) else [plain]
-    classes = tuple(int(one) if isinstance(one, str) and one.strip().isdigit() else one for one in words)
+    classes: tuple[Any, ...] = tuple(int(one) if isinstance(one, str) and one.strip().isdigit() else one for one in words)
     if not classes or len(set(classes)) < len(classes) or not all(type(one) is int and one >= 0 for one in classes):
         raise ProtocolError(
             f"against is 'similar', 'similar-N' for the N most similar classes, a class index or several; got {against!r}"
