@@ -88,7 +88,7 @@ def test_similar_classes_are_those_of_the_original_image():
     classes, weights = compared_classes(logits, torch.tensor([0, 3]), "similar-2", 0.6)
     assert classes.tolist() == [[3, 1], [2, 1]]
     torch.testing.assert_close(weights, torch.full((2, 2), 0.3))
-    torch.testing.assert_close(compared_score(logits, (classes, weights)), torch.tensor([1.68, 0.9]))
+    torch.testing.assert_close(compared_score(logits, classes, weights), torch.tensor([1.68, 0.9]))
     everyone, _ = compared_classes(logits, torch.tensor([0, -1]), "similar-9", 0.6)
     assert everyone.shape == (2, 3)
 

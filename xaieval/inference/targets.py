@@ -253,16 +253,18 @@ def compared_classes(
     return classes, weight * counted / counted.sum(dim=1, keepdim=True)
 
 
-def compared_score(scores: Float[Tensor, "n k"], compared: Sequence[Tensor]) -> Float[Tensor, " n"] | float:
+def compared_score(
+    scores: Float[Tensor, "n k"], classes: Int[Tensor, "n t"] | None = None, weights: Float[Tensor, "n t"] | None = None
+) -> Float[Tensor, " n"] | float:
     """What the score of the target loses by the comparison: the weighted sum of the scores of the other classes.
 
     Args:
         scores: Scores of all classes.
-        compared: Classes and weights, as of `compared_classes`; nothing for no comparison.
+        classes: The other classes, as of `compared_classes`; None for no comparison.
+        weights: The weight of each.
     """
-    if not compared:
+    if classes is None or weights is None:
         return 0.0
-    classes, weights = compared
     return (scores.gather(1, classes) * weights.to(scores.dtype)).sum(dim=1)
 
 

@@ -143,7 +143,7 @@ class Classification:
         """The logit of the class, minus those of the classes that it is compared with."""
         if self.single == "binary" and read.shape[1] == 1:  # as other libraries give it, which call the model themselves
             read = two_sided(read)
-        return take(read, followed.classes) - compared_score(read, followed.details)
+        return take(read, followed.classes) - compared_score(read, *followed.details)
 
     def confidence(self, read: Float[Tensor, "n k"], followed: Followed, kind: Confidence) -> Tensor:
         """The confidence of the class."""
