@@ -219,6 +219,6 @@ def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 def _without_local_mean(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps divided by their means over the cells of a coarser map of this size; 0 where all around is 0."""
-    pool = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
+    pool: Any = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
     means = _resized(pool(maps[:, None], tuple(size))[:, 0], maps.shape[1:])
     return maps / torch.where(means == 0, 1, means)

@@ -215,7 +215,7 @@ def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tens
 
 
 def compared_classes(
-    logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"], against: str | Sequence[int], weight: float
+    logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"], against: str | int | Sequence[int], weight: float
 ) -> tuple[Int[Tensor, "n t"], Float[Tensor, "n t"]]:
     """Choose the classes that the score of each image's target is compared with, and the weight of each.
 
@@ -233,6 +233,7 @@ def compared_classes(
         (tensor([[3, 1]]), tensor([[0.5000, 0.5000]]))
     """
     count, own = logits.shape[1], targets.clamp(min=0)[:, None]
+    against = [against] if isinstance(against, int) else against
     if isinstance(against, str):
         wanted = min(int(against.partition("-")[2] or SIMILAR_CLASSES), count - 1)
         if wanted == 0:
