@@ -6,7 +6,7 @@ import pytest
 
 from tests import ROOT
 from xaieval.cli import main
-from xaieval.explainers import LIBRARY_METHODS, METHODS
+from xaieval.explainers import LIBRARY_METHODS, METHODS, joins_layers
 from xaieval.explainers.catalogue import LIBRARIES, catalogue
 
 PAGE = ROOT / "docs/methods.md"
@@ -15,7 +15,8 @@ PAGE = ROOT / "docs/methods.md"
 @pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
 def test_an_entry_says_what_the_method_says(entry):
     explainer = {**METHODS, **LIBRARY_METHODS}[entry.name]
-    assert ("layer" in entry.needs.split(", ")) is explainer.needs_layer
+    assert bool({"layer", "several layers"} & {*entry.needs.split(", ")}) is explainer.needs_layer
+    assert ("several layers" in entry.needs) is joins_layers(explainer)
     assert not explainer.needs_gradient or "gradients" in entry.needs.split(", ")
     assert entry.passes, "the cost is known"
     assert entry.paper, "so is the source"

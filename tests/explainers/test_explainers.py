@@ -16,8 +16,9 @@ from xaieval.explainers import METHODS, Context, Explainer, FunctionExplainer, r
 from xaieval.explainers.controls import center, edges, fake_cam, random, uniform
 
 ALL = (
-    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, score-cam, rise, "
-    "occlusion, ablation-cam, attention-rollout, raw-attention, generic-attention, gradient-rollout, legrad, "
+    "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, layercam-fusion, "
+    "poly-cam, score-cam, rise, occlusion, sobol, hsic, extremal-perturbation, ablation-cam, recipro-cam, opti-cam, guided-ig, "
+    "blur-ig, expected-gradients, xrai, attention-rollout, raw-attention, generic-attention, gradient-rollout, legrad, "
     "transformer-attribution, attn-lrp, grad-eclip, attention, random, uniform, center, edges, fake-cam"
 )
 

@@ -563,6 +563,8 @@ def test_the_defaults_are_those_of_the_documentation():
         "confidence": "softmax",
         "target": "predicted",
         "gradient": "logit",
+        "against": None,
+        "against_weight": 0.6,
         "normalisation": "minmax",
         "normalise_at": "image",
         "absolute": False,

@@ -108,10 +108,16 @@ def test_the_stride_in_a_list_of_layers_follows_the_grid():
     assert strides.tolist() == [10.0]
 
 
-def test_explain_takes_one_method(model):
-    with pytest.raises(ExplainerError, match=r"explain takes one method, got \['gradcam', 'eigencam'\]; call it once for each"):
-        explain(model, IMAGES, "layer4", method=["gradcam", "eigencam"])
-    assert list(explain(model, IMAGES, "layer4", method=["eigencam"])) == ["layer4"]
+def test_explain_takes_several_methods(model):
+    several = explain(model, IMAGES, ["layer3", "layer4"], method=["edges", "gradcam", "eigencam"])
+    pairs = [(layer, method) for layer in ("layer3", "layer4") for method in ("gradcam", "eigencam")]
+    assert list(several) == [*pairs, ("input", "edges")]
+    for (layer, method), maps in several.items():
+        torch.testing.assert_close(maps, explain(model, IMAGES, layer, method)[layer] if layer != "input" else maps)
+    assert list(explain(model, IMAGES, "layer4", method=("eigencam",))) == [("layer4", "eigencam")]
+    assert list(explain(model, IMAGES, "layer4", method="eigencam")) == ["layer4"]
+    with pytest.raises(ExplainerError, match="methods are one or more, each name once; got \\['eigencam', 'eigencam'\\]"):
+        explain(model, IMAGES, "layer4", method=["eigencam", "eigencam"])
 
 
 def test_a_module_dict_stands_for_its_modules():

@@ -79,7 +79,17 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
 }
 
 # Settings that decide how much work a method does.
-SMALLER = {"n_masks": 24, "samples": 4, "window": 16, "stride": 8, "n_steps": 2, "n_designs": 2}
+SMALLER = {
+    "n_masks": 24,
+    "samples": 4,
+    "window": 16,
+    "stride": 8,
+    "n_steps": 2,
+    "n_designs": 2,
+    "steps": 4,
+    "side": 48,
+    "scales": (250,),
+}
 STEPS, SAMPLES = {"n_steps": 8}, {"nt_samples": 4}
 LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
     "captum:IntegratedGradients": STEPS,

@@ -89,7 +89,8 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     shown = methods_to_show(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = forward
-    maps = _explained(scores, loaded, images, {name: _explainer(name, options) for name in shown}, settings, options.batch_size)
+    explainers = {name: _explainer(name, options) for name in shown}
+    maps = _explained(scores, loaded, images, explainers, settings, options)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
     return RemadeMaps(maps=Maps(images.ids, pixels, maps), classes=images.classes)
 
@@ -178,17 +179,25 @@ def _explainer(name: str, options: ScoreOptions) -> Any:
 
 
 def _explained(
-    scores: Scores, loaded: LoadedModel, sample: _Images, explainers: dict[str, Any], settings: dict[str, Any], size: int
+    scores: Scores,
+    loaded: LoadedModel,
+    sample: _Images,
+    explainers: dict[str, Any],
+    settings: dict[str, Any],
+    options: ScoreOptions,
 ) -> dict[str, dict[str, Tensor]]:
     """The maps of each method by layer."""
     import torch
 
     from xaieval.evaluation.loop import explain
+    from xaieval.explainers import joins_layers, resolve_methods
 
-    rows = scores.rows
+    rows, size = scores.rows, options.batch_size
     maps: dict[str, dict[str, Tensor]] = {}
     for name, explainer in explainers.items():
-        layers = list(rows.loc[rows["method"] == name, "layer"].unique())
+        [resolved] = resolve_methods(explainer)
+        # The layer in the rows of a method that joins layers is no address.
+        layers = options.layers if joins_layers(resolved) else list(rows.loc[rows["method"] == name, "layer"].unique())
         parts = [
             explain(
                 loaded.model,

@@ -268,6 +268,8 @@ class ProtocolOptions:
         protocol: Name of a protocol; `xaieval-bench protocols` lists them.
         confidence: Score of the target class: softmax, sigmoid or identity (the raw logit).
         gradient: Score that gradients are taken of: logit or confidence.
+        against: Classes that the score of the class is compared with: similar, similar-5, or class indices such as 7 or 7,8.
+        against_weight: How much these classes count.
         normalisation: Scaling of maps to [0, 1]: minmax, max, percentile or none.
         normalise_at: Normalise at the size of the image (after upsampling) or of the layer (before).
         absolute: Take the absolute value of maps before normalisation.
@@ -292,6 +294,8 @@ class ProtocolOptions:
     protocol: str = "default"
     confidence: str | None = None
     gradient: str | None = None
+    against: str | None = None
+    against_weight: float | None = None
     normalisation: str | None = None
     normalise_at: str | None = None
     absolute: bool | None = None
@@ -317,9 +321,8 @@ class ProtocolOptions:
         Raises:
             ProtocolError: The name or a choice is unknown.
         """
-        changes: dict[str, Any] = to_settings(self)
-        if target is not None:
-            changes["target"] = int(target) if target.lstrip("-").isdigit() else target
+        changed = {} if target is None else {"target": int(target) if target.lstrip("-").isdigit() else target}
+        changes: dict[str, Any] = to_settings(self) | changed
         protocol = dataclasses.replace(resolve_protocol(changes.pop("protocol")), **changes)
         return dataclasses.replace(protocol, mean=mean, std=std) if protocol.fills_black else protocol
 

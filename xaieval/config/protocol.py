@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -25,6 +26,8 @@ Invalid = Literal["status", "error"]
 Denominator = Literal["confidence", "none"]
 Drops = Literal["all", "dropping"]
 Ties = Literal["no_increase", "increase"]
+
+SIMILAR = re.compile(r"similar(-[1-9][0-9]*)?")  # classes with the logits nearest to that of the target; three by default
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "gradient": get_args(Gradient),
@@ -55,6 +58,11 @@ class Protocol:
             or a function can choose the class. Labels that are no classes reach the function as the loader gave them, and
             without any it gets None. `explain` also takes one class per image, `[N]`. Integers can be those of NumPy and torch.
         gradient: The score that gradients are taken of: the "logit" of the target or its "confidence".
+        against: What the score of the class is compared with, in a classifier: "similar" for the three classes with the logits
+            nearest to its own, "similar-1" or another number of them, a class index, or several. The score that methods explain
+            then is its logit minus `against_weight` times the mean of theirs; the target itself is left out, and confidences
+            stay as they are. None for the logit alone.
+        against_weight: How much the other classes count, in [0, 10].
         normalisation: Scaling of maps to [0, 1]: "minmax", "max" (divided by the maximum), "percentile" (min-max between
             `percentiles`), "none" (only clipped to [0, 1]).
         normalise_at: "image": after bilinear upsampling to the size of the image (half-pixel centres); "layer": before it.
@@ -92,7 +100,8 @@ class Protocol:
         ProtocolError: A choice is unknown or out of range, or two choices contradict each other.
 
     Reference:
-        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1, for the numbers.
+        Chattopadhay et al., "Grad-CAM++", WACV 2018 (arXiv 1710.11063), section 4.1, for the numbers; Zhang et al.,
+        "Finer-CAM", CVPR 2025 (arXiv 2501.11309), eq. 5 and 6, for `against`.
 
     Example:
         >>> Protocol(masking="top_binary", keep_percent=15).keep_percent
@@ -102,6 +111,8 @@ class Protocol:
     confidence: str | Callable[..., Any] = "softmax"
     target: str | int | Sequence[int] | Callable[..., Any] = "predicted"
     gradient: Gradient = "logit"
+    against: str | int | Sequence[int] | None = None
+    against_weight: float = 0.6
     normalisation: Normalisation = "minmax"
     normalise_at: Place = "image"
     absolute: bool = False
@@ -126,6 +137,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _plain_integers(self.target))
+        object.__setattr__(self, "against", _against(self.against, self.gradient))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
         if not callable(self.fill):
@@ -134,6 +146,7 @@ class Protocol:
             _check_choice("confidence", self.confidence, ("softmax", "sigmoid", "identity"))
         if isinstance(self.target, str):
             _check_choice("target", self.target, ("predicted", "label", "each"))
+        _check_range("against_weight", self.against_weight, 0, 10)
         _check_range("keep_percent", self.keep_percent, 0, 100)
         _check_range("threshold", self.threshold, 0, 1)
         _check_range("epsilon", self.epsilon, 0, 1)
@@ -176,6 +189,26 @@ def _plain_integers(target: Any) -> Any:
     if isinstance(target, list | tuple | range):
         return tuple(_plain_integers(one) for one in target)
     return target
+
+
+def _against(against: Any, gradient: Gradient) -> str | tuple[int, ...] | None:
+    """What a score is compared with: classes as a tuple; they may be text, as on the command line: "7,8".
+
+    Raises:
+        ProtocolError: It is of another kind, or the gradient is not that of logits.
+    """
+    if against is not None and gradient == "confidence":
+        raise ProtocolError("against= compares logits, and gradient='confidence' takes none; leave one of them out")
+    plain = _plain_integers(against)
+    if plain is None or (isinstance(plain, str) and SIMILAR.fullmatch(plain)):
+        return plain
+    words = plain.split(",") if isinstance(plain, str) else plain if isinstance(plain, tuple) else [plain]
+    classes: tuple[Any, ...] = tuple(int(one) if isinstance(one, str) and one.strip().isdigit() else one for one in words)
+    if not classes or len(set(classes)) < len(classes) or not all(type(one) is int and one >= 0 for one in classes):
+        raise ProtocolError(
+            f"against is 'similar', 'similar-N' for the N most similar classes, a class index or several; got {against!r}"
+        )
+    return classes
 
 
 def _check_choice(name: str, value: object, options: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.evaluation.random_parameters import RandomParameters
 from xaieval.evaluation.request import Request
-from xaieval.explainers import Explainer
+from xaieval.explainers import Explainer, joins_layers
 from xaieval.inference.batch_limit import BatchLimit, in_batches, out_of_memory_is_run_error
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
@@ -38,7 +38,8 @@ class Job:
         runner: Makes the forward passes.
         device: The device of the model.
         layers: The layers to probe.
-        pairs: Explainer and layer (None for an explainer that needs none), in the order of the rows.
+        pairs: Explainer and layer (None for an explainer that needs none, all addresses for one that joins them), in the order
+            of the rows.
         protocol: How maps become numbers.
         task: How the model's output is read, and what is followed.
         seed: Of explainers and metrics that draw random numbers.
@@ -88,14 +89,17 @@ class Job:
         """The job of some pairs, with the layers that they need."""
         wanted = set(names)
         pairs = [pair for name, pair in zip(self.names, self.pairs, strict=True) if name in wanted]
+        if any(joins_layers(explainer) for explainer, _ in pairs):
+            return replace(self, pairs=pairs)
         addresses = {address for _, address in pairs}
         return replace(self, layers=[layer for layer in self.layers if layer.address in addresses], pairs=pairs)
 
 
 def make_pairs(explainers: Sequence[Explainer], layers: Sequence[ProbeLayer]) -> list[tuple[Explainer, str | None]]:
-    """Layer by layer and method by method; then the methods that need no layer."""
-    pairs: list[tuple[Explainer, str | None]] = [(e, at.address) for at in layers for e in explainers if e.needs_layer]
-    return pairs + [(e, None) for e in explainers if not e.needs_layer]
+    """Layer by layer and method by method; then the methods that join all layers, and those that need none."""
+    alone = [(e, at.address) for at in layers for e in explainers if e.needs_layer and not joins_layers(e)]
+    joined = [(e, "+".join(at.address for at in layers)) for e in explainers if joins_layers(e)]
+    return [*alone, *joined, *((e, None) for e in explainers if not e.needs_layer)]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
-from xaieval.errors import CheckError, ExplainerError, OutputError, RunError, TargetError
+from xaieval.errors import CheckError, OutputError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
 from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
@@ -47,7 +47,7 @@ from xaieval.evaluation.request import (
 )
 from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
-from xaieval.explainers import Explainer, Method
+from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
@@ -342,7 +342,7 @@ def explain(
     model: nn.Module | Function,
     images: Tensor,
     layers: Layers = (),
-    method: Method = "gradcam",
+    method: Method | Sequence[Method] = "gradcam",
     target: Target | None = None,
     *,
     labels: Any = None,
@@ -351,8 +351,8 @@ def explain(
     seed: int = 0,
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
-) -> dict[str, Tensor]:
-    """Explanation maps of a batch, from several layers in one forward and one backward pass.
+) -> dict[Any, Tensor]:
+    """Explanation maps of a batch, from several layers and methods in one forward and one backward pass.
 
     The model is given back unchanged.
 
@@ -360,7 +360,8 @@ def explain(
         model: An image classifier, or a function; see `score`.
         images: `[N, C, H, W]` or volumes `[N, C, D, H, W]`, normalised as the model expects.
         layers: Addresses, patterns or modules of the model, or "auto"; may be left out for a method that needs no layer.
-        method: One name, `Explainer` or function `(model, images, targets) -> maps`.
+        method: A name, `Explainer` or function `(model, images, targets) -> maps`; or a list of them, which gives the maps of
+            all.
         target: "predicted", "label" (with `labels`), a class index, one class per image `[N]`, or a function. Default: the
             protocol's target.
         labels: True classes `[N]`, or zeros and ones `[N, K]`. A label that is negative, NaN or 255 is none.
@@ -373,8 +374,9 @@ def explain(
 
     Returns:
         By address (or "input" for a method without layer) maps `[N, H, W]`, for volumes `[N, D, H, W]`, in [0, 1], of the
-        images' size, on the device where they were made. A map that is NaN or constant is returned as zeros, and so is that of
-        an image without a target, such as a label.
+        images' size, on the device where they were made; for a list of methods by address and method, as in the index of
+        `Scores.summary`. A map that is NaN or constant is returned as zeros, and so is that of an image without a target, such
+        as a label.
 
     Raises:
         UsageError: One of its kinds, for arguments that cannot work.
@@ -382,13 +384,14 @@ def explain(
 
     Example:
         >>> import torch, torchvision
-        >>> maps = explain(torchvision.models.resnet18(), torch.rand(2, 3, 64, 64), ["layer4"])
-        >>> maps["layer4"].shape
+        >>> model, images = torchvision.models.resnet18(), torch.rand(2, 3, 64, 64)
+        >>> explain(model, images, ["layer4"])["layer4"].shape
         torch.Size([2, 64, 64])
+        >>> list(explain(model, images, ["layer3", "layer4"], ["gradcam", "edges"]))
+        [('layer3', 'gradcam'), ('layer4', 'gradcam'), ('input', 'edges')]
     """
     how = with_keywords(explain, inference or Inference(), options)
     request = check_request(model, layers, method, (), target, protocol, how, seed)
-    _check_one_method(request.explainers)
     if request.protocol.target == EACH:
         raise TargetError("explain gives one map of each image, so that target= is no 'each'; call it once for each class")
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
@@ -399,14 +402,9 @@ def explain(
         with started(looked.request, batch, device, looked.layers, limit) as job:
             passes, parts = zip(*in_parts(job, batch, lambda part: _explain(job, part)), strict=True)
     check_labelled(request.protocol, pd.Series(class_column(batch.labels, len(batch))), torch.cat(passes).tolist())
-    return {layer: torch.cat(maps) for (layer, _), maps in zip(job.names, zip(*parts, strict=True), strict=True)}
-
-
-def _check_one_method(explainers: Sequence[Explainer]) -> None:
-    """Refuse several methods, whose maps would stand under the same address."""
-    if len(explainers) > 1:
-        names = [explainer.name for explainer in explainers]
-        raise ExplainerError(f"explain takes one method, got {names}; call it once for each, or use score(methods={names})")
+    several = isinstance(method, Sequence) and not isinstance(method, str)
+    names = job.names if several else [layer for layer, _ in job.names]
+    return {name: torch.cat(maps) for name, maps in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def _explain(job: Job, batch: Batch) -> tuple[Tensor, list[Tensor]]:

@@ -15,7 +15,8 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.evaluation.job import Job
-from xaieval.explainers import Context, needs_model
+from xaieval.explainers import Context, Explainer, joins_layers, needs_model
+from xaieval.inference.targets import compared_classes
 from xaieval.inference.tasks import Classification, Followed
 from xaieval.masking import Finished, finish
 from xaieval.probe.detector_frames import Frame
@@ -70,11 +71,12 @@ class BatchPass:
             activation, gradient = activation.contiguous(), None if gradient is None else gradient.contiguous()
         return replace(self.context, layer=layer, activation=activation, gradient=gradient, layout=self.layouts[layer])
 
-    def shared_at(self, layer: str | None) -> list[Tensor]:
-        """The tensors that all explainers at a layer are given."""
-        given = [self.context.images, self.context.targets, self.context.logits]
-        given += [] if layer is None else [self.activations[layer], self.gradients.get(layer)]
-        return [tensor for tensor in given if tensor is not None]
+    def for_explainer(self, explainer: Explainer, layer: str | None) -> Context:
+        """The context of a pair of a job; for an explainer that joins layers, with those of the single layers."""
+        contiguous = needs_model(explainer)
+        if not joins_layers(explainer):
+            return self.at(layer, contiguous)
+        return replace(self.context, layer=layer, layers=tuple(self.at(address, contiguous) for address in self.activations))
 
     def without_layers(self) -> BatchPass:
         """A copy that holds no activations and gradients, so that their memory can be freed."""
@@ -96,6 +98,10 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
     passed = run(runner.model, runner.lay_out(images), job.layers, differentiable, runner.inside)
     read = task.read(passed.output)
     followed = followed or task.follow(read, protocol.target, labels)
+    if protocol.against is not None and not followed.details:
+        followed = replace(
+            followed, details=compared_classes(read, followed.classes, protocol.against, protocol.against_weight)
+        )
     confidence = task.confidence(read, followed, protocol.confidence)
     gradients: dict[str, Tensor] = {}
     if differentiable and followed.has_target.any():
@@ -142,11 +148,10 @@ def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
     images = batch_pass.context.images
     maps = []
     for explainer, layer in job.pairs:
-        uses_model = needs_model(explainer)
-        with job.runner.lent() if uses_model else nullcontext(), _read_only(explainer.name, batch_pass.shared_at(layer)):
-            context = batch_pass.at(layer, contiguous=uses_model)
-            if job.progress is not None:
-                context = replace(context, progress=partial(job.progress, explainer.name))
+        context = batch_pass.for_explainer(explainer, layer)
+        if job.progress is not None:
+            context = replace(context, progress=partial(job.progress, explainer.name))
+        with job.runner.lent() if needs_model(explainer) else nullcontext(), _read_only(explainer.name, context):
             raw = _checked(explainer.name, explainer(context), images)
         raw, frame = raw.detach().to(images.device, torch.float32), batch_pass.frame if layer else None
         maps.append(raw if frame is None else frame.cut(raw))
@@ -154,12 +159,15 @@ def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
 
 
 @contextmanager
-def _read_only(name: str, tensors: list[Tensor]) -> Iterator[None]:
+def _read_only(name: str, context: Context) -> Iterator[None]:
     """Refuse a method that writes into what other methods are given too.
 
     Raises:
         ExplainerError: It does.
     """
+    given = [context.images, context.targets, context.logits]
+    given += [tensor for at in (context, *context.layers) for tensor in (at.activation, at.gradient)]
+    tensors = [tensor for tensor in given if tensor is not None]
     versions = [tensor._version for tensor in tensors]
     yield
     if versions != [tensor._version for tensor in tensors]:

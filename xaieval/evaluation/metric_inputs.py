@@ -19,7 +19,7 @@ from xaieval.evaluation.job import Job
 from xaieval.evaluation.lending import LentImage, judge_one_by_one
 from xaieval.evaluation.maps import finished_maps
 from xaieval.evaluation.shared import Shared
-from xaieval.explainers import Context, Method, resolve_methods
+from xaieval.explainers import Context, Method, joins_layers, resolve_methods
 from xaieval.inference.tasks import Detection, Followed
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.masking.segments import segmenter
@@ -195,11 +195,11 @@ class MetricInputs:
     def explain_by(self, method: Method) -> Tensor:
         """The maps of the original images by another method: those of the run, or made for it.
 
-        There is no map, but NaN, if the other method needs a layer and this one has none.
+        There is no map, but NaN, if the other method needs a layer and this one has none, or only one of them joins layers.
         """
         [explainer] = resolve_methods([method])
-        _, layer = self.shared.job.pairs[self.number]
-        if explainer.needs_layer and layer is None:
+        own, layer = self.shared.job.pairs[self.number]
+        if explainer.needs_layer and (layer is None or joins_layers(explainer) != joins_layers(own)):
             return torch.full_like(self.attributions, torch.nan)
         pair = (layer if explainer.needs_layer and layer else NO_LAYER, explainer.name)
         maps = self.shared.maps_of_run

@@ -15,13 +15,13 @@ from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, grouped, read_batches
 from xaieval.data.each_class import EACH, each_class, image_of, with_own_groups
 from xaieval.errors import ExplainerError, MetricError, TargetError, UsageError
-from xaieval.explainers import Explainer, Method, check_black_box, resolve_methods
+from xaieval.explainers import Explainer, Method, check_black_box, joins_layers, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
 from xaieval.inference.options import Inference
 from xaieval.inference.query_detections import with_detections
 from xaieval.inference.targets import Target, check_target, given_classes, is_class_of_each_image
-from xaieval.inference.tasks import Task, resolve_task
+from xaieval.inference.tasks import Classification, Task, resolve_task
 from xaieval.metrics import Metric
 from xaieval.models.blackbox import BlackBox, Function, as_module
 from xaieval.probe.requested_layers import Layers, to_addresses
@@ -98,11 +98,14 @@ def check_request(
     _check_matched(names.matched, metrics)
     explainers = _explainers(methods, model, names.maps)
     task = resolve_task(inference.task, inference.output)
+    resolved = _protocol(protocol, target, model)
+    if resolved.against is not None and not isinstance(task, Classification):
+        raise TargetError("against= compares the classes of a classifier, and the task is another one; leave it out")
     return Request(
         model=model,
         addresses=_addresses(layers, explainers, model),
         explainers=explainers,
-        protocol=_protocol(protocol, target, model),
+        protocol=resolved,
         task=task,
         inference=with_detections(inference, task, model),
         seed=seed,
@@ -187,7 +190,7 @@ def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: 
         explainers = resolve_methods([*explainers, *missing])
     if isinstance(model, BlackBox):
         check_black_box(explainers)
-    return sorted(explainers, key=lambda explainer: not explainer.needs_layer)
+    return sorted(explainers, key=lambda explainer: (not explainer.needs_layer, joins_layers(explainer)))
 
 
 def _check_matched(matched: Sequence[str], metrics: Sequence[Metric]) -> None:

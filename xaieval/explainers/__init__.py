@@ -6,7 +6,7 @@ from xaieval.explainers.adapters.captum import Captum, CaptumObject
 from xaieval.explainers.adapters.pytorch_grad_cam import GradCamObject, PytorchGradCam
 from xaieval.explainers.adapters.torch_cam import TorchCam, TorchCamObject
 from xaieval.explainers.adapters.zennit import Zennit
-from xaieval.explainers.base import Context, Explainer, FunctionExplainer, describe_method, needs_model
+from xaieval.explainers.base import Context, Explainer, FunctionExplainer, describe_method, joins_layers, needs_model
 from xaieval.explainers.catalogue import LIBRARY_METHODS, METHODS
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.explainers.resolve import Method, check_black_box, resolve_methods
@@ -29,6 +29,7 @@ __all__ = [
     "Zennit",
     "check_black_box",
     "describe_method",
+    "joins_layers",
     "needs_model",
     "resolve_methods",
     "setting_names",

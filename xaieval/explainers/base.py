@@ -17,9 +17,19 @@ from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.forward_passes import in_groups
 from xaieval.inference.reproducibility import seed_from
 from xaieval.inference.tasks import Classification, Followed, Task
+from xaieval.probe.capturing import derivative_errors_are_model_errors
 from xaieval.probe.layouts import Layout
 
-__all__ = ["Context", "Explainer", "FunctionExplainer", "MapFunction", "describe_method", "needs_model", "size_of_images"]
+__all__ = [
+    "Context",
+    "Explainer",
+    "FunctionExplainer",
+    "MapFunction",
+    "describe_method",
+    "joins_layers",
+    "needs_model",
+    "size_of_images",
+]
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
@@ -49,6 +59,7 @@ class Context:
         size: Images per pass. Default: the number of images of the batch.
         batch_limit: The images per pass that fit in memory, which may fall during a run. Default: `size`.
         progress: Called by long methods with the number of images that have passed and the number in all, for a progress bar.
+        layers: The contexts at the single layers, for an explainer that joins layers; `layer` then names all of them.
     """
 
     model: nn.Module
@@ -69,6 +80,7 @@ class Context:
     size: int | None = None
     batch_limit: BatchLimit | None = None
     progress: Callable[[int, int], None] | None = None
+    layers: tuple[Context, ...] = ()
 
     @property
     def everywhere(self) -> Tensor:
@@ -100,10 +112,36 @@ class Context:
         """The model's output on any images as the task reads it; differentiable, one item per image."""
         return self.task.read(self.model(images) if self.call is None else self.call(images))
 
-    def score_of(self, read: Any, of: Tensor) -> Tensor:
-        """Scores `[G]` as of `score`, from the output that `read` gave for `[G]` images."""
-        wanted: Wanted = "score" if self.protocol.gradient == "logit" else "confidence"
-        return self._scored(read, of, wanted)
+    def score_of(self, read: Any, of: Tensor, wanted: Wanted | None = None) -> Tensor:
+        """Scores `[G]` from the output that `read` gave for `[G]` images: as of `score`, or those that are wanted."""
+        return self._scored(read, of, wanted or ("score" if self.protocol.gradient == "logit" else "confidence"))
+
+    def image_gradient(self, images: Tensor, of: Tensor | None = None) -> Tensor:
+        """Gradients `[G, C, H, W]` of the scores of `score` at these images, in passes of the run's size or smaller.
+
+        Args:
+            images: Images made from those of the batch, `[G, C, H, W]`.
+            of: For each of them, the number of the batch's image whose target is scored, `[G]`. Default: in order.
+
+        Raises:
+            ExplainerError: The score does not depend on the image in a way that torch can differentiate.
+            ModelError: An operation of the model has no derivative.
+        """
+        numbers = self.everywhere if of is None else of
+
+        def gradient(part: slice) -> Tensor:
+            with torch.enable_grad(), derivative_errors_are_model_errors():
+                leaf = images[part].detach().clone().requires_grad_()
+                score = self.score(leaf, numbers[part])
+                found = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0] if score.requires_grad else None
+            if found is None:
+                raise ExplainerError(
+                    "the score has no gradient at the images: the model computes it without one, as with quantised layers or "
+                    "under torch.no_grad(); methods such as 'rise' and 'occlusion' need none"
+                )
+            return found
+
+        return torch.cat(self._limit.parts(len(images), gradient))
 
     def ask(self, blocks: Blocks, wanted: Wanted | Literal["hit"] = "score", total: int | None = None) -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
@@ -135,17 +173,21 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        batch_limit, done = self.batch_limit or BatchLimit(self.size or len(self.images)), 0
+        limit, done = self._limit, 0
 
         def forward_within_limit(images: Tensor, of: Tensor) -> Tensor:
             nonlocal done
-            scores = torch.cat(batch_limit.parts(len(images), lambda part: forward(images[part], of[part])))
+            scores = torch.cat(limit.parts(len(images), lambda part: forward(images[part], of[part])))
             done += len(images)
             if total is not None:
                 self.report(done, total)
             return scores
 
-        return in_groups(blocks, forward_within_limit, batch_limit.size)
+        return in_groups(blocks, forward_within_limit, limit.size)
+
+    @property
+    def _limit(self) -> BatchLimit:
+        return self.batch_limit or BatchLimit(self.size or len(self.images))
 
     def report(self, done: int, total: int) -> None:
         """Tell the progress bar, if there is one, how far a method is."""
@@ -173,7 +215,8 @@ class Explainer(Interface):
     Other attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes per
     image, and a reference. `needs_model = False` says that the explainer uses only what the context holds beyond the model
     (maps of a layer, logits, images, `ask`), with tensors in any memory format. The run then neither undoes its changes to the
-    model nor copies tensors for this explainer.
+    model nor copies tensors for this explainer. `joins_layers = True` says that it makes one map of all layers of the run: it
+    is called once, with a context of each layer in `layers`, and its rows have the layer `layer3+layer4`.
 
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range; the protocol upsamples and normalises them.
     A map with NaN marks an image that could not be explained.
@@ -211,6 +254,11 @@ def needs_model(explainer: Explainer) -> bool:
     return bool(getattr(explainer, "needs_model", True))
 
 
+def joins_layers(explainer: Explainer) -> bool:
+    """Whether an explainer makes one map of all layers together. Default of an explainer that does not say: False."""
+    return explainer.needs_layer and bool(getattr(explainer, "joins_layers", False))
+
+
 def size_of_images(context: Context, name: str) -> tuple[int, int]:
     """Height and width, for a method that explains only images.
 
@@ -225,17 +273,8 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-COMMON_FIELDS = {
-    "name",
-    "label",
-    "function",
-    "needs_layer",
-    "needs_gradient",
-    "needs_model",
-    "takes_gradients",
-    "passes",
-    "paper",
-}
+NEEDS = {"needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers"}
+COMMON_FIELDS = {"name", "label", "function", "passes", "paper", *NEEDS}
 
 
 def describe_method(explainer: Explainer) -> dict[str, Any]:

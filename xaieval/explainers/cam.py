@@ -169,6 +169,11 @@ class ClassifierCAM:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
+        if context.protocol.against is not None:
+            raise ExplainerError(
+                "method 'cam' explains a class by itself, and the protocol compares it with others (against=); take 'gradcam', "
+                "which is the same map here but for its negative parts"
+            )
         pooled = _mean(activation)
         if context.logits is None:
             raise ExplainerError("method 'cam' explains only classifiers; method 'gradcam' explains any model")

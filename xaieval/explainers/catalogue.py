@@ -8,25 +8,35 @@ from xaieval.explainers.ablation import ABLATION
 from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam, zennit
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
-from xaieval.explainers.base import Explainer, needs_model
+from xaieval.explainers.base import Explainer, joins_layers, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
 from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
+from xaieval.explainers.gradient_paths import GRADIENT_PATHS
 from xaieval.explainers.intrinsic import INTRINSIC
+from xaieval.explainers.layer_fusion import FUSIONS
+from xaieval.explainers.opti_cam import OPTI
 from xaieval.explainers.perturbation import PERTURBATIONS
+from xaieval.explainers.recipro_cam import RECIPRO
 from xaieval.explainers.rollout import ROLLOUT
 from xaieval.explainers.sensitivity import SENSITIVITY
+from xaieval.explainers.xrai import REGIONS
 
 __all__ = ["LIBRARIES", "LIBRARY_METHODS", "METHODS", "Entry", "catalogue"]
 
 # A method goes into the tuple of its module, which is here; nothing else lists the methods.
 FAMILIES = (
     CAMS,
+    FUSIONS,
     PERTURBATIONS,
     SENSITIVITY,
     EXTREMAL,
     ABLATION,
+    RECIPRO,
+    OPTI,
+    GRADIENT_PATHS,
+    REGIONS,
     ROLLOUT,
     ATTENTION_GRADIENTS,
     ATTENTION_RELEVANCE,
@@ -47,7 +57,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The name for `methods=`.
-        needs: What the method needs: a layer, gradients, or the model itself, to run it or to look inside.
+        needs: What the method needs: a layer or several, gradients, or the model itself, to run it or to look inside.
         passes: Forward passes per image; "shared" where all such methods and layers share one.
         paper: Reference of the method.
     """
@@ -74,7 +84,7 @@ def catalogue() -> list[Entry]:
 
 def _needs(explainer: Explainer) -> str:
     needs = {
-        "layer": explainer.needs_layer,
+        "several layers" if joins_layers(explainer) else "layer": explainer.needs_layer,
         "gradients": explainer.needs_gradient or getattr(explainer, "takes_gradients", False),
         "model": needs_model(explainer),
     }

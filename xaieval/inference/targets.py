@@ -20,6 +20,8 @@ __all__ = [
     "Target",
     "check_target",
     "choose_targets",
+    "compared_classes",
+    "compared_score",
     "confidences",
     "describe_value",
     "find",
@@ -34,6 +36,8 @@ __all__ = [
 Output = str | int | Callable[[Any], Tensor] | None
 Target = str | int | Sequence[int] | Callable[..., Tensor]
 Confidence = str | Callable[..., Any]
+
+SIMILAR_CLASSES = 3  # of "similar", as in torch-cam
 
 BY_LABEL = ("label", "each")  # for the latter, every image comes once for each of its classes, with that class as its label
 
@@ -208,6 +212,61 @@ def take(scores: Float[Tensor, "n k"], targets: Int[Tensor, " n"]) -> Float[Tens
     """Select each image's score of its own target class; 0 for the class -1, which is none."""
     chosen = scores.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
     return chosen.where(targets >= 0, 0)
+
+
+def compared_classes(
+    logits: Float[Tensor, "n k"], targets: Int[Tensor, " n"], against: str | int | Sequence[int], weight: float
+) -> tuple[Int[Tensor, "n t"], Float[Tensor, "n t"]]:
+    """Choose the classes that the score of each image's target is compared with, and the weight of each.
+
+    Args:
+        logits: The logits of the original images.
+        targets: The classes that are explained; -1 for none.
+        against: "similar", "similar-5", or class indices, as in `Protocol`.
+        weight: The sum of the weights of an image; the target itself has weight 0.
+
+    Raises:
+        TargetError: The model has no other class, or not the one that is named.
+
+    Example:
+        >>> compared_classes(torch.tensor([[3.0, 2.5, 0.0, 3.1]]), torch.tensor([0]), "similar-2", 1.0)
+        (tensor([[3, 1]]), tensor([[0.5000, 0.5000]]))
+    """
+    count, own = logits.shape[1], targets.clamp(min=0)[:, None]
+    against = [against] if isinstance(against, int) else against
+    if isinstance(against, str):
+        wanted = min(int(against.partition("-")[2] or SIMILAR_CLASSES), count - 1)
+        if wanted == 0:
+            raise TargetError("against= compares classes, and the model has one only; leave it out")
+        distances = (logits.detach() - logits.detach().gather(1, own)).abs().scatter(1, own, torch.inf)
+        classes = distances.topk(wanted, dim=1, largest=False).indices
+    else:
+        unknown = [one for one in against if one >= count]
+        if unknown:
+            raise TargetError(f"against= has class {unknown[0]}, but the model has {count} classes, 0 to {count - 1}")
+        classes = torch.tensor(against, device=logits.device).expand(len(logits), -1)
+    counted = classes != targets[:, None]
+    if not counted.any(dim=1).all():
+        raise TargetError(
+            f"against= has class {int(classes[~counted.any(dim=1)][0, 0])} alone, which is the target of an image and would be "
+            "compared with itself; choose another target= or class"
+        )
+    return classes, weight * counted / counted.sum(dim=1, keepdim=True)
+
+
+def compared_score(
+    scores: Float[Tensor, "n k"], classes: Int[Tensor, "n t"] | None = None, weights: Float[Tensor, "n t"] | None = None
+) -> Float[Tensor, " n"] | float:
+    """What the score of the target loses by the comparison: the weighted sum of the scores of the other classes.
+
+    Args:
+        scores: Scores of all classes.
+        classes: The other classes, as of `compared_classes`; None for no comparison.
+        weights: The weight of each.
+    """
+    if classes is None or weights is None:
+        return 0.0
+    return (scores.gather(1, classes) * weights.to(scores.dtype)).sum(dim=1)
 
 
 def find(output: Any, where: Output = None) -> Any:

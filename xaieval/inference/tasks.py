@@ -21,6 +21,7 @@ from xaieval.inference.targets import (
     Output,
     Target,
     choose_targets,
+    compared_score,
     confidences,
     describe_value,
     find,
@@ -139,10 +140,10 @@ class Classification:
         return Followed(classes, classes >= 0)
 
     def score(self, read: Float[Tensor, "n k"], followed: Followed) -> Tensor:
-        """The logit of the class."""
+        """The logit of the class, minus those of the classes that it is compared with."""
         if self.single == "binary" and read.shape[1] == 1:  # as other libraries give it, which call the model themselves
             read = two_sided(read)
-        return take(read, followed.classes)
+        return take(read, followed.classes) - compared_score(read, *followed.details)
 
     def confidence(self, read: Float[Tensor, "n k"], followed: Followed, kind: Confidence) -> Tensor:
         """The confidence of the class."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from xaieval.errors import ConformanceError, XaievalError
@@ -17,7 +19,7 @@ def check_explainer(
     explainer: Method,
     model: nn.Module | None = None,
     images: Tensor | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
 ) -> None:
     """Run all checks on an explainer, and raise if any fails.
 
@@ -25,7 +27,7 @@ def check_explainer(
         explainer: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
         model: An image classifier. Default: `small_model()`.
         images: At least two images, `[N, C, H, W]`. Default: four of noise, 32 x 40 pixels.
-        layer: The address of a layer; required with `model` if the explainer needs a layer.
+        layer: The address of a layer, or several for an explainer that joins layers; required with `model` if it needs any.
 
     Raises:
         ConformanceError: At least one check failed; the message has all of them, with what was expected and what came.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xaieval.errors import ConformanceError
+from xaieval.explainers import Context
 from xaieval.inference.reproducibility import random_states, same_random_numbers
 from xaieval.testing.state import equal, model_state, restore, seed_everything, zero_weights
 from xaieval.testing.subjects import Subject, accepts, borrowed_context, maps_of
@@ -139,6 +140,7 @@ def check_inputs_kept(subject: Subject) -> None:
     """The explainer does not change its inputs, which others share: images, targets, logits, activation, gradient."""
     with borrowed_context(subject) as context:
         inputs: dict[str, Any] = {name: getattr(context, name) for name in INPUTS}
+        inputs |= {f"{name} of {at.layer}": getattr(at, name) for at in context.layers for name in ("activation", "gradient")}
         before = {name: tensor.clone() for name, tensor in inputs.items() if tensor is not None}
         subject.explainer(context)
         changed = [name for name, tensor in before.items() if not equal(inputs[name], tensor)]
@@ -163,8 +165,8 @@ def check_zero_gradient(subject: Subject) -> None:
     """Where the score does not depend on the image, the map is constant or NaN, and nothing is raised."""
     if subject.explainer.needs_gradient:
         with borrowed_context(subject) as context:
-            zeros = None if context.gradient is None else torch.zeros_like(context.gradient)
-            maps = subject.explainer(replace(context, gradient=zeros)).detach().flatten(1)
+            without = replace(_without_gradient(context), layers=tuple(map(_without_gradient, context.layers)))
+            maps = subject.explainer(without).detach().flatten(1)
         low, high = maps.amin(dim=1), maps.amax(dim=1)
         if not ((high - low <= 1e-6 * high.abs()) | low.isnan()).all():
             raise ConformanceError(
@@ -198,6 +200,11 @@ def _flat_and_upright(subject: Subject) -> list[Subject]:
     height, width = subject.images.shape[2:]
     cut = (subject.images[..., : height // 2, :], subject.images[..., : width // 2])
     return [replace(subject, images=images) for images in cut if accepts(subject.model, images)]
+
+
+def _without_gradient(context: Context) -> Context:
+    """The context of a score that does not depend on the layer."""
+    return replace(context, gradient=None if context.gradient is None else torch.zeros_like(context.gradient))
 
 
 def _devices() -> list[str]:

@@ -16,7 +16,7 @@ from xaieval.data.batches import Batch, check_images
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.evaluation.job import Job, make_pairs
 from xaieval.evaluation.maps import run_batch
-from xaieval.explainers import Context, Explainer, Method, needs_model, resolve_methods
+from xaieval.explainers import Context, Explainer, Method, joins_layers, resolve_methods
 from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner
@@ -24,7 +24,7 @@ from xaieval.probe.hooks import locate
 
 __all__ = ["Subject", "accepts", "borrowed_context", "maps_of", "small_model", "subject"]
 
-LAYER = "last"  # of the small model
+LAYER, JOINED = "last", ("pool", "last")  # of the small model
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class Subject:
         explainer: The explainer under test.
         model: The model to explain.
         images: At least two images, `[N, C, H, W]`.
-        layer: The address of a layer; None for an explainer that needs none.
+        layer: The address of a layer; several for an explainer that joins layers, None for one that needs none.
         ids: Ids of the images.
     """
 
     explainer: Explainer
     model: nn.Module
     images: Tensor
-    layer: str | None
+    layer: str | Sequence[str] | None
     ids: Sequence[str]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of the layers, as a list."""
+        return [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
 
     def part(self, *numbers: int) -> Subject:
         """The same subject with only these images, which keep their ids."""
@@ -81,7 +86,7 @@ def subject(
     explainer: Method,
     model: nn.Module | None = None,
     images: Tensor | None = None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
 ) -> Subject:
     """An explainer, and what it is checked on.
 
@@ -89,7 +94,8 @@ def subject(
         explainer: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
         model: An image classifier. Default: `small_model()`.
         images: At least two images, `[N, C, H, W]`. Default: four of noise, 32 x 40 pixels.
-        layer: The address of a layer. Default: the layer before the pooling of the small model.
+        layer: The address of a layer, or several for an explainer that joins layers. Default: the layer before the pooling of
+            the small model, and an earlier one.
 
     Raises:
         ExplainerError: There is no such method, or it needs a layer of the given model.
@@ -103,7 +109,7 @@ def subject(
     if layer is None and method.needs_layer:
         if model is not None:
             raise ExplainerError(f"method {method.name!r} needs layer=, an address such as 'layer4', with a model of yours")
-        layer = LAYER
+        layer = JOINED if joins_layers(method) else LAYER
     if images is None:
         images = torch.rand(4, 3, 32, 40, generator=torch.Generator().manual_seed(7))
     images = check_images(images)
@@ -118,11 +124,11 @@ def borrowed_context(subject: Subject, device: str | None = None) -> Iterator[Co
     """The context that a run gives the explainer for one batch; the model is borrowed meanwhile."""
     with borrow(subject.model, device) as used_device:
         images = subject.images.detach().clone().to(used_device)
-        layers = locate(subject.model, images, [] if subject.layer is None else [subject.layer])
+        layers = locate(subject.model, images, subject.addresses)
         runner = Runner(subject.model, subject.model, subject.model, BatchLimit(len(images)))
         job = Job(runner, used_device, layers, make_pairs([subject.explainer], layers), Protocol())
         originals = run_batch(job, Batch(images, None, list(subject.ids), []))
-        yield originals.at(layers[0].address if layers else None, contiguous=needs_model(subject.explainer))
+        yield originals.for_explainer(*job.pairs[0])
 
 
 def maps_of(subject: Subject, device: str | None = None) -> Tensor:

@@ -268,3 +268,10 @@ def test_settings_are_in_the_manifest():
     ]
     run = xaieval.score(small(), [IMAGES], "3", methods, progress=False).manifest["run"]
     assert run["method settings"] == {"fem-1": {"settings": {"k": 1}, "smooth": {"aug_smooth": False}}}
+
+
+def test_full_gradients_of_a_transformer_are_refused_instead_of_leaving_its_biases_out():
+    model = timm.create_model("test_vit", img_size=64, num_classes=5)
+    message = "this model has a LayerNorm at 'blocks.0.norm1', for which that sum is not defined; 'guided-ig'"
+    with pytest.raises(ExplainerError, match=message):
+        xaieval.explain(model, torch.rand(1, 3, 64, 64), method="pytorch-grad-cam:FullGrad")

@@ -326,6 +326,8 @@ def test_every_choice_of_the_protocol_changes_its_sentence():
         {"minimum_confidence": 0.5},
         {"epsilon": 1e-7},
         {"map_epsilon": 1e-8},
+        {"against": "similar"},
+        {"against": [7, 8]},
     ):
         assert [sentence.text for sentence in protocol_sentences(change)] != default, change
     assert get_args(protocols.Masking) == ("soft", "top", "top_binary", "threshold", "otsu")

@@ -186,11 +186,16 @@ def class_targets(context: Context, name: str) -> Tensor:
     """The classes `[N]` to explain.
 
     Raises:
-        ExplainerError: The model is no classifier.
+        ExplainerError: The model is no classifier, or the protocol compares classes.
     """
     if not isinstance(context.task, Classification):
         task = type(context.task).__name__.lower()
         raise ExplainerError(f"method '{name}' explains only classifiers, and the task is {task}; 'gradcam' takes any model")
+    if context.protocol.against is not None:
+        raise ExplainerError(
+            f"method '{name}' explains a class by itself, and the protocol compares it with others (against=); take a method "
+            "that explains scores, such as 'gradcam'"
+        )
     return context.targets
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import (
     CalledModel,
     Kind,
@@ -234,6 +235,8 @@ def _inner(cam: Any) -> Any:
 
 
 def _maps(cam: Any, context: Context, name: str, kind: Kind, smooth: Mapping[str, bool]) -> Tensor:
+    if type(_inner(cam)).__name__ == "FullGrad":
+        _check_full_gradient(name, context.model)
     finer = type(cam).__name__ == "FinerCAM"
     classes = class_targets(context, name) if finer else None
 
@@ -246,6 +249,21 @@ def _maps(cam: Any, context: Context, name: str, kind: Kind, smooth: Mapping[str
 
     with _weights_in_the_graph(_inner(cam), context.model):
         return batch_maps(context, maps, kind.one_by_one)
+
+
+def _check_full_gradient(name: str, model: nn.Module) -> None:
+    """Refuse a model whose output is not the sum of what FullGrad adds up.
+
+    Raises:
+        ExplainerError: It has layer norms or attention, which are not piecewise linear; their biases would be left out.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) or "LayerNorm" in type(module).__name__:
+            raise ExplainerError(
+                f"method '{name}' adds up gradients times biases of convolutions and batch norms, and this model has a "
+                f"{type(module).__name__} at '{path}', for which that sum is not defined; 'guided-ig' and "
+                "'captum:IntegratedGradients' explain the pixels of any model, 'attention-rollout' a vision transformer"
+            )
 
 
 @contextmanager

@@ -80,7 +80,19 @@ def _confidence(chosen: Choices) -> str:
 
 def _gradient(chosen: Choices) -> str:
     what = "logit" if chosen["gradient"] == "logit" else "confidence"
-    return f"Methods that use gradients differentiate the {what} of the target class."
+    return f"Methods that use gradients differentiate the {what} of the target class{_compared(chosen)}."
+
+
+def _compared(chosen: Choices) -> str:
+    """The classes that the target class is compared with."""
+    against = chosen["against"]
+    if against is None:
+        return ""
+    if isinstance(against, str):
+        who = f"the {against.partition('-')[2] or 3} most similar classes"
+    else:
+        who = f"class{'es' if len(against) > 1 else ''} {', '.join(map(str, against))}"
+    return f" minus {chosen['against_weight']:g} times the mean logit of {who}"
 
 
 def _map(chosen: Choices) -> str:
@@ -163,7 +175,7 @@ def _increase(chosen: Choices) -> str:
 _STEPS: tuple[tuple[str, tuple[str, ...], Callable[[Choices], str]], ...] = (
     ("Target class", ("target",), _class),
     ("Confidence", ("confidence",), _confidence),
-    ("Gradient", ("gradient",), _gradient),
+    ("Gradient", ("gradient", "against", "against_weight"), _gradient),
     ("Map", ("normalisation", "normalise_at", "absolute", "percentiles", "map_epsilon"), _map),
     ("Mask", ("masking", "keep_percent", "threshold", "inverse"), _mask),
     ("Fill", ("fill", "space"), _fill),
