@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from xaieval.evaluation.cross_result import CrossScores
     from xaieval.evaluation.cross_score import cross_score
     from xaieval.evaluation.early_stopping import Stop
-    from xaieval.evaluation.loop import explain, score
+    from xaieval.evaluation.explain import explain
+    from xaieval.evaluation.loop import score
     from xaieval.evaluation.sanity_check import sanity_check
     from xaieval.evaluation.scores import Scores
     from xaieval.evaluation.search import SearchResult, search
@@ -38,7 +39,7 @@ _HOMES = {
     "XaievalError": "xaieval.errors",
     "check": "xaieval.evaluation.check",
     "cross_score": "xaieval.evaluation.cross_score",
-    "explain": "xaieval.evaluation.loop",
+    "explain": "xaieval.evaluation.explain",
     "list_layers": "xaieval.probe.hooks",
     "sanity_check": "xaieval.evaluation.sanity_check",
     "score": "xaieval.evaluation.loop",

@@ -106,8 +106,8 @@ def test_without_the_switch_nothing_is_fetched(archive, tmp_path):
 
 
 def test_the_published_archive_is_the_one_of_torchgeo_and_tensorflow_datasets():
-    assert images.UCMERCED_URL == "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
-    assert images.UCMERCED_SHA256 == "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
+    assert uc_merced.UCMERCED_URL == "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
+    assert uc_merced.UCMERCED_SHA256 == "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
 
 
 def test_of_several_processes_one_downloads_and_the_others_wait(archive, tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_of_several_processes_one_downloads_and_the_others_wait(archive, tmp_pat
         time.sleep(0.2)
         return fetch(*given)
 
-    monkeypatch.setattr(images, "fetch", slow_fetch)
+    monkeypatch.setattr(uc_merced, "fetch", slow_fetch)
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: ucmerced(tmp_path / "data", PREPARE, download=True), range(3)))
     assert [len(pictures) for pictures in found] == [21] * 3

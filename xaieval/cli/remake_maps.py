@@ -189,7 +189,7 @@ def _explained(
     """The maps of each method by layer."""
     import torch
 
-    from xaieval.evaluation.loop import explain
+    from xaieval.evaluation.explain import explain
     from xaieval.explainers import joins_layers, resolve_methods
 
     rows, size = scores.rows, options.batch_size

@@ -235,7 +235,7 @@ def _save_maps(
 
     from xaieval.data.batches import read_batches
     from xaieval.data.each_class import EACH, each_class
-    from xaieval.evaluation.loop import explain
+    from xaieval.evaluation.explain import explain
     from xaieval.report import maps_figure
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None

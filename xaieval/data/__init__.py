@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from xaieval.data.annotations import Annotations
-from xaieval.data.images import Pictures, image_folder, scenes, ucmerced
+from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.loading import Data, import_factory, is_mosaics, load_data, load_mosaics, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
+from xaieval.data.uc_merced import ucmerced
 
 __all__ = [
     "Annotations",

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +19,6 @@ from xaieval.data.annotations import Annotations, read_annotations
 from xaieval.data.coco import coco_boxes
 from xaieval.data.cues import Cue
 from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, readable_name, to_rgb
-from xaieval.data.download import fetch, unpack
 from xaieval.data.preprocessing import Preprocessing, size_of
 from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
@@ -28,18 +26,12 @@ from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError, choose_from
 
-__all__ = ["Pictures", "describe_left_out", "image_folder", "scenes", "ucmerced"]
+__all__ = ["Pictures", "describe_left_out", "image_folder", "scenes"]
 
 ClassOrder = Literal["name", "number"] | Sequence[str]
 
 MOST_CLASSES = 1_000_000  # a folder of a larger number is named by something else
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
-
-# The archive that torchgeo and TensorFlow Datasets use.
-UCMERCED_URL = "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip"
-UCMERCED_SHA256 = "06c539ef28703a58fb07bd2837991ac7c48b813b00bb12ac197efd813a18daeb"
-ARCHIVE = "UCMerced_LandUse"
-MOST_FETCHED, MOST_UNPACKED = 500_000_000, 1_000_000_000  # bytes; it has 317 MB
 
 
 @dataclass(frozen=True)
@@ -311,53 +303,6 @@ def _id_of(path: Path, root: Path) -> str:
 
 def _refuse_folder(error: OSError) -> None:
     raise DataError(f"cannot read the folder '{error.filename}': {error.strerror}; its images would be missing") from error
-
-
-def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = False) -> Pictures:
-    """Load the UC Merced Land Use data set: 21 classes with 100 aerial images each, in .tif or .jpg files.
-
-    Args:
-        root: The unpacked archive (`UCMerced_LandUse`, which contains `Images/`) or its `Images` folder.
-        preprocessing: Turns a picture into the model's input.
-        download: Download the archive (317 MB) into the folder if the images are missing.
-
-    Raises:
-        DataError: The folder is missing or does not have the 21 classes; the download failed or is not the data set.
-
-    Reference:
-        Yang and Newsam, "Bag-of-visual-words and spatial extensions for land-use classification", ACM GIS 2010.
-    """
-    root = Path(root)
-    if download and _ucmerced_images(root) is None:
-        _download_ucmerced(root)
-    if not root.is_dir():
-        raise DataError(f"no folder '{root}'; give the folder that contains UC Merced, or download it with --download")
-    pictures = image_folder(_ucmerced_images(root) or root, preprocessing)
-    if len(pictures.classes) != 21 or "airplane" not in pictures.classes:
-        raise DataError(f"'{root}' has {len(pictures.classes)} classes, UC Merced has 21; for other images use 'folder:{root}'")
-    return pictures
-
-
-def _ucmerced_images(root: Path) -> Path | None:
-    """The folder of the images, in the unpacked archive or in the folder around it."""
-    return next((inner for inner in (root / "Images", root / ARCHIVE / "Images") if inner.is_dir()), None)
-
-
-def _download_ucmerced(root: Path) -> None:
-    """Download the archive of UC Merced into a folder, verify it, and unpack it there.
-
-    Raises:
-        DataError: The download failed, the checksum is wrong, or the folder cannot be written.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{ARCHIVE}.lock"):  # only one of several processes downloads, the others wait
-            if _ucmerced_images(root) is None:
-                archive = fetch(UCMERCED_URL, root / f"{ARCHIVE}.zip", UCMERCED_SHA256, MOST_FETCHED)
-                unpack(archive, root / ARCHIVE, MOST_UNPACKED)
-                archive.unlink()
-    except OSError as error:
-        raise DataError(f"cannot download into '{root}': {error}; choose another folder") from error
 
 
 def scenes(

@@ -11,10 +11,11 @@ from typing import Any
 
 from xaieval.data.annotations import Annotations
 from xaieval.data.cues import CUES, Cue
-from xaieval.data.images import ClassOrder, Pictures, image_folder, scenes, ucmerced
+from xaieval.data.images import ClassOrder, Pictures, image_folder, scenes
 from xaieval.data.mosaics import Judge, Layout, Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scenes import Split
+from xaieval.data.uc_merced import ucmerced
 from xaieval.errors import DataError, UsageError, choose_from
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from xaieval.data.batches import read_batches
-from xaieval.evaluation.loop import explain
+from xaieval.evaluation.explain import explain
 from xaieval.models import LEVELS
 from xaieval.report import maps_figure
 from xaieval.training.fal.arms import FPN
