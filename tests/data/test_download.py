@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from xaieval.data import Preprocessing, download, images, load_data, ucmerced
+from xaieval.data import Preprocessing, download, load_data, uc_merced, ucmerced
 from xaieval.data.download import fetch, unpack
 from xaieval.errors import DataError
 
@@ -59,9 +59,9 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with zipfile.ZipFile(path, "w") as file:
         for name in CLASSES:
             file.write(picture, f"UCMerced_LandUse/Images/{name}/{name}00.tif")
-    monkeypatch.setattr(images, "UCMERCED_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(uc_merced, "UCMERCED_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     with _serving(partial(Quiet, directory=path.parent)) as address:
-        monkeypatch.setattr(images, "UCMERCED_URL", f"{address}/archive.zip")
+        monkeypatch.setattr(uc_merced, "UCMERCED_URL", f"{address}/archive.zip")
         yield path
 
 
@@ -83,7 +83,7 @@ def test_what_is_there_is_not_fetched_again(archive, tmp_path):
 
 
 def test_another_archive_is_refused_and_removed(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "UCMERCED_SHA256", "0" * 64)
+    monkeypatch.setattr(uc_merced, "UCMERCED_SHA256", "0" * 64)
     with pytest.raises(DataError, match=r"is not the published archive \(SHA-256 [0-9a-f]{16}\.\.\.\); it was removed"):
         ucmerced(tmp_path / "data", PREPARE, download=True)
     assert [path.name for path in (tmp_path / "data").iterdir()] == [".UCMerced_LandUse.lock"]
@@ -150,7 +150,7 @@ def test_an_unpacking_that_is_interrupted_leaves_no_data_set(archive, tmp_path, 
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".UCMerced_LandUse.lock", "UCMerced_LandUse.zip"]
     monkeypatch.undo()
     shutil.rmtree(archive.parent)  # what was fetched is not fetched again
-    monkeypatch.setattr(images, "UCMERCED_SHA256", _sha256((tmp_path / "data/UCMerced_LandUse.zip").read_bytes()))
+    monkeypatch.setattr(uc_merced, "UCMERCED_SHA256", _sha256((tmp_path / "data/UCMerced_LandUse.zip").read_bytes()))
     assert len(ucmerced(tmp_path / "data", PREPARE, download=True)) == 21
 
 
