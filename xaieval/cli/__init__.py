@@ -3,7 +3,8 @@
 The commands import torch when they run, so that `--help` answers at once.
 """
 
-from xaieval.cli import agreement, check, compare, cross, fal, list, report, score  # noqa: F401  # each adds its commands to the app
+# Each adds its commands to the app.
+from xaieval.cli import agreement, check, compare, cross, fal, list, report, score, search  # noqa: F401
 from xaieval.cli.app import app, main
 
 __all__ = ["app", "main"]

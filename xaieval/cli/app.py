@@ -23,7 +23,7 @@ from xaieval.config.version import package_version
 from xaieval.errors import ConfigError, UsageError, XaievalError, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
-__all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main"]
+__all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main", "note"]
 
 
 FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -102,6 +102,11 @@ def main(arguments: list[str] | None = None) -> None:
         _stop(TERMINATED if terminated else INTERRUPTED, f"{what}; {kept}", arguments)
     except Exception as error:
         _stop(FAILED, f"{type(error).__name__}: {error} (--debug shows where)", arguments)
+
+
+def note(text: str) -> None:
+    """One line beside the results."""
+    print(f"{PROGRAM}: {printable(text)}", file=sys.stderr)
 
 
 def _with_value(arguments: list[str], switch: str) -> list[str]:

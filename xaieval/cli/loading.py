@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import ModelOptions, ScoreOptions, parse_literals
+from xaieval.config.options import ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from xaieval.config.protocol import Protocol
-    from xaieval.data import Preprocessing
+    from xaieval.data import Data, Preprocessing
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
     from xaieval.explainers import Explainer
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from xaieval.models import LoadedModel
 
 __all__ = [
+    "Inputs",
     "check_normalisation",
     "chosen_target",
     "class_order",
     "load",
     "load_forward",
+    "load_inputs",
     "load_judge",
     "load_methods",
     "load_run",
@@ -35,6 +37,69 @@ __all__ = [
     "mosaic_settings",
     "names_code",
 ]
+
+
+# Options that are keyword arguments of the same name.
+SAME_NAME = (
+    *("device", "precision", "compile", "memory", "fast", "deterministic"),
+    *("batch_size", "resume", "progress", "seed", "strict"),
+)
+
+
+class Inputs(NamedTuple):
+    """What a run is given.
+
+    Attributes:
+        loaded: The model, and how its images are prepared.
+        forward: Runs a model that takes more than images; None for all others.
+        protocol: How maps become numbers.
+        data: The images.
+        settings: Keyword arguments of `xaieval.score` and `xaieval.search` that are options of the same name.
+    """
+
+    loaded: LoadedModel
+    forward: Forward | None
+    protocol: Protocol
+    data: Data
+    settings: dict[str, Any]
+
+
+def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_options: ProtocolOptions, *, truth: bool) -> Inputs:
+    """Load the model and the images that the options name.
+
+    Args:
+        options: Of the run.
+        model_options: Of the model.
+        protocol_options: Of the protocol.
+        truth: Whether the objects of the images are needed.
+
+    Raises:
+        UsageError: One of its kinds, for options that cannot work.
+    """
+    from xaieval.data import load_data
+
+    loaded = load_trained(options.model, model_options, options.seed)
+    forward = load_forward(model_options.forward)
+    if not names_code("data", options.data):
+        check_normalisation(model_options, loaded.preprocessing)
+    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
+    data = load_data(
+        options.data,
+        loaded.preprocessing,
+        options.batch_size,
+        options.max_images,
+        download=options.download,
+        workers=options.workers,
+        pin_memory=(options.device or "").startswith("cuda"),
+        truth=truth,
+        masks=options.masks,
+        boxes=options.boxes,
+        annotations=options.annotations,
+        classes=class_order(options.classes),
+        **mosaic_settings(options, loaded, forward, protocol),
+    )
+    settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
+    return Inputs(loaded, forward, protocol, data, settings)
 
 
 def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
@@ -98,7 +163,7 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     return function
 
 
-def chosen_target(options: ScoreOptions) -> str | None:
+def chosen_target(options: RunOptions) -> str | None:
     """The target that the options name; None for that of the protocol. Mosaics are asked for the class of a cell."""
     from xaieval.data import is_mosaics
 
@@ -110,7 +175,7 @@ def class_order(words: Sequence[str] | None) -> Any:
     return words[0] if words and len(words) == 1 and words[0] in ("name", "number") else words
 
 
-def mosaic_settings(options: ScoreOptions, loaded: LoadedModel, forward: Forward | None, protocol: Protocol) -> dict[str, Any]:
+def mosaic_settings(options: RunOptions, loaded: LoadedModel, forward: Forward | None, protocol: Protocol) -> dict[str, Any]:
     """How mosaics are made, as keyword arguments of `load_data`; only seed and arguments for other data.
 
     Of the single images, those are taken that the model classifies right and is sure of, as in the papers.
@@ -128,9 +193,7 @@ def mosaic_settings(options: ScoreOptions, loaded: LoadedModel, forward: Forward
     return settings | {"judge": _judge(loaded, forward, options, protocol)}
 
 
-def _judge(
-    loaded: LoadedModel, forward: Forward | None, options: ScoreOptions, protocol: Protocol
-) -> Callable[[Tensor], Tensor]:
+def _judge(loaded: LoadedModel, forward: Forward | None, options: RunOptions, protocol: Protocol) -> Callable[[Tensor], Tensor]:
     """A function from images to the model's confidences of all classes."""
     from xaieval.inference.borrowing import borrow
     from xaieval.inference.forward_passes import called
@@ -147,7 +210,7 @@ def _judge(
     return judge
 
 
-def load_methods(options: ScoreOptions) -> list[Explainer]:
+def load_methods(options: RunOptions) -> list[Explainer]:
     """The explainers that the options name, with their settings.
 
     Raises:

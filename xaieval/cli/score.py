@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,19 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROGRAM, PROTOCOL_OPTIONS, app, command_line
+from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import (
-    check_normalisation,
-    chosen_target,
-    class_order,
-    load_forward,
-    load_judge,
-    load_methods,
-    load_trained,
-    mosaic_settings,
-    names_code,
-)
+from xaieval.cli.loading import load_inputs, load_judge, load_methods
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -104,7 +93,6 @@ def _score(
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.config.groups import Groups
     from xaieval.config.protocol import plain
-    from xaieval.data import load_data
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
     from xaieval.metrics import resolve_metrics
@@ -112,29 +100,12 @@ def _score(
 
     check_level(options.level)
     methods = load_methods(options)
-    loaded = load_trained(options.model, model_options, options.seed)
     judge = None if options.judge is None else load_judge(options.model, model_options, options.judge)
-    forward = load_forward(model_options.forward)
-    if not names_code("data", options.data):
-        check_normalisation(model_options, loaded.preprocessing)
-    protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
-    data = load_data(
-        options.data,
-        loaded.preprocessing,
-        options.batch_size,
-        options.max_images,
-        download=options.download,
-        workers=options.workers,
-        pin_memory=(options.device or "").startswith("cuda"),
-        truth=any("masks" in metric.needs for metric in resolve_metrics(options.metrics)),
-        masks=options.masks,
-        boxes=options.boxes,
-        annotations=options.annotations,
-        classes=class_order(options.classes),
-        **mosaic_settings(options, loaded, forward, protocol),
-    )
+    truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
+    inputs = load_inputs(options, model_options, protocol_options, truth=truth)
+    loaded, forward, protocol, data, settings_of_run = inputs
     if data.left_out and Rank.from_environment().is_first:
-        _note(f"{options.data}: {describe_left_out(data.left_out)}")
+        note(f"{options.data}: {describe_left_out(data.left_out)}")
     scores = run(
         loaded.model,
         data.loader,
@@ -145,23 +116,11 @@ def _score(
         controls=options.controls,
         groups=Groups(options.groups, options.group_weights),
         stop=_stop_rule(options),
-        device=options.device,
-        precision=options.precision,
-        compile=options.compile,
-        memory=options.memory,
-        fast=options.fast,
-        deterministic=options.deterministic,
-        batch_size=options.batch_size,
         max_images=options.max_images,
         output_dir=folder,
         already_split=options.already_split,
-        resume=options.resume,
-        progress=options.progress,
-        seed=options.seed,
-        strict=options.strict,
         judge=judge,
-        forward=forward,
-        **model_settings(options),
+        **settings_of_run,
     )
     if not Rank.from_environment().is_first:
         return None
@@ -203,17 +162,12 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
     return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # checked by resolve_stop
 
 
-def default_folder(settings: dict[str, Any]) -> Path:
+def default_folder(settings: dict[str, Any], *more: str) -> Path:
     """Output folder of a command: always the same for the same settings, and a different one for others."""
     relevant = {name: value for name, value in settings.items() if name not in IDLE}
     digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
     names = [settings[key].rstrip("/").split("/")[-1].split(":")[-1] for key in ("model", "data")]
-    return RUNS / "-".join([*names, digest])
-
-
-def _note(text: str) -> None:
-    """One line beside the results."""
-    print(f"{PROGRAM}: {printable(text)}", file=sys.stderr)
+    return RUNS / "-".join([*names, *more, digest])
 
 
 def _maps_if_possible(
@@ -223,7 +177,7 @@ def _maps_if_possible(
     try:
         return _save_maps(folder, loaded, forward, data, options, protocol)
     except Exception as error:
-        _note(f"no {FIGURE}: {' '.join(str(error).split()) or type(error).__name__}")
+        note(f"no {FIGURE}: {' '.join(str(error).split()) or type(error).__name__}")
         return []
 
 

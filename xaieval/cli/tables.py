@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from xaieval.analysis.ranking import RankedItems, Ranking
     from xaieval.evaluation.scores import Scores
+    from xaieval.evaluation.search import SearchResult
     from xaieval.results.findings import Finding
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "print_missing_intervals",
     "print_pooled",
     "print_rankings",
+    "print_search",
     "print_summary",
     "print_table",
     "print_text",
@@ -78,6 +80,33 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if "stop" in scores.manifest:
         print_text(f"stopped: {scores.manifest['stop']['reason']}")
+
+
+def print_search(found: SearchResult, level: float) -> None:
+    """Print how a search ended, and the table of its pairs.
+
+    Args:
+        found: The outcome of a search.
+        level: The confidence level of the intervals.
+    """
+    from rich.table import Table
+
+    scores = found.scores
+    print_findings(scores, scores.findings(level))
+    [metric] = scores.manifest["metrics"]
+    arrow = "higher is better" if metric["higher_is_better"] else "lower is better"
+    table = Table("layer", "method", box=None, header_style="bold")
+    for heading in (f"{metric['label']} [{level:.0%} interval]\n{arrow}", "n"):
+        table.add_column(heading, justify="right")
+    for heading in ("outcome", "certainly worse than"):
+        table.add_column(heading)
+    for row in found.table(level).reset_index().to_dict("records"):
+        cells = [_with_interval(row, metric), str(int(row["n_images"])), row["outcome"], row["beaten_by"]]
+        table.add_row(row["layer"], row["method"], *cells)
+    print_table(table, names=2)
+    for (layer, method), reason in found.left_out.items():
+        print_text(f"left out: {method} at {layer}: {reason}")
+    print_text(f"{found.reason}; {100 * found.spent:.1f} % of the full grid was measured")
 
 
 def _summary_table(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> Table:

@@ -27,7 +27,9 @@ __all__ = [
     "ModelOptions",
     "Numbers",
     "ProtocolOptions",
+    "RunOptions",
     "ScoreOptions",
+    "SearchOptions",
     "Switch",
     "Task",
     "Words",
@@ -105,8 +107,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions:
-    """What is scored, and how: the parameters of `xaieval.score`.
+class RunOptions:
+    """What `score` and `search` have in common: the model, the images, what is explained, and how it is run.
 
     Attributes:
         model: The model by name, see `MODEL_HELP`.
@@ -121,15 +123,8 @@ class ScoreOptions:
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
-        metrics: Metrics; `xaieval-bench metrics` lists them.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
             of mosaics, label.
-        controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
-            of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
-        groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups.
-        stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
-        stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
         precision: Precision of the forward passes; bf16 needs a processor that supports it.
         compile: Run masked images through torch.compile; worthwhile for many images.
@@ -142,16 +137,12 @@ class ScoreOptions:
         seed: Seed of random explainers and of the bootstrap.
         level: Confidence level of the intervals.
         strict: Fail where there is a reason not to trust the numbers, such as random weights or the wrong normalisation.
-        judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
         task: Task of the model.
         output: Key or index of the logits or detections in the model's output, such as 1. Default: inferred.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
-        bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
         layout: Axes of the layers' outputs, such as 'T N C' or 'N*V C h w'. Default: inferred.
-        nproc: Processes on this machine that share the images; for several machines start with torchrun.
-        already_split: Each process already receives its own share of the data, as with streams that split themselves.
-        out: Folder for rows, summary, manifest and figure. Default: a folder in xaieval-runs, one for each command.
+        out: Folder for rows, summary and manifest. Default: a folder in xaieval-runs, one for each command.
         resume: Continue an interrupted run of the same command; --no-resume starts again.
         progress: Show a progress bar on a terminal.
     """
@@ -167,13 +158,7 @@ class ScoreOptions:
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     method_args: ArgumentsByName = field(default_factory=dict)
-    metrics: Words = ("average_drop", "increase_in_confidence")
     target: str | None = None
-    controls: ControlWords = False
-    groups: GroupsOption = None
-    group_weights: Weights = "images"
-    stop: str | None = None
-    stop_args: Arguments = field(default_factory=dict)
     device: str | None = None
     precision: Literal["float32", "bf16"] = "float32"
     compile: Switch = False
@@ -186,22 +171,64 @@ class ScoreOptions:
     seed: int = 0
     level: float = 0.95
     strict: Switch = False
-    judge: str | None = None
     task: Task = "classification"
     output: str | None = None
     grid: Numbers | None = None
     prefix_tokens: int | None = None
-    bands: Integers | None = None
     layout: str | None = None
-    nproc: int = 1
-    already_split: Switch = False
     out: str | None = None
     resume: bool = True
     progress: bool = True
 
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(RunOptions):
+    """What is scored, and how: the parameters of `xaieval.score`.
+
+    Attributes:
+        metrics: Metrics; `xaieval-bench metrics` lists them.
+        controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
+            of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
+        groups: See `GROUPS_HELP`.
+        group_weights: What counts the same in a mean, images or groups.
+        stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
+        stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
+        judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
+        bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
+        nproc: Processes on this machine that share the images; for several machines start with torchrun.
+        already_split: Each process already receives its own share of the data, as with streams that split themselves.
+    """
+
+    metrics: Words = ("average_drop", "increase_in_confidence")
+    controls: ControlWords = False
+    groups: GroupsOption = None
+    group_weights: Weights = "images"
+    stop: str | None = None
+    stop_args: Arguments = field(default_factory=dict)
+    judge: str | None = None
+    bands: Integers | None = None
+    nproc: int = 1
+    already_split: Switch = False
+
     def __post_init__(self) -> None:
         if self.nproc < 1:
             raise ConfigError(f"nproc is at least 1, got {self.nproc}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(RunOptions):
+    """What is searched, and how: the parameters of `xaieval.search`.
+
+    Attributes:
+        methods: Explanation methods by name, or fast (those that share one pass over the images), or all; of these two, methods
+            that do not fit are left out.
+        by: The metric that decides.
+        error: Probability that the best pair of layer and method of these images is dropped.
+    """
+
+    methods: Words = ("fast",)
+    by: str = "insertion"
+    error: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +272,7 @@ class CheckOptions:
     layout: str | None = None
 
 
-def model_settings(options: ScoreOptions | CheckOptions) -> dict[str, Any]:
+def model_settings(options: RunOptions | CheckOptions) -> dict[str, Any]:
     """Task, output, token grid and layout as keyword arguments of `xaieval.score` and `xaieval.check`.
 
     Raises:

@@ -129,7 +129,7 @@ def load_data(
         raise DataError(f"batch_size is at least 1, got {batch_size}")
     if workers < 0:
         raise DataError(f"workers is at least 0, got {workers}")
-    places = {"masks": masks, "boxes": boxes, "annotations": annotations}
+    places: dict[str, Any] = {"masks": masks, "boxes": boxes, "annotations": annotations}
     if mosaic_args and not is_mosaics(spec):
         raise DataError(f"mosaic_args go with 'mosaics:DATA' and 'focus:DATA', but the data is {spec!r}")
     if is_mosaics(spec):

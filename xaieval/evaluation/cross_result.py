@@ -147,7 +147,7 @@ class CrossScores(RunRecord):
         Raises:
             OutputError: The folder cannot be written.
         """
-        super().save(path, summary=self.table(level=level) if summary is None else summary)
+        self._write(path, self.table(level=level) if summary is None else summary)
 
     def _blocks(self) -> Iterator[str]:
         """A small table for each layer, method and metric, with the parts of the differences below it."""

@@ -370,7 +370,7 @@ class Scores(RunRecord):
             OutputError: The folder cannot be written.
         """
         pooled = self.pooled(level=level) if pooled_numbers(self.rows, self.metrics) else None
-        super().save(path, summary=self.summary(level) if summary is None else summary, pooled=pooled)
+        self._write(path, self.summary(level) if summary is None else summary, pooled)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
         """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.

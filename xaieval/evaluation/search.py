@@ -68,6 +68,11 @@ class SearchResult:
         """The share of the full grid, all pairs on all images, that was measured, in [0, 1]."""
         return float(self._race["spent"])
 
+    @property
+    def reason(self) -> str:
+        """How the search ended, as a sentence."""
+        return str(self._race["reason"])
+
     def table(self, level: float = 0.95) -> pd.DataFrame:
         """All pairs that took part: the best, those that cannot be told from it, then the others, the last one dropped first.
 
@@ -92,7 +97,7 @@ class SearchResult:
     def __repr__(self) -> str:
         spent = f"{100 * self.spent:.1f} % of the full grid was measured"
         out = f"{len(self.left_out)} pairs did not take part; see left_out" if self.left_out else ""
-        return "\n".join(filter(None, [f"{self._race['reason']}; {spent}", str(self.table()), out]))
+        return "\n".join(filter(None, [f"{self.reason}; {spent}", str(self.table()), out]))
 
     @property
     def _race(self) -> Mapping[str, Any]:

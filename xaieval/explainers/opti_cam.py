@@ -74,7 +74,7 @@ class OptiCAM:
     def _optimised(self, context: Context, channels: Tensor, part: slice) -> Tensor:
         """The maps of some images of the batch."""
         channels, images, of = channels[part], context.images[part], context.everywhere[part]
-        weights = torch.full_like(channels[:, :, *[0] * (channels.ndim - 2)], 0.5, requires_grad=True)
+        weights = torch.full_like(channels.flatten(2)[:, :, 0], 0.5, requires_grad=True)
         optimiser = torch.optim.Adam([weights], lr=self.learning_rate)
         for _ in range(self.steps):
             mask = _mask(_combined(weights, channels), images)

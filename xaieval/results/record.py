@@ -109,7 +109,7 @@ class RunRecord:
         manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
         return replace(self, rows=rows, manifest=manifest | count_groups(manifest, rows))
 
-    def save(self, path: str | Path, *, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
+    def _write(self, path: str | Path, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
         Args:

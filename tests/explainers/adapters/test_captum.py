@@ -196,7 +196,7 @@ def additive() -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["ShapleyValueSampling", "KernelShap", "FeatureAblation"])
-@pytest.mark.parametrize("segments", [4, "slic-9", quarters], ids=str)
+@pytest.mark.parametrize("segments", [4, "slic-9", quarters], ids=["4", "slic-9", "quarters"])
 def test_segments_have_their_shapley_values_in_an_additive_model(name, segments):
     model, bright_and_dark = additive(), torch.tensor([1.0, -1.0])[:, None, None, None]
     images = nn.functional.interpolate(IMAGES[:2, :, :4, :4], (16, 16), mode="bicubic") + bright_and_dark
