@@ -19,7 +19,7 @@ import xaieval
 from tests.metrics.test_curves import drawn, evidence, pictures, tiny
 from tests.mutants import mutation_tests
 from xaieval.config.protocol import Protocol
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, UsageError
 from xaieval.masking.segments import segmenter
 from xaieval.metrics import METRICS, deletion, irof, region_perturbation, selectivity
 
@@ -200,7 +200,7 @@ def test_irof_of_quantus_depends_on_the_batch_and_takes_one_channel_and_ours_doe
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
-    with pytest.raises(MetricError, match=message):
+    with pytest.raises(UsageError, match=message):
         make()
 
 

@@ -54,8 +54,11 @@ def check_the_random_order_is_one_of_segments_and_the_same_for_all_maps(module: 
 MUTANTS = {
     "turned around": ("area_under(least - most, shares)", "area_under(most - least, shares)"),
     "the same order twice": ("[order, order.reversed()]", "[order, order]"),
-    "the map's order": ("self.made.order(numbers, segment)", "self.made.order(maps, segment)"),
-    "numbers by pixel": ("numbers.flatten(1).gather(1, labels.flatten(1)).view(maps.shape)", "numbers"),
+    "one order for all": (
+        'draw(images.shape[2:], "order of r_oms")',
+        'draw(images.shape[2:], "order of r_oms")[:1].expand(len(images), -1, -1)',
+    ),
+    "numbers by pixel": ("numbers.flatten(1).gather(1, labels.flatten(1)).view(numbers.shape)", "numbers"),
 }
 
 test_the_metrics_pass, test_the_checks_fail_for_a_wrong_formula = mutation_tests(
