@@ -77,6 +77,8 @@ def test_the_table_and_the_text():
     assert table.index[0] == _found().best
     assert table["outcome"].iloc[0] == "best"
     assert set(table["outcome"].loc[["fpn[p2]"]]) == {"dropped"}
+    dropped = table[table["outcome"] == "dropped"]
+    assert list(dropped.index) == list(dropped.sort_values(["n_images", BY], ascending=[False, True]).index)
     assert table["beaten_by"].loc[("fpn[p2]", "gradcam")].endswith("at fpn[p5]")
     assert f"{100 * _found().spent:.1f} % of the full grid was measured" in repr(_found())
 
@@ -85,7 +87,7 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason():
     found = search(layers=["fpn[p5]"], methods="fast", max_images=8)
     assert ("fpn[p5]", "gradcam") in found.table().index
     assert found.left_out[("fpn[p5]", "cam")].startswith("method 'cam' needs a layer that feeds global average pooling")
-    assert "2 pairs did not take part; see left_out" in repr(found)
+    assert f"{len(found.left_out)} pairs did not take part; see left_out" in repr(found)
 
 
 def test_a_method_that_was_named_is_not_left_out():

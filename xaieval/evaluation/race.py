@@ -169,8 +169,8 @@ class Racing:
             "best": list(order[0]),
             "undecided": [list(pair) for pair in order[1 : len(self._left)]],
             "dropped": [
-                {"layer": pair[0], "method": pair[1], "images": images, "beaten_by": list(rival)}
-                for pair, (images, rival) in self._dropped.items()
+                {"layer": layer, "method": method, "images": images, "beaten_by": list(rival)}
+                for layer, method, images, rival in ((*pair, *self._dropped[pair]) for pair in order[len(self._left) :])
             ],
             "pairs": len(self.pairs),
             "spent": self.spent,

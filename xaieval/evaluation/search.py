@@ -88,7 +88,7 @@ class SearchResult:
         """
         by = self._race["by"]
         summary = self.scores.summary(level)[[by, f"{by}_low", f"{by}_high", "n_images"]]
-        dropped = {(entry["layer"], entry["method"]): entry["beaten_by"] for entry in reversed(self._race["dropped"])}
+        dropped = {(entry["layer"], entry["method"]): entry["beaten_by"] for entry in self._race["dropped"]}
         order = [self.best, *self.undecided, *dropped]
         outcomes = ["best"] + ["undecided"] * len(self.undecided) + ["dropped"] * len(dropped)
         rivals = ["{1} at {0}".format(*dropped[pair]) if pair in dropped else "" for pair in order]
