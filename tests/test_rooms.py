@@ -42,6 +42,7 @@ PUBLIC = [
     "Inference",
     "Protocol",
     "Scores",
+    "SearchResult",
     "Stop",
     "XaievalError",
     "check",
@@ -53,6 +54,7 @@ PUBLIC = [
     "models",
     "sanity_check",
     "score",
+    "search",
     "show",
     "testing",
 ]

@@ -36,7 +36,7 @@ def test_the_manifest_is_read_in_one_place():
 def test_a_record_comes_back_as_it_was_saved(tmp_path):
     record = RunRecord(_rows(), MANIFEST)
     summary = Scores(_rows(), MANIFEST).summary()
-    record.save(tmp_path / "run", summary=summary)
+    record._write(tmp_path / "run", summary)
     loaded = RunRecord.load(tmp_path / "run")
     pd.testing.assert_frame_equal(loaded.rows, record.rows, check_dtype=False)
     assert loaded.manifest == MANIFEST
@@ -46,7 +46,7 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
 def test_scores_are_a_record_and_write_the_same_files(tmp_path):
     scores = Scores(_rows(), MANIFEST)
     scores.save(tmp_path / "scores", level=0.9)
-    RunRecord(_rows(), MANIFEST).save(tmp_path / "record", summary=scores.summary(0.9))
+    RunRecord(_rows(), MANIFEST)._write(tmp_path / "record", scores.summary(0.9))
     for name in ("rows.parquet", "summary.csv", "manifest.json"):
         assert (tmp_path / "scores" / name).read_bytes() == (tmp_path / "record" / name).read_bytes()
     assert type(Scores.load(tmp_path / "record")) is Scores
