@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,9 +88,16 @@ class Zennit(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset({"layer_map", "canonizers"})
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The constructor of the composite."""
+        from zennit import composites
+
+        return [getattr(composites, self.method)]
 
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; empty by default."""
