@@ -139,8 +139,8 @@ def test_a_loader_without_indices_is_refused(loader, kind):
     with pytest.raises(DataError) as caught:
         score(loader, stop="ranking")
     assert str(caught.value) == (
-        f"stop= and search need images in random order, which a {kind} cannot give; give a DataLoader over a data set with a length and "
-        "indices"
+        f"stop= and search need images in random order, which a {kind} cannot give; give a DataLoader over a data set with a "
+        "length and indices"
     )
 
 
