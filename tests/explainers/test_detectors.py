@@ -20,6 +20,7 @@ from xaieval.inference.query_detections import query_detections
 from xaieval.inference.tasks import Detection
 from xaieval.testing import check_explainer
 
+RAW = xaieval.Protocol(normalisation="none")
 KINDS = ("scores", "probabilities", "objectness", "queries")
 
 
@@ -32,7 +33,8 @@ class Finder(nn.Module):
         self.kind = kind
         self.layer = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.ReLU())
         self.head, self.found = nn.Linear(5, 3), nn.Linear(5, 1)
-        nn.init.normal_(self.head.weight)
+        for linear in (self.head, self.found):
+            nn.init.normal_(linear.weight, std=6)
 
     def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
         features, wide = self.layer(images), images.shape[3]
@@ -42,7 +44,7 @@ class Finder(nn.Module):
 
     def _said(self, half: Tensor, probabilities: Tensor, objectness: Tensor, wide: int) -> dict[str, Tensor]:
         places = torch.tensor([[0.0, 1, wide / 2, 7], [wide / 2, 0, wide, 6]], device=half.device)
-        boxes = places + half.detach()[:, :1] * torch.tensor([4.0, 2, 1, 3], device=half.device)
+        boxes = places + half.detach()[:, :1] * torch.tensor([16.0, 8, 2, 12], device=half.device)
         scores, labels = probabilities.max(dim=1)
         said = {"boxes": boxes, "labels": labels, "scores": scores}
         if self.kind == "queries":  # the first box twice
@@ -197,7 +199,9 @@ class Pair(nn.Module):
 
 @pytest.mark.parametrize("box", [(0, 0, 10, 20), (10, 0, 20, 20)])
 def test_maps_of_one_of_two_equal_objects_stay_with_it(box):
-    maps = xaieval.explain(Pair(), torch.full((1, 3, 20, 20), 0.5), "layer", list(LAYERED), task=Detection(box=box))
+    maps = xaieval.explain(
+        Pair(), torch.full((1, 3, 20, 20), 0.5), "layer", list(LAYERED), task=Detection(box=box), protocol=RAW
+    )
     for name, share in LAYERED.items():
         found = maps["layer", name][0]
         assert (found[:, box[0] : box[2]].sum() / found.sum()).item() == pytest.approx(share, abs=0.05)
@@ -216,10 +220,8 @@ def test_they_keep_what_all_explainers_promise(method):
 
 def test_d_rise_explains_a_function_like_the_network_in_it():
     model = Finder().eval()
-    inside, outside = (
-        xaieval.explain(it, _images(), method=DRISE(20), task="detection")["input"]
-        for it in (model, lambda images: model(images))
-    )
+    methods = {"method": DRISE(20), "task": "detection"}
+    inside, outside = (xaieval.explain(it, _images(), **methods)["input"] for it in (model, lambda images: model(images)))
     torch.testing.assert_close(outside, inside)
 
 
