@@ -15,6 +15,8 @@ from xaieval import explain, list_layers, score
 from xaieval.cli import main
 from xaieval.config.protocol import Protocol
 from xaieval.errors import AddressError
+from xaieval.explainers.detectors import DRISE
+from xaieval.explainers.perturbation import RandomMasks
 from xaieval.inference.tasks import Detection
 from xaieval.models import load_model
 from xaieval.probe.detector_frames import Frame, frame_of
@@ -126,6 +128,22 @@ def test_masked_confidences_are_those_of_a_loop_over_single_images(name):
         assert row["target"] == label
         assert row["confidence"] == pytest.approx(confidence, abs=1e-5)
         assert row["masked_confidence"] == pytest.approx(_again(masked, box, label), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"])
+def test_d_rise_weighs_masks_by_the_best_overlap_times_score_of_the_class(name):
+    model, images, method = _detector(name), _images(1), DRISE(n_masks=8, grid=4)
+    expected = torch.zeros(64, 64)
+    with torch.no_grad():
+        box, label, _ = _best(model(images)[0])
+        for mask in RandomMasks.draw(method, 0, (64, 64), images.device).make(0, 8):
+            found = model(images * mask)[0]
+            every = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+            weight = max(score * _overlap(other, box) for other, kind, score in every if kind == label)
+            assert weight > 0
+            expected += weight * mask
+    maps = explain(model, images, method=method, task="detection")["input"][0]
+    torch.testing.assert_close(maps, _scaled(expected), rtol=0, atol=1e-3)
 
 
 def _grad_cam_by_hand(model: nn.Module, image: Tensor, layer: nn.Module) -> Tensor:

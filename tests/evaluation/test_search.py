@@ -87,6 +87,7 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason():
     found = search(layers=["fpn[p5]"], methods="fast", max_images=8)
     assert ("fpn[p5]", "gradcam") in found.table().index
     assert found.left_out[("fpn[p5]", "cam")].startswith("method 'cam' needs a layer that feeds global average pooling")
+    assert {"attention", "odam", "ssgrad-cam"} <= {method for _, method in found.left_out}
     assert f"{len(found.left_out)} pairs did not take part; see left_out" in repr(found)
 
 

@@ -14,12 +14,14 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import box_convert
+from torchvision.ops import box_convert, box_iou
 
 from xaieval import Protocol, explain, list_layers, score
 from xaieval.cli import main
 from xaieval.data import Preprocessing
 from xaieval.errors import AddressError, ModelError, TargetError, UsageError, WeightsError
+from xaieval.explainers.detectors import DRISE
+from xaieval.explainers.perturbation import RandomMasks
 from xaieval.inference.query_detections import query_detections
 from xaieval.inference.tasks import Detection
 from xaieval.models import ZeroShot, load_model
@@ -431,6 +433,32 @@ def test_gradients_of_a_decoded_detection_are_those_by_hand():
     cam = functional.interpolate(cam[None], (HEIGHT, WIDTH), mode="bilinear")[0]
     assert cam.max() > cam.min()
     torch.testing.assert_close(found, (cam - cam.min()) / (cam.max() - cam.min()), rtol=0, atol=1e-4)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Probabilities of classes, without that of no object."""
+    return logits.softmax(dim=2)[..., :-1]
+
+
+@pytest.mark.parametrize(("make", "read"), [(_yolos, _softmax), (_deformable, torch.sigmoid)], ids=["softmax", "sigmoid"])
+def test_d_rise_compares_all_probabilities_of_the_queries(make, read):
+    model, images = _model(Case(make, {}, "", _as_it_is)), torch.rand(1, 3, HEIGHT, WIDTH)
+    method = DRISE(n_masks=6, grid=3)
+    expected = torch.zeros(HEIGHT, WIDTH)
+    with torch.no_grad():
+        output = model(images)
+        wanted = read(output.logits)[0]
+        best = int(wanted.amax(dim=1).argmax())
+        box = box_convert(output.pred_boxes[0, best], "cxcywh", "xyxy")
+        for mask in RandomMasks.draw(method, 0, (HEIGHT, WIDTH), images.device).make(0, 6):
+            output = model(images * mask)
+            found = read(output.logits)[0]
+            alike = [float(one @ wanted[best] / one.norm() / wanted[best].norm()) for one in found]
+            shared = box_iou(box_convert(output.pred_boxes[0], "cxcywh", "xyxy"), box[None])[:, 0].tolist()
+            expected += max(a * b for a, b in zip(alike, shared, strict=True)) * mask
+    maps = explain(model, images, method=method, task="detection")["input"][0]
+    low, high = expected.amin(), expected.amax()
+    torch.testing.assert_close(maps, (expected - low) / (high - low), rtol=0, atol=1e-3)
 
 
 def test_a_detector_whose_logits_do_not_fit_its_classes_is_refused():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import xaieval
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, Captum, Context, Explainer, cam, describe_method
+from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.sensitivity import Sobol
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
@@ -104,7 +105,8 @@ LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
 }
 SMALLER_SETTINGS = {"n_samples": 2}  # of the library
 
-EVERY = {**METHODS, **LIBRARY_METHODS}
+OF_DETECTORS = {method.name for method in DETECTORS}  # with tests of their own, on a detector
+EVERY = {name: method for name, method in {**METHODS, **LIBRARY_METHODS}.items() if name not in OF_DETECTORS}
 
 
 def _smaller(explainer: Explainer) -> Explainer:

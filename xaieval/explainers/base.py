@@ -34,6 +34,7 @@ __all__ = [
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
 Wanted = Literal["score", "confidence"]
+Asked = Wanted | Literal["hit", "similarity"]
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,14 @@ class Context:
 
         return torch.cat(self._limit.parts(len(images), gradient))
 
-    def ask(self, blocks: Blocks, wanted: Wanted | Literal["hit"] = "score", total: int | None = None) -> Tensor:
+    def ask(self, blocks: Blocks, wanted: Asked = "score", total: int | None = None) -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
 
         Args:
             blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
                 of a generator are held in memory one at a time.
-            wanted: "score" (the logit), "confidence" (by the protocol, in float64), or "hit" (1 where the target is the
-                predicted class, else 0).
+            wanted: "score" (the logit), "confidence" (by the protocol, in float64), "hit" (1 where the target is the predicted
+                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object).
             total: The number of images of all blocks, which a progress bar shows. Default: it shows none.
 
         Returns:
@@ -194,10 +195,13 @@ class Context:
         if self.progress is not None:
             self.progress(done, total)
 
-    def _scored(self, read: Any, of: Tensor, wanted: Wanted | Literal["hit"]) -> Tensor:
+    def _scored(self, read: Any, of: Tensor, wanted: Asked) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
         if wanted == "hit":
             return (self.task.predicted(read) == followed.classes).double()
+        if wanted == "similarity":
+            follows_objects: Any = self.task  # which not every task does
+            return follows_objects.similarity(read, followed)
         if wanted == "score":
             return self.task.score(read, followed)
         return self.task.confidence(read, followed, self.protocol.confidence)

@@ -11,6 +11,7 @@ from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, joins_layers, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.gradient_paths import GRADIENT_PATHS
@@ -35,6 +36,7 @@ FAMILIES = (
     ABLATION,
     RECIPRO,
     OPTI,
+    DETECTORS,
     GRADIENT_PATHS,
     REGIONS,
     ROLLOUT,

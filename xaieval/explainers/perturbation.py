@@ -10,17 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.base import Context, Wanted, size_of_images
+from xaieval.explainers.base import Asked, Context, Wanted, size_of_images
 from xaieval.masking import LINEAR
 
-__all__ = ["PERTURBATIONS", "RISE", "Occlusion", "RandomMasks", "ScoreCAM", "check_wanted", "masked_scores"]
+__all__ = [
+    "PERTURBATIONS",
+    "RISE",
+    "Masking",
+    "Occlusion",
+    "RandomMasks",
+    "ScoreCAM",
+    "check_masks",
+    "check_wanted",
+    "masked_scores",
+    "mean_of_masks",
+]
 
 Size = tuple[int, int]
 At = Literal["image", "layer"]
@@ -110,8 +121,8 @@ class RISE:
         ExplainerError: A number is out of range.
 
     Reference:
-        Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), eq. 6, and section 3.2 for the masks. With a detector it is D-RISE
-        (Petsiuk et al., CVPR 2021, arXiv 2006.03204) as `xaieval.inference.tasks.Detection` matches objects.
+        Petsiuk et al., "RISE", BMVC 2018 (arXiv 1806.07421), eq. 6, and section 3.2 for the masks. For a detector, masks are
+        weighted by the score of the detection at the same place; by how well all detections match in `d-rise`.
 
     Example:
         >>> import xaieval
@@ -131,11 +142,7 @@ class RISE:
     paper: str = "Petsiuk et al. 2018, arXiv 1806.07421"
 
     def __post_init__(self) -> None:
-        if self.n_masks < 1 or self.grid < 1 or not 0 < self.probability < 1:
-            raise ExplainerError(
-                "method 'rise' takes n_masks and grid of at least 1 and a probability in (0, 1), got "
-                f"n_masks={self.n_masks}, grid={self.grid}, probability={self.probability}"
-            )
+        check_masks(self)
         check_wanted(self.wanted)
 
     @property
@@ -145,19 +152,61 @@ class RISE:
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`."""
-        images = context.images
-        n, (height, width) = len(images), size_of_images(context, self.name)
-        masks = RandomMasks.draw(self, context.seed, (height, width), images.device)
-        scores = masked_scores(context, masks.make, self.n_masks, self.wanted).float()
-        total = torch.zeros(n, height * width, device=images.device)
-        for start in range(0, self.n_masks, MASKS_AT_ONCE):
-            some = masks.make(start, min(start + MASKS_AT_ONCE, self.n_masks))
-            total += scores[start : start + len(some)].T @ some.flatten(1)
-        return (total / (self.probability * self.n_masks)).view(n, height, width)
+        return mean_of_masks(context, self, self.wanted)
+
+
+class Masking(Protocol):
+    """A method that shows the model an image under random masks: `RISE`, and `DRISE` for detectors."""
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+
+    @property
+    def n_masks(self) -> int:
+        """Number of masks."""
+
+    @property
+    def grid(self) -> int:
+        """Cells along each side."""
+
+    @property
+    def probability(self) -> float:
+        """Probability that a cell is visible."""
+
+
+def check_masks(method: Masking) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        ExplainerError: With the range.
+    """
+    if method.n_masks < 1 or method.grid < 1 or not 0 < method.probability < 1:
+        raise ExplainerError(
+            f"method '{method.name}' takes n_masks and grid of at least 1 and a probability in (0, 1), got "
+            f"n_masks={method.n_masks}, grid={method.grid}, probability={method.probability}"
+        )
+
+
+def mean_of_masks(context: Context, method: Masking, wanted: Asked) -> Tensor:
+    """The means `[N, H, W]` of random masks, each weighted by a score of the image that it masks.
+
+    Raises:
+        ExplainerError: The context has volumes.
+    """
+    images = context.images
+    n, (height, width) = len(images), size_of_images(context, method.name)
+    masks = RandomMasks.draw(method, context.seed, (height, width), images.device)
+    scores = masked_scores(context, masks.make, method.n_masks, wanted).float()
+    total = torch.zeros(n, height * width, device=images.device)
+    for start in range(0, method.n_masks, MASKS_AT_ONCE):
+        some = masks.make(start, min(start + MASKS_AT_ONCE, method.n_masks))
+        total += scores[start : start + len(some)].T @ some.flatten(1)
+    return (total / (method.probability * method.n_masks)).view(n, height, width)
 
 
 def masked_scores(
-    context: Context, masks: Callable[[int, int], Tensor], count: int, wanted: Wanted, fill: float = 0.0
+    context: Context, masks: Callable[[int, int], Tensor], count: int, wanted: Asked, fill: float = 0.0
 ) -> Tensor:
     """Scores `[count, N]` of all images of the batch under the same masks.
 
@@ -196,11 +245,11 @@ class RandomMasks:
     size: Size
 
     @classmethod
-    def draw(cls, rise: RISE, seed: int, size: Size, device: torch.device) -> RandomMasks:
+    def draw(cls, method: Masking, seed: int, size: Size, device: torch.device) -> RandomMasks:
         """The masks for a seed, the same on every device."""
         generator = torch.Generator().manual_seed(seed)
-        grids = torch.rand(rise.n_masks, rise.grid, rise.grid, generator=generator) < rise.probability
-        corners = torch.rand(rise.n_masks, 2, generator=generator).tolist()
+        grids = torch.rand(method.n_masks, method.grid, method.grid, generator=generator) < method.probability
+        corners = torch.rand(method.n_masks, 2, generator=generator).tolist()
         return cls(grids.to(device, torch.float32), [(y, x) for y, x in corners], size)
 
     def make(self, start: int, stop: int) -> Tensor:

@@ -55,6 +55,8 @@ class QueryDetector:
 def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], classes: int) -> list[dict[str, Tensor]]:
     """Convert boxes and logits of queries to detections: for each image "boxes" in pixels, "labels" and "scores", best first.
 
+    The probabilities of all classes of each query are "probabilities" `[Q, K]`, and "queries" has the query of each box.
+
     Each query is a detection of every class, as in torchvision's Faster R-CNN, so that the score of a class is known also where
     another one is higher. With one logit more than classes, the last one is that of no object, and scores are a softmax (DETR,
     YOLOS); with as many logits as classes, scores are sigmoids (Deformable DETR, RT-DETR).
@@ -90,4 +92,11 @@ def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], class
 def _sorted(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
     """The detections of an image, best first, from boxes `[Q, 4]` and their scores of each class `[Q, K]`."""
     order = scores.detach().flatten().argsort(descending=True)
-    return {"boxes": boxes[order // scores.shape[1]], "labels": order % scores.shape[1], "scores": scores.flatten()[order]}
+    queries = order // scores.shape[1]
+    return {
+        "boxes": boxes[queries],
+        "labels": order % scores.shape[1],
+        "scores": scores.flatten()[order],
+        "probabilities": scores,
+        "queries": queries,
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -10,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torchvision.ops import box_iou
 
 from xaieval.config.protocol import plain
 from xaieval.data.labels import Labels
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
+from xaieval.inference.detections import Detections, best_class, overlap, probabilities_of, read_detections, similarity
 from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
@@ -73,7 +72,8 @@ class Followed:
 class Task(Protocol):
     """How to read a model's output, and what to follow in it.
 
-    The result of `read` can be sliced along the images, and is the first argument of the other methods.
+    The result of `read` can be sliced along the images, and is the first argument of the other methods. A task that follows
+    objects also has `similarity(read, followed)`, as that of `Detection`.
     """
 
     def read(self, output: Any) -> Any:
@@ -150,9 +150,6 @@ class Classification:
         return take(confidences(read, kind), followed.classes)
 
 
-Detections = Sequence[dict[str, Tensor]]
-
-
 @dataclass(frozen=True)
 class Detection:
     """Boxes with classes and scores; one detection is followed on each image.
@@ -166,14 +163,15 @@ class Detection:
         iou: The smallest intersection over union of two boxes of the same object, in (0, 1].
         box: Follow the detection that overlaps most with this box `(x1, y1, x2, y2)`, in pixels of the model's input, instead.
         output: Where the detections are in the model's output: one mapping per image with "boxes" `[D, 4]`, "labels" `[D]` and
-            "scores" `[D]`, as torchvision's detectors return.
+            "scores" `[D]`, as torchvision's detectors return. Optional, for `d-rise`: "probabilities" of all classes `[D, K]`
+            (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`.
 
     Raises:
         UsageError: `iou` is out of range, or `box` is not a box.
 
     Reference:
-        The matching is that of D-RISE (Petsiuk et al., CVPR 2021, arXiv 2006.03204, section 3.2), with the score of the class
-        instead of the similarity of the scores of all classes, which these detectors do not return.
+        The matching is after D-RISE (Petsiuk et al., CVPR 2021, arXiv 2006.03204, section 3.2), with a smallest overlap and an
+        equal class in place of factors; `similarity` has the factors, which the method `d-rise` uses.
 
     Example:
         >>> boxes = {"boxes": torch.tensor([[0.0, 0, 8, 8], [4, 4, 8, 8]]), "labels": torch.tensor([1, 2])}
@@ -196,40 +194,46 @@ class Detection:
 
     def read(self, output: Any) -> Detections:
         """One mapping per image."""
-        detections = output if self.output is None else find(output, self.output)
-        if isinstance(detections, tuple | list) and all(isinstance(one, dict) and {*KEYS} <= one.keys() for one in detections):
-            return [{key: one[key] for key in KEYS} for one in detections]
-        raise ModelError(
-            f"the model's output has no detections: got {describe_value(detections)}; one mapping per image with 'boxes', "
-            "'labels' and 'scores' is expected; say where they are with output= (a key, an index, or a function of the output)"
-        )
+        return read_detections(output if self.output is None else find(output, self.output))
 
     def predicted(self, read: Detections) -> Tensor:
         """The class of the best detection."""
-        return torch.stack([_best(one["labels"], one["scores"]) for one in read])
+        return torch.stack([best_class(one) for one in read])
 
     def follow(self, read: Detections, target: Target, labels: Labels) -> Followed:
         """Choose the best detection of a class, or the one at a box."""
         wanted = _wanted_classes(target, read, labels, len(read))
-        boxes, classes = [], []
+        boxes, classes, probabilities = [], [], []
         for number, one in enumerate(read):
             fits = torch.ones_like(one["labels"], dtype=torch.bool) if wanted is None else one["labels"] == wanted[number]
-            rank = one["scores"].detach() if self.box is None else _overlap(one["boxes"], one["boxes"].new_tensor(self.box))
+            rank = one["scores"].detach() if self.box is None else overlap(one["boxes"], one["boxes"].new_tensor(self.box))
             fits = fits & (rank >= (0 if self.box is None else self.iou))
             at = rank.masked_fill(~fits, -1).argmax() if fits.any() else None
             classes.append(one["labels"].new_tensor(-1) if at is None else one["labels"][at])
             boxes.append(one["boxes"].new_zeros(4) if at is None else one["boxes"][at].detach())
+            if "probabilities" in one:
+                known = one["probabilities"].detach()
+                probabilities.append(known.new_zeros(known.shape[1]) if at is None else probabilities_of(one, at).detach())
         followed = torch.stack(classes)
-        return Followed(followed, followed >= 0, (torch.stack(boxes),))
+        details = [torch.stack(boxes), *([torch.stack(probabilities)] if probabilities else [])]
+        return Followed(followed, followed >= 0, tuple(details))
 
     def score(self, read: Detections, followed: Followed) -> Tensor:
         """The score of the detection, differentiable."""
         best = []
         for one, label, box in zip(read, followed.classes, followed.details[0], strict=True):
-            same = (one["labels"] == label) & (_overlap(one["boxes"], box) >= self.iou)
+            same = (one["labels"] == label) & (overlap(one["boxes"], box) >= self.iou)
             scores = one["scores"]
             best.append(scores[same].max() if same.any() else scores.sum() * 0)
         return torch.stack(best)
+
+    def similarity(self, read: Detections, followed: Followed) -> Tensor:
+        """The similarity of the image's best match with the detection, `[N]`, in [0, 1], by box and class together.
+
+        In place of an equal class and a smallest overlap, it is a product: see `xaieval.inference.detections.similarity`.
+        """
+        known = zip(followed.classes, *followed.details, strict=True)
+        return torch.stack([similarity(one, *wanted) for one, wanted in zip(read, known, strict=True)])
 
     def confidence(self, read: Detections, followed: Followed, kind: Confidence) -> Tensor:
         """The score of the detection."""
@@ -239,7 +243,6 @@ class Detection:
         return scores if scores.device.type == "mps" else scores.double()
 
 
-KEYS = ("boxes", "labels", "scores")
 Region = Literal["predicted", "all"]
 
 
@@ -380,16 +383,6 @@ def _wanted_classes(target: Target, read: Any, labels: Labels, count: int) -> Te
         raise TargetError(f"no class {target}; classes are numbered from 0")
     device = read.device if isinstance(read, Tensor) else read[0]["labels"].device
     return named_classes(target, read, labels, count, device)
-
-
-def _best(labels: Tensor, scores: Tensor) -> Tensor:
-    return labels[scores.argmax()] if len(labels) else labels.new_tensor(-1)
-
-
-def _overlap(boxes: Tensor, box: Tensor) -> Tensor:
-    """Intersection over union of boxes `[D, 4]` with one box; 1 for equal boxes, even without area."""
-    box = box.to(boxes.dtype)
-    return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
 
 
 def _mean_over(regions: Tensor, values: Tensor, classes: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from xaieval.explainers import Context, Explainer, Method, joins_layers, resolve
 from xaieval.inference.batch_limit import BatchLimit
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner
+from xaieval.inference.tasks import Classification, Task, resolve_task
 from xaieval.probe.hooks import locate
 
 __all__ = ["Subject", "accepts", "borrowed_context", "maps_of", "small_model", "subject"]
@@ -37,6 +38,7 @@ class Subject:
         images: At least two images, `[N, C, H, W]`.
         layer: The address of a layer; several for an explainer that joins layers, None for one that needs none.
         ids: Ids of the images.
+        task: How the model's output is read.
     """
 
     explainer: Explainer
@@ -44,6 +46,7 @@ class Subject:
     images: Tensor
     layer: str | Sequence[str] | None
     ids: Sequence[str]
+    task: Task = field(default_factory=Classification)
 
     @property
     def addresses(self) -> list[str]:
@@ -87,15 +90,17 @@ def subject(
     model: nn.Module | None = None,
     images: Tensor | None = None,
     layer: str | Sequence[str] | None = None,
+    task: str | Task = "classification",
 ) -> Subject:
     """An explainer, and what it is checked on.
 
     Args:
         explainer: A name, an `Explainer` or a function `(model, images, targets) -> maps`.
-        model: An image classifier. Default: `small_model()`.
+        model: The model, an image classifier unless `task` says otherwise. Default: `small_model()`.
         images: At least two images, `[N, C, H, W]`. Default: four of noise, 32 x 40 pixels.
         layer: The address of a layer, or several for an explainer that joins layers. Default: the layer before the pooling of
             the small model, and an earlier one.
+        task: How the model's output is read: "classification", "detection", "segmentation", or an object of these.
 
     Raises:
         ExplainerError: There is no such method, or it needs a layer of the given model.
@@ -116,7 +121,8 @@ def subject(
     if len(images) < 2:
         raise DataError(f"explainers are checked on at least 2 images, got {len(images)}")
     ids = [f"image {number}" for number in range(len(images))]
-    return Subject(method, small_model() if model is None else model, images, layer if method.needs_layer else None, ids)
+    used = small_model() if model is None else model
+    return Subject(method, used, images, layer if method.needs_layer else None, ids, resolve_task(task))
 
 
 @contextmanager
@@ -126,7 +132,7 @@ def borrowed_context(subject: Subject, device: str | None = None) -> Iterator[Co
         images = subject.images.detach().clone().to(used_device)
         layers = locate(subject.model, images, subject.addresses)
         runner = Runner(subject.model, subject.model, subject.model, BatchLimit(len(images)))
-        job = Job(runner, used_device, layers, make_pairs([subject.explainer], layers), Protocol())
+        job = Job(runner, used_device, layers, make_pairs([subject.explainer], layers), Protocol(), subject.task)
         originals = run_batch(job, Batch(images, None, list(subject.ids), []))
         yield originals.for_explainer(*job.pairs[0])
 
