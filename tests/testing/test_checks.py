@@ -99,6 +99,7 @@ LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
     "captum:SmoothGrad": SAMPLES,
     "captum:SmoothGradSquared": SAMPLES,
     "captum:VarGrad": SAMPLES,
+    "shap:Partition": {"max_evals": 30},
     "torch-cam:ISCAM": {"num_samples": 3},
     "torch-cam:SSCAM": {"num_samples": 3},
 }

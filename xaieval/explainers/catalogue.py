@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
-from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam, zennit
+from xaieval.explainers.adapters import captum, pytorch_grad_cam, shap, torch_cam, zennit
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, joins_layers, needs_model
@@ -47,7 +47,7 @@ FAMILIES = (
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 
-LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY)
+LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY, shap.LIBRARY)
 
 LIBRARY_METHODS: dict[str, Explainer] = {name: method for library in LIBRARIES for name, method in library.methods.items()}
 
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Every method by name: those of xaieval, then those of captum, pytorch-grad-cam, torch-cam and zennit, installed or not.
+    """Every method by name: those of xaieval, then those of other libraries, installed or not.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "captum:IntegratedGradients"][0]

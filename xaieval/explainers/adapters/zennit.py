@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,7 @@ class Zennit(LibraryMethod):
 
     library = NAME
     kinds = KINDS
+    given = frozenset({"layer_map", "first_map", "canonizers"})
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
@@ -95,6 +96,12 @@ class Zennit(LibraryMethod):
     def to_dict(self) -> dict[str, Any]:
         """Settings for the manifest; empty by default."""
         return {"settings": self.settings} if self.settings else {}
+
+    def calls(self) -> list[Callable[..., Any]]:
+        """The function of zennit that takes the settings."""
+        from zennit import composites
+
+        return [getattr(composites, self.method)]
 
     def __call__(self, context: Context) -> Tensor:
         """Maps `[N, H, W]`."""
