@@ -28,7 +28,7 @@ OF_TRANSFORMERS = {
 }
 ELSEWHERE = OF_TRANSFORMERS | {"attention", "precomputed", "rise", "occlusion", "cam"}
 # Of several layers, or of many passes for each image that are like those of others.
-ELSEWHERE |= {"layercam-fusion", "poly-cam", "opti-cam", "guided-ig", "blur-ig", "expected-gradients", "xrai"}
+ELSEWHERE |= {"layercam-fusion", "poly-cam", "gscorecam", "opti-cam", "guided-ig", "blur-ig", "expected-gradients", "xrai"}
 FREE = ("random", "uniform", "center", "edges", "fake-cam")  # of the model
 BAD = 1  # number of the image with something odd
 ROAD = ("road", "road_morf", "road_lerf")

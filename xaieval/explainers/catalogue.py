@@ -14,6 +14,7 @@ from xaieval.explainers.controls import CONTROLS
 from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.gradient_paths import GRADIENT_PATHS
+from xaieval.explainers.gscore_cam import GSCORE
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.layer_fusion import FUSIONS
 from xaieval.explainers.opti_cam import OPTI
@@ -30,6 +31,7 @@ FAMILIES = (
     CAMS,
     FUSIONS,
     PERTURBATIONS,
+    GSCORE,
     SENSITIVITY,
     EXTREMAL,
     ABLATION,
