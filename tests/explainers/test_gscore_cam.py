@@ -50,6 +50,8 @@ def test_maps_are_a_loop_over_the_channels_of_the_largest_gradient():
 def test_all_channels_make_it_score_cam():
     given = at_layer(_clip("CLIP"))
     torch.testing.assert_close(METHODS["gscorecam"](given), METHODS["score-cam"](given))
+    dead = replace(given, gradient=torch.zeros_like(given.gradient))
+    assert not METHODS["gscorecam"](dead).any()
     assert not torch.allclose(GScoreCAM(n_channels=5)(given), METHODS["score-cam"](given))
 
 

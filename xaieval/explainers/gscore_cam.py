@@ -20,10 +20,11 @@ class GScoreCAM(ScoreCAM):
     """gScoreCAM: Score-CAM of the `n_channels` channels with the largest mean gradient, with its sign, in each image.
 
     Its cost does not grow with the width of the layer: CLIP's last convolutions have thousands of channels, most of them noise.
-    With as many channels as the layer has, it is `score-cam`.
+    Channels on which the score does not depend, those without any gradient, take no part. With as many channels as the layer
+    has, it is `score-cam` of the others.
 
     Args:
-        n_channels: How many channels take part; all if the layer has fewer.
+        n_channels: How many channels take part at most.
         align_corners: As of `ScoreCAM`.
         normalise_at: As of `ScoreCAM`.
         wanted: As of `ScoreCAM`.
@@ -32,8 +33,8 @@ class GScoreCAM(ScoreCAM):
         ExplainerError: `n_channels` is below 1, or a choice is unknown.
 
     Reference:
-        Chen et al., "gScoreCAM: What Objects Is CLIP Looking At?", ACCV 2022, section 3. Other channels have the weight 0; in the
-        authors' code, that of a score of 0.
+        Chen et al., "gScoreCAM: What Objects Is CLIP Looking At?", ACCV 2022. Channels that take no part have the weight 0; in
+        the authors' code, they have that of a score of 0.
 
     Example:
         >>> import torch, xaieval
@@ -57,7 +58,7 @@ class GScoreCAM(ScoreCAM):
         gradient: Any = context.gradient
         means = gradient.flatten(2).mean(dim=2)
         largest = means.topk(min(self.n_channels, means.shape[1]), dim=1).indices
-        return torch.zeros_like(means, dtype=torch.bool).scatter(1, largest, True)
+        return torch.zeros_like(means, dtype=torch.bool).scatter(1, largest, True) & (gradient != 0).flatten(2).any(dim=2)
 
 
 GSCORE = (GScoreCAM(),)

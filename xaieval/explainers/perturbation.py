@@ -84,7 +84,7 @@ class ScoreCAM:
         masked_scores = context.ask(blocks(), self.wanted, total=int(varied.sum()) + len(images)).to(activation.dtype)
         scores = masked_scores[-len(images) :, None].repeat(1, activation.shape[1])
         scores[varied] = masked_scores[: -len(images)]
-        weights = scores.masked_fill(~kept, -torch.inf).softmax(dim=1)
+        weights = scores.masked_fill(~kept, -torch.inf).softmax(dim=1).masked_fill(~kept, 0)  # NaN if none is kept
         return torch.einsum("nc,nc...->n...", weights, activation).clamp(min=0)
 
     def _kept(self, context: Context) -> Tensor:
