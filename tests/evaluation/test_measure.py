@@ -18,14 +18,14 @@ from xaieval.evaluation.scores import Scores
 from xaieval.explainers import METHODS
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
+from xaieval.explainers.dense_prompts import DENSE_PROMPTS
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.rollout import ROLLOUT
 from xaieval.metrics import METRICS, linear_imputation
 
 # Not of convolutional networks, and thousands of passes that are like those of Score-CAM.
-OF_TRANSFORMERS = {
-    method.name for family in (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP) for method in family
-}
+FAMILIES = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DENSE_PROMPTS)
+OF_TRANSFORMERS = {method.name for family in FAMILIES for method in family}
 ELSEWHERE = OF_TRANSFORMERS | {"attention", "precomputed", "rise", "occlusion", "cam"}
 # Of several layers, or of many passes for each image that are like those of others.
 ELSEWHERE |= {"layercam-fusion", "poly-cam", "gscorecam", "opti-cam", "guided-ig", "blur-ig", "expected-gradients", "xrai"}

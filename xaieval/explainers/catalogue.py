@@ -11,6 +11,7 @@ from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, joins_layers, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.dense_prompts import DENSE_PROMPTS
 from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.gradient_paths import GRADIENT_PATHS
@@ -43,6 +44,7 @@ FAMILIES = (
     ATTENTION_GRADIENTS,
     ATTENTION_RELEVANCE,
     GRAD_ECLIP,
+    DENSE_PROMPTS,
     INTRINSIC,
     CONTROLS,
 )
