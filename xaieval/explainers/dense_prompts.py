@@ -68,7 +68,7 @@ class MaskCLIP:
         dense = _Dense(context, self.name)
         with torch.no_grad(), ExitStack() as stack:
             if not dense.pooled:
-                stack.enter_context(_handle(dense.attentions[-1], lambda *call: _mixed(*call, mix=lambda value: value)))
+                stack.enter_context(_handle(dense.attentions[-1], lambda *call: _mixed(lambda value: value, *call)))
             stack.enter_context(_handle(dense.blocks[-1], lambda _module, _args, _kwargs, output: _alone(output)))
             read = context.read(context.images)
             scores = context.score_of(read, context.everywhere.repeat_interleave(dense.tokens))
@@ -128,7 +128,7 @@ class CLIPSurgery:
         second: list[Tensor] = []  # what the second path adds up
 
         def add(*call: Any) -> None:
-            second.append(_first(_mixed(*call, mix=_by_values)))
+            second.append(_first(_mixed(_by_values, *call)))
 
         def start(_module: nn.Module, args: Any, kwargs: Any) -> None:
             second.append(next(iter((*args, *kwargs.values()))))  # the tokens come first
@@ -206,7 +206,7 @@ def _handle(module: nn.Module, hook: Callable[..., Any]) -> ExitStack:
     return stack
 
 
-def _mixed(module: nn.Module, args: Any, kwargs: Any, _output: Any, mix: Mix) -> Any:
+def _mixed(mix: Mix, module: nn.Module, args: Any, kwargs: Any, _output: Any) -> Any:
     """What an attention gives for the same input if its values are mixed in another way."""
     ready = False
 
