@@ -227,6 +227,7 @@ OF_METHODS: tuple[Row, ...] = (
     Row(("eigencam", "eigengradcam"), {GRAD_CAM: ("EigenCAM", "EigenGradCAM")}),
     Row(("elementwise-gradcam",), {GRAD_CAM: ("GradCAMElementWise",)}),
     Row(("cam",), {TORCH_CAM: ("CAM",)}),
+    Row(("gscorecam", "maskclip", "clip-surgery")),
     Row(("score-cam",), {GRAD_CAM: ("ScoreCAM",), TORCH_CAM: ("ScoreCAM",)}),
     Row(("ablation-cam",), {GRAD_CAM: ("AblationCAM",)}),
     Row(("layercam-fusion",), {TORCH_CAM: ("LayerCAM.fuse_cams",)}),

@@ -29,6 +29,8 @@ install_import_hook(
 
 import torch  # noqa: E402  # the hook has to be in place first
 
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # shap's loops are short here, and take long to compile
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would be in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
     torch.set_num_threads(1)

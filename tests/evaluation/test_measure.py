@@ -18,18 +18,18 @@ from xaieval.evaluation.scores import Scores
 from xaieval.explainers import METHODS
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
+from xaieval.explainers.dense_prompts import DENSE_PROMPTS
 from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.rollout import ROLLOUT
 from xaieval.metrics import METRICS, linear_imputation
 
 # Not of convolutional classifiers, and thousands of passes that are like those of Score-CAM.
-OF_OTHERS = {
-    method.name for family in (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DETECTORS) for method in family
-}
-ELSEWHERE = OF_OTHERS | {"attention", "precomputed", "rise", "occlusion", "cam"}
+FAMILIES = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DENSE_PROMPTS, DETECTORS)
+OF_OTHERS = {method.name for family in FAMILIES for method in family}
+ELSEWHERE = OF_OTHERS | {"attention", "precomputed", "rise", "occlusion", "cam", "sobol", "hsic", "extremal-perturbation"}
 # Of several layers, or of many passes for each image that are like those of others.
-ELSEWHERE |= {"layercam-fusion", "poly-cam", "opti-cam", "guided-ig", "blur-ig", "expected-gradients", "xrai"}
+ELSEWHERE |= {"layercam-fusion", "poly-cam", "gscorecam", "opti-cam", "guided-ig", "blur-ig", "expected-gradients", "xrai"}
 FREE = ("random", "uniform", "center", "edges", "fake-cam")  # of the model
 BAD = 1  # number of the image with something odd
 ROAD = ("road", "road_morf", "road_lerf")

@@ -36,7 +36,7 @@ def test_settings_of_libraries_are_fields_of_the_method_or_keywords_of_the_libra
 
 def test_what_the_adapters_give_themselves_is_no_setting():
     names = {name for method in LIBRARY_METHODS.values() for name in setting_names(method)}
-    assert {"n_steps", "n_samples", "baselines", "segments", "reduce", "num_samples", "stdevs"} <= names
+    assert {"n_steps", "n_samples", "baselines", "segments", "reduce", "num_samples", "stdevs", "epsilon", "max_evals"} <= names
     assert not names & {
         "model",
         "forward_func",
@@ -47,6 +47,8 @@ def test_what_the_adapters_give_themselves_is_no_setting():
         "feature_mask",
         "label",
         "settings",
+        "canonizers",
+        "silent",
     }
 
 

@@ -24,6 +24,7 @@ from xaieval.errors import OutputError, UsageError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, joins_layers, resolve_methods
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
+from xaieval.explainers.dense_prompts import DENSE_PROMPTS
 from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.rollout import ROLLOUT
@@ -41,7 +42,7 @@ SETTINGS: dict[str, Any] = {  # an example takes long, so that what fails is sho
 }
 
 # Methods that explain models of a kind; tests of their own try them.
-FAMILIES = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DETECTORS)
+FAMILIES = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DENSE_PROMPTS, DETECTORS)
 SPECIAL = {method.name for family in FAMILIES for method in family}
 SPECIAL |= {"cam", "attention", "captum:LRP", "torch-cam:CAM", "torch-cam:LeGrad"}
 DRAWING = ("random", "rise", "captum:GradientShap", "pytorch-grad-cam:RandomCAM", "torch-cam:SmoothGradCAMpp")

@@ -16,10 +16,12 @@ import torchvision
 from torch import Tensor, nn
 
 import xaieval
+from tests.explainers.test_attention_gradients import _clip
 from xaieval.errors import ConformanceError, DataError, ExplainerError
 from xaieval.explainers import LIBRARY_METHODS, METHODS, Captum, Context, Explainer, cam, describe_method
 from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.sensitivity import Sobol
+from xaieval.models import ZeroShot
 from xaieval.testing import CHECKS, Subject, check_explainer, checks, small_model, subject
 from xaieval.testing.state import model_state
 
@@ -64,6 +66,10 @@ def _torchvision_transformer() -> nn.Module:
     return model
 
 
+def _prompts() -> nn.Module:
+    return ZeroShot(_clip("CLIP").model, ["a", "b"], torch.tensor([[0, 3, 4, 19, 1, 1], [0, 5, 6, 19, 1, 1]]))
+
+
 # Methods for one kind of model: the model, the side of its images, and a layer.
 SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "attention": (_attention_model, 24, "2"),
@@ -75,6 +81,8 @@ SPECIAL: dict[str, tuple[Callable[[], nn.Module], int, str | None]] = {
     "transformer-attribution": (_transformer, 64, None),
     "attn-lrp": (_transformer, 64, None),
     "grad-eclip": (_transformer, 64, None),
+    "maskclip": (_prompts, 32, None),
+    "clip-surgery": (_prompts, 32, None),
     "captum:LRP": (_Flattened, 24, None),
     "torch-cam:LeGrad": (_torchvision_transformer, 64, "encoder.layers.encoder_layer_1"),
 }
@@ -100,6 +108,7 @@ LIBRARY_SMALLER: dict[str, dict[str, Any]] = {
     "captum:SmoothGrad": SAMPLES,
     "captum:SmoothGradSquared": SAMPLES,
     "captum:VarGrad": SAMPLES,
+    "shap:Partition": {"max_evals": 30},
     "torch-cam:ISCAM": {"num_samples": 3},
     "torch-cam:SSCAM": {"num_samples": 3},
 }

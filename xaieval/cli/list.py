@@ -72,7 +72,7 @@ def layers(
 
 @app.command
 def methods(*, markdown: Switch = False, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
-    """List the explanation methods: our own, and those of captum, pytorch-grad-cam, torch-cam and zennit.
+    """List the explanation methods: our own, and those of captum, pytorch-grad-cam, torch-cam, zennit and shap.
 
     Args:
         markdown: Print a Markdown table, as in docs/methods.md.

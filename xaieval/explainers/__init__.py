@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xaieval.explainers.adapters.captum import Captum, CaptumObject
 from xaieval.explainers.adapters.pytorch_grad_cam import GradCamObject, PytorchGradCam
+from xaieval.explainers.adapters.shap import Shap
 from xaieval.explainers.adapters.torch_cam import TorchCam, TorchCamObject
 from xaieval.explainers.adapters.zennit import Zennit
 from xaieval.explainers.base import Context, Explainer, FunctionExplainer, describe_method, joins_layers, needs_model
@@ -24,6 +25,7 @@ __all__ = [
     "Method",
     "Precomputed",
     "PytorchGradCam",
+    "Shap",
     "TorchCam",
     "TorchCamObject",
     "Zennit",

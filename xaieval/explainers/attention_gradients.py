@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper, gradients_of, grid_of, wide
 from xaieval.explainers.base import Context, size_of_images
-from xaieval.inference.borrowing import python_modules
+from xaieval.explainers.transformer_blocks import BlockFinder
 
 __all__ = ["ATTENTION_GRADIENTS", "AttentionGradient", "LeGrad", "generic_attention", "gradient_rollout"]
 
@@ -174,11 +174,11 @@ class LeGrad:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         size, count = size_of_images(context, self.name), len(context.images)
-        finder = _BlockFinder(count, self.name)
+        finder = BlockFinder(count, self.name)
         with torch.no_grad(), finder.watching(context.model):
             finder.run(lambda: context.read(context.images))
         blocks = finder.found()[-(self.layers or 0) :]
-        pooled = finder.blocks[-1].shape[-2] == 1
+        pooled = finder.pooled
         with torch.enable_grad():
             keeper = WeightKeeper(count, self.name, of_last=len(blocks) * count if pooled else None)
             with _tokens_of_all(blocks, mean=not pooled):
@@ -195,49 +195,6 @@ class LeGrad:
             return list(gradients_of(score, weights[-1:], self.name)[0].chunk(count))
         pairs = zip(score.chunk(count), weights[-count:], strict=True)
         return [gradients_of(one, [block], self.name, keep=True)[0] for one, block in pairs]
-
-
-class _BlockFinder(WeightKeeper):
-    """Keeps the weights of each block, and finds the block's module: the outermost item of a list with one attention."""
-
-    def __init__(self, images: int, name: str) -> None:
-        super().__init__(images, name)
-        self.running: list[nn.Module] = []
-        self.around: list[list[nn.Module]] = []  # for each attention that was kept, the items of lists that were running
-
-    @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Know which items of lists are running."""
-        lists = [module for module in python_modules(model) if isinstance(module, nn.ModuleList | nn.Sequential)]
-        items = dict.fromkeys(item for modules in lists for item in modules)
-        handles = []
-        for item in items:
-            handles.append(item.register_forward_pre_hook(lambda module, _: self.running.append(module)))
-            handles.append(item.register_forward_hook(lambda *_: self.running.pop() and None, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keep(self, weights: Tensor) -> None:
-        super()._keep(weights)
-        self.around.append(list(self.running))
-
-    def found(self) -> list[nn.Module]:
-        """The blocks in order.
-
-        Raises:
-            ExplainerError: There is a block without a module of its own.
-        """
-        calls = [around for around, weights in zip(self.around, self.blocks, strict=True) if weights.shape[-2] > 1]
-        alone = [[item for item in around if sum(item in other for other in calls) == 1] for around in calls]
-        if not all(alone):
-            raise ExplainerError(
-                f"method '{self.name}' needs blocks that are items of a ModuleList or Sequential, with one attention each; "
-                "'generic-attention' needs no blocks"
-            )
-        return [items[0] for items in alone]
 
 
 @contextmanager

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xaieval.explainers.ablation import ABLATION
-from xaieval.explainers.adapters import captum, pytorch_grad_cam, torch_cam, zennit
+from xaieval.explainers.adapters import captum, pytorch_grad_cam, shap, torch_cam, zennit
 from xaieval.explainers.attention_gradients import ATTENTION_GRADIENTS
 from xaieval.explainers.attention_relevance import ATTENTION_RELEVANCE
 from xaieval.explainers.base import Explainer, joins_layers, needs_model
 from xaieval.explainers.cam import CAMS
 from xaieval.explainers.controls import CONTROLS
+from xaieval.explainers.dense_prompts import DENSE_PROMPTS
 from xaieval.explainers.detectors import DETECTORS
 from xaieval.explainers.extremal import EXTREMAL
 from xaieval.explainers.grad_eclip import GRAD_ECLIP
 from xaieval.explainers.gradient_paths import GRADIENT_PATHS
+from xaieval.explainers.gscore_cam import GSCORE
 from xaieval.explainers.intrinsic import INTRINSIC
 from xaieval.explainers.layer_fusion import FUSIONS
 from xaieval.explainers.opti_cam import OPTI
@@ -31,6 +33,7 @@ FAMILIES = (
     CAMS,
     FUSIONS,
     PERTURBATIONS,
+    GSCORE,
     SENSITIVITY,
     EXTREMAL,
     ABLATION,
@@ -43,13 +46,14 @@ FAMILIES = (
     ATTENTION_GRADIENTS,
     ATTENTION_RELEVANCE,
     GRAD_ECLIP,
+    DENSE_PROMPTS,
     INTRINSIC,
     CONTROLS,
 )
 
 METHODS: dict[str, Explainer] = {explainer.name: explainer for family in FAMILIES for explainer in family}
 
-LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY)
+LIBRARIES = (captum.LIBRARY, pytorch_grad_cam.LIBRARY, torch_cam.LIBRARY, zennit.LIBRARY, shap.LIBRARY)
 
 LIBRARY_METHODS: dict[str, Explainer] = {name: method for library in LIBRARIES for name, method in library.methods.items()}
 
@@ -71,7 +75,7 @@ class Entry(NamedTuple):
 
 
 def catalogue() -> list[Entry]:
-    """Every method by name: those of xaieval, then those of captum, pytorch-grad-cam, torch-cam and zennit, installed or not.
+    """Every method by name: those of xaieval, then those of other libraries, installed or not.
 
     Example:
         >>> [entry for entry in catalogue() if entry.name == "captum:IntegratedGradients"][0]

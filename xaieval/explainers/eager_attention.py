@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from xaieval.errors import ExplainerError
 
-__all__ = ["SOFTMAXES", "Call", "EagerAttention", "is_attention"]
+__all__ = ["PRODUCTS", "SOFTMAXES", "Call", "EagerAttention", "is_attention"]
 
 Call = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
+PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 SOFTMAXES = {torch.softmax, Tensor.softmax, functional.softmax}
 FUSED = functional.scaled_dot_product_attention
 WHOLE = functional.multi_head_attention_forward

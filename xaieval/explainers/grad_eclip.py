@@ -12,11 +12,9 @@ from torch.nn import functional
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_weights import AttentionRows, WeightKeeper, gradients_of, grid_of, reads_class_token
 from xaieval.explainers.base import Context, size_of_images
-from xaieval.explainers.eager_attention import is_attention
+from xaieval.explainers.eager_attention import PRODUCTS, is_attention
 
 __all__ = ["GRAD_ECLIP", "GradECLIP"]
-
-PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 
 
 @dataclass(frozen=True)

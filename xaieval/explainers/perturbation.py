@@ -83,7 +83,8 @@ class ScoreCAM:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
         images = context.images
-        varied = activation.flatten(2).amax(dim=2) > activation.flatten(2).amin(dim=2)
+        kept = self._kept(context)
+        varied = kept & (activation.flatten(2).amax(dim=2) > activation.flatten(2).amin(dim=2))
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
             for pairs in varied.nonzero().split(context.size or len(images)):
@@ -94,7 +95,13 @@ class ScoreCAM:
         masked_scores = context.ask(blocks(), self.wanted, total=int(varied.sum()) + len(images)).to(activation.dtype)
         scores = masked_scores[-len(images) :, None].repeat(1, activation.shape[1])
         scores[varied] = masked_scores[: -len(images)]
-        return torch.einsum("nc,nc...->n...", scores.softmax(dim=1), activation).clamp(min=0)
+        weights = scores.masked_fill(~kept, -torch.inf).softmax(dim=1).masked_fill(~kept, 0)  # NaN if none is kept
+        return torch.einsum("nc,nc...->n...", weights, activation).clamp(min=0)
+
+    def _kept(self, context: Context) -> Tensor:
+        """Which channels take part, `[N, C]`."""
+        activation: Any = context.activation
+        return torch.ones(activation.shape[:2], dtype=torch.bool, device=activation.device)
 
     def _masks(self, channels: Tensor, context: Context) -> Tensor:
         """Masks `[G, H, W]` in [0, 1] from channels `[G, h, w]`; for volumes with one more axis."""

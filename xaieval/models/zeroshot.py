@@ -81,6 +81,12 @@ class ZeroShot(nn.Module):
         bias = getattr(model, "logit_bias", None)
         return logits if bias is None else logits + bias
 
+    def similarities(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """Cosine similarities of images and prompts, in [-1, 1], from the logits of `forward`."""
+        model: Any = self.model
+        bias = getattr(model, "logit_bias", None)
+        return (logits if bias is None else logits - bias) / model.logit_scale.exp()
+
     def index(self, prompt: str) -> int:
         """Class index of a prompt, for use as target.
 

@@ -1,1 +1,1 @@
-"""Methods of other libraries: captum, pytorch-grad-cam, torch-cam, zennit."""
+"""Methods of other libraries: captum, pytorch-grad-cam, torch-cam, zennit, shap."""

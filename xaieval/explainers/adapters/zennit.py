@@ -88,7 +88,7 @@ class Zennit(LibraryMethod):
 
     library = NAME
     kinds = KINDS
-    given = frozenset({"layer_map", "canonizers"})
+    given = frozenset({"layer_map", "first_map", "canonizers"})
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
