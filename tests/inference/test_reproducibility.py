@@ -46,7 +46,7 @@ FAMILIES = (ROLLOUT, ATTENTION_GRADIENTS, ATTENTION_RELEVANCE, GRAD_ECLIP, DENSE
 SPECIAL = {method.name for family in FAMILIES for method in family}
 SPECIAL |= {"cam", "attention", "captum:LRP", "torch-cam:CAM", "torch-cam:LeGrad"}
 DRAWING = ("random", "rise", "captum:GradientShap", "pytorch-grad-cam:RandomCAM", "torch-cam:SmoothGradCAMpp")
-SMALLER = {"n_masks": 16, "samples": 2, "steps": 3, "side": 48, "scales": (250,)}
+SMALLER = {"n_masks": 16, "samples": 2, "steps": 3, "n_steps": 3, "n_designs": 2, "side": 48, "scales": (250,)}
 TOLERANCE = 1e-5  # of confidences and shares; a hundred times that of percent
 
 
