@@ -20,7 +20,7 @@ import images as independent_images
 import pandas as pd
 import selection as selection_of_layers
 import skewness as skewed_differences
-from record import HERE, LEVEL, ROWS, save
+from recorded import HERE, LEVEL, ROWS, save
 
 app = cyclopts.App(name="coverage", help=__doc__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from grouped import CORRELATIONS, COUNTS, SIZES, Array, at_ranks, groups_of, latent_correlation, normal
-from record import LEVEL, grid, measured, percent
+from recorded import LEVEL, grid, measured, percent
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import difference_interval, metric_interval

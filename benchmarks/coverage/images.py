@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from grouped import Array, Rng
-from record import LEVEL, measured, percent
+from recorded import LEVEL, measured, percent
 from scipy.stats import skew
 
 from xaieval.analysis.stats.intervals import difference_interval, metric_interval

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from grouped import CORRELATIONS, COUNTS, SIZES, Array, Rng, at_ranks, groups_of, latent_correlation, normal
-from record import LEVEL, grid, measured, percent
+from recorded import LEVEL, grid, measured, percent
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.paired import holm

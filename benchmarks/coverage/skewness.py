@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from grouped import Array, Rng
-from record import grid, measured, percent
+from recorded import grid, measured, percent
 from scipy.special import stdtr
 
 from xaieval.analysis.stats.permutation import sign_flip_p_values

@@ -18,8 +18,8 @@ import figures
 import growth
 import limit
 import metric_times
+import speed_tables
 import startup
-import tables
 from networks import GREY, NETWORKS, Network, Scale, build
 from record import write_manifest
 
@@ -145,7 +145,7 @@ def all_(*, options: Options = DEFAULT) -> None:
     limit_(options=options)
     growth_(options=options)
     startup_(options=options)
-    print(tables.markdown(options.out))
+    print(speed_tables.markdown(options.out))
 
 
 @app.command(name="tables")
@@ -156,9 +156,9 @@ def tables_(page: Path | None = None, *, options: Options = DEFAULT) -> None:
         page: Page whose tables are replaced.
         options: See `Options`.
     """
-    print(tables.markdown(options.out))
+    print(speed_tables.markdown(options.out))
     if page is not None:
-        tables.write_into(page, options.out)
+        speed_tables.write_into(page, options.out)
     figures.draw(options.out)
 
 

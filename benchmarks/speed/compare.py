@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from agreement import agreement, without_counterpart
 from networks import METHODS, Batches, Network, Scale
-from peers import PEERS, Peer, available_variants, ours
+from peer_loops import PEERS, Peer, available_variants, ours
 from record import read, replace_rows
+from same_numbers import agreement, without_counterpart
 from timing import alternate, spread, stopwatch
 
 __all__ = ["Plan", "Setting", "compare", "parse_settings", "plan_of", "summarise"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from networks import METHODS, Batches, Network, Scale
-from peers import available_variants, ours
+from peer_loops import available_variants, ours
 from record import replace_rows
 from timing import spread
 

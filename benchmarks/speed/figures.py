@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from record import read
-from tables import NAMES
+from speed_tables import NAMES
 
 __all__ = ["draw"]
 

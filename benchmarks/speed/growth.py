@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from networks import LAYERS, Network, Scale, build
-from peers import ours
+from peer_loops import ours
 from record import replace_rows
 from safetensors.torch import save_file
 

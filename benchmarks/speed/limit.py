@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from compare import Setting
 from networks import METHODS, Batches, Network, Scale
-from peers import ours
+from peer_loops import ours
 from record import replace_rows
 from timing import alternate, spread
 from torch import Tensor, nn

@@ -61,3 +61,9 @@ def test_a_quick_command_runs(command, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_and_run_files_that_are_named_exist(path):
     assert not [name for name in SCRIPT.findall(path.read_text()) if not (ROOT / name).exists()]
+
+
+def test_modules_of_the_benchmarks_have_names_of_their_own():
+    """They import each other by name, so that one would be taken for another in a process that runs both."""
+    names = [path.name for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "__main__.py"]
+    assert len(names) == len(set(names))

@@ -22,7 +22,10 @@ def speed():
     """The modules of the benchmark by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks/speed")
-        yield {name: importlib.import_module(name) for name in ("metric_cases", "metric_times", "networks", "given", "tables")}
+        yield {
+            name: importlib.import_module(name)
+            for name in ("metric_cases", "metric_times", "networks", "given", "speed_tables")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_a_run_writes_times_ratios_and_the_table(speed, network, tmp_path):
     )
     assert table.loc[("deletion", "Xplique (formula)"), "passes"] == 5
     assert table["efficiency"].notna().tolist() == [name == "deletion" for name, _ in table.index]
-    assert "| deletion | Xplique (formula) |" in speed["tables"].markdown(tmp_path)
+    assert "| deletion | Xplique (formula) |" in speed["speed_tables"].markdown(tmp_path)
 
 
 def test_a_metric_that_is_not_there_is_an_error_with_those_that_are(speed, network):

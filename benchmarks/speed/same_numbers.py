@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import captum.attr
 import numpy as np
 from networks import METHODS, Network
-from peers import PEERS, Found, Peer, Results, ours
+from peer_loops import PEERS, Found, Peer, Results, ours
 
 __all__ = ["TOLERANCE", "agreement", "without_counterpart"]
 
