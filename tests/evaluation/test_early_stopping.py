@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.evaluation.bets import largest_capital
 from xaieval.analysis.stats.sequential import SignTest
 from xaieval.errors import ConfigError, MetricError
 from xaieval.evaluation.early_stopping import Stop, Stopping, certain, resolve_stop
@@ -67,19 +68,6 @@ def _random(seed: int, images: int, layers: int, methods: Sequence[str] = ("grad
 # ---- a slow loop
 
 
-def _chance(differences: list[float], population: int) -> float:
-    """The p-value: 1 / the largest capital of a player who bets on a positive mean."""
-    capital = most = 1.0
-    for t, difference in enumerate(differences):
-        null = -sum(differences[:t]) / (population - t)
-        mean = sum(differences[:t]) / (t + 1)
-        variance = (0.25 + sum(one**2 for one in differences[:t])) / (t + 1) - mean**2
-        stake = max(0, (mean - null) / (variance + (mean - null) ** 2))
-        capital *= 1 + (min(stake, 0.9 / (1 + null)) if null > -1 else 0) * (difference - null)
-        most = max(most, capital)
-    return 0.0 if sum(differences) > population - len(differences) else 1 / most
-
-
 def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
     """By the definition: all comparisons of some order (or set) are certain at their share of the error."""
     seen = rows["image_id"].nunique()
@@ -93,7 +81,7 @@ def _slow(rows: pd.DataFrame, stop: Stop, population: int) -> bool:
             for layer, actual in values.items():
                 actual.append(by[layer] / 100 * (1 if HIGHER[stop.by] else -1) if len(by) == len(values) else 0.0)
         ahead = {
-            (a, b): _chance([x - y for x, y in zip(values[a], values[b], strict=True)], population) <= share
+            (a, b): 1 / largest_capital([x - y for x, y in zip(values[a], values[b], strict=True)], population) <= share
             for a, b in itertools.permutations(values, 2)
         }
         if stop.rule == "ranking":

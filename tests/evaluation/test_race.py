@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import xaieval
+from tests.evaluation.bets import largest_capital
 from xaieval.analysis.stats.intervals import wilson_interval
 from xaieval.analysis.stats.sequential import SignTest
 from xaieval.errors import ConfigError, MetricError
@@ -53,19 +54,6 @@ def _run(values: NDArray[np.float64], race: Race, batch: int, higher: bool = Tru
     return racing
 
 
-def _evidence(differences: Sequence[float], population: int) -> float:
-    """The largest capital of a player who bets on a positive mean; inf if it is certain."""
-    capital = most = 1.0
-    for t, difference in enumerate(differences):
-        null = -sum(differences[:t]) / (population - t)
-        mean = sum(differences[:t]) / (t + 1)
-        variance = (0.25 + sum(one**2 for one in differences[:t])) / (t + 1) - mean**2
-        stake = max(0, (mean - null) / (variance + (mean - null) ** 2))
-        capital *= 1 + (min(stake, 0.9 / (1 + null)) if null > -1 else 0) * (difference - null)
-        most = max(most, capital)
-    return math.inf if sum(differences) > population - len(differences) else most
-
-
 def _slow(values: NDArray[np.float64], error: float, batch: int) -> tuple[set[int], int]:
     """The pairs that are left and the images seen, by the definition."""
     population, count = values.shape
@@ -82,7 +70,7 @@ def _slow(values: NDArray[np.float64], error: float, batch: int) -> tuple[set[in
                 if seen == population:
                     ahead = sum(pairwise) > 1e-5 * population
                 else:
-                    ahead = _evidence(pairwise, population) >= (count - 1) / error
+                    ahead = largest_capital(pairwise, population) >= (count - 1) / error
                 if ahead:
                     beaten.add(a)
         assert beaten != left
@@ -117,7 +105,7 @@ def test_by_hand():
     assert told["undecided"] == [["layer2", "gradcam"]]
     assert [entry["layer"] for entry in told["dropped"]] == ["layer1"]
     assert told["dropped"][0]["images"] == 10
-    assert _evidence([0.6] * 8, 40) < 2 / 0.05 < _evidence([0.6] * 9, 40)  # two rivals have half of the error each
+    assert largest_capital([0.6] * 8, 40) < 2 / 0.05 < largest_capital([0.6] * 9, 40)  # two rivals have half of the error each
     assert racing.spent == pytest.approx((40 + 10 + 40) / 120)
     assert told["reason"] == "2 of 3 pairs have the same mean insertion on all 40 images"
     json.dumps(told)

@@ -16,7 +16,7 @@ from xaieval.errors import ConfigError, MetricError, choose_from
 from xaieval.evaluation.drawn_values import DrawnValues
 from xaieval.results.rows import Pair
 
-__all__ = ["Stop", "Stopping", "certain", "check_stop_of_groups", "resolve_stop"]
+__all__ = ["Stop", "Stopping", "certain", "check_count", "check_error", "check_stop_of_groups", "resolve_stop"]
 
 Rule = Literal["ranking", "best", "worst"]
 Signs = NDArray[np.int64]
@@ -63,9 +63,8 @@ class Stop:
                 f"k={self.k!r} belongs to the rules 'best' and 'worst', but the rule is 'ranking'; change one of them"
             )
         for name in ("k", "min_images", "max_images"):
-            _check_count(name, getattr(self, name), optional=name != "min_images")
-        if not isinstance(self.error, int | float) or not 0 < self.error < 1:
-            raise ConfigError(f"error is a probability in (0, 1), such as 0.05; got {self.error!r}")
+            check_count(name, getattr(self, name), optional=name != "min_images")
+        check_error(self.error)
         if self.max_images is not None and self.max_images < self.min_images:
             raise ConfigError(
                 f"max_images={self.max_images} is below min_images={self.min_images}; raise the first or lower the second"
@@ -361,7 +360,17 @@ def _compared_methods(pairs: Sequence[Pair], stop: Stop) -> list[_MethodLayers]:
     return methods
 
 
-def _check_count(name: str, value: object, optional: bool) -> None:
+def check_error(error: object) -> None:
+    """Raise an error if a value is no probability between 0 and 1.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not isinstance(error, int | float) or not 0 < error < 1:
+        raise ConfigError(f"error is a probability in (0, 1), such as 0.05; got {error!r}")
+
+
+def check_count(name: str, value: object, optional: bool) -> None:
     """Raise an error if a value is not a positive integer.
 
     Raises:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.stats.sequential import Floats, SignTest
-from xaieval.errors import ConfigError, MetricError
+from xaieval.errors import MetricError
 from xaieval.evaluation.drawn_values import DrawnValues
+from xaieval.evaluation.early_stopping import check_count, check_error
 from xaieval.results.rows import Pair
 
 __all__ = ["Race", "Racing"]
@@ -44,11 +45,8 @@ class Race:
     left_out: Mapping[Pair, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.error, int | float) or not 0 < self.error < 1:
-            raise ConfigError(f"error is a probability in (0, 1), such as 0.05; got {self.error!r}")
-        most = self.max_images
-        if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-            raise ConfigError(f"max_images is an integer of at least 1, or None; got {most!r}")
+        check_error(self.error)
+        check_count("max_images", self.max_images, optional=True)
 
     def start(
         self, population: int, pairs: Sequence[Pair], higher_is_better: Mapping[str, bool], bounds: tuple[float, float]

@@ -22,7 +22,7 @@ from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.race import Race
 from xaieval.evaluation.request import Request, batches_of, check_at_least_one, check_request, check_target_of_all
 from xaieval.evaluation.scores import Scores
-from xaieval.explainers import Explainer, Method
+from xaieval.explainers import Explainer, Method, needs_model
 from xaieval.explainers.catalogue import METHODS
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.options import Inference, InferenceOptions
@@ -219,7 +219,7 @@ def _unfit(request: Request, loader: Iterable[Any]) -> dict[Pair, str]:
         image = first.part(0, 1, [])
         with started(looked.request, image, device, looked.layers, limit) as job:
             for pair, (explainer, layer) in zip(job.names, job.pairs, strict=True):
-                if layer is None and not getattr(explainer, "needs_model", True):
+                if layer is None and not needs_model(explainer):
                     continue  # sees only what the model answers, so that it fits all
                 try:
                     one = job.of([pair])

@@ -142,7 +142,7 @@ class Context:
                 )
             return found
 
-        return torch.cat(self._limit.parts(len(images), gradient))
+        return torch.cat(self.limit.parts(len(images), gradient))
 
     def ask(self, blocks: Blocks, wanted: Asked = "score", total: int | None = None) -> Tensor:
         """Scores of the targets on any number of images, without gradients, in passes of the run's size or smaller.
@@ -174,7 +174,7 @@ class Context:
                     read = self.read(images)
             return self._scored(read[: len(images)], of, wanted)
 
-        limit, done = self._limit, 0
+        limit, done = self.limit, 0
 
         def forward_within_limit(images: Tensor, of: Tensor) -> Tensor:
             nonlocal done
@@ -187,7 +187,8 @@ class Context:
         return in_groups(blocks, forward_within_limit, limit.size)
 
     @property
-    def _limit(self) -> BatchLimit:
+    def limit(self) -> BatchLimit:
+        """The images per pass: `batch_limit`, or as many as `size` says."""
         return self.batch_limit or BatchLimit(self.size or len(self.images))
 
     def report(self, done: int, total: int) -> None:

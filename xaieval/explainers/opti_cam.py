@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.base import Context
-from xaieval.inference.batch_limit import BatchLimit
 from xaieval.masking import LINEAR
 
 __all__ = ["OPTI", "OptiCAM"]
@@ -67,9 +66,8 @@ class OptiCAM:
         activation: Any = context.activation
         # In float64, because Adam makes whole steps of gradients that are rounding alone, as those of channels of zeros.
         channels = activation.clamp(min=0).double()
-        limit = context.batch_limit or BatchLimit(context.size or len(channels))
         with torch.enable_grad():
-            return torch.cat(limit.parts(len(channels), lambda part: self._optimised(context, channels, part)))
+            return torch.cat(context.limit.parts(len(channels), lambda part: self._optimised(context, channels, part)))
 
     def _optimised(self, context: Context, channels: Tensor, part: slice) -> Tensor:
         """The maps of some images of the batch."""
