@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper, gradients_of, grid_of, wide
+from xaieval.explainers.attention_weights import AttentionRows, ReadsRows, Rows, WeightKeeper, gradients_of, grid_of, wide
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.transformer_blocks import BlockFinder
 
@@ -24,7 +24,7 @@ Matrix = Float[Tensor, "n q t"]
 
 
 @dataclass(frozen=True)
-class AttentionGradient:
+class AttentionGradient(ReadsRows):
     """A map from the attention weights of all blocks and the gradients of the target's score with respect to them.
 
     Which row of the matrix is the map is chosen as for `attention-rollout`.
@@ -58,13 +58,6 @@ class AttentionGradient:
     needs_model: bool = True
     takes_gradients: bool = True
     passes: str = "1"
-
-    def __post_init__(self) -> None:
-        self._rows  # noqa: B018  # refuses wrong settings at once
-
-    @property
-    def _rows(self) -> AttentionRows:
-        return AttentionRows(self.rows, self.grid, self.prefix_tokens)
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_gradients import attribution_rollout
-from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper, gradients_of, no_attention
+from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper, gradients_of, no_attention
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import EagerAttention
 from xaieval.explainers.relevance_rules import ALPHA_BETA, ATTN_LRP, Rule, ruled
@@ -67,7 +67,7 @@ class AttnLRP:
 
 
 @dataclass(frozen=True)
-class TransformerAttribution:
+class TransformerAttribution(ReadsRows):
     """Transformer attribution: a rollout of attention weights' relevance times their gradient, positive part.
 
     Which row of the matrix is the map is chosen as for `attention-rollout`.
@@ -103,13 +103,6 @@ class TransformerAttribution:
     takes_gradients: bool = True
     passes: str = "2"
     paper: str = "Chefer et al. 2021, arXiv 2012.09838"
-
-    def __post_init__(self) -> None:
-        self._rows  # noqa: B018  # refuses wrong settings at once
-
-    @property
-    def _rows(self) -> AttentionRows:
-        return AttentionRows(self.rows, self.grid, self.prefix_tokens)
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""

@@ -14,7 +14,17 @@ from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import Call, EagerAttention, is_attention
 from xaieval.probe.layouts import Layout, token_layout
 
-__all__ = ["AttentionRows", "Rows", "WeightKeeper", "gradients_of", "grid_of", "no_attention", "reads_class_token", "wide"]
+__all__ = [
+    "AttentionRows",
+    "ReadsRows",
+    "Rows",
+    "WeightKeeper",
+    "gradients_of",
+    "grid_of",
+    "no_attention",
+    "reads_class_token",
+    "wide",
+]
 
 Rows = Literal["auto", "class", "mean"]
 
@@ -138,6 +148,27 @@ class AttentionRows:
         if from_class and prefix == 0:
             raise ExplainerError(f"method '{name}' with rows='class' needs a token before the grid, and there is none")
         return weights[:, 0] if from_class else weights[:, prefix:].mean(dim=1)
+
+
+class ReadsRows:
+    """What explainers have in common whose fields say which row of a matrix over tokens they read.
+
+    Attributes:
+        rows: As of `AttentionRows`, as are the others.
+        grid: See there.
+        prefix_tokens: See there.
+    """
+
+    rows: Rows
+    grid: tuple[int, int] | None
+    prefix_tokens: int | None
+
+    def __post_init__(self) -> None:
+        self._rows  # noqa: B018  # refuses wrong settings at once
+
+    @property
+    def _rows(self) -> AttentionRows:
+        return AttentionRows(self.rows, self.grid, self.prefix_tokens)
 
 
 def grid_of(row: Tensor, layout: Layout) -> Tensor:

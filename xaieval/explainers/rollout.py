@@ -9,14 +9,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from xaieval.explainers.attention_weights import AttentionRows, Rows, WeightKeeper
+from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper
 from xaieval.explainers.base import Context, size_of_images
 
 __all__ = ["ROLLOUT", "AttentionMap", "last_block", "rollout"]
 
 
 @dataclass(frozen=True)
-class AttentionMap:
+class AttentionMap(ReadsRows):
     """A map from the attention weights of all blocks: a function combines them into one matrix, of which one row is the map.
 
     The row is that of the class token if there is one, or else the mean over the tokens of the grid. If the model pools its
@@ -52,13 +52,6 @@ class AttentionMap:
     needs_gradient: bool = False
     needs_model: bool = True
     passes: str = "1"
-
-    def __post_init__(self) -> None:
-        self._rows  # noqa: B018  # refuses wrong settings at once
-
-    @property
-    def _rows(self) -> AttentionRows:
-        return AttentionRows(self.rows, self.grid, self.prefix_tokens)
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`.
