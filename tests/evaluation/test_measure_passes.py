@@ -101,6 +101,21 @@ def test_values_are_the_same_beside_a_metric_that_needs_them(metric):
     pd.testing.assert_frame_equal(alone.rows[columns], beside.rows[columns], check_exact=True)
 
 
+@pytest.mark.parametrize(
+    ("metric", "method", "passes"),
+    [
+        (max_sensitivity, "captum:Saliency", 1),  # its own
+        (local_lipschitz, "captum:Saliency", 1),
+        (relative_output_stability, "captum:Saliency", 2),  # and one for what the model says
+        (max_sensitivity, "gradcam", 1),  # the pass that gives activations
+    ],
+)
+def test_a_method_that_makes_its_own_passes_needs_no_other_for_maps(metric, method, passes):
+    layers = () if method != "gradcam" else "features"
+    few, more = (counted([metric(samples)], [method], layers)[1] for samples in (2, 5))
+    assert more - few == 3 * passes * len(IMAGES)
+
+
 LAYERS, METHODS = ("features.0", "features.1"), ("gradcam", "layercam", "uniform")
 ALTERED = [
     *(faithfulness_correlation(3, 0.1), sensitivity_n((0.1, 0.5), 2), mu_fidelity(4, samples=3), completeness()),

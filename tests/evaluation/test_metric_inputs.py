@@ -156,6 +156,29 @@ def test_an_inspection_is_what_the_model_and_the_method_say_of_changed_images():
     assert not seen["activation"].requires_grad
 
 
+def test_what_the_model_says_is_kept_only_where_it_is_asked_for():
+    def look(images: Tensor, inspect_maps: Any) -> Tensor:
+        return inspect_maps(images).predicted
+
+    with pytest.raises(MetricError, match="let it need 'inspect'"):
+        score(Metric("look", look, None, needs=("images", "inspect_maps")), methods=["captum:Saliency"], layers=())
+
+
+def test_a_method_without_logits_compares_the_classes_that_the_model_gives_to_altered_images():
+    protocol = Protocol(against="similar")
+
+    def look(explain_class: Any) -> Tensor:
+        seen.append(explain_class(torch.tensor([4, 0, 1, 2, 3])))
+        return torch.zeros(5)
+
+    seen: list[Tensor] = []
+    score(Metric("look", look, None, needs=("explain_class",)), methods=["captum:Saliency"], layers=(), protocol=protocol)
+    alone = xaieval.explain(
+        tiny(), batch()["images"], (), "captum:Saliency", protocol=protocol, target=lambda *_: torch.tensor([4, 0, 1, 2, 3])
+    )
+    torch.testing.assert_close(seen[0], alone["input"])
+
+
 def test_a_map_with_nan_is_nan_in_an_inspection_and_zeros_in_explain():
     def odd(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         return images[:, 0].masked_fill(images[:, 0] > 1000, torch.nan)

@@ -126,7 +126,7 @@ def test_quantus_leaves_out_a_noise_under_which_the_map_is_nan_and_we_do_not(nam
     assert np.isfinite(quantus_scores(name, images, sometimes, added, normalise=False)).all()
     for ours in (local_lipschitz(samples=3), average_sensitivity(samples=3)):
         calls[:] = [images]
-        again = looking(sometimes) if "inspect" in ours.needs else sometimes
+        again = looking(sometimes) if "inspect_maps" in ours.needs else sometimes
         assert ours.per_image(explain(images), images, again, drawn(2)).isnan().all()
 
 

@@ -53,7 +53,7 @@ def value(metric: Metric, images: Tensor, explain: Explain, randomise: Any) -> A
         "maps": own.maps,
         "attributions": own.attributions,
         "images": images,
-        "inspect": look,
+        "inspect_maps": look,
         "draw": drawn(len(images)),
         "randomise": randomise,
     }
@@ -100,7 +100,7 @@ def check_a_map_that_is_constant_up_to_rounding_has_no_order(tested: Any) -> Non
     zeros, rounded = torch.zeros(1, 12, 12), 1 + 1e-7 * images[:, 0]
     own = Look(images[:, 0], images[:, 0], zeros, zeros, None)
     random = Look(zeros, rounded, zeros, zeros, None)  # flagged as constant, so normalised to zeros
-    given = {"maps": own.maps, "attributions": own.attributions, "images": images, "inspect": None, "draw": None}
+    given = {"maps": own.maps, "attributions": own.attributions, "images": images, "inspect_maps": None, "draw": None}
     given["randomise"] = lambda order, modules, look: [look(lambda x: random)]
     found, _ = metric.per_image(*(given[need] for need in metric.needs))
     assert found.isnan().all()

@@ -65,7 +65,7 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
 
     Args:
         request: What is asked for.
-        batch: The first images; two of them run, or all if no method needs a layer.
+        batch: The first images; two of them run, or all if the model takes no fewer.
         device: The device of the borrowed model.
         limit: On the images in a pass.
 
@@ -135,8 +135,10 @@ def _runs(request: Request, images: Tensor) -> bool:
 
 
 def _run(request: Request, batch: Batch, device: torch.device) -> None:
-    """Run the first batch: all of it, because a model can be made for one size of batch."""
+    """Run two images, or all of the first batch, because a model can be made for one size of batch."""
     images = to_device(batch.images, device)
+    if len(images) > 2 and _runs(request, images[:2]):
+        return
     # Not in inference mode: tensors that a model keeps from its first pass could not take part in gradients later.
     with out_of_memory_is_run_error(), torch.no_grad():
         request.inference.limit(len(images)).parts(len(images), lambda part: request.call(images[part]))

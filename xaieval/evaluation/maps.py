@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
 from xaieval.errors import ExplainerError
 from xaieval.evaluation.job import Job
-from xaieval.explainers import Context, Explainer, joins_layers, needs_model
+from xaieval.explainers import Context, Explainer, joins_layers, needs_logits, needs_model
 from xaieval.inference.targets import compared_classes
 from xaieval.inference.tasks import Classification, Followed
 from xaieval.masking import Finished, finish
@@ -23,18 +23,15 @@ from xaieval.probe.detector_frames import Frame
 from xaieval.probe.hooks import run, to_device
 from xaieval.probe.layouts import Layout
 
-__all__ = ["BatchPass", "finished_maps", "raw_maps", "run_batch"]
+__all__ = ["BatchPass", "Given", "finished_maps", "given_without_pass", "raw_maps", "run_batch"]
 
 
 @dataclass(frozen=True)
-class BatchPass:
-    """The result of one pass over the original images, on the device.
+class Given:
+    """What explainers are given to make maps of, on the device.
 
     Attributes:
         context: What every explainer is given.
-        predicted: Predicted classes `[N]`.
-        has_target: Whether an image has a target to explain, `[N]`.
-        confidence: Confidence of the targets, `[N]`.
         activations: By layer address.
         gradients: By layer address.
         layouts: By layer address.
@@ -42,19 +39,10 @@ class BatchPass:
     """
 
     context: Context
-    predicted: Tensor
-    has_target: Tensor
-    confidence: Tensor
-    activations: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-    layouts: dict[str, Layout]
+    activations: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
     frame: Frame | None = None
-
-    @property
-    def targets(self) -> Tensor:
-        """The explained classes `[N]`; -1 where an image has no target."""
-        followed = self.context.followed
-        return self.context.targets if followed is None else followed.classes
 
     def at(self, layer: str | None, contiguous: bool = True) -> Context:
         """The context of an explainer at a layer.
@@ -78,6 +66,27 @@ class BatchPass:
             return self.at(layer, contiguous)
         return replace(self.context, layer=layer, layers=tuple(self.at(address, contiguous) for address in self.activations))
 
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPass(Given):
+    """The result of one pass over images: what explainers are given, and what the model says.
+
+    Attributes:
+        predicted: Predicted classes `[N]`.
+        has_target: Whether an image has a target to explain, `[N]`.
+        confidence: Confidence of the targets, `[N]`.
+    """
+
+    predicted: Tensor
+    has_target: Tensor
+    confidence: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """The explained classes `[N]`; -1 where an image has no target."""
+        followed = self.context.followed
+        return self.context.targets if followed is None else followed.classes
+
     def without_layers(self) -> BatchPass:
         """A copy that holds no activations and gradients, so that their memory can be freed."""
         return replace(self, activations={}, gradients={})
@@ -91,7 +100,7 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
         batch: At least one image.
         followed: For altered images, the targets of the original ones. Default: chosen by the protocol.
     """
-    images = to_device(batch.images, job.device).contiguous()
+    images = _on_device(job, batch)
     labels = to_device(batch.labels, job.device) if isinstance(batch.labels, Tensor) else batch.labels
     runner, task, protocol = job.runner, job.task, job.protocol
     differentiable = any(explainer.needs_gradient for explainer, _ in job.pairs)
@@ -120,13 +129,26 @@ def run_batch(job: Job, batch: Batch, followed: Followed | None = None) -> Batch
     )
 
 
+def given_without_pass(job: Job, batch: Batch, followed: Followed) -> Given | None:
+    """What explainers are given that need no pass of the run, for known targets; None if one of the job needs it."""
+    compares = job.protocol.against is not None and not followed.details  # by the logits of these images
+    explainers = [explainer for explainer, _ in job.pairs]
+    if compares or any(one.needs_layer or one.needs_gradient or needs_logits(one) for one in explainers):
+        return None
+    return Given(_context(job, batch, _on_device(job, batch), followed, None))
+
+
+def _on_device(job: Job, batch: Batch) -> Tensor:
+    return to_device(batch.images, job.device).contiguous()
+
+
 def _context(job: Job, batch: Batch, images: Tensor, followed: Followed, read: Any) -> Context:
-    """What every explainer is given."""
+    """What every explainer is given; without logits if nothing was read."""
     return Context(
         model=job.runner.model,
         images=images,
         targets=followed.classes.clamp(min=0) if isinstance(job.task, Classification) else followed.classes,
-        logits=read.detach() if isinstance(job.task, Classification) else None,
+        logits=read.detach() if isinstance(job.task, Classification) and read is not None else None,
         ids=batch.ids,
         seed=job.seed,
         task=job.task,
@@ -139,21 +161,21 @@ def _context(job: Job, batch: Batch, images: Tensor, followed: Followed, read: A
     )
 
 
-def raw_maps(job: Job, batch_pass: BatchPass) -> list[Tensor]:
+def raw_maps(job: Job, given: Given) -> list[Tensor]:
     """The maps as the explainers give them, one tensor `[N, h, w]` for each pair; for volumes `[N, d, h, w]`.
 
     Raises:
         ExplainerError: An explainer did not give one map per image.
     """
-    images = batch_pass.context.images
+    images = given.context.images
     maps = []
     for explainer, layer in job.pairs:
-        context = batch_pass.for_explainer(explainer, layer)
+        context = given.for_explainer(explainer, layer)
         if job.progress is not None:
             context = replace(context, progress=partial(job.progress, explainer.name))
         with job.runner.lent() if needs_model(explainer) else nullcontext(), _read_only(explainer.name, context):
             raw = _checked(explainer.name, explainer(context), images)
-        raw, frame = raw.detach().to(images.device, torch.float32), batch_pass.frame if layer else None
+        raw, frame = raw.detach().to(images.device, torch.float32), given.frame if layer else None
         maps.append(raw if frame is None else frame.cut(raw))
     return maps
 

@@ -178,7 +178,7 @@ class MetricInputs:
         """What the method and the model say about altered images."""
         return self.shared.inspect(self.number, images)
 
-    inspect_layer = inspect  # what is shared knows whether a metric needs layers
+    inspect_maps = inspect_layer = inspect  # what is shared knows what metrics need of them
 
     def explain_class(self, classes: Tensor) -> Tensor:
         """The maps of the original images for other classes."""

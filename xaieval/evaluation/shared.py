@@ -38,6 +38,7 @@ class Shared:
         judge: Of the original images, with the model that is asked about altered images.
         known: What was found for one map and holds for all, by what it is.
         seen: What was seen of altered images that are the same for all maps, by their content; None if they depend on the map.
+        with_output: Whether what the model says of altered images is kept.
         with_layers: Whether the outputs of layers are kept.
     """
 
@@ -48,6 +49,7 @@ class Shared:
     judge: Context
     known: dict[Hashable, Any] = field(default_factory=dict)
     seen: dict[Hashable, Any] | None = None
+    with_output: bool = False
     with_layers: bool = False
 
     def by_images(self, metrics: Sequence[Metric]) -> list[tuple[Shared, list[Metric]]]:
@@ -61,8 +63,9 @@ class Shared:
         return [(self._for(word, together), together) for word, together in lists.items()]
 
     def _for(self, word: str, metrics: Sequence[Metric]) -> Shared:
-        with_layers = any("inspect_layer" in metric.needs for metric in metrics)
-        return replace(self, seen={} if word else None, with_layers=with_layers)
+        needs = {need for metric in metrics for need in metric.needs}
+        output, layers = bool(needs & {"inspect", "inspect_layer"}), "inspect_layer" in needs
+        return replace(self, seen={} if word else None, with_output=output, with_layers=layers)
 
     def once(self, what: Hashable, find: Callable[[], T]) -> T:
         """What holds for all maps, found when it is first asked for."""
@@ -95,7 +98,7 @@ class Shared:
 
     def inspected(self, job: Job, batch: Batch, followed: Followed | None) -> list[Inspected]:
         """One pass over images that serves all pairs of a job."""
-        return inspected(job, batch, followed, self.with_layers)
+        return inspected(job, batch, followed, self.with_output, self.with_layers)
 
     @property
     def maps_of_run(self) -> dict[Pair, Tensor]:

@@ -7,7 +7,15 @@ from xaieval.explainers.adapters.pytorch_grad_cam import GradCamObject, PytorchG
 from xaieval.explainers.adapters.shap import Shap
 from xaieval.explainers.adapters.torch_cam import TorchCam, TorchCamObject
 from xaieval.explainers.adapters.zennit import Zennit
-from xaieval.explainers.base import Context, Explainer, FunctionExplainer, describe_method, joins_layers, needs_model
+from xaieval.explainers.base import (
+    Context,
+    Explainer,
+    FunctionExplainer,
+    describe_method,
+    joins_layers,
+    needs_logits,
+    needs_model,
+)
 from xaieval.explainers.catalogue import LIBRARY_METHODS, METHODS
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.explainers.resolve import Method, check_black_box, resolve_methods
@@ -32,6 +40,7 @@ __all__ = [
     "check_black_box",
     "describe_method",
     "joins_layers",
+    "needs_logits",
     "needs_model",
     "resolve_methods",
     "setting_names",

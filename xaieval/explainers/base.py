@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, runtime_checkable
+from typing import Any, ClassVar, Literal, runtime_checkable
 from typing import Protocol as Interface
 
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "MapFunction",
     "describe_method",
     "joins_layers",
+    "needs_logits",
     "needs_model",
     "size_of_images",
 ]
@@ -220,8 +221,9 @@ class Explainer(Interface):
     Other attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes per
     image, and a reference. `needs_model = False` says that the explainer uses only what the context holds beyond the model
     (maps of a layer, logits, images, `ask`), with tensors in any memory format. The run then neither undoes its changes to the
-    model nor copies tensors for this explainer. `joins_layers = True` says that it makes one map of all layers of the run: it
-    is called once, with a context of each layer in `layers`, and its rows have the layer `layer3+layer4`.
+    model nor copies tensors for this explainer. `needs_logits = False` says that it does not read `context.logits`; for a
+    metric that asks for many maps, no pass is then made to have them. `joins_layers = True` says that it makes one map of all
+    layers of the run: it is called once, with a context of each layer in `layers`, and its rows have the layer `layer3+layer4`.
 
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range; the protocol upsamples and normalises them.
     A map with NaN marks an image that could not be explained.
@@ -259,6 +261,11 @@ def needs_model(explainer: Explainer) -> bool:
     return bool(getattr(explainer, "needs_model", True))
 
 
+def needs_logits(explainer: Explainer) -> bool:
+    """Whether an explainer reads the logits of the context. Default of an explainer that does not say: True."""
+    return bool(getattr(explainer, "needs_logits", True))
+
+
 def joins_layers(explainer: Explainer) -> bool:
     """Whether an explainer makes one map of all layers together. Default of an explainer that does not say: False."""
     return explainer.needs_layer and bool(getattr(explainer, "joins_layers", False))
@@ -278,7 +285,7 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
-NEEDS = {"needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers"}
+NEEDS = {"needs_layer", "needs_gradient", "needs_model", "needs_logits", "takes_gradients", "joins_layers"}
 COMMON_FIELDS = {"name", "label", "function", "passes", "paper", *NEEDS}
 
 
@@ -329,6 +336,7 @@ class FunctionExplainer:
     name: str
     needs_layer: bool = False
     needs_gradient: bool = False
+    needs_logits: ClassVar[bool] = False
 
     def __call__(self, context: Context) -> Tensor:
         """The maps that the function returns."""

@@ -52,7 +52,7 @@ def continuity(steps: int = 28, share: float = 1.0, fill: str = "edge") -> Metri
         "continuity",
         partial(_continuity, steps=steps, share=share, fill=fill),
         higher_is_better=False,
-        needs=("maps", "images", "inspect"),
+        needs=("maps", "images", "inspect_maps"),
         settings={"steps": steps, "share": share, "fill": fill},
         passes=f"the method {steps} times",
         paper="Montavon et al. 2018, arXiv 1706.07979",

@@ -50,7 +50,7 @@ def local_lipschitz(samples: int = 10, radius: float = 0.1, noise: str = "gaussi
         partial(_local_lipschitz, samples=samples, radius=radius, noise=noise, normalised=normalised),
         higher_is_better=False,
         label="local Lipschitz",
-        needs=("maps" if normalised else "attributions", "images", "inspect", "draw"),
+        needs=("maps" if normalised else "attributions", "images", "inspect_maps", "draw"),
         settings={"samples": samples, "radius": radius, "noise": noise, "normalised": normalised},
         passes=f"the method {samples} times",
         paper="Alvarez-Melis and Jaakkola 2018, arXiv 1806.08049",

@@ -44,6 +44,8 @@ NEEDS = {
     "attribute": "the same as explain, but the maps are not normalised; they have the size of the image",
     "inspect": "a function that takes changed images as explain does, and returns an `Inspection`: their maps, with what the "
     "model says of them, from the same passes",
+    "inspect_maps": "the same as inspect, for a metric that reads only the maps: a method that makes its passes itself then "
+    "needs no other one",
     "inspect_layer": "the same as inspect, and the `Inspection` has the output of the method's layer",
     "targets": "the explained classes, [N]; 0 for an image of a classifier that has none",
     "logits": "the model's logits on the original images, [N, K]; only of classifiers",
@@ -93,14 +95,18 @@ class Inspection(Protocol):
 
     @property
     def predicted(self) -> Tensor:
-        """The predicted classes, `[N]`; -1 for none."""
+        """The predicted classes, `[N]`; -1 for none.
+
+        Raises:
+            MetricError: The metric needs neither "inspect" nor "inspect_layer", which keep them.
+        """
 
     @property
     def logits(self) -> Tensor:
         """The logits, `[N, K]`.
 
         Raises:
-            MetricError: The model is not a classifier.
+            MetricError: The model is not a classifier, or the logits were not kept, as for `predicted`.
         """
 
     @property

@@ -187,7 +187,7 @@ def _similarity_metric(
         partial(_mprt, order=order, similarity=similarity, modules=named, absolute=absolute, smooth=smooth),
         higher_is_better=False,
         label=label,
-        needs=("maps", "attributions", "images", "inspect", "draw", "randomise"),
+        needs=("maps", "attributions", "images", "inspect_maps", "draw", "randomise"),
         settings={"order": order, "similarity": similarity, "modules": named, "absolute": absolute}
         | ({} if smooth is None else {"samples": smooth.samples, "noise_level": smooth.level}),
         passes=_cost(order, times, smooth is not None),

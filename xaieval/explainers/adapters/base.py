@@ -98,6 +98,7 @@ class LibraryMethod:
     kinds: ClassVar[Mapping[str, Kind]]
     given: ClassVar[frozenset[str]]  # keywords of the library that the adapter gives, so that they are no settings
     needs_gradient: ClassVar[bool] = False  # the library computes gradients itself
+    needs_logits: ClassVar[bool] = False
     method: str
     label: str
 
@@ -171,7 +172,7 @@ class _ImageTarget:
 
     def __call__(self, output: Any) -> Tensor:
         """One number; or `[G]` of logits `[G, K]`, which some classes pass."""
-        if isinstance(output, Tensor) and output.ndim == 2 and self.context.logits is not None:
+        if isinstance(output, Tensor) and output.ndim == 2 and isinstance(self.context.task, Classification):
             return self.context.score_of(output, self.of.expand(len(output)))
         read = output[None] if isinstance(output, Tensor) else [output]
         return self.context.score_of(read, self.of)[0]

@@ -86,6 +86,7 @@ class Zennit(LibraryMethod):
         torch.Size([2, 64, 64])
     """
 
+    needs_logits = True  # with which the output of the changed model is compared
     library = NAME
     kinds = KINDS
     given = frozenset({"layer_map", "first_map", "canonizers"})
