@@ -188,7 +188,7 @@ class Frames(nn.Module):
 def test_frames_in_axis_0_are_refused_with_the_way_to_give_clips(frames, words):
     with pytest.raises(ModelError, match=rf"{words}.*flatten\(0, 1\)"):
         xaieval.explain(Frames(frames), torch.rand(8, 3, 8, 8), "body")
-    with pytest.raises(ModelError, match="outputs for (2|8) images"):  # two are tried first
+    with pytest.raises(ModelError, match=r"outputs for (2|8) images"):  # two are tried first
         run(Frames(frames), [torch.rand(8, 3, 8, 8)], methods="random")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from torchmetrics import MetricCollection
 
 from xaieval import metrics
-from xaieval.metrics import METRICS, MeanOverImages, Metric
+from xaieval.metrics import METRICS, MeanOverImages, Metric, torchmetrics_classes
 from xaieval.metrics.torchmetrics_classes import MeanOf
 from xaieval.metrics.win_percentage import WIN_PERCENTAGE
 
@@ -36,6 +38,20 @@ def _inputs(metric: Metric) -> list[Any]:
 
 def test_all_public_classes_are_here():
     assert len(CLASSES) >= 20
+    assert {*torchmetrics_classes.__all__} - {"MeanOf"} == {*metrics.CLASSES} <= {*metrics.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'AverageDrops'"):
+        metrics.AverageDrops  # noqa: B018
+
+
+def test_torchmetrics_is_imported_only_for_its_classes():
+    program = """
+import sys, xaieval.evaluation.loop
+before = "torchmetrics" in sys.modules
+xaieval.metrics.AverageDrop()
+print(before, "torchmetrics" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "False True\n"
 
 
 @each

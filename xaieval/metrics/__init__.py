@@ -51,8 +51,10 @@ from xaieval.metrics.segments import *
 from xaieval.metrics.similarity import *
 from xaieval.metrics.sufficiency import *
 from xaieval.metrics.symmetric_relevance_gain import *
-from xaieval.metrics.torchmetrics_classes import MeanOverImages as MeanOverImages
 from xaieval.metrics.win_percentage import *
+
+if TYPE_CHECKING:
+    from xaieval.metrics.torchmetrics_classes import *
 
 # Modules with metrics of a run, in the order of the table of metrics; and modules with public functions only.
 MODULES = (
@@ -86,6 +88,37 @@ MODULES = (
     "axioms",
 )
 OTHERS = ("perturbation", "segments", "similarity", "sufficiency", "win_percentage")
+CLASSES = (  # of torchmetrics, which takes long to import: loaded when one is asked for
+    "ADCC",
+    "AreaAboveHalf",
+    "AverageDrop",
+    "AverageGain",
+    "AveragePrecision",
+    "BestF1",
+    "BestMaskIoU",
+    "CenterX",
+    "CenterY",
+    "Coherency",
+    "Complexity",
+    "ConfidenceRatio",
+    "DropInDeletion",
+    "EnergyPointingGame",
+    "Entropy",
+    "F1",
+    "IncreaseInConfidence",
+    "MaskIoU",
+    "MeanIoU",
+    "MeanOverImages",
+    "MeanOverSet",
+    "PixelAccuracy",
+    "PointingGame",
+    "RelevanceMassAccuracy",
+    "RelevanceRankAccuracy",
+    "RocAUC",
+    "Sparseness",
+    "TwoClassAveragePrecision",
+    "WinPercentage",
+)
 OF_SETS = ("sufficiency", "consistency")  # of the maps of many images, so no columns of a run
 
 METRICS: dict[str, Metric] = {
@@ -93,9 +126,17 @@ METRICS: dict[str, Metric] = {
 }
 
 if not TYPE_CHECKING:  # type checkers take the public names from the imports above
-    __all__ = ["FAMILIES", "METRICS", "NEEDS", "MeanOverImages", "Metric", "from_quantus", "resolve_metrics"]
+    __all__ = ["FAMILIES", "METRICS", "NEEDS", "Metric", "from_quantus", "resolve_metrics", *CLASSES]
     __all__ += [name for module in (*MODULES, *OTHERS) for name in import_module(f"{__name__}.{module}").__all__]
     __all__.sort()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in CLASSES:
+        raise AttributeError(f"module 'xaieval.metrics' has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.torchmetrics_classes"), name)
+    globals()[name] = value
+    return value
 
 
 def resolve_metrics(metrics: Any) -> list[Metric]:

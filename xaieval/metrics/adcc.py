@@ -13,9 +13,8 @@ from xaieval.errors import MetricError
 from xaieval.metrics.drop_and_increase import drop
 from xaieval.metrics.metric import Metric
 from xaieval.metrics.similarity import pearson
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
-__all__ = ["ADCC", "Coherency", "Complexity", "adcc", "coherency", "complexity"]
+__all__ = ["adcc", "coherency", "complexity"]
 
 POPPI = "Poppi et al. 2021, arXiv 2104.10252"
 AGAIN = "the method once more"
@@ -145,44 +144,3 @@ OF_IMAGE = Metric(
 )
 
 METRICS = (COHERENCY, COMPLEXITY, OF_IMAGE)
-
-
-class ADCC(MeanOf, metric=OF_IMAGE):
-    """ADCC, in percent, higher is better: the mean of `adcc` over images.
-
-    `update` takes Y and O, `[N]` each, the maps, and the maps of the masked images, `[N, H, W]` each. Images without a value
-    are left out and counted in `adcc_failed`.
-
-    Example:
-        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
-        >>> metric = ADCC()
-        >>> metric.update(torch.tensor([0.8]), torch.tensor([0.8]), maps, maps)
-        >>> metric.compute()  # 3 / (1 / 1 + 1 / 0.5 + 1 / 1)
-        tensor(75., dtype=torch.float64)
-    """
-
-
-class Coherency(MeanOf, metric=COHERENCY):
-    """Coherency, in percent, higher is better: the mean of `coherency` over images.
-
-    `update` takes the maps and the maps of the masked images, `[N, H, W]` each. Images of which either map is constant are left
-    out and counted in `coherency_failed`.
-
-    Example:
-        >>> maps = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
-        >>> metric = Coherency()
-        >>> metric.update(maps, 1 - maps)
-        >>> metric.compute()
-        tensor(0., dtype=torch.float64)
-    """
-
-
-class Complexity(MeanOf, metric=COMPLEXITY):
-    """Complexity, in percent, lower is better: the mean of `complexity` over images; `update` takes the maps, `[N, H, W]`.
-
-    Example:
-        >>> metric = Complexity()
-        >>> metric.update(torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """

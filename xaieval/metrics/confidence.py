@@ -4,8 +4,8 @@ Y is the confidence on the original image, O the confidence on the image masked 
 on the image masked by `1 - m`; all of the target that was fixed on the original image. The functions know neither models nor
 maps. Average Drop and Increase in Confidence are in `xaieval.metrics.drop_and_increase`.
 
-To add a metric, write its function, its `Metric` and, if you want one, its torchmetrics class; list the public names in
-`__all__` and the `Metric` in `METRICS`. `xaieval.metrics`, `score` and the command line take them from there.
+To add a metric, write its function and its `Metric`, and if you want one its class in `torchmetrics_classes`; list the public
+names in `__all__` and the `Metric` in `METRICS`. `xaieval.metrics`, `score` and the command line take them from there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ from torch import Tensor
 
 from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "AverageGain",
-    "ConfidenceRatio",
-    "DropInDeletion",
     "average_gain",
     "confidence_ratio",
     "drop_in_deletion",
@@ -82,19 +78,6 @@ def average_gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tenso
 AVERAGE_GAIN = Metric("average_gain", gain, higher_is_better=True, label="AG %", paper=OPTI_CAM, family="faithfulness")
 
 
-class AverageGain(MeanOf, metric=AVERAGE_GAIN):
-    """Average Gain, in percent, higher is better: the mean of `gain` over images; `update` takes Y and O, `[N]` each.
-
-    Images without a value are left out and counted in `average_gain_failed`.
-
-    Example:
-        >>> metric = AverageGain()
-        >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.4]))
-        >>> metric.compute()
-        tensor(10.0000, dtype=torch.float64)
-    """
-
-
 def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Share of each image's confidence that its map keeps, `100 * O / Y`, in percent, 0 or more, higher is better.
 
@@ -123,19 +106,6 @@ def confidence_ratio(confidence: Float[Tensor, " n"], masked_confidence: Float[T
 CONFIDENCE_RATIO = Metric(
     "confidence_ratio", confidence_ratio, higher_is_better=True, label="O / Y %", family="faithfulness", bounds=None
 )
-
-
-class ConfidenceRatio(MeanOf, metric=CONFIDENCE_RATIO):
-    """Confidence ratio, in percent, higher is better: the mean of `confidence_ratio` over images; `update` takes Y and O.
-
-    Images without a value are left out and counted in `confidence_ratio_failed`.
-
-    Example:
-        >>> metric = ConfidenceRatio()
-        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.75]))
-        >>> metric.compute()
-        tensor(112.5000, dtype=torch.float64)
-    """
 
 
 def drop_in_deletion(confidence: Float[Tensor, " n"], inverse_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -174,19 +144,6 @@ DROP_IN_DELETION = Metric(
     family="faithfulness",
     bounds=None,
 )
-
-
-class DropInDeletion(MeanOf, metric=DROP_IN_DELETION):
-    """Average Drop in Deletion (ADD), in percent, higher is better: the mean of `drop_in_deletion`; `update` takes Y and D.
-
-    Images without a value are left out and counted in `drop_in_deletion_failed`.
-
-    Example:
-        >>> metric = DropInDeletion()
-        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.2, 0.75]))
-        >>> metric.compute()
-        tensor(12.5000, dtype=torch.float64)
-    """
 
 
 METRICS = (AVERAGE_GAIN, DROP_IN_DELETION, CONFIDENCE_RATIO)

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "AreaAboveHalf",
-    "CenterX",
-    "CenterY",
-    "Entropy",
-    "Sparseness",
     "area_above_half",
     "center_of_mass",
     "entropy",
@@ -157,62 +151,3 @@ CENTER_X = Metric("center_x", _center_x, None, label="centre x", needs=("maps",)
 CENTER_Y = Metric("center_y", _center_y, None, label="centre y", needs=("maps",), family="complexity")
 
 METRICS = (SPARSENESS, ENTROPY, AREA_ABOVE_HALF, CENTER_X, CENTER_Y)
-
-
-class AreaAboveHalf(MeanOf, metric=AREA_ABOVE_HALF):
-    """Area above 0.5, in percent: the mean of `area_above_half` over images; `update` takes the maps, `[N, H, W]`.
-
-    Example:
-        >>> metric = AreaAboveHalf()
-        >>> metric.update(torch.tensor([[[0.0, 0.5], [0.6, 1.0]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-
-class CenterX(MeanOf, metric=CENTER_X):
-    """Horizontal centre of mass, 0 (left) to 1 (right): the mean over images; `update` takes the maps, `[N, H, W]`.
-
-    Example:
-        >>> metric = CenterX()
-        >>> metric.update(torch.tensor([[[0.0, 0.0], [0.0, 1.0]]]))
-        >>> metric.compute()
-        tensor(0.7500, dtype=torch.float64)
-    """
-
-
-class CenterY(MeanOf, metric=CENTER_Y):
-    """Vertical centre of mass, 0 (top) to 1 (bottom): the mean over images; `update` takes the maps, `[N, H, W]`.
-
-    Example:
-        >>> metric = CenterY()
-        >>> metric.update(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]))
-        >>> metric.compute()
-        tensor(0.2500, dtype=torch.float64)
-    """
-
-
-class Entropy(MeanOf, metric=ENTROPY):
-    """Entropy, in nats: the mean of `entropy` over images; `update` takes the maps, `[N, H, W]`.
-
-    Maps of zeros are left out and counted in `entropy_failed`.
-
-    Example:
-        >>> metric = Entropy()
-        >>> metric.update(torch.tensor([[[1.0, 1.0], [1.0, 1.0]]]))
-        >>> metric.compute()
-        tensor(1.3863, dtype=torch.float64)
-    """
-
-
-class Sparseness(MeanOf, metric=SPARSENESS):
-    """Sparseness, 0 to 1: the mean of `sparseness` over images; `update` takes the maps, `[N, H, W]`.
-
-    Maps of zeros are left out and counted in `sparseness_failed`.
-
-    Example:
-        >>> metric = Sparseness()
-        >>> metric.update(torch.tensor([[[0.0, 0.0], [0.0, 1.0]]]))
-        >>> metric.compute()
-        tensor(0.7500, dtype=torch.float64)
-    """

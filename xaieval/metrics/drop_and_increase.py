@@ -16,11 +16,8 @@ from xaieval.config.protocol import Denominator, Drops, Protocol, Ties
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.confidence import checked_vectors, mean_of, valid
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "AverageDrop",
-    "IncreaseInConfidence",
     "average_drop",
     "drop",
     "drop_by",
@@ -140,19 +137,6 @@ AVERAGE_DROP = Metric(
 )
 
 
-class AverageDrop(MeanOf, metric=AVERAGE_DROP):
-    """Average Drop, in percent, lower is better: the mean of `drop` over images; `update` takes Y and O, `[N]` each.
-
-    Images without a value are left out and counted in `average_drop_failed`; if no image has one, the result is NaN.
-
-    Example:
-        >>> metric = AverageDrop()
-        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
-        >>> metric.compute()
-        tensor(12.5000, dtype=torch.float64)
-    """
-
-
 def increase(
     confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], *, ties: Ties = "no_increase"
 ) -> Float[Tensor, " n"]:
@@ -237,19 +221,6 @@ INCREASE_IN_CONFIDENCE = Metric(
     divides=False,
     family="faithfulness",
 )
-
-
-class IncreaseInConfidence(MeanOf, metric=INCREASE_IN_CONFIDENCE):
-    """Increase in Confidence, in percent, higher is better: the mean of `increase` over images; `update` takes Y and O, `[N]`.
-
-    Images without a value are left out and counted in `increase_in_confidence_failed`.
-
-    Example:
-        >>> metric = IncreaseInConfidence()
-        >>> metric.update(torch.tensor([0.8, 0.5]), torch.tensor([0.6, 0.9]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
 
 
 METRICS = (AVERAGE_DROP, INCREASE_IN_CONFIDENCE)

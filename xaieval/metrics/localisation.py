@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,14 +18,8 @@ from torch.nn import functional
 
 from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf, MeanOverImages
 
 __all__ = [
-    "BestMaskIoU",
-    "EnergyPointingGame",
-    "MaskIoU",
-    "RelevanceMassAccuracy",
-    "RelevanceRankAccuracy",
     "best_mask_iou",
     "energy_inside",
     "iou",
@@ -280,82 +273,3 @@ RELEVANCE_RANK_ACCURACY = Metric(
 BEST_IOU = Metric("best_iou", best_mask_iou, True, label="best IoU %", needs=NEEDED, family="localisation")
 
 METRICS = (ENERGY_POINTING_GAME, RELEVANCE_MASS_ACCURACY, RELEVANCE_RANK_ACCURACY, iou(), BEST_IOU)
-
-
-class EnergyPointingGame(MeanOf, metric=ENERGY_POINTING_GAME):
-    """The energy-based pointing game, in percent, higher is better: the mean of `energy_inside`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object and maps of zeros are left
-    out and counted in `energy_pointing_game_failed`.
-
-    Example:
-        >>> metric = EnergyPointingGame()
-        >>> metric.update(torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[True, False]]]))
-        >>> metric.compute()
-        tensor(75., dtype=torch.float64)
-    """
-
-
-class RelevanceMassAccuracy(MeanOf, metric=RELEVANCE_MASS_ACCURACY):
-    """Relevance mass accuracy, in percent, higher is better: the mean of `relevance_mass`.
-
-    `update` takes the relevance and the masks of the objects, `[N, H, W]` each. Images without an object or without positive
-    relevance are left out and counted in `relevance_mass_accuracy_failed`.
-
-    Example:
-        >>> metric = RelevanceMassAccuracy()
-        >>> metric.update(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(75., dtype=torch.float64)
-    """
-
-
-class RelevanceRankAccuracy(MeanOf, metric=RELEVANCE_RANK_ACCURACY):
-    """Relevance rank accuracy, in percent, higher is better: the mean of `relevance_rank`.
-
-    `update` takes the relevance and the masks of the objects, `[N, H, W]` each. Images without an object are left out and
-    counted in `relevance_rank_accuracy_failed`.
-
-    Example:
-        >>> metric = RelevanceRankAccuracy()
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-
-class MaskIoU(MeanOverImages):
-    """Intersection over union at a threshold, in percent, higher is better: the mean of `mask_iou`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `iou_failed`.
-
-    Args:
-        threshold: A number in (0, 1].
-        **kwargs: Passed to torchmetrics.
-
-    Example:
-        >>> metric = MaskIoU(threshold=0.5)
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, True, True]]]))
-        >>> metric.compute()
-        tensor(66.6667, dtype=torch.float64)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, threshold: float = THRESHOLD, **kwargs: Any) -> None:
-        super().__init__(iou(threshold), **kwargs)
-
-
-class BestMaskIoU(MeanOf, metric=BEST_IOU):
-    """Intersection over union at the best threshold of each image, in percent, higher is better: the mean of `best_mask_iou`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `best_iou_failed`.
-
-    Example:
-        >>> metric = BestMaskIoU()
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, True, True]]]))
-        >>> metric.compute()
-        tensor(100., dtype=torch.float64)
-    """

@@ -21,13 +21,8 @@ from torch import Tensor
 from xaieval.errors import MetricError
 from xaieval.metrics.localisation import NEEDED, best_mask_iou, checked_maps, usable
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf, MeanOverImages
 
 __all__ = [
-    "F1",
-    "BestF1",
-    "MeanIoU",
-    "PixelAccuracy",
     "best_mask_f1",
     "f1",
     "mask_accuracy",
@@ -276,86 +271,3 @@ def _at(threshold: Threshold, function: Callable[..., Any], name: str, label: st
 
 BEST_F1 = Metric("best_f1", best_mask_f1, True, label="best F1 %", needs=NEEDED, family="localisation")
 METRICS = (f1(), BEST_F1, pixel_accuracy(), mean_iou())
-
-
-class F1(MeanOverImages):
-    """F1 of pixels at a threshold, in percent, higher is better: the mean of `mask_f1`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `f1_failed`.
-
-    Args:
-        threshold: A number in (0, 1], or "mean".
-        **kwargs: Passed to torchmetrics.
-
-    Example:
-        >>> metric = F1(threshold=0.5)
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, threshold: Threshold = 0.5, **kwargs: Any) -> None:
-        super().__init__(f1(threshold), **kwargs)
-
-
-class BestF1(MeanOf, metric=BEST_F1):
-    """F1 of pixels at the best threshold of each image, in percent, higher is better: the mean of `best_mask_f1`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `best_f1_failed`.
-
-    Example:
-        >>> metric = BestF1()
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(80., dtype=torch.float64)
-    """
-
-
-class PixelAccuracy(MeanOverImages):
-    """Pixel accuracy at a threshold, in percent, higher is better: the mean of `mask_accuracy`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `pixel_accuracy_failed`.
-
-    Args:
-        threshold: A number in (0, 1], or "mean".
-        **kwargs: Passed to torchmetrics.
-
-    Example:
-        >>> metric = PixelAccuracy()
-        >>> metric.update(torch.tensor([[[0.9, 0.4, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(66.6667, dtype=torch.float64)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, threshold: Threshold = "mean", **kwargs: Any) -> None:
-        super().__init__(pixel_accuracy(threshold), **kwargs)
-
-
-class MeanIoU(MeanOverImages):
-    """Mean IoU of object and background at a threshold, in percent, higher is better: the mean of `mask_mean_iou`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `mean_iou_failed`.
-
-    Args:
-        threshold: A number in (0, 1], or "mean".
-        **kwargs: Passed to torchmetrics.
-
-    Example:
-        >>> metric = MeanIoU()
-        >>> metric.update(torch.tensor([[[0.9, 0.4, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, threshold: Threshold = "mean", **kwargs: Any) -> None:
-        super().__init__(mean_iou(threshold), **kwargs)

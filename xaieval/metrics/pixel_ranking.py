@@ -19,12 +19,8 @@ from torch.nn import functional
 from xaieval.errors import MetricError
 from xaieval.metrics.localisation import NEEDED, checked_maps, usable
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
 __all__ = [
-    "AveragePrecision",
-    "RocAUC",
-    "TwoClassAveragePrecision",
     "average_precision",
     "pixel_average_precision",
     "pooled_average_precision",
@@ -226,45 +222,3 @@ TWO_CLASS_AP = Metric(
 )
 
 METRICS = (ROC_AUC, AVERAGE_PRECISION, pixel_average_precision(), TWO_CLASS_AP)
-
-
-class RocAUC(MeanOf, metric=ROC_AUC):
-    """Area under the ROC curve of pixels, in percent, 50 by chance, higher is better: the mean of `roc_auc`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `roc_auc_failed`.
-
-    Example:
-        >>> metric = RocAUC()
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-
-class AveragePrecision(MeanOf, metric=AVERAGE_PRECISION):
-    """Average precision of pixels, in percent, higher is better: the mean of `average_precision`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `average_precision_failed`.
-
-    Example:
-        >>> metric = AveragePrecision()
-        >>> metric.update(torch.tensor([[[0.9, 0.5, 0.1]]]), torch.tensor([[[True, False, True]]]))
-        >>> metric.compute()
-        tensor(83.3333, dtype=torch.float64)
-    """
-
-
-class TwoClassAveragePrecision(MeanOf, metric=TWO_CLASS_AP):
-    """Average precision of object and background together, in percent: the mean of `two_class_average_precision`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `two_class_average_precision_failed`.
-
-    Example:
-        >>> metric = TwoClassAveragePrecision()
-        >>> metric.update(torch.tensor([[[0.9, 0.5]]]), torch.tensor([[[True, False]]]))
-        >>> metric.compute()
-        tensor(83.3333, dtype=torch.float64)
-    """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,9 +13,8 @@ from torch.nn import functional
 from xaieval.errors import MetricError
 from xaieval.metrics.localisation import checked_maps, usable
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOverImages
 
-__all__ = ["PointingGame", "pointing_game", "pointing_hit"]
+__all__ = ["pointing_game", "pointing_hit"]
 
 PAPER = "Zhang et al. 2016, arXiv 1608.00507"
 TOLERANCE = 15.0  # pixels
@@ -114,26 +112,3 @@ def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
 
 
 METRICS = (pointing_game(),)
-
-
-class PointingGame(MeanOverImages):
-    """The pointing game, in percent of the images, higher is better: the mean of `pointing_hit`.
-
-    `update` takes the maps and the masks of the objects, `[N, H, W]` each. Images without an object are left out and counted in
-    `pointing_game_failed`.
-
-    Args:
-        tolerance: Distance in pixels.
-        **kwargs: Passed to torchmetrics.
-
-    Example:
-        >>> metric = PointingGame(tolerance=0)
-        >>> metric.update(torch.tensor([[[0.1, 0.9]], [[0.9, 0.1]]]), torch.tensor([[[True, False]]] * 2))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """
-
-    higher_is_better = True
-
-    def __init__(self, tolerance: float = TOLERANCE, **kwargs: Any) -> None:
-        super().__init__(pointing_game(tolerance), **kwargs)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from xaieval.metrics.confidence import checked_vectors, mean_of
 from xaieval.metrics.metric import Metric
-from xaieval.metrics.torchmetrics_classes import MeanOf
 
-__all__ = ["WinPercentage", "win", "win_percentage"]
+__all__ = ["win", "win_percentage"]
 
 PAPER = "Chattopadhay et al. 2018, arXiv 1710.11063"
 
@@ -67,16 +66,3 @@ def win_percentage(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"])
 
 
 WIN_PERCENTAGE = Metric("win_percentage", win, higher_is_better=True, interval="wilson", label="win %", needs=(), paper=PAPER)
-
-
-class WinPercentage(MeanOf, metric=WIN_PERCENTAGE):
-    """Win percentage, in percent, higher is better: the mean of `win` over images; `update` takes the two methods' drops.
-
-    Images without a value are left out and counted in `win_percentage_failed`.
-
-    Example:
-        >>> metric = WinPercentage()
-        >>> metric.update(torch.tensor([10.0, 0.0, 30.0, 1.0]), torch.tensor([20.0, 0.0, 5.0, 2.0]))
-        >>> metric.compute()
-        tensor(50., dtype=torch.float64)
-    """

@@ -1,6 +1,6 @@
-"""Torchmetrics classes for your own loop: the mean of a metric over images, across batches and processes.
+"""What all classes have in common: the mean of a metric over images, across batches and processes.
 
-`MeanOverImages` takes any `Metric`. `MeanOf` makes a class of one metric; the family modules declare theirs with it.
+`MeanOverImages` takes any `Metric`. `MeanOf` makes a class of one metric.
 """
 
 from __future__ import annotations
