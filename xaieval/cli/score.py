@@ -26,7 +26,7 @@ from xaieval.config.options import (
     to_settings,
 )
 from xaieval.errors import RunError, UsageError, choose_from, printable
-from xaieval.evaluation.distributed.rank import Rank, is_rank
+from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
 
 if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
@@ -77,6 +77,7 @@ def score(
 
             launch(command_line.get(), options.nproc)
             return None
+        end_with_launcher()
         return _score(options, model_options, protocol_options, settings, folder, as_json)
 
 

@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -643,6 +645,50 @@ def data():
     )
     assert not is_complete(Path("run/ranks/0001-of-0002"))
     assert list(Scores.load("run/ranks/0000-of-0002").rows["image_id"].unique()) == ["0", "1", "4", "5"]
+
+
+def test_the_processes_of_a_killed_command_end_with_it(tmp_path):
+    (tmp_path / "hanging.py").write_text(f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from tests.evaluation.distributed.test_shared_run import Troubled, image, tiny
+
+def model():
+    return tiny()
+
+def hang():
+    open(f"hangs-{{os.getpid()}}", "w").close()
+    time.sleep(300)
+
+def data():
+    return Troubled(hang, int(os.environ["RANK"]))
+""")
+    words = ["score", "--nproc", "2", "--model", "hanging:model", "--data", "hanging:data", "--layers", "0", "--out", "run"]
+    command = [sys.executable, "-m", "xaieval.cli", *words]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    assert _soon(lambda: len(list(tmp_path.glob("hangs-*"))) == 2)
+    launcher.kill()
+    launcher.wait()
+    ranks = [int(path.name.partition("-")[2]) for path in tmp_path.glob("hangs-*")]
+    assert _soon(lambda: not any(map(_runs, ranks)), seconds=5)
+
+
+def _soon(happens: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not (happened := happens()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return happened
+
+
+def _runs(process: int) -> bool:
+    """Whether a process that is not a child of this one runs."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # one that nobody has waited for is over, too
 
 
 def test_a_process_of_torchrun_puts_its_rank_before_its_message_and_leaves_word(bench, monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from xaieval.errors import RunError, UsageError
-from xaieval.evaluation.distributed.rank import LAUNCHED
+from xaieval.evaluation.distributed.rank import LAUNCHED, LAUNCHER
 
 __all__ = ["launch"]
 
@@ -50,7 +50,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
     )
-    with _quiet(), _threads(processes), _own_signals():
+    with _quiet(), _environment(processes), _own_signals():
         try:
             elastic_launch(config, sys.executable)("-P", "-m", "xaieval.cli", *arguments)
         except ChildFailedError as error:
@@ -113,13 +113,14 @@ def _own_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(processes: int) -> Iterator[None]:
-    """Divide the processors among the processes, unless the user has set their number of threads."""
-    if THREADS in os.environ:
-        yield
-        return
-    os.environ[THREADS] = str(max(1, (os.cpu_count() or 1) // processes))
+def _environment(processes: int) -> Iterator[None]:
+    """Name this process to those that it starts, and divide the processors among them unless the user has set their threads."""
+    added = {LAUNCHER: str(os.getpid())}
+    if THREADS not in os.environ:
+        added[THREADS] = str(max(1, (os.cpu_count() or 1) // processes))
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[THREADS]
+        for name in added:
+            del os.environ[name]

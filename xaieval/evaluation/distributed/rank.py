@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 from xaieval.errors import UsageError, XaievalError
 
-__all__ = ["LAUNCHED", "Rank", "describe", "is_rank", "is_spoken_for", "report_failure"]
+__all__ = ["LAUNCHED", "LAUNCHER", "Rank", "describe", "end_with_launcher", "is_rank", "is_spoken_for", "report_failure"]
 
 # The name of a job that `xaieval-bench score --nproc` starts; the command prints the errors of its ranks.
 LAUNCHED = "xaieval-bench-nproc"
+LAUNCHER = "XAIEVAL_LAUNCHER"  # the environment variable with the number of its process
+LOOKS = 0.2  # seconds between two looks at it
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,25 @@ def is_rank() -> bool:
 def is_spoken_for() -> bool:
     """Whether `xaieval-bench score --nproc` started this process; that command then prints its errors."""
     return os.environ.get("TORCHELASTIC_RUN_ID") == LAUNCHED
+
+
+def end_with_launcher() -> None:
+    """End this process, and those that it started, as soon as the command that launched it is gone.
+
+    A launcher that is killed cannot end its ranks itself. They would run on and hold the output folder, so that the same
+    command, started again, would be refused.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None:
+        Thread(target=_watch, args=(int(launcher),), daemon=True).start()
+
+
+def _watch(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(LOOKS)
+    if os.getpgrp() == os.getpid():  # workers of a DataLoader hold the folder, too
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def describe(error: BaseException) -> str:
