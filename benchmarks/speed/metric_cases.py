@@ -37,6 +37,7 @@ class Case:
         peer: One of `PEERS`.
         ours: xaieval's metric.
         theirs: The counterpart: from what is given and the images of a batch to its result.
+        function: xaieval's pure function on what is given, which is called in the place of `score`; `ours` is then its metric.
         explains: Whether both explain the images, by captum's Saliency, in the measured time; otherwise both get finished maps.
         images: Number of images.
         passes: Forward passes that xaieval needs for each image; None where it also needs gradients, 0 where it needs none.
@@ -54,6 +55,7 @@ class Case:
     ours: Metric
     theirs: Found
     images: int
+    function: Callable[[Given], Tensor] | None = None
     explains: bool = False
     passes: int | None = None
     in_our_unit: Callable[[Any, Given], np.ndarray] = lambda found, given: np.asarray(found, dtype=float)
@@ -347,16 +349,33 @@ def _reset(module: nn.Module) -> None:
 
 def _of_maps(size: Size) -> list[Case]:
     known = {"images": size.many, "passes": 0}
-    sparseness = metrics.METRICS["sparseness"]
+    sparseness, pointing = metrics.METRICS["sparseness"], metrics.pointing_game(0)
+
+    def hits(given: Given) -> Tensor:
+        return metrics.pointing_hit(given.maps, given.masks, tolerance=0)
+
     return [
         Case("sparseness", QUANTUS, sparseness, quantus.by_maps("Sparseness", abs=True), tolerance=1e-2, **known),
         Case("sparseness", XPLIQUE, sparseness, others.xplique_sparseness, **known),
+        *(
+            Case(
+                name,
+                QUANTUS,
+                pointing,
+                quantus.by_maps_and_masks("PointingGame"),
+                in_our_unit=lambda hits, given: 100 * np.asarray(hits, dtype=float),
+                function=function,
+                **known,
+            )
+            for name, function in (("pointing game", None), ("pointing game (function)", hits))
+        ),
         Case(
-            "pointing game",
+            "sparseness (function)",
             QUANTUS,
-            metrics.pointing_game(0),
-            quantus.by_maps_and_masks("PointingGame"),
-            in_our_unit=lambda hits, given: 100 * np.asarray(hits, dtype=float),
+            sparseness,
+            quantus.by_maps("Sparseness", abs=True),
+            function=lambda given: metrics.sparseness(given.maps),
+            tolerance=1e-2,
             **known,
         ),
     ]

@@ -70,6 +70,14 @@ def our_rows(given: Given, method: Any, metric: Metric, size: int) -> pd.DataFra
     return xaieval.score(given.network.model, batches, (), method, metric, target="label", progress=False).rows
 
 
+def our_values(case: Case, given: Given, method: Any, metric: Metric, size: int) -> np.ndarray:
+    """The values of xaieval: of a run, or of the pure function."""
+    if case.function is None:
+        found: np.ndarray = our_rows(given, method, metric, size)[metric.name].to_numpy(float)
+        return found
+    return np.concatenate([case.function(part).numpy() for part in given.batches(size)])
+
+
 # ---- the numbers
 
 
@@ -78,7 +86,7 @@ def compared(case: Case, given: Given) -> dict[str, Any]:
     few = given.first(CHECKED)
     theirs, deviation, verdict = np.array([np.nan]), np.nan, "another number"
     with case.fixed(), our_method(case, few) as method:
-        ours = our_rows(few, method, case.checked or case.ours, CHECKED)[case.ours.name].to_numpy(float)
+        ours = our_values(case, few, method, case.checked or case.ours, CHECKED)
         if not case.deviation:
             theirs = case.in_our_unit(case.found_by_peer(few, 1 if case.alone else CHECKED, few.draw), few)
             deviation = float(np.abs(ours - theirs).max() / (np.abs(theirs).max() or 1))
@@ -105,7 +113,7 @@ def _time(case: Case, given: Given, rounds: int) -> list[dict[str, Any]]:
     given = given.first(case.images)
     with ExitStack() as undo:
         method = undo.enter_context(our_method(case, given))
-        ours, our_size = _best(lambda size: partial(our_rows, given, method, case.ours, size), case.images)
+        ours, our_size = _best(lambda size: partial(our_values, case, given, method, case.ours, size), case.images)
         theirs, their_size = _best(lambda size: partial(case.found_by_peer, given, size), case.images, case.least)
         bare = undo.enter_context(_bare(given)) if case.passes else _nothing
         seconds = alternate({"ours": ours, "theirs": theirs, "bare": bare}, rounds)
