@@ -70,6 +70,7 @@ AGAIN = {
     "explain": "it asks for maps of moved images",
     "attribute": "it asks for maps of noisy images",
     "inspect": "it asks for maps of altered images",
+    "inspect_maps": "it asks for maps of altered images",
     "inspect_layer": "it asks for maps of altered images",
     "explain_class": "it asks for the map for another class",
     "explain_by": "it asks for the map by another method",

@@ -90,16 +90,17 @@ def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
 
 
 @app.command
-def metrics(metrics: str | None = None, *, options: Options = DEFAULT) -> None:
+def metrics(metrics: str | None = None, count: int | None = None, *, options: Options = DEFAULT) -> None:
     """Time of each metric and image compared with Quantus, captum, pytorch-grad-cam and Xplique's formulas.
 
     Args:
         metrics: Names in the table, separated by commas. Default: all.
+        count: Number of images. Default: that of the metric, see `metric_cases.Size`.
         options: See `Options`.
     """
     for network in options.networks(GREY):
-        metric_times.measure(network, options.scale, options.rounds, options.out, metrics)
-    options.record("metrics", metrics=metrics)
+        metric_times.measure(network, options.scale, options.rounds, options.out, metrics, count)
+    options.record("metrics", metrics=metrics, count=count)
 
 
 @app.command(name="limit")

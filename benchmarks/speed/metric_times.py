@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ CHECKED = 2  # images whose numbers are compared
 PASS = 8  # images of a bare pass
 SIZES = (1, 8)  # and all images of a batch
 KEYS = ("model", "metric", "peer")
+TIMED = (*KEYS, "n_images")
 
 
-def measure(network: Network, scale: Scale, rounds: int | None, out: Path, only: str | None = None) -> None:
-    """Check the numbers of all metrics, then time them; writes the CSV files.
+def measure(
+    network: Network, scale: Scale, rounds: int | None, out: Path, only: str | None = None, count: int | None = None
+) -> None:
+    """Check the numbers of all metrics, then time them, each on its number of images or on `count`; writes the CSV files.
 
     Raises:
         SystemExit: A number differs, and nothing that is known of the library explains it.
@@ -43,11 +47,11 @@ def measure(network: Network, scale: Scale, rounds: int | None, out: Path, only:
     if bad:
         raise SystemExit("\n".join(f"the numbers differ, so nothing is timed: {row}" for row in bad))
     for case in cases:
-        rows = _time(case, given, rounds or (2 if scale.quick else 3))
-        replace_rows(out / "metric_rounds.csv", rows, KEYS)
+        rows = _time(replace(case, images=count or case.images), given, rounds or (2 if scale.quick else 3))
+        replace_rows(out / "metric_rounds.csv", rows, TIMED)
         [row] = summarise(pd.DataFrame(rows)).to_dict("records")
         print(f"{row['model']}: {case.name}: {row['ours_is_faster']:.2f} times as fast", flush=True)
-    replace_rows(out / "metrics.csv", summarise(read(out / "metric_rounds.csv")), KEYS)
+    replace_rows(out / "metrics.csv", summarise(read(out / "metric_rounds.csv")), TIMED)
 
 
 @contextmanager
@@ -167,7 +171,7 @@ def _nothing() -> None:
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per model, metric and peer: medians and ranges over the rounds, of times and of their ratios."""
-    return pd.DataFrame([_row(part) for _, part in rows.groupby(list(KEYS), sort=False)])
+    return pd.DataFrame([_row(part) for _, part in rows.groupby(list(TIMED), sort=False)])
 
 
 def _row(rows: pd.DataFrame) -> dict[str, Any]:

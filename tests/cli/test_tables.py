@@ -23,7 +23,7 @@ import xaieval
 from tests import ROOT
 from xaieval.cli import main
 from xaieval.cli.json_output import records, render, score_document
-from xaieval.cli.tables import print_pooled, print_table, print_text
+from xaieval.cli.tables import print_pooled, print_summary, print_table, print_text
 from xaieval.config.presets import PRESETS
 from xaieval.metrics.catalogue import catalogue
 from xaieval.results.metric_display import interval_text
@@ -339,3 +339,35 @@ def test_every_command_that_shows_a_table_has_a_document(capsys):
     ):
         main([command, "--help"])
         assert "--json" in capsys.readouterr().out, command
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "csv"])
+def test_the_table_of_a_run_is_printed_in_each_form(run, form, capsys):
+    found = xaieval.Scores.load(run[0]).table(0.9)
+    main(["table", str(run[0]), "--format", form, "--level", "0.9", "--label", "tab:one"])
+    expected = {
+        "text": f"{found}\n\n{found.caption}",
+        "markdown": found.to_markdown(),
+        "latex": found.to_latex("tab:one"),
+        "csv": found.to_csv().rstrip(),
+    }
+    assert capsys.readouterr().out == expected[form] + "\n"
+
+
+def test_more_pairs_than_fit_into_a_line_have_their_letters_in_the_table(capsys):
+    drops = {"name": "average_drop", "label": "AD %", "higher_is_better": False, "interval": "mean"}
+    image, noise = np.arange(30), np.random.default_rng(0).normal(0, 1, (9, 30))
+    parts = [
+        pd.DataFrame({"image_id": image, "layer": f"p{layer}", "method": "gradcam", "average_drop": 20 * layer + noise[layer]})
+        for layer in range(9)
+    ]
+    rows = pd.concat(parts, ignore_index=True).assign(status="ok", mask_area=0.5)
+    scores = xaieval.Scores(rows, {"metrics": [drops], "seed": 0})
+    print_summary(scores, scores.summary(), None, 0.95)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    marked = {line.split()[0]: re.search(r"\] (\w+) ", line)[1] for line in lines if re.match(r"p\d ", line)}
+    assert marked == {f"p{layer}": "abcdefghi"[layer] for layer in range(9)}
+    assert "items that share a letter in a column cannot be told apart at 95%" in lines
+    few = xaieval.Scores(rows[rows["layer"] < "p8"], scores.manifest)
+    print_summary(few, few.summary(), None, 0.95)
+    assert "letter" not in capsys.readouterr().out

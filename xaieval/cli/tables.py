@@ -67,7 +67,10 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     from xaieval.results.metric_display import groups_text
 
     print_findings(scores, scores.findings(level))
-    print_table(_summary_table(scores, summary, tests, level), names=2)
+    letters = _letters(scores, level)
+    print_table(_summary_table(scores, summary, tests, level, letters), names=2)
+    if letters:
+        print_text(f"items that share a letter in a column cannot be told apart at {level:.0%}")
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
     print_pooled(scores, level)
     if scores.n_groups is not None:
@@ -109,7 +112,22 @@ def print_search(found: SearchResult, level: float) -> None:
     print_text(f"{found.reason}; {100 * found.spent:.1f} % of the full grid was measured")
 
 
-def _summary_table(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | None, level: float) -> Table:
+def _letters(scores: Scores, level: float) -> Mapping[Any, Mapping[Any, str]]:
+    """By metric, layer and method, the letters of a run whose ranking does not fit into a line; empty for any other."""
+    if len(_ranked_pairs(scores)) <= MOST_RANKED:
+        return {}
+    frame = scores.table(level).frame
+    found = {metric["name"]: frame[f"{metric['name']}_letters"].to_dict() for metric in scores.metrics}
+    return found if any(any(letters.values()) for letters in found.values()) else {}
+
+
+def _summary_table(
+    scores: Scores,
+    summary: pd.DataFrame,
+    tests: pd.DataFrame | None,
+    level: float,
+    letters: Mapping[Any, Mapping[Any, str]],
+) -> Table:
     """The table of results."""
     from rich.table import Table
 
@@ -125,7 +143,11 @@ def _summary_table(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | 
     for heading in beaten:
         table.add_column(heading)
     for row in summary.reset_index().to_dict("records"):
-        cells = [_with_interval(row, metric) for metric in scores.manifest["metrics"]]
+        pair = row["layer"], row["method"]
+        cells = [
+            f"{_with_interval(row, metric)} {letters.get(metric['name'], {}).get(pair, '')}".rstrip()
+            for metric in scores.manifest["metrics"]
+        ]
         cells += [f"{100 * row.get('mask_area', float('nan')):.1f}", str(int(row["n_images"])), str(int(row["n_failed"]))]
         cells += [words[row["layer"], row["method"]] for words in beaten.values()]
         table.add_row(row["layer"], row["method"], *cells)
@@ -196,7 +218,7 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
     from xaieval.errors import MetricError
     from xaieval.results.rows import NO_LAYER
 
-    pairs = scores.rows.loc[~scores.rows["method"].isin(scores.controls), ["layer", "method"]].drop_duplicates()
+    pairs = _ranked_pairs(scores)
     if not 2 <= len(pairs) <= MOST_RANKED:
         return []
     layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
@@ -207,6 +229,11 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
             with suppress(MetricError):  # no image counts for all of them, which the table shows
                 rankings.append(scores.rank(metric["name"], over, level=level))
     return rankings
+
+
+def _ranked_pairs(scores: Scores) -> pd.DataFrame:
+    """The layers and methods without the control maps."""
+    return scores.rows.loc[~scores.rows["method"].isin(scores.controls), ["layer", "method"]].drop_duplicates()
 
 
 def print_rankings(scores: Scores, level: float) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from xaieval.report.html.thumbnails import Maps
+    from xaieval.report.result_table import ResultTable
 
 __all__ = ["Scores"]
 
@@ -51,9 +52,9 @@ class Scores(RunRecord):
         together = f" in {groups_text(self.n_groups, self.group_weights)}" if self.n_groups is not None else ""
         images = f"Scores of {self.rows['image_id'].nunique()} images{together}"
         head = ", ".join(filter(None, [images, str(self.predictions)]))
-        table = self.summary()
-        missing = why_missing(table, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
-        return "\n".join(filter(None, [head, str(table), missing]))
+        table = self.table()
+        missing = why_missing(table.frame, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
+        return "\n".join(filter(None, [head, repr(table), missing]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -78,6 +79,22 @@ class Scores(RunRecord):
             tests = self.controls_table(level)
         return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests, self.group_weights)
 
+    def table(self, level: float = 0.95, letters: bool | None = None) -> ResultTable:
+        """The table of the run for a paper: means with intervals, and letters for what cannot be told apart.
+
+        See `xaieval.report.ResultTable`: printed it is text, and `to_latex`, `to_markdown` and `to_csv` write it.
+
+        Args:
+            level: Level of the intervals and of the tests, in (0, 1).
+            letters: Test all pairs of layer and method in each metric. Default: up to 32 of them.
+
+        Raises:
+            MetricError: The level is not in (0, 1).
+        """
+        from xaieval.report.result_table import result_table
+
+        return result_table(self, level, letters)
+
     def controls_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method against each control map but Fake-CAM, in every metric that has a direction.
 
@@ -95,9 +112,7 @@ class Scores(RunRecord):
         return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
 
     def fooled_metrics(self, level: float = 0.95) -> dict[str, str]:
-        """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
-
-        See `xaieval.analysis.controls.fooled_metrics` for an example. Empty for a run without this control.
+        """The metrics by which no method is significantly better than Fake-CAM, each with a sentence; see `fooled_metrics`.
 
         Args:
             level: 1 minus the probability of even one false positive among all tests, in (0, 1).
@@ -142,14 +157,7 @@ class Scores(RunRecord):
         return find_warnings(self, level)
 
     def warnings(self, level: float = 0.95) -> list[str]:
-        """The `findings` as one sentence each.
-
-        Args:
-            level: As for `findings`.
-
-        Raises:
-            MetricError: The level is not in (0, 1).
-        """
+        """The `findings`, with the same `level`, as one sentence each."""
         return [finding.text for finding in self.findings(level)]
 
     def select_layers(

@@ -18,10 +18,12 @@ from xaieval.report.html.image_choice import images_to_show
 from xaieval.report.html.notebook import summary_html
 from xaieval.report.html.page import ReportOptions, render_report, write_report
 from xaieval.report.html.thumbnails import Maps
+from xaieval.report.result_table import ResultTable
 
 __all__ = [
     "Maps",
     "ReportOptions",
+    "ResultTable",
     "agreement_figure",
     "classes_figure",
     "cross_figure",
