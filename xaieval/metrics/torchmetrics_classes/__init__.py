@@ -5,19 +5,44 @@ They are loaded when one is asked for, because `score` needs none of them and to
 
 from __future__ import annotations
 
-from xaieval.metrics.torchmetrics_classes.base import MeanOf, MeanOverImages
-from xaieval.metrics.torchmetrics_classes.of_confidences import ADCC, AverageDrop, AverageGain, Coherency, Complexity, ConfidenceRatio, DropInDeletion, IncreaseInConfidence, WinPercentage
-from xaieval.metrics.torchmetrics_classes.of_maps import AreaAboveHalf, AveragePrecision, BestF1, BestMaskIoU, CenterX, CenterY, EnergyPointingGame, Entropy, F1, MaskIoU, MeanIoU, PixelAccuracy, PointingGame, RelevanceMassAccuracy, RelevanceRankAccuracy, RocAUC, Sparseness, TwoClassAveragePrecision
-from xaieval.metrics.torchmetrics_classes.of_sets import MeanOverSet
-
-__all__`
-
-from __future__ import annotations
-
-from xaieval.metrics.torchmetrics_classes.base import *
-from xaieval.metrics.torchmetrics_classes.of_confidences import *
-from xaieval.metrics.torchmetrics_classes.of_maps import *
-from xaieval.metrics.torchmetrics_classes.of_sets import *
+from xaieval.metrics.torchmetrics_classes.base import (
+    MeanOf,
+    MeanOverImages,
+)
+from xaieval.metrics.torchmetrics_classes.of_confidences import (
+    ADCC,
+    AverageDrop,
+    AverageGain,
+    Coherency,
+    Complexity,
+    ConfidenceRatio,
+    DropInDeletion,
+    IncreaseInConfidence,
+    WinPercentage,
+)
+from xaieval.metrics.torchmetrics_classes.of_maps import (
+    F1,
+    AreaAboveHalf,
+    AveragePrecision,
+    BestF1,
+    BestMaskIoU,
+    CenterX,
+    CenterY,
+    EnergyPointingGame,
+    Entropy,
+    MaskIoU,
+    MeanIoU,
+    PixelAccuracy,
+    PointingGame,
+    RelevanceMassAccuracy,
+    RelevanceRankAccuracy,
+    RocAUC,
+    Sparseness,
+    TwoClassAveragePrecision,
+)
+from xaieval.metrics.torchmetrics_classes.of_sets import (
+    MeanOverSet,
+)
 
 __all__ = [
     "ADCC",
