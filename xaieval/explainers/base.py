@@ -25,6 +25,7 @@ __all__ = [
     "Explainer",
     "FunctionExplainer",
     "MapFunction",
+    "check_detector",
     "describe_method",
     "joins_layers",
     "needs_model",
@@ -34,7 +35,7 @@ __all__ = [
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
 Wanted = Literal["score", "confidence"]
-Asked = Wanted | Literal["hit", "similarity"]
+Asked = Wanted | Literal["hit", "similarity"] | Callable[[Any, Followed], Tensor]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class Context:
             blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
                 of a generator are held in memory one at a time.
             wanted: "score" (the logit), "confidence" (by the protocol, in float64), "hit" (1 where the target is the predicted
-                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object).
+                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object); or a function
+                of what the task reads and of what is followed.
             total: The number of images of all blocks, which a progress bar shows. Default: it shows none.
 
         Returns:
@@ -198,6 +200,8 @@ class Context:
 
     def _scored(self, read: Any, of: Tensor, wanted: Asked) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
+        if callable(wanted):
+            return wanted(read, followed)
         if wanted == "hit":
             return (self.task.predicted(read) == followed.classes).double()
         if wanted == "similarity":
@@ -276,6 +280,19 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
             "and its family, score-cam, ablation-cam, methods of captum, and controls"
         )
     return context.images.shape[2], context.images.shape[3]
+
+
+def check_detector(context: Context, name: str, other: str) -> None:
+    """Refuse a model whose task follows no object, for a method that explains only detections.
+
+    Raises:
+        ExplainerError: With a method that explains other models.
+    """
+    if not hasattr(context.task, "similarity"):
+        raise ExplainerError(
+            f"method '{name}' explains a detection, and the task is {type(context.task).__name__.lower()}; take '{other}', or "
+            "task='detection' if the model is a detector"
+        )
 
 
 NEEDS = {"needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers"}
