@@ -111,7 +111,11 @@ def test_another_crop_keeps_its_share_of_the_picture():
         ),
         ({"image_size": 300}, "an image is resized to at least its crop: got 256 px for a crop of 300"),
         ({"image_size": (20, 300)}, "an image is resized to at least its crop: got 256 px for a crop of (20, 300)"),
-        ({"squash": True, "border": True}, "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them"),
+        (
+            {"squash": True, "border": True},
+            "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them",
+        ),
+        ({"whole": True, "resize": (256, 300)}, "with whole, resize is the shorter side in pixels, got (256, 300)"),
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
         (
             {"mean": (0, 0)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import xaieval
+from tests.explainers.finder import Finder, context_of, some_images
 from xaieval.errors import ExplainerError, ModelError
-from xaieval.explainers import METHODS, Context
+from xaieval.explainers import METHODS
 from xaieval.explainers.detectors import DRISE, ODAM, SSGradCAM, smoothed, spatial_grad_cam
 from xaieval.explainers.perturbation import RandomMasks
 from xaieval.inference.query_detections import query_detections
 from xaieval.inference.tasks import Detection
-from tests.explainers.finder import Finder, context_of, some_images
 from xaieval.testing import check_explainer
 
 RAW = xaieval.Protocol(normalisation="none")

@@ -42,7 +42,8 @@ class Preprocessing:
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
         border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
             lost (timm's `crop_mode="border"`).
-        corner: With `border`, put the picture into the upper left corner, and fill the rest with black.
+        corner: With `border`, put the picture into the upper left corner, cut off fractions of a pixel, and fill the rest with
+            black.
         whole: Resize the shorter side to `resize` and do not crop, so that images differ in size, as detectors take them; a
             loader then makes batches of one image. `image_size` is that of a square picture.
         longest: With `whole`, the longest that the longer side may become; the shorter one is then shorter than `resize`.
@@ -115,9 +116,8 @@ class Preprocessing:
 
     def _whole_with_size(self, image_size: Side) -> Preprocessing:
         if not isinstance(image_size, int):
-            return replace(
-                self, image_size=image_size, resize=image_size, whole=False, longest=None, multiple=1, round_down=False, squash=True
-            )
+            squashed = replace(self, whole=False, longest=None, multiple=1, round_down=False, squash=True)
+            return replace(squashed, image_size=image_size, resize=image_size)
         longest = None if self.longest is None else round(self.longest * image_size / _sides(self.resize)[0])
         return replace(self, image_size=image_size, resize=image_size, longest=longest)
 
@@ -234,20 +234,20 @@ class Preprocessing:
         goal = _sides(self.resize)
         if self.squash:
             return list(goal)
-        if self.whole:
-            return self._whole(width, height)
+        if self.whole or self.corner:
+            return self._whole(width, height, self.longest if self.whole else goal[0])
         if not self.border and goal[0] == goal[1]:
             return goal[0]
         ratios = [side / wanted for side, wanted in zip((height, width), goal, strict=True)]
         ratio = max(ratios) if self.border else min(ratios)
         return [max(1, round(side / ratio)) for side in (height, width)]
 
-    def _whole(self, width: int, height: int) -> list[int]:
+    def _whole(self, width: int, height: int, longest: int | None) -> list[int]:
         """Height and width of a whole picture: fractions of a pixel are cut off, as by the image processors of transformers."""
         shorter, longer = sorted((width, height))
         short: float = _sides(self.resize)[0]
-        if self.longest is not None and longer / shorter * short > self.longest:
-            short = self.longest * shorter / longer
+        if longest is not None and longer / shorter * short > longest:
+            short = longest * shorter / longer
         sides = [round(short), int(short * longer / shorter)]
         rounded = math.floor if self.round_down else math.ceil
         sides = [max(1, rounded(side / self.multiple)) * self.multiple for side in sides]

@@ -25,6 +25,7 @@ __all__ = [
     "Explainer",
     "FunctionExplainer",
     "MapFunction",
+    "check_compares",
     "check_detector",
     "describe_method",
     "joins_layers",
@@ -152,8 +153,8 @@ class Context:
             blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
                 of a generator are held in memory one at a time.
             wanted: "score" (the logit), "confidence" (by the protocol, in float64), "hit" (1 where the target is the predicted
-                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object); or a function
-                of what the task reads and of what is followed.
+                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object); or a
+                function of what the task reads and of what is followed.
             total: The number of images of all blocks, which a progress bar shows. Default: it shows none.
 
         Returns:
@@ -295,6 +296,18 @@ def check_detector(context: Context, name: str, other: str) -> None:
         )
 
 
+def check_compares(context: Context, name: str, instead: str) -> None:
+    """Refuse a protocol that compares classes, for a method that explains a class by itself or none at all.
+
+    Raises:
+        ExplainerError: With what to do instead.
+    """
+    if context.protocol.against is not None:
+        raise ExplainerError(
+            f"method '{name}' explains a class by itself, and the protocol compares it with others (against=); {instead}"
+        )
+
+
 NEEDS = {"needs_layer", "needs_gradient", "needs_model", "takes_gradients", "joins_layers"}
 COMMON_FIELDS = {"name", "label", "function", "passes", "paper", *NEEDS}
 
@@ -348,6 +361,13 @@ class FunctionExplainer:
     needs_gradient: bool = False
 
     def __call__(self, context: Context) -> Tensor:
-        """The maps that the function returns."""
+        """The maps that the function returns.
+
+        Raises:
+            ExplainerError: The protocol compares classes, which the function is not told.
+        """
+        check_compares(
+            context, self.name, "a function is not told the others; take an Explainer, whose context.score compares them"
+        )
         # Copies, because the function may write into them.
         return self.function(context.model, context.images.clone(), context.targets.clone())

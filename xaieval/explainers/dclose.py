@@ -29,13 +29,13 @@ class DCLOSE:
     """D-CLOSE: means of random masks at several levels of superpixels, weighted by the best match, and multiplied together.
 
     At each level a mask shows about half of the superpixels. It is enlarged and cropped at a random place, and weighted by how
-    well the detections on the masked image match the explained one. The map of a level is the mean of the weights of the masks
-    that show a pixel, as far as they show it, scaled to [0, 1]. Levels are joined from the finest to the coarsest one: the map so
-    far plus that of the level, times that of the level.
+    well the detections on the masked image match the explained one. The map of a level is `sum_m w_m M_m / sum_m M_m` over its
+    masks `M_m` with the weights `w_m`, scaled to [0, 1]. Levels are joined from the finest to the coarsest one: the map so far
+    plus that of the level, times that of the level.
 
-    The weight is the largest product of the boxes' intersection over union, `exp(-d^2 / (2 * width^2))` with the cosine distance d
-    of the class probabilities, and the objectness, among boxes of the same class. Where detections give the score of one class
-    only, as in torchvision, it is the intersection over union times the score, as in `DRISE`.
+    The weight is the largest product of the boxes' intersection over union, `exp(-d^2 / (2 * width^2))` with the cosine
+    distance d of the class probabilities, and the objectness, among boxes of the same class. Where detections give the score
+    of one class only, as in torchvision, it is the intersection over union times the score, as in `DRISE`.
 
     Args:
         n_masks: Number of masks, of all levels together.
@@ -51,7 +51,7 @@ class DCLOSE:
 
     Reference:
         Truong et al., "Towards Better Explanations for Object Detection", ACML 2023 (arXiv 2306.02744), with the formulas and
-        numbers of the authors' script. There a draw of superpixels is cropped at 32 places; here each mask has a draw of its own.
+        numbers of the authors' script. There a draw of superpixels is cropped at 32 places; here each mask has its own draw.
 
     Example:
         >>> DCLOSE(n_masks=100).passes
@@ -89,7 +89,8 @@ class DCLOSE:
         check_detector(context, self.name, "rise")
         size_of_images(context, self.name)
         images, masks = context.images, self._masks(context)
-        parts = [(number, at, start) for number, of_image in enumerate(masks) for at, of in enumerate(of_image) for start in of.starts()]
+        levels = [(number, at, of) for number, of_image in enumerate(masks) for at, of in enumerate(of_image)]
+        parts = [(number, at, start) for number, at, of in levels for start in of.starts()]
 
         def blocks() -> Iterator[tuple[Tensor, Tensor]]:
             for number, at, start in parts:
@@ -97,28 +98,25 @@ class DCLOSE:
                 yield images[number] * shown, torch.full((len(shown),), number, device=images.device)
 
         weights = context.ask(blocks(), partial(_weights, width=self.width), total=self.n_masks * len(images))
-        found, places = torch.zeros(len(images), self.levels, *images.shape[2:], device=images.device), None
-        shares, first = torch.zeros_like(found), 0
+        found = torch.zeros(len(images), self.levels, *images.shape[2:], device=images.device)
+        density, first = torch.zeros_like(found), 0
         for number, at, start in parts:
-            places = masks[number][at].make(start)
-            found[number, at] += torch.einsum("m,mhw->hw", weights[first : first + len(places)].float(), places)
-            shares[number, at] += places.sum(dim=0)
-            first += len(places)
-        return fused(found / torch.where(shares > 0, shares, 1))
+            some = masks[number][at].make(start)
+            found[number, at] += torch.einsum("m,mhw->hw", weights[first : first + len(some)].float(), some)
+            density[number, at] += some.sum(dim=0)
+            first += len(some)
+        return fused(found / torch.where(density > 0, density, 1))
 
     def _masks(self, context: Context) -> list[list[SegmentMasks]]:
         """The masks of each image at each level."""
         labels = [self._segments(context.images, self.segments * 2**level) for level in range(self.levels)]
         counts = [self.n_masks // self.levels + (level < self.n_masks % self.levels) for level in range(self.levels)]
-        return [
-            [
-                SegmentMasks.draw(
-                    of_level[number], count, self.probability, self.resize, seed_from(context.seed, image_id, f"{self.name} {level}")
-                )
-                for level, (of_level, count) in enumerate(zip(labels, counts, strict=True))
-            ]
-            for number, image_id in enumerate(context.ids)
-        ]
+
+        def draw(number: int, level: int) -> SegmentMasks:
+            seed = seed_from(context.seed, context.ids[number], f"{self.name} {level}")
+            return SegmentMasks.draw(labels[level][number], counts[level], self.probability, self.resize, seed)
+
+        return [[draw(number, level) for level in range(self.levels)] for number in range(len(context.images))]
 
     def _segments(self, images: Tensor, count: int) -> Tensor:
         try:

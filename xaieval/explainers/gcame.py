@@ -19,16 +19,16 @@ class GCAME:
     """G-CAME: Grad-CAM of one detection, each channel weighted by a Gaussian around the cell of its largest gradient.
 
     The formula is that of `gaussian_cam`. It is made for the layers that predict boxes, as the last convolutions before the
-    outputs of YOLOX, where the gradient of a box is at one cell; farther from the outputs, channels have gradients at many cells.
+    outputs of YOLOX, where the gradient of a box is at one cell; farther from the outputs, it is at many cells.
 
     Raises:
         ExplainerError: When called: the model is no detector, or the images are volumes.
 
     Reference:
         Nguyen et al., "G-CAME: Gaussian-Class Activation Mapping Explainer for Object Detectors" (arXiv 2306.03400), section 3,
-        and the authors' scripts for what the paper leaves open. The map is of the layer's size, and its negative parts are cut
-        off there; the scripts resize the channels first. The Gaussian is centred at the cell itself, not one beside it as in the
-        scripts, and of channels with gradients at many cells, positive and negative ones are not treated apart.
+        and the authors' scripts. Negative parts are cut off at the layer's size, where the scripts resize the channels first.
+        The Gaussian is centred at the cell itself, which is one beside it in the scripts; and the positive and the negative
+        gradients of a channel are not treated apart, as in their script for YOLOX, and other than in that for Faster R-CNN.
 
     Example:
         >>> GCAME().passes

@@ -28,8 +28,8 @@ def huggingface(
     """Load an image model in float32, with its preprocessing.
 
     The task (image classification, object detection, or segmentation of classes or objects) is read from the configuration;
-    default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
-    read only from safetensors.
+    default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and
+    weights are read only from safetensors.
 
     Args:
         name: A model on the Hub, or a folder with config.json. Weights of a folder are loaded if present, those of a
@@ -149,13 +149,14 @@ def _auto_class(transformers: Any, config: Any) -> Any:
     """The transformers class for models with the head that the configuration names."""
     kinds = [getattr(transformers, f"AutoModelFor{head}") for head in HEADS]
     able = [kind for kind in kinds if type(config) in kind._model_mapping]
-    named = [kind for kind in able if config.architectures and config.architectures[0] in _names(kind._model_mapping[type(config)])]
+    head = next(iter(config.architectures or ()), None)
+    named = [kind for kind in able if head in _names(kind._model_mapping[type(config)])]
     if not able and type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping:
         raise ModelError(
-            f"a model of the kind {config.model_type!r} finds what texts name, which its name cannot say; load it in Python, and "
-            "give xaieval a forward= that passes the tokens of the texts"
+            f"a model of the kind {config.model_type!r} finds what texts name, which its name cannot say; load it in Python, "
+            "and give xaieval a forward= that passes the tokens of the texts"
         )
-    if config.architectures and not named:
+    if head is not None and not named:
         return kinds[0]
     return next(iter(named or able), kinds[0])  # a configuration alone does not name a head
 

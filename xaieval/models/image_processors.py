@@ -19,14 +19,15 @@ __all__ = ["preprocessing_of", "square"]
 SQUASHED = 384  # from this size on, image processors with a crop_pct resize both sides and do not crop
 PATCH = 16  # whose multiples YOLOS takes, which no attribute of its processor says
 PROBES = ((64, 64), (96, 64), (40, 104))  # width and height of pictures that show whether both prepare them alike
+SHAPING = ("size", "do_resize", "do_center_crop", "do_pad", "pad_size", "do_split_image", "size_divisor")
 ALIKE = 0.02  # mean difference of two ways of interpolation, as a share of the range of values
 
 
 def preprocessing_of(processor: Any) -> Preprocessing:
     """Preprocessing that equals a transformers image processor.
 
-    Processors of detectors keep the shape of a picture and pad the images of a batch to one size, with a mask of the pixels that
-    are no padding. Here each image is a batch of its own instead, so that there is no padding: see `Preprocessing.whole`.
+    Processors of detectors keep the shape of a picture and pad the images of a batch to one size, with a mask of the pixels
+    that are no padding. Here each image is a batch of its own instead, without padding: see `Preprocessing.whole`.
 
     Args:
         processor: An image processor with attributes such as `size`, `resample` and `image_mean`. If it can be called, it is
@@ -49,11 +50,7 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     for preprocessing in known:
         if all(_equal(preprocessing, processor, size) for size in PROBES):
             return preprocessing
-    settings = {
-        name: value
-        for name in ("size", "do_resize", "do_center_crop", "do_pad", "pad_size", "do_split_image", "size_divisor")
-        if (value := getattr(processor, name, None)) is not None
-    }
+    settings = ", ".join(f"{name}={_plain(value)}" for name in SHAPING if (value := getattr(processor, name, None)) is not None)
     raise ModelError(
         f"the {type(processor).__name__} prepares pictures in a way that is not known here ({settings}); change "
         "preprocessor_config.json, for instance to a size with height and width, without do_pad and do_split_image"
@@ -63,6 +60,14 @@ def preprocessing_of(processor: Any) -> Preprocessing:
 def square(height: float, width: float) -> Side:
     """One side if both are equal, else height and width."""
     return int(height) if height == width else (int(height), int(width))
+
+
+def _plain(value: Any) -> Any:
+    """A setting for an error: of sizes, the numbers that are given."""
+    try:
+        return {name: number for name, number in dict(value).items() if number is not None}
+    except (TypeError, ValueError):
+        return value
 
 
 def _values(processor: Any) -> dict[str, Any]:
@@ -90,10 +95,12 @@ def _geometries(processor: Any) -> list[dict[str, Any]]:
         return [{"image_size": sides, "resize": sides, "squash": True}]
     if hasattr(processor, "crop_pct"):
         squash = shortest >= SQUASHED
-        return [{"image_size": shortest, "resize": shortest if squash else int(shortest / processor.crop_pct), "squash": squash}]
+        resize = shortest if squash else int(shortest / processor.crop_pct)
+        return [{"image_size": shortest, "resize": resize, "squash": squash}]
     whole = {"image_size": shortest, "resize": shortest, "whole": True, "longest": longest}
     padded = {"image_size": longest or shortest, "resize": longest or shortest, "border": True, "corner": True}
-    return [whole | {"multiple": _given(processor, "size_divisor", 1) or 1}, whole | {"multiple": PATCH, "round_down": True}, padded]
+    larger, smaller = {"multiple": _given(processor, "size_divisor", 1) or 1}, {"multiple": PATCH, "round_down": True}
+    return [whole | larger, whole | smaller, padded]
 
 
 def _given(processor: Any, name: str, default: Any) -> Any:
