@@ -186,7 +186,7 @@ class Preprocessing:
         """
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(size, InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor)
-        height, width = self._resized(*size) if self.whole else _sides(self.image_size)
+        height, width = self._whole(*size, self.longest) if self.whole else _sides(self.image_size)
         placed = placed.clamp(min=0).minimum(placed.new_tensor([width, height, width, height]))
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 

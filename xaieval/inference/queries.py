@@ -63,14 +63,15 @@ class QueryDecoder:
         boxes = _tensor(output, "pred_boxes")
         logits = _tensor(output, "class_queries_logits", "logits")
         masks = _tensor(output, "masks_queries_logits", "pred_masks")
-        if logits is None or logits.ndim != 3 or (masks if self.segments else boxes if masks is None else masks) is None:
-            return output
         size = (images.shape[-2], images.shape[-1])
-        if not self.segments and boxes is not None:
+        if logits is None or logits.ndim != 3:
+            return output
+        if boxes is not None and not self.segments:
             # Of a model that finds what texts name, each text is a class.
             classes = logits.shape[2] if _tensor(output, "text_embeds") is not None else self.classes
             return query_detections(boxes, logits, size, classes)
-        assert masks is not None
+        if masks is None:
+            return output
         self._check_no_object(logits)
         return query_segmentation(masks, logits) if self.segments else query_instances(masks, logits, size)
 

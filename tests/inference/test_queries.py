@@ -24,7 +24,6 @@ from xaieval.inference.queries import with_queries
 from xaieval.inference.query_masks import query_instances, query_segmentation
 from xaieval.inference.tasks import Detection, Segmentation, resolve_task
 from xaieval.models import load_model
-from xaieval.models.image_processors import preprocessing_of
 from xaieval.probe.hooks import probe
 
 transformers.utils.logging.set_verbosity_error()
@@ -275,7 +274,7 @@ def test_a_query_without_a_mask_is_no_object():
 
 
 # Models wired as others of them; all of them take a while.
-ALIKE = ("Table Transformer", "Conditional DETR", "DAB-DETR", "RT-DETRv2")
+ALIKE = ("Table Transformer", "Conditional DETR", "DAB-DETR", "RT-DETRv2", "D-FINE")
 EACH = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in ALL]
 
 
@@ -415,19 +414,7 @@ def test_one_former_is_run_with_its_task():
     assert maps.shape == (2, 64, 96)
 
 
-# ---- preprocessing
-
-EDGES = {"shortest_edge": 48, "longest_edge": 80}
-PROCESSORS = {
-    "DETR": lambda: transformers.DetrImageProcessor(size=EDGES),
-    "Deformable DETR": lambda: transformers.DeformableDetrImageProcessor(size=EDGES),
-    "RT-DETR": lambda: transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}),
-    "YOLOS": lambda: transformers.YolosImageProcessor(size=EDGES),
-    "Mask2Former": lambda: transformers.Mask2FormerImageProcessor(size=EDGES),
-    "MaskFormer, any size": lambda: transformers.MaskFormerImageProcessor(size=EDGES, size_divisor=0),
-    "EoMT, padded": lambda: transformers.EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}, do_pad=True),
-    "shorter edge only": lambda: transformers.ViTImageProcessor(size={"shortest_edge": 48}),
-}
+# ---- the command line
 
 
 def _picture(width: int, height: int) -> Image.Image:
@@ -435,37 +422,12 @@ def _picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("size", [(120, 120), (150, 110), (97, 333), (401, 90)])
-@pytest.mark.parametrize("make", PROCESSORS.values(), ids=PROCESSORS)
-def test_pictures_of_any_shape_are_prepared_as_by_the_processor(make, size):
-    processor, picture = make(), _picture(*size)
-    theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
-    ours = preprocessing_of(processor)(picture)
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().mean() < 0.01 * (theirs.max() - theirs.min())
-
-
-@pytest.mark.parametrize(
-    "processor",
-    [
-        lambda: transformers.EomtImageProcessor(size={"shortest_edge": 48}, do_split_image=True),
-        lambda: transformers.DetrImageProcessor(size=EDGES, pad_size={"height": 80, "width": 80}),
-        lambda: transformers.ViTImageProcessor(do_resize=False),
-    ],
-    ids=["patches", "padding with a mask", "no resizing"],
-)
-def test_processors_that_do_something_else_are_refused(processor):
-    with pytest.raises(ModelError, match=r"ImageProcessor prepares pictures in a way that is not known here .*config"):
-        preprocessing_of(processor())
-
-
-# ---- the command line
-
-
 def _folder(place, name: str):
     """A folder as `save_pretrained` writes it, and pictures of two shapes."""
     model_of(name).save_pretrained(place / "model")
-    PROCESSORS["DETR" if name in DETECTORS else "Mask2Former"]().save_pretrained(place / "model")
+    kind = (DETECTORS | SEGMENTERS)[name.removesuffix(", masks")][1]
+    edges = {"shortest_edge": 48, "longest_edge": 80}
+    getattr(transformers, f"{kind}ImageProcessor")(size=edges).save_pretrained(place / "model")
     for number, size in enumerate([(60, 40), (50, 50), (60, 40)]):
         (place / "pictures").mkdir(exist_ok=True)
         _picture(*size).save(place / "pictures" / f"{number}.png")
