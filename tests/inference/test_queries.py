@@ -271,6 +271,8 @@ def test_a_query_without_a_mask_is_no_object():
     expected = logits.softmax(dim=2)[0, 1, :2] * torch.tensor(2.0).sigmoid()
     torch.testing.assert_close(found["probabilities"][0], expected)
     torch.testing.assert_close(found["scores"], expected.sort(descending=True).values)
+    task, (none,) = Detection(), query_instances(-masks.abs(), logits, (8, 12))
+    assert not task.follow(task.read([none]), "predicted", None).has_target.any()
 
 
 # Models wired as others of them; all of them take a while.
