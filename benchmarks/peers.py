@@ -239,7 +239,7 @@ OF_METHODS: tuple[Row, ...] = (
     Row(("attention-rollout", "raw-attention", "attention")),
     Row(("legrad",), {TORCH_CAM: ("LeGrad",)}, {TORCH_CAM: "of torchvision's transformers"}),
     Row(("generic-attention", "gradient-rollout", "transformer-attribution", "attn-lrp", "grad-eclip")),
-    Row(("d-rise", "odam", "ssgrad-cam")),
+    Row(("d-rise", "d-close", "odam", "ssgrad-cam", "g-came")),
     Row(("edges",), {GRAD_CAM: ("sobel_cam",)}),
     Row(("random",), {GRAD_CAM: ("RandomCAM",)}, {GRAD_CAM: "random weights of the channels"}),
     Row(("uniform", "center", "fake-cam")),

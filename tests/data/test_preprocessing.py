@@ -10,7 +10,7 @@ import timm
 import torch
 from PIL import Image
 
-from xaieval.data import Preprocessing
+from xaieval.data import Preprocessing, image_folder
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
 
@@ -111,7 +111,11 @@ def test_another_crop_keeps_its_share_of_the_picture():
         ),
         ({"image_size": 300}, "an image is resized to at least its crop: got 256 px for a crop of 300"),
         ({"image_size": (20, 300)}, "an image is resized to at least its crop: got 256 px for a crop of (20, 300)"),
-        ({"squash": True, "border": True}, "squash ignores the aspect ratio and border keeps it; choose one of them"),
+        (
+            {"squash": True, "border": True},
+            "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them",
+        ),
+        ({"whole": True, "resize": (256, 300)}, "with whole, resize is the shorter side in pixels, got (256, 300)"),
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
         (
             {"mean": (0, 0)},
@@ -129,3 +133,46 @@ def test_preprocessing_that_cannot_be_is_refused_word_for_word(choices, message)
     with pytest.raises(DataError) as error:
         Preprocessing(**choices)
     assert str(error.value) == message
+
+
+# ---- whole pictures, which keep their shape
+
+WHOLE = Preprocessing(48, 48, mean=(0.0,) * 3, std=(1.0,) * 3, whole=True, longest=80)
+
+
+def test_objects_of_whole_pictures_are_where_they_are_in_the_image():
+    picture = Image.new("RGB", (200, 60))
+    picture.paste((255, 255, 255), (100, 30, 150, 60))
+    mask = picture.convert("L")
+    image, placed = WHOLE(picture), WHOLE.mask(mask)
+    assert image.shape == (3, 24, 80)  # the longer side is the one that is bounded
+    assert placed.shape == (24, 80)
+    assert ((image.mean(dim=0) > 0.5) == placed).float().mean() > 0.99
+    boxes = WHOLE.boxes(torch.tensor([[100.0, 30, 150, 60]]), (200, 60))
+    torch.testing.assert_close(boxes, torch.tensor([[40.0, 12, 60, 24]]))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (24, Preprocessing(24, 24, whole=True, longest=40)),
+        ((24, 32), Preprocessing((24, 32), (24, 32), squash=True)),
+    ],
+)
+def test_another_size_of_whole_pictures_is_a_shorter_side_or_one_size_for_all(size, expected):
+    assert Preprocessing(48, 48, whole=True, longest=80).with_size(size) == expected
+
+
+def test_a_loader_of_whole_pictures_has_one_in_each_batch(tmp_path):
+    for number, size in enumerate([(60, 40), (40, 40), (60, 40)]):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    batches = list(image_folder(tmp_path, WHOLE).loader(batch_size=8))
+    assert [tuple(one["image"].shape) for one in batches] == [(1, 3, 48, 72), (1, 3, 48, 48), (1, 3, 48, 72)]
+
+
+def test_a_picture_in_the_corner_has_black_beside_it_or_below_it():
+    corner = Preprocessing(64, 64, mean=(0.5,) * 3, std=(0.5,) * 3, border=True, corner=True)
+    image = corner(Image.new("RGB", (100, 50), (255, 255, 255)))
+    assert (image[:, :32] == 1).all()
+    assert (image[:, 32:] == -1).all()
+    torch.testing.assert_close(corner.boxes(torch.tensor([[50.0, 0, 100, 50]]), (100, 50)), torch.tensor([[32.0, 0, 64, 32]]))

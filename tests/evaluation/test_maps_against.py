@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import xaieval
 from xaieval import Protocol, explain
 from xaieval.errors import ExplainerError, ProtocolError, TargetError
-from xaieval.explainers import PytorchGradCam, TorchCam
+from xaieval.explainers import Precomputed, PytorchGradCam, TorchCam
 from xaieval.inference.targets import compared_classes, compared_score
 
 IMAGES = torch.randn(3, 3, 20, 24, generator=torch.Generator().manual_seed(8))
@@ -158,3 +159,17 @@ def test_altered_images_are_compared_with_the_classes_of_the_originals_and_confi
     assert (plain["confidence"] == compared["confidence"]).all()
     rows = xaieval.score(network(), [IMAGES], "3", metrics=metrics, protocol=Protocol(against=[0, 1]), progress=False).rows
     assert rows["max_sensitivity"].notna().all()
+
+
+def ones(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return images[:, 0] + targets[:, None, None]
+
+
+def test_a_function_and_maps_from_files_are_refused_with_what_to_do(tmp_path):
+    for number in range(len(IMAGES)):
+        np.save(tmp_path / f"{number}.npy", np.eye(4))
+    protocol = Protocol(against="similar")
+    with pytest.raises(ExplainerError, match=r"^method 'ones' explains a class by .* \(against=\); a function is not told"):
+        explain(network(), IMAGES, method=ones, protocol=protocol)
+    with pytest.raises(ExplainerError, match=r"^method 'precomputed' explains .* \(against=\); maps .* leave against= out"):
+        xaieval.score(network(), [IMAGES], methods=[Precomputed(tmp_path)], protocol=protocol, progress=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import xaieval
+from tests.explainers.finder import Finder, context_of, some_images
 from xaieval.errors import ExplainerError, ModelError
-from xaieval.explainers import METHODS, Context
+from xaieval.explainers import METHODS
 from xaieval.explainers.detectors import DRISE, ODAM, SSGradCAM, smoothed, spatial_grad_cam
 from xaieval.explainers.perturbation import RandomMasks
 from xaieval.inference.query_detections import query_detections
@@ -22,51 +22,6 @@ from xaieval.testing import check_explainer
 
 RAW = xaieval.Protocol(normalisation="none")
 KINDS = ("scores", "probabilities", "objectness", "queries")
-
-
-class Finder(nn.Module):
-    """One box in each half of the image, which moves with the image; what it says of them depends on the kind."""
-
-    def __init__(self, kind: str = "scores") -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.kind = kind
-        self.layer = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.ReLU())
-        self.head, self.found = nn.Linear(5, 3), nn.Linear(5, 1)
-        for linear in (self.head, self.found):
-            nn.init.normal_(linear.weight, std=6)
-
-    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-        features, wide = self.layer(images), images.shape[3]
-        halves = torch.stack([half.mean(dim=(2, 3)) for half in features.tensor_split(2, dim=3)], dim=1)
-        probabilities, objectness = self.head(halves).softmax(dim=2), self.found(halves).sigmoid()[..., 0]
-        return [self._said(*each, wide) for each in zip(halves, probabilities, objectness, strict=True)]
-
-    def _said(self, half: Tensor, probabilities: Tensor, objectness: Tensor, wide: int) -> dict[str, Tensor]:
-        places = torch.tensor([[0.0, 1, wide / 2, 7], [wide / 2, 0, wide, 6]], device=half.device)
-        boxes = places + half.detach()[:, :1] * torch.tensor([16.0, 8, 2, 12], device=half.device)
-        scores, labels = probabilities.max(dim=1)
-        said = {"boxes": boxes, "labels": labels, "scores": scores}
-        if self.kind == "queries":  # the first box twice
-            twice = torch.tensor([1, 0, 0], device=half.device)
-            said = {name: tensor[twice] for name, tensor in said.items()} | {"queries": twice}
-        if self.kind != "scores":
-            said["probabilities"] = probabilities
-        if self.kind == "objectness":
-            said["objectness"] = objectness
-        return said
-
-
-def _images(count: int = 3) -> Tensor:
-    return torch.rand(count, 3, 10, 16, generator=torch.Generator().manual_seed(2))
-
-
-def _context(model: Callable[[Tensor], list[dict[str, Tensor]]], images: Tensor, size: int) -> Context:
-    task = Detection()
-    with torch.no_grad():
-        followed = task.follow(model(images), "predicted", None)
-    ids = [str(number) for number in range(len(images))]
-    return Context(nn.Identity(), images, followed.classes, None, ids, 4, task=task, followed=followed, size=size, call=model)
 
 
 # ---- D-RISE
@@ -100,7 +55,7 @@ def _weight(kind: str, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> f
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("kind", KINDS)
 def test_d_rise_equals_a_loop_over_masks_and_detections(kind, size):
-    model, images, method = Finder(kind), _images(), DRISE(n_masks=10, grid=3, probability=0.4)
+    model, images, method = Finder(kind), some_images(), DRISE(n_masks=10, grid=3, probability=0.4)
     masks = RandomMasks.draw(method, 4, (10, 16), images.device).make(0, 10)
     expected, weights = torch.zeros(3, 10, 16), []
     with torch.no_grad():
@@ -111,7 +66,7 @@ def test_d_rise_equals_a_loop_over_masks_and_detections(kind, size):
                 weights.append(_weight(kind, wanted, found))
                 expected[number] += weights[-1] * mask / (10 * 0.4)
     assert np.std(weights) > 0.05
-    torch.testing.assert_close(method(_context(model, images, size)), expected)
+    torch.testing.assert_close(method(context_of(model, images, size)), expected)
 
 
 def test_a_masked_image_without_detections_has_no_weight_and_an_image_without_a_target_a_map_of_zeros():
@@ -123,7 +78,7 @@ def test_a_masked_image_without_detections_has_no_weight_and_an_image_without_a_
     masks = RandomMasks.draw(method, 4, (8, 8), images.device).make(0, 30)
     shown = masks[masks.mean(dim=(1, 2)) * 0.7 > 0.4]
     assert 0 < len(shown) < 30
-    maps = method(_context(model, images, 4))
+    maps = method(context_of(model, images, 4))
     torch.testing.assert_close(maps[0], 0.5 * shown.sum(dim=0) / 15)
     assert (maps[1] == 0).all()
 
@@ -158,7 +113,7 @@ def test_odam_is_the_smoothed_gradient_times_the_activation(sigma):
         for channel in range(4):
             weights = scipy.ndimage.gaussian_filter(gradient[number, channel].numpy(), sigma, mode="constant", truncate=3)
             expected[number] += weights * activation[number, channel].numpy()
-    context = replace(_context(Finder(), _images(2), 2), activation=activation, gradient=gradient)
+    context = replace(context_of(Finder(), some_images(2), 2), activation=activation, gradient=gradient)
     torch.testing.assert_close(ODAM(sigma)(context), torch.from_numpy(expected.clip(min=0)))
     torch.testing.assert_close(ODAM(0)(context), METHODS["hirescam"](context))
 
@@ -221,7 +176,7 @@ def test_they_keep_what_all_explainers_promise(method):
 def test_d_rise_explains_a_function_like_the_network_in_it():
     model = Finder().eval()
     methods = {"method": DRISE(20), "task": "detection"}
-    inside, outside = (xaieval.explain(it, _images(), **methods)["input"] for it in (model, lambda images: model(images)))
+    inside, outside = (xaieval.explain(it, some_images(), **methods)["input"] for it in (model, lambda images: model(images)))
     torch.testing.assert_close(outside, inside)
 
 
@@ -237,7 +192,7 @@ def test_other_models_are_refused_with_what_fits(name, task, other):
     layers = [nn.Conv2d(3, 2, 1), *([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if task == "classification" else [])]
     message = rf"^method '{name}' explains a detection, and the task is {task}; take '{other}', or task='detection' if"
     with pytest.raises(ExplainerError, match=message):
-        xaieval.explain(nn.Sequential(*layers), _images(), "0", name, task=task)
+        xaieval.explain(nn.Sequential(*layers), some_images(), "0", name, task=task)
 
 
 def _read(boxes: int, *probabilities: int | None) -> None:

@@ -18,9 +18,9 @@ from xaieval.explainers.controls import center, edges, fake_cam, random, uniform
 ALL = (
     "gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, eigengradcam, elementwise-gradcam, cam, layercam-fusion, "
     "poly-cam, score-cam, rise, occlusion, gscorecam, sobol, hsic, extremal-perturbation, ablation-cam, recipro-cam, opti-cam, "
-    "d-rise, odam, ssgrad-cam, guided-ig, blur-ig, expected-gradients, xrai, attention-rollout, raw-attention, "
-    "generic-attention, gradient-rollout, legrad, transformer-attribution, attn-lrp, grad-eclip, maskclip, clip-surgery, "
-    "attention, random, uniform, center, edges, fake-cam"
+    "d-rise, d-close, odam, ssgrad-cam, g-came, guided-ig, blur-ig, expected-gradients, xrai, attention-rollout, "
+    "raw-attention, generic-attention, gradient-rollout, legrad, transformer-attribution, attn-lrp, grad-eclip, maskclip, "
+    "clip-surgery, attention, random, uniform, center, edges, fake-cam"
 )
 
 KNOWN = f"known: {ALL}; 'xaieval-bench methods' lists those of other libraries too; or give a function"

@@ -178,7 +178,7 @@ def test_a_detector_is_scored_and_images_without_detections_are_counted():
     assert rows["target"].isna().tolist() == [False, True, False]
     assert rows["predicted"].isna().tolist() == [False, True, False]
     assert scores.summary().iloc[0][["n_images", "n_failed"]].tolist() == [2, 1]
-    assert scores.manifest["run"]["task"] == {"name": "detection", "iou": 0.5, "box": None, "output": None}
+    assert scores.manifest["run"]["task"] == {"name": "detection", "iou": 0.5, "box": None, "output": None, "threshold": 0.0}
 
 
 def test_a_batch_in_which_nothing_is_found():

@@ -71,7 +71,7 @@ def test_methods_that_look_inside_are_refused_with_those_that_do_not(method):
     assert message.startswith(
         f"method '{method}' needs layers, gradients or the inside of the model, and the model is a function"
     )
-    able = "rise, occlusion, sobol, hsic, d-rise, random, uniform, center, edges, fake-cam, precomputed:DIR"
+    able = "rise, occlusion, sobol, hsic, d-rise, d-close, random, uniform, center, edges, fake-cam, precomputed:DIR"
     assert f"these need none: {able}" in message
     with pytest.raises(ExplainerError, match="the model is a function"):
         xaieval.explain(brightness, torch.rand(1, 3, 8, 8), "layer4", method)
@@ -86,7 +86,7 @@ def test_every_method_either_works_on_a_function_or_is_refused():
             xaieval.explain(brightness, images, method=quick.get(name, name))
             worked.append(name)
         except ExplainerError as error:
-            refusal = "explains a detection" if name == "d-rise" else "the model is a function"
+            refusal = "explains a detection" if name in ("d-rise", "d-close") else "the model is a function"
             assert refusal in str(error)  # noqa: PT017  # every other method is expected not to raise
     assert {"rise", "occlusion", "random", "uniform", "center", "edges", "fake-cam"} <= set(worked)
 

@@ -25,7 +25,7 @@ from xaieval.explainers.perturbation import RandomMasks
 from xaieval.inference.query_detections import query_detections
 from xaieval.inference.tasks import Detection
 from xaieval.models import ZeroShot, load_model
-from xaieval.models.huggingface import preprocessing_of
+from xaieval.models.image_processors import preprocessing_of
 from xaieval.probe.hooks import probe
 
 transformers.utils.logging.set_verbosity_error()

@@ -88,7 +88,8 @@ class ModelOptions:
         pretrained: Use the pretrained weights of the library, which may be downloaded.
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
-        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model.
+        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
+            images keep the shape of their pictures, the shorter side.
         mean: Mean for input normalisation, one number per channel. Default: that of the model.
         std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.

@@ -139,10 +139,11 @@ class Pictures(Dataset[dict[str, Any]]):
         pictures that could not be read.
 
         Args:
-            batch_size: Pictures in a batch.
+            batch_size: Pictures in a batch; one, whatever this says, where whole pictures make images of several sizes.
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
+        batch_size = 1 if getattr(self.preprocessing, "whole", False) else batch_size
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 

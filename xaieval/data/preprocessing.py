@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,6 +42,13 @@ class Preprocessing:
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
         border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
             lost (timm's `crop_mode="border"`).
+        corner: With `border`, put the picture into the upper left corner, cut off fractions of a pixel, and fill the rest with
+            black.
+        whole: Resize the shorter side to `resize` and do not crop, so that images differ in size, as detectors take them; a
+            loader then makes batches of one image. `image_size` is that of a square picture.
+        longest: With `whole`, the longest that the longer side may become; the shorter one is then shorter than `resize`.
+        multiple: With `whole`, sides become multiples of this number, the next larger ones.
+        round_down: The next smaller multiples instead.
 
     Raises:
         DataError: The choices contradict each other.
@@ -53,6 +61,11 @@ class Preprocessing:
     interpolation: str = "bilinear"
     squash: bool = False
     border: bool = False
+    corner: bool = False
+    whole: bool = False
+    longest: int | None = None
+    multiple: int = 1
+    round_down: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -64,8 +77,12 @@ class Preprocessing:
                 f"mean and std are one number per channel each, as many of one as of the other, std positive; got {self.mean} "
                 f"and {self.std}"
             )
-        if self.squash and self.border:
-            raise DataError("squash ignores the aspect ratio and border keeps it; choose one of them")
+        if self.squash + self.border + self.whole > 1:
+            raise DataError(
+                "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them"
+            )
+        if self.whole and not isinstance(self.resize, int):
+            raise DataError(f"with whole, resize is the shorter side in pixels, got {self.resize}")
 
     @property
     def channels(self) -> int:
@@ -85,13 +102,24 @@ class Preprocessing:
     def with_size(self, image_size: Side) -> Preprocessing:
         """Change the size of the crop, and keep the share of the picture that it shows.
 
+        Of whole pictures, the number is the new shorter side; a height and a width are for all pictures, whatever their shape.
+
         Example:
             >>> Preprocessing(224, 256).with_size((112, 224)).resize
             (128, 256)
         """
+        if self.whole:
+            return self._whole_with_size(image_size)
         shares = [side / crop for side, crop in zip(_sides(self.resize), _sides(self.image_size), strict=True)]
         height, width = (round(side * share) for side, share in zip(_sides(image_size), shares, strict=True))
         return replace(self, image_size=image_size, resize=height if isinstance(image_size, int) else (height, width))
+
+    def _whole_with_size(self, image_size: Side) -> Preprocessing:
+        if not isinstance(image_size, int):
+            squashed = replace(self, whole=False, longest=None, multiple=1, round_down=False, squash=True)
+            return replace(squashed, image_size=image_size, resize=image_size)
+        longest = None if self.longest is None else round(self.longest * image_size / _sides(self.resize)[0])
+        return replace(self, image_size=image_size, resize=image_size, longest=longest)
 
     def with_channels(self, channels: int) -> Preprocessing:
         """Change the number of channels, if it differs: grey gets the average mean and std, other bands none (0 and 1).
@@ -158,7 +186,7 @@ class Preprocessing:
         """
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(size, InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor)
-        height, width = _sides(self.image_size)
+        height, width = self._whole(*size, self.longest) if self.whole else _sides(self.image_size)
         placed = placed.clamp(min=0).minimum(placed.new_tensor([width, height, width, height]))
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
@@ -184,7 +212,8 @@ class Preprocessing:
 
     def _check_shape(self, size: tuple[int, int]) -> None:
         """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
-        pixels = 0 if self.squash or self.border else max(size) / min(size) * max(_sides(self.resize)) ** 2
+        bounded = self.squash or self.border or self.longest is not None
+        pixels = 0 if bounded else max(size) / min(size) * max(_sides(self.resize)) ** 2
         if pixels > MOST_PIXELS:
             raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*size))
 
@@ -192,10 +221,12 @@ class Preprocessing:
         """The geometric steps for a picture of this width and height: resize, fill the border, crop."""
         resized = self._resized(*size)
         steps: list[v2.Transform] = [v2.Resize(resized, interpolation, antialias=True)]
+        if self.whole:
+            return steps
         if isinstance(resized, list) and self.border:
             missing = [max(0, crop - side) for crop, side in zip(_sides(self.image_size), resized, strict=True)]
-            above, left = (pixels // 2 for pixels in missing)
-            steps.append(v2.Pad([left, above, missing[1] - left, missing[0] - above], fill=fill))
+            above, left = (0 if self.corner else pixels // 2 for pixels in missing)
+            steps.append(v2.Pad([left, above, missing[1] - left, missing[0] - above], fill=0 if self.corner else fill))
         return [*steps, v2.CenterCrop(self.image_size)]
 
     def _resized(self, width: int, height: int) -> int | list[int]:
@@ -203,11 +234,24 @@ class Preprocessing:
         goal = _sides(self.resize)
         if self.squash:
             return list(goal)
+        if self.whole or self.corner:
+            return self._whole(width, height, self.longest if self.whole else goal[0])
         if not self.border and goal[0] == goal[1]:
             return goal[0]
         ratios = [side / wanted for side, wanted in zip((height, width), goal, strict=True)]
         ratio = max(ratios) if self.border else min(ratios)
         return [max(1, round(side / ratio)) for side in (height, width)]
+
+    def _whole(self, width: int, height: int, longest: int | None) -> list[int]:
+        """Height and width of a whole picture: fractions of a pixel are cut off, as by the image processors of transformers."""
+        shorter, longer = sorted((width, height))
+        short: float = _sides(self.resize)[0]
+        if longest is not None and longer / shorter * short > longest:
+            short = longest * shorter / longer
+        sides = [round(short), int(short * longer / shorter)]
+        rounded = math.floor if self.round_down else math.ceil
+        sides = [max(1, rounded(side / self.multiple)) * self.multiple for side in sides]
+        return sides if height < width else sides[::-1]
 
     def to_pixels(self, images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
         """Convert normalised images to pixels in [0, 1] for figures; grey images become grey RGB.

@@ -25,6 +25,8 @@ __all__ = [
     "Explainer",
     "FunctionExplainer",
     "MapFunction",
+    "check_compares",
+    "check_detector",
     "describe_method",
     "joins_layers",
     "needs_logits",
@@ -35,7 +37,7 @@ __all__ = [
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Blocks = Iterable[tuple[Tensor, Tensor]]
 Wanted = Literal["score", "confidence"]
-Asked = Wanted | Literal["hit", "similarity"]
+Asked = Wanted | Literal["hit", "similarity"] | Callable[[Any, Followed], Tensor]
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ class Context:
             blocks: Images `[G, C, H, W]`, and for each the number of the batch's image whose target is scored, `[G]`. Blocks
                 of a generator are held in memory one at a time.
             wanted: "score" (the logit), "confidence" (by the protocol, in float64), "hit" (1 where the target is the predicted
-                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object).
+                class, else 0), or, of tasks that follow objects, "similarity" (of the best match with the object); or a
+                function of what the task reads and of what is followed.
             total: The number of images of all blocks, which a progress bar shows. Default: it shows none.
 
         Returns:
@@ -199,6 +202,8 @@ class Context:
 
     def _scored(self, read: Any, of: Tensor, wanted: Asked) -> Tensor:
         followed = (self.followed or Followed.all(self.targets)).of(of)
+        if callable(wanted):
+            return wanted(read, followed)
         if wanted == "hit":
             return (self.task.predicted(read) == followed.classes).double()
         if wanted == "similarity":
@@ -285,6 +290,31 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
     return context.images.shape[2], context.images.shape[3]
 
 
+def check_detector(context: Context, name: str, other: str) -> None:
+    """Refuse a model whose task follows no object, for a method that explains only detections.
+
+    Raises:
+        ExplainerError: With a method that explains other models.
+    """
+    if not hasattr(context.task, "similarity"):
+        raise ExplainerError(
+            f"method '{name}' explains a detection, and the task is {type(context.task).__name__.lower()}; take '{other}', or "
+            "task='detection' if the model is a detector"
+        )
+
+
+def check_compares(context: Context, name: str, instead: str) -> None:
+    """Refuse a protocol that compares classes, for a method that explains a class by itself or none at all.
+
+    Raises:
+        ExplainerError: With what to do instead.
+    """
+    if context.protocol.against is not None:
+        raise ExplainerError(
+            f"method '{name}' explains a class by itself, and the protocol compares it with others (against=); {instead}"
+        )
+
+
 NEEDS = {"needs_layer", "needs_gradient", "needs_model", "needs_logits", "takes_gradients", "joins_layers"}
 COMMON_FIELDS = {"name", "label", "function", "passes", "paper", *NEEDS}
 
@@ -339,6 +369,13 @@ class FunctionExplainer:
     needs_logits: ClassVar[bool] = False
 
     def __call__(self, context: Context) -> Tensor:
-        """The maps that the function returns."""
+        """The maps that the function returns.
+
+        Raises:
+            ExplainerError: The protocol compares classes, which the function is not told.
+        """
+        check_compares(
+            context, self.name, "a function is not told the others; take an Explainer, whose context.score compares them"
+        )
         # Copies, because the function may write into them.
         return self.function(context.model, context.images.clone(), context.targets.clone())

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, check_compares
 from xaieval.inference.one_output import two_sided
 
 __all__ = [
@@ -169,11 +169,7 @@ class ClassifierCAM:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         activation: Any = context.activation
-        if context.protocol.against is not None:
-            raise ExplainerError(
-                "method 'cam' explains a class by itself, and the protocol compares it with others (against=); take 'gradcam', "
-                "which is the same map here but for its negative parts"
-            )
+        check_compares(context, self.name, "take 'gradcam', which is the same map here but for its negative parts")
         pooled = _mean(activation)
         if context.logits is None:
             raise ExplainerError("method 'cam' explains only classifiers; method 'gradcam' explains any model")

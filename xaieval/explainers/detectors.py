@@ -1,4 +1,4 @@
-"""Methods made for detectors: D-RISE, and two maps of a layer that stay with one object.
+"""Methods made for detectors: D-RISE, and two maps of a layer that stay with one object; D-CLOSE and G-CAME are beside it.
 
 They explain the one detection that the task follows, and refuse models that are no detectors.
 """
@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, check_detector
+from xaieval.explainers.dclose import DCLOSE
+from xaieval.explainers.gcame import GCAME
 from xaieval.explainers.perturbation import check_masks, mean_of_masks
 
 __all__ = ["DETECTORS", "DRISE", "ODAM", "SSGradCAM", "smoothed", "spatial_grad_cam"]
@@ -75,7 +77,7 @@ class DRISE:
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, H, W]`."""
-        _check_detector(context, self.name, "rise")
+        check_detector(context, self.name, "rise")
         return mean_of_masks(context, self, "similarity")
 
 
@@ -127,7 +129,7 @@ class ODAM:
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
-        _check_detector(context, self.name, "hirescam")
+        check_detector(context, self.name, "hirescam")
         activation: Any = context.activation
         gradient: Any = context.gradient
         return (smoothed(gradient, self.smoothing) * activation).sum(dim=1).clamp(min=0)
@@ -158,13 +160,13 @@ class SSGradCAM:
 
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
-        _check_detector(context, self.name, "gradcam")
+        check_detector(context, self.name, "gradcam")
         activation: Any = context.activation
         gradient: Any = context.gradient
         return spatial_grad_cam(activation, gradient)
 
 
-DETECTORS = (DRISE(), ODAM(), SSGradCAM())
+DETECTORS = (DRISE(), DCLOSE(), ODAM(), SSGradCAM(), GCAME())
 
 
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
@@ -213,16 +215,3 @@ def spatial_grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     highest = size.amax(dim=cells, keepdim=True)
     weights = gradient.mean(dim=cells, keepdim=True) * size / torch.where(highest == 0, 1, highest)
     return (weights * activation).sum(dim=1).clamp(min=0)
-
-
-def _check_detector(context: Context, name: str, other: str) -> None:
-    """Refuse a model whose task follows no object.
-
-    Raises:
-        ExplainerError: With a method that explains other models.
-    """
-    if not hasattr(context.task, "similarity"):
-        raise ExplainerError(
-            f"method '{name}' explains a detection, and the task is {type(context.task).__name__.lower()}; take '{other}', or "
-            "task='detection' if the model is a detector"
-        )

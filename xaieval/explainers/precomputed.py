@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from xaieval.data.decoding import UNREADABLE
 from xaieval.errors import DataError
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, check_compares
 
 __all__ = ["PREFIX", "Precomputed", "precomputed"]
 
@@ -68,7 +68,11 @@ class Precomputed:
 
         Raises:
             DataError: No image of the batch has a file, an id leads out of the folder, or a file holds no map.
+            ExplainerError: The protocol compares classes.
         """
+        check_compares(
+            context, self.name, "maps from files are as they were made; leave against= out, which changes no confidence"
+        )
         maps = [self._read(image_id) for image_id in context.ids]
         sizes = {one.shape for one in maps if one is not None}
         if not sizes and (len(maps) > 1 or self._is_empty()):  # a single image may have no map without an error

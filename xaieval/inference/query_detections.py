@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert
 
 from xaieval.errors import ModelError
-from xaieval.inference.forward_passes import Forward, called
-from xaieval.inference.options import Inference
 from xaieval.inference.targets import describe_value
-from xaieval.inference.tasks import Detection, Task
 
-__all__ = ["QueryDetector", "query_detections", "with_detections"]
-
-
-def with_detections(inference: Inference, task: Task, model: nn.Module) -> Inference:
-    """Return the options with the boxes of a transformers detector decoded; the same options for any other model or task."""
-    classes = _configured_classes(model)
-    if not isinstance(task, Detection) or task.output is not None or classes is None:
-        return inference
-    return replace(inference, forward=QueryDetector(classes, inference.forward))
-
-
-def _configured_classes(model: nn.Module) -> int | None:
-    """The number of classes in the configuration of a model of transformers, which may be inside of others."""
-    counts = (getattr(getattr(module, "config", None), "num_labels", None) for module in model.modules())
-    return next((count for count in counts if isinstance(count, int)), None)
-
-
-@dataclass(frozen=True)
-class QueryDetector:
-    """Runs a model and converts its boxes of queries to detections; outputs without such boxes are unchanged.
-
-    Args:
-        classes: Number of classes of the model.
-        forward: Runs the model. Default: `model(images)`.
-    """
-
-    classes: int
-    forward: Forward | None = None
-
-    def __call__(self, model: nn.Module, images: Tensor) -> Any:
-        """The detections on these images."""
-        output = called(model, self.forward)(images)
-        boxes, logits = (getattr(output, name, None) for name in ("pred_boxes", "logits"))
-        if not isinstance(boxes, Tensor) or not isinstance(logits, Tensor):
-            return output
-        return query_detections(boxes, logits, (images.shape[-2], images.shape[-1]), self.classes)
+__all__ = ["best_first", "query_detections"]
 
 
 def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], classes: int) -> list[dict[str, Tensor]]:
@@ -86,10 +45,10 @@ def query_detections(boxes: Tensor, logits: Tensor, size: tuple[int, int], class
         )
     corners = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([size[1], size[0]] * 2)
     scores = logits.sigmoid() if count == classes else logits.softmax(dim=2)[..., :-1]
-    return [_sorted(one, of_each) for one, of_each in zip(corners, scores, strict=True)]
+    return [best_first(one, of_each) for one, of_each in zip(corners, scores, strict=True)]
 
 
-def _sorted(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+def best_first(boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
     """The detections of an image, best first, from boxes `[Q, 4]` and their scores of each class `[Q, K]`."""
     order = scores.detach().flatten().argsort(descending=True)
     queries = order // scores.shape[1]

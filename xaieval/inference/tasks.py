@@ -162,12 +162,13 @@ class Detection:
     Args:
         iou: The smallest intersection over union of two boxes of the same object, in (0, 1].
         box: Follow the detection that overlaps most with this box `(x1, y1, x2, y2)`, in pixels of the model's input, instead.
+        threshold: The smallest score of a detection that is followed. An image without one has nothing to explain.
         output: Where the detections are in the model's output: one mapping per image with "boxes" `[D, 4]`, "labels" `[D]` and
             "scores" `[D]`, as torchvision's detectors return. Optional, for `d-rise`: "probabilities" of all classes `[D, K]`
             (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`.
 
     Raises:
-        UsageError: `iou` is out of range, or `box` is not a box.
+        UsageError: `iou` or `threshold` is out of range, or `box` is not a box.
 
     Reference:
         The matching is after D-RISE (Petsiuk et al., CVPR 2021, arXiv 2006.03204, section 3.2), with a smallest overlap and an
@@ -185,10 +186,11 @@ class Detection:
     iou: float = 0.5
     box: tuple[float, float, float, float] | None = None
     output: Output = None
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.iou <= 1:
-            raise UsageError(f"iou lies in (0, 1], got {self.iou}")
+        if not 0 < self.iou <= 1 or not 0 <= self.threshold < 1:
+            raise UsageError(f"iou lies in (0, 1] and threshold in [0, 1), got {self.iou} and {self.threshold}")
         if self.box is not None and (len(self.box) != 4 or self.box[0] >= self.box[2] or self.box[1] >= self.box[3]):
             raise UsageError(f"box is (x1, y1, x2, y2) with x1 < x2 and y1 < y2, got {self.box}")
 
@@ -207,7 +209,7 @@ class Detection:
         for number, one in enumerate(read):
             fits = torch.ones_like(one["labels"], dtype=torch.bool) if wanted is None else one["labels"] == wanted[number]
             rank = one["scores"].detach() if self.box is None else overlap(one["boxes"], one["boxes"].new_tensor(self.box))
-            fits = fits & (rank >= (0 if self.box is None else self.iou))
+            fits = fits & (rank >= (0 if self.box is None else self.iou)) & (one["scores"] >= self.threshold)
             at = rank.masked_fill(~fits, -1).argmax() if fits.any() else None
             classes.append(one["labels"].new_tensor(-1) if at is None else one["labels"][at])
             boxes.append(one["boxes"].new_zeros(4) if at is None else one["boxes"][at].detach())

@@ -71,7 +71,7 @@ def segmenter(images: Float[Tensor, "n c *space"]) -> Callable[[Segments], Tenso
 
 
 def slic_segments(
-    images: Float[Tensor, "n c *space"], n_segments: int = 100, compactness: float = 10.0
+    images: Float[Tensor, "n c *space"], n_segments: int = 100, compactness: float = 10.0, sigma: float = 0.0
 ) -> Int[Tensor, " n *space"]:
     """Superpixels by simple linear iterative clustering (SLIC): regions of similar colour and about equal size, `[N, H, W]`.
 
@@ -81,6 +81,8 @@ def slic_segments(
         images: Images, `[N, C, H, W]`; scikit-image scales each to [0, 1], so that they may be normalised.
         n_segments: About how many there are.
         compactness: The weight of nearness against likeness of colour; larger makes them more square.
+
+        sigma: Standard deviation, in pixels, of the Gaussian that smooths the images first.
 
     Raises:
         UsageError: scikit-image is not installed.
@@ -95,7 +97,8 @@ def slic_segments(
         raise UsageError("segments='slic' needs scikit-image: pip install 'xaieval[segments]'") from error
     finite = images.isfinite().flatten(1).all(dim=1)  # a picture with NaN or inf has no colours to tell apart
     pictures = torch.where(finite.view(-1, *[1] * (images.ndim - 1)), images, 0).detach().double().movedim(1, -1).cpu().numpy()
-    made = [slic(one, n_segments=n_segments, compactness=compactness, start_label=0, channel_axis=-1) for one in pictures]
+    settings = {"n_segments": n_segments, "compactness": compactness, "sigma": sigma, "start_label": 0}
+    made = [slic(one, **settings, channel_axis=-1) for one in pictures]
     return torch.from_numpy(np.stack(made)).to(images.device)
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL.Image import Resampling
 from torch import nn
 
 from xaieval.data import Preprocessing
 from xaieval.data.preprocessing import Side
 from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
+from xaieval.models.image_processors import preprocessing_of, square
 from xaieval.models.weights import read_weights
 
-__all__ = ["huggingface", "preprocessing_of"]
+__all__ = ["huggingface"]
 
-SQUASHED = 384  # from this size on, image processors with a crop_pct resize both sides and do not crop
+HEADS = ("ImageClassification", "SemanticSegmentation", "ObjectDetection", "UniversalSegmentation", "InstanceSegmentation")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -27,9 +27,9 @@ def huggingface(
 ) -> tuple[nn.Module, Preprocessing]:
     """Load an image model in float32, with its preprocessing.
 
-    The task (image classification, semantic segmentation or object detection) is read from the configuration; default:
-    classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
-    read only from safetensors.
+    The task (image classification, object detection, or segmentation of classes or objects) is read from the configuration;
+    default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and
+    weights are read only from safetensors.
 
     Args:
         name: A model on the Hub, or a folder with config.json. Weights of a folder are loaded if present, those of a
@@ -85,50 +85,6 @@ def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mappin
         )
     _check_complete(report, name)
     return cast(nn.Module, model)
-
-
-def preprocessing_of(processor: Any) -> Preprocessing:
-    """Preprocessing that equals a transformers image processor.
-
-    Args:
-        processor: An image processor with attributes such as `size`, `resample` and `image_mean`.
-
-    Raises:
-        ModelError: The processor does not return images of one size.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> clip = {"size": {"shortest_edge": 240}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-        >>> found = preprocessing_of(SimpleNamespace(**clip, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3))
-        >>> found.image_size, found.resize, found.interpolation
-        (224, 240, 'bicubic')
-    """
-
-    def given(name: str, default: Any) -> Any:
-        value = getattr(processor, name, None)
-        return default if value is None else value
-
-    size = dict(given("size", {}))
-    resize: Side = size.get("shortest_edge") or _sides(size)
-    squash, crop = "shortest_edge" not in size, resize
-    if given("do_center_crop", False):
-        crop = _sides(dict(given("crop_size", size)))
-        resize = _at_least(resize, crop)
-    elif "shortest_edge" in size and hasattr(processor, "crop_pct"):
-        squash = size["shortest_edge"] >= SQUASHED
-        resize = size["shortest_edge"] if squash else int(size["shortest_edge"] / processor.crop_pct)
-    # Preprocessing always scales to [0, 1]; a different scale of the processor is folded into mean and std.
-    scale = 255 * given("rescale_factor", 1 / 255) if given("do_rescale", True) else 255
-    normalised = given("do_normalize", True)
-    mean, std = (given(f"image_{which}", [default] * 3) for which, default in (("mean", 0.0), ("std", 1.0)))
-    return Preprocessing(
-        image_size=crop,
-        resize=resize,
-        squash=squash,
-        mean=tuple(float(m) / scale for m in mean) if normalised else (0.0,) * 3,
-        std=tuple(float(s) / scale for s in std) if normalised else (1 / scale,) * 3,
-        interpolation=Resampling(int(given("resample", Resampling.BILINEAR))).name.lower(),
-    )
 
 
 def _transformers() -> Any:
@@ -191,15 +147,23 @@ def _check_kernels(config: Any, name: str) -> None:
 
 def _auto_class(transformers: Any, config: Any) -> Any:
     """The transformers class for models with the head that the configuration names."""
-    heads = {
-        "ForSemanticSegmentation": transformers.AutoModelForSemanticSegmentation,
-        "ForObjectDetection": transformers.AutoModelForObjectDetection,
-    }
-    classifier = transformers.AutoModelForImageClassification
-    if config.architectures:
-        return next((kind for head, kind in heads.items() if config.architectures[0].endswith(head)), classifier)
-    kinds = (classifier, *heads.values())  # a configuration alone does not name a head
-    return next((kind for kind in kinds if type(config) in kind._model_mapping), classifier)
+    kinds = [getattr(transformers, f"AutoModelFor{head}") for head in HEADS]
+    able = [kind for kind in kinds if type(config) in kind._model_mapping]
+    head = next(iter(config.architectures or ()), None)
+    named = [kind for kind in able if head in _names(kind._model_mapping[type(config)])]
+    if not able and type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping:
+        raise ModelError(
+            f"a model of the kind {config.model_type!r} finds what texts name, which its name cannot say; load it in Python, "
+            "and give xaieval a forward= that passes the tokens of the texts"
+        )
+    if head is not None and not named:
+        return kinds[0]
+    return next(iter(named or able), kinds[0])  # a configuration alone does not name a head
+
+
+def _names(classes: Any) -> set[str]:
+    """The names of the classes of one entry in a mapping of transformers."""
+    return {one.__name__ for one in (classes if isinstance(classes, tuple) else (classes,))}
 
 
 def _has_weights(folder: Path) -> bool:
@@ -238,22 +202,4 @@ def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str
 def _configured(config: Any) -> Side:
     """The image size of a configuration, which some have as a list."""
     size = getattr(config, "image_size", None) or 224
-    return _square(*size) if isinstance(size, list | tuple) else int(size)
-
-
-def _sides(size: Mapping[str, Any]) -> Side:
-    if size.get("height") is None or size.get("width") is None:
-        raise ModelError(f"the image processor makes images of {size or 'no fixed size'}; a height and a width are expected")
-    return _square(size["height"], size["width"])
-
-
-def _square(height: float, width: float) -> Side:
-    return int(height) if height == width else (int(height), int(width))
-
-
-def _at_least(resize: Side, crop: Side) -> Side:
-    """The size before the crop, which is not smaller than the crop."""
-    if isinstance(resize, int) and isinstance(crop, int):
-        return max(resize, crop)
-    resized, cropped = ((side, side) if isinstance(side, int) else side for side in (resize, crop))
-    return _square(max(resized[0], cropped[0]), max(resized[1], cropped[1]))
+    return square(*size) if isinstance(size, list | tuple) else int(size)

@@ -15,7 +15,7 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from tests.borrowing import context_of, unchanged
 from xaieval.errors import ExplainerError
-from xaieval.explainers import Zennit
+from xaieval.explainers import Zennit, resolve_methods
 from xaieval.explainers.adapters.zennit import KINDS, LIBRARY
 from xaieval.inference.tasks import Classification
 
@@ -248,3 +248,11 @@ def test_names_and_settings_are_checked():
     with pytest.raises(ExplainerError, match=r"method 'zennit:EpsilonPlus' does not work here: TypeError: .*'gama'"):
         Zennit("EpsilonPlus", settings={"gama": 1})(context_of(network("torchvision:vgg"), IMAGES, TARGETS))
     assert Zennit("EpsilonPlus", settings=WITHOUT_BIAS).to_dict() == {"settings": WITHOUT_BIAS}
+
+
+def test_a_composite_object_is_refused_with_the_form_that_works():
+    message = r"^a EpsilonPlus of zennit does not say its settings; give 'zennit:EpsilonPlus', or .*Zennit\('EpsilonPlus', "
+    with pytest.raises(ExplainerError, match=message):
+        resolve_methods([zennit.composites.EpsilonPlus(epsilon=0.1)])
+    with pytest.raises(ExplainerError, match=r"^no method of zennit's GuidedBackprop; the composites with a method are "):
+        resolve_methods(zennit.composites.GuidedBackprop())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError, XaievalError, choose_from
 from xaieval.explainers.adapters.lending import lent, needs_in_place
-from xaieval.explainers.base import Context, Explainer
+from xaieval.explainers.base import Context, Explainer, check_compares
 from xaieval.inference.batch_limit import is_out_of_memory
 from xaieval.inference.reproducibility import ONE_AT_A_TIME, seed_from
 from xaieval.inference.tasks import Classification
@@ -192,11 +192,7 @@ def class_targets(context: Context, name: str) -> Tensor:
     if not isinstance(context.task, Classification):
         task = type(context.task).__name__.lower()
         raise ExplainerError(f"method '{name}' explains only classifiers, and the task is {task}; 'gradcam' takes any model")
-    if context.protocol.against is not None:
-        raise ExplainerError(
-            f"method '{name}' explains a class by itself, and the protocol compares it with others (against=); take a method "
-            "that explains scores, such as 'gradcam'"
-        )
+    check_compares(context, name, "take a method that explains scores, such as 'gradcam'")
     return context.targets
 
 

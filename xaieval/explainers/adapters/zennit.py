@@ -14,7 +14,7 @@ from xaieval.explainers.adapters.base import CalledModel, Kind, Library, Library
 from xaieval.explainers.adapters.canonizing import Gate, Negative, Structure, TokenMean, functions_for_rules, structure_of
 from xaieval.explainers.adapters.function_calls import functions_as_modules
 from xaieval.explainers.adapters.lending import split_repeated_calls
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, Explainer
 from xaieval.inference.tasks import Followed
 
 __all__ = ["LIBRARY", "Zennit"]
@@ -158,9 +158,26 @@ LIBRARY = Library(
     package="zennit",
     install="pip install 'xaieval[zennit]'",
     methods={f"{NAME}:{name}": Zennit(name) for name in KINDS},
-    classes=frozenset(),
-    adapt=lambda made: made,
+    classes=frozenset({"Composite"}),
+    adapt=lambda made: _by_name_instead(type(made).__name__),
 )
+
+
+def _by_name_instead(kind: str) -> Explainer:
+    """Refuse a composite that the user has made: which settings it has cannot be read from it, and so not be recorded.
+
+    Raises:
+        ExplainerError: With the form that works.
+    """
+    if kind in KINDS:
+        raise ExplainerError(
+            f"a {kind} of zennit does not say its settings; give '{NAME}:{kind}', or with settings "
+            f"xaieval.explainers.Zennit('{kind}', settings={{...}}) with the keywords of {kind}"
+        )
+    raise ExplainerError(
+        f"no method of zennit's {kind}; the composites with a method are {', '.join(KINDS)}, by name ('{NAME}:EpsilonPlus'); "
+        "any other one can be run by a function (model, images, targets) that returns maps [N, H, W]"
+    )
 
 
 def _addition() -> type[nn.Module]:
