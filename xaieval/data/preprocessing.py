@@ -41,6 +41,7 @@ class Preprocessing:
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
         border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
             lost (timm's `crop_mode="border"`).
+        fill: Brightness of the border in [0, 1], in all channels. Default: the mean colour.
 
     Raises:
         DataError: The choices contradict each other.
@@ -53,6 +54,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     squash: bool = False
     border: bool = False
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -123,7 +125,8 @@ class Preprocessing:
             picture = picture.convert("L")
         size = size_of(picture)
         self._check_shape(size)
-        fill = list(self.mean) if isinstance(picture, Tensor) else [min(max(round(255 * m), 0), 255) for m in self.mean]
+        colour = self.mean if self.fill is None else [self.fill] * self.channels
+        fill = list(colour) if isinstance(picture, Tensor) else [min(max(round(255 * part), 0), 255) for part in colour]
         steps = v2.Compose(
             [
                 *self._placing(size, InterpolationMode(self.interpolation), fill if len(fill) > 1 else fill[0]),

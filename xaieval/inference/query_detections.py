@@ -13,16 +13,22 @@ from xaieval.inference.forward_passes import Forward, called
 from xaieval.inference.options import Inference
 from xaieval.inference.targets import describe_value
 from xaieval.inference.tasks import Detection, Task
+from xaieval.inference.yolo_detections import grid_detector
 
 __all__ = ["QueryDetector", "query_detections", "with_detections"]
 
 
 def with_detections(inference: Inference, task: Task, model: nn.Module) -> Inference:
-    """Return the options with the boxes of a transformers detector decoded; the same options for any other model or task."""
-    classes = _configured_classes(model)
-    if not isinstance(task, Detection) or task.output is not None or classes is None:
+    """Return the options with the boxes of a detector decoded, whose form is known: transformers' and ultralytics'.
+
+    The options are the same for any other model or task.
+    """
+    if not isinstance(task, Detection) or task.output is not None:
         return inference
-    return replace(inference, forward=QueryDetector(classes, inference.forward))
+    classes = _configured_classes(model)
+    if classes is not None:
+        return replace(inference, forward=QueryDetector(classes, inference.forward))
+    return replace(inference, forward=grid_detector(model, inference.forward) or inference.forward)
 
 
 def _configured_classes(model: nn.Module) -> int | None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.config.protocol import plain
 from xaieval.data.labels import Labels
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
-from xaieval.inference.detections import Detections, best_class, overlap, probabilities_of, read_detections, similarity
+from xaieval.inference.detections import Detections, best_class, overlap, probabilities_of, read_detections, reported, similarity
 from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
@@ -156,15 +156,17 @@ class Detection:
 
     The best detection of the target class is followed ("predicted": the best of all). On the masked image, its confidence is
     the score of the best detection of the same class whose box overlaps, and 0 if there is none. The scores of detectors are
-    already probabilities, so the protocol's choice of confidence does not apply. Gradients are those of the score, which equal
-    the gradients of its logit up to one factor per image.
+    already probabilities, so the protocol's choice of confidence does not apply. Gradients are those of the score's logit where
+    the model gives it, otherwise those of the score, which are the same up to one factor per image.
 
     Args:
         iou: The smallest intersection over union of two boxes of the same object, in (0, 1].
         box: Follow the detection that overlaps most with this box `(x1, y1, x2, y2)`, in pixels of the model's input, instead.
         output: Where the detections are in the model's output: one mapping per image with "boxes" `[D, 4]`, "labels" `[D]` and
             "scores" `[D]`, as torchvision's detectors return. Optional, for `d-rise`: "probabilities" of all classes `[D, K]`
-            (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`.
+            (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`; for gradients: "logits" `[D]`,
+            scores before the sigmoid, with "floor", the logit of an object that is not found; and "found" `[D]`, False for
+            candidates that are no detections of the model.
 
     Raises:
         UsageError: `iou` is out of range, or `box` is not a box.
@@ -205,7 +207,7 @@ class Detection:
         wanted = _wanted_classes(target, read, labels, len(read))
         boxes, classes, probabilities = [], [], []
         for number, one in enumerate(read):
-            fits = torch.ones_like(one["labels"], dtype=torch.bool) if wanted is None else one["labels"] == wanted[number]
+            fits = reported(one) if wanted is None else reported(one) & (one["labels"] == wanted[number])
             rank = one["scores"].detach() if self.box is None else overlap(one["boxes"], one["boxes"].new_tensor(self.box))
             fits = fits & (rank >= (0 if self.box is None else self.iou))
             at = rank.masked_fill(~fits, -1).argmax() if fits.any() else None
@@ -219,12 +221,16 @@ class Detection:
         return Followed(followed, followed >= 0, tuple(details))
 
     def score(self, read: Detections, followed: Followed) -> Tensor:
-        """The score of the detection, differentiable."""
+        """The logit of the detection if the model gives it, otherwise the score; differentiable."""
+        return self._best(read, followed, "logits" if read and "logits" in read[0] else "scores")
+
+    def _best(self, read: Detections, followed: Followed, key: str) -> Tensor:
+        """The highest number of the detections that match; the lowest one if there are none."""
         best = []
         for one, label, box in zip(read, followed.classes, followed.details[0], strict=True):
             same = (one["labels"] == label) & (overlap(one["boxes"], box) >= self.iou)
-            scores = one["scores"]
-            best.append(scores[same].max() if same.any() else scores.sum() * 0)
+            lost = one[key].sum() * 0 + (one["floor"] if key == "logits" else 0)
+            best.append(one[key][same].max() if same.any() else lost)
         return torch.stack(best)
 
     def similarity(self, read: Detections, followed: Followed) -> Tensor:
@@ -239,7 +245,7 @@ class Detection:
         """The score of the detection."""
         if callable(kind):
             raise TargetError("the confidence of a detection is its score; confidence= cannot be a function for detectors")
-        scores = self.score(read, followed)
+        scores = self._best(read, followed, "scores")
         return scores if scores.device.type == "mps" else scores.double()
 
 
