@@ -28,6 +28,7 @@ KINDS = {
 }
 SIDES = {"classify": 224}  # pixels of the images; 640 for the others
 GREY = 114 / 255  # of the border
+FUSED = "model.0.conv.bias"  # which a convolution has once it holds its BatchNorm
 BUILT_WITH = ("nc", "ch")  # arguments of the constructors
 CONVERT = "save the state dict of the network as safetensors, where you trust the file (docs/models.md, Ultralytics YOLO)"
 
@@ -69,7 +70,7 @@ def ultralytics(
     network.names = held.get("names", network.names)
     if weights is not None:
         found = _state(Path(weights))
-        if not any(".bn." in key for key in found):
+        if FUSED in found:
             raise WeightsError(
                 f"'{Path(weights).name}' holds a fused network, whose BatchNorms are gone; give the file from before YOLO.fuse()"
             )
