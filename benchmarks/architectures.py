@@ -1,4 +1,4 @@
-"""Check that layers are found and maps are oriented correctly in the architectures of timm and torchvision, and in detectors of ultralytics.
+"""Check that layers are found and maps are oriented correctly in the architectures of timm, torchvision and ultralytics.
 
     python benchmarks/architectures.py [FILE]
 

@@ -39,7 +39,9 @@ def _rows(found: dict[str, Tensor]) -> Tensor:
     return rows[rows[:, 4].argsort(descending=True)]
 
 
-@pytest.mark.parametrize("settings", [{}, {"conf": 0.4, "iou": 0.2}, {"conf": 0.0, "max_det": 7}, {"iou": 0.5, "agnostic_nms": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"conf": 0.4, "iou": 0.2}, {"conf": 0.0, "max_det": 7}, {"iou": 0.5, "agnostic_nms": True}]
+)
 @pytest.mark.parametrize("kind", ["yolo11", "end_to_end", "masks"])
 def test_detections_are_those_of_ultralytics(kind, settings, request):
     from ultralytics.utils.nms import non_max_suppression

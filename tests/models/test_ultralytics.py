@@ -34,7 +34,9 @@ def folder(trained, tmp_path_factory) -> Path:
     where = tmp_path_factory.mktemp("weights")
     trained.ckpt = {"train_args": {"imgsz": 96}}
     trained.save(where / "best.pt")
-    halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in trained.model.state_dict().items()}
+    halved = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in trained.model.state_dict().items()
+    }
     save_file({name: tensor.contiguous() for name, tensor in halved.items()}, where / "best.safetensors")
     fused = type(trained)(where / "best.pt")
     fused.fuse(verbose=False)
@@ -73,7 +75,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
     network = yolo("yolo11n.yaml").model
     network.yaml["note"] = Code(tmp_path / "made by the file")
     torch.save({"model": network}, tmp_path / "best.pt")
-    with pytest.raises(WeightsError, match="cannot read 'best.pt'"):  # no names of the operating system
+    with pytest.raises(WeightsError, match=r"cannot read 'best\.pt'"):  # no names of the operating system
         load_model(f"ultralytics:{tmp_path / 'best.pt'}")
     network.yaml["note"] = Image.new("L", (2, 2))  # of a class that is not known here
     torch.save({"model": network}, tmp_path / "best.pt")
@@ -115,7 +117,8 @@ def test_random_networks_of_each_task():
         ("yolo11n.pt", {}, "no file 'yolo11n.pt'.*ultralytics:yolo11n.yaml"),
         ("yolov11n.yaml", {}, "no configuration 'yolov11n.yaml'; did you mean"),
         ("https://example.com/yolo11n.yaml", {}, "no configuration 'https"),
-        ("yolo11n-obb.yaml", {}, "for the task 'obb'; known: detect, segment, classify, pose, semantic"),
+        ("yolo11n-obb.yaml", {}, "is for the task 'obb'; known .* detect, segment, classify, pose, semantic"),
+        ("yolo11-cls-resnet18.yaml", {}, "downloads the weights of its backbone"),
         ("yolo11n.yaml", {"pretrained": True}, "downloads its weights as pickles.*ultralytics:yolo11n.pt"),
         ("yolo11n.yaml", {"model_args": {"confidence": 1}}, "no argument 'confidence'; .*conf"),
     ],
@@ -123,6 +126,19 @@ def test_random_networks_of_each_task():
 def test_names_and_arguments_that_are_refused(name, options, message):
     with pytest.raises(ModelError, match=message):
         load_model(f"ultralytics:{name}", **options)
+
+
+def test_configurations_of_other_files_are_not_read(tmp_path, monkeypatch):
+    """ultralytics evaluates what they say of activations, and calls what they name as layers."""
+    own = "nc: 1\nactivation: \"open('ran', 'w')\"\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n"
+    (tmp_path / "own.yaml").write_text(own)
+    (tmp_path / "yolo11.yaml").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.yaml", str(tmp_path / "own.yaml"), str(tmp_path / "yolo11.yaml"), "../yolo11.yaml"):
+        with pytest.raises(ModelError, match=r"no configuration.*package\.module:factory"):
+            load_model(f"ultralytics:{name}")
+    assert len(list(load_model("ultralytics:yolo11n.yaml").model.model)) == 24
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_missing_extra_is_named(monkeypatch):

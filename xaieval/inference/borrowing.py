@@ -21,7 +21,15 @@ from xaieval.inference.hook_registries import HookRegistries, watched
 from xaieval.inference.plain_passes import plain_passes
 from xaieval.inference.reproducibility import same_random_numbers
 
-__all__ = ["borrow", "check_open", "check_ready", "is_exported", "python_modules", "replace_cached_inference_tensors", "stored_parts"]
+__all__ = [
+    "borrow",
+    "check_open",
+    "check_ready",
+    "is_exported",
+    "python_modules",
+    "replace_cached_inference_tensors",
+    "stored_parts",
+]
 
 _register = threading.Lock()
 _borrowers: dict[int, int] = {}  # by id of a borrowed module or tensor: the thread that has it

@@ -13,7 +13,17 @@ from torchvision.ops import box_iou
 from xaieval.errors import ModelError
 from xaieval.inference.targets import describe_value
 
-__all__ = ["Detections", "best_class", "overlap", "probabilities_of", "read_detections", "reported", "similarity"]
+__all__ = [
+    "Detections",
+    "best_class",
+    "best_match",
+    "overlap",
+    "pick",
+    "probabilities_of",
+    "read_detections",
+    "reported",
+    "similarity",
+]
 
 Detections = Sequence[dict[str, Tensor]]
 
@@ -61,6 +71,27 @@ def overlap(boxes: Tensor, box: Tensor) -> Tensor:
     """Intersection over union of boxes `[D, 4]` with one box; 1 for equal boxes, even without area."""
     box = box.to(boxes.dtype)
     return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
+
+
+def pick(one: dict[str, Tensor], label: Tensor | None, box: Sequence[float] | None, least: float) -> Tensor | None:
+    """The number of the detection to follow: the best one, of one class or of all; None if there is none.
+
+    With a box, it is the one that overlaps most with it, and at least so much.
+    """
+    fits = reported(one) if label is None else reported(one) & (one["labels"] == label)
+    rank = one["scores"].detach() if box is None else overlap(one["boxes"], one["boxes"].new_tensor(box))
+    fits = fits & (rank >= (0 if box is None else least))
+    return rank.masked_fill(~fits, -1).argmax() if fits.any() else None
+
+
+def best_match(one: dict[str, Tensor], label: Tensor, box: Tensor, least: float, key: str = "scores") -> Tensor:
+    """The highest score or logit of the detections of one class that overlap with a box at least so much, differentiable.
+
+    If there are none, it is 0 for scores, and the floor for logits.
+    """
+    same = (one["labels"] == label) & (overlap(one["boxes"], box) >= least)
+    lost = one[key].sum() * 0 + (one["floor"] if key == "logits" else 0)
+    return one[key][same].max() if same.any() else lost
 
 
 def probabilities_of(one: dict[str, Tensor], number: Tensor) -> Tensor:

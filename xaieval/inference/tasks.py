@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.config.protocol import plain
 from xaieval.data.labels import Labels
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
-from xaieval.inference.detections import Detections, best_class, overlap, probabilities_of, read_detections, reported, similarity
+from xaieval.inference.detections import Detections, best_class, best_match, pick, probabilities_of, read_detections, similarity
 from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
@@ -207,10 +207,7 @@ class Detection:
         wanted = _wanted_classes(target, read, labels, len(read))
         boxes, classes, probabilities = [], [], []
         for number, one in enumerate(read):
-            fits = reported(one) if wanted is None else reported(one) & (one["labels"] == wanted[number])
-            rank = one["scores"].detach() if self.box is None else overlap(one["boxes"], one["boxes"].new_tensor(self.box))
-            fits = fits & (rank >= (0 if self.box is None else self.iou))
-            at = rank.masked_fill(~fits, -1).argmax() if fits.any() else None
+            at = pick(one, None if wanted is None else wanted[number], self.box, self.iou)
             classes.append(one["labels"].new_tensor(-1) if at is None else one["labels"][at])
             boxes.append(one["boxes"].new_zeros(4) if at is None else one["boxes"][at].detach())
             if "probabilities" in one:
@@ -225,13 +222,8 @@ class Detection:
         return self._best(read, followed, "logits" if read and "logits" in read[0] else "scores")
 
     def _best(self, read: Detections, followed: Followed, key: str) -> Tensor:
-        """The highest number of the detections that match; the lowest one if there are none."""
-        best = []
-        for one, label, box in zip(read, followed.classes, followed.details[0], strict=True):
-            same = (one["labels"] == label) & (overlap(one["boxes"], box) >= self.iou)
-            lost = one[key].sum() * 0 + (one["floor"] if key == "logits" else 0)
-            best.append(one[key][same].max() if same.any() else lost)
-        return torch.stack(best)
+        known = zip(read, followed.classes, followed.details[0], strict=True)
+        return torch.stack([best_match(one, label, box, self.iou, key) for one, label, box in known])
 
     def similarity(self, read: Detections, followed: Followed) -> Tensor:
         """The similarity of the image's best match with the detection, `[N]`, in [0, 1], by box and class together.

@@ -177,7 +177,7 @@ def _of_rows(rows: Tensor, logits: Tensor, suppression: Suppression, floor: floa
 def _detections(
     boxes: Tensor, labels: Tensor, queries: Tensor, logits: Tensor, scores: Tensor, found: Tensor
 ) -> dict[str, Tensor]:
-    """The tensors of an image's detections, from boxes, classes and cells of each `[D]`, and what the cells predict `[A, K]`."""
+    """The tensors of an image's detections, from the boxes, classes and cells of each, and the predictions of all cells."""
     return {
         "boxes": boxes,
         "labels": labels,

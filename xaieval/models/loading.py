@@ -76,9 +76,9 @@ def load_model(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt", "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
-            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
-            imports user code.
+            `save_pretrained`, whose weights are loaded if present), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
+            "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or "package.module:factory", a
+            function that returns an nn.Module. Only the last form imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the

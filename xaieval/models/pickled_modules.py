@@ -50,7 +50,9 @@ def read_pickled_modules(path: Path) -> Any:
             with torch.serialization.safe_globals(empty):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise WeightsError(f"cannot read '{path.name}': it is damaged, or no file that torch.save wrote as a zip archive") from error
+        raise WeightsError(
+            f"cannot read '{path.name}': it is damaged, or no file that torch.save wrote as a zip archive"
+        ) from error
 
 
 def state_of(module: PickledModule) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -29,6 +30,7 @@ KINDS = {
 SIDES = {"classify": 224}  # pixels of the images; 640 for the others
 GREY = 114 / 255  # of the border
 FUSED = "model.0.conv.bias"  # which a convolution has once it holds its BatchNorm
+SCALE = re.compile(r"(\d+)([nslmx])(.+)$")  # in the names of networks, which share a configuration
 BUILT_WITH = ("nc", "ch")  # arguments of the constructors
 CONVERT = "save the state dict of the network as safetensors, where you trust the file (docs/models.md, Ultralytics YOLO)"
 
@@ -42,7 +44,7 @@ def ultralytics(
     are not imported, and the network is built from the configuration of that name in the installed package.
 
     Args:
-        name: A configuration such as "yolo11n.yaml", of the package or a file; or a file that ultralytics has saved (.pt).
+        name: A configuration of the package, such as "yolo11n.yaml"; or a file that ultralytics has saved (.pt).
         pretrained: Refused, since ultralytics downloads pickles.
         arguments: "nc", the number of classes, and "ch", of channels; "conf", "iou", "max_det" and "agnostic_nms", which boxes
             are detections, as `YOLO.predict` takes them.
@@ -59,7 +61,8 @@ def ultralytics(
         raise ModelError(f"ultralytics:{name} has no argument {unknown!r}; {choose_from(unknown, (*BUILT_WITH, *settings))}")
     if pretrained:
         raise ModelError(
-            f"ultralytics downloads its weights as pickles, which xaieval does not do; give a file of them: ultralytics:{_stem(name)}.pt"
+            "ultralytics downloads its weights as pickles, which xaieval does not do; give a file of them: "
+            f"ultralytics:{_stem(name)}.pt"
         )
     held: dict[str, Any] = {}
     if not name.endswith((".yaml", ".yml")):
@@ -72,7 +75,7 @@ def ultralytics(
         found = _state(Path(weights))
         if FUSED in found:
             raise WeightsError(
-                f"'{Path(weights).name}' holds a fused network, whose BatchNorms are gone; give the file from before YOLO.fuse()"
+                f"'{Path(weights).name}' holds a fused network, whose BatchNorms are gone; give one from before YOLO.fuse()"
             )
         check_fit(found, network.state_dict(), f"'{Path(weights).name}'", f"ultralytics:{name}")
         network.load_state_dict(found)
@@ -80,26 +83,29 @@ def ultralytics(
 
 
 def _built(name: str, arguments: Mapping[str, Any]) -> tuple[Any, str]:
-    """A network with random weights, and its task."""
+    """A network with random weights, and its task.
+
+    Configurations are those of the package: ultralytics runs code that one of another file may name.
+    """
     tasks = _tasks()
+    known = {path.name: path for path in Path(tasks.__file__).parents[1].glob("cfg/models/**/*.yaml")}
+    path = known.get(name) or known.get(SCALE.sub(r"\1\3", name))
+    if path is None:
+        hint = choose_from(name, sorted(known)).split("known:")[0]
+        raise ModelError(
+            f"ultralytics has no configuration {name!r}; {hint}one of its package is expected, such as yolo11n.yaml or "
+            "yolov8s-seg.yaml; a network of your own is loaded by package.module:factory"
+        )
+    config = tasks.yaml_model_load(path) | {"scale": tasks.guess_model_scale(name), "yaml_file": name}
+    task = tasks.guess_model_task(config)
+    if task not in KINDS or any(row[2] == "TorchVision" for row in config["backbone"]):
+        what = "downloads the weights of its backbone" if task in KINDS else f"is for the task {task!r}"
+        raise ModelError(f"ultralytics:{name} {what}; known are its own networks for the tasks {', '.join(KINDS)}")
     logger = logging.getLogger("ultralytics")
     level = logger.level
     try:
         logger.setLevel(logging.WARNING)  # it prints a summary of some networks among the results
-        if "://" in name:
-            raise FileNotFoundError(name)  # ultralytics would download it
-        config = tasks.yaml_model_load(name)
-        task = tasks.guess_model_task(config)
-        if task not in KINDS:
-            raise ModelError(f"ultralytics:{name} is for the task {task!r}; known: {', '.join(KINDS)}")
         return getattr(tasks, KINDS[task])(config, verbose=False, **arguments), task
-    except FileNotFoundError as error:
-        known = sorted(path.name for path in Path(tasks.__file__).parents[1].glob("cfg/models/**/*.yaml"))
-        hint = choose_from(name, known).split("known:")[0]
-        raise ModelError(
-            f"ultralytics has no configuration {name!r}; {hint}one of its package is expected, such as yolo11n.yaml or "
-            "yolov8s-seg.yaml, or a file"
-        ) from error
     finally:
         logger.setLevel(level)
 
@@ -117,10 +123,11 @@ def _held(name: str) -> dict[str, Any]:
     config, names = module.get("yaml"), module.get("names")
     if not isinstance(config, Mapping) or not isinstance(config.get("yaml_file"), str):
         raise WeightsError(f"'{path.name}' does not say which configuration of ultralytics it has; {CONVERT}")
+    sizes = {"nc": config.get("nc"), "ch": config.get("channels", config.get("ch"))}
     size = trained_with.get("imgsz") if isinstance(trained_with, Mapping) else None
     return {
         "yaml_file": Path(config["yaml_file"]).name,
-        "built_with": {"nc": config.get("nc"), "ch": config.get("channels", config.get("ch", 3))},
+        "built_with": {key: value for key, value in sizes.items() if isinstance(value, int)},
         **({"names": dict(names)} if isinstance(names, Mapping) else {}),
         **({"imgsz": size} if isinstance(size, int) else {}),
     }
