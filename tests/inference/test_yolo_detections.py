@@ -11,7 +11,7 @@ from torch import Tensor
 import xaieval
 from tests.borrowing import differences, state_of
 from tests.ultralytics_networks import HEIGHT, WIDTH, detector, evaluating, pictures, yolo
-from xaieval.errors import ModelError
+from xaieval.errors import ModelError, UsageError
 from xaieval.explainers.detectors import DRISE
 from xaieval.inference.options import Inference
 from xaieval.inference.query_detections import with_detections
@@ -213,6 +213,9 @@ def test_what_cannot_be_followed_is_refused(yolo11):
         xaieval.explain(rotated, pictures(1), method="edges", task="detection")
     with pytest.raises(ModelError, match=f"images are {HEIGHT} x {WIDTH - 2} pixels.* multiples of 32"):
         xaieval.explain(yolo11, pictures(1)[..., 2:], method="edges", task="detection")
+    for wrong in ({"conf": 25}, {"iou": -0.1}, {"max_det": 0}):
+        with pytest.raises(UsageError, match="conf and iou of detections"):
+            Suppression(**wrong)
     boxes = {"boxes": torch.zeros(1, 4), "labels": torch.zeros(1).long(), "scores": torch.ones(1), "logits": torch.ones(1)}
     with pytest.raises(ModelError, match="'logits' without 'floor'"):
         Detection().read([boxes])

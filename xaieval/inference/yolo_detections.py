@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert, nms
 
-from xaieval.errors import ModelError
+from xaieval.errors import ModelError, UsageError
 from xaieval.inference.forward_passes import Forward, called
 
 __all__ = ["GridDetector", "Suppression", "grid_detections", "grid_detector"]
@@ -30,12 +30,19 @@ class Suppression:
         iou: The largest intersection over union of two detections of one class.
         max_det: The largest number of detections of an image.
         agnostic_nms: Whether boxes of different classes suppress each other too.
+
+    Raises:
+        UsageError: A number is out of range.
     """
 
     conf: float = 0.25
     iou: float = 0.7
     max_det: int = 300
     agnostic_nms: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.conf <= 1 and 0 <= self.iou <= 1 and self.max_det >= 1):
+            raise UsageError(f"conf and iou of detections lie in [0, 1], and max_det is at least 1; got {self}")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         """The numbers of the boxes `[D, 4]` that remain, best first."""
@@ -45,15 +52,15 @@ class Suppression:
 
 def grid_detector(model: nn.Module, forward: Forward | None = None) -> GridDetector | None:
     """How to run a network whose head has strides and classes, as that of ultralytics; None for any other model."""
-    head = next((module for module in model.modules() if _is_head(module)), None)
-    if head is None:
+    strides = next((module.stride for module in model.modules() if _is_head(module)), None)
+    if not isinstance(strides, Tensor):
         return None
     holders = (getattr(module, "args", None) for module in model.modules())
     args = next((one for one in holders if isinstance(one, Mapping) or hasattr(one, "__dict__")), {})
     given = args if isinstance(args, Mapping) else vars(args)
     names = Suppression.__dataclass_fields__
     suppression = Suppression(**{name: given[name] for name in names if given.get(name) is not None})
-    return GridDetector(suppression, int(head.stride.max()), forward)
+    return GridDetector(suppression, int(strides.max()), forward)
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,8 @@ def _read(path: Path) -> tuple[Mapping[str, Any], Any]:
 def _preprocessing(task: str, size: int | None, channels: int) -> Preprocessing:
     """How `YOLO.predict` prepares square images: the shorter side and a crop for classes, otherwise a grey border."""
     side = size or SIDES.get(task, 640)
-    normal = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    if task == "classify":
-        return Preprocessing(side, side, **normal)
-    return Preprocessing(side, side, **normal, border=True, fill=GREY)
+    plain = Preprocessing(side, side, mean=(0.0,) * channels, std=(1.0,) * channels)
+    return plain if task == "classify" else replace(plain, border=True, fill=GREY)
 
 
 def _tasks() -> Any:
