@@ -191,8 +191,9 @@ def test_scores_that_are_rounded_to_1_have_a_gradient():
     assert max(one.max() for one in saturated.values()) == 0
 
 
-def test_prototypes_of_masks_are_no_level():
-    model = _segmenter()
+@pytest.mark.parametrize("kind", ["masks", "key points"])
+def test_prototypes_of_masks_are_no_level(kind):
+    model = _segmenter() if kind == "masks" else detector("yolo11n-pose.yaml")
     maps = xaieval.explain(model, pictures(1), "auto", "eigencam", task="detection")
     assert list(maps) == [f"model.{number}" for number in model.model.model[-1].f]
 
