@@ -1,4 +1,4 @@
-"""Check that layers are found and maps are oriented correctly in the architectures of timm and torchvision.
+"""Check that layers are found and maps are oriented correctly in the architectures of timm, torchvision and ultralytics.
 
     python benchmarks/architectures.py [FILE]
 
@@ -28,7 +28,11 @@ from torch.nn import functional
 
 from xaieval import explain, list_layers
 from xaieval.inference.borrowing import borrow
-from xaieval.inference.tasks import Classification, predicted_score
+from xaieval.inference.forward_passes import called
+from xaieval.inference.options import Inference
+from xaieval.inference.query_detections import with_detections
+from xaieval.inference.tasks import predicted_score, resolve_task
+from xaieval.models import load_model
 from xaieval.probe.hooks import locate, run
 from xaieval.probe.layouts import Layout
 
@@ -41,7 +45,8 @@ class Case:
     """A model to check.
 
     Attributes:
-        name: "timm:NAME", "torchvision:NAME", or "features:NAME" for a timm backbone that returns its stages, with a head.
+        name: "timm:NAME", "torchvision:NAME", "features:NAME" for a timm backbone that returns its stages, with a head, or
+            "ultralytics:NAME", a detector that reports every box.
         size: Height and width of the images.
         arguments: Arguments of the model's constructor.
         quick: Whether the tests check the model too.
@@ -172,6 +177,15 @@ CASES = [
     _case("torchvision:swin_t", (64, 128)),
     _case("torchvision:swin_v2_t", (64, 128)),
     _case("torchvision:maxvit_t", BIG, input_size=(224, 224)),
+    # detectors of ultralytics, whose neck has strides of 8, 16 and 32
+    _case("ultralytics:yolov5n", LARGE, conf=0.0),
+    _quick("ultralytics:yolov8n", LARGE, conf=0.0),
+    _case("ultralytics:yolov9t", LARGE, conf=0.0),
+    _case("ultralytics:yolov10n", LARGE, conf=0.0),
+    _case("ultralytics:yolo11n", LARGE, conf=0.0),
+    _case("ultralytics:yolo12n", LARGE, conf=0.0),
+    _case("ultralytics:yolo26n", LARGE, conf=0.0),
+    _case("ultralytics:yolo11n-seg", LARGE, conf=0.0),
 ]
 
 
@@ -195,6 +209,8 @@ def build(case: Case) -> nn.Module:
     kind, name = case.name.split(":")
     if kind == "torchvision":
         model: nn.Module = torchvision.models.get_model(name, weights=None, **case.arguments)
+    elif kind == "ultralytics":
+        model = load_model(f"{case.name}.yaml", model_args=case.arguments).model
     elif kind == "timm":
         model = timm.create_model(name, **case.arguments)
     else:
@@ -255,13 +271,15 @@ def line(row: dict[str, Any]) -> str:
 def examine(case: Case) -> dict[str, Any]:
     """The columns that need the model."""
     model, images = build(case), planted(case.size)
+    task = resolve_task("detection" if case.name.startswith("ultralytics:") else "classification")
+    call = called(model, with_detections(Inference(), task, model).forward)
     listing = list_layers(model, images[:1])
     with borrow(model):
-        located = locate(model, images, ["auto"], score=partial(predicted_score, Classification()))
+        located = locate(model, images, ["auto"], forward=call, score=partial(predicted_score, task))
         with torch.no_grad():
             outputs = run(model, images, located, differentiable=False).activations
     wrong = [address for address, activation in outputs.items() if not is_upright(activation)]
-    maps = explain(model, images[:2], list(outputs))
+    maps = explain(model, images[:2], list(outputs), task=task)
     assert all(one.shape == (2, *case.size) and one.isfinite().all() for one in maps.values())
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ install_import_hook(
 import torch  # noqa: E402  # the hook has to be in place first
 
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # shap's loops are short here, and take long to compile
+
+# ultralytics looks for a network when it is imported, writes its settings into the home, and installs what it misses.
+os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": tempfile.gettempdir()}
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would be in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start

@@ -20,7 +20,7 @@ from tests import ROOT
 from xaieval.cli import main
 from xaieval.errors import ModelError, UsageError
 from xaieval.inference.options import Inference
-from xaieval.inference.queries import with_queries
+from xaieval.inference.queries import with_known_output
 from xaieval.inference.query_masks import query_instances, query_segmentation
 from xaieval.inference.tasks import Detection, Segmentation, resolve_task
 from xaieval.models import load_model
@@ -180,7 +180,7 @@ def output_of(name: str) -> tuple[Tensor, object]:
 
 def _decoded(name: str, task: str):
     """What the task reads from the model's output."""
-    inference, resolved = with_queries(Inference(task=task), resolve_task(task), model_of(name))
+    inference, resolved = with_known_output(Inference(task=task), resolve_task(task), model_of(name))
     with torch.no_grad():
         return resolved, resolved.read(inference.forward(model_of(name), output_of(name)[0]))
 
@@ -350,7 +350,7 @@ def test_detections_below_the_threshold_are_not_followed():
 
 def test_an_explicit_task_keeps_its_background():
     chosen = Segmentation()
-    _, task = with_queries(Inference(task=chosen), chosen, model_of("EoMT, masks"))
+    _, task = with_known_output(Inference(task=chosen), chosen, model_of("EoMT, masks"))
     assert task.background == 0
 
 
@@ -365,7 +365,7 @@ def test_a_segmenter_of_one_class_and_one_without_no_object_are_refused():
             return transformers.utils.ModelOutput(logits=torch.rand(1, 3, 4), pred_masks=torch.rand(1, 3, 8, 8))
 
     model = Sigmoids()
-    inference, _ = with_queries(Inference(task="segmentation"), Segmentation(), model)
+    inference, _ = with_known_output(Inference(task="segmentation"), Segmentation(), model)
     with pytest.raises(ModelError, match="has 4 logits for each query and 4 classes; of a segmenter by queries"):
         inference.forward(model, torch.rand(1, 3, 8, 8))
 
@@ -381,7 +381,7 @@ def test_each_text_of_a_detector_by_texts_is_a_class():
             )
 
     model = Texts()
-    inference, task = with_queries(Inference(task="detection"), Detection(), model)
+    inference, task = with_known_output(Inference(task="detection"), Detection(), model)
     (found,) = task.read(inference.forward(model, torch.rand(1, 3, 8, 8)))
     expected = model(torch.rand(1, 3, 8, 8)).logits.sigmoid()  # three texts, not two and no object
     torch.testing.assert_close(found["probabilities"], expected[0])
@@ -407,7 +407,7 @@ def test_one_former_is_run_with_its_task():
         output = semantic(model, images)
     processor = transformers.OneFormerImageProcessor()
     theirs = processor.post_process_semantic_segmentation(output, return_segmentation_scores=True)
-    inference, task = with_queries(Inference(task="segmentation", forward=semantic), Segmentation(), model)
+    inference, task = with_known_output(Inference(task="segmentation", forward=semantic), Segmentation(), model)
     with torch.no_grad():
         read = task.read(inference.forward(model, images))
     torch.testing.assert_close(read.exp(), torch.stack([one["segmentation_scores"] for one in theirs]), rtol=0, atol=1e-5)
@@ -452,7 +452,7 @@ def test_the_command_scores_a_folder_of_a_model_with_its_processor(tmp_path, cap
     images = [loaded.preprocessing(Image.open(tmp_path / "pictures" / f"{number}.png"))[None] for number in range(3)]
     assert len({one.shape for one in images}) == 2
     for number, one in enumerate(images):
-        inference, resolved = with_queries(Inference(task=task), resolve_task(task), loaded.model)
+        inference, resolved = with_known_output(Inference(task=task), resolve_task(task), loaded.model)
         with torch.no_grad():
             read = resolved.read(inference.forward(loaded.model, one))
         followed = resolved.follow(read, "predicted", None)

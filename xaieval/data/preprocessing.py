@@ -42,13 +42,13 @@ class Preprocessing:
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
         border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
             lost (timm's `crop_mode="border"`).
-        corner: With `border`, put the picture into the upper left corner, cut off fractions of a pixel, and fill the rest with
-            black.
+        corner: With `border`, put the picture into the upper left corner, and cut off fractions of a pixel.
         whole: Resize the shorter side to `resize` and do not crop, so that images differ in size, as detectors take them; a
             loader then makes batches of one image. `image_size` is that of a square picture.
         longest: With `whole`, the longest that the longer side may become; the shorter one is then shorter than `resize`.
         multiple: With `whole`, sides become multiples of this number, the next larger ones.
         round_down: The next smaller multiples instead.
+        fill: Brightness of the border in [0, 1], in all channels. Default: the mean colour.
 
     Raises:
         DataError: The choices contradict each other.
@@ -66,6 +66,7 @@ class Preprocessing:
     longest: int | None = None
     multiple: int = 1
     round_down: bool = False
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -151,7 +152,8 @@ class Preprocessing:
             picture = picture.convert("L")
         size = size_of(picture)
         self._check_shape(size)
-        fill = list(self.mean) if isinstance(picture, Tensor) else [min(max(round(255 * m), 0), 255) for m in self.mean]
+        colour = self.mean if self.fill is None else [self.fill] * self.channels
+        fill = list(colour) if isinstance(picture, Tensor) else [min(max(round(255 * part), 0), 255) for part in colour]
         steps = v2.Compose(
             [
                 *self._placing(size, InterpolationMode(self.interpolation), fill if len(fill) > 1 else fill[0]),
@@ -226,7 +228,7 @@ class Preprocessing:
         if isinstance(resized, list) and self.border:
             missing = [max(0, crop - side) for crop, side in zip(_sides(self.image_size), resized, strict=True)]
             above, left = (0 if self.corner else pixels // 2 for pixels in missing)
-            steps.append(v2.Pad([left, above, missing[1] - left, missing[0] - above], fill=0 if self.corner else fill))
+            steps.append(v2.Pad([left, above, missing[1] - left, missing[0] - above], fill=fill))
         return [*steps, v2.CenterCrop(self.image_size)]
 
     def _resized(self, width: int, height: int) -> int | list[int]:

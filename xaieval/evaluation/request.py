@@ -19,7 +19,7 @@ from xaieval.explainers import Explainer, Method, check_black_box, joins_layers,
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
 from xaieval.inference.options import Inference
-from xaieval.inference.queries import with_queries
+from xaieval.inference.queries import with_known_output
 from xaieval.inference.targets import Target, check_target, given_classes, is_class_of_each_image
 from xaieval.inference.tasks import Classification, Task, resolve_task
 from xaieval.metrics import Metric
@@ -101,7 +101,7 @@ def check_request(
     resolved = _protocol(protocol, target, model)
     if resolved.against is not None and not isinstance(task, Classification):
         raise TargetError("against= compares the classes of a classifier, and the task is another one; leave it out")
-    inference, task = with_queries(inference, task, model)
+    inference, task = with_known_output(inference, task, model)
     return Request(
         model=model,
         addresses=_addresses(layers, explainers, model),

@@ -32,7 +32,8 @@ class DRISE:
     Detectors of torchvision give the score of one class for each box, neither all probabilities nor the objectness. The
     probability is then taken as 1 for the class of the box, and the score as the objectness, so that the weight is the largest
     product of the intersection over union and the score, among boxes of the same class. Detectors of transformers give all
-    probabilities; those of another model are found by `xaieval.inference.tasks.Detection(output=)`.
+    probabilities, and so do those of ultralytics, with the score as the objectness; those of another model are found by
+    `xaieval.inference.tasks.Detection(output=)`.
 
     Args:
         n_masks: Number of masks; the noise of a map falls with its square root.

@@ -21,7 +21,15 @@ from xaieval.inference.hook_registries import HookRegistries, watched
 from xaieval.inference.plain_passes import plain_passes
 from xaieval.inference.reproducibility import same_random_numbers
 
-__all__ = ["borrow", "check_open", "check_ready", "is_exported", "python_modules", "stored_parts"]
+__all__ = [
+    "borrow",
+    "check_open",
+    "check_ready",
+    "is_exported",
+    "python_modules",
+    "replace_cached_inference_tensors",
+    "stored_parts",
+]
 
 _register = threading.Lock()
 _borrowers: dict[int, int] = {}  # by id of a borrowed module or tensor: the thread that has it
@@ -197,6 +205,18 @@ def _replace_inference_tensors(model: nn.Module) -> None:
                 if tensor is not None and _is_of_inference(tensor):
                     clone = nn.Parameter(tensor.clone(), False) if isinstance(tensor, nn.Parameter) else tensor.clone()
                     registry[name] = clones.setdefault(id(tensor), clone)  # type: ignore[assignment]  # of the same kind
+
+
+def replace_cached_inference_tensors(model: nn.Module) -> None:
+    """Replace tensors that modules hold as attributes and made in inference mode by clones, as above.
+
+    Detectors cache the centres of their cells for the size of the images. The next pass may need gradients.
+    """
+    for module in python_modules(model):
+        held = vars(module)
+        for name, value in held.items():
+            if isinstance(value, Tensor) and _is_of_inference(value):
+                held[name] = value.clone()
 
 
 def _is_of_inference(tensor: Tensor) -> bool:

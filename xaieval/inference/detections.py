@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou
@@ -12,20 +13,30 @@ from torchvision.ops import box_iou
 from xaieval.errors import ModelError
 from xaieval.inference.targets import describe_value
 
-__all__ = ["Detections", "best_class", "overlap", "probabilities_of", "read_detections", "similarity"]
+__all__ = [
+    "Detections",
+    "best_class",
+    "best_match",
+    "overlap",
+    "pick",
+    "probabilities_of",
+    "read_detections",
+    "reported",
+    "similarity",
+]
 
 Detections = Sequence[dict[str, Tensor]]
 
 KEYS = ("boxes", "labels", "scores")
-OPTIONAL = ("probabilities", "queries", "objectness")
+OPTIONAL = ("probabilities", "queries", "objectness", "logits", "floor", "found")
 
 
 def read_detections(output: Any) -> Detections:
     """The known tensors of each image's detections: "boxes", "labels", "scores", and what the model gives of the optional ones.
 
     Raises:
-        ModelError: The output is not one mapping per image with these tensors, only some images have probabilities, or there
-            are not as many of them as boxes.
+        ModelError: The output is not one mapping per image with these tensors, only some images have probabilities, there are
+            not as many of them as boxes, or there are logits without the floor.
     """
     if not isinstance(output, tuple | list) or not all(isinstance(one, dict) and {*KEYS} <= one.keys() for one in output):
         raise ModelError(
@@ -40,19 +51,50 @@ def read_detections(output: Any) -> Detections:
                 f"an image has {len(one['boxes'])} boxes and 'probabilities' {list(one['probabilities'].shape)}; one row for "
                 "each box is expected, or 'queries' with the number of the row of each box"
             )
+        if "logits" in one and "floor" not in one:
+            raise ModelError("an image has 'logits' without 'floor', the logit that stands for an object that is not found")
     return [{key: one[key] for key in (*KEYS, *OPTIONAL) if key in one} for one in output]
+
+
+def reported(one: dict[str, Tensor]) -> Tensor:
+    """Which detections the model reports, `[D]`; the others only serve to find one of them again."""
+    return one["found"] if "found" in one else torch.ones_like(one["labels"], dtype=torch.bool)
 
 
 def best_class(one: dict[str, Tensor]) -> Tensor:
     """The class of the highest score; -1 if nothing is detected."""
-    labels = one["labels"]
-    return labels[one["scores"].argmax()] if len(labels) else labels.new_tensor(-1)
+    labels, scores = (one[key][reported(one)] for key in ("labels", "scores"))
+    return labels[scores.argmax()] if len(labels) else labels.new_tensor(-1)
 
 
 def overlap(boxes: Tensor, box: Tensor) -> Tensor:
     """Intersection over union of boxes `[D, 4]` with one box; 1 for equal boxes, even without area."""
     box = box.to(boxes.dtype)
     return box_iou(boxes.detach(), box[None])[:, 0].masked_fill((boxes == box).all(dim=1), 1)
+
+
+def pick(
+    one: dict[str, Tensor], label: Tensor | None, box: Sequence[float] | None, least: float, threshold: float
+) -> Tensor | None:
+    """The number of the detection to follow: the best one, of one class or of all; None if none has a score of the threshold.
+
+    With a box, it is the one that overlaps most with it, and at least so much.
+    """
+    fits = reported(one) & (one["scores"] >= threshold)
+    fits = fits if label is None else fits & (one["labels"] == label)
+    rank = one["scores"].detach() if box is None else overlap(one["boxes"], one["boxes"].new_tensor(box))
+    fits = fits & (rank >= (0 if box is None else least))
+    return rank.masked_fill(~fits, -1).argmax() if fits.any() else None
+
+
+def best_match(one: dict[str, Tensor], label: Tensor, box: Tensor, least: float, key: str = "scores") -> Tensor:
+    """The highest score or logit of the detections of one class that overlap with a box at least so much, differentiable.
+
+    If there are none, it is 0 for scores, and the floor for logits.
+    """
+    same = (one["labels"] == label) & (overlap(one["boxes"], box) >= least)
+    lost = one[key].sum() * 0 + (one["floor"] if key == "logits" else 0)
+    return one[key][same].max() if same.any() else lost
 
 
 def probabilities_of(one: dict[str, Tensor], number: Tensor) -> Tensor:

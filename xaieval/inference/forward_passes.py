@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.errors import ModelError, UsageError, choose_from
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.batchnorm_folding import FoldablePair, Folding, find_foldable_pairs, folded
+from xaieval.inference.borrowing import replace_cached_inference_tensors
 from xaieval.inference.hook_registries import in_pass
 from xaieval.inference.plain_passes import compiled, own_images
 from xaieval.inference.tasks import Classification, Task
@@ -99,7 +100,9 @@ class Runner:
         filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing > 0 else images
         if not self.compiled:
             with self.computing(images):
-                return _without_gradients(self.forward, self.lay_out(filled))
+                output = _without_gradients(self.forward, self.lay_out(filled))
+            replace_cached_inference_tensors(self.model)
+            return output
         # A copy, made outside inference mode: inference tensors would compile the model again.
         laid_out = own_images(self.model)(self.lay_out(filled))
         with torch.inference_mode(), self.computing(images), compiled():
@@ -388,5 +391,5 @@ def _same(actual: Prediction, expected: Prediction, tolerance: float) -> bool:
 def _close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     if actual.shape != expected.shape:
         return False
-    scale = expected.abs().float().nan_to_num(0, 0, 0).amax().clamp(min=1e-30) if expected.numel() else 0
+    scale = expected.float().abs().nan_to_num(0, 0, 0).amax().clamp(min=1e-30) if expected.numel() else 0
     return torch.allclose(actual.float(), expected.float(), rtol=0, atol=float(tolerance * scale), equal_nan=True)

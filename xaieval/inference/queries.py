@@ -13,21 +13,25 @@ from xaieval.inference.options import Inference
 from xaieval.inference.query_detections import query_detections
 from xaieval.inference.query_masks import query_instances, query_segmentation
 from xaieval.inference.tasks import Detection, Segmentation, Task
+from xaieval.inference.yolo_detections import grid_detector
 
-__all__ = ["QueryDecoder", "with_queries"]
+__all__ = ["QueryDecoder", "with_known_output"]
 
 # Weights in the loss of the class "no object", which a configuration has if the model has that class.
 NO_OBJECT = ("no_object_weight", "eos_coefficient")
 
 
-def with_queries(inference: Inference, task: Task, model: nn.Module) -> tuple[Inference, Task]:
-    """The options and the task with the queries of a model of transformers decoded; the same for any other model or task.
+def with_known_output(inference: Inference, task: Task, model: nn.Module) -> tuple[Inference, Task]:
+    """The options and the task with the output of a model of a known form decoded: queries of transformers, grids of ultralytics.
 
-    A segmenter with a class of no object has no class for the background, so that the task that a name chose follows any class.
+    They are the same for any other model or task. A segmenter with a class of no object has no class for the background, so that the task that a name chose follows any class.
     """
     config = _configuration(model)
-    if config is None or not isinstance(task, Detection | Segmentation) or task.output is not None:
+    if not isinstance(task, Detection | Segmentation) or task.output is not None:
         return inference, task
+    if config is None:
+        grid = grid_detector(model, inference.forward) if isinstance(task, Detection) else None
+        return replace(inference, forward=grid or inference.forward), task
     if isinstance(task, Segmentation) and isinstance(inference.task, str) and any(hasattr(config, name) for name in NO_OBJECT):
         task = replace(task, background=None)
     decoder = QueryDecoder(config.num_labels, isinstance(task, Segmentation), inference.forward)

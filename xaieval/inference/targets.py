@@ -39,6 +39,8 @@ Confidence = str | Callable[..., Any]
 
 SIMILAR_CLASSES = 3  # of "similar", as in torch-cam
 
+SOFTMAX = 1e-3  # how much probabilities may differ from the softmax of logits, which were rounded to half precision
+
 BY_LABEL = ("label", "each")  # for the latter, every image comes once for each of its classes, with that class as its label
 
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,7 +55,7 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
 
     Args:
         output: A tensor, an object with `.logits`, a mapping with "logits", "out" or a single entry, or a tuple or list whose
-            first item is used; these may be nested.
+            first item is used, or the one whose softmax it is; these may be nested.
         where: Where the logits are instead: a key, the name of an attribute, an index, or a function from the output to logits.
         single: Whether the model has one output per image, which may be `[N]` then, or one number of one image.
 
@@ -65,6 +67,8 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
         torch.Size([2, 5])
     """
     logits = find(output, where)
+    if where is None and isinstance(output, tuple | list):
+        logits = next((one for one in output[1:] if _is_softmax(logits, one)), logits)
     if single and isinstance(logits, Tensor) and logits.ndim < 2:
         logits = logits.reshape(-1, 1)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
@@ -73,6 +77,14 @@ def logits_of(output: Any, where: Output = None, *, single: bool = False) -> Flo
             f"say where they are with output= (a key, an index, or a function of the output){_other_task(output, logits)}"
         )
     return logits
+
+
+def _is_softmax(probabilities: Any, logits: Any) -> bool:
+    """Whether one tensor is the softmax of another, as in the output of classifiers of ultralytics."""
+    pair = [one for one in (probabilities, logits) if isinstance(one, Tensor) and one.ndim == 2 and one.is_floating_point()]
+    if len(pair) < 2 or pair[0].shape != pair[1].shape or pair[0].shape[1] < 2:
+        return False
+    return torch.allclose(pair[0].detach().float(), pair[1].detach().float().softmax(dim=1), atol=SOFTMAX)
 
 
 def _other_task(output: Any, logits: Any) -> str:

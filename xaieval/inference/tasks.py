@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from xaieval.config.protocol import plain
 from xaieval.data.labels import Labels
 from xaieval.errors import ModelError, TargetError, UsageError, choose_from
-from xaieval.inference.detections import Detections, best_class, overlap, probabilities_of, read_detections, similarity
+from xaieval.inference.detections import Detections, best_class, best_match, pick, probabilities_of, read_detections, similarity
 from xaieval.inference.one_output import Single, as_classes, check_single, two_sided
 from xaieval.inference.targets import (
     Confidence,
@@ -156,8 +156,8 @@ class Detection:
 
     The best detection of the target class is followed ("predicted": the best of all). On the masked image, its confidence is
     the score of the best detection of the same class whose box overlaps, and 0 if there is none. The scores of detectors are
-    already probabilities, so the protocol's choice of confidence does not apply. Gradients are those of the score, which equal
-    the gradients of its logit up to one factor per image.
+    already probabilities, so the protocol's choice of confidence does not apply. Gradients are those of the score's logit where
+    the model gives it, otherwise those of the score, which are the same up to one factor per image.
 
     Args:
         iou: The smallest intersection over union of two boxes of the same object, in (0, 1].
@@ -165,7 +165,9 @@ class Detection:
         threshold: The smallest score of a detection that is followed. An image without one has nothing to explain.
         output: Where the detections are in the model's output: one mapping per image with "boxes" `[D, 4]`, "labels" `[D]` and
             "scores" `[D]`, as torchvision's detectors return. Optional, for `d-rise`: "probabilities" of all classes `[D, K]`
-            (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`.
+            (or `[Q, K]` with "queries" `[D]`, the row of each box), and "objectness" `[D]`; for gradients: "logits" `[D]`,
+            scores before the sigmoid, with "floor", the logit of an object that is not found; and "found" `[D]`, False for
+            candidates that are no detections of the model.
 
     Raises:
         UsageError: `iou` or `threshold` is out of range, or `box` is not a box.
@@ -207,10 +209,7 @@ class Detection:
         wanted = _wanted_classes(target, read, labels, len(read))
         boxes, classes, probabilities = [], [], []
         for number, one in enumerate(read):
-            fits = torch.ones_like(one["labels"], dtype=torch.bool) if wanted is None else one["labels"] == wanted[number]
-            rank = one["scores"].detach() if self.box is None else overlap(one["boxes"], one["boxes"].new_tensor(self.box))
-            fits = fits & (rank >= (0 if self.box is None else self.iou)) & (one["scores"] >= self.threshold)
-            at = rank.masked_fill(~fits, -1).argmax() if fits.any() else None
+            at = pick(one, None if wanted is None else wanted[number], self.box, self.iou, self.threshold)
             classes.append(one["labels"].new_tensor(-1) if at is None else one["labels"][at])
             boxes.append(one["boxes"].new_zeros(4) if at is None else one["boxes"][at].detach())
             if "probabilities" in one:
@@ -221,13 +220,12 @@ class Detection:
         return Followed(followed, followed >= 0, tuple(details))
 
     def score(self, read: Detections, followed: Followed) -> Tensor:
-        """The score of the detection, differentiable."""
-        best = []
-        for one, label, box in zip(read, followed.classes, followed.details[0], strict=True):
-            same = (one["labels"] == label) & (overlap(one["boxes"], box) >= self.iou)
-            scores = one["scores"]
-            best.append(scores[same].max() if same.any() else scores.sum() * 0)
-        return torch.stack(best)
+        """The logit of the detection if the model gives it, otherwise the score; differentiable."""
+        return self._best(read, followed, "logits" if read and "logits" in read[0] else "scores")
+
+    def _best(self, read: Detections, followed: Followed, key: str) -> Tensor:
+        known = zip(read, followed.classes, followed.details[0], strict=True)
+        return torch.stack([best_match(one, label, box, self.iou, key) for one, label, box in known])
 
     def similarity(self, read: Detections, followed: Followed) -> Tensor:
         """The similarity of the image's best match with the detection, `[N]`, in [0, 1], by box and class together.
@@ -241,7 +239,7 @@ class Detection:
         """The score of the detection."""
         if callable(kind):
             raise TargetError("the confidence of a detection is its score; confidence= cannot be a function for detectors")
-        scores = self.score(read, followed)
+        scores = self._best(read, followed, "scores")
         return scores if scores.device.type == "mps" else scores.double()
 
 

@@ -98,7 +98,7 @@ def _geometries(processor: Any) -> list[dict[str, Any]]:
         resize = shortest if squash else int(shortest / processor.crop_pct)
         return [{"image_size": shortest, "resize": resize, "squash": squash}]
     whole = {"image_size": shortest, "resize": shortest, "whole": True, "longest": longest}
-    padded = {"image_size": longest or shortest, "resize": longest or shortest, "border": True, "corner": True}
+    padded = {"image_size": longest or shortest, "resize": longest or shortest, "border": True, "corner": True, "fill": 0.0}
     larger, smaller = {"multiple": _given(processor, "size_divisor", 1) or 1}, {"multiple": PATCH, "round_down": True}
     return [whole | larger, whole | smaller, padded]
 

@@ -21,6 +21,7 @@ from xaieval.errors import ModelError, WeightsError, choose_from
 from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.huggingface import huggingface
+from xaieval.models.ultralytics import ultralytics
 from xaieval.models.weights import load_weights, tensors_only
 
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
@@ -75,18 +76,18 @@ def load_model(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
-            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
-            imports user code.
+            `save_pretrained`, whose weights are loaded if present), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
+            "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or "package.module:factory", a
+            function that returns an nn.Module. Only the last form imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
-            configuration, such as `{"num_labels": 5}`.
+            configuration, such as `{"num_labels": 5}`; for "ultralytics:NAME", see `xaieval.models.ultralytics`.
 
     Raises:
         ModelError: No model has that name, it does not take the arguments, or its weights cannot be downloaded.
         WeightsError: The file cannot be read or does not fit.
-        UsageError: The extra [hf], which "hf:NAME" needs, is not installed.
+        UsageError: The extra [hf] or [ultralytics], which "hf:NAME" or "ultralytics:NAME" needs, is not installed.
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
@@ -164,6 +165,10 @@ def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights
     return LoadedModel(model, preprocessing, random=not pretrained and not any(Path(name).glob("*.safetensors")))
 
 
+def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
+    return LoadedModel(*ultralytics(name, pretrained, arguments, weights))
+
+
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     builders = {"fpn-scenes": fpn_scenes} | {f"scenes-{cue}": partial(cue_scenes, cue) for cue in CUES}
     if name not in builders:
@@ -209,5 +214,6 @@ MODEL_SOURCES: Mapping[str, Source] = {
     "timm": Source(_timm),
     "torchvision": Source(_torchvision),
     "hf": Source(_huggingface, reads_weights=True),
+    "ultralytics": Source(_ultralytics, reads_weights=True),
     "xaieval": Source(_builtin),
 }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xaieval.errors import WeightsError
 
-__all__ = ["check_fit", "load_weights", "read_weights", "tensors_only"]
+__all__ = ["check_fit", "check_size", "load_weights", "read_weights", "tensors_only"]
 
 # Environment variables that torch.load obeys: the first overrides the argument weights_only, the second contradicts the first.
 SAFE, UNSAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -79,7 +79,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        _check_size(path)
+        check_size(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # if the file cannot be read, the error below says so
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -134,7 +134,7 @@ def _is_refusal(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _check_size(path: Path) -> None:
+def check_size(path: Path) -> None:
     """Refuse a compressed archive: torch.save does not compress, and a small file could expand to fill the memory."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,8 @@ class Trace:
         unused: Paths of modules that did not run.
         aliases: Other names of modules that the model contains twice, with the names under which they are recorded.
         channels: Number of channels of the images.
-        returned: Shapes of the tensors in the model's output.
+        returned: Shapes of the tensors in the model's output, as the model itself returns it, without features: tensors that a
+            module with parameters reads too.
         frame: Position of the image in the model's padded input, for detectors that resize and pad images themselves.
         frame_path: Path of the module that gives it.
         convolutional: Whether only convolutions and the norms that go with them return maps, all with channels first.
@@ -165,9 +167,14 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
     calls: Counter[str] = Counter()
     frames: list[tuple[str, Frame]] = []
     others: list[nn.Module] = []
+    read: dict[int, ReferenceType[Tensor]] = {}
+    own_output: list[Any] = []
 
-    def record(module: nn.Module, _: Any, output: Any) -> None:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
         path = names[module]
+        own_output[:] = [] if path else [output]  # where the pass ends with the model, not with what is made of its output
+        if path and next(module.parameters(), None) is not None:
+            read.update((id(tensor), ref(tensor)) for _, tensor in tensors_of(inputs))
         records.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in tensors_of(output))
         calls[path] += 1
         frames.extend((path, frame) for frame in [frame_of(output)] if frame)
@@ -201,7 +208,11 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         unused=[name for name in names.values() if name and not calls[name]],
         aliases={name: names[module] for name, module in model.named_modules(remove_duplicate=False) if names[module] != name},
         channels=images.shape[1],
-        returned=[tuple(tensor.shape) for _, tensor in tensors_of(output)],
+        returned=[
+            tuple(tensor.shape)
+            for _, tensor in tensors_of(own_output[0] if own_output else output)
+            if id(tensor) not in read or read[id(tensor)]() is not tensor
+        ],
         frame=frames[0][1] if frames else None,
         frame_path=frames[0][0] if frames else None,
         convolutional=not others,

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from torch import nn
 
@@ -84,7 +85,7 @@ class ModuleTree:
 
     def levels_before(self, head: Node, layers: list[Layer]) -> list[Layer]:
         """The last of these layers of each size that the head reads."""
-        sizes = {self.size(layer) for layer in head.maps}
+        sizes = self._sizes_read(head)
         before = [layer for layer in layers if self._order[layer.address] < self._start(head)]
         last = {self.size(layer): layer for layer in before if self.size(layer) in sizes}
         return sorted(last.values(), key=lambda layer: self._order[layer.address])
@@ -186,11 +187,16 @@ class ModuleTree:
 
     def _reads_levels(self, node: Node) -> bool:
         """Whether a module reads several sizes of maps that ran before it, beginning with the finest."""
-        if not node.path or not node.maps:
-            return False
+        return bool(node.path and node.maps) and len(set(self._sizes_read(node))) > 1
+
+    def _sizes_read(self, node: Node) -> list[Size]:
+        """The sizes of the maps in a module that ran before it too, until one is finer than the first.
+
+        From there on the module makes maps larger, such as the prototypes of masks, and reads no further level.
+        """
         before = {self.size(layer) for layer in self._maps[: self._start(node)]}
         sizes = [self.size(layer) for layer in node.maps if self.size(layer) in before]
-        return len(set(sizes)) > 1 and math.prod(sizes[0]) == max(map(math.prod, sizes))
+        return list(takewhile(lambda size: math.prod(size) <= math.prod(sizes[0]), sizes))
 
 
 def _walk(node: Node) -> Iterator[Node]:

@@ -137,16 +137,31 @@ class Percent(nn.Module):
 
 
 class Both(nn.Module):
-    """As ultralytics' classifiers: probabilities and logits in evaluation."""
+    """Probabilities and logits."""
 
-    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.softmax(dim=1), logits
+    def __init__(self, kind: type = dict) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, logits: Tensor) -> dict[str, Tensor] | tuple[Tensor, Tensor]:
+        both = {"logits": logits.softmax(dim=1), "raw": logits}
+        return both if self.kind is dict else tuple(both.values())
 
 
 def test_the_place_of_the_logits_is_named():
     [found] = xaieval.check(Linear(Both()), [images()]).findings()
-    assert "output=1 has their logits" in found.text
-    assert names(Linear(Both()), output=1) == []
+    assert "output='raw' has their logits" in found.text
+    assert names(Linear(Both()), output="raw") == []
+
+
+def test_logits_after_their_softmax_are_taken():
+    """As ultralytics' classifiers give them."""
+    assert names(Linear(Both(tuple))) == []
+    found, named = (
+        xaieval.score(Linear(Both(tuple)), [images()], methods="edges", progress=False, output=output).rows["confidence"]
+        for output in (None, 1)
+    )
+    assert found.equals(named)
 
 
 def test_a_binary_model_that_ends_in_a_sigmoid():
