@@ -19,16 +19,17 @@ from xaieval.models.weights import read_weights
 __all__ = ["huggingface", "preprocessing_of"]
 
 SQUASHED = 384  # from this size on, image processors with a crop_pct resize both sides and do not crop
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # alone, or with a tokenizer
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def huggingface(
     name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None
-) -> tuple[nn.Module, Preprocessing]:
-    """Load an image model in float32, with its preprocessing.
+) -> tuple[nn.Module, Preprocessing, Any]:
+    """Load an image model in float32, with its preprocessing and, of a model of images and texts, its tokenizer, else None.
 
-    The task (image classification, semantic segmentation or object detection) is read from the configuration; default:
-    classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
+    The task (image classification, semantic segmentation, object detection, or the comparison of images with texts) is read
+    from the configuration; default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
     read only from safetensors.
 
     Args:
@@ -69,7 +70,9 @@ def huggingface(
     preprocessing = _preprocessing(transformers, name, config, where)
     if "image_size" in arguments:  # the image processor of the folder does not follow it
         preprocessing = preprocessing.with_size(_configured(config))
-    return model, preprocessing.with_channels(getattr(config, "num_channels", preprocessing.channels))
+    preprocessing = preprocessing.with_channels(getattr(_seen(config), "num_channels", preprocessing.channels))
+    compares = kind is transformers.AutoModelForZeroShotImageClassification
+    return model, preprocessing, _tokenizer(transformers, name, where) if compares else None
 
 
 def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mapping[str, Any], local: bool) -> nn.Module:
@@ -197,6 +200,9 @@ def _auto_class(transformers: Any, config: Any) -> Any:
     }
     classifier = transformers.AutoModelForImageClassification
     if config.architectures:
+        compares = transformers.AutoModelForZeroShotImageClassification
+        if config.architectures[0] == getattr(compares._model_mapping.get(type(config), None), "__name__", None):
+            return compares
         return next((kind for head, kind in heads.items() if config.architectures[0].endswith(head)), classifier)
     kinds = (classifier, *heads.values())  # a configuration alone does not name a head
     return next((kind for kind in kinds if type(config) in kind._model_mapping), classifier)
@@ -221,13 +227,13 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(
             f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
-            "was trained for its task is expected (of CLIP and SigLIP, xaieval.models.ZeroShot makes a classifier)"
+            "was trained for its task is expected"
         )
 
 
 def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str, Any]) -> Preprocessing:
     """Preprocessing of the model's image processor; without one, the defaults at the image size of the configuration."""
-    if where["local_files_only"] and not (Path(name) / "preprocessor_config.json").is_file():
+    if where["local_files_only"] and not any((Path(name) / file).is_file() for file in PROCESSORS):
         size = _configured(config)
         return Preprocessing(image_size=size, resize=size)
     with _reported(name, "preprocessing", where["local_files_only"]):
@@ -235,9 +241,31 @@ def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str
     return preprocessing_of(processor)
 
 
+def _tokenizer(transformers: Any, name: str, where: Mapping[str, Any]) -> Any:
+    """The tokenizer of a model of images and texts.
+
+    Raises:
+        ModelError: There is none; transformers would make one that knows no words.
+    """
+    with _reported(name, "tokenizer", where["local_files_only"]):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if where["local_files_only"] and not any((Path(name) / file).is_file() for file in files):
+        raise ModelError(
+            f"hf:{name} has no tokenizer for its prompts ({' or '.join(sorted(files))}); save that of the model there, by "
+            "save_pretrained"
+        )
+    return tokenizer
+
+
+def _seen(config: Any) -> Any:
+    """The configuration of the part that sees the images."""
+    return getattr(config, "vision_config", config)
+
+
 def _configured(config: Any) -> Side:
     """The image size of a configuration, which some have as a list."""
-    size = getattr(config, "image_size", None) or 224
+    size = getattr(_seen(config), "image_size", None) or 224
     return _square(*size) if isinstance(size, list | tuple) else int(size)
 
 

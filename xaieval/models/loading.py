@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.huggingface import huggingface
 from xaieval.models.weights import load_weights, tensors_only
+from xaieval.models.zeroshot import ZeroShot
 
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
@@ -34,11 +35,13 @@ class LoadedModel:
         model: The model.
         preprocessing: Turns a picture into its input.
         random: Whether its weights are known to be random: a network by name without trained weights.
+        tokenizer: Makes tokens of prompts, of a model that compares images with texts; None for all others.
     """
 
     model: nn.Module
     preprocessing: Preprocessing
     random: bool = False
+    tokenizer: Any = None
 
 
 class Source(NamedTuple):
@@ -70,6 +73,7 @@ def load_model(
     weights: str | Path | None = None,
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Load a model by name, in eval mode.
 
@@ -82,9 +86,11 @@ def load_model(
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
             configuration, such as `{"num_labels": 5}`.
+        prompts: The classes, as texts, of a model that compares images with texts, such as CLIP, which becomes a `ZeroShot`.
 
     Raises:
-        ModelError: No model has that name, it does not take the arguments, or its weights cannot be downloaded.
+        ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, or prompts are
+            missing or given to a model with classes of its own.
         WeightsError: The file cannot be read or does not fit.
         UsageError: The extra [hf], which "hf:NAME" needs, is not installed.
 
@@ -106,7 +112,28 @@ def load_model(
         load_weights(loaded.model, weights, spec)
         loaded = replace(loaded, random=False)
     loaded.model.eval()
-    return loaded
+    return _with_prompts(loaded, spec, prompts)
+
+
+def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None) -> LoadedModel:
+    """The model with prompts as its classes, if it needs them.
+
+    Raises:
+        ModelError: It needs them, and there are none; or the other way round.
+    """
+    if loaded.tokenizer is None and prompts is None:
+        return loaded
+    if prompts is None:
+        raise ModelError(
+            f"{spec} compares images with texts and has no classes of its own; name them by --prompts, such as --prompts 'a "
+            "photo of a {}' for the classes of the data (in Python prompts=, a list of texts)"
+        )
+    if loaded.tokenizer is None:
+        raise ModelError(
+            f"{spec} has classes of its own, and prompts are for models that compare images with texts, such as CLIP; leave "
+            "them out"
+        )
+    return replace(loaded, model=ZeroShot(loaded.model, prompts, loaded.tokenizer).eval())
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
@@ -160,8 +187,9 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: obje
 
 def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
     with tensors_only(f"hf:{name}"):
-        model, preprocessing = huggingface(name, pretrained, arguments, weights)
-    return LoadedModel(model, preprocessing, random=not pretrained and not any(Path(name).glob("*.safetensors")))
+        model, preprocessing, tokenizer = huggingface(name, pretrained, arguments, weights)
+    random = not pretrained and weights is None and not any(Path(name).glob("*.safetensors"))
+    return LoadedModel(model, preprocessing, random, tokenizer)
 
 
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
