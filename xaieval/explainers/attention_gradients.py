@@ -13,7 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.attention_weights import AttentionRows, ReadsRows, Rows, WeightKeeper, gradients_of, grid_of, wide
+from xaieval.explainers.attention_weights import (
+    AttentionRows,
+    ReadsRows,
+    Rows,
+    WeightKeeper,
+    check_images_first,
+    gradients_of,
+    grid_of,
+    wide,
+)
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.transformer_blocks import BlockFinder
 
@@ -167,6 +176,7 @@ class LeGrad:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         size, count = size_of_images(context, self.name), len(context.images)
+        check_images_first(context, self.name)
         finder = BlockFinder(count, self.name)
         with torch.no_grad(), finder.watching(context.model):
             finder.run(lambda: context.read(context.images))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_gradients import attribution_rollout
-from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper, gradients_of, no_attention
+from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper, check_images_first, gradients_of, no_attention
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import EagerAttention
 from xaieval.explainers.relevance_rules import ALPHA_BETA, ATTN_LRP, Rule, ruled
@@ -107,6 +107,7 @@ class TransformerAttribution(ReadsRows):
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         size_of_images(context, self.name)
+        check_images_first(context, self.name)
         of_blocks = []
         with torch.enable_grad():
             for rules in (None, ALPHA_BETA):

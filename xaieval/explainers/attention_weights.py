@@ -19,12 +19,15 @@ __all__ = [
     "ReadsRows",
     "Rows",
     "WeightKeeper",
+    "check_images_first",
     "gradients_of",
     "grid_of",
     "no_attention",
     "reads_class_token",
     "wide",
 ]
+
+SUMS = ("add", "iadd", "radd")
 
 Rows = Literal["auto", "class", "mean"]
 
@@ -87,6 +90,33 @@ class WeightKeeper:
                 "explains any model"
             )
         self.blocks.append(weights)
+
+
+def check_images_first(context: Context, name: str) -> None:
+    """Refuse a model with tokens `[T, N, C]` in its blocks, for methods that take each image's tokens by the first axis.
+
+    One image tells the axes apart, whatever the number of tokens is.
+
+    Raises:
+        ExplainerError: The sums of its residual connections have the tokens first.
+    """
+    sums, tokens = set[tuple[int, ...]](), set[int]()
+
+    def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = function(*args, **kwargs)
+        if is_attention(function, result, args, kwargs):
+            tokens.add(result.shape[-1])
+        elif getattr(function, "__name__", "").strip("_") in SUMS and isinstance(result, Tensor) and result.ndim == 3:
+            sums.add(tuple(result.shape[:2]))
+        return result
+
+    with torch.no_grad(), EagerAttention(call):
+        context.read(context.images[:1])
+    if any((count, 1) in sums for count in tokens if count > 1):
+        raise ExplainerError(
+            f"method '{name}' needs tokens [N, T, C] in the blocks, and this model has [T, N, C], the images second; "
+            "'generic-attention' and 'grad-eclip' explain it, or the same weights in a model that has the images first"
+        )
 
 
 def no_attention(name: str) -> ExplainerError:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.attention_weights import AttentionRows, grid_of
+from xaieval.explainers.attention_weights import AttentionRows, check_images_first, grid_of
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import PRODUCTS, EagerAttention, is_attention
 from xaieval.explainers.transformer_blocks import BlockFinder
@@ -186,6 +186,7 @@ class _Dense:
                 f"method '{name}' compares tokens with prompts, and the classes of this model are none; it explains "
                 "xaieval.models.ZeroShot of CLIP or SigLIP, and 'generic-attention' other transformers"
             )
+        check_images_first(context, name)
         finder = BlockFinder(len(context.images), name)
         with torch.no_grad(), finder.watching(context.model):
             self.logits: Tensor = finder.run(lambda: context.read(context.images))

@@ -21,8 +21,11 @@ from xaieval.errors import ModelError, WeightsError, choose_from
 from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.huggingface import huggingface
+from xaieval.models.openclip import openclip
 from xaieval.models.weights import load_weights, tensors_only
 from xaieval.models.zeroshot import ZeroShot
+
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
@@ -79,7 +82,8 @@ def load_model(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
+            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG" for
+            pretrained weights, or a folder with open_clip_config.json), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
             `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
             imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
@@ -92,7 +96,7 @@ def load_model(
         ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, or prompts are
             missing or given to a model with classes of its own.
         WeightsError: The file cannot be read or does not fit.
-        UsageError: The extra [hf], which "hf:NAME" needs, is not installed.
+        UsageError: The extra [hf], which "hf:NAME" needs, or [openclip] is not installed.
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
@@ -192,6 +196,13 @@ def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights
     return LoadedModel(model, preprocessing, random, tokenizer)
 
 
+def _openclip(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
+    with tensors_only(f"openclip:{name}"):
+        model, preprocessing, tokenizer = openclip(name, pretrained, arguments)
+    random = not pretrained and not any(file.suffix in WEIGHTS for file in Path(name).glob("*"))
+    return LoadedModel(model, preprocessing, random, tokenizer)
+
+
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     builders = {"fpn-scenes": fpn_scenes} | {f"scenes-{cue}": partial(cue_scenes, cue) for cue in CUES}
     if name not in builders:
@@ -237,5 +248,6 @@ MODEL_SOURCES: Mapping[str, Source] = {
     "timm": Source(_timm),
     "torchvision": Source(_torchvision),
     "hf": Source(_huggingface, reads_weights=True),
+    "openclip": Source(_openclip),
     "xaieval": Source(_builtin),
 }
