@@ -56,7 +56,9 @@ def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, label
             _check_order(prompts, words, data)
         return tuple(prompts)
     if len(prompts) > 1:
-        raise UsageError(f"--prompts takes one text with {{}} for the names of all classes, got it beside others: {list(prompts)}")
+        raise UsageError(
+            f"--prompts takes one text with {{}} for the names of all classes, got it beside others: {list(prompts)}"
+        )
     if not words:
         raise UsageError(f"{data!r} does not name classes to fill in {templates[0]!r}; give one prompt for each class")
     codes = [word for word in words if CODE.fullmatch(word)]

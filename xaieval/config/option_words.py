@@ -75,7 +75,9 @@ def to_prompts(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
         try:
             words = [line.strip() for line in Path(words[0]).read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--prompts takes texts, or a text file with one on each line; cannot read {words[0]!r}") from error
+            raise ConfigError(
+                f"--prompts takes texts, or a text file with one on each line; cannot read {words[0]!r}"
+            ) from error
     prompts = tuple(word for word in words if word)
     if not prompts or any(prompt.endswith(".toml") for prompt in prompts):
         raise ConfigError(

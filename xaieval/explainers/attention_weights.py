@@ -208,9 +208,17 @@ def grid_of(row: Tensor, layout: Layout) -> Tensor:
 
 
 def reads_class_token(model: Any) -> bool:
-    """Whether the model reads the class token, by its attributes; a model without them does."""
-    pools = getattr(model, "global_pool", "token")
-    return getattr(model, "has_class_token", True) is not False and pools in ("token", "", None)
+    """Whether the model reads the class token, by the attributes of timm's and OpenCLIP's vision transformers.
+
+    The transformer may be inside the model; a model without these attributes reads the class token.
+    """
+    for module in model.modules():
+        pools = getattr(module, "global_pool", None)
+        if isinstance(pools, str):
+            return getattr(module, "has_class_token", True) is not False and pools in ("token", "")
+        if getattr(module, "pool_type", None) in ("tok", "avg", "last") and hasattr(module, "class_embedding"):
+            return module.pool_type == "tok"
+    return getattr(model, "has_class_token", True) is not False
 
 
 def gradients_of(score: Tensor, blocks: list[Tensor], name: str, keep: bool = False) -> list[Tensor]:

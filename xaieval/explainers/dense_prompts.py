@@ -196,7 +196,16 @@ class _Dense:
             raise ExplainerError(f"method '{name}' needs attentions that are modules; 'generic-attention' does not")
 
     def map_of(self, row: Tensor, grid: tuple[int, int] | None, prefix_tokens: int | None) -> Tensor:
-        """The map `[N, h, w]` of numbers of the tokens, `[N, T]`."""
+        """The map `[N, h, w]` of numbers of the tokens, `[N, T]`.
+
+        Raises:
+            ExplainerError: The model makes nothing of a token alone.
+        """
+        if not row.isfinite().all() and self.logits.isfinite().all():
+            raise ExplainerError(
+                f"method '{self.name}' reads each token alone, and this model averages those that are not its class token; "
+                "'generic-attention' explains it"
+            )
         return grid_of(row, AttentionRows("auto", grid, prefix_tokens).layout(self.tokens, self.size, self.name))
 
 

@@ -65,7 +65,9 @@ def _check_tag(library: Any, source: str, tag: str, pretrained: bool) -> None:
     tags = library.list_pretrained_tags_by_model(source)
     if (pretrained or tag) and tag not in tags:
         asked = f"no pretrained weights {tag!r} of {source}" if tag else f"pretrained weights of {source} are several"
-        raise WeightsError(f"{asked}; name those to load as openclip:{source}/TAG, with TAG one of: {', '.join(tags) or 'none'}")
+        raise WeightsError(
+            f"{asked}; name those to load as openclip:{source}/TAG, with TAG one of: {', '.join(tags) or 'none'}"
+        )
 
 
 def _check_offline(library: Any, source: str, pretrained: bool) -> None:

@@ -90,6 +90,11 @@ class ZeroShot(nn.Module):
         bias = getattr(model, "logit_bias", None)
         return logits if bias is None else logits + bias
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the classes are, for manifests."""
+        return {"prompts": self.prompts}
+
     def similarities(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """Cosine similarities of images and prompts, in [-1, 1], from the logits of `forward`."""
         model: Any = self.model

@@ -1,7 +1,8 @@
-"""One tiny CLIP twice, as OpenCLIP builds it and as transformers does, with the same weights."""
+"""Tiny CLIPs: one of transformers in a folder with its tokenizer, and one of OpenCLIP with its copy in transformers."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,34 @@ from torch import Tensor, nn
 
 WIDTH, PATCH, SIDE, JOINT, LONGEST = 32, 16, 64, 16, 8
 PROMPTS = ["a photo of a cat", "a photo of a dog", "a bus"]
+WORDS = "a photo of the cat dog polar bear bus".split()
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def save_clip(folder: Path, kind: str = "CLIP") -> Any:
+    """Save a CLIP or SigLIP of transformers with a tokenizer of a few words and its processor, as their own save does."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    words = {word: place for place, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+    rules = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    rules.pre_tokenizer = pre_tokenizers.Whitespace()
+    rules.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=rules, **named, model_max_length=LONGEST)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    text = SMALL | ids | {"vocab_size": len(words), "max_position_embeddings": LONGEST}
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text,
+        vision_config=SMALL | {"image_size": 32, "patch_size": 8},
+        **({"projection_dim": 8} if kind == "CLIP" else {}),
+    )
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    model.save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return model
 
 
 def openclip_tiny(layers: int = 3) -> Any:
@@ -50,7 +79,8 @@ def transformers_copy(model: Any) -> Any:
     shape = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 2, "hidden_act": "gelu"}
     copy = transformers.CLIPModel(
         transformers.CLIPConfig(
-            vision_config=shape | {"image_size": SIDE, "patch_size": PATCH, "num_hidden_layers": len(visual.transformer.resblocks)},
+            vision_config=shape
+            | {"image_size": SIDE, "patch_size": PATCH, "num_hidden_layers": len(visual.transformer.resblocks)},
             text_config=shape
             | {"num_hidden_layers": 1, "vocab_size": 49408, "max_position_embeddings": LONGEST, "eos_token_id": 49407},
             projection_dim=JOINT,
