@@ -132,11 +132,30 @@ def test_borders_that_are_filled_in_another_way_are_refused(folder):
         load_model(f"openclip:{folder}", prompts=PROMPTS)
 
 
+def test_a_folder_brings_no_code_for_its_tokenizer_and_downloads_nothing(folder):
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    text = config["model_cfg"]["text_cfg"]
+    text |= {"hf_tokenizer_name": "anything", "tokenizer_kwargs": {"trust_remote_code": True}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}))
+    (folder / "evil.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ModelError, match=r"^cannot get openclip:.*(trust_remote_code|custom code)"):
+        load_model(f"openclip:{folder}", prompts=PROMPTS)
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CONFIG | {"text_cfg": {"hf_model_name": "owner/text"}}})
+    )
+    with pytest.raises(ModelError, match="takes its tokenizer or text tower from the Hugging Face Hub"):
+        load_model(f"openclip:{folder}", prompts=PROMPTS, pretrained=True)
+    (folder / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"has no text_cfg of a model_cfg in its open_clip_config\.json"):
+        load_model(f"openclip:{folder}", prompts=PROMPTS)
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "error", "message"),
     [
         ("openclip:ViT-B-33", {}, ModelError, r"OpenCLIP has no model 'ViT-B-33'; did you mean 'ViT-B-32'"),
-        ("openclip:ViT-B-16-SigLIP", {}, ModelError, r"takes its tokenizer from the Hugging Face Hub; load it by --pretrained"),
+        ("openclip:ViT-B-16-SigLIP", {}, ModelError, r"takes its tokenizer or text tower from the Hugging Face Hub; load"),
         ("openclip:ViT-B-32", {"pretrained": True}, WeightsError, r"name those to load as openclip:ViT-B-32/TAG.*: openai, "),
         ("openclip:ViT-B-32/nothing", {}, WeightsError, r"^no pretrained weights 'nothing' of ViT-B-32; name those"),
     ],

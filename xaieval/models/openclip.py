@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -36,8 +37,10 @@ def openclip(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> tuple
     """
     library = _open_clip()
     folder, known = Path(name), library.list_models()
-    if (folder / CONFIG).is_file():
+    local = (folder / CONFIG).is_file()
+    if local:
         source, tag = f"local-dir:{name}", None
+        text = _text_of(folder)
     else:
         source, _, tag = name.partition("/")
         if source not in known:
@@ -46,10 +49,13 @@ def openclip(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> tuple
                 f"OpenCLIP has no model {source!r}; {hint}open_clip.list_models() lists all, and a folder has {CONFIG}"
             )
         _check_tag(library, source, tag, pretrained)
-        _check_offline(library, source, pretrained)
+        text = library.get_model_config(source).get("text_cfg", {})
+    _check_offline(name, text, pretrained and not local, local)
+    # The folder may ask for code of its own.
+    careful = {"trust_remote_code": False, "local_files_only": not pretrained} if text.get("hf_tokenizer_name") else {}
     with _reported(name):
         model = library.create_model(source, tag if pretrained else None, pretrained_text=False, **arguments)
-        tokenizer = library.get_tokenizer(source)
+        tokenizer = library.get_tokenizer(source, **careful)
     return model, _preprocessing(name, library.get_model_preprocess_cfg(model)), tokenizer
 
 
@@ -70,13 +76,26 @@ def _check_tag(library: Any, source: str, tag: str, pretrained: bool) -> None:
         )
 
 
-def _check_offline(library: Any, source: str, pretrained: bool) -> None:
-    """Refuse a model whose tokenizer would be downloaded although no download was asked for."""
-    text = library.get_model_config(source).get("text_cfg", {})
-    if not pretrained and (text.get("hf_tokenizer_name") or text.get("hf_model_name") or "siglip" in source.lower()):
+def _text_of(folder: Path) -> Mapping[str, Any]:
+    """The configuration of the text tower in a folder.
+
+    Raises:
+        ModelError: It has none.
+    """
+    try:
+        text = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+        return dict(text)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"openclip:{folder} has no text_cfg of a model_cfg in its {CONFIG}, as OpenCLIP writes it") from error
+
+
+def _check_offline(name: str, text: Mapping[str, Any], download: bool, local: bool) -> None:
+    """Refuse a model whose texts need files of the Hub although no download was asked for."""
+    needs = text.get("hf_model_name") or (not local and (text.get("hf_tokenizer_name") or "siglip" in name.lower()))
+    if needs and not download:
         raise ModelError(
-            f"openclip:{source} takes its tokenizer from the Hugging Face Hub; load it by --pretrained as openclip:{source}/TAG, "
-            f"or give a folder with {CONFIG} and the files of the tokenizer"
+            f"openclip:{name} takes its tokenizer or text tower from the Hugging Face Hub; load it by --pretrained as "
+            f"openclip:NAME/TAG, or give a folder with {CONFIG}, a text tower of OpenCLIP and the files of the tokenizer"
         )
 
 
