@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 WIDTH, PATCH, SIDE, JOINT, LONGEST = 32, 16, 64, 16, 8
 PROMPTS = ["a photo of a cat", "a photo of a dog", "a bus"]
-WORDS = "a photo of the cat dog polar bear bus".split()
+WORDS = ["a", "photo", "of", "the", "cat", "dog", "polar", "bear", "bus"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 
 

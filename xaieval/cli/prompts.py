@@ -80,8 +80,8 @@ def _check_order(prompts: Sequence[str], words: Sequence[str], data: str) -> Non
     """
     if len(prompts) != len(words):
         raise UsageError(
-            f"{data!r} has {len(words)} classes and --prompts {len(prompts)}; the label of an image is the place of its prompt, "
-            "so give one for each class in their order, or a text with {} for their names"
+            f"{data!r} has {len(words)} classes and --prompts {len(prompts)}; the label of an image is the place of its "
+            "prompt, so give one for each class in their order, or a text with {} for their names"
         )
     for place, (word, own) in enumerate(zip(words, prompts, strict=True)):
         others = [other for other in prompts if _has(other, word)]

@@ -81,8 +81,8 @@ def to_prompts(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     prompts = tuple(word for word in words if word)
     if not prompts or any(prompt.endswith(".toml") for prompt in prompts):
         raise ConfigError(
-            f"--prompts takes one or more texts, such as 'a photo of a cat' 'a photo of a dog', got {list(prompts)}; a run file "
-            "stands before it"
+            f"--prompts takes one or more texts, such as 'a photo of a cat' 'a photo of a dog', got {list(prompts)}; a run "
+            "file stands before it"
         )
     return prompts
 

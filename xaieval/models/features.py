@@ -161,8 +161,8 @@ def features_of(model: Any, images: Tensor, output: Output = None) -> Float[Tens
     found = find(result, output) if output is not None else getattr(result, "pooler_output", result)
     if not isinstance(found, Tensor) or found.ndim != 2 or not found.is_floating_point():
         raise ModelError(
-            f"the model gives no features [N, C]: got {describe_value(found)}; say where they are with output= (a key, an index, "
-            "or a function of the output, such as lambda out: out.last_hidden_state[:, 0])"
+            f"the model gives no features [N, C]: got {describe_value(found)}; say where they are with output= (a key, an "
+            "index, or a function of the output, such as lambda out: out.last_hidden_state[:, 0])"
         )
     classes = getattr(model, "num_classes", 0)
     if output is None and hasattr(model, "reset_classifier") and classes and found.shape[1] == classes:

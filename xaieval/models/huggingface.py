@@ -29,8 +29,8 @@ def huggingface(
     """Load an image model in float32, with its preprocessing and, of a model of images and texts, its tokenizer, else None.
 
     The task (image classification, semantic segmentation, object detection, or the comparison of images with texts) is read
-    from the configuration; default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and weights are
-    read only from safetensors.
+    from the configuration; default: classification. Code of a repository is never run, nor an attention kernel that its
+    configuration names, and weights are read only from safetensors.
 
     Args:
         name: A model on the Hub, or a folder with config.json. Weights of a folder are loaded if present, those of a

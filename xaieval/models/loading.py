@@ -82,8 +82,8 @@ def load_model(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG" for
-            pretrained weights, or a folder with open_clip_config.json), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
+            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG"
+            for pretrained weights, or a folder with open_clip_config.json), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
             `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
             imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.

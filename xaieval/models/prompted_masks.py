@@ -101,6 +101,6 @@ class PromptedMask(nn.Module):
         outside = (self.points >= self.points.new_tensor([width, height])).any(dim=1)
         if outside.any():
             raise TargetError(
-                f"the point {tuple(self.points[outside][0].tolist())} is outside the images of {width} x {height} pixels; points "
-                "are (x, y) in pixels of the model's input"
+                f"the point {tuple(self.points[outside][0].tolist())} is outside the images of {width} x {height} pixels; "
+                "points are (x, y) in pixels of the model's input"
             )

@@ -27,8 +27,8 @@ class ZeroShot(nn.Module):
     with `model`, such as `model.vision_model.encoder.layers.11`.
 
     Args:
-        model: A CLIPModel or SiglipModel of transformers, a model of OpenCLIP, or a module with the same `get_text_features` and
-            `get_image_features` (or `encode_text` and `encode_image`), `logit_scale` and optional `logit_bias`. It is not
+        model: A CLIPModel or SiglipModel of transformers, a model of OpenCLIP, or a module with the same `get_text_features`
+            and `get_image_features` (or `encode_text` and `encode_image`), `logit_scale` and optional `logit_bias`. It is not
             copied.
         prompts: One text per class, without duplicates.
         tokens: The tokenizer of the model for the prompts, its output (of transformers `input_ids` and optionally
@@ -66,8 +66,8 @@ class ZeroShot(nn.Module):
         missing = [names[0] for names in (TEXT, IMAGE, ("logit_scale",)) if not any(hasattr(model, name) for name in names)]
         if missing:
             raise ModelError(
-                f"a {type(model).__name__} has no {missing[0]}; a CLIPModel or SiglipModel of transformers or a model of OpenCLIP "
-                "is expected"
+                f"a {type(model).__name__} has no {missing[0]}; a CLIPModel or SiglipModel of transformers or a model of "
+                "OpenCLIP is expected"
             )
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not self.prompts or len(set(self.prompts)) < len(self.prompts):
