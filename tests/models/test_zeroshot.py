@@ -7,7 +7,7 @@ import torch
 import transformers
 
 import xaieval
-from tests.models.tiny_clip import PROMPTS, save_clip
+from tests.models.tiny_clip import PROMPTS, SMALL, save_clip
 from xaieval.errors import ModelError
 from xaieval.models import ZeroShot, load_model
 
@@ -72,6 +72,33 @@ def test_a_folder_without_a_tokenizer_is_refused(saved, tmp_path):
     whole.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"(has no tokenizer for its prompts|cannot get the tokenizer of hf:)"):
         load_model(f"hf:{tmp_path}", prompts=PROMPTS)
+
+
+def _small(kind: str) -> object:
+    """A model of images and texts with a text tower of another kind."""
+    torch.manual_seed(0)
+    text = SMALL | {"vocab_size": 20, "max_position_embeddings": 12, "eos_token_id": 2, "pad_token_id": 1}
+    text |= {"project_dim": 16} if kind == "AltCLIP" else {}
+    vision = SMALL | {"image_size": 32, "patch_size": 8}
+    more = {} if kind == "Siglip2" else {"projection_dim": 8}
+    config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **more)
+    return getattr(transformers, f"{kind}Model")(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["AltCLIP", "ChineseCLIP", "MetaClip2"])
+def test_other_models_of_images_and_texts_give_their_own_logits(kind):
+    whole, images = _small(kind), torch.rand(2, 3, 32, 32)
+    tokens = {"input_ids": torch.tensor([[0, 5, 6, 2], [0, 7, 6, 2]]), "attention_mask": torch.ones(2, 4).long()}
+    with torch.no_grad():
+        expected = whole(**tokens, pixel_values=images).logits_per_image
+        torch.testing.assert_close(ZeroShot(whole, ["a", "b"], tokens)(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_models_that_take_patches_are_refused():
+    with pytest.raises(
+        ModelError, match=r"^a Siglip2Model takes patches and not images; checkpoints of one size load as Siglip"
+    ):
+        ZeroShot(_small("Siglip2"), ["a", "b"], torch.tensor([[0, 5, 6, 2], [0, 7, 6, 2]]))
 
 
 def test_other_prompts_are_another_run(saved, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,11 @@ class ZeroShot(nn.Module):
             raise ModelError(
                 f"a {type(model).__name__} has no {missing[0]}; a CLIPModel or SiglipModel of transformers or a model of "
                 "OpenCLIP is expected"
+            )
+        if "spatial_shapes" in inspect.signature(_encoder(model, IMAGE)).parameters:
+            raise ModelError(
+                f"a {type(model).__name__} takes patches and not images; checkpoints of one size load as SiglipModel, which takes "
+                "images"
             )
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not self.prompts or len(set(self.prompts)) < len(self.prompts):
