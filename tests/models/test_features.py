@@ -9,11 +9,15 @@ import pytest
 import timm
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import xaieval
-from xaieval.errors import ModelError, TargetError
-from xaieval.models import FewShot, LinearHead
+from xaieval.errors import ModelError, TargetError, WeightsError
+from xaieval.models import FewShot, LinearHead, load_model
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 
 IMAGES = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -123,6 +127,42 @@ def test_features_elsewhere_are_named_by_output():
     with torch.no_grad():
         tokens = model(IMAGES).last_hidden_state
         torch.testing.assert_close(both(IMAGES), torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
+
+
+def test_a_head_from_a_file_goes_on_models_by_name(tmp_path):
+    torch.manual_seed(0)
+    save_file({"linear.weight": torch.rand(5, 16), "linear.bias": torch.rand(5)}, tmp_path / "head.safetensors")
+    head = load_file(tmp_path / "head.safetensors")
+    whole = transformers.Dinov2Model(transformers.Dinov2Config(**SMALL)).eval()
+    whole.save_pretrained(tmp_path / "dino")
+    loaded = load_model(f"hf:{tmp_path / 'dino'}", head=tmp_path / "head.safetensors")
+    with torch.no_grad():
+        expected = whole(IMAGES).last_hidden_state[:, 0] @ head["linear.weight"].T + head["linear.bias"]
+        torch.testing.assert_close(loaded.model(IMAGES), expected, rtol=1e-4, atol=1e-5)
+    assert not loaded.random
+
+    backbone = timm.create_model("test_vit", num_classes=0)
+    save_file(backbone.state_dict(), tmp_path / "backbone.safetensors")
+    save_file({"weight": torch.rand(3, backbone.num_features)}, tmp_path / "other.safetensors")
+    found = load_model("timm:test_vit", tmp_path / "backbone.safetensors", head=tmp_path / "other.safetensors")
+    images = torch.rand(2, 3, *found.preprocessing.input_shape[1:])
+    with torch.no_grad():
+        features = backbone.eval()(images)
+        expected = features @ load_file(tmp_path / "other.safetensors")["weight"].T
+        torch.testing.assert_close(found.model(images), expected, rtol=1e-4, atol=1e-5)
+    assert not found.random
+
+
+def test_what_is_no_head_and_models_that_take_none_are_refused(tmp_path):
+    save_file({"a": torch.rand(5, 4)}, tmp_path / "head.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"'head\.safetensors' holds a; a linear head has a weight \[K, C\] and a bias \[K\]"
+    ):
+        load_model("timm:test_vit", head=tmp_path / "head.safetensors")
+    with pytest.raises(
+        ModelError, match=r"xaieval:fpn-scenes has a head of its own; a head can be put on timm:NAME and hf:NAME"
+    ):
+        load_model("xaieval:fpn-scenes", head=tmp_path / "head.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args), options.prompts)
+        arguments = parse_literals(options.model_args)
+        loaded = load_model(spec, options.weights, options.pretrained, arguments, options.prompts, options.head)
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))

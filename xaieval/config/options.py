@@ -95,6 +95,7 @@ class ModelOptions:
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         prompts: Classes of CLIP, SigLIP and the like, as texts: 'a photo of a {}' for the class names of the data, or one text
             for each class, or a .txt file with one on each line.
+        head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model.
         mean: Mean for input normalisation, one number per channel. Default: that of the model.
@@ -107,6 +108,7 @@ class ModelOptions:
     pretrained: bool = False
     random_weights: Switch = False
     prompts: Prompts | None = None
+    head: str | None = None
     model_args: Arguments = field(default_factory=dict)
     image_size: Side | None = None
     mean: Numbers | None = None

@@ -24,7 +24,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def huggingface(
-    name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None
+    name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None, features: bool = False
 ) -> tuple[nn.Module, Preprocessing, Any]:
     """Load an image model in float32, with its preprocessing and, of a model of images and texts, its tokenizer, else None.
 
@@ -38,6 +38,7 @@ def huggingface(
         pretrained: Whether the weights must be present.
         arguments: Settings of the configuration to change, such as `{"num_labels": 5}`.
         weights: A weights file to load instead.
+        features: Load the model without its head.
 
     Raises:
         ModelError: The model does not exist or cannot be reached, its configuration requires code of the Hub, or an argument is
@@ -57,7 +58,7 @@ def huggingface(
         config = transformers.AutoConfig.from_pretrained(name, **where)
     _change(config, arguments, name)
     _check_kernels(config, name)
-    kind = _auto_class(transformers, config)
+    kind = transformers.AutoModel if features else _auto_class(transformers, config)
     if weights is None and (pretrained or (local and _has_weights(folder))):
         source = {"pretrained_model_name_or_path": name, **where}
         model = _loaded(transformers, kind, config, name, source, local)

@@ -72,8 +72,8 @@ class ZeroShot(nn.Module):
             )
         if "spatial_shapes" in inspect.signature(_encoder(model, IMAGE)).parameters:
             raise ModelError(
-                f"a {type(model).__name__} takes patches and not images; checkpoints of one size load as SiglipModel, which takes "
-                "images"
+                f"a {type(model).__name__} takes patches and not images; checkpoints of one size load as SiglipModel, "
+                "which takes images"
             )
         self.prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not self.prompts or len(set(self.prompts)) < len(self.prompts):
