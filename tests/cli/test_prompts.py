@@ -47,6 +47,12 @@ def test_prompts_that_are_not_the_classes_are_refused(prompts, names, message):
         class_prompts(prompts, names, "folder:x", labelled=True)
 
 
+def test_where_the_prediction_is_explained_the_prompts_may_be_fewer_but_not_in_another_order():
+    assert class_prompts(["a cat"], NAMES, "folder:x", labelled=False) == ("a cat",)
+    with pytest.raises(UsageError, match="in the order of the classes"):
+        class_prompts(["the polar bear", "the cat"], NAMES, "folder:x", labelled=False)
+
+
 def test_a_name_inside_another_word_is_no_other_class():
     names = ["car", "carpet"]
     assert class_prompts(["an automobile", "a carpet"], names, "folder:x", labelled=True) == ("an automobile", "a carpet")

@@ -121,7 +121,7 @@ def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions
 
 def load_for(options: RunOptions | CheckOptions, model_options: ModelOptions, seed: int = 0) -> LoadedModel:
     """Load the model of a run; prompts, if it has any, are those of the classes of its data."""
-    return load(options.model, with_prompts(model_options, options, class_order(options.classes)), seed)
+    return load(options.model, with_prompts(model_options, options, chosen_target(options), class_order(options.classes)), seed)
 
 
 def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
@@ -171,7 +171,7 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     return function
 
 
-def chosen_target(options: RunOptions) -> str | None:
+def chosen_target(options: RunOptions | CheckOptions) -> str | None:
     """The target that the options name; None for that of the protocol. Mosaics are asked for the class of a cell."""
     from xaieval.data import is_mosaics
 

@@ -14,12 +14,15 @@ __all__ = ["class_prompts", "with_prompts"]
 CODE = re.compile(r"n\d{8}|[\d\W_]+")  # WordNet's, such as n01440764 in ImageNet's folders, or a number
 
 
-def with_prompts(model: ModelOptions, options: RunOptions | CheckOptions, order: Sequence[str] | str | None) -> ModelOptions:
+def with_prompts(
+    model: ModelOptions, options: RunOptions | CheckOptions, target: str | None, order: Sequence[str] | str | None
+) -> ModelOptions:
     """The options of a model with a prompt for each class of the data.
 
     Args:
         model: Of the model; without prompts, they stay as they are.
         options: What names the data.
+        target: The class to explain.
         order: The order of the classes, as of `image_folder(classes=...)`.
 
     Raises:
@@ -29,8 +32,7 @@ def with_prompts(model: ModelOptions, options: RunOptions | CheckOptions, order:
     if model.prompts is None:
         return model
     names = _class_names(options.data, order)
-    labelled = options.target in ("label", "each")
-    return replace(model, prompts=class_prompts(model.prompts, names, options.data, labelled))
+    return replace(model, prompts=class_prompts(model.prompts, names, options.data, target in ("label", "each")))
 
 
 def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, labelled: bool) -> tuple[str, ...]:
@@ -40,10 +42,11 @@ def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, label
         prompts: The template, or the prompts.
         names: The class names of the data, empty where they are unknown. Underscores become spaces.
         data: The name of the data, for errors.
-        labelled: Whether the class to explain is the label, so that the prompts need to be the classes in their order.
+        labelled: Whether the class to explain is the label, so that there has to be a prompt for each class.
 
     Raises:
-        UsageError: There is no class name for a template, class names are no words, or labels are not the places of prompts.
+        UsageError: There is no class name for a template, class names are no words, prompts are missing, or they are in another
+            order than the classes.
 
     Example:
         >>> class_prompts(["a photo of a {}"], ["cat", "polar_bear"], "folder:photos", False)
@@ -52,7 +55,12 @@ def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, label
     words = [" ".join(name.replace("_", " ").split()) for name in names]
     templates = [prompt for prompt in prompts if "{}" in prompt]
     if not templates:
-        if labelled and names:
+        if labelled and names and len(prompts) != len(words):
+            raise UsageError(
+                f"{data!r} has {len(words)} classes and --prompts {len(prompts)}; the label of an image is the place of its "
+                "prompt, so give one for each class in their order, or a text with {} for their names"
+            )
+        if len(prompts) == len(words):
             _check_order(prompts, words, data)
         return tuple(prompts)
     if len(prompts) > 1:
@@ -73,16 +81,11 @@ def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, label
 
 
 def _check_order(prompts: Sequence[str], words: Sequence[str], data: str) -> None:
-    """Refuse prompts that are not the classes of the data in their order, where labels say which prompt is explained.
+    """Refuse prompts that are the classes of the data in another order, so that labels would be wrong.
 
     Raises:
-        UsageError: There are more or fewer, or a class stands in another prompt than its own.
+        UsageError: A class stands in another prompt than its own.
     """
-    if len(prompts) != len(words):
-        raise UsageError(
-            f"{data!r} has {len(words)} classes and --prompts {len(prompts)}; the label of an image is the place of its "
-            "prompt, so give one for each class in their order, or a text with {} for their names"
-        )
     for place, (word, own) in enumerate(zip(words, prompts, strict=True)):
         others = [other for other in prompts if _has(other, word)]
         if others and not _has(own, word):
