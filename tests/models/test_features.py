@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import xaieval
-from xaieval.errors import ModelError, TargetError, WeightsError
+from xaieval.errors import ExplainerError, ModelError, TargetError, WeightsError
 from xaieval.models import FewShot, LinearHead, load_model
 
 transformers.utils.logging.set_verbosity_error()
@@ -70,6 +70,13 @@ def test_scores_are_cosines_to_the_mean_of_the_references_by_hand(name):
     layers = list(xaieval.explain(classifier, IMAGES, "auto"))
     assert layers[0] == f"{blocks}.0"
     assert all(layer.startswith(blocks) for layer in layers)
+
+
+def test_a_transformer_that_averages_its_tokens_is_known_inside_a_classifier():
+    make, _, _ = FEATURES["DINOv3 of timm"]
+    classifier = FewShot(make().eval(), [IMAGES[:1], IMAGES[1:]])
+    with pytest.raises(ExplainerError, match=r"^method 'grad-eclip' needs a class token .* this model averages its tokens"):
+        xaieval.explain(classifier, IMAGES, method="grad-eclip")
 
 
 @pytest.fixture(scope="module")

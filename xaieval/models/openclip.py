@@ -54,7 +54,8 @@ def openclip(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> tuple
     # The folder may ask for code of its own.
     careful = {"trust_remote_code": False, "local_files_only": not pretrained} if text.get("hf_tokenizer_name") else {}
     with _reported(name):
-        model = library.create_model(source, tag if pretrained else None, pretrained_text=False, **arguments)
+        settings = {"pretrained_text": False, "require_pretrained": pretrained}
+        model = library.create_model(source, tag if pretrained else None, **settings, **arguments)
         tokenizer = library.get_tokenizer(source, **careful)
     return model, _preprocessing(name, library.get_model_preprocess_cfg(model)), tokenizer
 
