@@ -119,7 +119,7 @@ def test_a_folder_is_that_model_with_its_preprocessing(folder, models):
 def test_weights_come_from_a_file_too(folder, models):
     weights = (folder / "open_clip_model.safetensors").rename(folder.parent / f"{folder.name}.safetensors")
     assert load_model(f"openclip:{folder}", prompts=PROMPTS).random
-    with pytest.raises(ModelError, match="^cannot get openclip:.*Required pretrained weights"):
+    with pytest.raises(ModelError, match=r"^cannot get openclip:.*Required pretrained weights"):
         load_model(f"openclip:{folder}", pretrained=True, prompts=PROMPTS)
     loaded = load_model(f"openclip:{folder}", weights, prompts=PROMPTS)
     torch.testing.assert_close(loaded.model(IMAGES), models["openclip"](IMAGES))
