@@ -7,8 +7,10 @@ import json
 import sys
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import xaieval
 from tests.models.tiny_clip import PROMPTS, openclip_tiny, sequence_first, transformers_copy
@@ -96,6 +98,36 @@ def test_a_tower_that_averages_its_tokens_is_read_in_all_rows():
             ExplainerError, match="reads each token alone, and this model averages those that are not its class"
         ):
             xaieval.explain(model, IMAGES, method=method)
+
+
+class _SigLIP(nn.Module):
+    """A vision tower of timm with a pooling query and, as OpenCLIP's has it, a head of no layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = timm.create_model(
+            "vit_base_patch16_siglip_224", img_size=64, num_classes=0, depth=3, embed_dim=32, num_heads=2
+        )
+        self.head = nn.Sequential()
+        self.logit_scale = nn.Parameter(torch.tensor(1.0))
+        self.text = nn.Embedding(9, 32)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.trunk(images))
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.text(tokens).mean(dim=1)
+
+
+@pytest.mark.parametrize("method", ["legrad", "maskclip", "clip-surgery", "grad-eclip", "generic-attention", "attn-lrp"])
+def test_modules_without_layers_pass_on_what_they_get(method):
+    torch.manual_seed(0)
+    tower, tokens = _SigLIP().eval(), torch.tensor([[1, 2], [1, 3]])
+    whole = ZeroShot(tower, ["a", "b"], tokens).eval()
+    found = xaieval.explain(whole, IMAGES, method=method, target=1)["input"]
+    tower.head = nn.Identity()
+    torch.testing.assert_close(found, xaieval.explain(whole, IMAGES, method=method, target=1)["input"])
+    assert (found.flatten(1).std(dim=1) > 0.01).all()
 
 
 @pytest.fixture
