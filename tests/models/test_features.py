@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import xaieval
+from xaieval.cli import main
 from xaieval.errors import ExplainerError, ModelError, TargetError, WeightsError
 from xaieval.models import FewShot, LinearHead, load_model
 
@@ -158,6 +160,14 @@ def test_a_head_from_a_file_goes_on_models_by_name(tmp_path):
         expected = features @ load_file(tmp_path / "other.safetensors")["weight"].T
         torch.testing.assert_close(found.model(images), expected, rtol=1e-4, atol=1e-5)
     assert not found.random
+
+
+def test_the_command_takes_a_head(tmp_path, capsys):
+    save_file({"weight": torch.rand(3, 64), "bias": torch.rand(3)}, tmp_path / "head.safetensors")
+    main(["layers", "timm:test_vit", "--head", str(tmp_path / "head.safetensors"), "--json"])
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    assert {layer["address"].partition(".")[0].partition("[")[0] for layer in layers} == {"model", "head"}
+    assert layers[-1]["output_shape"] == [1, 3]
 
 
 def test_what_is_no_head_and_models_that_take_none_are_refused(tmp_path):

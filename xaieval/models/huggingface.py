@@ -228,7 +228,7 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(
             f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
-            "was trained for its task is expected"
+            "was trained for its task is expected; of a model that gives features, --head FILE takes a linear head"
         )
 
 
