@@ -19,9 +19,9 @@ __all__ = [
     "ReadsRows",
     "Rows",
     "WeightKeeper",
-    "check_images_first",
     "gradients_of",
     "grid_of",
+    "image_axis",
     "no_attention",
     "reads_class_token",
     "wide",
@@ -92,13 +92,10 @@ class WeightKeeper:
         self.blocks.append(weights)
 
 
-def check_images_first(context: Context, name: str) -> None:
-    """Refuse a model with tokens `[T, N, C]` in its blocks, for methods that take each image's tokens by the first axis.
+def image_axis(context: Context) -> int:
+    """The axis of the images in the tokens of a model's blocks: 0 for `[N, T, C]`, or 1 for `[T, N, C]`.
 
-    One image tells the axes apart, whatever the number of tokens is.
-
-    Raises:
-        ExplainerError: The sums of its residual connections have the tokens first.
+    The sums of the residual connections tell, and one image tells the axes apart, whatever the number of tokens is.
     """
     sums, tokens = set[tuple[int, ...]](), set[int]()
 
@@ -112,11 +109,7 @@ def check_images_first(context: Context, name: str) -> None:
 
     with torch.no_grad(), EagerAttention(call):
         context.read(context.images[:1])
-    if any((count, 1) in sums for count in tokens if count > 1):
-        raise ExplainerError(
-            f"method '{name}' needs tokens [N, T, C] in the blocks, and this model has [T, N, C], the images second; "
-            "'generic-attention' and 'grad-eclip' explain it, or the same weights in a model that has the images first"
-        )
+    return 1 if any((count, 1) in sums for count in tokens if count > 1) else 0
 
 
 def no_attention(name: str) -> ExplainerError:
