@@ -74,7 +74,7 @@ def test_tokens_before_images_give_the_same_maps(models, method, count):
     images = IMAGES.repeat(6, 1, 1, 1)[:count]
     found = xaieval.explain(models["sequence first"], images, method=method, target=1)["input"]
     expected = xaieval.explain(models["openclip"], images, method=method, target=1)["input"]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-4)
 
 
 def test_as_many_images_as_tokens_are_no_tokens_before_images(models):
