@@ -30,7 +30,7 @@ from xaieval import explain, list_layers
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import called
 from xaieval.inference.options import Inference
-from xaieval.inference.query_detections import with_detections
+from xaieval.inference.queries import with_known_output
 from xaieval.inference.tasks import predicted_score, resolve_task
 from xaieval.models import load_model
 from xaieval.probe.hooks import locate, run
@@ -272,7 +272,7 @@ def examine(case: Case) -> dict[str, Any]:
     """The columns that need the model."""
     model, images = build(case), planted(case.size)
     task = resolve_task("detection" if case.name.startswith("ultralytics:") else "classification")
-    call = called(model, with_detections(Inference(), task, model).forward)
+    call = called(model, with_known_output(Inference(), task, model)[0].forward)
     listing = list_layers(model, images[:1])
     with borrow(model):
         located = locate(model, images, ["auto"], forward=call, score=partial(predicted_score, task))

@@ -101,6 +101,20 @@ def _hf(path: Path) -> object:
     return load_model(f"hf:{folder}", weights=path)
 
 
+def _openclip(path: Path, weights: Path | None) -> object:
+    """A tiny model of OpenCLIP with weights from a file, or from its folder."""
+    pytest.importorskip("open_clip")
+    vision = {"image_size": 8, "patch_size": 4, "width": 8, "layers": 1, "head_width": 8}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
+    folder = path.parent / "openclip"
+    folder.mkdir()
+    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    if weights is None:
+        path.rename(folder / "open_clip_pytorch_model.bin")
+    return load_model(f"openclip:{folder}", weights=weights, prompts=["a cat"])
+
+
 READERS = {
     "read_weights": read_weights,
     "load_weights": lambda path: load_weights(nn.Linear(1, 1), path),
@@ -108,6 +122,7 @@ READERS = {
     "torchvision:": lambda path: load_model("torchvision:squeezenet1_1", weights=path),
     "xaieval:": lambda path: load_model("xaieval:fpn-scenes", weights=path),
     "hf:": _hf,
+    "openclip:": lambda path: _openclip(path, path),
     "backbone of FPNClassifier": lambda path: FPNClassifier("test_resnet", 2, channels=4, pretrained=path),
     "backbone of ABNClassifier": lambda path: ABNClassifier("test_resnet", 2, pretrained=path),
     "checkpoint of a training": _fit,
@@ -224,6 +239,7 @@ CHECKPOINT = {
     "timm:": lambda path: load_model("timm:test_resnet", model_args={"checkpoint_path": str(path)}),
     "backbone": lambda path: FPNClassifier("test_resnet", 2, channels=4, backbone_args={"checkpoint_path": str(path)}),
     "hf:": lambda path: _wrapped(path),
+    "openclip:": lambda path: _openclip(path, None),
 }
 
 

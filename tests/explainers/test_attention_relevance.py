@@ -17,7 +17,7 @@ from xaieval.errors import ExplainerError
 from xaieval.explainers import METHODS
 from xaieval.explainers.attention_relevance import TransformerAttribution
 from xaieval.explainers.eager_attention import EagerAttention
-from xaieval.explainers.relevance_rules import ALPHA_BETA, ATTN_LRP, ruled
+from xaieval.explainers.relevance_rules import ATTN_LRP, alpha_beta, ruled
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 TARGETS = [1, 4, 0]
@@ -181,13 +181,13 @@ def test_relevance_is_conserved_by_each_rule(name):
     relevance = torch.rand(STEPS[name](x).shape, dtype=torch.float64)
     (gradient,) = _passed_back(ATTN_LRP, STEPS[name], x, relevance=relevance / STEPS[name](x))
     torch.testing.assert_close((gradient * x).flatten(1).sum(1), relevance.flatten(1).sum(1))
-    (found,) = _passed_back(ALPHA_BETA, STEPS[name], x, relevance=relevance)
+    (found,) = _passed_back(alpha_beta(), STEPS[name], x, relevance=relevance)
     torch.testing.assert_close(found.flatten(1).sum(1), relevance.flatten(1).sum(1), rtol=1e-6, atol=0)
 
 
 def test_a_function_without_a_rule_is_refused():
     value = torch.ones(2, requires_grad=True)
-    for rules in (ATTN_LRP, ALPHA_BETA):
+    for rules in (ATTN_LRP, alpha_beta()):
         with EagerAttention(ruled(rules, "m")), pytest.raises(ExplainerError, match="'m' has no rule for the function exp of"):
             torch.exp(value)
         with EagerAttention(ruled(rules, "m")):

@@ -225,7 +225,7 @@ def test_what_cannot_be_followed_is_refused(yolo11):
 def test_only_detectors_with_strides_and_classes_are_decoded(yolo11):
     task = Detection()
     assert with_known_output(Inference(), task, torch.nn.Conv2d(3, 3, 3, 2)) == (Inference(), task)
-    assert with_detections(Inference(), Detection(output=0), yolo11.model) == Inference()
-    found = with_detections(Inference(), task, torch.nn.DataParallel(yolo11.model)).forward
+    assert with_known_output(Inference(), Detection(output=0), yolo11.model)[0] == Inference()
+    found = with_known_output(Inference(), task, torch.nn.DataParallel(yolo11.model))[0].forward
     assert found == grid_detector(yolo11.model)
     assert found.stride == 32

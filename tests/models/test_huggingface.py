@@ -504,8 +504,6 @@ def test_zero_shot_asks_a_tokenizer_for_the_full_length_and_leaves_the_model_as_
         "prompts": PROMPTS,
         "padding": "max_length",
         "max_length": TEXT["max_position_embeddings"],
-        "truncation": True,
-        "return_tensors": "pt",
     }
     assert whole.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in whole.parameters())
@@ -538,7 +536,7 @@ def test_siglip_is_scored_by_sigmoids():
             PROMPTS,
             TOKENS,
             ModelError,
-            "a Linear has no get_text_features; a CLIPModel or SiglipModel is expected",
+            "a Linear has no get_text_features; a CLIPModel or SiglipModel of transformers or a model of OpenCLIP is expected",
         ),
         (_clip, [], TOKENS, TargetError, "prompts are one or more, each once; got []"),
         (_clip, ["a", "a"], TOKENS, TargetError, "prompts are one or more, each once; got ['a', 'a']"),

@@ -36,7 +36,7 @@ def check(
     from xaieval.data import load_data
     from xaieval.evaluation.check import check as look
 
-    loaded = load_trained(options.model, model_options, options.seed)
+    loaded = load_trained(options, model_options)
     prepared = loaded.preprocessing
     data = load_data(
         options.data,

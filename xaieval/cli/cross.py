@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import chosen_target, class_order, load, load_forward, load_methods, mosaic_settings
+from xaieval.cli.loading import chosen_target, class_order, load_for, load_forward, load_methods, mosaic_settings
 from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
@@ -213,11 +213,12 @@ def _load(name: str, run: Scores) -> LoadedModel:
     """
     from xaieval.evaluation.fingerprint import fingerprint
 
-    options = run.manifest["options"]
-    loaded = load(options["model"], options_of(options, ModelOptions), int(options.get("seed", 0)))
+    recorded = run.manifest["options"]
+    options = options_of(recorded, ScoreOptions)
+    loaded = load_for(options, options_of(recorded, ModelOptions), options.seed)
     known = (run.manifest.get("model") or {}).get("fingerprint")
     if fingerprint(loaded.model) != known:
-        raise RunError(f"the model '{options['model']}' is not the one that {name} scored: its fingerprint differs")
+        raise RunError(f"the model '{options.model}' is not the one that {name} scored: its fingerprint differs")
     return loaded
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
+from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
 from xaieval.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "chosen_target",
     "class_order",
     "load",
+    "load_for",
     "load_forward",
     "load_inputs",
     "load_judge",
@@ -78,7 +80,7 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
     """
     from xaieval.data import load_data
 
-    loaded = load_trained(options.model, model_options, options.seed)
+    loaded = load_trained(options, model_options)
     forward = load_forward(model_options.forward)
     if not names_code("data", options.data):
         check_normalisation(model_options, loaded.preprocessing)
@@ -102,19 +104,24 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
     return Inputs(loaded, forward, protocol, data, settings)
 
 
-def load_trained(spec: str, options: ModelOptions, seed: int) -> LoadedModel:
-    """Load a model whose explanations are to be judged.
+def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions) -> LoadedModel:
+    """Load the model whose explanations are to be judged.
 
     Raises:
         ModelError: Its weights are random, and the options do not ask for that.
     """
-    loaded = load(spec, options, seed)
-    if loaded.random and not options.random_weights:
+    loaded = load_for(options, model_options, options.seed)
+    if loaded.random and not model_options.random_weights:
         raise ModelError(
-            f"{spec} without --weights FILE or --pretrained has random weights, and the scores of a network that knows nothing "
-            "mean nothing; give its weights, or --random-weights to score it all the same (drawn by --seed)"
+            f"{options.model} without --weights FILE or --pretrained has random weights, and the scores of a network that "
+            "knows nothing mean nothing; give its weights, or --random-weights to score it all the same (drawn by --seed)"
         )
     return loaded
+
+
+def load_for(options: RunOptions | CheckOptions, model_options: ModelOptions, seed: int = 0) -> LoadedModel:
+    """Load the model of a run; prompts, if it has any, are those of the classes of its data."""
+    return load(options.model, with_prompts(model_options, options, chosen_target(options), class_order(options.classes)), seed)
 
 
 def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
@@ -125,7 +132,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
+        arguments = parse_literals(options.model_args)
+        loaded = load_model(spec, options.weights, options.pretrained, arguments, options.prompts, options.head)
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))
@@ -140,9 +148,9 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
-def load_judge(spec: str, options: ModelOptions, weights: str) -> Any:
+def load_judge(options: RunOptions, model_options: ModelOptions, weights: str) -> Any:
     """The network of a model's kind with other weights, which judges masked images."""
-    return load(spec, replace(options, weights=weights, pretrained=False)).model
+    return load_for(options, replace(model_options, weights=weights, pretrained=False)).model
 
 
 def load_forward(spec: str | None) -> Callable[..., Any] | None:
@@ -163,7 +171,7 @@ def load_forward(spec: str | None) -> Callable[..., Any] | None:
     return function
 
 
-def chosen_target(options: RunOptions) -> str | None:
+def chosen_target(options: RunOptions | CheckOptions) -> str | None:
     """The target that the options name; None for that of the protocol. Mosaics are asked for the class of a cell."""
     from xaieval.data import is_mosaics
 

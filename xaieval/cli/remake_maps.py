@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xaieval.cli.loading import (
     chosen_target,
     class_order,
-    load,
+    load_for,
     load_forward,
     load_methods,
     mosaic_settings,
@@ -76,7 +76,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     options, model_options = options_of(recorded, ScoreOptions), options_of(recorded, ModelOptions)
     if not import_code:
         check_imports(model=options.model, data=options.data, forward=model_options.forward)
-    loaded = load(options.model, model_options)
+    loaded = load_for(options, model_options)
     if fingerprint(loaded.model) != (scores.manifest.get("model") or {}).get("fingerprint"):
         raise RunError(f"the model '{options.model}' is not the one that was scored: its fingerprint differs")
     mean, std = loaded.preprocessing.mean, loaded.preprocessing.std

@@ -101,7 +101,7 @@ def _score(
 
     check_level(options.level)
     methods = load_methods(options)
-    judge = None if options.judge is None else load_judge(options.model, model_options, options.judge)
+    judge = None if options.judge is None else load_judge(options, model_options, options.judge)
     truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
     inputs = load_inputs(options, model_options, protocol_options, truth=truth)
     loaded, forward, protocol, data, settings_of_run = inputs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cyclopts import Token
 
 from xaieval.errors import ConfigError
 
-__all__ = ["joined", "to_controls", "to_integers", "to_numbers", "to_side", "to_words"]
+__all__ = ["joined", "to_controls", "to_integers", "to_numbers", "to_prompts", "to_side", "to_words"]
 
 
 def to_words(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -61,6 +62,29 @@ def to_side(kind: Any, tokens: Sequence[Token]) -> int | tuple[int, ...]:
             f"{tokens[0].keyword or 'an option'} takes one side, or height and width, such as 96,128; got {sides}"
         )
     return sides[0] if len(sides) == 1 else sides
+
+
+def to_prompts(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Prompts, one word each, or those of a text file, one on each line.
+
+    Raises:
+        ConfigError: There is none, or no such file.
+    """
+    words = [token.value.strip() for token in tokens]
+    if len(words) == 1 and words[0].endswith(".txt"):
+        try:
+            words = [line.strip() for line in Path(words[0]).read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--prompts takes texts, or a text file with one on each line; cannot read {words[0]!r}"
+            ) from error
+    prompts = tuple(word for word in words if word)
+    if not prompts or any(prompt.endswith(".toml") for prompt in prompts):
+        raise ConfigError(
+            f"--prompts takes one or more texts, such as 'a photo of a cat' 'a photo of a dog', got {list(prompts)}; a run "
+            "file stands before it"
+        )
+    return prompts
 
 
 def to_controls(kind: Any, tokens: Sequence[Token]) -> bool | tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from xaieval.config.groups import Weights
-from xaieval.config.option_words import joined, to_controls, to_integers, to_numbers, to_side, to_words
+from xaieval.config.option_words import joined, to_controls, to_integers, to_numbers, to_prompts, to_side, to_words
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.errors import ConfigError
 
@@ -26,6 +26,7 @@ __all__ = [
     "Json",
     "ModelOptions",
     "Numbers",
+    "Prompts",
     "ProtocolOptions",
     "RunOptions",
     "ScoreOptions",
@@ -42,7 +43,8 @@ __all__ = [
 
 # Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
 MODEL_HELP = (
-    "A model such as timm:NAME, torchvision:NAME, hf:NAME, ultralytics:NAME or xaieval:NAME; or package.module:factory, the "
+    "A model such as timm:NAME, torchvision:NAME, hf:NAME, openclip:NAME, ultralytics:NAME or xaieval:NAME; or "
+    "package.module:factory, the "
     "only form that imports your code and runs it."
 )
 DATA_HELP = (
@@ -74,6 +76,11 @@ ControlWords = Annotated[
     bool | tuple[str, ...],
     Parameter(converter=to_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
 ]
+# Each word is a prompt, since prompts have commas.
+Prompts = Annotated[
+    tuple[str, ...],
+    Parameter(converter=to_prompts, n_tokens=1, consume_multiple=True, accepts_keys=False, negative=(), show_default=False),
+]
 GroupsOption = Annotated[str | None, Parameter(help=GROUPS_HELP)]
 Arguments = Annotated[dict[str, str], Parameter(show_default=False)]
 ArgumentsByName = Annotated[dict[str, dict[str, str]], Parameter(show_default=False)]
@@ -87,6 +94,9 @@ class ModelOptions:
         weights: Weights file: .safetensors, or .pth that contains only tensors.
         pretrained: Use the pretrained weights of the library, which may be downloaded.
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
+        prompts: Classes of CLIP, SigLIP and the like, as texts: 'a photo of a {}' for the class names of the data, or one text
+            for each class, or a .txt file with one on each line.
+        head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
             images keep the shape of their pictures, the shorter side.
@@ -99,6 +109,8 @@ class ModelOptions:
     weights: str | None = None
     pretrained: bool = False
     random_weights: Switch = False
+    prompts: Prompts | None = None
+    head: str | None = None
     model_args: Arguments = field(default_factory=dict)
     image_size: Side | None = None
     mean: Numbers | None = None

@@ -16,6 +16,9 @@ from xaieval.explainers import describe_method
 from xaieval.inference.borrowing import check_ready, stored_parts
 from xaieval.inference.tasks import describe
 from xaieval.models.blackbox import BlackBox
+from xaieval.models.features import FewShot, LinearHead
+from xaieval.models.prompted_masks import PromptedMask
+from xaieval.models.zeroshot import ZeroShot
 from xaieval.probe.hooks import ProbeLayer
 from xaieval.results.manifest import SCHEMA, digest, tensor_bytes, versions
 from xaieval.results.matched import excess_entry
@@ -67,6 +70,7 @@ def run_identity(
     metric_settings = {metric.name: dict(metric.settings) for metric in request.metrics if metric.settings}
     how = request.inference
     return {
+        **model.get("settings", {}),
         "model": model["fingerprint"] or model["function"],
         "layers": [layer.address for layer in layers],
         "methods": list(described),
@@ -107,10 +111,12 @@ def fingerprint(model: nn.Module) -> str:
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """The manifest's entry on the model; a function has only its name."""
-    entry = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
+    entry: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if isinstance(model, BlackBox):
         return {**entry, "function": model.function_name, "parameters": None, "fingerprint": None}
     known = fingerprint(model)  # first, since it checks that the parameters can be read
+    if isinstance(model, ZeroShot | FewShot | LinearHead | PromptedMask):
+        entry["settings"] = model.settings
     return {**entry, "parameters": sum(parameter.numel() for parameter in model.parameters()), "fingerprint": known}
 
 

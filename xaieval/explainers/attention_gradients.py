@@ -13,7 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.attention_weights import AttentionRows, ReadsRows, Rows, WeightKeeper, gradients_of, grid_of, wide
+from xaieval.explainers.attention_weights import (
+    AttentionRows,
+    ReadsRows,
+    Rows,
+    WeightKeeper,
+    gradients_of,
+    grid_of,
+    image_axis,
+    wide,
+)
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.transformer_blocks import BlockFinder
 
@@ -167,6 +176,7 @@ class LeGrad:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         size, count = size_of_images(context, self.name), len(context.images)
+        axis = image_axis(context)
         finder = BlockFinder(count, self.name)
         with torch.no_grad(), finder.watching(context.model):
             finder.run(lambda: context.read(context.images))
@@ -174,7 +184,7 @@ class LeGrad:
         pooled = finder.pooled
         with torch.enable_grad():
             keeper = WeightKeeper(count, self.name, of_last=len(blocks) * count if pooled else None)
-            with _tokens_of_all(blocks, mean=not pooled):
+            with _tokens_of_all(blocks, axis, mean=not pooled):
                 read = keeper.run(lambda: context.read(context.images.detach().clone().requires_grad_()))
             score = context.score_of(read, context.everywhere.repeat(len(blocks)))
             gradients = self._gradients(score, keeper.blocks, len(blocks), pooled)
@@ -191,21 +201,22 @@ class LeGrad:
 
 
 @contextmanager
-def _tokens_of_all(blocks: Sequence[nn.Module], mean: bool) -> Iterator[None]:
+def _tokens_of_all(blocks: Sequence[nn.Module], axis: int, mean: bool) -> Iterator[None]:
     """Let the last block hand on the tokens of all these blocks, one after another along the batch.
 
     Args:
         blocks: The blocks; the last is that of the model.
+        axis: The axis of the images in their tokens.
         mean: Whether each token is replaced by the mean of all.
     """
     tokens: list[Tensor] = []
 
     def hand_on(module: nn.Module, _: Any, output: Any) -> Any:
         whole = output if isinstance(output, Tensor) else output[0]
-        tokens.append(whole.mean(dim=1, keepdim=True).expand_as(whole) if mean else whole)
+        tokens.append(whole.mean(dim=1 - axis, keepdim=True).expand_as(whole) if mean else whole)
         if module is not blocks[-1]:
             return None
-        every = torch.cat(tokens)
+        every = torch.cat(tokens, dim=axis)
         return every if isinstance(output, Tensor) else (every, *output[1:])
 
     handles = [block.register_forward_hook(hand_on) for block in blocks]

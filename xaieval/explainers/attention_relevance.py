@@ -11,10 +11,10 @@ from torch import Tensor
 
 from xaieval.errors import ExplainerError
 from xaieval.explainers.attention_gradients import attribution_rollout
-from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper, gradients_of, no_attention
+from xaieval.explainers.attention_weights import ReadsRows, Rows, WeightKeeper, gradients_of, image_axis, no_attention
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import EagerAttention
-from xaieval.explainers.relevance_rules import ALPHA_BETA, ATTN_LRP, Rule, ruled
+from xaieval.explainers.relevance_rules import ATTN_LRP, Rule, alpha_beta, ruled
 
 __all__ = ["ATTENTION_RELEVANCE", "AttnLRP", "TransformerAttribution"]
 
@@ -107,9 +107,9 @@ class TransformerAttribution(ReadsRows):
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, h, w]`."""
         size_of_images(context, self.name)
-        of_blocks = []
+        of_blocks, axis = [], image_axis(context)
         with torch.enable_grad():
-            for rules in (None, ALPHA_BETA):
+            for rules in (None, alpha_beta(axis)):
                 call = None if rules is None else ruled(rules, self.name)
                 keeper = WeightKeeper(len(context.images), self.name, call=call)
                 images = context.images.detach().clone().requires_grad_()

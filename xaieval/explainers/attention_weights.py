@@ -21,10 +21,13 @@ __all__ = [
     "WeightKeeper",
     "gradients_of",
     "grid_of",
+    "image_axis",
     "no_attention",
     "reads_class_token",
     "wide",
 ]
+
+SUMS = ("add", "iadd", "radd")
 
 Rows = Literal["auto", "class", "mean"]
 
@@ -87,6 +90,26 @@ class WeightKeeper:
                 "explains any model"
             )
         self.blocks.append(weights)
+
+
+def image_axis(context: Context) -> int:
+    """The axis of the images in the tokens of a model's blocks: 0 for `[N, T, C]`, or 1 for `[T, N, C]`.
+
+    The sums of the residual connections tell, and one image tells the axes apart, whatever the number of tokens is.
+    """
+    sums, tokens = set[tuple[int, ...]](), set[int]()
+
+    def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = function(*args, **kwargs)
+        if is_attention(function, result, args, kwargs):
+            tokens.add(result.shape[-1])
+        elif getattr(function, "__name__", "").strip("_") in SUMS and isinstance(result, Tensor) and result.ndim == 3:
+            sums.add(tuple(result.shape[:2]))
+        return result
+
+    with torch.no_grad(), EagerAttention(call):
+        context.read(context.images[:1])
+    return 1 if any((count, 1) in sums for count in tokens if count > 1) else 0
 
 
 def no_attention(name: str) -> ExplainerError:
@@ -178,9 +201,17 @@ def grid_of(row: Tensor, layout: Layout) -> Tensor:
 
 
 def reads_class_token(model: Any) -> bool:
-    """Whether the model reads the class token, by its attributes; a model without them does."""
-    pools = getattr(model, "global_pool", "token")
-    return getattr(model, "has_class_token", True) is not False and pools in ("token", "", None)
+    """Whether the model reads the class token, by the attributes of timm's and OpenCLIP's vision transformers.
+
+    The transformer may be inside the model; a model without these attributes reads the class token.
+    """
+    for module in model.modules():
+        pools = getattr(module, "global_pool", None)
+        if isinstance(pools, str):
+            return getattr(module, "has_class_token", True) is not False and pools in ("token", "")
+        if getattr(module, "pool_type", None) in ("tok", "avg", "last") and hasattr(module, "class_embedding"):
+            return module.pool_type == "tok"
+    return getattr(model, "has_class_token", True) is not False
 
 
 def gradients_of(score: Tensor, blocks: list[Tensor], name: str, keep: bool = False) -> list[Tensor]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaieval.errors import ExplainerError
-from xaieval.explainers.attention_weights import AttentionRows, grid_of
+from xaieval.explainers.attention_weights import AttentionRows, grid_of, image_axis
 from xaieval.explainers.base import Context, size_of_images
 from xaieval.explainers.eager_attention import PRODUCTS, EagerAttention, is_attention
 from xaieval.explainers.transformer_blocks import BlockFinder
@@ -69,7 +69,7 @@ class MaskCLIP:
         with torch.no_grad(), ExitStack() as stack:
             if not dense.pooled:
                 stack.enter_context(_handle(dense.attentions[-1], lambda *call: _mixed(lambda value: value, *call)))
-            stack.enter_context(_handle(dense.blocks[-1], lambda _module, _args, _kwargs, output: _alone(output)))
+            stack.enter_context(_handle(dense.blocks[-1], lambda _module, _args, _kwargs, output: _alone(output, dense.axis)))
             read = context.read(context.images)
             scores = context.score_of(read, context.everywhere.repeat_interleave(dense.tokens))
         return dense.map_of(scores.unflatten(0, (-1, dense.tokens)), self.grid, self.prefix_tokens)
@@ -138,7 +138,9 @@ class CLIPSurgery:
             stack.callback(first.register_forward_pre_hook(start, with_kwargs=True).remove)
             for attention in dense.attentions[-self.layers :]:
                 stack.enter_context(_handle(attention, add))
-            stack.enter_context(_handle(dense.blocks[-1], lambda *call: _alone(call[-1], torch.stack(second).sum(dim=0))))
+            stack.enter_context(
+                _handle(dense.blocks[-1], lambda *call: _alone(call[-1], dense.axis, torch.stack(second).sum(dim=0)))
+            )
             read = context.read(context.images)
         tokens = model.similarities(read).unflatten(0, (-1, dense.tokens))
         similarity = without_redundant(tokens, model.similarities(dense.logits))
@@ -176,6 +178,7 @@ class _Dense:
         attentions: Their attentions.
         pooled: Whether a query pools the tokens after the last block.
         tokens: The number of tokens.
+        axis: The axis of the images in the tokens of the blocks.
         logits: The output for the images.
     """
 
@@ -186,6 +189,7 @@ class _Dense:
                 f"method '{name}' compares tokens with prompts, and the classes of this model are none; it explains "
                 "xaieval.models.ZeroShot of CLIP or SigLIP, and 'generic-attention' other transformers"
             )
+        self.axis = image_axis(context)
         finder = BlockFinder(len(context.images), name)
         with torch.no_grad(), finder.watching(context.model):
             self.logits: Tensor = finder.run(lambda: context.read(context.images))
@@ -195,7 +199,16 @@ class _Dense:
             raise ExplainerError(f"method '{name}' needs attentions that are modules; 'generic-attention' does not")
 
     def map_of(self, row: Tensor, grid: tuple[int, int] | None, prefix_tokens: int | None) -> Tensor:
-        """The map `[N, h, w]` of numbers of the tokens, `[N, T]`."""
+        """The map `[N, h, w]` of numbers of the tokens, `[N, T]`.
+
+        Raises:
+            ExplainerError: The model makes nothing of a token alone.
+        """
+        if not row.isfinite().all() and self.logits.isfinite().all():
+            raise ExplainerError(
+                f"method '{self.name}' reads each token alone, and this model averages those that are not its class token; "
+                "'generic-attention' explains it"
+            )
         return grid_of(row, AttentionRows("auto", grid, prefix_tokens).layout(self.tokens, self.size, self.name))
 
 
@@ -234,9 +247,9 @@ def _first(output: Any) -> Tensor:
     return tokens
 
 
-def _alone(output: Any, tokens: Tensor | None = None) -> Any:
-    """A block's output, each token as the only one of an image, `[N * T, 1, C]`."""
-    alone = (_first(output) if tokens is None else tokens).flatten(0, 1)[:, None]
+def _alone(output: Any, axis: int, tokens: Tensor | None = None) -> Any:
+    """A block's output, each token as the only one of an image: `[N * T, 1, C]`, or `[1, N * T, C]` where images are axis 1."""
+    alone = (_first(output) if tokens is None else tokens).movedim(axis, 0).flatten(0, 1).unsqueeze(1 - axis)
     return alone if isinstance(output, Tensor) else (alone, *output[1:])
 
 

@@ -5,12 +5,13 @@ that only move numbers (reshape, cat, ...) need no rule. A function that is neit
 because its plain gradient would give a wrong map without a word.
 
 Two sets stand here. Under `ATTN_LRP`, what is passed back times the value is the relevance, so that linear functions keep their
-gradient. Under `ALPHA_BETA`, what is passed back is the relevance itself.
+gradient. Under `alpha_beta`, what is passed back is the relevance itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from xaieval.errors import ExplainerError
 
-__all__ = ["ALPHA_BETA", "ATTN_LRP", "Rule", "ruled"]
+__all__ = ["ATTN_LRP", "Rule", "alpha_beta", "ruled"]
 
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -269,7 +270,8 @@ class _Sum(torch.autograd.Function):
     """A sum of two activations: each has the share of its absolute sum over the image (eq. 9 and 10)."""
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+    def forward(ctx: Any, left: Tensor, right: Tensor, axis: int) -> Tensor:
+        ctx.axis = axis
         ctx.save_for_backward(left, right)
         return left + right
 
@@ -278,16 +280,17 @@ class _Sum(torch.autograd.Function):
         left, right = ctx.saved_tensors
         share = _safe_quotient(relevance, left + right)
         parts = [left * share, right * share]
-        sums = [_image_sum(part) for part in parts]
-        whole, all_parts = _image_sum(relevance), sum(one.abs() for one in sums)
-        return tuple(
+        sums = [_image_sum(part, ctx.axis) for part in parts]
+        whole, all_parts = _image_sum(relevance, ctx.axis), sum(one.abs() for one in sums)
+        found = (
             part * _safe_quotient(_safe_quotient(one.abs(), all_parts) * whole, one)
             for part, one in zip(parts, sums, strict=True)
         )
+        return *found, None
 
 
-def _image_sum(relevance: Tensor) -> Tensor:
-    return relevance.sum(dim=tuple(range(1, relevance.ndim)), keepdim=True)
+def _image_sum(relevance: Tensor, axis: int) -> Tensor:
+    return relevance.sum(dim=tuple(one for one in range(relevance.ndim) if one != axis), keepdim=True)
 
 
 def _safe_quotient(one: Tensor, other: Any) -> Tensor:
@@ -311,10 +314,10 @@ def _scaled(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return _Product.apply(function, *args) if len(_differentiable(args)) > 1 else _same(function, args, kwargs)
 
 
-def _sum(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _sum(axis: int, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     if kwargs or len(_differentiable(args)) < 2 or args[0].shape != args[1].shape:
         return _same(function, args, kwargs)
-    return _Sum.apply(*args)
+    return _Sum.apply(*args, axis if args[0].ndim == 3 else 0)
 
 
 class _Mean(torch.autograd.Function):
@@ -340,11 +343,15 @@ def _mean(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tenso
     return _Mean.apply(args[0], lambda value: function(value, *args[1:], **kwargs))
 
 
-ALPHA_BETA: dict[str, Rule] = {
+def alpha_beta(axis: int = 0) -> dict[str, Rule]:
+    """The rules, for blocks whose tokens have the images in this axis."""
+    return _ALPHA_BETA | dict.fromkeys(["add", "iadd", "radd"], partial(_sum, axis))
+
+
+_ALPHA_BETA: dict[str, Rule] = {
     "linear": _linear,
     "conv2d": _plain,  # before the first attention, where no relevance is asked for
     **dict.fromkeys(["matmul", "bmm"], _product),
-    **dict.fromkeys(["add", "iadd", "radd"], _sum),
     **dict.fromkeys(["mul", "rmul", "imul"], _scaled),
     **dict.fromkeys(f"{ACTIVATIONS} softmax layer_norm normalize div truediv sub neg batch_norm".split(), _same),
     "mean": _mean,

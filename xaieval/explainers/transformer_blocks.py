@@ -31,12 +31,15 @@ class BlockFinder(WeightKeeper):
         handles = []
         for module in modules:
             handles.append(module.register_forward_pre_hook(lambda module, _: self.running.append(module)))
-            handles.append(module.register_forward_hook(lambda *_: self.running.pop() and None, always_call=True))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _leave(self, *_: object) -> None:
+        self.running.pop()
 
     def _keep(self, weights: Tensor) -> None:
         super()._keep(weights)

@@ -22,9 +22,10 @@ NO_OBJECT = ("no_object_weight", "eos_coefficient")
 
 
 def with_known_output(inference: Inference, task: Task, model: nn.Module) -> tuple[Inference, Task]:
-    """The options and the task with the output of a model of a known form decoded: queries of transformers, grids of ultralytics.
+    """The options and the task with outputs of a known form decoded: of queries in transformers, of grids in ultralytics.
 
-    They are the same for any other model or task. A segmenter with a class of no object has no class for the background, so that the task that a name chose follows any class.
+    They are the same for any other model or task. A segmenter with a class of no object has no class for the background, so
+    that the task that a name chose follows any class.
     """
     config = _configuration(model)
     if not isinstance(task, Detection | Segmentation) or task.output is not None:

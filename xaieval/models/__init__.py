@@ -8,10 +8,12 @@ from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes, scenes_backbone
 from xaieval.models.designs import DESIGNS, Design, focus
 from xaieval.models.fal import FAL, levels_of
+from xaieval.models.features import FewShot, LinearHead
 from xaieval.models.fpn import LEVELS, FPNClassifier
 from xaieval.models.gate_statistics import GateStatistics, gate_statistics
 from xaieval.models.loading import LoadedModel, load_model
 from xaieval.models.overhead import Overhead, overhead
+from xaieval.models.prompted_masks import PromptedMask
 from xaieval.models.weights import load_weights, read_weights
 from xaieval.models.zeroshot import ZeroShot
 
@@ -25,9 +27,12 @@ __all__ = [
     "BlackBox",
     "Design",
     "FPNClassifier",
+    "FewShot",
     "GateStatistics",
+    "LinearHead",
     "LoadedModel",
     "Overhead",
+    "PromptedMask",
     "SeparableBlock",
     "ZeroShot",
     "amplify",

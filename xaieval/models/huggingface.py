@@ -18,18 +18,29 @@ from xaieval.models.weights import read_weights
 
 __all__ = ["huggingface"]
 
-HEADS = ("ImageClassification", "SemanticSegmentation", "ObjectDetection", "UniversalSegmentation", "InstanceSegmentation")
+HEADS = (
+    *("ImageClassification", "SemanticSegmentation", "ObjectDetection", "UniversalSegmentation", "InstanceSegmentation"),
+    "ZeroShotImageClassification",
+)
+    "ImageClassification",
+    "SemanticSegmentation",
+    "ObjectDetection",
+    "UniversalSegmentation",
+    "InstanceSegmentation",
+    "ZeroShotImageClassification",
+)
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # alone, or with a tokenizer
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def huggingface(
-    name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None
-) -> tuple[nn.Module, Preprocessing]:
-    """Load an image model in float32, with its preprocessing.
+    name: str, pretrained: bool, arguments: Mapping[str, Any], weights: str | Path | None = None, features: bool = False
+) -> tuple[nn.Module, Preprocessing, Any]:
+    """Load an image model in float32, with its preprocessing and, of a model of images and texts, its tokenizer, else None.
 
-    The task (image classification, object detection, or segmentation of classes or objects) is read from the configuration;
-    default: classification. Code of a repository is never run, nor an attention kernel that its configuration names, and
-    weights are read only from safetensors.
+    The task (image classification, object detection, segmentation of classes or objects, or the comparison of images with
+    texts) is read from the configuration; default: classification. Code of a repository is never run, nor an attention kernel
+    that its configuration names, and weights are read only from safetensors.
 
     Args:
         name: A model on the Hub, or a folder with config.json. Weights of a folder are loaded if present, those of a
@@ -37,6 +48,7 @@ def huggingface(
         pretrained: Whether the weights must be present.
         arguments: Settings of the configuration to change, such as `{"num_labels": 5}`.
         weights: A weights file to load instead.
+        features: Load the model without its head.
 
     Raises:
         ModelError: The model does not exist or cannot be reached, its configuration requires code of the Hub, or an argument is
@@ -56,7 +68,7 @@ def huggingface(
         config = transformers.AutoConfig.from_pretrained(name, **where)
     _change(config, arguments, name)
     _check_kernels(config, name)
-    kind = _auto_class(transformers, config)
+    kind = transformers.AutoModel if features else _auto_class(transformers, config)
     if weights is None and (pretrained or (local and _has_weights(folder))):
         source = {"pretrained_model_name_or_path": name, **where}
         model = _loaded(transformers, kind, config, name, source, local)
@@ -69,7 +81,9 @@ def huggingface(
     preprocessing = _preprocessing(transformers, name, config, where)
     if "image_size" in arguments:  # the image processor of the folder does not follow it
         preprocessing = preprocessing.with_size(_configured(config))
-    return model, preprocessing.with_channels(getattr(config, "num_channels", preprocessing.channels))
+    preprocessing = preprocessing.with_channels(getattr(_seen(config), "num_channels", preprocessing.channels))
+    compares = kind is transformers.AutoModelForZeroShotImageClassification
+    return model, preprocessing, _tokenizer(transformers, name, where) if compares else None
 
 
 def _loaded(transformers: Any, kind: Any, config: Any, name: str, source: Mapping[str, Any], local: bool) -> nn.Module:
@@ -185,13 +199,13 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(
             f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
-            "was trained for its task is expected (of CLIP and SigLIP, xaieval.models.ZeroShot makes a classifier)"
+            "was trained for its task is expected; of a model that gives features, --head FILE takes a linear head"
         )
 
 
 def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str, Any]) -> Preprocessing:
     """Preprocessing of the model's image processor; without one, the defaults at the image size of the configuration."""
-    if where["local_files_only"] and not (Path(name) / "preprocessor_config.json").is_file():
+    if where["local_files_only"] and not any((Path(name) / file).is_file() for file in PROCESSORS):
         size = _configured(config)
         return Preprocessing(image_size=size, resize=size)
     with _reported(name, "preprocessing", where["local_files_only"]):
@@ -199,7 +213,29 @@ def _preprocessing(transformers: Any, name: str, config: Any, where: Mapping[str
     return preprocessing_of(processor)
 
 
+def _tokenizer(transformers: Any, name: str, where: Mapping[str, Any]) -> Any:
+    """The tokenizer of a model of images and texts.
+
+    Raises:
+        ModelError: There is none; transformers would make one that knows no words.
+    """
+    with _reported(name, "tokenizer", where["local_files_only"]):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if where["local_files_only"] and not any((Path(name) / file).is_file() for file in files):
+        raise ModelError(
+            f"hf:{name} has no tokenizer for its prompts ({' or '.join(sorted(files))}); save that of the model there, by "
+            "save_pretrained"
+        )
+    return tokenizer
+
+
+def _seen(config: Any) -> Any:
+    """The configuration of the part that sees the images."""
+    return getattr(config, "vision_config", config)
+
+
 def _configured(config: Any) -> Side:
     """The image size of a configuration, which some have as a list."""
-    size = getattr(config, "image_size", None) or 224
+    size = getattr(_seen(config), "image_size", None) or 224
     return square(*size) if isinstance(size, list | tuple) else int(size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,14 @@ from xaieval.data.drawing import SIDE
 from xaieval.errors import ModelError, WeightsError, choose_from
 from xaieval.models.blackbox import as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
+from xaieval.models.features import LinearHead
 from xaieval.models.huggingface import huggingface
+from xaieval.models.openclip import openclip
 from xaieval.models.ultralytics import ultralytics
-from xaieval.models.weights import load_weights, tensors_only
+from xaieval.models.weights import load_weights, read_weights, tensors_only
+from xaieval.models.zeroshot import ZeroShot
+
+WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
@@ -35,11 +40,13 @@ class LoadedModel:
         model: The model.
         preprocessing: Turns a picture into its input.
         random: Whether its weights are known to be random: a network by name without trained weights.
+        tokenizer: Makes tokens of prompts, of a model that compares images with texts; None for all others.
     """
 
     model: nn.Module
     preprocessing: Preprocessing
     random: bool = False
+    tokenizer: Any = None
 
 
 class Source(NamedTuple):
@@ -49,10 +56,12 @@ class Source(NamedTuple):
         load: A function `(name, pretrained, arguments, weights) -> LoadedModel`.
         reads_weights: Whether `load` also reads the weights file, because the names in it are not those of the model's state
             dict. By default it ignores `weights`, and `load_model` reads the file.
+        load_features: Loads a model that gives features, for a head of the user's. Default: there are none.
     """
 
     load: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel]
     reads_weights: bool = False
+    load_features: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel] | None = None
 
 
 def names_code(spec: str) -> bool:
@@ -71,23 +80,30 @@ def load_model(
     weights: str | Path | None = None,
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] | None = None,
+    head: str | Path | None = None,
 ) -> LoadedModel:
     """Load a model by name, in eval mode.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
+            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG"
+            for pretrained weights, or a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
             "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or "package.module:factory", a
             function that returns an nn.Module. Only the last form imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
             configuration, such as `{"num_labels": 5}`; for "ultralytics:NAME", see `xaieval.models.ultralytics`.
+        prompts: The classes, as texts, of a model that compares images with texts, such as CLIP, which becomes a `ZeroShot`.
+        head: A weights file of a linear head, with a weight `[K, C]` and a bias `[K]` or none, for "timm:NAME" and "hf:NAME",
+            which then give features, such as those of DINOv2; see `LinearHead`.
 
     Raises:
-        ModelError: No model has that name, it does not take the arguments, or its weights cannot be downloaded.
-        WeightsError: The file cannot be read or does not fit.
-        UsageError: The extra [hf] or [ultralytics], which "hf:NAME" or "ultralytics:NAME" needs, is not installed.
+        ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, prompts are
+            missing or given to a model with classes of its own, or no head can be put on it.
+        WeightsError: A file cannot be read or does not fit.
+        UsageError: An extra that the model needs ([hf], [openclip], [ultralytics]) is not installed.
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
@@ -99,15 +115,56 @@ def load_model(
         raise ModelError(f"no model {spec!r}; a model is {forms} or 'package.module:factory'")
     source, name = (Source(_factory), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
     arguments = dict(model_args or {})
+    load = source.load if head is None else source.load_features
+    if load is None:
+        raise ModelError(f"{spec} has a head of its own; a head can be put on timm:NAME and hf:NAME")
     try:
-        loaded = source.load(name, pretrained, arguments, weights)
+        loaded = load(name, pretrained, arguments, weights)
     except TypeError as error:
         raise ModelError(f"{spec} cannot be built with {arguments}: {error}") from error
     if weights is not None and not source.reads_weights:
         load_weights(loaded.model, weights, spec)
         loaded = replace(loaded, random=False)
     loaded.model.eval()
-    return loaded
+    if head is not None:
+        loaded = replace(loaded, model=_headed(loaded.model, head).eval())
+    return _with_prompts(loaded, spec, prompts)
+
+
+def _headed(model: nn.Module, path: str | Path) -> LinearHead:
+    """The model with the linear head of a file.
+
+    Raises:
+        WeightsError: The file has other tensors than a weight and a bias.
+    """
+    found = {name.rpartition(".")[2]: tensor for name, tensor in read_weights(path).items()}
+    if not {"weight"} <= found.keys() <= {"weight", "bias"}:
+        raise WeightsError(
+            f"'{Path(path).name}' holds {', '.join(sorted(found)) or 'nothing'}; a linear head has a weight [K, C] and a bias "
+            "[K]"
+        )
+    return LinearHead(model, found["weight"].float(), found["bias"].float() if "bias" in found else None)
+
+
+def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None) -> LoadedModel:
+    """The model with prompts as its classes, if it needs them.
+
+    Raises:
+        ModelError: It needs them, and there are none; or the other way round.
+    """
+    if loaded.tokenizer is None and prompts is None:
+        return loaded
+    if prompts is None:
+        raise ModelError(
+            f"{spec} compares images with texts and has no classes of its own; name them by --prompts, such as --prompts 'a "
+            "photo of a {}' for the classes of the data (in Python prompts=, a list of texts)"
+        )
+    if loaded.tokenizer is None:
+        raise ModelError(
+            f"{spec} has classes of its own, and prompts are for models that compare images with texts, such as CLIP; leave "
+            "them out"
+        )
+    return replace(loaded, model=ZeroShot(loaded.model, prompts, loaded.tokenizer).eval())
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
@@ -130,6 +187,10 @@ def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> 
     size = arguments.get("img_size")  # timm's configuration does not follow it
     random = not pretrained and "checkpoint_path" not in arguments
     return LoadedModel(model, preprocessing if size is None else preprocessing.with_size(size), random)
+
+
+def _timm_features(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
+    return _timm(name, pretrained, arguments | {"num_classes": 0}, weights)
 
 
 def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
@@ -159,10 +220,20 @@ def _torchvision(name: str, pretrained: bool, arguments: dict[str, Any], _: obje
     )
 
 
-def _huggingface(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
+def _huggingface(
+    name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None, features: bool = False
+) -> LoadedModel:
     with tensors_only(f"hf:{name}"):
-        model, preprocessing = huggingface(name, pretrained, arguments, weights)
-    return LoadedModel(model, preprocessing, random=not pretrained and not any(Path(name).glob("*.safetensors")))
+        model, preprocessing, tokenizer = huggingface(name, pretrained, arguments, weights, features)
+    random = not pretrained and weights is None and not any(Path(name).glob("*.safetensors"))
+    return LoadedModel(model, preprocessing, random, tokenizer)
+
+
+def _openclip(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
+    with tensors_only(f"openclip:{name}"):
+        model, preprocessing, tokenizer = openclip(name, pretrained, arguments)
+    random = not pretrained and not any(file.suffix in WEIGHTS for file in Path(name).glob("*"))
+    return LoadedModel(model, preprocessing, random, tokenizer)
 
 
 def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
@@ -211,9 +282,10 @@ def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
 # Models of these sources are loaded without importing code of the user's: run files and manifests may name them. Everything
 # that has to know the sources reads this mapping, so a new source is a function and a line here.
 MODEL_SOURCES: Mapping[str, Source] = {
-    "timm": Source(_timm),
+    "timm": Source(_timm, load_features=_timm_features),
     "torchvision": Source(_torchvision),
-    "hf": Source(_huggingface, reads_weights=True),
+    "hf": Source(_huggingface, reads_weights=True, load_features=partial(_huggingface, features=True)),
+    "openclip": Source(_openclip),
     "ultralytics": Source(_ultralytics, reads_weights=True),
     "xaieval": Source(_builtin),
 }
