@@ -22,13 +22,6 @@ HEADS = (
     *("ImageClassification", "SemanticSegmentation", "ObjectDetection", "UniversalSegmentation", "InstanceSegmentation"),
     "ZeroShotImageClassification",
 )
-    "ImageClassification",
-    "SemanticSegmentation",
-    "ObjectDetection",
-    "UniversalSegmentation",
-    "InstanceSegmentation",
-    "ZeroShotImageClassification",
-)
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # alone, or with a tokenizer
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
