@@ -168,7 +168,11 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
         path = names[module]
-        records.extend((path, calls[path], keys, module, tuple(t.shape)) for keys, t in tensors_of(output))
+        records.extend(
+            (path, calls[path], keys, module, tuple(tensor.shape))
+            for keys, tensor in tensors_of(output)
+            if 0 not in tensor.shape[1:]  # which stand in for levels that an encoder lacks
+        )
         calls[path] += 1
         frames.extend((path, frame) for frame in [frame_of(output)] if frame)
         if module._parameters and getattr(output, "ndim", 0) > 2 and not isinstance(module, CHANNELS_FIRST):
