@@ -88,7 +88,7 @@ def test_a_function_has_no_layers_to_name():
         xaieval.score(brightness, [torch.rand(1, 3, 8, 8)], ["auto", "layer4"], "rise")
     for layers in ("auto", "input", ()):
         assert list(xaieval.explain(brightness, torch.rand(1, 3, 8, 8), layers, "center")) == ["input"]
-    with pytest.raises(ModelError, match="the model is a function, which has no layers to look into; give the nn.Module"):
+    with pytest.raises(ModelError, match=r"the model is a function, which has no layers to look into; give the nn.Module"):
         xaieval.list_layers(BlackBox(brightness), torch.rand(1, 3, 8, 8))
 
 

@@ -63,7 +63,7 @@ def export(tmp_path_factory, net):
     def write(name, given, any_number=True, outputs=("scores",), **around):
         with warnings.catch_warnings():  # the exporter that needs no other package is going to be removed
             warnings.simplefilter("ignore")
-            axes = dict.fromkeys(["pixels", *outputs], {0: "count"}) if any_number else {}
+            axes = {one: {0: "count"} for one in ("pixels", *outputs)} if any_number else {}
             names = {"input_names": ["pixels"], "output_names": list(outputs), "dynamic_axes": axes}
             torch.onnx.export(Around(net, **around).eval(), (given,), folder / name, dynamo=False, **names)
         return folder / name
@@ -176,7 +176,7 @@ def test_layers_and_methods_that_look_inside_are_refused_with_those_that_work(fi
             xaieval.explain(model, images, "auto", method)
     with pytest.raises(ExplainerError, match=f"^{start}layers= names 'conv1'; leave it out{able}"):
         xaieval.explain(model, images, "conv1", "rise")
-    with pytest.raises(ModelError, match="^the model is an ONNX file, which has no layers to look into; give the nn.Module"):
+    with pytest.raises(ModelError, match=r"^the model is an ONNX file, which has no layers to look into; give the nn.Module"):
         xaieval.list_layers(model, images)
 
 
@@ -191,7 +191,7 @@ def test_images_that_do_not_suit_a_file_are_refused(file, images):
 
 
 def _written(path, *inputs, axes=(0, 2, 3)):
-    """A file, written by hand, that returns the mean of its first input over some axes, with inputs of these types and shapes."""
+    """A file, written by hand, of the mean of its first input over some axes, with inputs of these types and shapes."""
     taken = [onnx.helper.make_tensor_value_info(f"in{i}", *one) for i, one in enumerate(inputs)]
     given = [onnx.helper.make_tensor_value_info("out", inputs[0][0], None)]
     nodes = [onnx.helper.make_node("ReduceMean", ["in0"], ["out"], axes=axes, keepdims=0)]
@@ -225,7 +225,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, file, images):
     (tmp_path / "broken.onnx").write_bytes(file.read_bytes()[:500])
     with pytest.raises(ModelError, match=r"^onnxruntime cannot read .*broken.onnx: "):
         load_model(f"onnx:{tmp_path / 'broken.onnx'}")
-    with pytest.raises(UsageError, match="^onnxruntime has no provider 'NoProvider' here; .*known: .*CPUExecutionProvider"):
+    with pytest.raises(UsageError, match=r"^onnxruntime has no provider 'NoProvider' here; .*known: .*CPUExecutionProvider"):
         onnx_model(file, providers=["NoProvider"])
     with pytest.raises(ModelError, match=r"^the ONNX file .*any.onnx holds its own weights; leave --weights and"):
         load_model(str(file), pretrained=True)

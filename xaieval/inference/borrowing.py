@@ -105,8 +105,8 @@ def check_open(model: nn.Module, path: str = "") -> None:
     without_layers = getattr(model, "without_layers", "")
     if without_layers:
         raise ModelError(
-            f"the model is {without_layers}, which has no layers to look into; give the nn.Module that it was made from, or use "
-            "methods that look at the input ('xaieval-bench methods')"
+            f"the model is {without_layers}, which has no layers to look into; give the nn.Module that it was made from, or "
+            "use methods that look at the input ('xaieval-bench methods')"
         )
     names = path.split(".") if path else []
     module: Any = model

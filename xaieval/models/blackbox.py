@@ -93,9 +93,9 @@ def onnx_model(
 ) -> BlackBox:
     """Make a model of an ONNX file: a black box, without layers and gradients.
 
-    A file for a fixed number of images gets them in groups of that number, the last one filled up with copies of its last image.
-    A file of several outputs gives a mapping by name, in which `output=` names the logits if none is called "logits" or "out".
-    Nothing of a file is run but the operators of onnxruntime.
+    A file for a fixed number of images gets them in groups of that number, the last one filled up with copies of its last
+    image. A file of several outputs gives a mapping by name, in which `output=` names the logits if none is called "logits" or
+    "out". Nothing of a file is run but the operators of onnxruntime.
 
     Images are cast to the type of the file: one that takes whole numbers (uint8) gets images in [0, 255], rounded. Where the
     input has its channels last, `[N, H, W, C]`, images are transposed for it, which a warning says.
@@ -107,8 +107,8 @@ def onnx_model(
         channels_last: Whether the input is `[N, H, W, C]`. Default: it is if only its last axis has a length of 1, 3 or 4.
 
     Raises:
-        ModelError: There is no such file, onnxruntime cannot read it, or its input is not one of images; when called: the images
-            do not suit it.
+        ModelError: There is no such file, onnxruntime cannot read it, or its input is not one of images; when called: the
+            images do not suit it.
         UsageError: The extra [onnx] is not installed, or a provider is not available.
 
     Example:
