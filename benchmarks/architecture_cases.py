@@ -42,12 +42,12 @@ def _case(name: str, size: tuple[int, int] = WIDE, **arguments: Any) -> Case:
     return Case(name, size, arguments)
 
 
-def _detector(name: str, size: tuple[int, int] = LARGE, **arguments: Any) -> Case:
-    return Case(name, size, arguments, task=Detection())
+def _detector(name: str, size: tuple[int, int] = LARGE, *, quick: bool = False, **arguments: Any) -> Case:
+    return Case(name, size, arguments, quick, Detection())
 
 
-def _segmenter(name: str, size: tuple[int, int] = WIDE, output: str | None = None, **arguments: Any) -> Case:
-    return Case(name, size, arguments, task=Segmentation(background=None, output=output))
+def _segmenter(name: str, size: tuple[int, int] = WIDE, *, quick: bool = False, **arguments: Any) -> Case:
+    return Case(name, size, arguments, quick, Segmentation(background=None))
 
 
 NARROW = {"embed_dim": 48, "num_heads": 3}
@@ -171,24 +171,24 @@ CASES = [
     # the other families of timm
     _case("timm:halonet26t", (256, 256)),
     _case("timm:botnet26t_256", (256, 256)),
-    _case("timm:convmixer_768_32", depth=8, dim=96),
+    _case("timm:convmixer_768_32"),
     _case("timm:cpubone_nano", LARGE),
     _case("timm:csatv2", (256, 256)),
-    _case("timm:cspnext_tiny"),
+    _case("timm:cspnext_tiny", LARGE),
     _case("timm:dpn48b"),
     _case("timm:efficientvim_m1", BIG),
     _case("timm:fasternet_t0"),
     _case("timm:hardcorenas_a", LARGE),
     _case("timm:hgnetv2_b0"),
-    _case("timm:sam2_hiera_tiny", (128, 128), img_size=128),
+    _case("timm:sam2_hiera_tiny", (128, 128)),
     _case("timm:iformer_t", BIG),
     _case("timm:inception_resnet_v2", (128, 160)),
-    _case("timm:inception_v4", (128, 160)),
+    _case("timm:inception_v4", (192, 256)),
     _case("timm:lcnetv2_small", LARGE),
     _case("timm:lowformer_b0", LARGE),
     _case("timm:mobilenetv5_base", LARGE),
     _case("timm:naflexvit_base_patch16_gap", WIDE, depth=6, **NARROW),
-    _case("timm:deepseek_vit_412m", SQUARE, img_size=64, depth=6, **NARROW),
+    _case("timm:deepseek_vit_412m", (112, 168), img_size=(112, 168), depth=6, **NARROW),
     _case("timm:gemma4_vit_167m", SQUARE, depth=6, **NARROW),
     _case("timm:qwen3_vit_88m", SQUARE, depth=6, **NARROW),
     _case("timm:nasnetalarge", (128, 160)),
@@ -224,7 +224,7 @@ CASES = [
     _case("transformers:ResNetForImageClassification", embedding_size=16, **STAGES),
     _case("transformers:RegNetForImageClassification", embedding_size=16, groups_width=8, **STAGES),
     _case("transformers:SegformerForImageClassification", **STAGES | HEADS),
-    _case("transformers:PoolFormerForImageClassification", **STAGES),
+    _quick("transformers:PoolFormerForImageClassification", **STAGES),
     _case("transformers:PvtForImageClassification", SQUARE, image_size=64, **STAGES | HEADS),
     _case("transformers:FocalNetForImageClassification", SQUARE, image_size=64, embed_dim=24, depths=[1] * 4, num_labels=5),
     _case(
@@ -235,7 +235,7 @@ CASES = [
         num_groups=8,
     ),
     _case("transformers:MobileNetV2ForImageClassification", LARGE, num_labels=5),
-    _case("transformers:MobileViTForImageClassification", LARGE, num_labels=5),
+    _case("transformers:MobileViTForImageClassification", LARGE, num_labels=5, initializer_range=0.1),
     _case("transformers:EfficientNetForImageClassification", LARGE, num_labels=5),
     _case("transformers:HGNetV2ForImageClassification", LARGE, num_labels=5),
     _case("transformers:LevitForImageClassification", BIG, num_labels=5),
@@ -250,7 +250,7 @@ CASES = [
     _detector("torchvision:fcos_resnet50_fpn", **OPEN_ONE),
     _detector("torchvision:ssd300_vgg16", (300, 300), num_classes=3, weights_backbone=None, score_thresh=0.0),
     _detector("torchvision:ssdlite320_mobilenet_v3_large", (320, 320), num_classes=3, weights_backbone=None, score_thresh=0.0),
-    _detector("transformers:DetrForObjectDetection", backbone_config="resnet", **QUERIES),
+    _detector("transformers:DetrForObjectDetection", quick=True, backbone_config="resnet", **QUERIES),
     _detector("transformers:ConditionalDetrForObjectDetection", backbone_config="resnet", **QUERIES),
     _detector("transformers:DabDetrForObjectDetection", backbone_config="resnet", **QUERIES),
     _detector("transformers:DeformableDetrForObjectDetection", backbone_config="resnet", **QUERIES),
@@ -265,18 +265,18 @@ CASES = [
     _segmenter("smp:Unet", encoder_name="resnet18", classes=5),
     _segmenter("smp:UnetPlusPlus", encoder_name="resnet18", classes=5),
     _segmenter("smp:MAnet", encoder_name="resnet18", classes=5),
-    _segmenter("smp:Linknet", encoder_name="resnet18", classes=5),
+    _segmenter("smp:Linknet", quick=True, encoder_name="resnet18", classes=5),
     _segmenter("smp:FPN", encoder_name="resnet18", classes=5),
     _segmenter("smp:PSPNet", encoder_name="resnet18", classes=5),
     _segmenter("smp:PAN", LARGE, encoder_name="resnet18", classes=5),
     _segmenter("smp:DeepLabV3", encoder_name="resnet18", classes=5),
-    _segmenter("smp:DeepLabV3Plus", encoder_name="mobilenet_v2", classes=5),
+    _segmenter("smp:DeepLabV3Plus", LARGE, encoder_name="mobilenet_v2", classes=5),
     _segmenter("smp:UPerNet", encoder_name="resnet18", classes=5),
     _segmenter("smp:Segformer", encoder_name="mit_b0", classes=5),
     _segmenter("transformers:SegformerForSemanticSegmentation", decoder_hidden_size=16, **STAGES | HEADS),
     _segmenter("transformers:UperNetForSemanticSegmentation", backbone_config="swin", num_labels=5, hidden_size=24),
     _segmenter("transformers:BeitForSemanticSegmentation", SQUARE, image_size=64, out_indices=[1, 2, 4, 6], **PLAIN),
-    _segmenter("transformers:MobileViTForSemanticSegmentation", LARGE, num_labels=5),
+    _segmenter("transformers:MobileViTForSemanticSegmentation", LARGE, num_labels=5, initializer_range=0.1),
     # others
     _case("monai:DenseNet121", spatial_dims=2, in_channels=3, out_channels=5),
     _case("monai:SEResNet50", spatial_dims=2, in_channels=3, num_classes=5),

@@ -146,10 +146,10 @@ def check(case: Case) -> dict[str, Any]:
 def main(file: Path) -> None:
     """Check all models that are not in the file yet. Rows of other models stay, at the end."""
     known = pd.read_csv(file, keep_default_na=False).to_dict("records") if file.exists() else []
-    rows = {_key(row): row for row in known if row.get("unchanged", "") != "" or row["reason"]}
-    order = {_key(describe(case)): number for number, case in enumerate(CASES)}
+    rows = {key_of(row): row for row in known if row.get("unchanged", "") != "" or row["reason"]}
+    order = {key_of(describe(case)): number for number, case in enumerate(CASES)}
     for case in CASES:
-        key = _key(describe(case))
+        key = key_of(describe(case))
         if key not in rows:
             rows[key] = check(case)
             in_order = sorted(rows, key=lambda one: order.get(one, len(order)))
@@ -157,7 +157,8 @@ def main(file: Path) -> None:
     print(f"{sum(row['upright'] for row in rows.values())} of {len(rows)} upright")
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What identifies a row."""
     return row["model"], row["options"], row["image"]
 
 

@@ -55,5 +55,7 @@ def test_masks_are_found_and_the_labels_have_to_be_named():
     rows = xaieval.score(network, [IMAGES], "encoder.layer4", output=1, progress=False).rows
     with torch.no_grad():
         assert rows["predicted"].tolist() == network(IMAGES)[1].argmax(1).tolist()
-    with pytest.raises(ModelError, match=r"no logits \[N, K\]: .*say where they are with output=.* or give task='segmentation'"):
+    with pytest.raises(
+        ModelError, match=r"no logits \[N, K\]: .*say where they are with output=.* or give task='segmentation'"
+    ):
         xaieval.explain(network, IMAGES, "encoder.layer4")
