@@ -206,7 +206,10 @@ def test_a_detector_loads_without_downloading_a_backbone():
     assert isinstance(loaded.model, torchvision.models.detection.ssd.SSD)
 
 
-FORMS = "a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'xaieval:NAME' or 'package.module:factory'"
+FORMS = (
+    "a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'onnx:NAME', 'xaieval:NAME', 'FILE.onnx' or "
+    "'package.module:factory'"
+)
 
 
 @pytest.mark.parametrize(

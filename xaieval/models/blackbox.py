@@ -18,7 +18,7 @@ from xaieval.models.onnx_file import CPU, OnnxFunction, Providers, is_session, o
 
 __all__ = ["BlackBox", "ExportedModel", "Function", "as_module", "onnx_model"]
 
-Function = Callable[[Tensor], Any]
+Function = Callable[[Any], Any]
 
 
 class BlackBox(nn.Module):

@@ -20,7 +20,7 @@ from xaieval.errors import ModelError, UsageError, choose_from
 __all__ = ["CPU", "ImageInput", "OnnxFunction", "Providers", "is_session", "onnx_function"]
 
 CPU = ("CPUExecutionProvider",)
-TYPES = {
+TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
