@@ -171,7 +171,7 @@ CASES = [
     # the other families of timm
     _case("timm:halonet26t", (256, 256)),
     _case("timm:botnet26t_256", (256, 256)),
-    _case("timm:convmixer_768_32"),
+    _case("timm:convmixer_768_32", (126, 189)),
     _case("timm:cpubone_nano", LARGE),
     _case("timm:csatv2", (256, 256)),
     _case("timm:cspnext_tiny", LARGE),
@@ -196,7 +196,7 @@ CASES = [
     _case("timm:nextvit_small"),
     _case("timm:rdnet_tiny"),
     _case("timm:repghostnet_050", LARGE),
-    _case("timm:selecsls42"),
+    _case("timm:selecsls42", LARGE),
     _case("timm:legacy_seresnet18"),
     _case("timm:sequencer2d_s", BIG),
     _case("timm:shvit_s1", BIG),

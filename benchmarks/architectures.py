@@ -74,11 +74,11 @@ def is_upright(activation: Tensor) -> bool:
 def line(row: Mapping[str, Any]) -> str:
     """A row of the table in docs/models.md."""
     options = row["options"] if len(row["options"]) <= LONGEST else "a small configuration"
-    upright = "yes" if row["upright"] else row["reason"]
-    listed = f"{row['listed']:g}" if row["listed"] != "" else ""
+    upright = row["reason"] or "yes"
+    listed = "" if row["listed"] == "" else f"{float(row['listed']):g}"
     layers = ", ".join(f"`{layer}`" for layer in row["auto"].split())
     kinds = ", ".join(dict.fromkeys(layout.split(":")[0].replace("_", " ") for layout in row["layouts"].split()))
-    unchanged = {True: "yes", False: "no"}.get(row["unchanged"], "")
+    unchanged = {"True": "yes", "False": "no"}.get(str(row["unchanged"]), "")
     cells = (f"`{row['model']}`{f' ({options})' if options else ''}", row["image"], listed, layers, kinds, upright, unchanged)
     return f"| {' | '.join(cells)} |"
 
@@ -153,7 +153,7 @@ def main(file: Path) -> None:
         if key not in rows:
             rows[key] = check(case)
             in_order = sorted(rows, key=lambda one: order.get(one, len(order)))
-            pd.DataFrame([rows[one] for one in in_order]).to_csv(file, index=False)
+            pd.DataFrame([rows[one] for one in in_order]).convert_dtypes().to_csv(file, index=False)
     print(f"{sum(row['upright'] for row in rows.values())} of {len(rows)} upright")
 
 
