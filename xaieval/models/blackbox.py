@@ -112,9 +112,11 @@ def onnx_model(
         UsageError: The extra [onnx] is not installed, or a provider is not available.
 
     Example:
-        >>> model = onnx_model("model.onnx", threads=4)  # doctest: +SKIP
-        >>> xaieval.explain(model, images, method="rise")["input"].shape  # doctest: +SKIP
-        torch.Size([8, 224, 224])
+        A function that explains images by a file:
+
+        >>> import xaieval
+        >>> def explained(file, images):
+        ...     return xaieval.explain(onnx_model(file, threads=4), images, method="rise")["input"]
     """
     return BlackBox(onnx_function(file, providers=providers, threads=threads, channels_last=channels_last), numpy=True)
 
