@@ -202,7 +202,7 @@ def test_a_score_without_a_gradient_is_refused():
 
     with pytest.raises(ExplainerError, match="the score has no gradient at the images"):
         xaieval.explain(Cut(), torch.rand(1, 3, 8, 8), method="guided-ig")
-    with pytest.raises(ExplainerError, match="needs layers, gradients or the inside of the model, and the model is a function"):
+    with pytest.raises(ExplainerError, match=r"the model is a function, .* needs layers, gradients or the inside of the model"):
         xaieval.explain(lambda images: images.mean(dim=(2, 3)), torch.rand(1, 3, 8, 8), method="blur-ig")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import io
 
 import numpy as np
 import pytest
@@ -13,11 +11,19 @@ from torch import Tensor, nn
 
 import xaieval
 from xaieval.errors import ExplainerError, ModelError
-from xaieval.explainers import METHODS
+from xaieval.explainers import LIBRARY_METHODS, METHODS
+from xaieval.explainers.adapters.captum import Captum
+from xaieval.explainers.adapters.shap import Shap
 from xaieval.explainers.perturbation import RISE, Occlusion
+from xaieval.explainers.sensitivity import HSIC, Sobol
 from xaieval.models import BlackBox, as_module, fpn_scenes, load_model
 
 IDENTITY = xaieval.Protocol(confidence="identity")
+CAPTUM = "captum:Occlusion, captum:FeatureAblation, captum:Lime, captum:KernelShap, captum:ShapleyValueSampling"
+ABLE = (
+    f"rise, occlusion, sobol, hsic, d-rise, d-close, random, uniform, center, edges, fake-cam, {CAPTUM}, shap:Partition, "
+    "precomputed:DIR"
+)
 WORKING = [RISE(n_masks=64), Occlusion(), "random", "uniform", "center", "edges", "fake-cam"]
 
 
@@ -69,26 +75,43 @@ def test_methods_that_look_inside_are_refused_with_those_that_do_not(method):
         xaieval.score(brightness, [torch.rand(1, 3, 8, 8)], layers="layer4", methods=["random", method])
     message = str(caught.value)
     assert message.startswith(
-        f"method '{method}' needs layers, gradients or the inside of the model, and the model is a function"
+        "the model is a function, which has no layers to look into, and "
+        f"method '{method}' needs layers, gradients or the inside of the model; these methods look at the input: {ABLE}; "
     )
-    able = "rise, occlusion, sobol, hsic, d-rise, d-close, random, uniform, center, edges, fake-cam, precomputed:DIR"
-    assert f"these need none: {able}" in message
     with pytest.raises(ExplainerError, match="the model is a function"):
         xaieval.explain(brightness, torch.rand(1, 3, 8, 8), "layer4", method)
 
 
+def test_a_function_has_no_layers_to_name():
+    with pytest.raises(
+        ExplainerError, match=r"no layers to look into, and layers= names 'layer4'; leave it out; these methods"
+    ):
+        xaieval.score(brightness, [torch.rand(1, 3, 8, 8)], ["auto", "layer4"], "rise")
+    for layers in ("auto", "input", ()):
+        assert list(xaieval.explain(brightness, torch.rand(1, 3, 8, 8), layers, "center")) == ["input"]
+    with pytest.raises(ModelError, match=r"the model is a function, which has no layers to look into; give the nn.Module"):
+        xaieval.list_layers(BlackBox(brightness), torch.rand(1, 3, 8, 8))
+
+
 def test_every_method_either_works_on_a_function_or_is_refused():
     images = torch.rand(2, 3, 14, 14)
-    quick = {"rise": RISE(n_masks=8)}
+    samples = {"n_samples": 4}
+    quick = {
+        "rise": RISE(n_masks=8),
+        "sobol": Sobol(n_designs=2),
+        "hsic": HSIC(n_masks=8),
+        **{f"captum:{kind}": Captum(kind, settings=samples) for kind in ("Lime", "KernelShap", "ShapleyValueSampling")},
+        "shap:Partition": Shap("Partition", settings={"max_evals": 8}),
+    }
     worked = []
-    for name in METHODS:
+    for name in [*METHODS, *(one for one in LIBRARY_METHODS if one.startswith(("captum:", "shap:")))]:
         try:
             xaieval.explain(brightness, images, method=quick.get(name, name))
             worked.append(name)
         except ExplainerError as error:
             refusal = "explains a detection" if name in ("d-rise", "d-close") else "the model is a function"
             assert refusal in str(error)  # noqa: PT017  # every other method is expected not to raise
-    assert {"rise", "occlusion", "random", "uniform", "center", "edges", "fake-cam"} <= set(worked)
+    assert ", ".join(worked) == ABLE.replace("d-rise, d-close, ", "").replace(", precomputed:DIR", "")
 
 
 def test_a_method_that_is_a_function_may_run_the_model():
@@ -188,22 +211,6 @@ def test_an_ensemble_of_scikit_learn_is_explained():
     model = BlackBox(lambda pixels: forest.predict_proba(pixels.reshape(len(pixels), -1)), numpy=True)
     maps = xaieval.explain(model, torch.from_numpy(images[:20]), method=Occlusion(2, 1), target=1)["input"].mean(dim=0)
     assert maps[:3, :3].mean() > maps[3:, 3:].mean()
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None,
-    reason="needs onnx and its runtime",
-)
-def test_an_onnx_session_is_explained():
-    import onnxruntime
-
-    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), torch.rand(2, 3, 16, 16)
-    file = io.BytesIO()
-    torch.onnx.export(model, (images,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}})
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    box = BlackBox(lambda pixels: session.run(None, {"x": pixels})[0], numpy=True)
-    expected = xaieval.explain(model, images, method=Occlusion())["input"]
-    torch.testing.assert_close(xaieval.explain(box, images, method=Occlusion())["input"], expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # such models are about still

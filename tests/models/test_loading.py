@@ -207,7 +207,8 @@ def test_a_detector_loads_without_downloading_a_backbone():
 
 
 FORMS = (
-    "a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'openclip:NAME', 'ultralytics:NAME', 'xaieval:NAME' or "
+    "a model is 'timm:NAME', 'torchvision:NAME', 'hf:NAME', 'openclip:NAME', 'ultralytics:NAME', 'onnx:NAME', 'xaieval:NAME', "
+    "'FILE.onnx' or "
     "'package.module:factory'"
 )
 

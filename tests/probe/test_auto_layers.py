@@ -53,6 +53,39 @@ def test_the_same_of_torchvision():
     assert _chosen(mobilenet) == ["features.3", "features.6", "features.13", "features.18"]
 
 
+class _HandsOn(nn.Module):
+    """A stage of two blocks, as in EfficientViM: it returns its own maps, and smaller ones for the next stage."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2))
+        self.down = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.AvgPool2d(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return x * 2, self.down(x)
+
+
+class _SmallerOnes(nn.Module):
+    """A classifier that goes on with the smaller maps of each stage, so that the others lead nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stages = nn.Conv2d(3, 4, 4, 4), nn.ModuleList(_HandsOn() for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for stage in self.stages:
+            _, x = stage(x)
+        return x.mean((2, 3))
+
+
+def test_the_last_block_of_a_stage_whose_own_maps_lead_nowhere():
+    torch.manual_seed(0)
+    assert _auto(_SmallerOnes(), (128, 128)) == [f"stages.{stage}.blocks.1" for stage in range(3)]
+
+
 def test_a_plain_sequence_of_layers_is_cut_where_the_size_changes():
     conv = nn.Sequential(
         *[nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()],

@@ -43,9 +43,8 @@ __all__ = [
 
 # Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
 MODEL_HELP = (
-    "A model such as timm:NAME, torchvision:NAME, hf:NAME, openclip:NAME, ultralytics:NAME or xaieval:NAME; or "
-    "package.module:factory, the "
-    "only form that imports your code and runs it."
+    "A model such as timm:NAME, torchvision:NAME, hf:NAME, openclip:NAME, ultralytics:NAME, onnx:FILE (or FILE.onnx) or "
+    "xaieval:NAME; or package.module:factory, the only form that imports your code and runs it."
 )
 DATA_HELP = (
     "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; mosaics:DATA or focus:DATA, put "

@@ -99,11 +99,13 @@ def _digest_images(batches: Sequence[Batch]) -> str:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of the names and values of all parameters and buffers.
+    """A hash of the names and values of all parameters and buffers; of an ONNX file, of its content.
 
     Raises:
         ModelError: Some of them have no shape yet.
     """
+    if isinstance(model, BlackBox) and model.fingerprint is not None:
+        return model.fingerprint
     check_ready(model)
     state = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     return digest(_content(state.items()))
@@ -113,7 +115,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """The manifest's entry on the model; a function has only its name."""
     entry: dict[str, Any] = {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
     if isinstance(model, BlackBox):
-        return {**entry, "function": model.function_name, "parameters": None, "fingerprint": None}
+        return {**entry, "function": model.function_name, "parameters": None, "fingerprint": model.fingerprint}
     known = fingerprint(model)  # first, since it checks that the parameters can be read
     if isinstance(model, ZeroShot | FewShot | LinearHead | PromptedMask):
         entry["settings"] = model.settings

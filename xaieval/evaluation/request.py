@@ -96,7 +96,9 @@ def check_request(
     model = as_module(model)
     names = resolve_controls(controls)
     _check_matched(names.matched, metrics)
-    explainers = _explainers(methods, model, names.maps)
+    explainers, addresses = _explainers(methods, names.maps), to_addresses(layers, model)
+    if isinstance(model, BlackBox):
+        check_black_box(explainers, addresses, model.without_layers)
     task = resolve_task(inference.task, inference.output)
     resolved = _protocol(protocol, target, model)
     if resolved.against is not None and not isinstance(task, Classification):
@@ -104,7 +106,7 @@ def check_request(
     inference, task = with_known_output(inference, task, model)
     return Request(
         model=model,
-        addresses=_addresses(layers, explainers, model),
+        addresses=_needed(addresses, explainers),
         explainers=explainers,
         protocol=resolved,
         task=task,
@@ -182,15 +184,13 @@ def with_class_of_each_image(request: Request, batch: Batch) -> tuple[Request, B
     return request, replace(batch, labels=torch.tensor(target))
 
 
-def _explainers(methods: Method | Sequence[Method], model: nn.Module, controls: Sequence[str]) -> list[Explainer]:
+def _explainers(methods: Method | Sequence[Method], controls: Sequence[str]) -> list[Explainer]:
     """The explainers, those that need layers first, and the control maps that are not among them already."""
     explainers = resolve_methods(methods)
     wanted = [control for control in CONTROLS if control.name in controls]
     missing = [control for control in wanted if not any(control is explainer for explainer in explainers)]
     if missing:
         explainers = resolve_methods([*explainers, *missing])
-    if isinstance(model, BlackBox):
-        check_black_box(explainers)
     return sorted(explainers, key=lambda explainer: (not explainer.needs_layer, joins_layers(explainer)))
 
 
@@ -208,10 +208,9 @@ def _check_matched(matched: Sequence[str], metrics: Sequence[Metric]) -> None:
         raise MetricError(f"metric {taken[0]!r} has the name of a column of matched controls; give it another name")
 
 
-def _addresses(layers: Layers, explainers: Sequence[Explainer], model: nn.Module) -> list[str]:
+def _needed(addresses: list[str], explainers: Sequence[Explainer]) -> list[str]:
     """The layers to probe: none if no explainer needs one."""
     needing = [explainer.name for explainer in explainers if explainer.needs_layer]
-    addresses = to_addresses(layers, model)
     if needing and not addresses:
         raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
     return addresses if needing else []

@@ -18,6 +18,8 @@ __all__ = ["Method", "check_black_box", "resolve_methods"]
 
 Method = str | Explainer | MapFunction
 
+WITHOUT_LAYERS = ("auto", "input")  # what layers= may name where there are none
+
 
 def resolve_methods(methods: Method | Sequence[Method]) -> list[Explainer]:
     """The explainers that `methods=` names.
@@ -44,21 +46,32 @@ def resolve_methods(methods: Method | Sequence[Method]) -> list[Explainer]:
     return explainers
 
 
-def check_black_box(explainers: Sequence[Explainer]) -> None:
-    """Refuse explainers that need more than a call of the model, which is all that a function as a model offers.
+def check_black_box(explainers: Sequence[Explainer], addresses: Sequence[str], what: str) -> None:
+    """Refuse explainers that need more than a call of the model, which is all that a function as a model offers, and layers.
 
     A method that is a function itself is assumed to need no more.
+
+    Args:
+        explainers: Of the run.
+        addresses: The layers that the user names.
+        what: What the model is, such as "a function".
 
     Raises:
         ExplainerError: With the methods that work.
     """
-    for explainer in explainers:
-        if not isinstance(explainer, FunctionExplainer) and _looks_inside(explainer):
-            able = ", ".join(name for name, known in METHODS.items() if not _looks_inside(known))
-            raise ExplainerError(
-                f"method '{explainer.name}' needs layers, gradients or the inside of the model, and the model is a function; "
-                f"these need none: {able}, {PREFIX}DIR; so does a function (model, images, targets)"
-            )
+    inside = next((one.name for one in explainers if not isinstance(one, FunctionExplainer) and _looks_inside(one)), None)
+    named = [address for address in addresses if address not in WITHOUT_LAYERS]
+    if inside is None and not named:
+        return
+    able = ", ".join(name for name, known in {**METHODS, **LIBRARY_METHODS}.items() if not _looks_inside(known))
+    if inside is None:
+        asked = f"layers= names '{named[0]}'; leave it out"
+    else:
+        asked = f"method '{inside}' needs layers, gradients or the inside of the model"
+    raise ExplainerError(
+        f"the model is {what}, which has no layers to look into, and {asked}; these methods look at the input: {able}, "
+        f"{PREFIX}DIR; so does a function (model, images, targets)"
+    )
 
 
 def _looks_inside(explainer: Explainer) -> bool:

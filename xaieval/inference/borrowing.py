@@ -103,13 +103,19 @@ def check_open(model: nn.Module, path: str = "") -> None:
     """Check that layers of a model can be probed. TorchScript and exported programs run no Python hooks inside.
 
     Args:
-        model: The model.
+        model: The model. One that has no layers says by its attribute `without_layers` what it is.
         path: The module to be probed. Default: the model.
 
     Raises:
-        ModelError: The model, or the part of it that contains the module, is TorchScript or an exported program; the message
-            says what to do.
+        ModelError: The model has no layers; or it, or the part of it that contains the module, is TorchScript or an exported
+            program. The message says what to do.
     """
+    without_layers = getattr(model, "without_layers", "")
+    if without_layers:
+        raise ModelError(
+            f"the model is {without_layers}, which has no layers to look into; give the nn.Module that it was made from, or "
+            "use methods that look at the input ('xaieval-bench methods')"
+        )
     names = path.split(".") if path else []
     module: Any = model
     for depth in range(len(names) + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xaieval.models.abn import ABNClassifier
 from xaieval.models.attention import AttentionBranch, AttentionOutput, SeparableBlock, amplify, attention_loss, evidence_map
-from xaieval.models.blackbox import BlackBox, as_module
+from xaieval.models.blackbox import BlackBox, as_module, onnx_model
 from xaieval.models.builtin import cue_scenes, fpn_scenes, scenes_backbone
 from xaieval.models.designs import DESIGNS, Design, focus
 from xaieval.models.fal import FAL, levels_of
@@ -46,6 +46,7 @@ __all__ = [
     "levels_of",
     "load_model",
     "load_weights",
+    "onnx_model",
     "overhead",
     "read_weights",
     "scenes_backbone",

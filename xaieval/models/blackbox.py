@@ -1,8 +1,9 @@
-"""Models that are plain functions, without layers and gradients, and exported programs."""
+"""Models that are plain functions or ONNX files, without layers and gradients, and exported programs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,19 @@ from torch.utils._pytree import tree_map
 from xaieval.errors import ModelError
 from xaieval.inference.borrowing import is_exported
 from xaieval.inference.plain_passes import network_of
+from xaieval.models.onnx_file import CPU, OnnxFunction, Providers, is_session, onnx_function
 
-__all__ = ["BlackBox", "ExportedModel", "Function", "as_module"]
+__all__ = ["BlackBox", "ExportedModel", "Function", "as_module", "onnx_model"]
 
-Function = Callable[[Tensor], Any]
+Function = Callable[[Any], Any]
 
 
 class BlackBox(nn.Module):
     """A function of images as a model, such as an ONNX session, a scikit-learn pipeline or a remote service.
 
-    `xaieval.score` and `xaieval.explain` wrap functions automatically. RISE, occlusion, maps from files and the controls can
-    explain such models; methods that need layers or gradients cannot.
+    `xaieval.score` and `xaieval.explain` wrap functions and sessions automatically. Methods that ask only for scores of images
+    can explain such models: RISE, occlusion, Sobol, HSIC, captum's perturbation methods such as LIME, PartitionSHAP, maps from
+    files and the controls. Methods that need layers or gradients cannot.
 
     A function that returns probabilities needs `Protocol(confidence="identity")`, since softmax would be applied again.
 
@@ -50,8 +53,20 @@ class BlackBox(nn.Module):
         self.numpy = numpy
 
     @property
+    def without_layers(self) -> str:
+        """What it is, as an error says that it has no layers."""
+        return "an ONNX file" if isinstance(self.function, OnnxFunction) else "a function"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """A hash of what it computes, as far as there is one."""
+        return self.function.fingerprint if isinstance(self.function, OnnxFunction) else None
+
+    @property
     def function_name(self) -> str:
-        """Import path of the function, for manifests."""
+        """Import path of the function, or the name of the file, for manifests."""
+        if isinstance(self.function, OnnxFunction):
+            return self.function.name
         named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
         return f"{named.__module__}.{named.__qualname__}"
 
@@ -67,6 +82,43 @@ class BlackBox(nn.Module):
         if isinstance(output, Tensor):
             _check(output, len(images), self.function_name)
         return output
+
+
+def onnx_model(
+    file: str | Path | Any,
+    *,
+    providers: Providers = CPU,
+    threads: int | None = None,
+    channels_last: bool | None = None,
+) -> BlackBox:
+    """Make a model of an ONNX file: a black box, without layers and gradients.
+
+    A file for a fixed number of images gets them in groups of that number, the last one filled up with copies of its last
+    image. A file of several outputs gives a mapping by name, in which `output=` names the logits if none is called "logits" or
+    "out". Nothing of a file is run but the operators of onnxruntime.
+
+    Images are cast to the type of the file: one that takes whole numbers (uint8) gets images in [0, 255], rounded. Where the
+    input has its channels last, `[N, H, W, C]`, images are transposed for it, which a warning says.
+
+    Args:
+        file: The file, or an `onnxruntime.InferenceSession`, which has its own providers and threads.
+        providers: What runs the file, first choice first, as onnxruntime names it. Default: the CPU.
+        threads: Number of threads. Default: that of torch.
+        channels_last: Whether the input is `[N, H, W, C]`. Default: it is if only its last axis has a length of 1, 3 or 4.
+
+    Raises:
+        ModelError: There is no such file, onnxruntime cannot read it, or its input is not one of images; when called: the
+            images do not suit it.
+        UsageError: The extra [onnx] is not installed, or a provider is not available.
+
+    Example:
+        A function that explains images by a file:
+
+        >>> import xaieval
+        >>> def explained(file, images):
+        ...     return xaieval.explain(onnx_model(file, threads=4), images, method="rise")["input"]
+    """
+    return BlackBox(onnx_function(file, providers=providers, threads=threads, channels_last=channels_last), numpy=True)
 
 
 class ExportedModel(nn.Module):
@@ -102,7 +154,7 @@ class ExportedModel(nn.Module):
 
 
 def as_module(model: Any) -> nn.Module:
-    """The network of a model, or a function as a `BlackBox`.
+    """The network of a model, or a function or an ONNX session as a `BlackBox`.
 
     Raises:
         ModelError: The model is neither.
@@ -110,6 +162,8 @@ def as_module(model: Any) -> nn.Module:
     if type(model).__name__ == "ExportedProgram":
         model = model.module()
     model = network_of(model)
+    if is_session(model):
+        return onnx_model(model)
     if not isinstance(model, nn.Module):
         return BlackBox(model)
     size = _fixed_size(model) if is_exported(model) else None

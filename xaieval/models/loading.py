@@ -18,10 +18,11 @@ from xaieval.data import Preprocessing, import_factory
 from xaieval.data.cues import CUES
 from xaieval.data.drawing import SIDE
 from xaieval.errors import ModelError, WeightsError, choose_from
-from xaieval.models.blackbox import as_module
+from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.features import LinearHead
 from xaieval.models.huggingface import huggingface
+from xaieval.models.onnx_file import onnx_function
 from xaieval.models.openclip import openclip
 from xaieval.models.ultralytics import ultralytics
 from xaieval.models.weights import load_weights, read_weights, tensors_only
@@ -30,6 +31,8 @@ from xaieval.models.zeroshot import ZeroShot
 WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
+
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,14 @@ def names_code(spec: str) -> bool:
         >>> names_code("timm:resnet18"), names_code("mine:make")
         (False, True)
     """
-    source, _, name = spec.partition(":")
+    source, name = _parsed(spec)
     return bool(name) and source not in MODEL_SOURCES
+
+
+def _parsed(spec: str) -> tuple[str, str]:
+    """The source of a model's name, and the name in it. An ONNX file may be named without its source."""
+    source, _, name = spec.partition(":")
+    return ("onnx", spec) if source not in MODEL_SOURCES and spec.endswith(ONNX) else (source, name)
 
 
 def load_model(
@@ -89,12 +98,14 @@ def load_model(
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
             `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG"
             for pretrained weights, or a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
-            "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or "package.module:factory", a
-            function that returns an nn.Module. Only the last form imports user code.
+            "onnx:FILE" or "FILE.onnx" (see `xaieval.models.onnx_model`), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
+            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
+            imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
-            configuration, such as `{"num_labels": 5}`; for "ultralytics:NAME", see `xaieval.models.ultralytics`.
+            configuration, such as `{"num_labels": 5}`; for "ultralytics:NAME", see `xaieval.models.ultralytics`; for ONNX
+            files those of `onnx_model`, such as `{"threads": 4}`.
         prompts: The classes, as texts, of a model that compares images with texts, such as CLIP, which becomes a `ZeroShot`.
         head: A weights file of a linear head, with a weight `[K, C]` and a bias `[K]` or none, for "timm:NAME" and "hf:NAME",
             which then give features, such as those of DINOv2; see `LinearHead`.
@@ -103,16 +114,16 @@ def load_model(
         ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, prompts are
             missing or given to a model with classes of its own, or no head can be put on it.
         WeightsError: A file cannot be read or does not fit.
-        UsageError: An extra that the model needs ([hf], [openclip], [ultralytics]) is not installed.
+        UsageError: An extra that the model needs ([hf], [openclip], [ultralytics], [onnx]) is not installed.
 
     Example:
         >>> load_model("xaieval:fpn-scenes").preprocessing.image_size
         128
     """
-    prefix, _, name = spec.partition(":")
+    prefix, name = _parsed(spec)
     if not prefix or not name:
         forms = ", ".join(f"'{known}:NAME'" for known in MODEL_SOURCES)
-        raise ModelError(f"no model {spec!r}; a model is {forms} or 'package.module:factory'")
+        raise ModelError(f"no model {spec!r}; a model is {forms}, 'FILE.onnx' or 'package.module:factory'")
     source, name = (Source(_factory), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
     arguments = dict(model_args or {})
     load = source.load if head is None else source.load_features
@@ -240,6 +251,13 @@ def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights
     return LoadedModel(*ultralytics(name, pretrained, arguments, weights))
 
 
+def _onnx(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
+    if weights is not None or pretrained:
+        raise ModelError(f"the ONNX file {name} holds its own weights; leave --weights and --pretrained out")
+    function = onnx_function(name, **arguments)
+    return LoadedModel(BlackBox(function, numpy=True), function.image_input.preprocessing)
+
+
 def _builtin(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
     builders = {"fpn-scenes": fpn_scenes} | {f"scenes-{cue}": partial(cue_scenes, cue) for cue in CUES}
     if name not in builders:
@@ -287,5 +305,6 @@ MODEL_SOURCES: Mapping[str, Source] = {
     "hf": Source(_huggingface, reads_weights=True, load_features=partial(_huggingface, features=True)),
     "openclip": Source(_openclip),
     "ultralytics": Source(_ultralytics, reads_weights=True),
+    "onnx": Source(_onnx, reads_weights=True),
     "xaieval": Source(_builtin),
 }

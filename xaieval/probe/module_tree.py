@@ -70,8 +70,12 @@ class ModuleTree:
         return self.layouts[layer.address].size
 
     def stages(self) -> list[list[Layer]]:
-        """The blocks of each stage, followed by the output of the stage, in order of execution."""
+        """The blocks of each stage, followed by the output of the stage, in order of execution.
+
+        A block of another size than the output, such as one that makes the maps of the next stage, is left out.
+        """
         stages = [_with_blocks(node) for node in self._stages(self.root)]
+        stages = [[layer for layer in stage if self.size(layer) == self.size(stage[-1])] for stage in stages]
         return sorted(stages, key=lambda stage: self._order[stage[-1].address])
 
     def longest_row(self) -> list[Layer]:

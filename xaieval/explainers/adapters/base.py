@@ -121,6 +121,11 @@ class LibraryMethod:
         return self.kinds[self.method].takes_gradients
 
     @property
+    def needs_model(self) -> bool:
+        """Whether it looks inside the model; methods that leave out parts of the image ask only for scores."""
+        return self.needs_layer or self.takes_gradients
+
+    @property
     def passes(self) -> str:
         """Forward passes per image."""
         return self.kinds[self.method].passes

@@ -21,6 +21,7 @@ from xaieval.explainers.adapters.base import (
     calling,
     check_choice,
     leaf,
+    library_errors,
     module_at,
     object_name,
     object_targets,
@@ -37,7 +38,7 @@ from xaieval.explainers.adapters.captum_kinds import (
 )
 from xaieval.explainers.adapters.function_calls import ACTIVATIONS, ADDITIONS, POOLINGS, RELUS, functions_as_modules
 from xaieval.explainers.adapters.lending import split_repeated_calls
-from xaieval.explainers.base import Context
+from xaieval.explainers.base import Context, Wanted
 from xaieval.inference.reproducibility import ONE_AT_A_TIME
 from xaieval.masking.segments import Segments, check_segments, label_maps
 
@@ -159,7 +160,8 @@ class Captum(LibraryMethod):
         kind = KINDS[self.method]
         _check_layout(self.name, kind, context)
         layer = [module_at(context, self.name)] if kind.needs_layer else []
-        with _calling(self.name, context, kind) as (functions, score):
+        calling_model = _calling(self.name, context, kind) if self.needs_model else _asking(self.name, context)
+        with calling_model as (functions, score):
             from captum import attr
 
             finite = _FiniteScores(score)
@@ -321,6 +323,14 @@ def _calling(name: str, context: Context, kind: CaptumKind) -> Iterator[tuple[nn
         functions, score = functions_as_modules(context.model, _changed(kind), context.score, *first)
         _check_relus(name, kind, context, functions)
         yield functions, score
+
+
+@contextmanager
+def _asking(name: str, context: Context) -> Iterator[tuple[nn.ModuleList, Callable[..., Tensor]]]:
+    """For methods that leave out parts of the image: no modules, and scores without gradients, as fast as the run can."""
+    wanted: Wanted = "score" if context.protocol.gradient == "logit" else "confidence"
+    with library_errors(NAME, name):
+        yield nn.ModuleList(), lambda images, of: context.ask([(images, of)], wanted)
 
 
 def _changed(kind: CaptumKind) -> Mapping[Any, type[nn.Module]]:

@@ -64,7 +64,6 @@ class Shap(LibraryMethod):
     library = NAME
     kinds = KINDS
     given = frozenset({"self", "shape", "main_effects", "error_bounds", "outputs", "silent"})
-    needs_model = False  # it asks scores
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
