@@ -188,7 +188,7 @@ def _pyramids(traced: Trace, tree: ModuleTree) -> list[list[Layer]]:
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Layer]] = {}
     for layer in traced.layers:
-        if layer.address in tree.layouts and layer.keys and tree.layouts[layer.address].kind != "tokens":
+        if layer.address in tree.layouts and layer.keys and tree.layouts[layer.address].token_axis is None:
             groups.setdefault((layer.path, layer.keys[:-1]), []).append(layer)
     plain: list[list[Layer]] = []
     nested: list[list[Layer]] = []

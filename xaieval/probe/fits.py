@@ -25,6 +25,8 @@ OUTSIDE = 0.5  # largest share of the changes in a grid that many tokens outside
 MOST_MIDDLE = 2  # tokens in the middle of a grid
 UNUSUAL = 1.2  # factor by which a correlation counts less: for tokens in the middle of a grid, for a stride with a fraction
 
+PLACE_BY_PLACE = {"tokens": "N h*w*d C", "sequence_first": "h*w*d N C"}  # the frames of each place stand together
+
 Share = tuple[tuple[float, float], ...]  # of each side of the image, from and to
 
 
@@ -96,9 +98,16 @@ def best_fit(
             continue
         for cells in _grids(logs.shape[1], size, maps) if grid is None else [grid]:
             if 1 < math.prod(cells) <= logs.shape[1] and len(cells) == len(size):
-                candidates = _token_fits(kind, cells, logs, _pattern(cells, shares, maps), prefix)
-                fits += [_handicapped(fit, logs.shape[1], size, cells in maps) for fit in candidates]
+                pattern = _pattern(cells, shares, maps)
+                for order in _orders(kind, cells):
+                    candidates = _token_fits(Layout(order, cells), logs, pattern, prefix)
+                    fits += [_handicapped(fit, logs.shape[1], size, cells in maps) for fit in candidates]
     return max(fits, key=lambda fit: fit.correlation, default=None)
+
+
+def _orders(kind: str, cells: tuple[int, ...]) -> list[str]:
+    """The layouts of tokens that a grid can have: frame by frame, and where there are several frames also place by place."""
+    return [kind, *([PLACE_BY_PLACE[kind]] if len(cells) == 3 and 1 < cells[0] < math.prod(cells) else [])]
 
 
 def _grids(tokens: int, size: tuple[int, ...], maps: Mapping[tuple[int, ...], Tensor]) -> list[tuple[int, ...]]:
@@ -157,7 +166,7 @@ def _fit(layout: Layout, logs: Tensor, overlaps: Tensor) -> Fit:
     order = [matrix.trace() / matrix.norm().clamp(min=1e-30) for matrix in (product, most)]
     error = 1 / math.sqrt(math.prod(layout.size) * (len(logs) - 1))
     agreement = float(order[0] / order[1].clamp(min=1e-30))
-    return Fit(layout, float(correlation), agreement, _far(layout.size, logs, overlaps), error)
+    return Fit(layout, float(correlation), agreement, _far(layout.token_sides, logs, overlaps), error)
 
 
 def _far(cells: tuple[int, ...], logs: Tensor, overlaps: Tensor) -> float:
@@ -179,9 +188,10 @@ def _handicapped(fit: Fit, tokens: int, size: tuple[int, ...], is_map: bool) -> 
     return replace(fit, correlation=fit.correlation / factor)
 
 
-def _token_fits(kind: str, cells: tuple[int, ...], logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
+def _token_fits(layout: Layout, logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
     """The best fit of a grid among the tokens: after any number of tokens, and with tokens in its middle."""
-    count = math.prod(cells)
+    count = math.prod(layout.size)
+    overlaps = layout.in_token_order(overlaps)
     extra = logs.shape[1] - count
     if prefix is not None and prefix > extra:
         return []
@@ -190,14 +200,14 @@ def _token_fits(kind: str, cells: tuple[int, ...], logs: Tensor, overlaps: Tenso
     start = max(starts, key=lambda start: whole[start])
     if extra > MOST_PREFIX and _share_outside(logs, start, count) > OUTSIDE:
         return []
-    fits = [_fit(Layout(kind, cells, start), logs[:, start : start + count], overlaps)]
+    fits = [_fit(replace(layout, prefix=start), logs[:, start : start + count], overlaps)]
     half = count // 2
     first, second = _sliding(logs[:, : half + extra], overlaps[:, :half]), _sliding(logs[:, half:], overlaps[:, half:])
     gaps = [(start, gap) for start in starts for gap in range(1, min(MOST_MIDDLE, extra - start) + 1)]
     if gaps:
         start, gap = max(gaps, key=lambda pair: first[pair[0]] + second[sum(pair)])
         parts = [logs[:, start : start + half], logs[:, start + half + gap : start + gap + count]]
-        split = _fit(Layout(kind, cells, start, gap), torch.cat(parts, dim=1), overlaps)
+        split = _fit(replace(layout, prefix=start, middle=gap), torch.cat(parts, dim=1), overlaps)
         fits.append(split)
     return fits
 
