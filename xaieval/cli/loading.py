@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.config.groups import Groups, Weights
 from xaieval.config.options import ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
-from xaieval.errors import ModelError, UsageError
+from xaieval.errors import ModelError, UsageError, choose_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xaieval.explainers import Explainer
     from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
+    from xaieval.report.figures.slices import Slices
 
 __all__ = [
     "Inputs",
@@ -36,6 +37,7 @@ __all__ = [
     "load_trained",
     "mosaic_settings",
     "names_code",
+    "shown_slices",
 ]
 
 
@@ -126,6 +128,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded = load_model(spec, options.weights, options.pretrained, parse_literals(options.model_args))
+    if options.scan_args:
+        return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))
@@ -138,6 +142,27 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.interpolation is not None:
         changes["interpolation"] = options.interpolation
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
+
+
+def _of_scans(options: ModelOptions) -> Any:
+    """How scans are prepared.
+
+    Raises:
+        UsageError: The options are those of pictures, or there is no such setting, or a setting is out of range.
+    """
+    from xaieval.data import ScanPreprocessing
+
+    of_pictures = [name for name in ("image_size", "mean", "std", "interpolation") if getattr(options, name) is not None]
+    known = [one.name for one in fields(ScanPreprocessing)]
+    unknown = next((name for name in options.scan_args if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no --scan-args.{unknown}; {choose_from(unknown, known)}")
+    if of_pictures or "intensity" not in options.scan_args:
+        raise UsageError(
+            "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "
+            + (f"--{of_pictures[0].replace('_', '-')} is for pictures" if of_pictures else "it is missing")
+        )
+    return ScanPreprocessing(**parse_literals(options.scan_args))
 
 
 def load_judge(spec: str, options: ModelOptions, weights: str) -> Any:
@@ -219,6 +244,13 @@ def load_methods(options: RunOptions) -> list[Explainer]:
     from xaieval.explainers import with_settings
 
     return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
+
+
+def shown_slices(loaded: LoadedModel, images: Tensor) -> Slices | None:
+    """What figures show of volumes; None for images."""
+    from xaieval.report.figures.slices import check_slices
+
+    return check_slices(getattr(loaded.preprocessing, "slices", None), images.shape[1]) if images.ndim == 5 else None
 
 
 def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:

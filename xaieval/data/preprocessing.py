@@ -209,17 +209,18 @@ class Preprocessing:
         ratio = max(ratios) if self.border else min(ratios)
         return [max(1, round(side / ratio)) for side in (height, width)]
 
-    def to_pixels(self, images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+    def to_pixels(self, images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
         """Convert normalised images to pixels in [0, 1] for figures; grey images become grey RGB.
 
         Args:
-            images: Images as the model takes them.
+            images: Images or volumes as the model takes them.
             bands: Of images with several bands, those that are shown; see `to_visible`.
 
         Raises:
             DataError: The images have no such bands.
         """
-        mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        axes = [1] * (images.ndim - 2)
+        mean, std = (images.new_tensor(numbers).view(-1, *axes) for numbers in (self.mean, self.std))
         if images.shape[1] == 1:  # grey images of a factory, whose normalisation is not known
             mean, std = mean.mean(dim=0), std.mean(dim=0)
         if images.shape[1] in (1, self.channels):
@@ -227,14 +228,14 @@ class Preprocessing:
         return to_visible(images, bands)
 
 
-def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
     """Choose three channels of images for figures, in [0, 1].
 
-    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, so each is stretched: its lowest 2 %
-    of values become black, its highest 2 % white.
+    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, nor have scans, volumes of one channel
+    with values outside [0, 1]: so each is stretched, its lowest 2 % of values become black, its highest 2 % white.
 
     Args:
-        images: Images before normalisation.
+        images: Images or volumes before normalisation.
         bands: The channels shown as red, green and blue, from 0; or one channel, shown in grey. Default: the first three; of
             one or two channels, the first.
 
@@ -252,18 +253,20 @@ def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = N
             f"bands are three channels from 0 to {channels - 1}, or one for grey; got {', '.join(map(str, chosen))}"
         )
     shown = images[:, chosen]
-    if channels not in (1, 3):
-        values = shown.flatten(2)
+    is_scan = channels == 1 and images.ndim == 5 and not 0 <= images.min() <= images.max() <= 1
+    if channels not in (1, 3) or is_scan:
+        values, axes = shown.flatten(2), [1] * (images.ndim - 2)
         low, high = (
-            values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values[..., None, None] for share in STRETCH
+            values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values.view(*values.shape[:2], *axes)
+            for share in STRETCH
         )
         shown = (shown - low) / (high - low).clamp(min=torch.finfo(shown.dtype).tiny)
-    return shown.clamp(0, 1).expand(-1, 3, -1, -1)
+    return shown.clamp(0, 1).expand(-1, 3, *images.shape[2:])
 
 
-def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
-    """Width and height of a picture, or of a tensor of bands."""
-    return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
+def size_of(picture: Image.Image | Tensor) -> tuple[int, ...]:
+    """Width and height of a picture, or of a tensor of bands; of a scan all sides, the last one first."""
+    return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
 def _white(mask: Tensor) -> Image.Image:

@@ -50,7 +50,7 @@ def check_clip_axes(model: nn.Module, call: Callable[[Tensor], Any], images: Ten
             handle.remove()
     if found[:1] == [(images.shape[2], False)]:
         raise DataError(
-            f"images are {list(images.shape)}, and the {images.shape[2]} channels of the model's first convolution are those of "
-            "axis 2: frames come before channels; volumes and clips are [N, C, D, H, W] here, so give them with channels first, "
-            "and forward=lambda model, clips: model(clips.transpose(1, 2))"
+            f"images are {list(images.shape)}, and the {images.shape[2]} channels of the model's first convolution are those "
+            "of axis 2: frames come before channels; volumes and clips are [N, C, D, H, W] here, so give them with channels "
+            "first, and forward=lambda model, clips: model(clips.transpose(1, 2))"
         )

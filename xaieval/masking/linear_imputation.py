@@ -26,9 +26,9 @@ def linear_imputation(
     Each missing pixel becomes the weighted mean of its eight neighbours: 1/6 for the four beside it, 1/12 for the four at its
     corners, 0 beyond the border. A missing voxel has 26 neighbours: those that share a face count twice as much as those that
     share an edge, and these twice as much as those that share a corner (1/14, 1/28 and 1/56), so that in a volume of one slice
-    the pixels have the values that they have in the image. As neighbours may be missing too, this is a system of linear equations. It is solved for all
-    images at once by conjugate gradients, with one sweep over coarser and coarser grids (multigrid) as the preconditioner; this
-    takes 10 to 20 iterations at any size.
+    the pixels have the values that they have in the image. As neighbours may be missing too, this is a system of linear
+    equations. It is solved for all images at once by conjugate gradients, with one sweep over coarser and coarser grids
+    (multigrid) as the preconditioner; this takes 10 to 20 iterations at any size.
 
     Args:
         images: Images `[N, C, H, W]` or volumes `[N, C, D, H, W]`, in any unit.
@@ -122,8 +122,8 @@ def _sweep(levels: Levels, residual: Tensor) -> Tensor:
     """An approximate solution: a step of Jacobi's method, a correction from the coarser grids, and another Jacobi step.
 
     In two dimensions the same equations hold on a coarser grid, because they do not depend on the spacing. With each further
-    side that is halved, what flows between two cells doubles, and the correction is half as large. Summing cells on the way down
-    and copying them on the way up keeps the preconditioner symmetric, as conjugate gradients require.
+    side that is halved, what flows between two cells doubles, and the correction is half as large. Summing cells on the way
+    down and copying them on the way up keeps the preconditioner symmetric, as conjugate gradients require.
     """
     gaps, weights = levels[0]
     solution = (gaps * residual).div_(weights)

@@ -98,16 +98,9 @@ def best_fit(
             continue
         for cells in _grids(logs.shape[1], size, maps) if grid is None else [grid]:
             if 1 < math.prod(cells) <= logs.shape[1] and len(cells) == len(size):
-                pattern = _pattern(cells, shares, maps)
-                for order in _orders(kind, cells):
-                    candidates = _token_fits(Layout(order, cells), logs, pattern, prefix)
-                    fits += [_handicapped(fit, logs.shape[1], size, cells in maps) for fit in candidates]
+                candidates = _token_fits(kind, cells, logs, _pattern(cells, shares, maps), prefix)
+                fits += [_handicapped(fit, logs.shape[1], size, cells in maps) for fit in candidates]
     return max(fits, key=lambda fit: fit.correlation, default=None)
-
-
-def _orders(kind: str, cells: tuple[int, ...]) -> list[str]:
-    """The layouts of tokens that a grid can have: frame by frame, and where there are several frames also place by place."""
-    return [kind, *([PLACE_BY_PLACE[kind]] if len(cells) == 3 and 1 < cells[0] < math.prod(cells) else [])]
 
 
 def _grids(tokens: int, size: tuple[int, ...], maps: Mapping[tuple[int, ...], Tensor]) -> list[tuple[int, ...]]:
@@ -188,7 +181,13 @@ def _handicapped(fit: Fit, tokens: int, size: tuple[int, ...], is_map: bool) -> 
     return replace(fit, correlation=fit.correlation / factor)
 
 
-def _token_fits(layout: Layout, logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
+def _token_fits(kind: str, cells: tuple[int, ...], logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
+    """The best fits of a grid, counted frame by frame, and where there are several frames also place by place."""
+    ways = [kind, *([PLACE_BY_PLACE[kind]] if len(cells) == 3 and 1 < cells[0] < math.prod(cells) else [])]
+    return [fit for way in ways for fit in _fits_among(Layout(way, cells), logs, overlaps, prefix)]
+
+
+def _fits_among(layout: Layout, logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
     """The best fit of a grid among the tokens: after any number of tokens, and with tokens in its middle."""
     count = math.prod(layout.size)
     overlaps = layout.in_token_order(overlaps)
