@@ -25,7 +25,8 @@ OUTSIDE = 0.5  # largest share of the changes in a grid that many tokens outside
 MOST_MIDDLE = 2  # tokens in the middle of a grid
 UNUSUAL = 1.2  # factor by which a correlation counts less: for tokens in the middle of a grid, for a stride with a fraction
 
-PLACE_BY_PLACE = {"tokens": "N h*w*d C", "sequence_first": "h*w*d N C"}  # the frames of each place stand together
+# The frames of each place stand together.
+PLACE_BY_PLACE = {"tokens": "N h*w*d C", "sequence_first": "h*w*d N C", "N C T": "N C h*w*d"}
 
 Share = tuple[tuple[float, float], ...]  # of each side of the image, from and to
 
