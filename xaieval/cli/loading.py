@@ -82,7 +82,8 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
 
     loaded = load_trained(options.model, model_options, options.seed)
     forward = load_forward(model_options.forward)
-    if not names_code("data", options.data):
+    known_data = not names_code("data", options.data)
+    if known_data:
         check_normalisation(model_options, loaded.preprocessing)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
     data = load_data(
@@ -100,6 +101,8 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
         classes=class_order(options.classes),
         **mosaic_settings(options, loaded, forward, protocol),
     )
+    if known_data:
+        check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
 
@@ -273,15 +276,18 @@ def _size(sides: int | tuple[int, ...]) -> Side:
     return sides if isinstance(sides, int) else (sides[0], sides[-1])
 
 
-def check_normalisation(options: ModelOptions, preprocessing: Preprocessing) -> None:
+def check_normalisation(options: ModelOptions, preprocessing: Preprocessing, ids: Sequence[str] = ()) -> None:
     """Refuse to read bands from files without being told their mean and standard deviation.
 
     Raises:
-        UsageError: The images have other channels than grey or RGB, and the options do not say how they are normalised.
+        UsageError: The images have other channels than grey or RGB, or are arrays, whose unit is not known, and the options do
+            not say how they are normalised.
     """
-    if preprocessing.channels not in (1, 3) and (options.mean is None or options.std is None):
+    arrays = any(name.lower().endswith(".npy") for name in ids)
+    if (preprocessing.channels not in (1, 3) or arrays) and (options.mean is None or options.std is None):
         raise UsageError(
-            f"the model takes images of {preprocessing.channels} channels, whose normalisation is not known; give --mean and "
+            f"the model takes images of {preprocessing.channels} channels{' from arrays' if arrays else ''}, whose "
+            "normalisation is not known; give --mean and "
             f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
@@ -159,7 +160,7 @@ def image_folder(
     cropped like the images.
 
     For a model of other than one or three channels, the files are `.npy` arrays and pictures with that many bands; see
-    `xaieval.data.decoding.read_bands`.
+    `xaieval.data.decoding.read_bands`. For one or three channels they can also be `.npy` arrays alone.
 
     Args:
         root: The folder.
@@ -180,19 +181,26 @@ def image_folder(
             classes; it is not known which class they are; masks or boxes are missing or belong to other images.
     """
     channels = getattr(preprocessing, "channels", 3)
-    found = read_class_folder(root, ENDINGS if channels in (1, 3) else (*ENDINGS, ".npy"), classes)
+    of_pictures = channels in (1, 3) and not _holds_arrays_alone(root)
+    found = read_class_folder(root, ENDINGS if of_pictures else (*ENDINGS, ".npy"), classes)
     names, paths, inside = found.names, found.paths, found.inside
     return Pictures(
         ids=names,
         labels=found.labels,
         classes=found.classes,
-        read=lambda index: read_picture(paths[index], to_rgb) if channels in (1, 3) else read_bands(paths[index], channels),
+        read=lambda index: read_picture(paths[index], to_rgb) if of_pictures else read_bands(paths[index], channels),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
         left_out=found.left_out,
         truth=None if annotations is None else read_annotations(annotations, inside, found.classes, found.labels),
     )
+
+
+def _holds_arrays_alone(root: str | Path) -> bool:
+    """Whether a folder has `.npy` files and no pictures, beside which they would be something else than images."""
+    endings = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names if not name.startswith(".")}
+    return ".npy" in endings and not endings.intersection(ENDINGS)
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

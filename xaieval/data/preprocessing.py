@@ -22,6 +22,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "to_visible
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ROUNDING = 0.01  # how far rounding and interpolation move grey values out of [0, 1]
 STRETCH = (0.02, 0.98)  # shares of the values of a band that become black and white in figures
 
 Side = int | tuple[int, int]  # pixels of a square's side, or height and width
@@ -231,8 +232,8 @@ class Preprocessing:
 def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
     """Choose three channels of images for figures, in [0, 1].
 
-    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, nor have scans, volumes of one channel
-    with values outside [0, 1]: so each is stretched, its lowest 2 % of values become black, its highest 2 % white.
+    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, nor have images of one channel with
+    values outside [0, 1], such as scans: so each is stretched, its lowest 2 % of values become black, its highest 2 % white.
 
     Args:
         images: Images or volumes before normalisation.
@@ -253,8 +254,8 @@ def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None 
             f"bands are three channels from 0 to {channels - 1}, or one for grey; got {', '.join(map(str, chosen))}"
         )
     shown = images[:, chosen]
-    is_scan = channels == 1 and images.ndim == 5 and not 0 <= images.min() <= images.max() <= 1
-    if channels not in (1, 3) or is_scan:
+    is_grey = channels == 1 and -ROUNDING <= images.min() <= images.max() <= 1 + ROUNDING
+    if channels != 3 and not is_grey:
         values, axes = shown.flatten(2), [1] * (images.ndim - 2)
         low, high = (
             values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values.view(*values.shape[:2], *axes)
