@@ -54,7 +54,7 @@ def test_a_data_set_of_torchgeo_is_scored_as_it_is(eurosat, network):
     loader = DataLoader(eurosat, batch_size=2)
     scores = xaieval.score(network, loader, ["layer2", "layer3"], protocol=Protocol(target="label"), progress=False)
     assert scores.rows["label"].tolist() == [0, 0, 0, 0, 1, 1]
-    assert set(scores.rows["status"]) == {"ok"}
+    assert set(scores.rows["status"]) <= {"ok", "constant_map"}
     for place, sample in enumerate(eurosat):
         with torch.no_grad():
             expected = network(sample["image"][None]).double().softmax(1)[0, sample["label"]]

@@ -28,7 +28,7 @@ def vit() -> nn.Module:
 NETWORKS = {
     "DenseNet121": (
         lambda: DenseNet121(3, 1, 3, init_features=8, growth_rate=4, block_config=(2, 2, 2, 2)),
-        [f"features.denseblock{number}" for number in (1, 2, 3, 4)],
+        [f"features.denseblock{number}" for number in (1, 2, 3)],  # the fourth has one cell
     ),
     "ResNet": (lambda: resnet10(n_input_channels=1, num_classes=3), ["layer1", "layer2", "layer3", "layer4"]),
     "ViT": (vit, ["blocks.0", "blocks.1"]),
