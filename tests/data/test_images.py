@@ -360,7 +360,7 @@ def test_bands_of_tiff_files_are_read_by_tifffile(tmp_path):
 
 def test_tiff_files_of_many_bands_say_that_they_need_tifffile(tmp_path, monkeypatch):
     tifffile = pytest.importorskip("tifffile", reason="writes the file")
-    tifffile.imwrite(tmp_path / "1.tif", np.zeros((5, 6, 8), dtype=np.uint16))
+    tifffile.imwrite(tmp_path / "1.tif", np.zeros((6, 8, 5), dtype=np.uint16), planarconfig="contig")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     (batch,) = image_folder(tmp_path, BANDS).loader(1)
     assert "need tifffile (pip install tifffile)" in batch["failed"][0][2]

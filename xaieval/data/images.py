@@ -67,15 +67,15 @@ class Pictures(Dataset[dict[str, Any]]):
     def _prepared(self, index: int) -> dict[str, Any]:
         """The preprocessed image, with its mask and boxes if they are known."""
         picture = self.read(index)
-        size = size_of(picture)
         prepared: dict[str, Any] = {"image": self.preprocessing(picture)}
         if self.mask is not None and hasattr(self.preprocessing, "mask"):
             mask = self.mask(index)
-            if size_of(mask) != size:  # counts as an unreadable picture, so that it does not end a run
-                raise ValueError(f"its mask has {size_of(mask)} pixels, the picture {size}")
+            if _sides(mask) != _sides(picture):  # counts as an unreadable picture, so that it does not end a run
+                raise ValueError(f"its mask has {_sides(mask)} pixels, the picture {_sides(picture)}")
             prepared["mask"] = self.preprocessing.mask(mask)
         if not isinstance(self.preprocessing, Preprocessing):
             return prepared
+        size = size_of(picture)
         if self.boxes is not None:
             prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], size)
         if self.truth is not None:
@@ -195,6 +195,11 @@ def image_folder(
         left_out=found.left_out,
         truth=None if annotations is None else read_annotations(annotations, inside, found.classes, found.labels),
     )
+
+
+def _sides(picture: Image.Image | Tensor) -> tuple[int, ...]:
+    """Width and height of a picture or of a tensor of bands; of a scan all sides, the last one first."""
+    return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
 def _holds_arrays_alone(root: str | Path) -> bool:

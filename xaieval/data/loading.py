@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from xaieval.data.annotations import Annotations
+from xaieval.data.class_folders import ClassOrder
 from xaieval.data.cues import CUES, Cue
-from xaieval.data.images import ClassOrder, Pictures, image_folder, scenes
+from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.mosaics import Judge, Layout, Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scans import ScanPreprocessing, scan_folder
@@ -233,29 +234,30 @@ def load_pictures(
         raise DataError(f"classes goes with 'folder:DIR' and 'nifti:DIR', but the data is {spec!r}")
     if names_code(spec):
         return None
-    _check_kind(spec, preprocessing, boxes is not None or annotations is not None)
+    prepare = _fitting(spec, preprocessing, boxes is not None or annotations is not None)
     if spec in SCENES_BY_NAME:
         size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
-        return scenes(preprocessing, size, split, seed, masks=truth, cue=cue).spread(max_images)
+        return scenes(prepare, size, split, seed, masks=truth, cue=cue).spread(max_images)
     if source == "ucmerced":
-        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
+        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", prepare, download).spread(max_images)
     if source in FOLDERS and rest:
         places = {"masks": masks, "boxes": boxes, "annotations": annotations}
         given = {name: place for name, place in places.items() if place is not None}
-        return FOLDERS[source](rest, preprocessing, classes=classes, **given).spread(max_images)
+        return FOLDERS[source](rest, prepare, classes=classes, **given).spread(max_images)
     if is_mosaics(spec):
         raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the pictures themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 
 
-def _check_kind(spec: str, preprocessing: Any, boxes: bool) -> None:
-    """Refuse what is of scans for pictures, and what is of pictures for scans."""
+def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes: bool) -> Any:
+    """The preprocessing, if it is not that of scans for pictures; boxes of scans are refused too."""
     source = spec.partition(":")[0]
     if boxes and source == "nifti":
         raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
     if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
         raise DataError(f"a ScanPreprocessing (--scan-args) is for 'nifti:DIR', but the data is {spec!r}")
+    return preprocessing
 
 
 def _factory(spec: str) -> Any:

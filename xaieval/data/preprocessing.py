@@ -265,9 +265,9 @@ def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None 
     return shown.clamp(0, 1).expand(-1, 3, *images.shape[2:])
 
 
-def size_of(picture: Image.Image | Tensor) -> tuple[int, ...]:
-    """Width and height of a picture, or of a tensor of bands; of a scan all sides, the last one first."""
-    return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
+def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
+    """Width and height of a picture, or of a tensor of bands."""
+    return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
 
 
 def _white(mask: Tensor) -> Image.Image:
