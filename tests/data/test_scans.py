@@ -182,6 +182,8 @@ def test_scans_and_pictures_are_not_mixed_up(tmp_path):
         load_data(f"nifti:{tmp_path}", Preprocessing(8, 8), 1)
     with pytest.raises(DataError, match=r"a ScanPreprocessing \(--scan-args\) is for 'nifti:DIR', but the data is 'scenes'"):
         load_data("scenes", AS_IN_FILE, 1)
+    with pytest.raises(DataError, match=r"mosaics are made of pictures, and not of scans; the data is 'mosaics:nifti:x'"):
+        load_data("mosaics:nifti:x", AS_IN_FILE, 1)
     with pytest.raises(DataError, match="boxes and annotations are of pictures"):
         load_data(f"nifti:{tmp_path}", AS_IN_FILE, 1, boxes="boxes.json")
 

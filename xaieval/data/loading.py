@@ -182,6 +182,8 @@ def load_mosaics(
         DataError: There is no such data, a choice is unknown or out of range, or there are too few images.
     """
     source, _, rest = spec.partition(":")
+    if isinstance(preprocessing, ScanPreprocessing):
+        raise DataError(f"mosaics are made of pictures, and not of scans; the data is {spec!r}")
     for name, value in choices.items():
         if name not in MOSAIC_ARGS:
             raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
