@@ -80,6 +80,14 @@ def test_bands_of_unknown_normalisation_are_refused_word_for_word(bench):
     )
 
 
+def test_arrays_of_one_band_need_their_normalisation_too(bench):
+    Path("photos").mkdir()
+    np.save("photos/1.npy", _bands(1)[0])
+    status, _, err = _score(bench, *_model(1), "--data", "folder:photos", "--image-size", "32")
+    assert (status, "takes images of 1 channels from arrays, whose normalisation is not known" in err) == (2, True)
+    assert _score(bench, *_model(1), "--data", "folder:photos", "--image-size", "32", "--mean", "0", "--std", "1")[0] == 0
+
+
 def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(bench):
     Path("manybands.py").write_text("import torch\ndef make():\n    return [torch.rand(2, 13, 32, 48) * 9]\n")
     status, out, err = _score(bench, *_model(13), "--data", "manybands:make", "--bands", "3,2,40")

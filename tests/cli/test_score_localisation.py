@@ -155,8 +155,8 @@ def test_data_whose_objects_are_not_known_is_refused_word_for_word(bench, folder
         ("scenes", ["--annotations", f"coco:{boxes}"]),
     ):
         assert bench("--data", data, *option, "--out", "run") == (
-            f"masks, boxes and annotations go with 'folder:DIR', but the data is '{data}'; scenes have their own masks, and a "
-            "factory returns masks, boxes or 'truth' in its batches"
+            f"masks, boxes and annotations go with 'folder:DIR', and masks with 'nifti:DIR', but the data is '{data}'; scenes "
+            "have their own masks, and a factory returns masks, boxes or 'truth' in its batches"
         )
     assert "no folder 'nowhere'" in bench("--data", f"folder:{photos}", "--masks", "nowhere", "--out", "run")
     assert "cannot read boxes from 'nowhere.json'" in bench(

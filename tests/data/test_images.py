@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,27 @@ def test_bands_of_arrays_are_in_their_own_unit(tmp_path, last):
     ]
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (1, 6, 8), (6, 8, 1)])
+def test_arrays_of_one_band_are_read_where_there_are_no_pictures(tmp_path, shape):
+    values = np.linspace(-1000, 1000, 48, dtype=np.float32).reshape(shape)
+    (tmp_path / "class").mkdir()
+    np.save(tmp_path / "class" / "1.npy", values)
+    prepare = Preprocessing((6, 8), (6, 8), mean=(100.0,), std=(500.0,))
+    (batch,) = image_folder(tmp_path, prepare).loader(1)
+    torch.testing.assert_close(batch["image"][0, 0], torch.from_numpy((values.reshape(6, 8) - 100) / 500))
+    shown = prepare.to_pixels(batch["image"])
+    assert 0 == shown.min() < shown.median() < shown.max() == 1, "stretched: its unit is not that of pictures"
+    _save(tmp_path / "class" / "2.png")
+    found = image_folder(tmp_path, prepare)
+    assert (found.ids, found.left_out) == (["class/2.png"], {".npy": 1})
+
+
+def test_arrays_of_three_bands_keep_their_unit(tmp_path):
+    np.save(tmp_path / "1.npy", values := np.random.default_rng(0).random((3, 6, 8)) * 4000)
+    (batch,) = image_folder(tmp_path, Preprocessing((6, 8), (6, 8), mean=(0.0,) * 3, std=(2.0,) * 3)).loader(1)
+    torch.testing.assert_close(batch["image"][0], torch.from_numpy(values / 2).float())
+
+
 def test_bytes_of_bands_are_scaled_and_arrays_of_code_are_not_run(tmp_path):
     _save(tmp_path / "class" / "alpha.png", "RGBA")
     np.save(tmp_path / "class" / "code.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
@@ -334,6 +356,14 @@ def test_bands_of_tiff_files_are_read_by_tifffile(tmp_path):
     expected = torch.from_numpy((values.astype(np.float32) - 1) / 2)
     for image in batch["image"]:
         torch.testing.assert_close(image, expected)
+
+
+def test_tiff_files_of_many_bands_say_that_they_need_tifffile(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile", reason="writes the file")
+    tifffile.imwrite(tmp_path / "1.tif", np.zeros((6, 8, 5), dtype=np.uint16), planarconfig="contig")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    (batch,) = image_folder(tmp_path, BANDS).loader(1)
+    assert "need tifffile (pip install tifffile)" in batch["failed"][0][2]
 
 
 def test_masks_and_boxes_of_bands_follow_them(tmp_path):

@@ -18,7 +18,7 @@ from xaieval.data.batches import read_batches
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
-KNOWN = "data is 'scenes', 'folder:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
+KNOWN = "data is 'scenes', 'folder:DIR', 'nifti:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -297,7 +297,7 @@ def test_folders_of_numbers_in_another_order_by_name_are_a_question_and_both_ans
     assert found["number"].labels == [0, 1, 10, 2, 4]
     assert [found["number"].classes[label] for label in found["number"].labels] == ["0", "1", "10", "2", "4"]
     assert load_data(f"folder:{root}", SMALL, 1, classes="number").classes[10] == "10"
-    with pytest.raises(DataError, match="classes goes with 'folder:DIR', but the data is 'scenes'"):
+    with pytest.raises(DataError, match="classes goes with 'folder:DIR' and 'nifti:DIR', but the data is 'scenes'"):
         load_data("scenes", SMALL, 1, classes="name")
 
 

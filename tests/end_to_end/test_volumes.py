@@ -404,7 +404,7 @@ def test_flat_maps_of_volumes_are_refused():
         explain(_net(), _volumes(), method=flat)
 
 
-def test_the_command_scores_volumes_and_draws_no_figure(tmp_path, monkeypatch, capsys):
+def test_the_command_scores_volumes_and_draws_their_slices(tmp_path, monkeypatch, capsys):
     (tmp_path / "scans.py").write_text(
         "import torch\n"
         "def model():\n"
@@ -418,7 +418,9 @@ def test_the_command_scores_volumes_and_draws_no_figure(tmp_path, monkeypatch, c
     main(["score", "--model", "scans:model", "--data", "scans:data", "--layers", "0", "--out", "run", "--no-progress"])
     assert "gradcam" in capsys.readouterr().out
     assert (tmp_path / "run" / "rows.parquet").is_file()
-    assert not (tmp_path / "run" / "maps.png").exists()
+    assert (tmp_path / "run" / "maps.png").is_file()
+    main(["report", "run", "--import-code"])
+    assert (tmp_path / "run" / "report.html").read_text().count("<img src=") == 4
 
 
 @pytest.mark.parametrize("name", ["score-cam", "ablation-cam", "captum:Saliency", "captum:FeatureAblation", "captum:Occlusion"])

@@ -45,7 +45,7 @@ def test_frames_before_channels_are_refused_with_the_way_to_say_it(make):
         lambda model, clips: xaieval.score(model, [clips], methods="random", progress=False),
         lambda model, clips: xaieval.check(model, [clips]),
     ):
-        with pytest.raises(DataError, match=r"images are \[\d, 8, 3, 32, 32\].*takes 3 channels.*clips.transpose\(1, 2\)"):
+        with pytest.raises(DataError, match=r"images are \[\d, 8, 3, 32, 32\].*3 channels.*axis 2.*clips.transpose\(1, 2\)"):
             run(make(), CLIPS.transpose(1, 2))
 
 
@@ -59,6 +59,23 @@ def test_with_the_channels_first_the_map_has_the_frames(make):
     right = torch.autograd.grad(score, clips)[0].abs().amax(1)
     low, high = right.amin((1, 2, 3), keepdim=True), right.amax((1, 2, 3), keepdim=True)
     torch.testing.assert_close(found, (right - low) / (high - low), atol=1e-4, rtol=0)
+
+
+def test_three_frames_of_three_channels_are_told_apart_by_what_reaches_the_convolution():
+    clips = CLIPS[:, :, :3]
+    with pytest.raises(DataError, match=r"images are \[1, 3, 3, 32, 32\].*those of axis 2: frames come before channels"):
+        xaieval.explain(Recurrent(), clips, method="captum:Saliency")
+    found = xaieval.explain(Recurrent(), clips, method="captum:Saliency", forward=channels_first)
+    assert found["input"].shape == (2, 3, 32, 32)
+    volumes = nn.Sequential(nn.Conv3d(3, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    assert xaieval.explain(volumes, clips, method="captum:Saliency")["input"].shape == (2, 3, 32, 32)
+
+
+def test_frames_of_one_channel_before_it_are_refused():
+    frames = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(frames, nn.Unflatten(0, (-1, 8)), nn.AvgPool2d((8, 1)), nn.Flatten())
+    with pytest.raises(DataError, match=r"the 1 channels of the model's first convolution are those of axis 2"):
+        xaieval.explain(network, CLIPS[:, :1].transpose(1, 2), method="random")
 
 
 def test_maps_of_frames_in_the_batch_are_given_back_to_their_clips():

@@ -27,7 +27,7 @@ from xaieval.masking import FILLS, baseline, filling, linear_imputation, occlude
 
 PROPERTY = settings(deadline=None, max_examples=25)
 OF_MASKS = FILLS[4:]
-FLAT = ("delaunay", "linear", "navier-stokes", "telea")  # not of volumes
+FLAT = ("delaunay", "navier-stokes", "telea")  # not of volumes
 NAN = torch.nan
 
 

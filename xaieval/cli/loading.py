@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
 from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
-from xaieval.errors import ModelError, UsageError
+from xaieval.errors import ModelError, UsageError, choose_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xaieval.explainers import Explainer
     from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
+    from xaieval.report.figures.slices import Slices
 
 __all__ = [
     "Inputs",
@@ -38,6 +39,7 @@ __all__ = [
     "load_trained",
     "mosaic_settings",
     "names_code",
+    "shown_slices",
 ]
 
 
@@ -82,7 +84,8 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
 
     loaded = load_trained(options, model_options)
     forward = load_forward(model_options.forward)
-    if not names_code("data", options.data):
+    known_data = not names_code("data", options.data)
+    if known_data:
         check_normalisation(model_options, loaded.preprocessing)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
     data = load_data(
@@ -100,6 +103,8 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
         classes=class_order(options.classes),
         **mosaic_settings(options, loaded, forward, protocol),
     )
+    if known_data:
+        check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
 
@@ -134,6 +139,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
         torch.manual_seed(seed)
         arguments = parse_literals(options.model_args)
         loaded = load_model(spec, options.weights, options.pretrained, arguments, options.prompts, options.head)
+    if options.scan_args:
+        return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))
@@ -146,6 +153,27 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.interpolation is not None:
         changes["interpolation"] = options.interpolation
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
+
+
+def _of_scans(options: ModelOptions) -> Any:
+    """How scans are prepared.
+
+    Raises:
+        UsageError: The options are those of pictures, or there is no such setting, or a setting is out of range.
+    """
+    from xaieval.data import ScanPreprocessing
+
+    of_pictures = [name for name in ("image_size", "mean", "std", "interpolation") if getattr(options, name) is not None]
+    known = [one.name for one in fields(ScanPreprocessing)]
+    unknown = next((name for name in options.scan_args if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no --scan-args.{unknown}; {choose_from(unknown, known)}")
+    if of_pictures or "intensity" not in options.scan_args:
+        raise UsageError(
+            "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "
+            + (f"--{of_pictures[0].replace('_', '-')} is for pictures" if of_pictures else "it is missing")
+        )
+    return ScanPreprocessing(**parse_literals(options.scan_args))
 
 
 def load_judge(options: RunOptions, model_options: ModelOptions, weights: str) -> Any:
@@ -229,6 +257,13 @@ def load_methods(options: RunOptions) -> list[Explainer]:
     return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
 
 
+def shown_slices(loaded: LoadedModel, images: Tensor) -> Slices | None:
+    """What figures show of volumes; None for images."""
+    from xaieval.report.figures.slices import check_slices
+
+    return check_slices(getattr(loaded.preprocessing, "slices", None), images.shape[1]) if images.ndim == 5 else None
+
+
 def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Scores:
     """A run from its folder, with other groups of its images if the command line names some.
 
@@ -249,15 +284,18 @@ def _size(sides: int | tuple[int, ...]) -> Side:
     return sides if isinstance(sides, int) else (sides[0], sides[-1])
 
 
-def check_normalisation(options: ModelOptions, preprocessing: Preprocessing) -> None:
+def check_normalisation(options: ModelOptions, preprocessing: Preprocessing, ids: Sequence[str] = ()) -> None:
     """Refuse to read bands from files without being told their mean and standard deviation.
 
     Raises:
-        UsageError: The images have other channels than grey or RGB, and the options do not say how they are normalised.
+        UsageError: The images have other channels than grey or RGB, or are arrays, whose unit is not known, and the options do
+            not say how they are normalised.
     """
-    if preprocessing.channels not in (1, 3) and (options.mean is None or options.std is None):
+    arrays = any(name.lower().endswith(".npy") for name in ids)
+    if (preprocessing.channels not in (1, 3) or arrays) and (options.mean is None or options.std is None):
         raise UsageError(
-            f"the model takes images of {preprocessing.channels} channels, whose normalisation is not known; give --mean and "
+            f"the model takes images of {preprocessing.channels} channels{' from arrays' if arrays else ''}, whose "
+            "normalisation is not known; give --mean and "
             f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
         )
 

@@ -14,6 +14,7 @@ from xaieval.cli.loading import (
     load_methods,
     mosaic_settings,
     names_code,
+    shown_slices,
 )
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError
@@ -92,7 +93,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     explainers = {name: _explainer(name, options) for name in shown}
     maps = _explained(scores, loaded, images, explainers, settings, options)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
-    return RemadeMaps(maps=Maps(images.ids, pixels, maps), classes=images.classes)
+    return RemadeMaps(maps=Maps(images.ids, pixels, maps, shown_slices(loaded, images.images)), classes=images.classes)
 
 
 def options_of(settings: dict[str, Any], kind: Any) -> Any:
@@ -120,7 +121,7 @@ def _find_images(
     """Those of the wanted images that the data still has.
 
     Raises:
-        RunError: The data has none of them, or they are volumes.
+        RunError: The data has none of them.
     """
     import torch
 
@@ -140,8 +141,6 @@ def _find_images(
     if not samples:
         raise RunError(f"none of the images is in '{options.data}' any more")
     ids, images, labels = zip(*samples, strict=True)
-    if images[0].ndim != 3:
-        raise RunError("the images are volumes, which a page cannot show")
     if len({image.shape for image in images}) > 1:  # a page shows maps of one size
         ids, images, labels = zip(*(one for one in samples if one[1].shape == images[0].shape), strict=True)
     labelled = all(label is not None for label in labels)

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import load_inputs, load_judge, load_methods
+from xaieval.cli.loading import load_inputs, load_judge, load_methods, shown_slices
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.options import (
     Json,
@@ -191,12 +191,12 @@ def _save_maps(
     from xaieval.data.batches import read_batches
     from xaieval.data.each_class import EACH, each_class
     from xaieval.evaluation.explain import explain
-    from xaieval.report import maps_figure
+    from xaieval.report import show
 
     batch = next(read_batches(data.preview, max_images=PREVIEW)) if data.preview is not None else None
     if batch is not None and protocol.target == EACH:
         batch, protocol = next(each_class(iter([batch]))).part(0, PREVIEW, []), replace(protocol, target="label")
-    if batch is None or not len(batch) or batch.images.ndim != 4:  # a figure cannot show volumes
+    if batch is None or not len(batch):
         return []
     maps = explain(
         loaded.model,
@@ -221,6 +221,7 @@ def _save_maps(
     pixels = loaded.preprocessing.to_pixels(batch.images, options.bands)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in class names; matplotlib draws a box
-        figure = maps_figure(pixels, shown, titles, f"{options.model}, {options.methods[0]}")
+        slices = shown_slices(loaded, batch.images)
+        figure = show(pixels, shown, titles, f"{options.model}, {options.methods[0]}", slices=slices)
         figure.savefig(folder / FIGURE, dpi=120)
     return [FIGURE]

@@ -47,8 +47,9 @@ MODEL_HELP = (
     "xaieval:NAME; or package.module:factory, the only form that imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), ucmerced:DIR; mosaics:DATA or focus:DATA, put "
-    "together from these; or package.module:factory, the only form that imports your code and runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), nifti:DIR (scans, the same way), ucmerced:DIR; "
+    "mosaics:DATA or focus:DATA, put together from these; or package.module:factory, the only form that imports your code and "
+    "runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
@@ -102,6 +103,8 @@ class ModelOptions:
         mean: Mean for input normalisation, one number per channel. Default: that of the model.
         std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
+        scan_args: For nifti:DIR, --scan-args.intensity zscore (or zscore-nonzero, file, or a window such as -1000,400), .size
+            96,96,64 in voxels, .spacing 1.5 in mm.
         forward: See `FORWARD_HELP`.
     """
 
@@ -115,6 +118,7 @@ class ModelOptions:
     mean: Numbers | None = None
     std: Numbers | None = None
     interpolation: str | None = None
+    scan_args: Arguments = field(default_factory=dict)
     forward: Annotated[str | None, Parameter(help=FORWARD_HELP)] = None
 
 
@@ -126,7 +130,7 @@ class RunOptions:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
         download: Download UC Merced (317 MB) if its folder does not exist.
-        masks: Folder with object masks for folder:DIR: one PNG per image, under the same path.
+        masks: Folder with object masks for folder:DIR: one PNG per image, under the same path; for nifti:DIR NIfTI files.
         boxes: COCO JSON file with object boxes of any class for folder:DIR.
         annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
             cub, funnybirds, clevr-xai and pascal-part with their folders.

@@ -7,6 +7,7 @@ from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.loading import Data, import_factory, is_mosaics, load_data, load_mosaics, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.scans import ScanPreprocessing, scan_folder
 from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
 from xaieval.data.uc_merced import ucmerced
@@ -18,6 +19,7 @@ __all__ = [
     "Mosaics",
     "Pictures",
     "Preprocessing",
+    "ScanPreprocessing",
     "arrays",
     "block_folds",
     "blocks_of",
@@ -32,6 +34,7 @@ __all__ = [
     "names_code",
     "pairs",
     "random_folds",
+    "scan_folder",
     "scenes",
     "ucmerced",
 ]

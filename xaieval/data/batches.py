@@ -168,7 +168,7 @@ def check_images(images: Any) -> Tensor:
     """Return the images as a tensor if they are a valid batch. Float64 arrays, NumPy's default, become float32.
 
     Args:
-        images: A tensor or NumPy array `[N, C, H, W]`, or a sequence of images `[C, H, W]` of one size.
+        images: A tensor or NumPy array `[N, C, H, W]`, of volumes `[N, C, D, H, W]`, or a sequence of single ones of one size.
 
     Raises:
         DataError: The images are not a valid batch.
@@ -195,8 +195,8 @@ def _from_numpy(images: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _stacked(images: Any) -> Any:
-    """Stack images `[C, H, W]` of one size to a batch; return anything else unchanged."""
-    if not len(images) or not all(_is_image(image) for image in images):
+    """Stack images `[C, H, W]` or volumes `[C, D, H, W]` of one size to a batch; return anything else unchanged."""
+    if not len(images) or not (all(map(_is_image, images)) or all(map(_is_volume, images))):
         return images
     shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
     if len(shapes) > 1:
@@ -210,6 +210,10 @@ def _stacked(images: Any) -> Any:
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.ndim == 3
+
+
+def _is_volume(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim == 4
 
 
 def _channels_last(shape: Sequence[int]) -> bool:

@@ -86,8 +86,8 @@ def read_bands(path: Path, channels: int) -> Tensor:
     """Read an image of several bands, float32 `[C, H, W]`: bytes are scaled to [0, 1], all other numbers are unchanged.
 
     Args:
-        path: A `.npy` file with an array `[C, H, W]` or `[H, W, C]`, or a picture with that many bands. TIFF files with more
-            than four need the package `tifffile`.
+        path: A `.npy` file with an array `[C, H, W]` or `[H, W, C]`, `[H, W]` for one band, or a picture with that many bands.
+            TIFF files with more than four need the package `tifffile`.
         channels: Number of bands.
 
     Raises:
@@ -101,6 +101,7 @@ def read_bands(path: Path, channels: int) -> Tensor:
         raise
     except Exception as error:  # no list of what decoders raise is complete
         raise OSError(f"{type(error).__name__}: {error}") from error
+    bands = bands[None] if bands.ndim == 2 and channels == 1 else bands
     if bands.ndim != 3 or channels not in (bands.shape[0], bands.shape[2]):
         raise ValueError(f"its values have the shape {list(bands.shape)}, and the model takes {channels} bands: [C, H, W]")
     if bands.shape[0] == bands.shape[2]:
@@ -122,7 +123,10 @@ def _tiff_bands(file: IO[bytes]) -> np.ndarray:
     try:
         import tifffile
     except ModuleNotFoundError:
-        return np.asarray(_decode(file))
+        try:
+            return np.asarray(_decode(file))
+        except UNREADABLE as error:
+            raise ValueError(f"TIFF files of many bands need tifffile (pip install tifffile); without it: {error}") from error
     with tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         if series.nbytes > MOST_BYTES:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,22 +15,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from xaieval.data.annotations import Annotations, read_annotations
+from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.coco import coco_boxes
 from xaieval.data.cues import Cue
-from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, readable_name, to_rgb
+from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, to_rgb
 from xaieval.data.preprocessing import Preprocessing, size_of
 from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
-from xaieval.errors import DataError, choose_from
+from xaieval.errors import DataError
 
 __all__ = ["Pictures", "describe_left_out", "image_folder", "scenes"]
-
-ClassOrder = Literal["name", "number"] | Sequence[str]
-
-MOST_CLASSES = 1_000_000  # a folder of a larger number is named by something else
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # folders that are no classes
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,11 @@ class Pictures(Dataset[dict[str, Any]]):
         ids: A stable name for each picture.
         labels: The class index of each picture; None for pictures without classes.
         classes: Names of the classes.
-        read: Reads the RGB picture of a number; for models of several bands, a tensor `[C, H, W]`.
-        preprocessing: Turns a picture into the model's input: a `Preprocessing`, or a transform with augmentation. With a
-            transform, masks and boxes are left out, because it does not say where it moves them.
-        mask: Reads the object mask of a number, of the picture's size, white on black; None if masks are unknown.
+        read: Reads the RGB picture of a number; for models of several bands, a tensor `[C, H, W]`, of scans `[C, D, H, W]`.
+        preprocessing: Turns a picture into the model's input: a `Preprocessing` or `ScanPreprocessing`, or a transform with
+            augmentation. With a transform, masks and boxes are left out, because it does not say where it moves them.
+        mask: Reads the object mask of a number, of the picture's size, white on black, of scans a tensor; None if masks are
+            unknown.
         boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
         left_out: What a folder contains beside these pictures: how many files of each kind.
         truth: Reads the objects of a number with their classes, in the picture's pixels, from its width and height; None if
@@ -57,7 +53,7 @@ class Pictures(Dataset[dict[str, Any]]):
     classes: Sequence[str]
     read: Callable[[int], Image.Image | Tensor]
     preprocessing: Callable[[Any], Tensor]
-    mask: Callable[[int], Image.Image] | None = None
+    mask: Callable[[int], Image.Image | Tensor] | None = None
     boxes: Sequence[Tensor] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     truth: Callable[[int, tuple[int, int]], Truth] | None = None
@@ -71,15 +67,15 @@ class Pictures(Dataset[dict[str, Any]]):
     def _prepared(self, index: int) -> dict[str, Any]:
         """The preprocessed image, with its mask and boxes if they are known."""
         picture = self.read(index)
-        size = size_of(picture)
         prepared: dict[str, Any] = {"image": self.preprocessing(picture)}
+        if self.mask is not None and hasattr(self.preprocessing, "mask"):
+            mask = self.mask(index)
+            if _sides(mask) != _sides(picture):  # counts as an unreadable picture, so that it does not end a run
+                raise ValueError(f"its mask has {_sides(mask)} pixels, the picture {_sides(picture)}")
+            prepared["mask"] = self.preprocessing.mask(mask)
         if not isinstance(self.preprocessing, Preprocessing):
             return prepared
-        if self.mask is not None:
-            mask = self.mask(index)
-            if mask.size != size:  # counts as an unreadable picture, so that it does not end a run
-                raise ValueError(f"its mask has {mask.size} pixels, the picture {size}")
-            prepared["mask"] = self.preprocessing.mask(mask)
+        size = size_of(picture)
         if self.boxes is not None:
             prepared["boxes"] = self.preprocessing.boxes(self.boxes[index], size)
         if self.truth is not None:
@@ -165,7 +161,7 @@ def image_folder(
     cropped like the images.
 
     For a model of other than one or three channels, the files are `.npy` arrays and pictures with that many bands; see
-    `xaieval.data.decoding.read_bands`.
+    `xaieval.data.decoding.read_bands`. For one or three channels they can also be `.npy` arrays alone.
 
     Args:
         root: The folder.
@@ -185,107 +181,32 @@ def image_folder(
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
             classes; it is not known which class they are; masks or boxes are missing or belong to other images.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"no folder '{root}'; give a folder that has one sub-folder of images for each class")
     channels = getattr(preprocessing, "channels", 3)
-    endings = ENDINGS if channels in (1, 3) else (*ENDINGS, ".npy")
-    files, left_out = _image_files(root, endings)
-    names, paths = [name for name, _ in files], [path for _, path in files]
-    folders = sorted({name.split("/")[0] for name in names if "/" in name})
-    if not names:
-        raise DataError(
-            f"no images in '{root}'; expected {root.name}/CLASS/IMAGE, or {root.name}/IMAGE without classes, with one of the "
-            f"extensions {', '.join(endings)}"
-        )
-    if len(folders) > 1 and {name.lower() for name in folders} <= SPLITS:
-        raise DataError(f"the folders of '{root}' are {', '.join(folders)}: splits, not classes; give one of them")
-    ordered = _ordered(folders, classes, root) if folders else []
-    numbers = {name: number for number, name in enumerate(ordered)}
-    labels = [numbers[name.split("/")[0]] if folders else None for name in names]
-    inside = [path.relative_to(root).as_posix() for path in paths]
+    of_pictures = channels in (1, 3) and not _holds_arrays_alone(root)
+    found = read_class_folder(root, ENDINGS if of_pictures else (*ENDINGS, ".npy"), classes)
+    names, paths, inside = found.names, found.paths, found.inside
     return Pictures(
         ids=names,
-        labels=labels,
-        classes=ordered,
-        read=lambda index: read_picture(paths[index], to_rgb) if channels in (1, 3) else read_bands(paths[index], channels),
+        labels=found.labels,
+        classes=found.classes,
+        read=lambda index: read_picture(paths[index], to_rgb) if of_pictures else read_bands(paths[index], channels),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
-        left_out=left_out,
-        truth=None if annotations is None else read_annotations(annotations, inside, ordered, labels),
+        left_out=found.left_out,
+        truth=None if annotations is None else read_annotations(annotations, inside, found.classes, found.labels),
     )
 
 
-def _ordered(folders: Sequence[str], classes: ClassOrder | None, root: Path) -> list[str]:
-    """The names of the classes by their number in the model; a class without a folder has one too, if folders are numbers."""
-    numbers = {int(name): name for name in folders if name.isdecimal()}
-    named_by_numbers = len(numbers) == len(folders)
-    if classes is None and named_by_numbers and list(folders) != [numbers[number] for number in sorted(numbers)]:
-        some, place = next((name, place) for place, name in enumerate(folders) if int(name) != place)
-        raise DataError(
-            f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '{some}' is class "
-            f'{place} by name, as torchvision\'s ImageFolder counts, and class {int(some)} by number; give classes="name" or '
-            'classes="number" (--classes), as the model was trained'
-        )
-    if classes in (None, "name"):
-        return list(folders)
-    if classes == "number":
-        if not named_by_numbers or max(numbers) >= MOST_CLASSES:
-            odd = next((name for name in folders if numbers.get(int(name) if name.isdecimal() else -1) != name), max(folders))
-            raise DataError(
-                f"classes by number are folders named 0, 1, ... below {MOST_CLASSES:,}, each once; got '{odd}' in '{root}'"
-            )
-        return [numbers.get(number, str(number)) for number in range(max(numbers) + 1)]
-    given = [classes] if isinstance(classes, str) else [str(name) for name in classes or ()]
-    missing = next((name for name in folders if name not in given), None)
-    if missing is not None or len(set(given)) < len(given):
-        raise DataError(
-            f"classes is 'name', 'number' or the names of all folders in the order of the model's classes, each once; "
-            f"{'a name stands twice' if missing is None else f'the folder {missing!r} is missing'}; "
-            f"{choose_from(missing or given[0], given)}"
-        )
-    return given
+def _sides(picture: Image.Image | Tensor) -> tuple[int, ...]:
+    """Width and height of a picture or of a tensor of bands; of a scan all sides, the last one first."""
+    return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
-def _image_files(root: Path, endings: Sequence[str]) -> tuple[list[tuple[str, Path]], dict[str, int]]:
-    """The ids and paths of all image files, sorted by id, and how many files of each kind are left out.
-
-    Images directly in the folder count if no sub-folder has any.
-    """
-    left_out: Counter[str] = Counter()
-    top: list[Path] = []
-    files: list[Path] = []
-    for entry in root.iterdir():
-        if entry.name.startswith("."):
-            left_out["hidden"] += 1
-        elif entry.is_dir():
-            found = list(_images_below(entry, endings, left_out))
-            left_out["folder without images"] += not found
-            files += found
-        elif not _sort_out(entry, endings, left_out):
-            top.append(entry)
-    left_out["image beside the class folders"] = len(top) if files else 0
-    named = sorted((_id_of(path, root), path) for path in files or top)
-    return named, {kind: count for kind, count in sorted(left_out.items()) if count}
-
-
-def _images_below(class_folder: Path, endings: Sequence[str], left_out: Counter[str]) -> Iterator[Path]:
-    """The image files in a class folder, with its sub-folders."""
-    for folder, inner, names in os.walk(class_folder, onerror=_refuse_folder):
-        left_out["hidden"] += sum(name.startswith(".") for name in inner)
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        left_out["link to a folder"] += sum(Path(folder, name).is_symlink() for name in inner)
-        yield from (path for name in names if not _sort_out(path := Path(folder, name), endings, left_out))
-
-
-def _sort_out(path: Path, endings: Sequence[str], left_out: Counter[str]) -> bool:
-    """Whether a file is no image; it is then counted by its kind."""
-    ending = path.suffix.lower()
-    kind = "hidden" if path.name.startswith(".") else readable_name(ending) or "without extension"
-    is_image = kind in endings
-    left_out[kind] += not is_image
-    return not is_image
+def _holds_arrays_alone(root: str | Path) -> bool:
+    """Whether a folder has `.npy` files and no pictures, beside which they would be something else than images."""
+    endings = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names if not name.startswith(".")}
+    return ".npy" in endings and not endings.intersection(ENDINGS)
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
@@ -296,14 +217,6 @@ def describe_left_out(left_out: Mapping[str, int]) -> str:
         'left out: 2 .txt, 1 hidden'
     """
     return f"left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}" if left_out else ""
-
-
-def _id_of(path: Path, root: Path) -> str:
-    return readable_name(path.relative_to(root).as_posix())
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"cannot read the folder '{error.filename}': {error.strerror}; its images would be missing") from error
 
 
 def scenes(

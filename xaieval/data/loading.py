@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from xaieval.data.annotations import Annotations
+from xaieval.data.class_folders import ClassOrder
 from xaieval.data.cues import CUES, Cue
-from xaieval.data.images import ClassOrder, Pictures, image_folder, scenes
+from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.mosaics import Judge, Layout, Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.scans import ScanPreprocessing, scan_folder
 from xaieval.data.scenes import Split
 from xaieval.data.uc_merced import ucmerced
 from xaieval.errors import DataError, UsageError, choose_from
@@ -33,12 +35,14 @@ __all__ = [
 DATA_SOURCES = {
     "scenes": "scenes",
     "folder": "folder:DIR",
+    "nifti": "nifti:DIR",
     "ucmerced": "ucmerced:DIR",
     "mosaics": "mosaics:DATA",
     "focus": "focus:DATA",
 }
 LAYOUTS: dict[str, Layout] = {"mosaics": "distinct", "focus": "focus"}  # of mosaics, by the name of their source
 MOSAIC_ARGS: dict[str, Any] = {"side": int, "confidence": (int, float), "shrink": bool}
+FOLDERS: dict[str, Any] = {"folder": image_folder, "nifti": scan_folder}  # one sub-folder for each class
 SCENES_BY_NAME: dict[str, Cue | None] = {"scenes": None} | {f"scenes:{cue}": cue for cue in CUES}
 SCENES = 200  # default number of images
 
@@ -83,7 +87,7 @@ def is_mosaics(spec: str) -> bool:
 
 def load_data(
     spec: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | ScanPreprocessing,
     batch_size: int,
     max_images: int | None = None,
     preview: int = 5,
@@ -103,10 +107,10 @@ def load_data(
     """Load data by name.
 
     Args:
-        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "ucmerced:DIR", "mosaics:DATA" or "focus:DATA",
-            whose DATA is one of the others; or "package.module:factory", a function without arguments that returns a loader.
-            Only the last form imports user code.
-        preprocessing: Turns a picture into the model's input. A factory applies its own.
+        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "mosaics:DATA" or
+            "focus:DATA", whose DATA is one of the others; or "package.module:factory", a function without arguments that
+            returns a loader. Only the last form imports user code.
+        preprocessing: Turns a picture into the model's input, of "nifti:DIR" a scan. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         preview: Number of images in the preview.
@@ -152,7 +156,7 @@ def load_data(
 
 def load_mosaics(
     spec: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | ScanPreprocessing,
     max_images: int | None = None,
     judge: Judge | None = None,
     seed: int = 0,
@@ -178,6 +182,8 @@ def load_mosaics(
         DataError: There is no such data, a choice is unknown or out of range, or there are too few images.
     """
     source, _, rest = spec.partition(":")
+    if isinstance(preprocessing, ScanPreprocessing):
+        raise DataError(f"mosaics are made of pictures, and not of scans; the data is {spec!r}")
     for name, value in choices.items():
         if name not in MOSAIC_ARGS:
             raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
@@ -194,7 +200,7 @@ def load_mosaics(
 
 def load_pictures(
     spec: str,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | ScanPreprocessing,
     max_images: int | None = None,
     *,
     split: Split = "test",
@@ -225,23 +231,35 @@ def load_pictures(
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
-    if classes is not None and source != "folder":
-        raise DataError(f"classes goes with 'folder:DIR', but the data is {spec!r}")
     _check_truth(spec, truth, any(given is not None for given in (masks, boxes, annotations)))
-    if spec in SCENES_BY_NAME:
-        size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
-        return scenes(preprocessing, size, split, seed, masks=truth, cue=cue).spread(max_images)
-    if source == "folder" and rest:
-        pictures = image_folder(rest, preprocessing, masks=masks, boxes=boxes, annotations=annotations, classes=classes)
-        return pictures.spread(max_images)
-    if source == "ucmerced":
-        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", preprocessing, download).spread(max_images)
+    if classes is not None and source not in FOLDERS:
+        raise DataError(f"classes goes with 'folder:DIR' and 'nifti:DIR', but the data is {spec!r}")
     if names_code(spec):
         return None
+    prepare = _fitting(spec, preprocessing, boxes is not None or annotations is not None)
+    if spec in SCENES_BY_NAME:
+        size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
+        return scenes(prepare, size, split, seed, masks=truth, cue=cue).spread(max_images)
+    if source == "ucmerced":
+        return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", prepare, download).spread(max_images)
+    if source in FOLDERS and rest:
+        places = {"masks": masks, "boxes": boxes, "annotations": annotations}
+        given = {name: place for name, place in places.items() if place is not None}
+        return FOLDERS[source](rest, prepare, classes=classes, **given).spread(max_images)
     if is_mosaics(spec):
         raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the pictures themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
+
+
+def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes: bool) -> Any:
+    """The preprocessing, if it is not that of scans for pictures; boxes of scans are refused too."""
+    source = spec.partition(":")[0]
+    if boxes and source == "nifti":
+        raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
+    if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
+        raise DataError(f"a ScanPreprocessing (--scan-args) is for 'nifti:DIR', but the data is {spec!r}")
+    return preprocessing
 
 
 def _factory(spec: str) -> Any:
@@ -256,12 +274,12 @@ def _factory(spec: str) -> Any:
 def _check_truth(spec: str, needed: bool, given: bool) -> None:
     """Refuse masks and boxes that cannot be used, and data without them if they are needed."""
     source = spec.partition(":")[0]
-    if given and source != "folder":
+    if given and source not in FOLDERS:
         raise DataError(
-            f"masks, boxes and annotations go with 'folder:DIR', but the data is {spec!r}; scenes have their own masks, and a "
-            "factory returns masks, boxes or 'truth' in its batches"
+            f"masks, boxes and annotations go with 'folder:DIR', and masks with 'nifti:DIR', but the data is {spec!r}; scenes "
+            "have their own masks, and a factory returns masks, boxes or 'truth' in its batches"
         )
-    if needed and not given and source in ("folder", "ucmerced"):
+    if needed and not given and source in (*FOLDERS, "ucmerced"):
         raise DataError(
             f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
             "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"

@@ -23,6 +23,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "to_visible
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ROUNDING = 0.01  # how far rounding and interpolation move grey values out of [0, 1]
 STRETCH = (0.02, 0.98)  # shares of the values of a band that become black and white in figures
 
 Side = int | tuple[int, int]  # pixels of a square's side, or height and width
@@ -255,17 +256,18 @@ class Preprocessing:
         sides = [max(1, rounded(side / self.multiple)) * self.multiple for side in sides]
         return sides if height < width else sides[::-1]
 
-    def to_pixels(self, images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+    def to_pixels(self, images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
         """Convert normalised images to pixels in [0, 1] for figures; grey images become grey RGB.
 
         Args:
-            images: Images as the model takes them.
+            images: Images or volumes as the model takes them.
             bands: Of images with several bands, those that are shown; see `to_visible`.
 
         Raises:
             DataError: The images have no such bands.
         """
-        mean, std = (images.new_tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        axes = [1] * (images.ndim - 2)
+        mean, std = (images.new_tensor(numbers).view(-1, *axes) for numbers in (self.mean, self.std))
         if images.shape[1] == 1:  # grey images of a factory, whose normalisation is not known
             mean, std = mean.mean(dim=0), std.mean(dim=0)
         if images.shape[1] in (1, self.channels):
@@ -273,14 +275,14 @@ class Preprocessing:
         return to_visible(images, bands)
 
 
-def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 h w"]:
+def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
     """Choose three channels of images for figures, in [0, 1].
 
-    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, so each is stretched: its lowest 2 %
-    of values become black, its highest 2 % white.
+    RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, nor have images of one channel with
+    values outside [0, 1], such as scans: so each is stretched, its lowest 2 % of values become black, its highest 2 % white.
 
     Args:
-        images: Images before normalisation.
+        images: Images or volumes before normalisation.
         bands: The channels shown as red, green and blue, from 0; or one channel, shown in grey. Default: the first three; of
             one or two channels, the first.
 
@@ -298,13 +300,15 @@ def to_visible(images: Float[Tensor, "n c h w"], bands: Sequence[int] | None = N
             f"bands are three channels from 0 to {channels - 1}, or one for grey; got {', '.join(map(str, chosen))}"
         )
     shown = images[:, chosen]
-    if channels not in (1, 3):
-        values = shown.flatten(2)
+    is_grey = channels == 1 and -ROUNDING <= images.min() <= images.max() <= 1 + ROUNDING
+    if channels != 3 and not is_grey:
+        values, axes = shown.flatten(2), [1] * (images.ndim - 2)
         low, high = (
-            values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values[..., None, None] for share in STRETCH
+            values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values.view(*values.shape[:2], *axes)
+            for share in STRETCH
         )
         shown = (shown - low) / (high - low).clamp(min=torch.finfo(shown.dtype).tiny)
-    return shown.clamp(0, 1).expand(-1, 3, -1, -1)
+    return shown.clamp(0, 1).expand(-1, 3, *images.shape[2:])
 
 
 def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:

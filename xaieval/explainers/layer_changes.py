@@ -33,7 +33,8 @@ def check_single_images(context: Context, name: str, does: str) -> None:
     Raises:
         ExplainerError: With what the method does to the output.
     """
-    if context.layout is not None and context.layout.kind not in ("channels_first", "channels_last", "tokens"):
+    layout = context.layout
+    if layout is not None and (layout.channel_axis is None or layout.axes[0] != ("N",)):
         raise ExplainerError(
             f"method '{name}' {does}, and the output of layer '{context.layer}' does not have the images first and channels on "
             "one axis; take 'gradcam' or another layer"

@@ -92,7 +92,9 @@ def delaunay(images: Images, missing: Missing) -> Images:
 def _each(images: Tensor, missing: Tensor, inpaint: Callable[[Array, Holes], Array], flat: bool = False) -> Tensor:
     """The images, each inpainted on the CPU; `flat` refuses volumes."""
     if flat and images.ndim != 4:
-        raise ProtocolError(f"this fill takes images [N, C, H, W], got {list(images.shape)}; 'nearest' also takes volumes")
+        raise ProtocolError(
+            f"this fill takes images [N, C, H, W], got {list(images.shape)}; 'nearest' and 'linear' also take volumes"
+        )
     pairs = zip(images.detach().double().cpu().numpy(), missing.cpu().numpy(), strict=True)
     made = torch.from_numpy(np.stack([inpaint(image, holes) if holes.any() else image for image, holes in pairs]))
     return torch.where(missing[:, None], made.to(images), images)

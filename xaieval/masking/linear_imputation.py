@@ -14,6 +14,9 @@ __all__ = ["linear_imputation"]
 # For a grid and each coarser grid: missing cells (1 or 0), and sums of the neighbours' weights.
 Levels = list[tuple[Tensor, Tensor]]
 
+POOLS = {4: functional.avg_pool2d, 5: functional.avg_pool3d}  # by the number of axes of the images
+LEAST_SIDE = 4  # cells; a shorter side is not halved
+
 
 def linear_imputation(
     images: Float[Tensor, "n c *space"], missing: Bool[Tensor, " n *space"], tolerance: float = 1e-6, most: int = 200
@@ -21,19 +24,21 @@ def linear_imputation(
     """The images with their missing pixels imputed from the known ones (noisy linear imputation, without the noise).
 
     Each missing pixel becomes the weighted mean of its eight neighbours: 1/6 for the four beside it, 1/12 for the four at its
-    corners, 0 beyond the border. As neighbours may be missing too, this is a system of linear equations. It is solved for all
-    images at once by conjugate gradients, with one sweep over coarser and coarser grids (multigrid) as the preconditioner; this
-    takes 10 to 20 iterations at any size.
+    corners, 0 beyond the border. A missing voxel has 26 neighbours: those that share a face count twice as much as those that
+    share an edge, and these twice as much as those that share a corner (1/14, 1/28 and 1/56), so that in a volume of one slice
+    the pixels have the values that they have in the image. As neighbours may be missing too, this is a system of linear
+    equations. It is solved for all images at once by conjugate gradients, with one sweep over coarser and coarser grids
+    (multigrid) as the preconditioner; this takes 10 to 20 iterations at any size.
 
     Args:
-        images: Images, `[N, C, H, W]`, in any unit.
-        missing: Which pixels are missing, `[N, H, W]`; at least one pixel of each image is known.
+        images: Images `[N, C, H, W]` or volumes `[N, C, D, H, W]`, in any unit.
+        missing: Which pixels are missing, `[N, H, W]` or `[N, D, H, W]`; at least one pixel of each image is known.
         tolerance: Largest difference between a pixel and the mean of its neighbours, as a share of the largest absolute value
             of the known pixels of its image.
         most: Largest number of iterations.
 
     Returns:
-        Images `[N, C, H, W]` of the same type, computed in at least float32. Where a known pixel of an image is NaN
+        Images of the same shape and type, computed in at least float32. Where a known pixel of an image is NaN
         or inf, its missing pixels are NaN.
 
     Raises:
@@ -42,21 +47,19 @@ def linear_imputation(
 
     Reference:
         Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods", ICML 2022 (arXiv
-        2202.00449); weights as in the authors' `imputations.py`.
+        2202.00449); weights as in the authors' `imputations.py`, which has none for volumes.
 
     Example:
         >>> image, missing = torch.tensor([[[[1.0, 9.0, 2.0]]]]), torch.tensor([[[False, True, False]]])
         >>> linear_imputation(image, missing)
         tensor([[[[1.0000, 1.5000, 2.0000]]]])
     """
-    if images.ndim != 4:
-        raise MetricError(
-            f"imputation takes images [N, C, H, W], got {list(images.shape)}; for volumes no weights are published"
-        )
+    if images.ndim not in POOLS:
+        raise MetricError(f"imputation takes images [N, C, H, W] or volumes [N, C, D, H, W], got {list(images.shape)}")
     if missing.flatten(1).all(dim=1).any():
         raise MetricError("all pixels of an image are missing, so there is nothing to impute them from; remove fewer")
     given = images.masked_fill(missing[:, None], 0)  # what is hidden decides nothing, not even how exact the solution is
-    largest = given.abs().amax(dim=(1, 2, 3), keepdim=True)
+    largest = given.abs().amax(dim=tuple(range(1, images.ndim)), keepdim=True)
     scale = torch.where(
         largest.isfinite() & (largest > 0), largest, 1
     )  # squares do not overflow, images do not affect each other
@@ -81,14 +84,17 @@ def linear_imputation(
 
 
 def _neighbours(grid: Tensor) -> Tensor:
-    """The weighted sum of the eight neighbours of each pixel, 0 beyond the border.
+    """The weighted sum of the neighbours of each pixel, 0 beyond the border.
 
-    The weights are the binomial kernel (1, 2, 1) in both directions without its centre, divided by 12.
+    The weights are the binomial kernel (1, 2, 1) along all axes without its centre, divided by their sum.
     """
-    padded = functional.pad(grid, (1, 1, 1, 1))  # in place from here on: most of the time goes into memory
-    lines = torch.add(padded[..., :-2, :], padded[..., 1:-1, :], alpha=2).add_(padded[..., 2:, :])
-    sums = torch.add(lines[..., :-2], lines[..., 1:-1], alpha=2).add_(lines[..., 2:])
-    return sums.sub_(grid, alpha=4).div_(12)
+    axes = grid.ndim - 2
+    sums = functional.pad(grid, (1, 1) * axes)
+    for axis in range(2, grid.ndim):  # in place: most of the time goes into memory
+        side = sums.shape[axis] - 2
+        before, here, after = (sums.narrow(axis, start, side) for start in range(3))
+        sums = torch.add(before, here, alpha=2).add_(after)
+    return sums.sub_(grid, alpha=2**axes).div_(4**axes - 2**axes)
 
 
 def _applied(level: tuple[Tensor, Tensor], grid: Tensor) -> Tensor:
@@ -100,30 +106,39 @@ def _applied(level: tuple[Tensor, Tensor], grid: Tensor) -> Tensor:
 def _levels(gaps: Tensor) -> Levels:
     """The grid and coarser grids; a cell of a coarser grid is missing if all its pixels are."""
     levels = [(gaps, _neighbours(torch.ones_like(gaps[:1])))]
-    while min(gaps.shape[2:]) >= 4:
-        gaps = (functional.avg_pool2d(gaps, 2, ceil_mode=True) == 1).to(gaps.dtype)
+    while max(_halving(gaps)) == 2:
+        pool, step = POOLS[gaps.ndim], _halving(gaps)
+        gaps = (pool(gaps, step, ceil_mode=True) == 1).to(gaps.dtype)
         levels.append((gaps, _neighbours(torch.ones_like(gaps[:1]))))
     return levels
+
+
+def _halving(grid: Tensor) -> list[int]:
+    """How many cells of each side become one of the coarser grid: two, or one of a short side."""
+    return [2 if side >= LEAST_SIDE else 1 for side in grid.shape[2:]]
 
 
 def _sweep(levels: Levels, residual: Tensor) -> Tensor:
     """An approximate solution: a step of Jacobi's method, a correction from the coarser grids, and another Jacobi step.
 
-    The same equations hold on a coarser grid, because in two dimensions they do not depend on the spacing. Summing cells on the
-    way down and copying them on the way up keeps the preconditioner symmetric, as conjugate gradients require.
+    In two dimensions the same equations hold on a coarser grid, because they do not depend on the spacing. With each further
+    side that is halved, what flows between two cells doubles, and the correction is half as large. Summing cells on the way
+    down and copying them on the way up keeps the preconditioner symmetric, as conjugate gradients require.
     """
     gaps, weights = levels[0]
     solution = (gaps * residual).div_(weights)
     if len(levels) > 1:
-        left = (residual - _applied(levels[0], solution)).mul_(gaps)
-        coarse = _sweep(levels[1:], functional.avg_pool2d(left, 2, ceil_mode=True, divisor_override=1))
-        fine = functional.interpolate(coarse, scale_factor=2)[..., : gaps.shape[2], : gaps.shape[3]]
-        solution.add_(gaps * fine)
+        left, step = (residual - _applied(levels[0], solution)).mul_(gaps), _halving(gaps)
+        coarse = _sweep(levels[1:], POOLS[gaps.ndim](left, step, ceil_mode=True, divisor_override=1))
+        fine = functional.interpolate(coarse, scale_factor=[float(count) for count in step])
+        for axis, side in enumerate(gaps.shape[2:], start=2):
+            fine = fine.narrow(axis, 0, side)
+        solution.add_(gaps * fine, alpha=2.0 ** (2 - sum(count == 2 for count in step)))
     return solution.add_((residual - _applied(levels[0], solution)).mul_(gaps).div_(weights))
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
-    return (first * second).sum(dim=(2, 3), keepdim=True)
+    return (first * second).sum(dim=tuple(range(2, first.ndim)), keepdim=True)
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -67,10 +67,6 @@ class RemoveAndDebias:
 
     def _blocks(self, order: Order, images: Tensor, draw: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """All images of the batch with a share of their pixels imputed, for each order and each share."""
-        if images.ndim != 4:
-            raise MetricError(
-                f"ROAD imputes images [N, C, H, W], got {list(images.shape)}; insertion and deletion also take volumes"
-            )
         numbers = torch.arange(len(images), device=images.device)
         noise = self.noise * _normal(draw, images) if self.noise else None
         units = order.units.tolist()

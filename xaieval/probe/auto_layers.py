@@ -12,14 +12,16 @@ The rule needs no list of architectures. It reads a trace of one forward pass (`
 3. If all maps have one size, as in a plain vision transformer, the rule takes at most four blocks of the longest row of blocks
    of one class, evenly spaced, including the last one.
 
-Excluded are maps with a single cell, the image itself, the prediction itself (of segmentation networks), modules that run
-several times, and layers that the prediction does not depend on. Dependence is measured per cell: if only the class token of
-the last block is read, the other tokens of its output explain nothing, so the block before it is the last one that counts.
+Excluded are padded maps, maps with a single cell, the image itself, the prediction itself (of segmentation networks), modules
+that run several times, and layers that the prediction does not depend on. Dependence is measured per cell: if only the class
+token of the last block is read, the other tokens of its output explain nothing, so the block before it is the last one that
+counts.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +33,7 @@ from xaieval.probe.module_tree import ModuleTree, Node, dense_classes
 __all__ = ["AUTO", "Shortlist", "choose", "shortlist"]
 
 AUTO = "auto"
+PADDING = re.compile(r"Pad[123]d$")  # torch's layers that widen a map for the next layer, whose size is that of no stage
 MOST = 4  # largest number of stages or blocks; most pyramids of convolutional networks have as many levels
 
 
@@ -149,6 +152,8 @@ def _maps(traced: Trace, grid: tuple[int, ...] | None, prefix: int | None) -> di
     """Addresses and layouts of all outputs that are maps of the image, in order of execution."""
     dense, maps = dense_classes(traced), {}
     for layer in traced.layers:
+        if PADDING.search(layer.module_type):
+            continue
         try:
             layout = layout_of(layer, traced, grid, prefix)
         except AddressError:
@@ -188,7 +193,7 @@ def _pyramids(traced: Trace, tree: ModuleTree) -> list[list[Layer]]:
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Layer]] = {}
     for layer in traced.layers:
-        if layer.address in tree.layouts and layer.keys and tree.layouts[layer.address].kind != "tokens":
+        if layer.address in tree.layouts and layer.keys and tree.layouts[layer.address].token_axis is None:
             groups.setdefault((layer.path, layer.keys[:-1]), []).append(layer)
     plain: list[list[Layer]] = []
     nested: list[list[Layer]] = []

@@ -25,6 +25,9 @@ OUTSIDE = 0.5  # largest share of the changes in a grid that many tokens outside
 MOST_MIDDLE = 2  # tokens in the middle of a grid
 UNUSUAL = 1.2  # factor by which a correlation counts less: for tokens in the middle of a grid, for a stride with a fraction
 
+# The frames of each place stand together.
+PLACE_BY_PLACE = {"tokens": "N h*w*d C", "sequence_first": "h*w*d N C", "N C T": "N C h*w*d"}
+
 Share = tuple[tuple[float, float], ...]  # of each side of the image, from and to
 
 
@@ -157,7 +160,7 @@ def _fit(layout: Layout, logs: Tensor, overlaps: Tensor) -> Fit:
     order = [matrix.trace() / matrix.norm().clamp(min=1e-30) for matrix in (product, most)]
     error = 1 / math.sqrt(math.prod(layout.size) * (len(logs) - 1))
     agreement = float(order[0] / order[1].clamp(min=1e-30))
-    return Fit(layout, float(correlation), agreement, _far(layout.size, logs, overlaps), error)
+    return Fit(layout, float(correlation), agreement, _far(layout.token_sides, logs, overlaps), error)
 
 
 def _far(cells: tuple[int, ...], logs: Tensor, overlaps: Tensor) -> float:
@@ -180,8 +183,15 @@ def _handicapped(fit: Fit, tokens: int, size: tuple[int, ...], is_map: bool) -> 
 
 
 def _token_fits(kind: str, cells: tuple[int, ...], logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
+    """The best fits of a grid, counted frame by frame, and where there are several frames also place by place."""
+    ways = [kind, *([PLACE_BY_PLACE[kind]] if len(cells) == 3 and 1 < cells[0] < math.prod(cells) else [])]
+    return [fit for way in ways for fit in _fits_among(Layout(way, cells), logs, overlaps, prefix)]
+
+
+def _fits_among(layout: Layout, logs: Tensor, overlaps: Tensor, prefix: int | None) -> list[Fit]:
     """The best fit of a grid among the tokens: after any number of tokens, and with tokens in its middle."""
-    count = math.prod(cells)
+    count = math.prod(layout.size)
+    overlaps = layout.in_token_order(overlaps)
     extra = logs.shape[1] - count
     if prefix is not None and prefix > extra:
         return []
@@ -190,14 +200,14 @@ def _token_fits(kind: str, cells: tuple[int, ...], logs: Tensor, overlaps: Tenso
     start = max(starts, key=lambda start: whole[start])
     if extra > MOST_PREFIX and _share_outside(logs, start, count) > OUTSIDE:
         return []
-    fits = [_fit(Layout(kind, cells, start), logs[:, start : start + count], overlaps)]
+    fits = [_fit(replace(layout, prefix=start), logs[:, start : start + count], overlaps)]
     half = count // 2
     first, second = _sliding(logs[:, : half + extra], overlaps[:, :half]), _sliding(logs[:, half:], overlaps[:, half:])
     gaps = [(start, gap) for start in starts for gap in range(1, min(MOST_MIDDLE, extra - start) + 1)]
     if gaps:
         start, gap = max(gaps, key=lambda pair: first[pair[0]] + second[sum(pair)])
         parts = [logs[:, start : start + half], logs[:, start + half + gap : start + gap + count]]
-        split = _fit(Layout(kind, cells, start, gap), torch.cat(parts, dim=1), overlaps)
+        split = _fit(replace(layout, prefix=start, middle=gap), torch.cat(parts, dim=1), overlaps)
         fits.append(split)
     return fits
 

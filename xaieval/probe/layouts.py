@@ -72,6 +72,30 @@ class Layout:
         """The axis of the output that holds all places, if there is one."""
         return None if self.function else _token_axis(self.axes)
 
+    @property
+    def _token_order(self) -> tuple[str, ...]:
+        """The names of the sides in the order in which tokens count them, the fastest last."""
+        sides = SIDES[-len(self.size) :]
+        names = () if self.token_axis is None else self.axes[self.token_axis]
+        return sides if names in ((), ("T",)) else names
+
+    @property
+    def token_sides(self) -> tuple[int, ...]:
+        """The size of the map, its sides in the order in which tokens count them."""
+        sides = SIDES[-len(self.size) :]
+        return tuple(self.size[sides.index(name)] for name in self._token_order)
+
+    def in_token_order(self, cells: Tensor) -> Tensor:
+        """The cells `[..., d * h * w]` of a map in the order of the tokens, such as place by place.
+
+        Example:
+            >>> Layout("N h*w*d C", (2, 1, 3)).in_token_order(torch.arange(6))
+            tensor([0, 3, 1, 4, 2, 5])
+        """
+        sides, first = SIDES[-len(self.size) :], cells.ndim - 1
+        order = [first + sides.index(name) for name in self._token_order]
+        return cells.unflatten(-1, self.size).permute(*range(first), *order).flatten(first)
+
     def to_maps(self, tensor: Tensor) -> Tensor:
         """Convert the output to `[N, C, h, w]`; for volumes `[N, C, d, h, w]`. Gradients are converted the same way."""
         if self.function is not None:
@@ -82,9 +106,8 @@ class Layout:
         for number, axis in enumerate(self.axes):
             at = len(names)
             if number == self.token_axis:
-                order = SIDES[-len(self.size) :] if axis == ("T",) else axis
-                lengths = dict(zip(SIDES[-len(self.size) :], self.size, strict=True))
-                tensor = self._grid(tensor, at).unflatten(at, [lengths[name] for name in order])
+                order = self._token_order
+                tensor = self._grid(tensor, at).unflatten(at, self.token_sides)
             else:
                 order = axis
                 tensor = tensor if len(axis) == 1 else tensor.unflatten(at, [self.views if n == "V" else -1 for n in axis])

@@ -495,14 +495,10 @@ def test_show_undoes_the_normalisation():
         np.testing.assert_allclose(shown, pixels[0].permute(1, 2, 0), atol=1e-5)
 
 
-def test_show_takes_grey_images_gradients_and_volumes():
+def test_show_takes_grey_images_and_gradients():
     grey = torch.rand(1, 1, 8, 8, requires_grad=True)
     shown = xaieval.show(grey, grey[:, 0]).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown[..., 0], grey[0, 0].detach())
-    volumes, maps = torch.rand(2, 1, 5, 8, 8), torch.rand(2, 5, 8, 8)
-    figure = xaieval.show(volumes, {"pool": maps})
-    np.testing.assert_allclose(figure.axes[1].images[1].get_array(), maps[0, 2])
-    np.testing.assert_allclose(figure.axes[0].images[0].get_array()[..., 0], volumes[0, 0, 2])
 
 
 @pytest.mark.parametrize(("bands", "expected"), [(None, (0, 1, 2)), ((3, 2, 1), (3, 2, 1)), ((4,), (4, 4, 4))])

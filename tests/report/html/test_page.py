@@ -510,12 +510,24 @@ def test_an_overlay_is_the_map_in_colour_over_the_image_in_grey():
 
 
 def test_the_shape_of_maps_is_checked():
-    with pytest.raises(DataError, match=r"^pixels of 2 ids are \[2, 3, H, W\] in \[0, 1\]; got \[1, 3, 8, 8\]$"):
+    with pytest.raises(
+        DataError, match=r"^pixels of 2 ids are \[2, 3, H, W\] in \[0, 1\], or volumes \[2, C, D, H, W\]; got \[1, 3, 8, 8\]$"
+    ):
         Maps(["a", "b"], torch.rand(1, 3, 8, 8), {})
     with pytest.raises(DataError, match=r"^maps of gradcam at p5 are \[1, 8, 8\]; got \[1, 4, 4\]$"):
         Maps(["a"], torch.rand(1, 3, 8, 8), {"gradcam": {"p5": torch.rand(1, 4, 4)}})
-    with pytest.raises(DataError, match=r"got \[1, 1, 8, 8, 8\]$"):
-        Maps(["a"], torch.rand(1, 1, 8, 8, 8), {})
+    with pytest.raises(DataError, match=r"got \[1, 8, 8\]$"):
+        Maps(["a"], torch.rand(1, 8, 8), {})
+
+
+def test_slices_of_volumes_take_the_whole_width():
+    scores = _scores()
+    ids = images_to_show(scores)
+    maps = {"gradcam": {layer: torch.rand(len(ids), 4, 6, 8) for layer in scores.rows["layer"].unique()}}
+    page = _page(scores, maps=Maps(ids, torch.rand(len(ids), 1, 4, 6, 8), maps))
+    assert "the same slices or frames are shown for every layer" in _text(page)
+    assert '<div class="kinds strips">' in page
+    assert '<div class="kinds strips">' not in _page(scores, maps=_maps(ids))
 
 
 def test_not_more_than_twelve_layers_have_maps():
@@ -762,16 +774,18 @@ endless = Endless
 """
 
 
-@pytest.mark.parametrize(("model", "data", "shown"), [("model", "volumes", False), ("flat", "endless", True)])
-def test_factories_of_a_user_make_maps_and_volumes_have_none(bench, model, data, shown):
+@pytest.mark.parametrize(("model", "data", "strips"), [("model", "volumes", True), ("flat", "endless", False)])
+def test_factories_of_a_user_make_maps(bench, model, data, strips):
     name = f"factories_of_{data}"  # each test has its own folder, but a module is imported only once
     Path(f"{name}.py").write_text(FACTORIES)
     words = ["--model", f"{name}:{model}", "--data", f"{name}:{data}", "--layers", "1", "--max-images", "10"]
     assert bench("score", *words, "--no-progress", "--out", "run").status == 0
     result = bench("report", "run", "--import-code")
     assert (result.status, result.err) == (0, "")
-    assert ("no maps: the images are volumes, which a page cannot show" in result.out) != shown
-    assert ("<figure>" in Path("run/report.html").read_text()) == shown
+    assert "no maps" not in result.out
+    page = Path("run/report.html").read_text()
+    assert "<figure>" in page
+    assert ('class="kinds strips"' in page) == strips
 
 
 def test_python_writes_the_same_page(tmp_path):

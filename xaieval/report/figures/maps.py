@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xaieval.data.preprocessing import Preprocessing, to_visible
 from xaieval.errors import DataError
+from xaieval.report.figures.slices import Slices, check_slices, strips
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
 __all__ = ["COLOURS", "OPAQUE", "maps_figure", "show"]
@@ -20,6 +21,7 @@ __all__ = ["COLOURS", "OPAQUE", "maps_figure", "show"]
 COLOURS = "inferno"  # perceptually uniform, also for colour-blind readers
 CELL = 1.35  # inches, the width of an image if no size is given
 OPAQUE = 0.65  # opacity of a map over its image
+WIDE, WIDE_CELLS = 2, 4  # how much wider than high a picture is below which its maps stand; its width in those of others
 SLACK = 1e-4  # how far rounding may move pixels and maps out of [0, 1]
 
 
@@ -33,15 +35,18 @@ def show(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     bands: Sequence[int] | None = None,
+    slices: Slices | None = None,
     colours: str = COLOURS,
     size: Size = None,
 ) -> Figure:
     """Draw images in the left column and their explanation maps over them in the others, with one colour bar.
 
+    Volumes `[N, C, D, H, W]` are drawn as a row of slices each, with their maps over the same slices below.
+
     Args:
         images: Images `[N, 3, H, W]` or `[N, 1, H, W]` in [0, 1], or model inputs with `preprocessing`, or with `mean` and
-            `std`. Of images with other numbers of channels, in any unit, some channels are shown; see `bands`. Of volumes
-            `[N, C, D, H, W]` the middle slice is shown.
+            `std`. Of images with other numbers of channels, in any unit, some channels are shown; see `bands`. Also volumes
+            `[N, C, D, H, W]`; scans of one channel can be in any unit.
         maps: Maps `[N, H, W]` (for volumes `[N, D, H, W]`) in [0, 1]: one tensor, or a mapping from layers to tensors as
             `xaieval.explain` returns.
         titles: Titles of the N rows; if one is too long for its row, its end is shown.
@@ -51,6 +56,10 @@ def show(
         std: Standard deviation of the normalisation per channel.
         bands: The channels shown as red, green and blue, from 0, or one that is shown in grey. Default: the first three; of one
             or two channels, the first. Images with other numbers of channels than 1 and 3 are stretched from black to white.
+        slices: What is shown of volumes: "frames", six of a video, evenly spaced; "planes", three orthogonal slices through the
+            voxel that is brightest in the mean of the maps; "anatomy", the same upright and named axial, coronal and sagittal
+            by radiologists, of scans whose axes lead to the right, to the front and up (RAS, as `xaieval.data.scan_folder` and
+            MONAI give them). Default: frames of volumes of three channels, else planes. Voxels are drawn as squares.
         colours: Name of a matplotlib colour map.
         size: Width, or width and height, in inches.
 
@@ -71,9 +80,11 @@ def show(
     named = {"map": maps} if isinstance(maps, Tensor) else maps
     if not named:
         raise DataError("there are no maps to show; pass {layer: maps [N, H, W]}, as xaieval.explain returns")
-    fitting = {name: _map(name, values, images) for name, values in named.items()}
+    fitting: Mapping[str, Tensor] = {name: _map(name, values, images) for name, values in named.items()}
     if titles and len(titles) != len(pixels):
         raise DataError(f"{len(titles)} titles for {len(pixels)} images; pass one title per image, or none")
+    if images.ndim == 5:
+        pixels, fitting = strips(pixels, fitting, check_slices(slices, images.shape[1]))
     return maps_figure(pixels, fitting, titles, subtitle, colours=colours, size=size)
 
 
@@ -87,6 +98,8 @@ def maps_figure(
     size: Size = None,
 ) -> Figure:
     """Draw images in the left column and their maps over them in grey in the others, one column per layer, one colour scale.
+
+    Maps of pictures that are more than twice as wide as high, such as frames side by side, stand below them instead.
 
     `xaieval.show` accepts more kinds of images, and checks its arguments.
 
@@ -110,11 +123,12 @@ def maps_figure(
         >>> len(figure.axes)
         5
     """
-    rows, columns = len(pixels), 1 + len(maps)
-    figure = new_figure(size, CELL * columns + 1.1, layout="compressed")
-    grid = figure.subplots(rows, columns, squeeze=False)
+    wide = pixels.shape[3] > WIDE * pixels.shape[2]
+    columns, names = (1 if wide else 1 + len(maps)), ["image", *maps]
+    figure = new_figure(size, CELL * (WIDE_CELLS if wide else columns) + 1.1, layout="compressed")
+    grid = figure.subplots(len(pixels) * len(names) // columns, columns, squeeze=False).reshape(len(pixels), len(names))
     shown: Any = None
-    for row in range(rows):
+    for row in range(len(pixels)):
         picture = pixels[row].permute(1, 2, 0).numpy()
         grid[row, 0].imshow(picture)
         for axes, layer_maps in zip(grid[row, 1:], maps.values(), strict=True):
@@ -126,16 +140,27 @@ def maps_figure(
     height = width * pixels.shape[2] / pixels.shape[3]
     if shown is not None:
         bar = figure.colorbar(shown, ax=grid, fraction=0.04, shrink=0.8)
-        fits = text_inches("explanation map", font_points("small")) < 0.8 * rows * height
+        fits = text_inches("explanation map", font_points("small")) < 0.8 * grid.size // columns * height
         bar.set_label("explanation map" if fits else "map", fontsize="small")
-    _name_columns(list(grid[0]), ["image", *maps], width)
-    _name_rows(list(grid[:, 0]), titles, height)
+    if wide:
+        _name_stacks(grid, names, titles, height)
+    else:
+        _name_columns(list(grid[0]), names, width)
+        _name_rows(list(grid[:, 0]), titles, height)
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
     if subtitle:
         figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
     return figure
+
+
+def _name_stacks(grid: Any, names: Sequence[str], titles: Sequence[str], height: float) -> None:
+    """Write the names beside the pictures, and the title of each stack above it."""
+    for stack, title in zip(grid, titles or [""] * len(grid), strict=True):
+        _name_rows(list(stack), names, height)
+        if title:
+            stack[0].set_title(plain(title), fontsize="small")
 
 
 def _name_columns(top: Sequence[Axes], names: Sequence[str], width: float) -> None:
@@ -163,36 +188,33 @@ def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> Non
 def _pixels(
     images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any, bands: Sequence[int] | None = None
 ) -> Tensor:
-    """Images, model inputs or volumes as pixels `[N, 3, H, W]` in [0, 1] on the CPU."""
+    """Images, model inputs or volumes as pixels with three channels in [0, 1] on the CPU."""
     if images.ndim not in (4, 5):
         raise DataError(f"images are [N, 3, H, W], [N, C, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
-    flat = _slice(images).detach().cpu().float()
+    flat = images.detach().cpu().float()
     if preprocessing is not None:
         mean, std = preprocessing.mean, preprocessing.std
     if (mean is None) != (std is None):
         raise DataError("mean= and std= undo a normalisation together; pass both, or preprocessing=")
     if mean is not None:
-        shift, scale = (torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, 1, 1) for numbers in (mean, std))
+        shift, scale = (
+            torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, *[1] * (flat.ndim - 2)) for numbers in (mean, std)
+        )
         flat = flat * scale + shift
         flat = flat.clamp(0, 1) if images.shape[1] in (1, 3) else flat
-    if images.shape[1] in (1, 3):
+    if images.shape[1] == 3 or (images.shape[1] == 1 and images.ndim == 4):
         _check_range("images", flat, "pass preprocessing=, or mean= and std=, to undo the normalisation")
     return to_visible(flat, bands)
 
 
 def _map(name: str, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps `[N, H, W]` on the CPU, with shape and range checked."""
+    """Maps of the size of the images on the CPU, with shape and range checked."""
     expected = [len(images), *images.shape[2:]]
     if list(maps.shape) != expected:
         raise DataError(f"maps of {name!r} are {expected}, one per image and of its size; got {list(maps.shape)}")
-    flat = _slice(maps[:, None])[:, 0].detach().cpu().float()
-    _check_range(f"maps of {name!r}", flat, "xaieval.explain returns such maps")
-    return flat
-
-
-def _slice(images: Tensor) -> Tensor:
-    """The middle slice of volumes; images unchanged."""
-    return images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
+    known = maps.detach().cpu().float()
+    _check_range(f"maps of {name!r}", known, "xaieval.explain returns such maps")
+    return known
 
 
 def _check_range(what: str, values: Tensor, mend: str) -> None:

@@ -214,6 +214,7 @@ def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str])
     maps, pairs = options.maps, pairs_to_show(scores, methods)
     variables: dict[str, Any] = {
         "galleries": [],
+        "strips": maps is not None and maps.are_volumes,
         "why_no_maps": options.why_no_maps,
         "chosen_by": "",
         "among": 0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,10 +18,12 @@ from torch.nn.functional import interpolate
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
 from xaieval.report.figures.maps import COLOURS, OPAQUE
+from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 
 __all__ = ["Maps", "colour_stops", "data_url", "overlay"]
 
 SIDE = 160  # pixels of the longer side
+SIDE_OF_SLICE = 112  # of the longest side of a volume
 QUALITY = 80  # of JPEG; noise then takes 16 kB, a photo about 6 kB
 
 
@@ -31,8 +34,11 @@ class Maps:
     Attributes:
         ids: The N ids of the images, as in the rows.
         pixels: The images in [0, 1], `[N, 3, H, W]`, or `[N, 1, H, W]` for grey images. Of images with other numbers of
-            channels, in any unit, the first three are shown, of two the first, stretched from black to white.
-        maps: For each method the result of `xaieval.explain` on these images: maps `[N, H, W]` in [0, 1] by layer.
+            channels, in any unit, the first three are shown, of two the first, stretched from black to white. Or volumes
+            `[N, C, D, H, W]`.
+        maps: For each method the result of `xaieval.explain` on these images: maps `[N, H, W]` in [0, 1] by layer, of volumes
+            `[N, D, H, W]`.
+        slices: What is shown of volumes, as in `xaieval.show`; the same slices for all maps of a volume.
 
     Raises:
         DataError: Images or maps have the wrong shape.
@@ -46,11 +52,15 @@ class Maps:
     ids: Sequence[str]
     pixels: Tensor
     maps: Mapping[str, Mapping[str, Tensor]]
+    slices: Slices | None = None
 
     def __post_init__(self) -> None:
         shape, count = tuple(self.pixels.shape), len(self.ids)
-        if len(shape) != 4 or shape[0] != count or not shape[1]:
-            raise DataError(f"pixels of {count} ids are [{count}, 3, H, W] in [0, 1]; got {list(shape)}")
+        if len(shape) not in (4, 5) or shape[0] != count or not shape[1]:
+            raise DataError(
+                f"pixels of {count} ids are [{count}, 3, H, W] in [0, 1], or volumes [{count}, C, D, H, W]; got {list(shape)}"
+            )
+        check_slices(self.slices, shape[1])
         expected = (count, *shape[2:])
         for method, layers in self.maps.items():
             for layer, maps in layers.items():
@@ -62,21 +72,37 @@ class Maps:
         """The position of each image by its id."""
         return {str(image): place for place, image in enumerate(self.ids)}
 
+    @property
+    def are_volumes(self) -> bool:
+        """Whether the pictures are slices of volumes."""
+        return self.pixels.ndim == 5
+
     def picture(self, place: int) -> Any:
         """The thumbnail of an image, `[h, w, 3]` in [0, 1]."""
-        small = to_visible(_small(self.pixels[place : place + 1].detach().float().cpu()))[0]
-        return small.permute(1, 2, 0).numpy()
+        whole = to_visible(self.pixels[place : place + 1].detach().float().cpu())[0]
+        return self._flat(place, whole, 1.0).clamp(0, 1).permute(1, 2, 0).numpy()
 
     def map_over(self, place: int, layer: str, method: str) -> Any:
         """The thumbnail of a map over its image in grey, `[h, w, 3]` in [0, 1]."""
         one = self.maps[method][layer][place].detach().float().cpu()
-        return overlay(self.picture(place), _small(one[None, None])[0, 0].numpy())
+        return overlay(self.picture(place), self._flat(place, one[None], torch.nan)[0].numpy())
+
+    def _flat(self, place: int, values: Tensor, ground: float) -> Tensor:
+        """An image or a map of it `[C, H, W]` as a thumbnail; of volumes `[C, D, H, W]` the slices side by side."""
+        if not self.are_volumes:
+            return _small(values, SIDE)
+        slices = check_slices(self.slices, self.pixels.shape[1])
+        of_volume = [one[place].detach().float().cpu() for layers in self.maps.values() for one in layers.values()]
+        cuts = cuts_through(torch.stack(of_volume or [torch.zeros(self.pixels.shape[2:])]), slices)
+        share = SIDE_OF_SLICE / max(self.pixels.shape[2:])
+        return joined([_small(one, round(share * max(one.shape[1:]))) for one in cut(values, cuts, slices)], ground)
 
 
 def overlay(picture: Any, one: Any) -> Any:
-    """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]."""
+    """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]; where the map is NaN, the image alone."""
     colours = mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
-    return (1 - OPAQUE) * picture.mean(axis=2, keepdims=True) + OPAQUE * colours
+    grey = picture.mean(axis=2, keepdims=True)
+    return np.where(np.isnan(one)[..., None], grey, (1 - OPAQUE) * grey + OPAQUE * colours)
 
 
 def data_url(picture: Any) -> str:
@@ -97,10 +123,10 @@ def colour_stops(count: int = 9) -> list[tuple[str, str]]:
     return [(f"{100 * place:g}", mpl.colors.to_hex(mpl.colormaps[COLOURS](place))) for place in places]
 
 
-def _small(pictures: Tensor) -> Tensor:
-    """Images `[N, C, h, w]` whose longer side has `SIDE` pixels; smaller images are unchanged."""
-    share = SIDE / max(pictures.shape[2:])
+def _small(picture: Tensor, most: int) -> Tensor:
+    """An image `[C, h, w]` whose longer side has `most` pixels; smaller images are unchanged."""
+    share = most / max(picture.shape[1:])
     if share >= 1:
-        return pictures
-    size = [max(1, round(side * share)) for side in pictures.shape[2:]]
-    return interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return picture
+    size = [max(1, round(side * share)) for side in picture.shape[1:]]
+    return interpolate(picture[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
