@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
 from xaieval.cli.tables import print_table, print_text
-from xaieval.config.options import Json, Switch, Words
+from xaieval.config.option_types import Json, Switch, Words
 from xaieval.errors import OutputError
 
 if TYPE_CHECKING:

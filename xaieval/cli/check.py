@@ -8,7 +8,8 @@ from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app
 from xaieval.cli.json_output import findings_document
 from xaieval.cli.loading import class_order, load_forward, load_trained
 from xaieval.cli.tables import print_findings, print_text
-from xaieval.config.options import CheckOptions, Json, ModelOptions, ProtocolOptions, Switch, model_settings
+from xaieval.config.option_types import Json, Switch
+from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, model_settings
 from xaieval.errors import CheckError
 
 __all__ = ["check"]

@@ -13,7 +13,7 @@ from xaieval.cli.json_output import records
 from xaieval.cli.loading import load_run
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Weights
-from xaieval.config.options import GroupsOption, Json, Switch, Words
+from xaieval.config.option_types import GroupsOption, Json, Switch, Words
 from xaieval.errors import OutputError
 
 if TYPE_CHECKING:

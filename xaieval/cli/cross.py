@@ -15,7 +15,8 @@ from xaieval.cli.loading import chosen_target, class_order, load_for, load_forwa
 from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
-from xaieval.config.options import Json, ModelOptions, ProtocolOptions, ScoreOptions, Switch, Words, model_settings
+from xaieval.config.option_types import Json, Switch, Words
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
 from xaieval.errors import RunError, UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from xaieval.cli.json_output import records
 from xaieval.cli.score import default_folder
 from xaieval.cli.tables import print_arms, print_text
 from xaieval.config.fal_options import FalOptions
-from xaieval.config.options import Json, Switch, to_settings
+from xaieval.config.option_types import Json, Switch
+from xaieval.config.options import to_settings
 from xaieval.errors import UsageError
 
 __all__ = ["fal"]

@@ -10,7 +10,8 @@ from xaieval.cli.app import MODEL_OPTIONS, app
 from xaieval.cli.json_output import records
 from xaieval.cli.loading import load, load_forward
 from xaieval.cli.tables import print_table, print_text
-from xaieval.config.options import MODEL_HELP, Json, ModelOptions, Numbers, Switch, token_grid
+from xaieval.config.option_types import MODEL_HELP, Json, Numbers, Switch
+from xaieval.config.options import ModelOptions, token_grid
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 

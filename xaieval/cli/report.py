@@ -12,7 +12,7 @@ from xaieval.cli.loading import load_run
 from xaieval.cli.remake_maps import RemadeMaps, remake_maps
 from xaieval.cli.tables import print_text
 from xaieval.config.groups import Weights
-from xaieval.config.options import GroupsOption, Json, Switch, Words
+from xaieval.config.option_types import GroupsOption, Json, Switch, Words
 
 __all__ = ["report"]
 

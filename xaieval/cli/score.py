@@ -15,16 +15,8 @@ from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, com
 from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import load_inputs, load_judge, load_methods, shown_slices
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
-from xaieval.config.options import (
-    Json,
-    ModelOptions,
-    ProtocolOptions,
-    ScoreOptions,
-    Switch,
-    model_settings,
-    parse_literals,
-    to_settings,
-)
+from xaieval.config.option_types import Json, Switch
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, choose_from, printable
 from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
 

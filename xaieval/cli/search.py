@@ -12,7 +12,8 @@ from xaieval.cli.json_output import records
 from xaieval.cli.loading import load_inputs, load_methods
 from xaieval.cli.score import default_folder
 from xaieval.cli.tables import print_search, print_text
-from xaieval.config.options import Json, ModelOptions, ProtocolOptions, SearchOptions, Switch, to_settings
+from xaieval.config.option_types import Json, Switch
+from xaieval.config.options import ModelOptions, ProtocolOptions, SearchOptions, to_settings
 
 __all__ = ["search"]
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from xaieval.cli.app import app
 from xaieval.cli.loading import load_run
 from xaieval.config.groups import Weights
-from xaieval.config.options import GroupsOption, Switch
+from xaieval.config.option_types import GroupsOption, Switch
 
 __all__ = ["table"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from xaieval.config.options import Arguments, Integers, Numbers, Switch, Words
+from xaieval.config.option_types import Arguments, Integers, Numbers, Switch, Words
 from xaieval.errors import ConfigError
 
 __all__ = ["ROLES", "TWIN", "CompleteOptions", "FalOptions"]

@@ -172,7 +172,7 @@ def _best(means: pd.Series[float], tested: Sequence[Any], higher_is_better: bool
     if higher_is_better is None or known.empty:
         return pd.Series(False, index=means.index)
     best = known.max() if higher_is_better else known.min()
-    return means.index.isin(tested) & np.isclose(means, best, rtol=1e-9, atol=0)
+    return pd.Series(means.index.isin(tested) & np.isclose(means, best, rtol=1e-9, atol=0), index=means.index)
 
 
 def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: bool) -> str:
