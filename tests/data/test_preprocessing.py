@@ -31,8 +31,12 @@ def test_pixels_come_back_from_normalised_images():
     np.testing.assert_allclose(pixels.permute(1, 2, 0).numpy(), np.asarray(picture) / 255, atol=1e-6)
 
 
+# Older releases of timm resize pictures in another way for oblong inputs.
+OBLONG = [(40, 56), (56, 40)] if tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 31) else []
+
+
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
-@pytest.mark.parametrize("size", [(40, 40), (40, 56), (56, 40)])
+@pytest.mark.parametrize("size", [(40, 40), *OBLONG])
 @pytest.mark.parametrize("share", [1.0, 0.875, 0.95])
 def test_pictures_of_all_shapes_are_prepared_as_by_timm(mode, size, share):
     theirs = timm.data.create_transform((3, *size), crop_pct=share, crop_mode=mode, interpolation="bicubic")
