@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py [FILE]
 
-writes `benchmarks/architectures.csv` (or FILE), and the table of docs/models.md from it. For each model with random weights:
+writes `benchmarks/architectures.csv` (or FILE), and the table of docs/architectures.md from it. For each model with random weights:
 how many layers `list_layers` lists, which ones `layers="auto"` selects, the layout of their outputs, whether a bright square in
 each quarter of the image changes the outputs in that quarter, and whether the model is unchanged afterwards (weights, buffers,
 flags, hooks). The check of the quarters needs no training and no gradients: a flipped, rotated or transposed map shows the
@@ -40,7 +40,7 @@ from architecture_models import build
 from page_tables import filled
 
 QUARTERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
-PAGE = Path(__file__).parents[1] / "docs/models.md"
+PAGE = Path(__file__).parents[1] / "docs/architectures.md"
 LONGEST = 90  # characters of options in the table of the page
 TITLES = '| model | image | layers | `layers="auto"` | layout | right way up | unchanged |'
 
@@ -72,7 +72,7 @@ def is_upright(activation: Tensor) -> bool:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A row of the table in docs/models.md."""
+    """A row of the table in docs/architectures.md."""
     options = row["options"] if len(row["options"]) <= LONGEST else "a small configuration"
     upright = row["reason"] or "yes"
     listed = "" if row["listed"] == "" else f"{float(row['listed']):g}"
@@ -84,7 +84,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines of the table in docs/models.md."""
+    """The lines of the table in docs/architectures.md."""
     return [TITLES, "|---|---|---|---|---|---|---|", *(line(row) for row in rows)]
 
 
