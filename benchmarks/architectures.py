@@ -2,11 +2,11 @@
 
     python benchmarks/architectures.py [FILE]
 
-writes `benchmarks/architectures.csv` (or FILE), and the table of docs/architectures.md from it. For each model with random weights:
-how many layers `list_layers` lists, which ones `layers="auto"` selects, the layout of their outputs, whether a bright square in
-each quarter of the image changes the outputs in that quarter, and whether the model is unchanged afterwards (weights, buffers,
-flags, hooks). The check of the quarters needs no training and no gradients: a flipped, rotated or transposed map shows the
-squares elsewhere. Models that are already in the file are skipped.
+writes `benchmarks/architectures.csv` (or FILE), and from it the table of docs/architectures.md. For each model with random
+weights: how many layers `list_layers` lists, which ones `layers="auto"` selects, the layout of their outputs, whether a bright
+square in each quarter of the image changes the outputs in that quarter, and whether the model is unchanged afterwards (weights,
+buffers, flags, hooks). The check of the quarters needs no training and no gradients: a flipped, rotated or transposed map shows
+the squares elsewhere. Models that are already in the file are skipped.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from xaieval.analysis.ranking import rank
@@ -172,7 +172,7 @@ def _best(means: pd.Series[float], tested: Sequence[Any], higher_is_better: bool
     if higher_is_better is None or known.empty:
         return pd.Series(False, index=means.index)
     best = known.max() if higher_is_better else known.min()
-    return pd.Series(means.index.isin(tested) & np.isclose(means, best, rtol=1e-9, atol=0), index=means.index)
+    return means.index.isin(tested) & means.apply(lambda mean: math.isclose(mean, best))
 
 
 def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: bool) -> str:
