@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from xaieval.models.ultralytics import others_kept
 
 HEIGHT, WIDTH = 64, 96
 
 
 def yolo(name: str, **arguments: Any) -> Any:
     """A `YOLO` in evaluation mode."""
-    with np.printoptions():  # which ultralytics changes when it is imported
+    with others_kept():
         from ultralytics import YOLO
     model = YOLO(name)
     if arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from tests.ultralytics_networks import detector, evaluating, pictures, yolo
 from xaieval.errors import ModelError, UsageError, WeightsError
 from xaieval.inference.yolo_detections import Suppression, grid_detector
 from xaieval.models import load_model
-from xaieval.models.ultralytics import GREY
-
-pytest.importorskip("ultralytics")
+from xaieval.models.ultralytics import GREY, others_kept
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_the_missing_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("size", [(33, 57), (100, 41), (64, 64)])
 def test_pictures_are_placed_as_by_ultralytics(size):
     """The border is the same; pixels inside differ, as ultralytics does not smooth what it makes smaller."""
-    with np.printoptions():
+    with others_kept():
         from ultralytics.data.augment import LetterBox
     values = np.random.default_rng(0).integers(150, 255, (*size, 3), dtype=np.uint8)
     expected = torch.from_numpy(LetterBox((96, 96))(image=values)).permute(2, 0, 1) / 255
@@ -161,3 +160,16 @@ def test_pictures_are_placed_as_by_ultralytics(size):
     assert torch.equal(grey, border)
     assert border.any() == (size[0] != size[1])
     assert (found - expected).abs().mean() < 0.02
+
+
+def test_other_libraries_stay_as_they_are_when_it_is_imported():
+    program = """
+import os, PIL.Image, numpy
+opened, printed = PIL.Image.open, numpy.get_printoptions()
+os.environ.pop("OMP_NUM_THREADS", None)
+from xaieval.models import load_model
+load_model("ultralytics:yolo11n-cls.yaml", model_args={"nc": 2})
+print(PIL.Image.open is opened, numpy.get_printoptions() == printed, "OMP_NUM_THREADS" in os.environ)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "True True False\n"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import Tensor, nn
 
 from xaieval.data import Preprocessing
@@ -19,7 +22,9 @@ from xaieval.inference.yolo_detections import Suppression
 from xaieval.models.pickled_modules import read_pickled_modules, state_of
 from xaieval.models.weights import check_fit, read_weights
 
-__all__ = ["ultralytics"]
+__all__ = ["others_kept", "ultralytics"]
+
+THREADS = "OMP_NUM_THREADS"
 
 KINDS = {
     "detect": "DetectionModel",
@@ -161,10 +166,27 @@ def _preprocessing(task: str, size: int | None, channels: int) -> Preprocessing:
     return plain if task == "classify" else replace(plain, border=True, fill=GREY)
 
 
+@contextmanager
+def others_kept() -> Iterator[None]:
+    """Import ultralytics without what it changes in other libraries.
+
+    It puts a function of its own in the place of `PIL.Image.open`, which installs a package for a picture that Pillow does not
+    know, and sets print options of NumPy and the number of threads of processes to come.
+    """
+    opened, printed, threads = Image.open, np.get_printoptions(), os.environ.get(THREADS)
+    try:
+        yield
+    finally:
+        Image.open = opened
+        np.set_printoptions(**printed)
+        if threads is None:
+            os.environ.pop(THREADS, None)
+
+
 def _tasks() -> Any:
     """The module of ultralytics that builds networks."""
     try:
-        with redirect_stdout(sys.stderr):  # it tells of its settings file
+        with redirect_stdout(sys.stderr), others_kept():  # it tells of its settings file
             from ultralytics.nn import tasks
     except ModuleNotFoundError as error:
         raise UsageError(
