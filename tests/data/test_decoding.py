@@ -9,24 +9,27 @@ import os
 import random
 import re
 import struct
+import sys
 import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 import xaieval
 from tests.hostile_images import BOMBS, FAMILIES, NAMES, Case, draw, encode, gradient, plant
 from xaieval.cli import main
 from xaieval.data import Pictures, Preprocessing, decoding, huggingface, image_folder, pairs
-from xaieval.data.decoding import readable_name
+from xaieval.data.decoding import read_picture, readable_name, to_rgb
+from xaieval.data.samples import sample_of
 from xaieval.errors import DataError, RunError
 
 SMALL = Preprocessing(image_size=32, resize=72, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -381,3 +384,24 @@ def test_a_picture_that_is_handed_over_is_turned_upright_and_left_alone():
     upright = Image.open(BytesIO(content)).rotate(-90, expand=True).convert("RGB")
     assert torch.equal(batch["image"][0], Preprocessing(32, 32)(upright))
     assert picture.size == (48, 32)
+
+
+def test_ultralytics_that_is_imported_changes_nothing(tmp_path, monkeypatch):
+    """Its function in the place of `Image.open` asks for another package where Pillow does not know a picture."""
+    (tmp_path / "x.png").write_bytes(b"nothing")
+    pillow = Image.open
+
+    def opened(file: Any, *args: Any, **kwargs: Any) -> Image.Image:
+        try:
+            return pillow(file, *args, **kwargs)
+        except UnidentifiedImageError:
+            raise ModuleNotFoundError("No module named 'pi_heif'")  # noqa: B904  # as an import inside of the handler does
+
+    monkeypatch.setattr(Image, "open", opened)
+    sample = sample_of("x", None, lambda: {"image": Image.open(tmp_path / "x.png")})  # as data sets of others do
+    assert sample["failed"].startswith("UnidentifiedImageError: cannot identify image file")
+    with pytest.raises(ModuleNotFoundError, match="nothing to do with pictures"):
+        sample_of("x", None, lambda: __import__("nothing to do with pictures"))
+    monkeypatch.setitem(sys.modules, "ultralytics.utils.patches", SimpleNamespace(_image_open=pillow))
+    with pytest.raises(UnidentifiedImageError, match="it is none of AVIF"):
+        read_picture(tmp_path / "x.png", to_rgb)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -21,10 +22,12 @@ __all__ = [
     "MOST_PIXELS",
     "UNREADABLE",
     "check_pixels",
+    "open_picture",
     "picture_size",
     "read_bands",
     "read_picture",
     "readable_name",
+    "reason_of",
     "to_rgb",
 ]
 
@@ -71,11 +74,31 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def open_picture(file: IO[bytes] | Path, formats: Sequence[str] | None = None) -> Image.Image:
+    """`PIL.Image.open` as Pillow has it.
+
+    Where ultralytics is imported, another function stands in its place, which installs a package for a picture that Pillow does
+    not know, and fails for want of it.
+    """
+    own = getattr(sys.modules.get("ultralytics.utils.patches"), "_image_open", Image.open)
+    picture: Image.Image = own(file, formats=formats)
+    return picture
+
+
+def reason_of(error: Exception) -> Exception | None:
+    """Why a picture cannot be read, from what a data set raised; None if it is another error.
+
+    An import that fails while an unreadable picture is looked at is that of ultralytics; see `open_picture`.
+    """
+    first = error.__context__ if isinstance(error, ImportError) else error
+    return first if isinstance(first, UNREADABLE) else None
+
+
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Width and height of a picture, upright as its EXIF data says, from the head of the file; None if it cannot be read."""
     try:
         with _open_file(path) as file:
-            picture = Image.open(file, formats=FORMATS)
+            picture = open_picture(file, FORMATS)
             turned = picture.getexif().get(ExifTags.Base.Orientation) in TURNED
             return picture.size[::-1] if turned else picture.size
     except Exception:  # the reason is in the row of the picture, which cannot be read either
@@ -148,7 +171,7 @@ def _decode(file: IO[bytes]) -> Image.Image:
     _check_pace(file)
     try:
         # Pass an open file, not a path: Pillow maps some files into memory, and if one is truncated then, the process crashes.
-        picture = Image.open(file, formats=FORMATS)
+        picture = open_picture(file, FORMATS)
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(f"it is none of {', '.join(FORMATS)}, or it is damaged") from error
     check_pixels(picture)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from xaieval.data.batches import check_images
-from xaieval.data.decoding import UNREADABLE
+from xaieval.data.decoding import reason_of
 from xaieval.errors import DataError, UsageError
 
 __all__ = ["collate", "sample_of"]
@@ -21,8 +21,11 @@ def sample_of(image_id: str, label: int | None, prepare: Callable[[], dict[str, 
         return sample | prepare()
     except UsageError:  # would occur for every picture
         raise
-    except UNREADABLE as error:
-        return sample | {"failed": f"{type(error).__name__}: {error}"}
+    except Exception as error:
+        reason = reason_of(error)
+        if reason is None:
+            raise
+        return sample | {"failed": f"{type(reason).__name__}: {reason}"}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from tokenize import TokenError  # of a header that ends too early
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from xaieval.data.decoding import UNREADABLE
+from xaieval.data.decoding import UNREADABLE, open_picture
 from xaieval.errors import DataError
 from xaieval.explainers.base import Context, check_compares
 
@@ -141,7 +140,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _picture(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             mode, values = picture.mode, np.asarray(picture)
     except UNREADABLE as error:
         raise DataError(f"'{path}' cannot be read as a picture: {error}") from error

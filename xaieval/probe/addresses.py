@@ -175,11 +175,9 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         own_output[:] = [] if path else [output]  # where the pass ends with the model, not with what is made of its output
         if path and next(module.parameters(), None) is not None:
             read.update((id(tensor), ref(tensor)) for _, tensor in tensors_of(inputs))
-        records.extend(
-            (path, calls[path], keys, module, tuple(tensor.shape))
-            for keys, tensor in tensors_of(output)
-            if 0 not in tensor.shape[1:]  # which stand in for levels that an encoder lacks
-        )
+        # A tensor without elements stands in for a level that an encoder lacks.
+        filled = [(keys, tensor) for keys, tensor in tensors_of(output) if 0 not in tensor.shape[1:]]
+        records.extend((path, calls[path], keys, module, tuple(tensor.shape)) for keys, tensor in filled)
         calls[path] += 1
         frames.extend((path, frame) for frame in [frame_of(output)] if frame)
         if module._parameters and getattr(output, "ndim", 0) > 2 and not isinstance(module, CHANNELS_FIRST):
@@ -214,7 +212,7 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         channels=images.shape[1],
         returned=[
             tuple(tensor.shape)
-            for _, tensor in tensors_of(own_output[0] if own_output else output)
+            for _, tensor in tensors_of(*(own_output or [output]))
             if id(tensor) not in read or read[id(tensor)]() is not tensor
         ],
         frame=frames[0][1] if frames else None,

@@ -72,10 +72,12 @@ class ModuleTree:
     def stages(self) -> list[list[Layer]]:
         """The blocks of each stage, followed by the output of the stage, in order of execution.
 
-        A block of another size than the output, such as one that makes the maps of the next stage, is left out.
+        A last block with coarser maps than the output is left out: it makes those of the next stage.
         """
         stages = [_with_blocks(node) for node in self._stages(self.root)]
-        stages = [[layer for layer in stage if self.size(layer) == self.size(stage[-1])] for stage in stages]
+        for stage in stages:
+            if len(stage) > 1 and math.prod(self.size(stage[-2])) < math.prod(self.size(stage[-1])):
+                del stage[-2]
         return sorted(stages, key=lambda stage: self._order[stage[-1].address])
 
     def longest_row(self) -> list[Layer]:

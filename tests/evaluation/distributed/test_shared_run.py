@@ -563,10 +563,11 @@ def test_threads_are_divided_unless_told(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for processes, threads in ((3, "5"), (20, "1")):
-        with launcher._threads(processes):
+        with launcher._environment(processes):
             assert os.environ["OMP_NUM_THREADS"] == threads
+            assert os.environ["XAIEVAL_LAUNCHER"] == str(os.getpid())
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with launcher._threads(3):
+    with launcher._environment(3):
         assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
