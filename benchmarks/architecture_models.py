@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xaieval.models import load_model
 
-__all__ = ["SOURCES", "build"]
+__all__ = ["SOURCES", "build", "normalised"]
 
 
 class Headed(nn.Module):
@@ -37,10 +37,11 @@ def build(case: Case, images: Tensor) -> nn.Module:
     """
     torch.manual_seed(0)
     source, name = case.name.split(":")
-    return _normalised(SOURCES[source](name, **case.arguments).eval(), images)
+    return normalised(SOURCES[source](name, **case.arguments).eval(), images)
 
 
-def _normalised(model: nn.Module, images: Tensor) -> nn.Module:
+def normalised(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model with the statistics of its BatchNorms set to those of the images."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
