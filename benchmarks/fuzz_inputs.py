@@ -533,7 +533,7 @@ def ids(given_ids: list[str]) -> None:
     """Image ids from a loader, in the rows of a run and as names of map files."""
     place = folder("ids")
     batch = {"image": torch.zeros(2, 3, 8, 8), "id": given_ids}
-    context = SimpleNamespace(ids=given_ids, images=batch["image"])
+    context = SimpleNamespace(ids=given_ids, images=batch["image"], protocol=xaieval.Protocol())
     clear(lambda: Precomputed(place)(context))
     scores = clear(lambda: xaieval.score(tiny().model, [batch], ["conv"], output_dir=place / "run", progress=False))
     if scores is not None:
@@ -607,7 +607,7 @@ def maps(ending: str, edits: Any, cut: int | None, header: bytes, made_up: bool)
     for position, value in edits:
         content[position % len(content)] = value
     (place / f"a{ending}").write_bytes(content if cut is None else content[: cut % len(content)])
-    clear(lambda: Precomputed(place)(SimpleNamespace(ids=["a"], images=torch.zeros(1, 3, 4, 4))))
+    clear(lambda: Precomputed(place)(SimpleNamespace(ids=["a"], images=torch.zeros(1, 3, 4, 4), protocol=xaieval.Protocol())))
 
 
 COCO = {

@@ -620,10 +620,10 @@ def test_any_other_error_is_one_line_too(bench):
 
 
 def test_an_interrupted_run_keeps_what_there_is(bench):
-    Path("stopping.py").write_text(
+    Path("interrupting.py").write_text(
         "import torch\ndef make():\n    yield torch.rand(2, 3, 128, 128)\n    raise KeyboardInterrupt\n"
     )
-    result = bench("score", "--layers", "fpn[p5]", "--out", "run", "--data", "stopping:make")
+    result = bench("score", "--layers", "fpn[p5]", "--out", "run", "--data", "interrupting:make")
     assert result.status == 130
     assert result.err.startswith("xaieval-bench: interrupted; rows of finished batches, if any, are kept, and the ")
     assert re.search(r"^ fpn\[p5\]  gradcam .* 2 +0 *$", result.out, re.MULTILINE)

@@ -175,7 +175,7 @@ def test_a_loader_of_whole_pictures_has_one_in_each_batch(tmp_path):
 
 
 def test_a_picture_in_the_corner_has_black_beside_it_or_below_it():
-    corner = Preprocessing(64, 64, mean=(0.5,) * 3, std=(0.5,) * 3, border=True, corner=True)
+    corner = Preprocessing(64, 64, mean=(0.5,) * 3, std=(0.5,) * 3, border=True, corner=True, fill=0.0)
     image = corner(Image.new("RGB", (100, 50), (255, 255, 255)))
     assert (image[:, :32] == 1).all()
     assert (image[:, 32:] == -1).all()

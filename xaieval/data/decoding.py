@@ -6,7 +6,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -74,7 +74,7 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def open_picture(file: IO[bytes] | Path, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(file: IO[bytes] | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """`PIL.Image.open` as Pillow has it.
 
     Where ultralytics is imported, another function stands in its place, which installs a package for a picture that Pillow does

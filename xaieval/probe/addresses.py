@@ -175,9 +175,8 @@ def trace(model: nn.Module, images: Tensor, forward: Callable[[Tensor], Any] | N
         own_output[:] = [] if path else [output]  # where the pass ends with the model, not with what is made of its output
         if path and next(module.parameters(), None) is not None:
             read.update((id(tensor), ref(tensor)) for _, tensor in tensors_of(inputs))
-        # A tensor without elements stands in for a level that an encoder lacks.
-        filled = [(keys, tensor) for keys, tensor in tensors_of(output) if 0 not in tensor.shape[1:]]
-        records.extend((path, calls[path], keys, module, tuple(tensor.shape)) for keys, tensor in filled)
+        lasting = [(keys, tensor) for keys, tensor in tensors_of(output) if 0 not in tensor.shape[1:]]  # an empty one is none
+        records.extend((path, calls[path], keys, module, tuple(tensor.shape)) for keys, tensor in lasting)
         calls[path] += 1
         frames.extend((path, frame) for frame in [frame_of(output)] if frame)
         if module._parameters and getattr(output, "ndim", 0) > 2 and not isinstance(module, CHANNELS_FIRST):
