@@ -10,7 +10,7 @@ import timm
 import torch
 from PIL import Image
 
-from xaieval.data import Preprocessing, image_folder
+from xaieval.data import Preprocessing, Whole, image_folder
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
 
@@ -119,7 +119,7 @@ def test_another_crop_keeps_its_share_of_the_picture():
             {"squash": True, "border": True},
             "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them",
         ),
-        ({"whole": True, "resize": (256, 300)}, "with whole, resize is the shorter side in pixels, got (256, 300)"),
+        ({"whole": Whole(), "resize": (256, 300)}, "with whole, resize is the shorter side in pixels, got (256, 300)"),
         ({"image_size": 0}, "an image is resized to at least its crop: got 256 px for a crop of 0"),
         (
             {"mean": (0, 0)},
@@ -141,7 +141,7 @@ def test_preprocessing_that_cannot_be_is_refused_word_for_word(choices, message)
 
 # ---- whole pictures, which keep their shape
 
-WHOLE = Preprocessing(48, 48, mean=(0.0,) * 3, std=(1.0,) * 3, whole=True, longest=80)
+WHOLE = Preprocessing(48, 48, mean=(0.0,) * 3, std=(1.0,) * 3, whole=Whole(longest=80))
 
 
 def test_objects_of_whole_pictures_are_where_they_are_in_the_image():
@@ -159,12 +159,12 @@ def test_objects_of_whole_pictures_are_where_they_are_in_the_image():
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (24, Preprocessing(24, 24, whole=True, longest=40)),
+        (24, Preprocessing(24, 24, whole=Whole(longest=40))),
         ((24, 32), Preprocessing((24, 32), (24, 32), squash=True)),
     ],
 )
 def test_another_size_of_whole_pictures_is_a_shorter_side_or_one_size_for_all(size, expected):
-    assert Preprocessing(48, 48, whole=True, longest=80).with_size(size) == expected
+    assert Preprocessing(48, 48, whole=Whole(longest=80)).with_size(size) == expected
 
 
 def test_a_loader_of_whole_pictures_has_one_in_each_batch(tmp_path):

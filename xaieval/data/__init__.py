@@ -6,7 +6,7 @@ from xaieval.data.annotations import Annotations
 from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.loading import Data, import_factory, is_mosaics, load_data, load_mosaics, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
-from xaieval.data.preprocessing import Preprocessing
+from xaieval.data.preprocessing import Preprocessing, Whole
 from xaieval.data.scans import ScanPreprocessing, scan_folder
 from xaieval.data.sources import arrays, huggingface, pairs
 from xaieval.data.splits import Fold, block_folds, blocks_of, random_folds
@@ -20,6 +20,7 @@ __all__ = [
     "Pictures",
     "Preprocessing",
     "ScanPreprocessing",
+    "Whole",
     "arrays",
     "block_folds",
     "blocks_of",

@@ -139,7 +139,7 @@ class Pictures(Dataset[dict[str, Any]]):
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
-        batch_size = 1 if getattr(self.preprocessing, "whole", False) else batch_size
+        batch_size = 1 if getattr(self.preprocessing, "whole", None) else batch_size
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
 

@@ -19,7 +19,7 @@ from xaieval.data.decoding import MOST_PIXELS
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError, choose_from
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "to_visible"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing", "Side", "Whole", "to_visible"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,6 +27,40 @@ ROUNDING = 0.01  # how far rounding and interpolation move grey values out of [0
 STRETCH = (0.02, 0.98)  # shares of the values of a band that become black and white in figures
 
 Side = int | tuple[int, int]  # pixels of a square's side, or height and width
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The size of images of whole pictures, as detectors take them.
+
+    Attributes:
+        longest: The longest that the longer side may become; the shorter one is then shorter than it should be.
+        multiple: Sides become multiples of this number, the next larger ones.
+        round_down: The next smaller multiples instead.
+
+    Example:
+        >>> Whole(longest=80).size(200, 60, 48)
+        [24, 80]
+    """
+
+    longest: int | None = None
+    multiple: int = 1
+    round_down: bool = False
+
+    def size(self, width: int, height: int, shortest: int) -> list[int]:
+        """Height and width; fractions of a pixel are cut off, as by the image processors of transformers."""
+        shorter, longer = sorted((width, height))
+        short: float = shortest
+        if self.longest is not None and longer / shorter * short > self.longest:
+            short = self.longest * shorter / longer
+        rounded = math.floor if self.round_down else math.ceil
+        sides = [round(short), int(short * longer / shorter)]
+        sides = [max(1, rounded(side / self.multiple)) * self.multiple for side in sides]
+        return sides if height < width else sides[::-1]
+
+    def scaled(self, share: float) -> Whole:
+        """For images of another size."""
+        return replace(self, longest=None if self.longest is None else round(self.longest * share))
 
 
 @dataclass(frozen=True)
@@ -44,11 +78,8 @@ class Preprocessing:
         border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
             lost (timm's `crop_mode="border"`).
         corner: With `border`, put the picture into the upper left corner, and cut off fractions of a pixel.
-        whole: Resize the shorter side to `resize` and do not crop, so that images differ in size, as detectors take them; a
-            loader then makes batches of one image. `image_size` is that of a square picture.
-        longest: With `whole`, the longest that the longer side may become; the shorter one is then shorter than `resize`.
-        multiple: With `whole`, sides become multiples of this number, the next larger ones.
-        round_down: The next smaller multiples instead.
+        whole: Resize the shorter side to `resize` and do not crop, so that images differ in size; a loader then makes batches
+            of one image. `image_size` is that of a square picture.
         fill: Brightness of the border in [0, 1], in all channels. Default: the mean colour.
 
     Raises:
@@ -63,10 +94,7 @@ class Preprocessing:
     squash: bool = False
     border: bool = False
     corner: bool = False
-    whole: bool = False
-    longest: int | None = None
-    multiple: int = 1
-    round_down: bool = False
+    whole: Whole | None = None
     fill: float | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +107,7 @@ class Preprocessing:
                 f"mean and std are one number per channel each, as many of one as of the other, std positive; got {self.mean} "
                 f"and {self.std}"
             )
-        if self.squash + self.border + self.whole > 1:
+        if self.squash + self.border + (self.whole is not None) > 1:
             raise DataError(
                 "squash ignores the aspect ratio, border fills the rest, and whole leaves the size open; choose one of them"
             )
@@ -111,17 +139,16 @@ class Preprocessing:
             (128, 256)
         """
         if self.whole:
-            return self._whole_with_size(image_size)
+            return self._whole_with_size(self.whole, image_size)
         shares = [side / crop for side, crop in zip(_sides(self.resize), _sides(self.image_size), strict=True)]
         height, width = (round(side * share) for side, share in zip(_sides(image_size), shares, strict=True))
         return replace(self, image_size=image_size, resize=height if isinstance(image_size, int) else (height, width))
 
-    def _whole_with_size(self, image_size: Side) -> Preprocessing:
+    def _whole_with_size(self, whole: Whole, image_size: Side) -> Preprocessing:
         if not isinstance(image_size, int):
-            squashed = replace(self, whole=False, longest=None, multiple=1, round_down=False, squash=True)
+            squashed = replace(self, whole=None, squash=True)
             return replace(squashed, image_size=image_size, resize=image_size)
-        longest = None if self.longest is None else round(self.longest * image_size / _sides(self.resize)[0])
-        return replace(self, image_size=image_size, resize=image_size, longest=longest)
+        return replace(self, image_size=image_size, resize=image_size, whole=whole.scaled(image_size / _sides(self.resize)[0]))
 
     def with_channels(self, channels: int) -> Preprocessing:
         """Change the number of channels, if it differs: grey gets the average mean and std, other bands none (0 and 1).
@@ -189,7 +216,7 @@ class Preprocessing:
         """
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(size, InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor)
-        height, width = self._whole(*size, self.longest) if self.whole else _sides(self.image_size)
+        height, width = self.whole.size(*size, _sides(self.resize)[0]) if self.whole else _sides(self.image_size)
         placed = placed.clamp(min=0).minimum(placed.new_tensor([width, height, width, height]))
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
@@ -215,7 +242,7 @@ class Preprocessing:
 
     def _check_shape(self, size: tuple[int, int]) -> None:
         """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
-        bounded = self.squash or self.border or self.longest is not None
+        bounded = self.squash or self.border or (self.whole is not None and self.whole.longest is not None)
         pixels = 0 if bounded else max(size) / min(size) * max(_sides(self.resize)) ** 2
         if pixels > MOST_PIXELS:
             raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*size))
@@ -238,23 +265,12 @@ class Preprocessing:
         if self.squash:
             return list(goal)
         if self.whole or self.corner:
-            return self._whole(width, height, self.longest if self.whole else goal[0])
+            return (self.whole or Whole(longest=goal[0])).size(width, height, goal[0])
         if not self.border and goal[0] == goal[1]:
             return goal[0]
         ratios = [side / wanted for side, wanted in zip((height, width), goal, strict=True)]
         ratio = max(ratios) if self.border else min(ratios)
         return [max(1, round(side / ratio)) for side in (height, width)]
-
-    def _whole(self, width: int, height: int, longest: int | None) -> list[int]:
-        """Height and width of a whole picture: fractions of a pixel are cut off, as by the image processors of transformers."""
-        shorter, longer = sorted((width, height))
-        short: float = _sides(self.resize)[0]
-        if longest is not None and longer / shorter * short > longest:
-            short = longest * shorter / longer
-        sides = [round(short), int(short * longer / shorter)]
-        rounded = math.floor if self.round_down else math.ceil
-        sides = [max(1, rounded(side / self.multiple)) * self.multiple for side in sides]
-        return sides if height < width else sides[::-1]
 
     def to_pixels(self, images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
         """Convert normalised images to pixels in [0, 1] for figures; grey images become grey RGB.

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.Image import Resampling
 from torch import Tensor
 
-from xaieval.data import Preprocessing
+from xaieval.data import Preprocessing, Whole
 from xaieval.data.preprocessing import Side
 from xaieval.errors import ModelError
 
@@ -97,10 +97,11 @@ def _geometries(processor: Any) -> list[dict[str, Any]]:
         squash = shortest >= SQUASHED
         resize = shortest if squash else int(shortest / processor.crop_pct)
         return [{"image_size": shortest, "resize": resize, "squash": squash}]
-    whole = {"image_size": shortest, "resize": shortest, "whole": True, "longest": longest}
+    larger = Whole(longest, multiple=_given(processor, "size_divisor", 1) or 1)
+    smaller = Whole(longest, PATCH, round_down=True)
+    whole = {"image_size": shortest, "resize": shortest}
     padded = {"image_size": longest or shortest, "resize": longest or shortest, "border": True, "corner": True, "fill": 0.0}
-    larger, smaller = {"multiple": _given(processor, "size_divisor", 1) or 1}, {"multiple": PATCH, "round_down": True}
-    return [whole | larger, whole | smaller, padded]
+    return [whole | {"whole": larger}, whole | {"whole": smaller}, padded]
 
 
 def _given(processor: Any, name: str, default: Any) -> Any:
