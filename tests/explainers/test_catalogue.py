@@ -6,7 +6,8 @@ import pytest
 
 from tests import ROOT
 from xaieval.cli import main
-from xaieval.explainers import LIBRARY_METHODS, METHODS, joins_layers
+from xaieval.errors import ExplainerError
+from xaieval.explainers import LIBRARY_METHODS, METHODS, joins_layers, resolve_methods
 from xaieval.explainers.catalogue import LIBRARIES, catalogue
 
 PAGE = ROOT / "docs/methods.md"
@@ -33,3 +34,13 @@ def test_the_page_has_the_table_that_the_command_prints(capsys):
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) == len(METHODS) + len(LIBRARY_METHODS) + 2
     assert printed in PAGE.read_text(), "write what 'xaieval-bench methods --markdown' prints into docs/methods.md"
+
+
+def test_our_methods_are_known_in_the_spellings_of_papers_and_libraries():
+    for spelling, name in (("GradCAM", "gradcam"), ("Grad-CAM++", "gradcam++"), ("score_cam", "score-cam"), ("RISE", "rise")):
+        assert resolve_methods(spelling) == [METHODS[name]]
+    assert all(resolve_methods(spelling) == [METHODS[name]] for name in METHODS for spelling in (name, name.upper()))
+    with pytest.raises(ExplainerError, match="each name once"):
+        resolve_methods(["gradcam", "GradCAM"])
+    with pytest.raises(ExplainerError, match="no method 'gradkam'; did you mean 'gradcam'"):
+        resolve_methods("gradkam")

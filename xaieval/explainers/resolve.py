@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,9 +25,9 @@ WITHOUT_LAYERS = ("auto", "input")  # what layers= may name where there are none
 def resolve_methods(methods: Method | Sequence[Method]) -> list[Explainer]:
     """The explainers that `methods=` names.
 
-    Names are looked up, explainers are taken unchanged, and functions `(model, images, targets) -> maps` are wrapped, as are
-    attribution objects of captum, CAM objects of pytorch-grad-cam and extractors of torch-cam. `Captum`, `PytorchGradCam` and
-    `TorchCam` give their methods with settings.
+    Names are looked up, those of xaieval in any spelling, such as "GradCAM" or "grad_cam". Explainers are taken unchanged, and
+    functions `(model, images, targets) -> maps` are wrapped, as are attribution objects of captum, CAM objects of
+    pytorch-grad-cam and extractors of torch-cam. `Captum`, `PytorchGradCam` and `TorchCam` give their methods with settings.
 
     Raises:
         ExplainerError: There is no method of that name, its library is not installed, a name comes twice, or there is none.
@@ -100,9 +101,18 @@ def _library_of(method: Any) -> Library | None:
     return None
 
 
+def _plain(name: str) -> str:
+    """A name in small letters, without what papers and libraries put between its words."""
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+OWN = {_plain(name): explainer for name, explainer in METHODS.items()}
+
+
 def _by_name(name: str) -> Explainer:
-    if name in METHODS:
-        return METHODS[name]
+    own = METHODS.get(name) or OWN.get(_plain(name))
+    if own is not None:
+        return own
     prefix, _, kind = name.rpartition(":")
     library = next((library for library in LIBRARIES if library.name == prefix), None)
     if library is None:
