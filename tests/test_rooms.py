@@ -75,8 +75,12 @@ NAMES = sorted(_modules())
 
 
 def _room(module: str) -> str:
-    """The part of the package that a module belongs to: `xaieval.data.images` to `data`, `xaieval` itself to none."""
-    return module.removeprefix("xaieval").removeprefix(".").split(".")[0]
+    """The part of the package that a module belongs to: `xaieval.data.images` to `data`, `xaieval` itself to none.
+
+    `python -m xaieval` is the command line.
+    """
+    room = module.removeprefix("xaieval").removeprefix(".").split(".")[0]
+    return "cli" if room == "__main__" else room
 
 
 def _type_checking(node: ast.AST) -> bool:

@@ -127,6 +127,11 @@ def test_importing_the_package_imports_neither_torch_nor_pandas_nor_numpy():
     assert result == (0, "set()\n", "")
 
 
+def test_the_package_runs_as_the_command():
+    result = subprocess.run([sys.executable, "-m", "xaieval", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == xaieval.__version__
+
+
 def test_help_names_every_option_and_both_commands(bench):
     listed = bench("--help").out
     assert "score" in listed
