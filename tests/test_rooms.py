@@ -52,6 +52,7 @@ PUBLIC = [
     "list_layers",
     "metrics",
     "models",
+    "overlay",
     "sanity_check",
     "score",
     "search",

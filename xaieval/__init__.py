@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.search import SearchResult, search
     from xaieval.inference.options import Inference
     from xaieval.probe.hooks import list_layers
-    from xaieval.report.figures.maps import show
+    from xaieval.report.figures.maps import overlay, show
 
 _HOMES = {
     "CrossScores": "xaieval.evaluation.cross_result",
@@ -41,6 +41,7 @@ _HOMES = {
     "cross_score": "xaieval.evaluation.cross_score",
     "explain": "xaieval.evaluation.explain",
     "list_layers": "xaieval.probe.hooks",
+    "overlay": "xaieval.report.figures.maps",
     "sanity_check": "xaieval.evaluation.sanity_check",
     "score": "xaieval.evaluation.loop",
     "search": "xaieval.evaluation.search",
@@ -64,6 +65,7 @@ __all__ = [
     "list_layers",
     "metrics",
     "models",
+    "overlay",
     "sanity_check",
     "score",
     "search",

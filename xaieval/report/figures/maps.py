@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xaieval.data.preprocessing import Preprocessing, to_visible
-from xaieval.errors import DataError
+from xaieval.errors import DataError, UsageError
 from xaieval.report.figures.slices import Slices, check_slices, strips
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
-__all__ = ["COLOURS", "OPAQUE", "maps_figure", "show"]
+__all__ = ["COLOURS", "OPAQUE", "maps_figure", "overlay", "show"]
 
 COLOURS = "inferno"  # perceptually uniform, also for colour-blind readers
 CELL = 1.35  # inches, the width of an image if no size is given
@@ -86,6 +89,50 @@ def show(
     if images.ndim == 5:
         pixels, fitting = strips(pixels, fitting, check_slices(slices, images.shape[1]))
     return maps_figure(pixels, fitting, titles, subtitle, colours=colours, size=size)
+
+
+def overlay(
+    image: Tensor,
+    map: Tensor,
+    alpha: float = 0.5,
+    *,
+    preprocessing: Preprocessing | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    bands: Sequence[int] | None = None,
+    colours: str = COLOURS,
+) -> NDArray[np.uint8]:
+    """A map in colours over its image, as an array of pixels, such as for `PIL.Image.fromarray` or a logger.
+
+    Args:
+        image: `[C, H, W]`, as `show` takes it.
+        map: `[H, W]` in [0, 1], as `xaieval.explain` returns it.
+        alpha: Opacity of the map, from 0 (the image alone) to 1 (the map alone).
+        preprocessing: See `show`, as for all that follow.
+        mean: See there.
+        std: See there.
+        bands: See there.
+        colours: Name of a matplotlib colour map.
+
+    Returns:
+        `[H, W, 3]`, 0 to 255.
+
+    Raises:
+        DataError: Image and map differ in size, or values are not in [0, 1].
+        UsageError: `alpha` is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> overlay(torch.rand(3, 32, 48), torch.rand(32, 48)).shape
+        (32, 48, 3)
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is in [0, 1], got {alpha}")
+    if image.ndim != 3 or map.ndim != 2:
+        raise DataError(f"an image [C, H, W] and its map [H, W] are expected; got {list(image.shape)} and {list(map.shape)}")
+    pixels = _pixels(image[None], preprocessing, mean, std, bands)[0].permute(1, 2, 0).numpy()
+    coloured = matplotlib.colormaps[colours](_map("the image", map[None], image[None])[0].nan_to_num().numpy())[..., :3]
+    return np.rint(255 * ((1 - alpha) * pixels + alpha * coloured)).astype(np.uint8)
 
 
 def maps_figure(
