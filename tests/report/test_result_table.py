@@ -76,6 +76,26 @@ def test_many_pairs_are_tested_only_if_that_is_asked_for():
     assert set(run(["p2", "p3"]).table(letters=False).frame["average_drop_letters"]) == {""}
 
 
+def test_what_cannot_be_tested_has_no_letters_unless_that_is_asked_for(monkeypatch):
+    scores = run(["p2", "p3"])
+    rows = scores.rows.copy()
+    rows.loc[(rows["layer"] == "p2") == (rows["image_id"] < 20), "average_drop"] = np.nan  # no image has values of both
+    odd = Scores(rows, scores.manifest)
+    assert set(odd.table().frame["average_drop_letters"]) == {""}
+    assert set(odd.table().frame["insertion_letters"]) != {""}
+    with pytest.raises(MetricError):
+        odd.table(letters=True)
+    monkeypatch.setattr("xaieval.report.result_table.MOST_ROWS", len(rows) - 1)
+    assert set(scores.table().frame["insertion_letters"]) == {""}
+
+
+def test_a_mean_of_nothing_is_no_value():
+    scores = run(["p2", "p3"])
+    table = Scores(scores.rows.assign(average_drop=np.nan), scores.manifest).table()
+    assert repr(table).count("no value") == 2
+    assert not table.frame["average_drop_best"].any()
+
+
 NASTY = ["fpn[p_2]", "a & b", "50 %", r"x\y", "~^{}#$", "<1>"]
 
 

@@ -86,7 +86,7 @@ class Scores(RunRecord):
 
         Args:
             level: Level of the intervals and of the tests, in (0, 1).
-            letters: Test all pairs of layer and method in each metric. Default: up to 32 of them.
+            letters: Test all pairs of layer and method in each metric. Default: up to 32 of them, up to 100,000 rows.
 
         Raises:
             MetricError: The level is not in (0, 1).

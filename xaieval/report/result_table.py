@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from xaieval.results.record import RunRecord
 __all__ = ["MOST_TESTED", "ResultTable", "result_table"]
 
 MOST_TESTED = 32  # pairs of layer and method that are tested without being asked to: 496 tests a metric
+MOST_ROWS = 100_000  # of a run that is tested without being asked to, which takes a second or two
 UP, DOWN = "\u2191", "\u2193"
 ESCAPED = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -58,7 +59,7 @@ class ResultTable:
     caption: str
 
     def __repr__(self) -> str:
-        lines = self._lines()
+        lines = self.lines()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(f"{cell:{'<' if place < 2 else '>'}{widths[place]}}" for place, cell in enumerate(line)).rstrip()
@@ -67,7 +68,7 @@ class ResultTable:
 
     def to_markdown(self) -> str:
         """The table in Markdown, with the best mean of each metric in bold, and the caption below."""
-        heads, *lines = self._lines(bold="**{}**")
+        heads, *lines = self.lines(bold="**{}**")
         return f"{markdown_table(heads, lines)}\n\n{self.caption}"
 
     def to_latex(self, label: str = "") -> str:
@@ -76,7 +77,7 @@ class ResultTable:
         Args:
             label: The name for references, such as "tab:levels". Default: none.
         """
-        heads, *lines = (" & ".join(cells) for cells in self._lines(r"\textbf{{{}}}", in_latex))
+        heads, *lines = (" & ".join(cells) for cells in self.lines(r"\textbf{{{}}}", in_latex))
         return "\n".join(
             [
                 r"\begin{table}",
@@ -96,8 +97,13 @@ class ResultTable:
         """All columns of `frame`, as numbers."""
         return str(self.frame.to_csv())
 
-    def _lines(self, bold: str = "{}", escaped: Callable[[str], str] = str) -> list[list[str]]:
-        """The headings and the cells of each row, as text."""
+    def lines(self, bold: str = "{}", escaped: Callable[[str], str] = str) -> list[list[str]]:
+        """The headings and the cells of each row, as text.
+
+        Args:
+            bold: How the best means are written, such as "**{}**".
+            escaped: What is done to names and headings.
+        """
         arrows = {True: f" {UP}", False: f" {DOWN}", None: ""}
         heads = [label_of(metric) + arrows[metric["higher_is_better"]] for metric in self.metrics]
         area = ["mask area %"] if "mask_area" in self.frame else []
@@ -116,18 +122,21 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
     Args:
         scores: The run.
         level: Level of the intervals, and 1 minus the probability of even one false difference in a column, in (0, 1).
-        letters: Test all pairs of layer and method in each metric. Default: up to 32 of them, which takes about a second.
+        letters: Test all pairs of layer and method in each metric. Default: up to 32 of them, in runs of up to 100,000 rows.
 
     Raises:
-        MetricError: The level is not in (0, 1), or more than 52 letters would be needed.
+        MetricError: The level is not in (0, 1); or tests are asked for, and no image counts for all pairs, or more than 52
+            letters would be needed.
     """
     summary = summarise(scores.rows, scores.metrics, level=level, weights=scores.group_weights)
     frame = summary.copy()
     tested = [pair for pair in summary.index if pair[1] not in scores.controls]
-    asked = len(tested) <= MOST_TESTED if letters is None else letters
+    asked = len(tested) <= MOST_TESTED and len(scores.rows) <= MOST_ROWS if letters is None else letters
     for metric in scores.metrics:
-        name = metric["name"]
-        own = _letters(scores, metric, level) if asked and len(tested) > 1 else {}
+        name, own = metric["name"], dict[Any, str]()
+        if asked and len(tested) > 1 and metric["higher_is_better"] is not None:
+            with suppress(MetricError) if letters is None else nullcontext():
+                own = _letters(scores, name, level)
         frame[f"{name}_letters"] = pd.Series([own.get(pair, "") for pair in frame.index], index=frame.index, dtype=object)
         frame[f"{name}_best"] = _best(frame[name], tested, metric["higher_is_better"])
     order = [metric["name"] + end for metric in scores.metrics for end in ("", "_low", "_high", "_letters", "_best")]
@@ -148,22 +157,24 @@ def in_latex(text: str) -> str:
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
     """A mean, its interval and its letters."""
     name, form = metric["name"], f"z.{decimals_of(metric)}f"  # z: no negative zero
+    if pd.isna(row[name]):
+        return "no value"
     mean = f"{row[name]:{form}}"
     interval = interval_text(row[f"{name}_low"], row[f"{name}_high"], form)
     return " ".join(filter(None, [bold.format(mean) if row[f"{name}_best"] else mean, interval, row[f"{name}_letters"]]))
 
 
-def _letters(scores: RunRecord, metric: Mapping[str, Any], level: float) -> dict[Any, str]:
-    """The letters of each pair of layer and method; none if no image counts for all of them, or the metric has no direction."""
-    if metric["higher_is_better"] is None:
-        return {}
-    with suppress(MetricError):
-        found = rank(
-            scores.rows, scores.metrics, metric["name"], "both", level=level, resamples=2, seed=scores.seed,
-            weights=scores.group_weights, controls=scores.controls,
-        ).table  # fmt: skip
-        return dict(zip(zip(found["layer"], found["method"], strict=True), found["letters"], strict=True))
-    return {}
+def _letters(scores: RunRecord, metric: str, level: float) -> dict[Any, str]:
+    """The letters of each pair of layer and method.
+
+    Raises:
+        MetricError: No image counts for all pairs, or there are too few letters.
+    """
+    found = rank(
+        scores.rows, scores.metrics, metric, "both", level=level, resamples=2, seed=scores.seed,
+        weights=scores.group_weights, controls=scores.controls,
+    ).table  # fmt: skip
+    return dict(zip(zip(found["layer"], found["method"], strict=True), found["letters"], strict=True))
 
 
 def _best(means: pd.Series[float], tested: Sequence[Any], higher_is_better: bool | None) -> pd.Series[bool]:

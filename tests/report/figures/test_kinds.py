@@ -542,7 +542,8 @@ def test_a_notebook_shows_the_summary_with_intervals():
     scores.rows.loc[0, "status"] = "nan_map"
     html = scores._repr_html_()
     first = scores.summary().iloc[0]
-    assert f"<td>{first[AD]:.1f} [{first[f'{AD}_low']:.1f}, {first[f'{AD}_high']:.1f}]</td>" in html
+    letters = scores.table().frame[f"{AD}_letters"].iloc[0]
+    assert f"<td>{first[AD]:.1f} [{first[f'{AD}_low']:.1f}, {first[f'{AD}_high']:.1f}] {letters}</td>" in html
     assert "<th>AD % ↓</th>" in html
     assert "<script>" not in html
     assert "&lt;script&gt;" in html

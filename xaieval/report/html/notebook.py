@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import pandas as pd
 
 from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
-from xaieval.report.figures.data import level_note, summary_of
-from xaieval.report.html.formatting import format_interval, format_number
-from xaieval.results.metric_display import decimals_of, groups_text, label_of
+from xaieval.report.figures.data import level_note
+from xaieval.report.result_table import result_table
+from xaieval.results.metric_display import groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["summary_html"]
@@ -38,7 +37,9 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
         >>> "<td>7.7 [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
         (True, True)
     """
-    table = _table(scores, level).to_html(escape=True, index=False, border=0, justify="left")
+    shown = result_table(scores, level)
+    heads, *lines = shown.lines()
+    table = pd.DataFrame(lines, columns=heads).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
     predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
@@ -46,29 +47,7 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
     head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
-    return f"<div>{head}{wide}{_fooled(scores, level)}{_warnings(scores, level)}</div>"
-
-
-def _table(scores: RunRecord, level: float) -> pd.DataFrame:
-    """The summary with one column per metric, the mean with its interval."""
-    summary = summary_of(scores, level).reset_index()
-    shown = summary[["layer", "method"]].astype(str)
-    for entry in scores.metrics:
-        arrow = {True: " ↑", False: " ↓", None: ""}[entry["higher_is_better"]]
-        cells = [_cell(row, entry["name"], decimals_of(entry)) for row in summary.to_dict("records")]
-        shown[f"{label_of(entry)}{arrow}"] = cells
-    if "mask_area" in summary:
-        shown["mask area %"] = [format_number(100 * area, 1) for area in summary["mask_area"]]
-    shown["n"] = summary["n_images"]
-    shown["failed"] = summary["n_failed"]
-    return shown
-
-
-def _cell(row: dict[Any, Any], name: str, decimals: int) -> str:
-    """The mean of a metric with its interval as text."""
-    if pd.isna(row[name]):
-        return "no value"
-    return format_interval(row[name], row[f"{name}_low"], row[f"{name}_high"], decimals)
+    return f"<div>{head}{wide}<p>{escape(shown.caption)}</p>{_fooled(scores, level)}{_warnings(scores, level)}</div>"
 
 
 def _fooled(scores: RunRecord, level: float) -> str:
