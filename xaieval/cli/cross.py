@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -227,7 +226,7 @@ def _print(scores: CrossScores, parts: pd.DataFrame, level: float) -> None:
     """Print what does not count, the table of maps and models, and the parts of the difference."""
     from rich.table import Table
 
-    from xaieval.results.metric_display import label_of
+    from xaieval.results.metric_display import label_of, mean_text
 
     for finding in scores.findings:
         print_text(f"warning: {finding.text} [{finding.name}]")
@@ -242,7 +241,7 @@ def _print(scores: CrossScores, parts: pd.DataFrame, level: float) -> None:
     groups: Any = cells.groupby(["layer", "method", "metric", "masks_of"], sort=False)
     for (layer, method, metric, masks_of), rows in groups:
         entry = metrics[metric]
-        texts = [_cell(row["mean"], row["low"], row["high"], entry) for row in rows.to_dict("records")]
+        texts = [mean_text(row["mean"], row["low"], row["high"], entry) for row in rows.to_dict("records")]
         shown.add_row(layer, method, label_of(entry), masks_of, *texts, str(int(rows["n_images"].min())))
     print_table(shown, names=4)
     _print_parts(scores, parts, level)
@@ -252,7 +251,7 @@ def _print_parts(scores: CrossScores, parts: pd.DataFrame, level: float) -> None
     """Print the difference between the models' own numbers, and its two parts."""
     from rich.table import Table
 
-    from xaieval.results.metric_display import label_of
+    from xaieval.results.metric_display import label_of, mean_text
 
     shown = Table("layer", "method", "metric", "part", box=None, header_style="bold")
     for heading in (f"{' - '.join(scores.models)} [{level:.0%} interval]", "p"):
@@ -260,17 +259,10 @@ def _print_parts(scores: CrossScores, parts: pd.DataFrame, level: float) -> None
     metrics = {metric["name"]: metric for metric in scores.metrics}
     for row in parts.reset_index().to_dict("records"):
         entry = metrics[row["metric"]]
-        cell = _cell(row["value"], row["low"], row["high"], entry, "+")
+        cell = mean_text(row["value"], row["low"], row["high"], entry, "+")
         shown.add_row(row["layer"], row["method"], label_of(entry), row["part"], cell, f"{row['p_holm']:.2g}")
     print_table(shown, names=4)
     print_text(
         "map: other maps, the same model; model: the same maps, another model; difference: their sum; p: corrected by Holm for "
         f"{len(parts)} tests"
     )
-
-
-def _cell(mean: float, low: float, high: float, metric: Mapping[str, Any], sign: str = "") -> str:
-    from xaieval.results.metric_display import decimals_of, interval_text
-
-    form = f"{sign}z.{decimals_of(metric)}f"  # z: no negative zero
-    return f"{mean:{form}} {interval_text(low, high, form)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inputs",
+    "check_names",
     "check_normalisation",
     "chosen_target",
     "class_order",
@@ -155,6 +156,17 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
+def check_names(option: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse settings that an option of settings, such as --stop-args, does not have.
+
+    Raises:
+        UsageError: With the nearest name.
+    """
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no --{option}.{unknown}; {choose_from(unknown, known)}")
+
+
 def _of_scans(options: ModelOptions) -> Any:
     """How scans are prepared.
 
@@ -164,10 +176,7 @@ def _of_scans(options: ModelOptions) -> Any:
     from xaieval.data import ScanPreprocessing
 
     of_pictures = [name for name in ("image_size", "mean", "std", "interpolation") if getattr(options, name) is not None]
-    known = [one.name for one in fields(ScanPreprocessing)]
-    unknown = next((name for name in options.scan_args if name not in known), None)
-    if unknown is not None:
-        raise UsageError(f"no --scan-args.{unknown}; {choose_from(unknown, known)}")
+    check_names("scan-args", options.scan_args, [one.name for one in fields(ScanPreprocessing)])
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
             "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "

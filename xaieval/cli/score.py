@@ -13,11 +13,11 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import load_inputs, load_judge, load_methods, shown_slices
+from xaieval.cli.loading import check_names, load_inputs, load_judge, load_methods, shown_slices
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
-from xaieval.errors import RunError, UsageError, choose_from, printable
+from xaieval.errors import RunError, UsageError, printable
 from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
 
 if TYPE_CHECKING:
@@ -148,10 +148,7 @@ def _stop_rule(options: ScoreOptions) -> Stop | None:
 
     resolve_stop(options.stop)
     arguments = parse_literals(options.stop_args)
-    unknown = next((name for name in arguments if name not in Stop.__dataclass_fields__ or name == "rule"), None)
-    if unknown is not None:
-        names = [name for name in Stop.__dataclass_fields__ if name != "rule"]
-        raise UsageError(f"no --stop-args.{unknown}; {choose_from(unknown, names)}")
+    check_names("stop-args", arguments, [name for name in Stop.__dataclass_fields__ if name != "rule"])
     return Stop(rule=options.stop, **arguments)  # type: ignore[arg-type]  # checked by resolve_stop
 
 

@@ -197,10 +197,10 @@ def print_missing_intervals(names: Sequence[str], table: pd.DataFrame, level: fl
 
 def _with_interval(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """The mean and its interval."""
-    from xaieval.results.metric_display import decimals_of, interval_text
+    from xaieval.results.metric_display import mean_text
 
-    name, form = metric["name"], f"z.{decimals_of(metric)}f"  # z: no negative zero
-    return f"{row[name]:{form}} {interval_text(row[f'{name}_low'], row[f'{name}_high'], form)}"
+    name = metric["name"]
+    return mean_text(row[name], row[f"{name}_low"], row[f"{name}_high"], metric)
 
 
 def _beaten(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame) -> dict[Any, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from xaieval.analysis.cross import PARTS, cross_notes, cross_table, split_differences
 from xaieval.analysis.stats.paired import PairedTest
 from xaieval.results.findings import Finding
-from xaieval.results.metric_display import decimals_of, interval_text, label_of
+from xaieval.results.metric_display import decimals_of, interval_text, label_of, mean_text
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import CROSS_KEYS
 
@@ -170,8 +170,7 @@ def _without_names(table: pd.DataFrame) -> str:
 
 
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
-    form = f"z.{decimals_of(metric)}f"  # z: no negative zero
-    return f"{row['mean']:{form}} {interval_text(row['low'], row['high'], form)}"
+    return mean_text(row["mean"], row["low"], row["high"], metric)
 
 
 def _sentence(names: Any, parts: pd.DataFrame, metric: Mapping[str, Any]) -> str:

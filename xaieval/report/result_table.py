@@ -15,7 +15,7 @@ from xaieval.analysis.summary import summarise, why_missing
 from xaieval.errors import MetricError
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.results.markdown import markdown_table
-from xaieval.results.metric_display import counts_text, decimals_of, interval_text, label_of
+from xaieval.results.metric_display import counts_text, label_of, mean_text
 from xaieval.results.record import RunRecord
 
 __all__ = ["MOST_TESTED", "ResultTable", "result_table"]
@@ -156,11 +156,10 @@ def in_latex(text: str) -> str:
 
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
     """A mean, its interval and its letters."""
-    name, form = metric["name"], f"z.{decimals_of(metric)}f"  # z: no negative zero
+    name = metric["name"]
     if pd.isna(row[name]):
         return "no value"
-    mean = f"{row[name]:{form}}"
-    interval = interval_text(row[f"{name}_low"], row[f"{name}_high"], form)
+    mean, _, interval = mean_text(row[name], row[f"{name}_low"], row[f"{name}_high"], metric).partition(" ")
     return " ".join(filter(None, [bold.format(mean) if row[f"{name}_best"] else mean, interval, row[f"{name}_letters"]]))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from xaieval.config.groups import Weights
 
-__all__ = ["counts_text", "decimals_of", "groups_text", "interval_text", "label_of"]
+__all__ = ["counts_text", "decimals_of", "groups_text", "interval_text", "label_of", "mean_text"]
 
 
 def label_of(metric: Mapping[str, Any]) -> str:
@@ -56,6 +56,24 @@ def decimals_of(metric: Mapping[str, Any]) -> int:
         (1, 3)
     """
     return 1 if "%" in label_of(metric) else 3
+
+
+def mean_text(mean: float, low: float, high: float, metric: Mapping[str, Any], sign: str = "") -> str:
+    """A mean of a metric and its interval.
+
+    Args:
+        mean: The mean.
+        low: Lower end of the interval; NaN for none.
+        high: Upper end.
+        metric: The metric's entry in the manifest.
+        sign: "+" writes the sign of positive numbers, too.
+
+    Example:
+        >>> mean_text(23.94, 19.13, 29.3, {"name": "average_drop", "label": "AD %"})
+        '23.9 [19.1, 29.3]'
+    """
+    form = f"{sign}z.{decimals_of(metric)}f"  # z: no negative zero
+    return f"{mean:{form}} {interval_text(low, high, form)}"
 
 
 def interval_text(low: float, high: float, form: str = ".1f", missing: str = "-") -> str:
