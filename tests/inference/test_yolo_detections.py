@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -20,16 +22,24 @@ from xaieval.inference.yolo_detections import Suppression, grid_detections, grid
 from xaieval.models.ultralytics import others_kept
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def yolo11():
-    return detector("yolo11n.yaml")
+    return _copy("yolo11n.yaml")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def end_to_end():
-    model = detector("yolo26n.yaml")
+    model = _copy("yolo26n.yaml")
     model.model.end2end = True
     return model
+
+
+_detector = lru_cache(detector)
+
+
+def _copy(name):
+    """A network that a test may change without changing that of the next one."""
+    return deepcopy(_detector(name))
 
 
 def _rows(found: dict[str, Tensor]) -> Tensor:
@@ -67,13 +77,8 @@ def test_detections_are_those_of_ultralytics(kind, settings, request):
         torch.testing.assert_close(_rows(one), expected[:, :6])
 
 
-_made: dict[str, object] = {}
-
-
 def _segmenter():
-    if not _made:
-        _made["masks"] = detector("yolo11n-seg.yaml")
-    return _made["masks"]
+    return _copy("yolo11n-seg.yaml")
 
 
 def test_logits_are_those_of_the_head(yolo11, end_to_end):
