@@ -306,7 +306,7 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
         "agreement": ("agreement", str(ROOT / "benchmarks/ucmerced_mobilenetv2")),
-        "report": ("report", folder, "--no-maps"),
+        "report": ("report", folder, "--no-maps", "--out", str(tmp_path / "report.html")),
         "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
     }
