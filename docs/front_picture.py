@@ -25,7 +25,7 @@ LAYERS = ("blocks.2", "blocks.4", "blocks.6")
 RUN = Path(__file__).parents[1] / "benchmarks" / "ucmerced_mobilenetv2"
 
 
-def main(weights: str, data: Path, out: Path = Path(__file__).with_name("front.png")) -> None:
+def main(weights: str, data: Path) -> None:
     """Draw the picture."""
     options = tomllib.loads(RUN.with_suffix(".toml").read_text())
     model = xaieval.models.load_model(options["model"], weights=weights, model_args=options["model-args"]).model
@@ -40,7 +40,7 @@ def main(weights: str, data: Path, out: Path = Path(__file__).with_name("front.p
     maps = xaieval.explain(model, images, LAYERS)
     shown = {f"{layer}\nAD {drops[layer]:.0f} %": maps[layer] for layer in LAYERS}
     figure = xaieval.show(images, shown, titles, preprocessing=prepare, size=7)
-    figure.savefig(out, dpi=120)
+    figure.savefig(Path(__file__).with_name("front.png"), dpi=120)
 
 
 if __name__ == "__main__":
