@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
     from xaieval.report.result_table import ResultTable
 
-__all__ = ["table", "written"]
+__all__ = ["beside", "check_published", "table", "written"]
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "excel"]
 ENDINGS: dict[str, Format] = {
@@ -43,6 +43,7 @@ def table(
     layer: Words | None = None,
     method: Words | None = None,
     across_protocols: Switch = False,
+    published: str | None = None,
     letters: Annotated[bool | None, Parameter(negative="--no-letters")] = None,
     label: str = "",
     level: float = 0.95,
@@ -65,6 +66,8 @@ def table(
         layer: Of several runs, their layer, or one for each run in order. Default: the best.
         method: Of several runs, their method, or one for each run in order. Default: the best.
         across_protocols: Put runs into one table although their protocols differ.
+        published: Published table to put beside one run, such as opti-cam, or opti-cam/ResNet50 to name its network too;
+            `xaieval-bench published` lists them.
         letters: Test all pairs of layer and method of one run in each metric. Default: up to 32 of them.
         label: Of the LaTeX table, for references.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each column of tests.
@@ -78,15 +81,37 @@ def table(
     if others:
         from xaieval.report import models_table
 
-        if letters is not None:
-            raise UsageError("--letters are of the layers and methods of one run, and here are several")
+        of_one = {"letters": letters, "published": published}
+        odd = next((name for name, value in of_one.items() if value is not None), None)
+        if odd is not None:
+            raise UsageError(f"--{odd} goes with one run, and here are {len(runs)}")
         found = models_table(_by_name([first, *others], runs), **of_several, level=level, across_protocols=across_protocols)
     else:
         given = next((name for name, value in of_several.items() if value is not None), None)
         if given is not None:
             raise UsageError(f"--{given} chooses the row of each of several runs, and here is one; give more folders")
-        found = runs[0].table(level, letters)
+        found = runs[0].table(level, letters) if published is None else beside(runs[0], published, level)
     written(found, form, label, out)
+
+
+def check_published(published: str | None, as_json: bool = False) -> None:
+    """Refuse a published table that there is not, before anything is measured."""
+    if published is None:
+        return
+
+    from xaieval.analysis.published import published_table
+
+    published_table(published.partition("/")[0])
+    if as_json:
+        raise UsageError("--published prints a table beside the results; leave out --json, or take it from 'table' later")
+
+
+def beside(run: Scores, published: str, level: float) -> ResultTable:
+    """The table of a run with the numbers of a published one, NAME or NAME/NETWORK."""
+    from xaieval.report import published_beside
+
+    name, _, network = published.partition("/")
+    return published_beside(run, name, network or None, level)
 
 
 def written(found: ResultTable, form: Format, label: str = "", out: Path | None = None) -> None:

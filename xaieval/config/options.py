@@ -169,6 +169,8 @@ class ScoreOptions(RunOptions):
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
+        published: Also print the table with the numbers of a paper or tool beside it, such as opti-cam, or opti-cam/ResNet50 to
+            name its network; `xaieval-bench published` lists them.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
     """
@@ -181,6 +183,7 @@ class ScoreOptions(RunOptions):
     stop_args: Arguments = field(default_factory=dict)
     judge: str | None = None
     bands: Integers | None = None
+    published: str | None = None
     nproc: int = 1
     already_split: Switch = False
 

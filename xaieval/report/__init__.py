@@ -19,7 +19,7 @@ from xaieval.report.html.notebook import summary_html
 from xaieval.report.html.page import ReportOptions, render_report, write_report
 from xaieval.report.html.thumbnails import Maps
 from xaieval.report.models_table import models_table
-from xaieval.report.result_table import ResultTable
+from xaieval.report.result_table import ResultTable, published_beside
 
 __all__ = [
     "Maps",
@@ -35,6 +35,7 @@ __all__ = [
     "matched_figure",
     "models_table",
     "plot",
+    "published_beside",
     "ranking_figure",
     "render_report",
     "save_figure",

@@ -63,7 +63,8 @@ def models_table(
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p2"] * 9 + ["p5"] * 9, "method": "gradcam"})
         >>> rows = rows.assign(status="ok", average_drop=[90.0, 80, 85] * 3 + [10.0, 20, 15] * 3)
         >>> metrics = [{"name": "average_drop", "label": "AD %", "higher_is_better": False, "interval": "mean"}]
-        >>> small, large = (RunRecord(rows.assign(average_drop=rows["average_drop"] * k), {"metrics": metrics}) for k in (1, 0.5))
+        >>> halved = rows.assign(average_drop=rows["average_drop"] / 2)
+        >>> small, large = (RunRecord(table, {"metrics": metrics}) for table in (rows, halved))
         >>> models_table({"small": small, "large": large})
         model  layer  method             AD % ↓  n  failed
         small  p5     gradcam  15.0 [9.7, 20.3]  9       0
@@ -158,14 +159,15 @@ def _caption(shared: InCommon, frame: pd.DataFrame, by: Mapping[str, Any], level
     same = all(one == other for one, other in (protocols_of(first, run) for run in others))
     many = frame["n_pairs"].max() > 1
     each = [f"{pairs} ({name})" for name, pairs in zip(shared.runs, frame["n_pairs"], strict=True)]
-    counts = [str(frame["n_pairs"].iloc[0])] if frame["n_pairs"].nunique() == 1 else each
+    counts = [str(frame["n_pairs"].iloc[0])] if len({*frame["n_pairs"]}) == 1 else each
     why = why_missing(frame, [entry["name"] for entry in shared.metrics], level, first.group_weights)
     sentences = [
         f"Means with {100 * level:g} % intervals ({counts_text(shared.images, first.n_groups, first.group_weights)}, the same "
         "images for all).",
         protocol_of(first) if same else "The protocols differ.",
         f"Each row is the best pair of layer and method of its run by {label_of(by)}, out of {', '.join(counts)}. The best of "
-        "several on the same images looks better than it is; the intervals allow for that choice (Bonferroni), the means do not."
+        "several on the same images looks better than it is: the intervals allow for that choice (Bonferroni), the means do "
+        "not."
         if many
         else "",
         "Bold: the best mean of a column, without a test.",

@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from xaieval.analysis.published import beside_published, published_table
 from xaieval.analysis.ranking import rank
 from xaieval.analysis.summary import summarise, why_missing
 from xaieval.errors import MetricError, OutputError, UsageError, printable
@@ -21,7 +22,7 @@ from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, l
 from xaieval.results.metric_display import counts_text, decimals_of, label_of, mean_text
 from xaieval.results.record import RunRecord
 
-__all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "result_table"]
+__all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "published_beside", "result_table"]
 
 MOST_TESTED = 32  # pairs of layer and method that are tested without being asked to: 496 tests a metric
 MOST_ROWS = 100_000  # of a run that is tested without being asked to, which takes a second or two
@@ -182,6 +183,28 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
     order = [metric["name"] + end for metric in scores.metrics for end in ("", "_low", "_high", "_letters", "_best")]
     rest = [name for name in ("mask_area", "n_images", "n_groups", "n_failed") if name in frame]
     return ResultTable(frame[[*order, *rest]], scores.metrics, _caption(scores, summary, level, asked))
+
+
+def published_beside(scores: RunRecord, name: str, network: str | None = None, level: float = 0.95) -> ResultTable:
+    """The table of a run, with the numbers that a paper or tool printed beside its own, and what still differs as notes.
+
+    Args:
+        scores: The run.
+        name: The published table, such as "opti-cam"; `xaieval.analysis.published.PUBLISHED` lists them.
+        network: Its network, as printed. Default: the one that is the run's model, if it is named; or the only one.
+        level: Level of the intervals, in (0, 1).
+
+    Returns:
+        A `ResultTable` with a column `<metric>_published` for each metric that was printed; NaN where it has no row.
+
+    Raises:
+        MetricError: There is no such table or network, or the run has none of its methods; or the level is not in (0, 1).
+    """
+    found = result_table(scores, level)
+    numbers, notes = beside_published(scores, published_table(name), network)
+    printed = numbers.reindex(found.frame.index)
+    columns = {f"{metric['name']}_published": printed[metric["name"]] for metric in found.metrics if metric["name"] in printed}
+    return replace(found, frame=found.frame.assign(**columns), notes=notes)
 
 
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:

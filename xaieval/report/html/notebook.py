@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-import pandas as pd
-
 from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
@@ -30,6 +28,7 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
         One `<div>`, with all names escaped. Warnings are left out for more than 20,000 rows, since they would take long.
 
     Example:
+        >>> import pandas as pd
         >>> from xaieval import Scores
         >>> rows = pd.DataFrame({"image_id": range(3), "layer": "<p2>", "method": "gradcam", "status": "ok"})
         >>> rows = rows.assign(a=[5.0, 9.0, 9.0])
