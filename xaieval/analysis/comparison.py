@@ -22,6 +22,7 @@ from xaieval.analysis.stats.intervals import check_level, difference_interval, w
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.tables import mean_of
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 
@@ -125,7 +126,7 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
     """The metrics to compare, as both manifests define them (default: those that have a direction)."""
     one, other = ({metric["name"]: metric for metric in run.metrics} for run in (first, second))
     shared = [name for name in one if name in other]
-    selected = [names] if isinstance(names, str) else names
+    selected = names if names is None else [own_name(name, shared) for name in ([names] if isinstance(names, str) else names)]
     if selected is None:
         selected = [name for name in shared if one[name]["higher_is_better"] is not None]
     if not selected:

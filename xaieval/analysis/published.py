@@ -168,8 +168,8 @@ def _of_network(table: PublishedTable, run: RunRecord, network: str | None) -> t
     own = rows[rows["model"] == model]
     if network is None and own.empty and len(names) > 1:
         raise MetricError(
-            f"{table.name} has the networks {', '.join(names)}, and the run's model is {model or 'not known by name'}; say which "
-            f"of them it is to be beside, such as network={names[0]!r} (--published '{table.name}/{names[0]}')"
+            f"{table.name} has the networks {', '.join(names)}, and the run's model is {model or 'not known by name'}; say "
+            f"which of them it is to be beside, such as network={names[0]!r} (--published '{table.name}/{names[0]}')"
         )
     chosen = network if network is not None else own["network"].iloc[0] if len(own) else names[0]
     return rows[rows["network"] == chosen], model

@@ -48,6 +48,7 @@ from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
+from xaieval.metrics.aliases import own_name
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
@@ -270,6 +271,7 @@ def _started(rule: Stop | Race | None, population: int, job: Job, manifest: Mapp
     if rule is None:
         return None
     higher_is_better = directions(manifest["metrics"])
+    rule = replace(rule, by=own_name(rule.by, higher_is_better))
     return rule.start(population, job.names, higher_is_better, bounds_of(rule.by, job.metrics))
 
 

@@ -13,6 +13,7 @@ from xaieval.analysis.in_common import InCommon, in_common
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.summary import summarise, why_missing
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.report.result_table import ResultTable, protocol_of
 from xaieval.results.metric_display import counts_text, label_of
 from xaieval.results.record import RunRecord
@@ -93,9 +94,10 @@ def _metric(by: str | None, metrics: Sequence[Mapping[str, Any]]) -> Mapping[str
         MetricError: It is none of those that all runs have with a direction.
     """
     known = {entry["name"]: entry for entry in metrics if entry["higher_is_better"] is not None}
-    if not known or (by is not None and by not in known):
+    chosen = next(iter(known), None) if by is None else own_name(by, known)
+    if chosen not in known:
         raise MetricError(f"no metric {by!r} with a direction in all runs; {choose_from(by, known)}")
-    return known[by] if by is not None else next(iter(known.values()))
+    return known[chosen]
 
 
 def _each(given: OneOrEach, what: str, runs: Mapping[str, RunRecord]) -> list[str | None]:
