@@ -312,7 +312,8 @@ def test_folders_may_follow_a_list(bench):
     assert bench("compare", "--metrics", "AD", "ic", "run", "run").out == expected
 
 
-def test_completion_is_installed_where_the_shell_looks(bench, tmp_path):
+def test_completion_is_installed_where_the_shell_looks(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose .bashrc it is added to
     done = bench("--install-completion", "--shell", "bash", "--output", str(tmp_path / "complete"))
     assert done.status == 0
     written = (tmp_path / "complete").read_text()
@@ -528,7 +529,7 @@ WRONG_USE = [
     (["--data", "ucmerced"], "UCMerced_LandUse'; give the folder that contains UC Merced"),
     (["--data", "nosuchpackage.x:make"], "no data 'nosuchpackage.x:make'"),
     (["--batch-size", "0"], "batch_size is at least 1, got 0"),
-    (["--max-images", "0"], "at least one image is needed, got 0"),
+    (["--max-images", "0"], "max_images is at least 1, got 0"),
     (["--max-images", "many"], "--max-images"),
     (["--image-size", "0"], "an image is resized to at least its crop"),
     (["--mean", "0.5,0.5"], "mean and std are one number per channel each"),

@@ -20,7 +20,7 @@ from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
 from xaieval.config.run_files import read_toml
 from xaieval.config.version import package_version
-from xaieval.errors import ConfigError, UsageError, XaievalError, printable
+from xaieval.errors import ConfigError, UsageError, XaievalError, for_command_line, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
 __all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main", "note"]
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     _print_anything()
     try:
         # Output of the user's own model or data set must not end up in the JSON document.
-        with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+        with for_command_line(), _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
             words = _files_first(_with_value(arguments, "--controls"))
             document = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:

@@ -54,6 +54,7 @@ class ModelOptions:
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         prompts: Classes of CLIP, SigLIP and the like, as texts: 'a photo of a {}' for the class names of the data, or one text
             for each class, or a .txt file with one on each line.
+        num_classes: Number of classes that --weights was trained on. Default: that of the model.
         head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
@@ -70,6 +71,7 @@ class ModelOptions:
     pretrained: bool = False
     random_weights: Switch = False
     prompts: Prompts | None = None
+    num_classes: int | None = None
     head: str | None = None
     model_args: Arguments = field(default_factory=dict)
     image_size: Side | None = None
