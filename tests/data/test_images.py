@@ -435,7 +435,7 @@ def test_spread_of_everything_is_the_same_pictures():
 def test_spread_of_nothing_is_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         _pictures([0, 1]).spread(most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 # ---- UC Merced

@@ -70,7 +70,7 @@ def test_a_batch_size_below_one_is_refused_word_for_word(size):
 def test_a_number_of_images_below_one_is_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         load_data("scenes", SMALL, batch_size=4, max_images=most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 @pytest.mark.parametrize("most", [None, 3, 300])
@@ -171,7 +171,7 @@ def test_there_are_two_hundred_scenes_by_default():
 def test_scenes_fewer_than_one_are_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         load_pictures("scenes", SMALL, most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 def test_a_folder_by_name_is_spread_over_its_classes(tmp_path):
@@ -180,7 +180,7 @@ def test_a_folder_by_name_is_spread_over_its_classes(tmp_path):
         Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
     assert list(load_pictures(f"folder:{tmp_path}", SMALL).ids) == [f"a/{i}.png" for i in (1, 2, 3, 4)] + ["b/1.png", "b/2.png"]
     assert list(load_pictures(f"folder:{tmp_path}", SMALL, 4).ids) == ["a/1.png", "a/3.png", "b/1.png", "b/2.png"]
-    with pytest.raises(DataError, match=r"^at least one image is needed, got 0$"):
+    with pytest.raises(DataError, match=r"^max_images is at least 1, got 0$"):
         load_pictures(f"folder:{tmp_path}", SMALL, 0)
 
 

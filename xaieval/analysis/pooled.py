@@ -16,6 +16,7 @@ from xaieval.analysis.tables import column_means, grouping_of
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics import max_box_accuracy, pooled_average_precision, pooled_mean_iou
+from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import VALUED
 
 __all__ = ["POOLED", "pooled", "pooled_numbers", "why_no_pooled_interval"]
@@ -162,6 +163,7 @@ def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | 
             "the run has no metric whose curves can be pooled over its images; score it with box_accuracy, "
             "pixel_average_precision or mean_iou(keep_curve=True)"
         )
+    by = by if by is None else own_name(by, known)
     if by is not None and by not in known:
         raise MetricError(f"the run has no metric {by!r} that can be pooled; {choose_from(by, known)}")
     return numbers if by is None else _named([known[by]])

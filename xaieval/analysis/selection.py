@@ -16,6 +16,7 @@ from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 
@@ -176,6 +177,7 @@ def select_layers(
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
+    check_count("k", k, 0, optional=True, kind=MetricError)
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
     images = next(iter(tables.values())).index

@@ -13,7 +13,9 @@ from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls,
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import metric_interval, why_no_interval
 from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Weights
+from xaieval.errors import MetricError
 from xaieval.results.rows import COUNTED, EXCLUDED, GROUP, VALUED
 
 __all__ = ["summarise", "why_missing"]
@@ -66,6 +68,7 @@ def summarise(
         layer method
         p5    gradcam          15.0               7.6               22.4        0.2        12         0
     """
+    check_count("resamples", resamples, optional=True, kind=MetricError)
     intervals = {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
         for metric in metrics

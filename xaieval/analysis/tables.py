@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.metric_display import counts_text
 from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 
@@ -49,7 +50,7 @@ def directions(
     known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
     if by is None:
         return known
-    names = [by] if isinstance(by, str) else list(by)
+    names = [own_name(name, known) for name in ([by] if isinstance(by, str) else by)]
     if not names:
         raise MetricError(f"name at least one metric {purpose}; {choose_from('', known)}")
     for name in names:

@@ -20,7 +20,7 @@ from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
 from xaieval.config.run_files import read_toml
 from xaieval.config.version import package_version
-from xaieval.errors import ConfigError, UsageError, XaievalError, printable
+from xaieval.errors import ConfigError, UsageError, XaievalError, for_command_line, printable
 from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
 
 __all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main", "note"]
@@ -75,6 +75,7 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(help="Install completion of commands and options by Tab for your shell, and exit.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,8 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     _print_anything()
     try:
         # Output of the user's own model or data set must not end up in the JSON document.
-        with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
-            words = _with_value(arguments, "--controls")
+        with for_command_line(), _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+            words = _files_first(_with_value(arguments, "--controls"))
             document = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:
             print(render(document))
@@ -123,6 +124,33 @@ def _with_value(arguments: list[str], switch: str) -> list[str]:
         f"{switch}=true" if word == switch and (after.startswith("-") or _is_run_file(after)) else word
         for word, after in zip(arguments, following, strict=True)
     ]
+
+
+def _files_first(arguments: list[str]) -> list[str]:
+    """The arguments, with files and folders that follow an option and its first value moved to the front.
+
+    There they are what the command is about, which may also stand last; an option that takes several words would take them.
+
+    Example:
+        >>> _files_first(["score", "--methods", "gradcam", "rise", "run.toml", "--seed", "1"])
+        ['score', 'run.toml', '--methods', 'gradcam', 'rise', '--seed', '1']
+        >>> _files_first(["score", "--methods", "run.toml"])
+        ['score', '--methods', 'run.toml']
+    """
+    command, rest = arguments[:1], arguments[1:]
+    options = [place for place, word in enumerate(rest) if word.startswith("--")]
+    start = options[0] if options else len(rest)
+    moved = [
+        place
+        for place in range(start, len(rest))
+        if not rest[place].startswith("-") and not rest[place - 1].startswith("--") and _is_file(rest[place])
+    ]
+    kept = [word for place, word in enumerate(rest) if place >= start and place not in moved]
+    return [*command, *rest[:start], *(rest[place] for place in moved), *kept]
+
+
+def _is_file(word: str) -> bool:
+    return word.endswith(".toml") or Path(word).exists()
 
 
 def _is_run_file(word: str) -> bool:

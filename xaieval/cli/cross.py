@@ -87,11 +87,11 @@ def cross(
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.evaluation.request import check_at_least_one
+    from xaieval.config.counts import check_count
     from xaieval.evaluation.scores import Scores
 
     check_level(level)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     runs = {_name(folder, first, second): Scores.load(folder) for folder in (first, second)}
     if len(runs) < 2:
         raise UsageError(f"cross takes two runs, got '{first}' twice")

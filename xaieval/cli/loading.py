@@ -139,7 +139,9 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         arguments = parse_literals(options.model_args)
-        loaded = load_model(spec, options.weights, options.pretrained, arguments, options.prompts, options.head)
+        loaded = load_model(
+            spec, options.weights, options.pretrained, arguments, options.prompts, options.head, options.num_classes
+        )
     if options.scan_args:
         return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import check_names, load_inputs, load_judge, load_methods, shown_slices
+from xaieval.cli.table import beside, check_published
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
@@ -32,7 +33,7 @@ __all__ = ["default_folder", "score"]
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
-IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands")  # settings that change no row
+IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands", "published")  # settings that change no row
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -92,6 +93,7 @@ def _score(
     from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
+    check_published(options.published, as_json)
     methods = load_methods(options)
     judge = None if options.judge is None else load_judge(options, model_options, options.judge)
     truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
@@ -130,6 +132,8 @@ def _score(
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
         print_rankings(scores, options.level)
+        if options.published is not None:
+            print_text(str(beside(scores, options.published, options.level)))
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
     if as_json:

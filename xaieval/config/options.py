@@ -54,6 +54,7 @@ class ModelOptions:
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         prompts: Classes of CLIP, SigLIP and the like, as texts: 'a photo of a {}' for the class names of the data, or one text
             for each class, or a .txt file with one on each line.
+        num_classes: Number of classes that --weights was trained on. Default: that of the model.
         head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
@@ -70,6 +71,7 @@ class ModelOptions:
     pretrained: bool = False
     random_weights: Switch = False
     prompts: Prompts | None = None
+    num_classes: int | None = None
     head: str | None = None
     model_args: Arguments = field(default_factory=dict)
     image_size: Side | None = None
@@ -169,6 +171,8 @@ class ScoreOptions(RunOptions):
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
+        published: Also print the table with the numbers of a paper or tool beside it, such as opti-cam, or opti-cam/ResNet50 to
+            name its network; `xaieval-bench published` lists them.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
     """
@@ -181,6 +185,7 @@ class ScoreOptions(RunOptions):
     stop_args: Arguments = field(default_factory=dict)
     judge: str | None = None
     bands: Integers | None = None
+    published: str | None = None
     nproc: int = 1
     already_split: Switch = False
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xaieval.config.counts import check_count
 from xaieval.data.annotations import Annotations, read_annotations
 from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.coco import coco_boxes
@@ -90,10 +91,9 @@ class Pictures(Dataset[dict[str, Any]]):
             >>> pictures.spread(3).ids
             ['test/00000', 'test/00001', 'test/00002']
         """
+        check_count("max_images", most, optional=True, kind=DataError)
         if most is None or most >= len(self):
             return self
-        if most < 1:
-            raise DataError(f"at least one image is needed, got {most}")
         members: dict[int | None, list[int]] = {}
         for index, label in enumerate(self.labels):
             members.setdefault(label, []).append(index)
@@ -139,6 +139,8 @@ class Pictures(Dataset[dict[str, Any]]):
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
+        check_count("batch_size", batch_size, kind=DataError)
+        check_count("workers", workers, 0, kind=DataError)
         batch_size = 1 if getattr(self.preprocessing, "whole", None) else batch_size
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
@@ -252,6 +254,7 @@ def scenes(
         >>> scenes(Preprocessing(128, 128), cue="object").classes
         ('ring', 'triangle', 'star', 'cross')
     """
+    check_count("size", size, kind=DataError)
     classes = classes_of(cue)
     check_version(version, cue)
     draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other

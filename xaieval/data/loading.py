@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xaieval.config.counts import check_count
 from xaieval.data.annotations import Annotations
 from xaieval.data.class_folders import ClassOrder
 from xaieval.data.cues import CUES, Cue
@@ -129,10 +130,9 @@ def load_data(
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size is at least 1, got {batch_size}")
-    if workers < 0:
-        raise DataError(f"workers is at least 0, got {workers}")
+    check_count("batch_size", batch_size, kind=DataError)
+    check_count("workers", workers, 0, kind=DataError)
+    check_count("max_images", max_images, optional=True, kind=DataError)
     places: dict[str, Any] = {"masks": masks, "boxes": boxes, "annotations": annotations}
     if mosaic_args and not is_mosaics(spec):
         raise DataError(f"mosaic_args go with 'mosaics:DATA' and 'focus:DATA', but the data is {spec!r}")
@@ -231,6 +231,7 @@ def load_pictures(
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
+    check_count("max_images", max_images, optional=True, kind=DataError)
     _check_truth(spec, truth, any(given is not None for given in (masks, boxes, annotations)))
     if classes is not None and source not in FOLDERS:
         raise DataError(f"classes goes with 'folder:DIR' and 'nifti:DIR', but the data is {spec!r}")

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xaieval.config.counts import check_count
 from xaieval.data.batches import check_images
 from xaieval.data.decoding import UNREADABLE, check_pixels, read_picture, to_rgb
 from xaieval.data.samples import collate, sample_of
@@ -79,6 +80,7 @@ def arrays(
     for what, values in (("labels", labels), ("ids", ids), ("groups", groups)):
         if values is not None and len(values) != len(images):
             raise DataError(f"{len(images)} images have {len(values)} {what}; as many are expected")
+    check_count("batch_size", batch_size, kind=DataError)
     if labels is not None and not isinstance(labels, Tensor):
         labels = np.asarray(labels)
     return DataLoader(Arrays(images, labels, ids, groups), batch_size=batch_size, collate_fn=_unchanged)
@@ -109,6 +111,8 @@ class Records(Dataset[Sample]):
 
     def loader(self, batch_size: int, workers: int) -> DataLoader[Sample]:
         """Return a loader for `xaieval.score`."""
+        check_count("batch_size", batch_size, kind=DataError)
+        check_count("workers", workers, 0, kind=DataError)
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -21,7 +22,7 @@ from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.request import batches_of, check_at_least_one, check_request
+from xaieval.evaluation.request import batches_of, check_request
 from xaieval.evaluation.run_state import RunState
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method
@@ -78,7 +79,7 @@ def check(
         'random_weights'
     """
     how = with_keywords(check, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     methods = method if layers != () else WITHOUT_LAYERS
     request = check_request(model, layers, methods, (), target, protocol, how, seed)
     manifest = new_manifest(request)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.config.controls import Controls
+from xaieval.config.counts import check_count
 from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -29,7 +30,7 @@ from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import batches_of, check_at_least_one, count_images
+from xaieval.evaluation.request import batches_of, count_images
 from xaieval.explainers import Method
 from xaieval.explainers.controls import Control
 from xaieval.inference.batch_limit import BatchLimit
@@ -108,7 +109,7 @@ def cross_score(
         (3, 2)
     """
     how = with_keywords(cross_score, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     requests = check_requests(models, layers, methods, metrics, target, protocol, how, seed, controls)
     chosen = resolve_groups(groups)
     manifest = new_manifest(next(iter(requests.values())))

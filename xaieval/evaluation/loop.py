@@ -13,6 +13,7 @@ from torch import nn
 
 from xaieval.analysis.tables import directions
 from xaieval.config.controls import Controls
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups, GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -37,7 +38,6 @@ from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
     Request,
     batches_of,
-    check_at_least_one,
     check_request,
     check_target_of_all,
     count_images,
@@ -48,6 +48,7 @@ from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
+from xaieval.metrics.aliases import own_name
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
@@ -143,7 +144,7 @@ def score(
         ([('layer3', 'gradcam'), ('layer4', 'gradcam')], 8)
     """
     how = with_keywords(score, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
     check_target_of_all(request.protocol)
     return measured_run(
@@ -270,6 +271,7 @@ def _started(rule: Stop | Race | None, population: int, job: Job, manifest: Mapp
     if rule is None:
         return None
     higher_is_better = directions(manifest["metrics"])
+    rule = replace(rule, by=own_name(rule.by, higher_is_better))
     return rule.start(population, job.names, higher_is_better, bounds_of(rule.by, job.metrics))
 
 

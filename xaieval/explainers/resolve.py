@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from xaieval.config.spelling import plain_name
 from xaieval.errors import ExplainerError, choose_from
 from xaieval.explainers.adapters.base import Library
 from xaieval.explainers.base import Explainer, FunctionExplainer, MapFunction, needs_model
@@ -101,16 +101,11 @@ def _library_of(method: Any) -> Library | None:
     return None
 
 
-def _plain(name: str) -> str:
-    """A name in small letters, without what papers and libraries put between its words."""
-    return re.sub(r"[-_ ]", "", name.lower())
-
-
-OWN = {_plain(name): explainer for name, explainer in METHODS.items()}
+OWN = {plain_name(name): explainer for name, explainer in METHODS.items()}
 
 
 def _by_name(name: str) -> Explainer:
-    own = METHODS.get(name) or OWN.get(_plain(name))
+    own = METHODS.get(name) or OWN.get(plain_name(name))
     if own is not None:
         return own
     prefix, _, kind = name.rpartition(":")

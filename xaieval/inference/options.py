@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xaieval.config.axes import check_layout
+from xaieval.config.counts import check_count
 from xaieval.errors import UsageError
 from xaieval.inference.batch_limit import BatchLimit, parse_bytes
 from xaieval.inference.forward_passes import Forward, check_precision
@@ -100,8 +101,8 @@ class Inference:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, got {self.batch_size}")
+        check_count("batch_size", self.batch_size, optional=True)
+        check_count("prefix_tokens", self.prefix_tokens, 0, optional=True)
         if self.forward is not None and not callable(self.forward):
             raise UsageError(f"forward is a function (model, images) -> output, got {self.forward!r}")
         parse_bytes(self.memory)

@@ -14,7 +14,7 @@ from xaieval.data import Preprocessing
 from xaieval.data.preprocessing import Side
 from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
 from xaieval.models.image_processors import preprocessing_of, square
-from xaieval.models.weights import read_weights
+from xaieval.models.weights import read_weights, without_wrappers
 
 __all__ = ["huggingface"]
 
@@ -69,7 +69,7 @@ def huggingface(
         with _reported(name, "model", local):
             model = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
     if weights is not None:  # loaded by transformers, whose files use other names for weights than its models
-        source = {"pretrained_model_name_or_path": None, "state_dict": read_weights(weights)}
+        source = {"pretrained_model_name_or_path": None, "state_dict": without_wrappers(read_weights(weights))}
         model = _loaded(transformers, type(model), config, name, source, local)
     preprocessing = _preprocessing(transformers, name, config, where)
     if "image_size" in arguments:  # the image processor of the folder does not follow it

@@ -14,10 +14,11 @@ import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
+from xaieval.config.counts import check_count
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.cues import CUES
 from xaieval.data.drawing import SIDE
-from xaieval.errors import ModelError, WeightsError, choose_from
+from xaieval.errors import ModelError, WeightsError, advice, choose_from
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
 from xaieval.models.features import LinearHead
@@ -59,11 +60,13 @@ class Source(NamedTuple):
         load: A function `(name, pretrained, arguments, weights) -> LoadedModel`.
         reads_weights: Whether `load` also reads the weights file, because the names in it are not those of the model's state
             dict. By default it ignores `weights`, and `load_model` reads the file.
+        classes: The argument of the constructor that is the number of classes. Default: there is none.
         load_features: Loads a model that gives features, for a head of the user's. Default: there are none.
     """
 
     load: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel]
     reads_weights: bool = False
+    classes: str | None = None
     load_features: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel] | None = None
 
 
@@ -91,6 +94,7 @@ def load_model(
     model_args: Mapping[str, Any] | None = None,
     prompts: Sequence[str] | None = None,
     head: str | Path | None = None,
+    num_classes: int | None = None,
 ) -> LoadedModel:
     """Load a model by name, in eval mode.
 
@@ -109,6 +113,7 @@ def load_model(
         prompts: The classes, as texts, of a model that compares images with texts, such as CLIP, which becomes a `ZeroShot`.
         head: A weights file of a linear head, with a weight `[K, C]` and a bias `[K]` or none, for "timm:NAME" and "hf:NAME",
             which then give features, such as those of DINOv2; see `LinearHead`.
+        num_classes: The number of classes that the weights were trained on. Default: that of the model.
 
     Raises:
         ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, prompts are
@@ -124,8 +129,8 @@ def load_model(
     if not prefix or not name:
         forms = ", ".join(f"'{known}:NAME'" for known in MODEL_SOURCES)
         raise ModelError(f"no model {spec!r}; a model is {forms}, 'FILE.onnx' or 'package.module:factory'")
-    source, name = (Source(_factory), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
-    arguments = dict(model_args or {})
+    source, name = (Source(_factory, classes="num_classes"), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
+    arguments = dict(model_args or {}) | _classes_as_argument(num_classes, source, spec, pretrained and weights is None)
     load = source.load if head is None else source.load_features
     if load is None:
         raise ModelError(f"{spec} has a head of its own; a head can be put on timm:NAME and hf:NAME")
@@ -140,6 +145,26 @@ def load_model(
     if head is not None:
         loaded = replace(loaded, model=_headed(loaded.model, head).eval())
     return _with_prompts(loaded, spec, prompts)
+
+
+def _classes_as_argument(num_classes: int | None, source: Source, spec: str, downloaded: bool) -> dict[str, Any]:
+    """The number of classes as an argument of the model's constructor.
+
+    Raises:
+        ModelError: The model takes none, or its head would be random.
+    """
+    if num_classes is None:
+        return {}
+    check_count("num_classes", num_classes)
+    option = advice("num_classes=", "--num-classes")
+    if source.classes is None:
+        raise ModelError(f"{spec} has its classes from its file or its texts; leave {option} out")
+    if downloaded:
+        raise ModelError(
+            f"{option} goes with a weights file of as many classes; the head of {spec} would be random beside its pretrained "
+            "weights"
+        )
+    return {source.classes: num_classes}
 
 
 def _headed(model: nn.Module, path: str | Path) -> LinearHead:
@@ -300,11 +325,11 @@ def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
 # Models of these sources are loaded without importing code of the user's: run files and manifests may name them. Everything
 # that has to know the sources reads this mapping, so a new source is a function and a line here.
 MODEL_SOURCES: Mapping[str, Source] = {
-    "timm": Source(_timm, load_features=_timm_features),
-    "torchvision": Source(_torchvision),
-    "hf": Source(_huggingface, reads_weights=True, load_features=partial(_huggingface, features=True)),
+    "timm": Source(_timm, classes="num_classes", load_features=_timm_features),
+    "torchvision": Source(_torchvision, classes="num_classes"),
+    "hf": Source(_huggingface, reads_weights=True, classes="num_labels", load_features=partial(_huggingface, features=True)),
     "openclip": Source(_openclip),
-    "ultralytics": Source(_ultralytics, reads_weights=True),
+    "ultralytics": Source(_ultralytics, reads_weights=True, classes="nc"),
     "onnx": Source(_onnx, reads_weights=True),
     "xaieval": Source(_builtin),
 }

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from xaieval.analysis.stats.estimates import FEW, FEWEST, check_level, estimate, has_interval
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.proportions import difference_of_proportions, proportion_interval, wilson_interval
+from xaieval.config.counts import check_count
 from xaieval.errors import MetricError
 
 __all__ = [
@@ -78,8 +79,7 @@ def bootstrap_interval(
 
 
 def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise MetricError(f"a bootstrap takes at least 1 sample, such as resamples=1000 (--resamples 1000); got {resamples}")
+    check_count("resamples", resamples, kind=MetricError)
 
 
 def _resampled_means(sample: Floats, resamples: int, seed: int) -> Floats:

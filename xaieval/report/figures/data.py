@@ -9,6 +9,7 @@ import pandas as pd
 
 from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
@@ -49,9 +50,10 @@ def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
     known = {metric["name"]: metric for metric in scores.metrics}
     if name is None and known:
         return next(iter(known.values()))
-    if name not in known:
+    chosen = name if name is None else own_name(name, known)
+    if chosen not in known:
         raise MetricError(f"the run has no metric {name!r} to draw; {choose_from(name, known)}")
-    return known[name]
+    return known[chosen]
 
 
 def first_directed(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

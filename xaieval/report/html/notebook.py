@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-import pandas as pd
-
 from xaieval.analysis.controls import fooled_metrics
 from xaieval.analysis.predictions import predictions_of
 from xaieval.analysis.warnings import find_warnings
@@ -30,24 +28,23 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
         One `<div>`, with all names escaped. Warnings are left out for more than 20,000 rows, since they would take long.
 
     Example:
+        >>> import pandas as pd
         >>> from xaieval import Scores
         >>> rows = pd.DataFrame({"image_id": range(3), "layer": "<p2>", "method": "gradcam", "status": "ok"})
         >>> rows = rows.assign(a=[5.0, 9.0, 9.0])
         >>> scores = Scores(rows, {"metrics": [{"name": "a", "label": "A %", "higher_is_better": True, "interval": "mean"}]})
-        >>> "<td>7.7 [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
+        >>> "<strong>7.7</strong> [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
         (True, True)
     """
     shown = result_table(scores, level)
-    heads, *lines = shown.lines()
-    table = pd.DataFrame(lines, columns=heads).to_html(escape=True, index=False, border=0, justify="left")
     images = scores.rows["image_id"].nunique()
     state = "" if scores.complete else ", the run is not complete"
     predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
     head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
-    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
-    return f"<div>{head}{wide}<p>{escape(shown.caption)}</p>{_fooled(scores, level)}{_warnings(scores, level)}</div>"
+    wide = f'<div style="overflow-x: auto; white-space: nowrap">{shown.to_html()}</div>'  # an interval stays in one line
+    return f"<div>{head}{wide}{_fooled(scores, level)}{_warnings(scores, level)}</div>"
 
 
 def _fooled(scores: RunRecord, level: float) -> str:
