@@ -19,6 +19,7 @@ from xaieval.config.controls import FOOLING
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 from xaieval.results.matched import without_excess
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.rows import Pair
 
 __all__ = [
@@ -130,7 +131,7 @@ def fooled_metrics(
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False}
         >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
-        this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method (gradcam at p5) 1.5
+        this metric can be fooled: fake-cam, which removes one pixel, has 0.000, the best method (gradcam at p5) 1.500
     """
     check_level(level)
     fooling, higher_is_better = [name for name in controls if name == FOOLING], directions(metrics)
@@ -139,11 +140,12 @@ def fooled_metrics(
         return {}
     tests = _tests(rows, higher_is_better, controls, fooling, level, seed, weights)
     beaten = set(tests.loc[tests["beats"], "metric"])
-    return {found.metric: _fooled(found) for found in best if found.metric not in beaten}
+    digits = {metric["name"]: decimals_of(metric) for metric in metrics}
+    return {found.metric: _fooled(found, digits[found.metric]) for found in best if found.metric not in beaten}
 
 
-def _fooled(found: BestMaps) -> str:
-    values = f"has {found.control_mean:.4g}, the best method ({name_of_pair(found.best)}) {found.mean:.4g}"
+def _fooled(found: BestMaps, digits: int) -> str:
+    values = f"has {found.control_mean:.{digits}f}, the best method ({name_of_pair(found.best)}) {found.mean:.{digits}f}"
     if found.control_wins:
         return f"this metric can be fooled: {FOOLING}, which removes one pixel, {values}"
     return f"this metric may be fooled: {FOOLING}, which removes one pixel, {values}, which is not significantly better"

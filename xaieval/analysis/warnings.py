@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaieval.analysis.controls import best_maps, rivals
+from xaieval.analysis.controls import BestMaps, best_maps, rivals
 from xaieval.analysis.grouping import find_in_groups
 from xaieval.analysis.predictions import find_in_predictions
 from xaieval.analysis.size import find_metrics_of_size
@@ -19,6 +19,7 @@ from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, grouping_of, metric_tables, name_of_pair
 from xaieval.results.findings import Finding
 from xaieval.results.matched import without_excess
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, EXCLUDED, Pair
 
@@ -139,17 +140,18 @@ def _why_no_values(metric: Mapping[str, Any]) -> str:
 
 def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
     """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
-    controls = record.controls
-    return [
-        Finding(
-            "control_is_best",
-            f"{found.metric}: a control map has the best value, {found.control_mean:.4g} of {name_of_pair(found.control)}; the "
-            f"best method is {name_of_pair(found.best)} with {found.mean:.4g}, so a good {found.metric} alone proves nothing",
-            {"metric": found.metric, "control": found.control_mean, "method": found.mean},
-        )
-        for found in best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
-        if found.control_wins
-    ]
+    controls, digits = record.controls, {metric["name"]: decimals_of(metric) for metric in record.metrics}
+    found = best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
+    return [_best_control(one, digits[one.metric]) for one in found if one.control_wins]
+
+
+def _best_control(found: BestMaps, digits: int) -> Finding:
+    control, best = (f"{mean:.{digits}f}" for mean in (found.control_mean, found.mean))
+    text = (
+        f"{found.metric}: a control map has the best value, {control} of {name_of_pair(found.control)}; the best method is "
+        f"{name_of_pair(found.best)} with {best}, so a good {found.metric} alone proves nothing"
+    )
+    return Finding("control_is_best", text, {"metric": found.metric, "control": found.control_mean, "method": found.mean})
 
 
 def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:

@@ -22,6 +22,7 @@ from xaieval.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from xaieval.config.protocol import Protocol
     from xaieval.evaluation.scores import Scores
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
@@ -69,7 +70,7 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
     from xaieval.evaluation.fingerprint import fingerprint
     from xaieval.report import Maps
-    from xaieval.report.html.image_choice import methods_to_show
+    from xaieval.report.html.image_choice import methods_to_explore
 
     recorded = scores.manifest.get("options")
     if not recorded:
@@ -87,13 +88,33 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     images = _find_images(options, loaded, set(wanted), mosaic, each=protocol.target == "each")
     if protocol.target == "each":
         protocol = replace(protocol, target="label")  # the images come once for each class
-    shown = methods_to_show(scores, methods)
+    shown = methods_to_explore(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = forward
     explainers = {name: _explainer(name, options) for name in shown}
     maps = _explained(scores, loaded, images, explainers, settings, options)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
-    return RemadeMaps(maps=Maps(images.ids, pixels, maps, shown_slices(loaded, images.images)), classes=images.classes)
+    masked = _masked(loaded, images.images, maps, protocol)
+    remade = Maps(images.ids, pixels, maps, shown_slices(loaded, images.images), masked)
+    return RemadeMaps(maps=remade, classes=images.classes)
+
+
+def _masked(
+    loaded: LoadedModel, images: Tensor, maps: dict[str, dict[str, Tensor]], protocol: Protocol
+) -> dict[str, dict[str, Tensor]]:
+    """The images masked by each map, as bytes; none of bands and scans, which are stretched to be seen, each on its own."""
+    from xaieval.masking import filling, mask, occlude
+
+    if images.shape[1] != 3 or loaded.preprocessing.channels != 3:
+        return {}
+    fill = filling(images, protocol)
+
+    def hidden(one: Tensor) -> Tensor:
+        masks = mask(one, protocol).to(images.dtype)
+        pixels = loaded.preprocessing.to_pixels(occlude(images, masks, fill(masks)))
+        return (255 * pixels.clamp(0, 1)).round().byte()
+
+    return {method: {layer: hidden(one) for layer, one in layers.items()} for method, layers in maps.items()}
 
 
 def options_of(settings: dict[str, Any], kind: Any) -> Any:

@@ -95,14 +95,20 @@ def _page(scores: Scores, **options: Any) -> str:
 
 def _text(page: str) -> str:
     """The visible text of a page, approximately."""
+    page = page.replace("<wbr>", "")
     words = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
     return " ".join(words.split())
 
 
-def _data(page: str) -> list[dict[str, Any]]:
-    found = re.search(r'<script type="application/json" id="rows-data">(.*?)</script>', page, re.DOTALL)
+def _json(page: str) -> dict[str, Any]:
+    """What the scripts of the page read."""
+    found = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.DOTALL)
     assert found
-    return json.loads(found[1])["columns"]
+    return json.loads(found[1])
+
+
+def _data(page: str) -> list[dict[str, Any]]:
+    return _json(page)["rows"]["columns"]
 
 
 # ---- the numbers
@@ -124,19 +130,27 @@ def test_the_first_screen_says_what_was_scored_and_what_came_out():
     scores = _scores(options={"model": "timm:resnet18", "data": "folder:photos"})
     text = _text(_page(scores))
     best = scores.summary().loc[("p5", "gradcam")]
-    assert "Explanation scores of timm:resnet18 on folder:photos 60 images, 2 layers, 1 method." in text
-    assert f"Best average drop (AD %) {best['average_drop']:.1f} [" in text
-    assert "lower is better; significantly better than all others" in text
-    assert "Layers that need attention 1 p4" in text
-    assert "p4, average_drop: " in text
+    confidence = scores.rows.drop_duplicates("image_id")["confidence"].mean()
+    assert "Explanation scores of timm:resnet18 on folder:photos images 60 layers 2 method 1 accuracy 100.0 % 60 of" in text
+    assert f"mean confidence {confidence:.3g}" in text
+    assert "Best layer and method p5 gradcam in AD %; p4 gradcam in IC % Significantly better than all others in" in text
+    interval = f"[{best['average_drop_low']:.1f}, {best['average_drop_high']:.1f}]"
+    assert f"AD % lower is better p5 gradcam {best['average_drop']:.1f} {interval} none IC %" in text
     assert "No reasons to doubt the numbers" in text
+
+
+def test_layers_that_need_attention_are_named_only_when_they_are_asked_for():
+    text = _text(_page(_scores(), attention=True))
+    assert "Layers that need attention: 1 ( p4 , worst first, by gradcam)" in text
+    assert "p4, average_drop: " in text
+    assert "attention" not in _text(_page(_scores())).lower()
 
 
 def test_methods_that_do_not_differ_from_the_best_are_named():
     rows = _rows(60)
     rows.loc[rows["layer"] == "p4", "average_drop"] = rows.loc[rows["layer"] == "p5", "average_drop"].to_numpy()[::-1]
-    assert "not significantly better than p4" in _text(_page(_scores(rows))) or "not significantly better than p5" in _text(
-        _page(_scores(rows))
+    assert re.search(
+        r"AD % lower is better (?:p[45] gradcam )?[\d.]+ \[[^]]+\] p[45] gradcam IC %", _text(_page(_scores(rows)))
     )
 
 
@@ -146,8 +160,8 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     scores = _scores(rows)
     [own] = scores.warnings()
     text = _text(_page(scores))
-    assert "2 reasons to doubt the numbers only 20 images count for a layer and method; with fewer than 50," in text
-    assert own in text
+    found = f"{own[0].upper()}{own[1:]} Only 20 images count for a layer and method; with fewer than 50,"
+    assert f"2 reasons to doubt the numbers {found}" in text
     assert "Rows by status: ok 36, constant_map 4." in text
 
 
@@ -156,14 +170,14 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     rows.loc[rows["method"] == "random", "average_drop"] = 100.0
     rows.loc[rows["method"] == "fake-cam", "average_drop"] = 0.0
     text = _text(_page(_scores(rows, controls=["random", "fake-cam"])))
-    assert "60 images, 2 layers, 1 method and 2 control maps." in text
+    assert "images 60 layers 2 method 1 and 2 control maps" in text
     assert "random (control)" in text
     assert "p5 gradcam 1 of 1" in text
-    assert "increase_in_confidence: a control map has the best value" in text
-    assert "average_drop: a control map has the best value" not in text
-    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method") == 1
+    assert "IC %: a control map has the best value" in text
+    assert "AD %: a control map has the best value" not in text
+    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0.0, the best method") == 1
     assert "lower is better can be fooled" in text, "the heading of the metric"
-    assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
+    assert "AD % lower is better can be fooled 0.0" not in text, "a control is never the best"
 
 
 def test_numbers_over_all_images_have_a_table_and_charts_of_their_own():
@@ -228,7 +242,7 @@ def test_any_run_has_a_page(rows):
 def test_a_run_of_failures_alone_has_no_best_and_no_maps():
     rows = _failed(_rows())
     text = _text(_page(_scores(rows), maps=_maps(list(rows["image_id"].unique()[:3]), side=8)))
-    assert "No result No row has a value" in text
+    assert "No result: no row has a value" in text
     assert "No maps are shown: none of the given maps" in text
     assert "100% of the rows failed (nan_map 60)" in text
 
@@ -428,7 +442,7 @@ def test_without_javascript_the_worst_rows_are_there_but_no_controls():
     assert listing.worst == list(worst.index[:20])
     assert listing.by == "AD %"
     page = _page(_scores(rows, controls=["random"]))
-    assert f"<td>{worst['image_id'].iloc[0]}</td>" in page
+    assert f"<td>{worst['image_id'].iloc[0].replace('/', '/<wbr>')}</td>" in page
     assert "The 20 worst rows by AD % (without controls), of 180 in total" in _text(page)
 
 
@@ -491,7 +505,7 @@ def test_maps_are_shown_for_the_images_that_the_report_asks_for():
     assert "among the" not in _text(page)
     first = re.search(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert first
-    assert Image.open(BytesIO(base64.b64decode(first[1]))).size == (160, 160)
+    assert Image.open(BytesIO(base64.b64decode(first[1]))).size == (128, 128)
 
 
 def test_of_other_images_the_best_and_worst_of_them_are_shown():

@@ -14,7 +14,16 @@ from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 
-__all__ = ["EACH", "MOST_PAIRS", "ImageChoice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
+__all__ = [
+    "EACH",
+    "MOST_PAIRS",
+    "ImageChoice",
+    "choose_images",
+    "images_to_show",
+    "methods_to_explore",
+    "methods_to_show",
+    "pairs_to_show",
+]
 
 EACH, MOST_PAIRS = 3, 12  # images of each kind; the largest number of layers and methods
 
@@ -76,6 +85,16 @@ def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]
         if method not in known:
             raise MetricError(f"no method {method!r} in this run; {choose_from(method, known)}")
     return list(methods) or [*(method for method in known if method not in controls), *known][:1]
+
+
+def methods_to_explore(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
+    """The methods whose maps can be looked at one by one: the given ones, or all that are no control maps.
+
+    Raises:
+        MetricError: A method is not in the run.
+    """
+    own = [method for method in scores.rows["method"].unique() if method not in scores.controls]
+    return methods_to_show(scores, methods) if methods or not own else own
 
 
 def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
