@@ -102,7 +102,7 @@ class RunOptions:
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
             of mosaics, label.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
-        precision: Precision of the forward passes; bf16 needs a processor that supports it.
+        precision: Precision of the passes of masked images; auto tries on the first batch what is faster with the same numbers.
         compile: Run masked images through torch.compile; worthwhile for many images.
         memory: Limit for the tensors of a batch on a CPU, such as '4 GiB'; larger batches are split.
         fast: Fold BatchNorm into convolutions and choose the faster memory layout; --no-fast runs the model unchanged.
@@ -136,7 +136,7 @@ class RunOptions:
     method_args: ArgumentsByName = field(default_factory=dict)
     target: str | None = None
     device: str | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16", "tf32", "auto"] = "float32"
     compile: Switch = False
     memory: str | None = None
     fast: bool = True

@@ -33,6 +33,7 @@ from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
+from xaieval.evaluation.precision_trial import settle_precision
 from xaieval.evaluation.progress import progress_bar
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
@@ -207,6 +208,7 @@ def measured_run(
         source = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
+        looked = settle_precision(looked, first, device, limit, output_dir, judge is not None)
         request, probed = looked.request, looked.layers
         donors, batches = _donor_images(request, images, batches)
         manifest |= {"device": device.type} | _first_seen(first, images, request.protocol)

@@ -158,6 +158,8 @@ class Metric:
         altered_by: What alters the images that it shows to the model, such as "noise", if they are the same for every map. They
             are then shown once for all maps of a batch, and metrics with the same word share them. Default: images depend on
             the map.
+        rounding_decides: Whether it compares confidences that are nearly equal, so that it is not fit for passes of fewer
+            digits than float32, such as those of `precision="bf16"`.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
             denominator would turn it around. Default: whether it needs "confidence".
 
@@ -184,6 +186,7 @@ class Metric:
     paper: str = ""
     family: str = ""
     altered_by: str = ""
+    rounding_decides: bool = False
     divides: bool | None = None
     bounds: tuple[float, float] | None = (0.0, 100.0)
 
