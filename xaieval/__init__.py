@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from xaieval.evaluation.explain import explain
     from xaieval.evaluation.loop import score
     from xaieval.evaluation.sanity_check import sanity_check
+    from xaieval.evaluation.save_maps import save_maps
     from xaieval.evaluation.scores import Scores
     from xaieval.evaluation.search import SearchResult, search
     from xaieval.inference.options import Inference
     from xaieval.probe.hooks import list_layers
-    from xaieval.report.figures.maps import overlay, show
+    from xaieval.report.figures.maps import show
+    from xaieval.report.figures.overlays import overlay
 
 _HOMES = {
     "CrossScores": "xaieval.evaluation.cross_result",
@@ -41,8 +43,9 @@ _HOMES = {
     "cross_score": "xaieval.evaluation.cross_score",
     "explain": "xaieval.evaluation.explain",
     "list_layers": "xaieval.probe.hooks",
-    "overlay": "xaieval.report.figures.maps",
+    "overlay": "xaieval.report.figures.overlays",
     "sanity_check": "xaieval.evaluation.sanity_check",
+    "save_maps": "xaieval.evaluation.save_maps",
     "score": "xaieval.evaluation.loop",
     "search": "xaieval.evaluation.search",
     "show": "xaieval.report.figures.maps",
@@ -67,6 +70,7 @@ __all__ = [
     "models",
     "overlay",
     "sanity_check",
+    "save_maps",
     "score",
     "search",
     "show",
