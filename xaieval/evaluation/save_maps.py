@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,7 @@ TABLE = "maps.csv"
 METRICS = ("average_drop", "increase_in_confidence")  # of the masked images that are shown
 UNUSABLE = ("no_target", "nan_map")  # statuses of rows without files: there is no map
 Names = Sequence[str] | Mapping[int, str] | None
+NamesOf = Names | Callable[[int | None], Names]
 
 
 def save_maps(
@@ -67,7 +68,7 @@ def save_maps(
     bands: Sequence[int] | None = None,
     slices: Slices | None = None,
     colours: str = COLOURS,
-    classes: Names = None,
+    classes: NamesOf = None,
     overwrite: bool = False,
     max_images: int | None = None,
     progress: bool = True,
@@ -102,7 +103,8 @@ def save_maps(
         bands: The channels shown as red, green and blue; see `xaieval.show`.
         slices: What is shown of volumes; see `xaieval.show`. Arrays hold whole volumes.
         colours: Name of a matplotlib colour map.
-        classes: The names of the classes 0, 1, ..., or a mapping from classes to names, for the table.
+        classes: The names of all classes 0, 1, ..., or a mapping from classes to names, for the table and the figures; or a
+            function from the number of classes to these or None.
         overwrite: Write into a folder that holds other files, and replace those of the same name.
         max_images: Stop after this number of images.
         progress: Show how far it is.
@@ -142,7 +144,6 @@ def save_maps(
         colours=colours,
     )
     check_at_least_one(max_images=max_images)
-    _check_classes(classes)
     request = check_request(model, layers, methods, resolve_metrics(METRICS), target, protocol, how, seed)
     check_target_of_all(request.protocol)
     loader = [images] if isinstance(images, Tensor) else images
@@ -154,7 +155,7 @@ def written_maps(
     loader: Iterable[Any],
     folder: Path,
     files: MapFiles,
-    classes: Names,
+    classes: NamesOf,
     overwrite: bool,
     max_images: int | None,
     progress: bool,
@@ -178,6 +179,7 @@ def written_maps(
     """
     tables: list[pd.DataFrame] = []
     failures: list[Failure] = []
+    names: Names = None
     with ExitStack() as stack:
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=False))
         device = stack.enter_context(borrowed(request))
@@ -193,16 +195,19 @@ def written_maps(
         manifest["maps"] = {"files": {kind: KINDS[kind] for kind in files.kinds}, "table": TABLE}
         _check_folder(folder, manifest["run"], overwrite)
         stack.enter_context(writing(folder, RunError))
-        write_json(folder / MANIFEST, manifest)
         job = stack.enter_context(started(request, first, device, looked.layers, limit))
         job = replace(job, progress=bar.within)
         for batch in batches:
             failures += batch.failed
             parts = in_parts(job, batch, partial(_explained, job)) if len(batch) else []
-            tables += [_written(job, part, folder, files, classes) for part in parts]
+            if not tables and parts:  # not before, so that what cannot be explained leaves no folder
+                write_json(folder / MANIFEST, manifest)
+            for part in parts:
+                names = names or _names_of(classes, part.classes)
+                tables.append(_written(job, part, folder, files, names))
             bar.images(count_images(request.protocol, batch))
         table = pd.concat([*tables, *([failed_rows(failures, job.names, METRICS)] if failures else [])], ignore_index=True)
-        named = _with_names(table, classes)
+        named = _with_names(table, names)
         check_labelled(request.protocol, named["label"], named["target"].notna())
         write_file(folder / TABLE, lambda file: named.to_csv(file, index=False, lineterminator="\n"))
         manifest |= {"complete": True, "unreadable": [{"id": name, "reason": reason} for name, _, reason in failures]}
@@ -212,11 +217,12 @@ def written_maps(
 
 @dataclass(frozen=True)
 class _Explained:
-    """Images with their raw maps, and the rows of the table."""
+    """Images with their raw maps, the rows of the table, and the number of a classifier's classes."""
 
     batch: Batch
     raw: Sequence[Tensor]
     rows: pd.DataFrame
+    classes: int | None
 
 
 def _explained(job: Job, batch: Batch) -> _Explained:
@@ -226,7 +232,8 @@ def _explained(job: Job, batch: Batch) -> _Explained:
     passed = passed.without_layers()
     confidences = masked_confidences(job, passed, raw, MatchedControls(job, passed, None))
     rows = measured_rows(Measured.of(batch, passed, confidences, {}, {}), job.names, job.metrics, job.protocol)
-    return _Explained(replace(batch, images=passed.context.images), raw, rows)
+    logits = passed.context.logits
+    return _Explained(replace(batch, images=passed.context.images), raw, rows, None if logits is None else logits.shape[1])
 
 
 def _written(job: Job, part: _Explained, folder: Path, files: MapFiles, classes: Names) -> pd.DataFrame:
@@ -297,6 +304,17 @@ def _name_of(number: Any, classes: Names) -> str:
     return str(known.get(int(number), int(number)))
 
 
-def _check_classes(classes: Names) -> None:
-    if isinstance(classes, str):
-        raise UsageError(f"classes= is a list of names, or a mapping from classes to names, got {classes!r}")
+def _names_of(classes: NamesOf, count: int | None) -> Names:
+    """The names of the classes of a model that has so many.
+
+    Raises:
+        UsageError: There are more or fewer of them, so that some would be those of other classes.
+    """
+    names = classes(count) if callable(classes) else classes
+    if isinstance(names, str) or (count is not None and isinstance(names, Sequence) and len(names) != count):
+        came = repr(names) if isinstance(names, str) else f"{len(names or ())} names"
+        raise UsageError(
+            f"classes= is a list of names, one for each of the model's {count} classes, or a mapping from some classes to "
+            f"names; got {came}"
+        )
+    return names

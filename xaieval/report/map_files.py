@@ -84,11 +84,12 @@ class MapFiles:
         for what, given, known in (
             ("kind of file", self.kinds, KINDS),
             ("format of figures", [self.figure or FORMATS[0]], FORMATS),
-            ("colours", [self.colours], list(matplotlib.colormaps)),
         ):
             unknown = next((one for one in given if one not in known), None)
             if unknown is not None:
                 raise UsageError(f"no {what} {unknown!r}; {choose_from(str(unknown), known)}")
+        if self.colours not in matplotlib.colormaps:
+            raise UsageError(f"matplotlib has no colour map {self.colours!r}; it has inferno, viridis, gray, jet and others")
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha is in [0, 1], got {self.alpha}")
 
