@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.loop import score
     from xaieval.evaluation.sanity_check import sanity_check
     from xaieval.evaluation.save_maps import save_maps
+    from xaieval.evaluation.score_callback import ScoreCallback
     from xaieval.evaluation.scores import Scores
     from xaieval.evaluation.search import SearchResult, search
     from xaieval.inference.options import Inference
@@ -35,6 +36,7 @@ _HOMES = {
     "Groups": "xaieval.config.groups",
     "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
+    "ScoreCallback": "xaieval.evaluation.score_callback",
     "Scores": "xaieval.evaluation.scores",
     "SearchResult": "xaieval.evaluation.search",
     "Stop": "xaieval.evaluation.early_stopping",
@@ -57,6 +59,7 @@ __all__ = [
     "Groups",
     "Inference",
     "Protocol",
+    "ScoreCallback",
     "Scores",
     "SearchResult",
     "Stop",
