@@ -83,8 +83,9 @@ def explain(
     if as_json:
         return {"folder": str(folder), "files": counts, "maps": records(table)}
     _print_images(table)
-    files = ", ".join(f"{count} {kind if count == 1 else f'{kind}s'}" for kind, count in counts.items())
-    print_text(f"written to {folder}: {files.replace('maskeds', 'masked images')}, {TABLE}, {MANIFEST}")
+    words = {kind: "masked image" if kind == "masked" else "raw map" if kind == "raw" else kind for kind in counts}
+    files = ", ".join(f"{count} {words[kind]}{'s' if count > 1 else ''}" for kind, count in counts.items())
+    print_text(f"written to {folder}: {files}, {TABLE}, {MANIFEST}")
     return None
 
 

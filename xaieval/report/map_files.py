@@ -130,7 +130,7 @@ class MapFiles:
         """
         if not maps:
             return {}
-        place = Path(self.names["image"].of(_without_ending(image_id)))
+        place = Path(self.names["image"].of(image_id, shown=_without_ending(image_id)))
         (folder / place).mkdir(parents=True, exist_ok=True)
         flat = self._flattened(image, [one.map for one in maps.values()])
         original = image[None]

@@ -37,10 +37,15 @@ class FileNames:
     known: dict[tuple[str, ...], str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
-    def of(self, *texts: str) -> str:
-        """The name of one text, or of several together, the same whenever it is asked for."""
+    def of(self, *texts: str, shown: str | None = None) -> str:
+        """The name of one text, or of several together, the same whenever it is asked for.
+
+        Args:
+            texts: What is named.
+            shown: What the name is made of, such as the text without an ending. Default: the texts.
+        """
         if texts not in self.known:
-            name = "--".join(map(safe_name, texts))
+            name = "--".join(map(safe_name, texts if shown is None else [shown]))
             if name.casefold() in self.taken:
                 name = f"{name}~{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:6]}"
             self.taken.add(name.casefold())
