@@ -47,7 +47,7 @@ def _picture(path: Path) -> np.ndarray:
 def saved(model, tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("saved") / "maps"
     halves = [{key: value[part] for key, value in BATCH.items()} for part in (slice(0, 2), slice(2, 3))]
-    kinds = ["overlay", "map", "masked", "raw"]
+    kinds = ["overlay", "map", "masked", "raw", "image"]
     table = _save(
         model, folder, halves, methods=["gradcam", "edges"], protocol=Protocol(masking="top", fill="blur"), kinds=kinds,
         alpha=0.3, figure="svg", classes=["cat", "dog", "cow"],
@@ -73,6 +73,7 @@ def test_arrays_and_pictures_are_those_of_explain_at_the_size_of_the_image(model
         assert np.abs(_picture(folder / row["overlay"]) - over).max() <= 1
         kept = mask(found[None], protocol)
         masked = occlude(images[number : number + 1], kept, filling(images[number : number + 1], protocol)(kept))[0]
+        assert np.abs(_picture(folder / row["image"]) - 255 * PIXELS[number].permute(1, 2, 0).numpy()).max() <= 0.6
         expected = 255 * (masked * STD + MEAN).clamp(0, 1).permute(1, 2, 0).numpy()
         assert np.abs(_picture(folder / row["masked"]) - expected).max() <= 0.6
 
@@ -97,7 +98,7 @@ def test_files_are_named_by_image_layer_and_method_and_listed_all(saved):
     places = {Path(path).parts[0] for path in table["overlay"]}
     assert len(places) == 3
     assert {"a--x", "b"} < places
-    listed = {path for kind in ("overlay", "map", "masked", "raw", "figure") for path in table[kind]}
+    listed = {path for kind in ("overlay", "map", "masked", "raw", "image", "figure") for path in table[kind]}
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == listed | {"maps.csv", "manifest.json"}
 

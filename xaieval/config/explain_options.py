@@ -23,7 +23,7 @@ class ExplainOptions(RunOptions):
     Attributes:
         out: Folder for the files. A folder that holds other files is refused.
         kinds: Files of each map: overlay (PNG), map (NPY, in [0, 1]), masked (the masked image, PNG), raw (NPY, before
-            normalisation).
+            normalisation), image (the image as the model gets it, PNG).
         figure: Also a figure of each image, a column per layer and a row per method: pdf, svg or png.
         alpha: Opacity of a map over its image, from 0 to 1.
         bands: Channels shown as red, green and blue, from 0, such as 3,2,1. Default: the first three.

@@ -93,7 +93,7 @@ def save_maps(
         output_dir: The folder.
         kinds: What is written for each map: "overlay", the map in colours over the image (PNG); "map", its values in [0, 1] at
             the size of the image (NPY, float32); "masked", the image as the protocol masks it (PNG); "raw", the map before it
-            is normalised, in no fixed range (NPY, float32).
+            is normalised, in no fixed range (NPY, float32); "image", the image alone as the model gets it, `IMAGE/image.png`.
         figure: "pdf", "svg" or "png": also a figure of each image with its maps, a column per layer and a row per method.
         alpha: Opacity of the map in an overlay, from 0 to 1.
         preprocessing: The preprocessing of the images, whose normalisation is undone for pictures. Without it, and without

@@ -29,6 +29,7 @@ KINDS = {
     "map": "the map in [0, 1], normalised as the protocol says, at the size of the image (NPY, float32)",
     "masked": "the image as the protocol masks it by the map (PNG)",
     "raw": "the map as the method gives it, at the size of the image, in no fixed range (NPY, float32)",
+    "image": "the image as the model gets it, without a map (PNG, one for all maps)",
 }
 FORMATS = ("pdf", "svg", "png")
 
@@ -141,19 +142,22 @@ class MapFiles:
             name = self.names["map"].of(*pair)
             written = found[pair] = {}
             for kind in self.kinds:
-                path = place / f"{name}--{kind}.{'npy' if kind in ('map', 'raw') else 'png'}"
+                path = place / (
+                    f"{name}--{kind}.{'npy' if kind in ('map', 'raw') else 'png'}" if kind != "image" else "image.png"
+                )
                 written[kind] = path.as_posix()
                 if kind in ("map", "raw"):
                     np.save(folder / path, (one.map if kind == "map" else one.raw).float().cpu().numpy())
                 elif kind == "overlay":
                     _save(blended(pixels, shown[pair], self.alpha, self.colours), folder / path)
-                else:
+                elif kind == "masked":
                     _save(blended(flat(self.pixels(one.masked[None], original)[0], 1.0), None), folder / path)
+            if self.figure is not None:
+                written["figure"] = (place / f"figure.{self.figure}").as_posix()
+        if "image" in self.kinds:
+            _save(blended(pixels, None), folder / place / "image.png")
         if self.figure is not None:
-            path = place / f"figure.{self.figure}"
-            save_figure(grid_figure(pixels, shown, title, colours=self.colours), folder / path)
-            for written in found.values():
-                written["figure"] = path.as_posix()
+            save_figure(grid_figure(pixels, shown, title, colours=self.colours), folder / place / f"figure.{self.figure}")
         return found
 
     def _flattened(self, image: Tensor, maps: Sequence[Tensor]) -> Any:
