@@ -247,8 +247,7 @@ def _written(job: Job, part: _Explained, folder: Path, files: MapFiles, classes:
         title = _title(image_id, own.iloc[0], classes)
         written = files.write(folder, image_id, image[0], {pair: maps[pair] for pair in usable}, title)
         paths += [written.get(pair, {}) for pair in job.names]
-    kinds = [*files.kinds, *([] if files.figure is None else ["figure"])]
-    return part.rows.assign(**{kind: [path.get(kind) for path in paths] for kind in kinds})
+    return part.rows.assign(**{kind: pd.Series([path.get(kind) for path in paths], dtype=str) for kind in files.columns})
 
 
 def _maps_of(job: Job, image: Tensor, raw: Sequence[Tensor]) -> Iterator[OneMap]:

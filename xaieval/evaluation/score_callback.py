@@ -166,8 +166,9 @@ class ScoreCallback:
         rows.insert(0, "epoch", epoch)
         rows.insert(1, "step", step)
         self.history = pd.concat([self.history, rows], ignore_index=True) if len(self.history) else rows
-        for name, value in logged_means(self.scores).items() if self.log is not None else ():
-            self.log(name, value, step)
+        if self.log is not None:
+            for name, value in logged_means(self.scores).items():
+                self.log(name, value, step)
         if self.log_picture is not None:
             shown = map_pictures(network, self._batches, self.layers, self.methods, self.drawing, self.choices)
             for name, picture in shown.items():
@@ -188,7 +189,7 @@ class ScoreCallback:
             raise UsageError("a callback for transformers needs transformers: pip install 'xaieval[hf]'") from missing
         watch = self
 
-        class Scoring(TrainerCallback):
+        class Scoring(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
             def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
                 if state.is_world_process_zero:
                     scores = watch(model, round(state.epoch) - 1, state.global_step)

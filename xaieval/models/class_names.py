@@ -9,6 +9,7 @@ import timm
 import torchvision
 from torch import nn
 
+from xaieval.data.cues import CUES
 from xaieval.data.scenes import classes_of
 
 __all__ = ["class_names"]
@@ -41,7 +42,7 @@ def class_names(model: nn.Module, spec: str = "", pretrained: bool = False) -> S
     if isinstance(prompts, Sequence) and not isinstance(prompts, str):
         return [str(prompt) for prompt in prompts]
     if source == "xaieval":
-        return list(classes_of(name.removeprefix("scenes-") if name.startswith("scenes-") else None))
+        return list(classes_of(next((cue for cue in CUES if name == f"scenes-{cue}"), None)))
     if pretrained and source == "torchvision":
         return list(torchvision.models.get_model_weights(name).DEFAULT.meta.get("categories", ()))
     if pretrained and source == "timm":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ KINDS = {
     "raw": "the map as the method gives it, at the size of the image, in no fixed range (NPY, float32)",
     "image": "the image as the model gets it, without a map (PNG, one for all maps)",
 }
+ENDING = {"overlay": "png", "map": "npy", "masked": "png", "raw": "npy"}  # of the files that each map has
 FORMATS = ("pdf", "svg", "png")
 
 
@@ -134,31 +135,38 @@ class MapFiles:
         place = Path(self.names["image"].of(image_id, shown=_without_ending(image_id)))
         (folder / place).mkdir(parents=True, exist_ok=True)
         flat = self._flattened(image, [one.map for one in maps.values()])
-        original = image[None]
-        pixels = flat(self.pixels(original)[0], 1.0)
+        pixels = flat(self.pixels(image[None])[0], 1.0)
         shown = {pair: flat(one.map[None], torch.nan)[0] for pair, one in maps.items()}
+        of_image = {kind: (place / name).as_posix() for kind, name in self._of_image.items()}
         found: dict[Pair, dict[str, str]] = {}
         for pair, one in maps.items():
-            name = self.names["map"].of(*pair)
-            written = found[pair] = {}
-            for kind in self.kinds:
-                path = place / (
-                    f"{name}--{kind}.{'npy' if kind in ('map', 'raw') else 'png'}" if kind != "image" else "image.png"
-                )
-                written[kind] = path.as_posix()
-                if kind in ("map", "raw"):
-                    np.save(folder / path, (one.map if kind == "map" else one.raw).float().cpu().numpy())
-                elif kind == "overlay":
-                    _save(blended(pixels, shown[pair], self.alpha, self.colours), folder / path)
-                elif kind == "masked":
-                    _save(blended(flat(self.pixels(one.masked[None], original)[0], 1.0), None), folder / path)
-            if self.figure is not None:
-                written["figure"] = (place / f"figure.{self.figure}").as_posix()
-        if "image" in self.kinds:
-            _save(blended(pixels, None), folder / place / "image.png")
-        if self.figure is not None:
-            save_figure(grid_figure(pixels, shown, title, colours=self.colours), folder / place / f"figure.{self.figure}")
+            start = place / self.names["map"].of(*pair)
+            written = {kind: f"{start.as_posix()}--{kind}.{ENDING[kind]}" for kind in self.kinds if kind in ENDING}
+            contents: dict[str, Callable[[], Any]] = {
+                "map": lambda one=one: one.map,
+                "raw": lambda one=one: one.raw,
+                "overlay": lambda pair=pair: blended(pixels, shown[pair], self.alpha, self.colours),
+                "masked": lambda one=one: blended(flat(self.pixels(one.masked[None], image[None])[0], 1.0), None),
+            }
+            for kind, path in written.items():
+                _save(contents[kind](), folder / path)
+            found[pair] = {kind: (written | of_image)[kind] for kind in self.columns}
+        if "image" in of_image:
+            _save(blended(pixels, None), folder / of_image["image"])
+        if "figure" in of_image:
+            save_figure(grid_figure(pixels, shown, title, colours=self.colours), folder / of_image["figure"])
         return found
+
+    @property
+    def columns(self) -> list[str]:
+        """The kinds of all files that are written, with the figure."""
+        return [*self.kinds, *([] if self.figure is None else ["figure"])]
+
+    @property
+    def _of_image(self) -> dict[str, str]:
+        """The names of the files that an image has only once."""
+        names = {"image": "image.png", "figure": f"figure.{self.figure}"}
+        return {kind: name for kind, name in names.items() if kind in self.columns}
 
     def _flattened(self, image: Tensor, maps: Sequence[Tensor]) -> Any:
         """A function that lays the slices of a volume `[C, D, H, W]` side by side, and leaves images as they are.
@@ -172,8 +180,12 @@ class MapFiles:
         return lambda values, ground: joined(cut(values.cpu().float(), cuts, slices), ground)
 
 
-def _save(pixels: Any, path: Path) -> None:
-    Image.fromarray(pixels).save(path)
+def _save(content: Any, path: Path) -> None:
+    """Write a map as an array, or pixels as a picture."""
+    if isinstance(content, Tensor):
+        np.save(path, content.float().cpu().numpy())
+    else:
+        Image.fromarray(content).save(path)
 
 
 def _without_ending(image_id: str) -> str:

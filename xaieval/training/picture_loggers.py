@@ -27,12 +27,11 @@ def picture_logger(logger: Any) -> LogPicture | None:
     """
     if callable(getattr(logger, "log_image", None)):
         return lambda name, picture, step: logger.log_image(name, [picture], step=step)
-    experiment = getattr(logger, "experiment", None)
-    if callable(getattr(experiment, "add_image", None)):
-        return lambda name, picture, step: experiment.add_image(name, picture, step, dataformats="HWC")
-    if not callable(getattr(experiment, "log_image", None)):
+    client: Any = getattr(logger, "experiment", None)
+    if callable(getattr(client, "add_image", None)):
+        return lambda name, picture, step: client.add_image(name, picture, step, dataformats="HWC")
+    if not callable(getattr(client, "log_image", None)):
         return None
-    client: Any = experiment
     if "run_id" in inspect.signature(client.log_image).parameters:  # MLflow, whose names have few characters
         return lambda name, picture, step: client.log_image(
             logger.run_id, picture, key=re.sub(r"[^\w/. -]", "", name, flags=re.ASCII), step=step
