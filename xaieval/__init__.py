@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from xaieval.evaluation.explain import explain
     from xaieval.evaluation.loop import score
     from xaieval.evaluation.sanity_check import sanity_check
+    from xaieval.evaluation.save_maps import save_maps
+    from xaieval.evaluation.score_callback import ScoreCallback
     from xaieval.evaluation.scores import Scores
     from xaieval.evaluation.search import SearchResult, search
     from xaieval.inference.options import Inference
     from xaieval.probe.hooks import list_layers
-    from xaieval.report.figures.maps import overlay, show
+    from xaieval.report.figures.maps import show
+    from xaieval.report.figures.overlays import overlay
 
 _HOMES = {
     "CrossScores": "xaieval.evaluation.cross_result",
     "Groups": "xaieval.config.groups",
     "Inference": "xaieval.inference.options",
     "Protocol": "xaieval.config.protocol",
+    "ScoreCallback": "xaieval.evaluation.score_callback",
     "Scores": "xaieval.evaluation.scores",
     "SearchResult": "xaieval.evaluation.search",
     "Stop": "xaieval.evaluation.early_stopping",
@@ -41,8 +45,9 @@ _HOMES = {
     "cross_score": "xaieval.evaluation.cross_score",
     "explain": "xaieval.evaluation.explain",
     "list_layers": "xaieval.probe.hooks",
-    "overlay": "xaieval.report.figures.maps",
+    "overlay": "xaieval.report.figures.overlays",
     "sanity_check": "xaieval.evaluation.sanity_check",
+    "save_maps": "xaieval.evaluation.save_maps",
     "score": "xaieval.evaluation.loop",
     "search": "xaieval.evaluation.search",
     "show": "xaieval.report.figures.maps",
@@ -54,6 +59,7 @@ __all__ = [
     "Groups",
     "Inference",
     "Protocol",
+    "ScoreCallback",
     "Scores",
     "SearchResult",
     "Stop",
@@ -67,6 +73,7 @@ __all__ = [
     "models",
     "overlay",
     "sanity_check",
+    "save_maps",
     "score",
     "search",
     "show",

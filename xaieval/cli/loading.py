@@ -69,7 +69,14 @@ class Inputs(NamedTuple):
     settings: dict[str, Any]
 
 
-def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_options: ProtocolOptions, *, truth: bool) -> Inputs:
+def load_inputs(
+    options: RunOptions,
+    model_options: ModelOptions,
+    protocol_options: ProtocolOptions,
+    *,
+    truth: bool,
+    places: Sequence[str] = (),
+) -> Inputs:
     """Load the model and the images that the options name.
 
     Args:
@@ -77,6 +84,7 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
         model_options: Of the model.
         protocol_options: Of the protocol.
         truth: Whether the objects of the images are needed.
+        places: Files, folders and patterns of images, in the place of the data that the options name.
 
     Raises:
         UsageError: One of its kinds, for options that cannot work.
@@ -85,29 +93,41 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
 
     loaded = load_trained(options, model_options)
     forward = load_forward(model_options.forward)
-    known_data = not names_code("data", options.data)
+    known_data = bool(places) or not names_code("data", options.data)
     if known_data:
         check_normalisation(model_options, loaded.preprocessing)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
-    data = load_data(
-        options.data,
-        loaded.preprocessing,
-        options.batch_size,
-        options.max_images,
-        download=options.download,
-        workers=options.workers,
-        pin_memory=(options.device or "").startswith("cuda"),
-        truth=truth,
-        masks=options.masks,
-        boxes=options.boxes,
-        annotations=options.annotations,
-        classes=class_order(options.classes),
-        **mosaic_settings(options, loaded, forward, protocol),
+    data = (
+        _images_at(places, loaded, options)
+        if places
+        else load_data(
+            options.data,
+            loaded.preprocessing,
+            options.batch_size,
+            options.max_images,
+            download=options.download,
+            workers=options.workers,
+            pin_memory=(options.device or "").startswith("cuda"),
+            truth=truth,
+            masks=options.masks,
+            boxes=options.boxes,
+            annotations=options.annotations,
+            classes=class_order(options.classes),
+            **mosaic_settings(options, loaded, forward, protocol),
+        )
     )
     if known_data:
         check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
+
+
+def _images_at(places: Sequence[str], loaded: LoadedModel, options: RunOptions) -> Data:
+    """The images of files, folders and patterns."""
+    from xaieval.data import Data, image_files
+
+    pictures = image_files(places, loaded.preprocessing).spread(options.max_images)
+    return Data(pictures.loader(options.batch_size, options.workers), None, None)
 
 
 def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions) -> LoadedModel:

@@ -21,7 +21,7 @@ def with_prompts(
 
     Args:
         model: Of the model; without prompts, they stay as they are.
-        options: What names the data.
+        options: What names the data; without a name the classes are not known.
         target: The class to explain.
         order: The order of the classes, as of `image_folder(classes=...)`.
 
@@ -31,8 +31,9 @@ def with_prompts(
     """
     if model.prompts is None:
         return model
-    names = _class_names(options.data, order)
-    return replace(model, prompts=class_prompts(model.prompts, names, options.data, target in ("label", "each")))
+    names = _class_names(options.data, order) if options.data else ()
+    data = options.data or "files of images"
+    return replace(model, prompts=class_prompts(model.prompts, names, data, target in ("label", "each")))
 
 
 def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, labelled: bool) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from xaieval.data.annotations import Annotations, read_annotations
 from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.coco import coco_boxes
 from xaieval.data.cues import Cue
-from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, to_rgb
+from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.preprocessing import Preprocessing, size_of
 from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
@@ -27,7 +28,7 @@ from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError
 
-__all__ = ["Pictures", "describe_left_out", "image_folder", "scenes"]
+__all__ = ["Pictures", "describe_left_out", "image_files", "image_folder", "scenes"]
 
 
 @dataclass(frozen=True)
@@ -183,15 +184,14 @@ def image_folder(
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
             classes; it is not known which class they are; masks or boxes are missing or belong to other images.
     """
-    channels = getattr(preprocessing, "channels", 3)
-    of_pictures = channels in (1, 3) and not _holds_arrays_alone(root)
-    found = read_class_folder(root, ENDINGS if of_pictures else (*ENDINGS, ".npy"), classes)
+    endings = _endings(preprocessing, (name for _, _, names in os.walk(root) for name in names))
+    found = read_class_folder(root, endings, classes)
     names, paths, inside = found.names, found.paths, found.inside
     return Pictures(
         ids=names,
         labels=found.labels,
         classes=found.classes,
-        read=lambda index: read_picture(paths[index], to_rgb) if of_pictures else read_bands(paths[index], channels),
+        read=_reader(paths, preprocessing, endings),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
@@ -205,10 +205,80 @@ def _sides(picture: Image.Image | Tensor) -> tuple[int, ...]:
     return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
-def _holds_arrays_alone(root: str | Path) -> bool:
-    """Whether a folder has `.npy` files and no pictures, beside which they would be something else than images."""
-    endings = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names if not name.startswith(".")}
-    return ".npy" in endings and not endings.intersection(ENDINGS)
+def _endings(preprocessing: Any, names: Iterable[str]) -> Sequence[str]:
+    """Endings of the names of the files that count as images: arrays count for models of bands, and where they are alone.
+
+    Beside pictures of one or three channels they would be something else than images.
+    """
+    known = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
+    alone = ".npy" in known and not known.intersection(ENDINGS)
+    return ENDINGS if getattr(preprocessing, "channels", 3) in (1, 3) and not alone else (*ENDINGS, ".npy")
+
+
+def _reader(paths: Sequence[Path], preprocessing: Any, endings: Sequence[str]) -> Callable[[int], Image.Image | Tensor]:
+    """A function that reads the picture of a number, or its bands if arrays count."""
+    channels = getattr(preprocessing, "channels", 3)
+    return lambda index: read_bands(paths[index], channels) if ".npy" in endings else read_picture(paths[index], to_rgb)
+
+
+def image_files(places: str | Path | Sequence[str | Path], preprocessing: Preprocessing) -> Pictures:
+    """Load images without classes from files, from folders with all that is below them, and from patterns of paths.
+
+    Args:
+        places: A file, a folder, a pattern such as "photos/*.jpg" or "photos/**/*.png", or several of them.
+        preprocessing: Turns a picture into the model's input.
+
+    Returns:
+        The pictures, named by their paths below the folder that all have in common; of folders the images alone, in the order
+        of their names.
+
+    Raises:
+        DataError: There is nothing at a place, or no image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30)).save(f"{folder}/cat.png")
+        ...     image_files(f"{folder}/*.png", Preprocessing(32, 32)).ids
+        ['cat.png']
+    """
+    several = [places] if isinstance(places, str | Path) else list(places)
+    files = list(dict.fromkeys(path for place in several for path in _files_at(str(place), preprocessing)))
+    if not files:
+        raise DataError(
+            f"no places of images were given: {places!r}; give a file, a folder or a pattern such as 'photos/*.jpg'"
+        )
+    common = Path(os.path.commonpath([path.parent.absolute() for path in files]))
+    return Pictures(
+        ids=[readable_name(path.absolute().relative_to(common).as_posix()) for path in files],
+        labels=[None] * len(files),
+        classes=[],
+        read=_reader(files, preprocessing, _endings(preprocessing, (path.name for path in files))),
+        preprocessing=preprocessing,
+    )
+
+
+def _files_at(place: str, preprocessing: Any) -> list[Path]:
+    """The files of a place: the file itself, the images below a folder, or what fits a pattern.
+
+    Raises:
+        DataError: There are none.
+    """
+    path = Path(place)
+    if path.is_file():
+        return [path]
+    found = path.rglob("*") if path.is_dir() else map(Path, glob(place, recursive=True))  # noqa: PTH207  # which takes absolute paths too
+    start = len(path.parts) if path.is_dir() else 0
+    files = sorted(one for one in found if one.is_file() and not any(part.startswith(".") for part in one.parts[start:]))
+    endings = _endings(preprocessing, (one.name for one in files))
+    images = [one for one in files if one.name.lower().endswith(tuple(endings))]
+    if not images:
+        what = f"the folder '{place}' has no image" if path.is_dir() else f"there is no image at '{place}'"
+        raise DataError(
+            f"{what}; a file, a folder or a pattern such as 'photos/*.jpg' is expected, with one of the extensions "
+            f"{', '.join(endings)}"
+        )
+    return images
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:

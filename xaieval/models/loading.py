@@ -21,6 +21,7 @@ from xaieval.data.drawing import SIDE
 from xaieval.errors import ModelError, WeightsError, advice, choose_from
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
+from xaieval.models.class_names import class_names
 from xaieval.models.features import LinearHead
 from xaieval.models.huggingface import huggingface
 from xaieval.models.onnx_file import onnx_function
@@ -36,7 +37,7 @@ __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 ONNX = ".onnx"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A model with the preprocessing of its images.
 
@@ -51,6 +52,19 @@ class LoadedModel:
     preprocessing: Preprocessing
     random: bool = False
     tokenizer: Any = None
+
+    def __repr__(self) -> str:
+        """The network, its images and its classes, a line each; `model` itself lists all modules."""
+        model, prepared, names = self.model, self.preprocessing, class_names(self.model)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        shape = ", ".join(map(str, getattr(prepared, "input_shape", ("C", "H", "W"))))
+        normal = "" if prepared.mean is None else f", mean {prepared.mean}, std {prepared.std}"
+        number = len(names) or getattr(model, "num_classes", None) or "unknown"
+        return (
+            f"{type(model).__module__}.{type(model).__qualname__}, {count:,} parameters{', random weights' * self.random}\n"
+            f"images: [N, {shape}]{normal}\n"
+            f"classes: {number}{f', the first is {names[0]!r}' if names else ''}"
+        )
 
 
 class Source(NamedTuple):

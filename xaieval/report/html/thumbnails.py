@@ -17,7 +17,8 @@ from torch.nn.functional import interpolate
 
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
-from xaieval.report.figures.maps import COLOURS, OPAQUE
+from xaieval.report.figures.maps import OPAQUE
+from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 
 __all__ = ["Maps", "colour_stops", "data_url", "in_colour", "overlay"]
