@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import pandas as pd
 from torch import Tensor, nn
 
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -26,7 +27,7 @@ from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.measure import masked_confidences
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import Request, batches_of, check_at_least_one, check_request, check_target_of_all, count_images
+from xaieval.evaluation.request import Request, batches_of, check_request, check_target_of_all, count_images
 from xaieval.evaluation.run_state import dead_workers_are_run_errors
 from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
@@ -143,7 +144,7 @@ def save_maps(
         slices=slices,
         colours=colours,
     )
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     request = check_request(model, layers, methods, resolve_metrics(METRICS), target, protocol, how, seed)
     check_target_of_all(request.protocol)
     loader = [images] if isinstance(images, Tensor) else images

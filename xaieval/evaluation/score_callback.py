@@ -13,11 +13,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from xaieval.config.counts import check_count
 from xaieval.data.batches import Batch, read_batches
 from xaieval.errors import UsageError, choose_from
 from xaieval.evaluation.explain import explain
 from xaieval.evaluation.loop import score
-from xaieval.evaluation.request import check_at_least_one
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
 from xaieval.inference.options import Inference
@@ -121,7 +121,9 @@ class ScoreCallback:
         on_error: Literal["raise", "warn"] = "raise",
         **choices: Any,
     ) -> None:
-        check_at_least_one(every=every, max_images=max_images, pictures=pictures)
+        check_count("every", every)
+        check_count("max_images", max_images, optional=True)
+        check_count("pictures", pictures)
         if on_error not in ("raise", "warn"):
             raise UsageError(f"no on_error={on_error!r}; {choose_from(str(on_error), ('raise', 'warn'))}")
         self.loader = loader

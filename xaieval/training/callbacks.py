@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from xaieval.config.counts import check_count
 from xaieval.data.batches import Batch, read_batch, read_batches
 from xaieval.errors import UsageError
 from xaieval.evaluation.loop import score
-from xaieval.evaluation.request import check_at_least_one
 from xaieval.evaluation.score_callback import Drawing, LogPicture, logged_means, map_pictures
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
@@ -85,7 +85,8 @@ class ScoreLayers(lightning.Callback):
         **choices: Any,
     ) -> None:
         super().__init__()
-        check_at_least_one(every=every, max_images=max_images)
+        check_count("every", every)
+        check_count("max_images", max_images, optional=True)
         self.layers = [layers] if isinstance(layers, str | nn.Module) else list(layers)
         self.methods = resolve_methods(methods)
         self.metrics = resolve_metrics(metrics)
