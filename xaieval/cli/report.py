@@ -82,6 +82,7 @@ def report(
         why_no_maps=remade.reason,
         methods=methods,
         classes=remade.classes,
+        model_classes=remade.model_classes,
         other=compared,
         names=_names(folder, other),
         cross=swapped,

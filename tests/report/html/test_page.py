@@ -783,7 +783,7 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where they are passed as Scores.to_html(maps=...)" in bench("report", "python").out
+    assert "made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)" in bench("report", "python").out
 
 
 @pytest.mark.parametrize(
