@@ -146,8 +146,8 @@ def test_options_are_the_parameters_of_score_with_dashes():
     parameters = set(inspect.signature(xaieval.score).parameters) - {"inference", "options"}
     parameters |= {field.name for field in dataclasses.fields(xaieval.Inference)}
     options = {field.name for field in dataclasses.fields(ScoreOptions)} | {"protocol"}
-    # A loader and a folder have names of their own: --data and --out; how to run a model is a function.
-    assert parameters - {"loader", "output_dir", "forward"} <= options
+    # A loader and a folder have names of their own: --data and --out; how to run a model is a function; `report` makes maps.
+    assert parameters - {"loader", "output_dir", "forward", "keep_maps"} <= options
 
 
 def test_the_version_is_that_of_the_package(bench):

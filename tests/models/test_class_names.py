@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torchvision
 import transformers
@@ -53,3 +54,20 @@ def test_the_built_in_models_know_their_scenes():
     assert class_names(nn.Identity(), "xaieval:fpn-scenes")[0] == "disc"
     for cue, classes in CUES.items():
         assert class_names(nn.Identity(), f"xaieval:scenes-{cue}") == list(classes)
+
+
+def test_imagenet_has_names_only_for_weights_that_were_trained_on_it():
+    model = timm.create_model("test_resnet.r160_in1k")
+    names = class_names(model, pretrained=True)
+    assert len(names) == 1000
+    assert names[0] == "tench, Tinca tinca"
+    assert names[410] == "apiary, bee house"
+    assert class_names(model) == [], "another thousand classes"
+    assert class_names(timm.create_model("test_resnet.r160_in1k", num_classes=5), pretrained=True) == []
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], {1: "dog"}, {"cat": 0}, {}, None])
+def test_other_attributes_are_no_names(names):
+    model = nn.Linear(2, 2)
+    model.names = names
+    assert class_names(model) == []

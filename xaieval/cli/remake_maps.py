@@ -32,10 +32,11 @@ __all__ = ["RemadeMaps", "check_imports", "options_of", "remake_maps"]
 
 @dataclass(frozen=True, kw_only=True)
 class RemadeMaps:
-    """Maps with the names of the classes, or the reason why there are none."""
+    """Maps with the names of the labels and of the model's classes, if known; or the reason why there are none."""
 
     maps: Maps | None = None
     classes: Sequence[str] = ()
+    model_classes: Sequence[str] = ()
     reason: str = ""
 
 
@@ -69,12 +70,13 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
     from xaieval.evaluation.fingerprint import fingerprint
+    from xaieval.models.class_names import class_names
     from xaieval.report import Maps
     from xaieval.report.html.image_choice import methods_to_explore
 
     recorded = scores.manifest.get("options")
     if not recorded:
-        raise RunError("the run was made from Python, where they are passed as Scores.to_html(maps=...)")
+        raise RunError("the run was made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)")
     options, model_options = options_of(recorded, ScoreOptions), options_of(recorded, ModelOptions)
     if not import_code:
         check_imports(model=options.model, data=options.data, forward=model_options.forward)
@@ -96,7 +98,8 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
     masked = _masked(loaded, images.images, maps, protocol)
     remade = Maps(images.ids, pixels, maps, shown_slices(loaded, images.images), masked)
-    return RemadeMaps(maps=remade, classes=images.classes)
+    names = class_names(loaded.model, pretrained=model_options.pretrained and model_options.weights is None)
+    return RemadeMaps(maps=remade, classes=images.classes, model_classes=names)
 
 
 def _masked(

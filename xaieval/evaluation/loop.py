@@ -29,6 +29,7 @@ from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance, read_ahead
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.judging import describe_judge, judge_started, judged_pass
+from xaieval.evaluation.kept_images import KeptImages
 from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
@@ -79,6 +80,7 @@ def score(
     seed: int = 0,
     strict: bool = False,
     judge: nn.Module | Function | None = None,
+    keep_maps: int = 0,
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> Scores:
@@ -122,6 +124,8 @@ def score(
         judge: A second classifier of the same classes, which is shown the original and the altered images in the place of
             `model`, such as one that was trained on masked images (`xaieval.training.fit(masked=True)`). The maps and their
             targets are those of `model`. Default: the model judges its own maps.
+        keep_maps: Keep the maps of this number of images, drawn at random, for the report: `scores.to_html(path)` then shows
+            them. They are not written to `output_dir`.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -159,6 +163,7 @@ def score(
         progress=progress,
         strict=strict,
         judge=None if judge is model else judge,
+        keep_maps=keep_maps,
     )
 
 
@@ -174,6 +179,7 @@ def measured_run(
     progress: bool,
     strict: bool,
     judge: nn.Module | Function | None = None,
+    keep_maps: int = 0,
 ) -> Scores:
     """Measure what was asked for, image by image; the arguments are those of `score`.
 
@@ -188,13 +194,14 @@ def measured_run(
         progress: See there.
         strict: See there.
         judge: Another model than that of the request.
+        keep_maps: As for `score`.
 
     Raises:
         UsageError: See there, as for the others.
         RunError: See there.
         CheckError: See there.
     """
-    how = request.inference
+    how, kept = request.inference, KeptImages(keep_maps, request.seed)
     check_stop_of_groups(rule, chosen.weights)
     _check_stop_of_each(rule, request.protocol)
     shuffled = None if rule is None else Shuffled(loader, request.seed, max_images)
@@ -231,6 +238,7 @@ def measured_run(
             if stopping is not None:
                 state.job = job = job.of(stopping.running)
             state.skip(batch.failed)
+            kept.add(batch)
             if len(batch) and not state.restore(batch):
                 state.add(batch, measure(job, batch, donor_maps()))
             bar.images(count_images(request.protocol, batch))
@@ -242,7 +250,8 @@ def measured_run(
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
-        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows))
+        maps = kept.explained(job, manifest.get("controls", ()))
+        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows), maps)
         return _finished(scores, checkpoints, strict)
 
 

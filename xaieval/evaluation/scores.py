@@ -385,7 +385,7 @@ class Scores(RunRecord):
 
         Args:
             path: The file.
-            maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
+            maps: Images with their maps; `xaieval.report.images_to_show` lists those to show. Default: what `keep_maps=` kept.
             options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, `other`, a run to
                 compare with, and `cross`, the result of `xaieval.cross_score`.
 

@@ -28,6 +28,7 @@ class RunRecord:
     Attributes:
         rows: One row per image, layer and method.
         manifest: Versions, protocol, seed, metrics, and fingerprints of model and data.
+        maps: Images with their maps (`xaieval.report.Maps`), kept for the report and not written to the folder.
 
     Example:
         >>> record = RunRecord(pd.DataFrame({"image_id": ["a"]}), {"seed": 7, "controls": ["random"]})
@@ -37,6 +38,7 @@ class RunRecord:
 
     rows: pd.DataFrame
     manifest: dict[str, Any] = field(default_factory=dict)
+    maps: Any = field(default=None, compare=False)
 
     keys: ClassVar[Sequence[str]] = KEYS  # the columns that identify a row
 

@@ -23,6 +23,7 @@ from xaieval import CrossScores
 from xaieval.cli import main
 from xaieval.cli.app import app
 from xaieval.cli.remake_maps import remake_maps
+from xaieval.cli.report import _names
 from xaieval.config import protocol as protocols
 from xaieval.config.options import to_settings
 from xaieval.config.protocol import PROTOCOLS, Protocol
@@ -461,19 +462,27 @@ def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so(
 
 
 @pytest.mark.slow
-def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
+def test_a_page_of_ten_thousand_images_and_sixty_four_pairs_stays_below_ten_megabytes():
     rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
-    scores = _scores(rows)
-    # Its tests take half a minute for this number of images, and do not affect the size.
-    monkeypatch.setattr("xaieval.report.html.page.selection_of", lambda *_: [])
-    page = _page(scores, maps=_maps(images_to_show(scores), tuple(rows["layer"].unique())))
-    assert len(page.encode()) < LIMIT / 2
-    assert "data:image/jpeg" in page
-    assert len(_data(page)[0]["values"]) == 40_000
-    many = [rows.assign(method=f"method {number}") for number in range(3)]
-    page = _page(_scores(pd.concat(many, ignore_index=True)))
-    assert 4_500_000 < len(page.encode()) < LIMIT
-    assert re.search(r"this file contains the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
+    many = pd.concat([rows.assign(method=f"method {number}") for number in range(16)], ignore_index=True)
+    scores = _scores(many)
+    ids, layers = images_to_show(scores), tuple(rows["layer"].unique())
+    noise = _maps(ids, layers)
+    masked = {layer: torch.randint(256, (len(ids), 3, 200, 200), dtype=torch.uint8) for layer in layers}
+    methods = list(many["method"].unique())
+    maps = Maps(ids, noise.pixels, dict.fromkeys(methods, noise.maps["gradcam"]), masked=dict.fromkeys(methods, masked))
+    page = _page(scores, maps=maps)
+    assert 5_000_000 < len(page.encode()) < LIMIT
+    text = _text(page)
+    assert re.search(
+        r"this file contains the rows of [\d,]+ of 10,000 images, those with maps and others drawn at random", text
+    )
+    assert f"of the {len(ids)} images with maps in this view" in text
+    data = _json(page)
+    shown = {image["id"] for image in data["explorer"]["images"]}
+    assert shown
+    assert shown <= set(data["rows"]["columns"][0]["words"]), "the pictures have their numbers"
+    assert all(len(image["maps"]) == len(image["masked"]) == 64 for image in data["explorer"]["images"])
 
 
 # ---- maps
@@ -678,6 +687,9 @@ def test_maps_made_again_are_those_that_were_scored(scored):
         rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
         areas = maps.maps[method][layer].mean(dim=(1, 2)).tolist()
         assert areas == pytest.approx(rows.loc[maps.ids, "mask_area"].tolist(), abs=1e-4)
+        # Mean and standard deviation are 0.5: what is masked becomes grey.
+        masked = 0.5 + (maps.pixels - 0.5) * maps.maps[method][layer].unsqueeze(1)
+        torch.testing.assert_close(maps.masked[method][layer] / 255, masked, atol=0.6 / 255, rtol=0)
 
 
 def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, scored):
@@ -692,6 +704,31 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
 def test_two_folders_are_compared(bench, scored):
     assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
     assert "Of 6 comparisons, 0 are significantly better in" in _text(Path("both.html").read_text())
+
+
+def test_two_folders_have_the_table_of_whose_maps_on_which_model(bench, scored):
+    cross = _cross()
+    fingerprint = Scores.load(scored).manifest["model"]["fingerprint"]
+    cross.manifest["models"] = {"plain": {"fingerprint": fingerprint}, "fal": {"fingerprint": "other"}}
+    cross.save("cross")
+    words = ("--no-maps", "--attention", "--out", "both.html")
+    assert bench("report", str(scored), str(scored), "--cross", "cross", *words).status == 0
+    text = _text(Path("both.html").read_text())
+    assert "Whose maps on which model" in text
+    assert "Layers that need attention" in text
+    cross.manifest["models"] = {"plain": {"fingerprint": "another"}, "fal": {"fingerprint": "other"}}
+    cross.save("cross")
+    result = bench("report", str(scored), "--cross", "cross", "--no-maps")
+    assert result.status == 2
+    assert "'cross' has the cross scores of other models (plain, fal), not those of xaieval.models" in result.err
+    assert "missing" in bench("report", str(scored), "--cross", str(scored), "--no-maps").err
+
+
+def test_two_runs_are_named_by_as_many_folders_as_it_takes(tmp_path):
+    names = [tmp_path / name for name in ("a/run", "b/run", "c")]
+    assert _names(names[0], names[1]) == ("a/run", "b/run")
+    assert _names(names[0], names[2]) == ("run", "c")
+    assert _names(names[0], None) == _names(names[0], names[0]) == ("run", "run")
 
 
 @pytest.mark.parametrize(
@@ -746,7 +783,7 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where they are passed as Scores.to_html(maps=...)" in bench("report", "python").out
+    assert "made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)" in bench("report", "python").out
 
 
 @pytest.mark.parametrize(

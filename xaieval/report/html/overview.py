@@ -155,12 +155,10 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
 
 def _ties(letters: pd.Series[Any], best: Pair) -> list[Pair] | None:
     """The layers and methods that share a letter with the best; None if nothing was tested."""
-    tested = {pair: set(own) for pair, own in letters.items() if own}
+    tested: dict[Any, set[str]] = {pair: set(own) for pair, own in letters.items() if own}
     if best not in tested:
         return None
-    return [
-        (str(layer), str(method)) for (layer, method), own in tested.items() if own & tested[best] and (layer, method) != best
-    ]
+    return [(str(pair[0]), str(pair[1])) for pair, own in tested.items() if pair != best and own & tested[best]]
 
 
 def _in_words(text: str, metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -43,7 +43,7 @@ __all__ = ["ReportOptions", "render_report", "write_report"]
 MOST_UNREADABLE = 10  # the largest number of unreadable images that are listed
 STYLES = ("page.css", "instruments.css", "print.css")
 SCRIPTS = ("shared.js", "rows.js", "grid.js", "viewer.js", "scatter.js", "export.js")
-NOT_GIVEN = "no maps were given; pass them to Scores.to_html as maps="
+NOT_GIVEN = "no maps were kept or given; score with keep_maps=24, or pass them to Scores.to_html as maps="
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class ReportOptions:
     """What a report shows in addition to the run itself.
 
     Attributes:
-        maps: Images with their maps (default: no maps).
+        maps: Images with their maps (default: those that the run kept).
         why_no_maps: The reason to give if there are no maps.
         methods: Methods whose maps and selected layers are shown (default: the first one that is not a control map).
         classes: Names of the labels.
@@ -227,10 +227,11 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     """The pictures, and the rows, which contain those of all pictures."""
     rows, methods = scores.rows, methods_to_show(scores, options.methods)
-    galleries = galleries_of(scores, options.maps, methods, without_folders(options.why_no_maps))
-    known = set() if options.maps is None or not galleries.ids else set(options.maps.number) & set(rows["image_id"])
+    maps = scores.maps if options.maps is None else options.maps
+    galleries = galleries_of(scores, maps, methods, without_folders(options.why_no_maps))
+    known = set() if maps is None or not galleries.ids else set(maps.number) & set(rows["image_id"])
     pairs = pairs_to_show(scores, methods_to_explore(scores, options.methods))
-    explorer = explorer_of(options.maps, [*galleries.ids, *sorted(known)] if known else [], pairs)
+    explorer = explorer_of(maps, [*galleries.ids, *sorted(known)] if known else [], pairs)
     own = options.classes if len(options.classes) == scores.manifest.get("classes") else ()  # else labels of another space
     classes = options.model_classes or own
     listing = list_rows(
@@ -238,7 +239,7 @@ def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     )
     return {
         "galleries": galleries,
-        "strips": options.maps is not None and options.maps.are_volumes,
+        "strips": maps is not None and maps.are_volumes,
         "explorer": explorer,
         "listing": listing,
     }

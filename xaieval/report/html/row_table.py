@@ -18,6 +18,7 @@ from xaieval.results.rows import GROUP
 __all__ = ["Column", "Listing", "list_rows"]
 
 MOST_BYTES = 3_500_000  # the largest size of the rows in a page
+FIRST_GUESS = 200  # images whose size tells how many fit
 MOST_WORST = 20  # the number of rows shown without JavaScript
 WORDS = ("image_id", "layer", "method", GROUP, "status")
 CLASSES = ("label", "predicted", "target")
@@ -116,13 +117,19 @@ def list_rows(
     drawn = np.random.default_rng(seed).permutation(len(images))
     first = images.isin(list(shown))[drawn]
     order = np.concatenate([drawn[first], drawn[~first]])
-    kept = rows
-    columns = _columns(kept, metrics, classes, model_classes)
-    count = len(images)
+
+    def of(count: int) -> tuple[pd.DataFrame, list[Column]]:
+        kept = rows if count == len(images) else rows[rows["image_id"].isin(images[order[:count]])]
+        return kept, _columns(kept, metrics, classes, model_classes)
+
+    count = min(len(images), FIRST_GUESS)
+    kept, columns = of(count)
+    if count < len(images):
+        count = max(1, min(len(images), int(1.1 * count * most_bytes / _size(columns))))
+        kept, columns = of(count)
     while (size := _size(columns)) > most_bytes and count > 1:
         count = max(1, min(count - 1, int(0.97 * count * most_bytes / size)))
-        kept = rows[rows["image_id"].isin(images[np.sort(order[:count])])]
-        columns = _columns(kept, metrics, classes, model_classes)
+        kept, columns = of(count)
     metric = first_directed(metrics)
     worst = [] if metric is None else _worst(kept, metric, controls)
     by = label_of(metric) if metric and worst else ""
