@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,19 +137,21 @@ class MapFiles:
         flat = self._flattened(image, [one.map for one in maps.values()])
         pixels = flat(self.pixels(image[None])[0], 1.0)
         shown = {pair: flat(one.map[None], torch.nan)[0] for pair, one in maps.items()}
+
+        def content(kind: str, pair: Pair, one: OneMap) -> Any:
+            if kind == "overlay":
+                return blended(pixels, shown[pair], self.alpha, self.colours)
+            if kind == "masked":
+                return blended(flat(self.pixels(one.masked[None], image[None])[0], 1.0), None)
+            return one.map if kind == "map" else one.raw
+
         of_image = {kind: (place / name).as_posix() for kind, name in self._of_image.items()}
         found: dict[Pair, dict[str, str]] = {}
         for pair, one in maps.items():
             start = place / self.names["map"].of(*pair)
             written = {kind: f"{start.as_posix()}--{kind}.{ENDING[kind]}" for kind in self.kinds if kind in ENDING}
-            contents: dict[str, Callable[[], Any]] = {
-                "map": lambda one=one: one.map,
-                "raw": lambda one=one: one.raw,
-                "overlay": lambda pair=pair: blended(pixels, shown[pair], self.alpha, self.colours),
-                "masked": lambda one=one: blended(flat(self.pixels(one.masked[None], image[None])[0], 1.0), None),
-            }
             for kind, path in written.items():
-                _save(contents[kind](), folder / path)
+                _save(content(kind, pair, one), folder / path)
             found[pair] = {kind: (written | of_image)[kind] for kind in self.columns}
         if "image" in of_image:
             _save(blended(pixels, None), folder / of_image["image"])
