@@ -279,12 +279,18 @@ def _check_folder(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None
 
 
 def _title(image_id: str, row: Any, classes: Names) -> str:
-    """What is explained, in words."""
-    parts = [image_id]
-    if not pd.isna(row["target"]):
-        confidence = "" if pd.isna(row["confidence"]) else f" {row['confidence']:.3g}"
-        parts.append(f"{_name_of(row['target'], classes)}{confidence}")
-    return ", ".join(parts)
+    """What is explained, in words.
+
+    Example:
+        >>> _title("a.jpg", {"target": 1, "confidence": 0.25}, ["cat", "dog"]), _title("b.jpg", {"target": pd.NA}, None)
+        ('a.jpg, dog (0.250)', 'b.jpg')
+        >>> _title("a.jpg", {"target": 1, "confidence": 0.25}, None)
+        'a.jpg, class 1 (0.250)'
+    """
+    if pd.isna(row["target"]):
+        return image_id
+    name = _name_of(row["target"], classes)
+    return f"{image_id}, {f'class {name}' if name.isdecimal() else name} ({row['confidence']:.3f})"
 
 
 def _with_names(table: pd.DataFrame, classes: Names) -> pd.DataFrame:
