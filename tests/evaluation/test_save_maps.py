@@ -91,6 +91,15 @@ def test_the_table_has_the_rows_of_a_run_with_the_names_of_classes_and_is_the_cs
     assert stored["masked"].tolist() == table["masked"].tolist()
 
 
+def test_the_names_that_a_model_knows_are_in_the_table_if_they_are_those_of_its_classes(model, tmp_path):
+    one = {key: value[:1] for key, value in BATCH.items()}
+    for names, expected in (({0: "cat", 1: "dog", 2: "cow"}, "cat"), ({0: "cat", 1: "dog"}, None)):
+        model.names = names
+        [row] = _save(model, tmp_path / str(len(names)), [one], kinds=["map"]).iloc[:1].to_dict("records")
+        assert row.get("label_name") == expected
+    del model.names
+
+
 def test_files_are_named_by_image_layer_and_method_and_listed_all(saved):
     folder, table = saved
     # Two images would have the same name without their endings.

@@ -34,6 +34,7 @@ from xaieval.inference.targets import Target
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.metrics import resolve_metrics
 from xaieval.models.blackbox import Function
+from xaieval.models.class_names import class_names
 from xaieval.probe.requested_layers import Layers
 from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices
@@ -104,7 +105,8 @@ def save_maps(
         slices: What is shown of volumes; see `xaieval.show`. Arrays hold whole volumes.
         colours: Name of a matplotlib colour map.
         classes: The names of all classes 0, 1, ..., or a mapping from classes to names, for the table and the figures; or a
-            function from the number of classes to these or None.
+            function from the number of classes to these or None. Default: those that a model of transformers or ultralytics, or
+            a zero-shot classifier, knows.
         overwrite: Write into a folder that holds other files, and replace those of the same name.
         max_images: Stop after this number of images.
         progress: Show how far it is.
@@ -147,6 +149,7 @@ def save_maps(
     request = check_request(model, layers, methods, resolve_metrics(METRICS), target, protocol, how, seed)
     check_target_of_all(request.protocol)
     loader = [images] if isinstance(images, Tensor) else images
+    classes = _known_names(request.model) if classes is None else classes
     return written_maps(request, loader, Path(output_dir), files, classes, overwrite, max_images, progress)
 
 
@@ -307,6 +310,12 @@ def _name_of(number: Any, classes: Names) -> str:
     """The name of a class; its number where it has none."""
     known = classes if isinstance(classes, Mapping) else dict(enumerate(classes or ()))
     return str(known.get(int(number), int(number)))
+
+
+def _known_names(model: nn.Module) -> NamesOf:
+    """The names that a model knows, if it has as many classes."""
+    known = class_names(model)
+    return lambda count: known if known and count == len(known) else None
 
 
 def _names_of(classes: NamesOf, count: int | None) -> Names:
