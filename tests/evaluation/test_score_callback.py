@@ -105,6 +105,16 @@ def test_pictures_of_normalised_images_need_the_normalisation():
     assert np.abs(seen[0][1][:8] - plain).max() <= 1
 
 
+def test_slices_of_volumes_are_drawn_side_by_side():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 3))
+    seen: list[Any] = []
+    xaieval.ScoreCallback([torch.rand(2, 1, 4, 6, 8)], "0", log_picture=lambda *one: seen.append(one))(network, 0)
+    [(name, picture, _)] = seen
+    assert name == "maps/0/gradcam"
+    assert picture.shape == (2 * 6, 2 * (8 + 1 + 8 + 1 + 6), 3)  # slices [6, 8], [4, 8] and [4, 6]
+
+
 @pytest.mark.parametrize(
     ("choices", "error", "message"),
     [

@@ -81,7 +81,7 @@ def cross(
         out: Folder for rows.parquet, summary.csv and manifest.json.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
         device: Device of the models. Default: that of the first run.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal, and a line a minute in a log.
         import_code: Allow models or data that are a package.module:factory, whose code is imported and run.
         as_json: Print one JSON document instead of the tables.
         debug: Show the traceback of an error.

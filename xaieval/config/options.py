@@ -120,7 +120,7 @@ class RunOptions:
         layout: Axes of the layers' outputs, such as 'T N C' or 'N*V C h w'. Default: inferred.
         out: Folder for rows, summary and manifest. Default: a folder in xaieval-runs, one for each command.
         resume: Continue an interrupted run of the same command; --no-resume starts again.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal, and a line a minute in a log.
     """
 
     model: Annotated[str, Parameter(help=f"{MODEL_HELP} {NOT_IN_FILES}")] = "xaieval:fpn-scenes"

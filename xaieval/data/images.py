@@ -245,9 +245,7 @@ def image_files(places: str | Path | Sequence[str | Path], preprocessing: Prepro
     several = [places] if isinstance(places, str | Path) else list(places)
     files = list(dict.fromkeys(path for place in several for path in _files_at(str(place), preprocessing)))
     if not files:
-        raise DataError(
-            f"no places of images were given: {places!r}; give a file, a folder or a pattern such as 'photos/*.jpg'"
-        )
+        raise DataError(f"no images were named: {places!r}; give a file, a folder or a pattern such as 'photos/*.jpg'")
     common = Path(os.path.commonpath([path.parent.absolute() for path in files]))
     return Pictures(
         ids=[readable_name(path.absolute().relative_to(common).as_posix()) for path in files],

@@ -84,7 +84,7 @@ def cross_score(
         controls: True or names of control maps, such as "center": maps of no model, which show how each model bears masking.
         groups: Which images belong together, as for `xaieval.score`.
         max_images: Stop after this number of images.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of random explainers and of the tests.
         inference: How the models are run; see `Inference`.
         **options: Fields of `Inference` as keywords.

@@ -149,7 +149,7 @@ def sanity_check(
         threshold: The similarity from which a method counts as data-independent.
         groups: Which images belong together, as for `score`.
         max_images: Stop after this number of images.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of the random parameters and of random explainers.
         inference: How the model is run; see `Inference`. The model's modules run unchanged here, so that `fast` and `compile`
             have no effect.

@@ -35,6 +35,7 @@ from xaieval.inference.targets import Target
 from xaieval.masking import filling, mask, occlude, upsample
 from xaieval.metrics import resolve_metrics
 from xaieval.models.blackbox import Function
+from xaieval.models.class_names import class_names
 from xaieval.probe.requested_layers import Layers
 from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices
@@ -105,7 +106,8 @@ def save_maps(
         slices: What is shown of volumes; see `xaieval.show`. Arrays hold whole volumes.
         colours: Name of a matplotlib colour map.
         classes: The names of all classes 0, 1, ..., or a mapping from classes to names, for the table and the figures; or a
-            function from the number of classes to these or None.
+            function from the number of classes to these or None. Default: those that a model of transformers or ultralytics, or
+            a zero-shot classifier, knows.
         overwrite: Write into a folder that holds other files, and replace those of the same name.
         max_images: Stop after this number of images.
         progress: Show how far it is.
@@ -148,6 +150,7 @@ def save_maps(
     request = check_request(model, layers, methods, resolve_metrics(METRICS), target, protocol, how, seed)
     check_target_of_all(request.protocol)
     loader = [images] if isinstance(images, Tensor) else images
+    classes = _known_names(request.model) if classes is None else classes
     return written_maps(request, loader, Path(output_dir), files, classes, overwrite, max_images, progress)
 
 
@@ -280,12 +283,18 @@ def _check_folder(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None
 
 
 def _title(image_id: str, row: Any, classes: Names) -> str:
-    """What is explained, in words."""
-    parts = [image_id]
-    if not pd.isna(row["target"]):
-        confidence = "" if pd.isna(row["confidence"]) else f" {row['confidence']:.3g}"
-        parts.append(f"{_name_of(row['target'], classes)}{confidence}")
-    return ", ".join(parts)
+    """What is explained, in words.
+
+    Example:
+        >>> _title("a.jpg", {"target": 1, "confidence": 0.25}, ["cat", "dog"]), _title("b.jpg", {"target": pd.NA}, None)
+        ('a.jpg, dog (0.250)', 'b.jpg')
+        >>> _title("a.jpg", {"target": 1, "confidence": 0.25}, None)
+        'a.jpg, class 1 (0.250)'
+    """
+    if pd.isna(row["target"]):
+        return image_id
+    name = _name_of(row["target"], classes)
+    return f"{image_id}, {f'class {name}' if name.isdecimal() else name} ({row['confidence']:.3f})"
 
 
 def _with_names(table: pd.DataFrame, classes: Names) -> pd.DataFrame:
@@ -302,6 +311,12 @@ def _name_of(number: Any, classes: Names) -> str:
     """The name of a class; its number where it has none."""
     known = classes if isinstance(classes, Mapping) else dict(enumerate(classes or ()))
     return str(known.get(int(number), int(number)))
+
+
+def _known_names(model: nn.Module) -> NamesOf:
+    """The names that a model knows, if it has as many classes."""
+    known = class_names(model)
+    return lambda count: known if known and count == len(known) else None
 
 
 def _names_of(classes: NamesOf, count: int | None) -> Names:

@@ -25,6 +25,7 @@ from xaieval.inference.reproducibility import same_random_numbers
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.probe.requested_layers import Layers
 from xaieval.report.figures.overlays import blended, check_maps, to_pixels
+from xaieval.report.figures.slices import check_slices, strips
 
 __all__ = ["Drawing", "LogPicture", "ScoreCallback", "logged_means", "map_pictures"]
 
@@ -229,6 +230,8 @@ def map_pictures(
 ) -> dict[str, NDArray[np.uint8]]:
     """Pictures `[2 H, n W, 3]` of the first images, in a row, and of each map over them below, named maps/LAYER/METHOD.
 
+    Of volumes, slices or frames are drawn, as by `xaieval.show`.
+
     Args:
         model: The network.
         batches: The images; those of the first batch that can be read are drawn.
@@ -238,19 +241,18 @@ def map_pictures(
         choices: Arguments of `xaieval.score`, of which those that maps depend on are used.
 
     Raises:
-        DataError: The images are not in [0, 1], and how they were normalised is not known; or they are volumes.
+        DataError: The images are not in [0, 1], and how they were normalised is not known.
     """
     batch = next((one for one in batches if len(one)), None)
-    if batch is None or not drawing.images or batch.images.ndim != 4:
+    if batch is None or not drawing.images:
         return {}
     few = batch.part(0, drawing.images, [])
     pixels = to_pixels(few.images, drawing.preprocessing, drawing.mean, drawing.std, drawing.bands)
     settings = {name: value for name, value in choices.items() if name in OF_MAPS}
-    maps = explain(model, few.images, layers, list(methods), labels=few.labels, ids=few.ids, **settings)
-    row = np.concatenate([blended(one, None) for one in pixels], axis=1)
-    pictures = {}
-    for (layer, method), found in maps.items():
-        checked = check_maps(layer, found, few.images)
-        below = np.concatenate([blended(*pair, ALPHA) for pair in zip(pixels, checked, strict=True)], axis=1)
-        pictures[f"maps/{layer}/{method}"] = np.concatenate([row, below])
-    return pictures
+    found = explain(model, few.images, layers, list(methods), labels=few.labels, ids=few.ids, **settings)
+    maps = {f"maps/{layer}/{method}": check_maps(layer, one, few.images) for (layer, method), one in found.items()}
+    if few.images.ndim == 5:
+        pixels, maps = strips(pixels, maps, check_slices(None, few.images.shape[1]))
+    images = [blended(one, None) for one in pixels]
+    over = {name: [blended(*pair, ALPHA) for pair in zip(pixels, of_all, strict=True)] for name, of_all in maps.items()}
+    return {name: np.concatenate([np.concatenate(row, axis=1) for row in (images, below)]) for name, below in over.items()}

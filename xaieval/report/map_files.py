@@ -49,6 +49,17 @@ class OneMap(NamedTuple):
     masked: Tensor
 
 
+class _Drawn(NamedTuple):
+    """An image in the colours of pictures, as the model gets it, and what lays the slices of a volume side by side."""
+
+    pixels: Tensor
+    image: Tensor
+    flat: Callable[[Tensor, float], Tensor]
+
+    def map(self, one: OneMap) -> Tensor:
+        return self.flat(one.map[None], torch.nan)[0]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapFiles:
     """Which files are written for each map, and how its pictures are drawn.
@@ -135,26 +146,20 @@ class MapFiles:
         place = Path(self.names["image"].of(image_id, shown=_without_ending(image_id)))
         (folder / place).mkdir(parents=True, exist_ok=True)
         flat = self._flattened(image, [one.map for one in maps.values()])
-        pixels = flat(self.pixels(image[None])[0], 1.0)
-        shown = {pair: flat(one.map[None], torch.nan)[0] for pair, one in maps.items()}
+        drawn = _Drawn(flat(self.pixels(image[None])[0], 1.0), image[None], flat)
         of_image = {kind: (place / name).as_posix() for kind, name in self._of_image.items()}
         found: dict[Pair, dict[str, str]] = {}
         for pair, one in maps.items():
             start = place / self.names["map"].of(*pair)
             written = {kind: f"{start.as_posix()}--{kind}.{ENDING[kind]}" for kind in self.kinds if kind in ENDING}
-            contents: dict[str, Callable[[], Any]] = {
-                "map": lambda one=one: one.map,
-                "raw": lambda one=one: one.raw,
-                "overlay": lambda pair=pair: blended(pixels, shown[pair], self.alpha, self.colours),
-                "masked": lambda one=one: blended(flat(self.pixels(one.masked[None], image[None])[0], 1.0), None),
-            }
             for kind, path in written.items():
-                _save(contents[kind](), folder / path)
+                _save(self._content(kind, one, drawn), folder / path)
             found[pair] = {kind: (written | of_image)[kind] for kind in self.columns}
         if "image" in of_image:
-            _save(blended(pixels, None), folder / of_image["image"])
+            _save(blended(drawn.pixels, None), folder / of_image["image"])
         if "figure" in of_image:
-            save_figure(grid_figure(pixels, shown, title, colours=self.colours), folder / of_image["figure"])
+            shown = {pair: drawn.map(one) for pair, one in maps.items()}
+            save_figure(grid_figure(drawn.pixels, shown, title, colours=self.colours), folder / of_image["figure"])
         return found
 
     @property
@@ -167,6 +172,14 @@ class MapFiles:
         """The names of the files that an image has only once."""
         names = {"image": "image.png", "figure": f"figure.{self.figure}"}
         return {kind: name for kind, name in names.items() if kind in self.columns}
+
+    def _content(self, kind: str, one: OneMap, drawn: _Drawn) -> Any:
+        """What a file of a map holds."""
+        if kind == "overlay":
+            return blended(drawn.pixels, drawn.map(one), self.alpha, self.colours)
+        if kind == "masked":
+            return blended(drawn.flat(self.pixels(one.masked[None], drawn.image)[0], 1.0), None)
+        return one.map if kind == "map" else one.raw
 
     def _flattened(self, image: Tensor, maps: Sequence[Tensor]) -> Any:
         """A function that lays the slices of a volume `[C, D, H, W]` side by side, and leaves images as they are.
