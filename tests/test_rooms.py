@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -190,6 +191,30 @@ def test_metrics_results_and_analysis_never_see_a_model(name):
     assert not {_room(other) for other in _own_imports(name)} & {"inference", "probe", "explainers", "models", "evaluation"}
     seen = {node.id for node in ast.walk(_modules()[name]) if isinstance(node, ast.Name)}
     assert "nn" not in seen
+
+
+COMMANDS = re.compile(r"(?<![\w-])--[a-z]|xaieval-bench [a-z]")
+OF_COMMANDS = ("report.html.provenance", "training.fal")  # write commands, and belong to one
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    """The texts of a module but its documentation, and those that `advice` chooses between."""
+    for child in ast.iter_child_nodes(node):
+        called = child.func if isinstance(child, ast.Call) else None
+        documents = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if documents or (isinstance(called, ast.Name) and called.id == "advice"):
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+        yield from _texts(child)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) not in ("cli", "config", "errors", "")])
+def test_messages_recommend_commands_only_on_the_command_line(name):
+    if name.removeprefix("xaieval.").startswith(OF_COMMANDS):
+        return
+    told = [text for text in _texts(_modules()[name]) if COMMANDS.search(text)]
+    assert not told, "advice(python, command) of xaieval.errors says either"
 
 
 TESTS = Path(__file__).parent

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from xaieval.analysis.stats.permutation import Floats
-from xaieval.errors import MetricError, ProtocolError
+from xaieval.errors import MetricError, ProtocolError, advice
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
@@ -141,7 +141,8 @@ def check_protocols(first: RunRecord, second: RunRecord, names: Names = _HERE) -
     if one != other:
         raise ProtocolError(
             f"the runs have different protocols: {first_difference(one, other, names)}; numbers of different protocols are not "
-            "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
+            "comparable, so use the same protocol in both, or compare them anyway by "
+            + advice("across_protocols=True", "--across-protocols")
         )
 
 

@@ -19,7 +19,7 @@ from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scans import ScanPreprocessing, scan_folder
 from xaieval.data.scenes import Split
 from xaieval.data.uc_merced import ucmerced
-from xaieval.errors import DataError, UsageError, choose_from
+from xaieval.errors import DataError, UsageError, advice, choose_from
 
 __all__ = [
     "DATA_SOURCES",
@@ -259,7 +259,7 @@ def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes:
     if boxes and source == "nifti":
         raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
     if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
-        raise DataError(f"a ScanPreprocessing (--scan-args) is for 'nifti:DIR', but the data is {spec!r}")
+        raise DataError(f"{advice('a ScanPreprocessing', '--scan-args')} is for 'nifti:DIR', but the data is {spec!r}")
     return preprocessing
 
 
@@ -281,9 +281,10 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
             "have their own masks, and a factory returns masks, boxes or 'truth' in its batches"
         )
     if needed and not given and source in (*FOLDERS, "ucmerced"):
+        places = advice("annotations=, masks= or boxes=", "--annotations KIND:PLACE, --masks DIR or --boxes FILE")
         raise DataError(
             f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
-            "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+            f"'folder:DIR' with {places}, or the data 'scenes', which has masks"
         )
 
 

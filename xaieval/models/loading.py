@@ -191,10 +191,8 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
     if loaded.tokenizer is None and prompts is None:
         return loaded
     if prompts is None:
-        raise ModelError(
-            f"{spec} compares images with texts and has no classes of its own; name them by --prompts, such as --prompts 'a "
-            "photo of a {}' for the classes of the data (in Python prompts=, a list of texts)"
-        )
+        given = advice("prompts=, a list of texts", "--prompts, such as 'a photo of a {}' for the classes of the data")
+        raise ModelError(f"{spec} compares images with texts and has no classes of its own; name them by {given}")
     if loaded.tokenizer is None:
         raise ModelError(
             f"{spec} has classes of its own, and prompts are for models that compare images with texts, such as CLIP; leave "
@@ -278,7 +276,7 @@ def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights
 
 def _onnx(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
     if weights is not None or pretrained:
-        raise ModelError(f"the ONNX file {name} holds its own weights; leave --weights and --pretrained out")
+        raise ModelError(f"the ONNX file {name} holds its own weights; leave weights and pretrained out")
     function = onnx_function(name, **arguments)
     return LoadedModel(BlackBox(function, numpy=True), function.image_input.preprocessing)
 
@@ -312,7 +310,8 @@ def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> 
     except WeightsError:
         raise
     except Exception as error:  # downloaders of libraries raise many types
-        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
+        option = advice("weights=", "--weights")
+        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by {option}") from error
 
 
 def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
