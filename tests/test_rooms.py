@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -48,12 +50,14 @@ PUBLIC = [
     "XaievalError",
     "check",
     "cross_score",
+    "data",
     "explain",
     "explainers",
     "list_layers",
     "metrics",
     "models",
     "overlay",
+    "report",
     "sanity_check",
     "score",
     "search",
@@ -249,6 +253,15 @@ def test_every_public_name_can_be_imported_and_is_listed(name):
         assert value.__doc__
     else:
         assert value is importlib.import_module(f"xaieval.{name}")
+
+
+def test_completion_lists_what_there_is_without_loading_it():
+    program = (
+        "import sys, xaieval; listed = dir(xaieval); assert 'torch' not in sys.modules; "
+        "names = {'data', 'report', 'training', 'callbacks', 'models', 'score'}; assert names <= {*listed}, listed; "
+        "assert xaieval.callbacks.ScoreLayers is xaieval.training.ScoreLayers; assert xaieval.data.scenes"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_an_unknown_name_is_an_attribute_error():

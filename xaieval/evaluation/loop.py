@@ -53,7 +53,7 @@ from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import count_groups, describe_image
+from xaieval.results.manifest import completed, count_groups, describe_image
 from xaieval.results.rows import UNREADABLE
 
 __all__ = ["measured_run", "score"]
@@ -240,7 +240,7 @@ def measured_run(
         manifest["speed"] = job.runner.to_dict()
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
-        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows))
+        scores = Scores(rows, manifest | completed(manifest) | data | count_groups(manifest, rows))
         return _finished(scores, checkpoints, strict)
 
 
