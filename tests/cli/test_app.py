@@ -318,6 +318,15 @@ def test_folders_may_follow_a_list(bench):
     assert bench("compare", "--metrics", "AD", "ic", "run", "run").out == expected
 
 
+def test_a_folder_that_is_no_run_is_a_word_like_others(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("dog").mkdir()
+    seen = []
+    monkeypatch.setattr(sys.modules["xaieval.cli.score"], "_score", lambda options, *_: seen.append(options))
+    main(["score", "--data", "folder:x", "--classes", "cat", "dog"])
+    assert seen[0].classes == ("cat", "dog")
+
+
 def test_completion_is_installed_where_the_shell_looks(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # whose .bashrc it is added to
     done = bench("--install-completion", "--shell", "bash", "--output", str(tmp_path / "complete"))
