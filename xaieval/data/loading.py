@@ -171,7 +171,7 @@ def load_mosaics(
     max_images: int | None = None,
     judge: Judge | None = None,
     seed: int = 0,
-    parts: Mapping[str, str] | None = None,
+    parts: Mapping[str, Any] | None = None,
     *,
     download: bool = False,
     classes: ClassOrder | None = None,
@@ -273,7 +273,7 @@ def load_pictures(
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 
 
-def _parts(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> dict[str, str]:
+def _parts(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> dict[str, Any]:
     """Which part of the data is read, without what is not given.
 
     Raises:
