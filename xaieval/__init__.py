@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from xaieval import explainers, metrics, models, testing
+    from xaieval import data, explainers, metrics, models, report, testing
     from xaieval.config.groups import Groups
     from xaieval.config.protocol import Protocol
     from xaieval.errors import XaievalError
@@ -52,7 +52,8 @@ _HOMES = {
     "search": "xaieval.evaluation.search",
     "show": "xaieval.report.figures.maps",
 }
-_MODULES = ("explainers", "metrics", "models", "testing")
+_MODULES = ("data", "explainers", "metrics", "models", "report", "testing", "training")
+_OTHERS = {"callbacks": "xaieval.training.callbacks"}  # like training it needs an extra, and is listed all the same
 
 __all__ = [
     "CrossScores",
@@ -66,12 +67,14 @@ __all__ = [
     "XaievalError",
     "check",
     "cross_score",
+    "data",
     "explain",
     "explainers",
     "list_layers",
     "metrics",
     "models",
     "overlay",
+    "report",
     "sanity_check",
     "save_maps",
     "score",
@@ -84,8 +87,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"xaieval.{name}")
+    elif name in _MODULES or name in _OTHERS:
+        value = importlib.import_module(_OTHERS.get(name, f"xaieval.{name}"))
     else:
         raise AttributeError(f"module 'xaieval' has no attribute {name!r}")
     globals()[name] = value
@@ -93,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted({*__all__, *_MODULES, *_OTHERS, "__version__"})

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from typing import Any
 
 __all__ = [
+    "ALL_LAYERS",
+    "ALL_METHODS",
     "AddressError",
     "CheckError",
     "ConfigError",
@@ -33,6 +35,10 @@ __all__ = [
     "for_command_line",
     "printable",
 ]
+
+# What lists all layers and all methods, for `advice`.
+ALL_LAYERS = ("xaieval.list_layers(model, images) lists all", "'xaieval-bench layers' lists all")
+ALL_METHODS = ("xaieval.explainers.METHODS", "'xaieval-bench methods'")
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 

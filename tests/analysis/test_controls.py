@@ -141,7 +141,7 @@ def test_without_controls_there_is_no_mark_and_the_table_says_what_to_do(values)
     assert "beats_controls" not in scores.summary()
     with pytest.raises(MetricError) as caught:
         scores.controls_table()
-    assert str(caught.value) == ("the run has no control maps; score(..., controls=True) or --controls adds them")
+    assert str(caught.value) == ("the run has no control maps; score(..., controls=True) adds them")
 
 
 def test_a_run_of_controls_alone_or_without_rows_that_count_has_marks_all_the_same(values):

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,6 +220,11 @@ def test_the_manifest_says_what_the_run_was(finished):
     assert manifest["complete"]
     assert manifest["seed"] == 3
     assert manifest["versions"]["xaieval"] == xaieval.__version__
+    started, ended = (datetime.strptime(manifest["dates"][name], "%Y-%m-%dT%H:%M:%S%z") for name in ("started", "ended"))
+    assert timedelta(0) <= ended - started < timedelta(minutes=5)
+    assert ended.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - ended) < timedelta(hours=1)
+    assert "dates" not in manifest["run"], "the same run at another time"
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
     assert {"python", "torchvision", "timm", "numpy", "pandas"} <= set(manifest["versions"])
     assert manifest["model"]["class"] == "xaieval.models.fpn.FPNClassifier"
@@ -310,6 +316,15 @@ def test_folders_may_follow_a_list(bench):
     expected = bench("compare", "run", "run", "--metrics", "AD", "ic").out
     assert "IC %" in expected
     assert bench("compare", "--metrics", "AD", "ic", "run", "run").out == expected
+
+
+def test_a_folder_that_is_no_run_is_a_word_like_others(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("dog").mkdir()
+    seen = []
+    monkeypatch.setattr(sys.modules["xaieval.cli.score"], "_score", lambda options, *_: seen.append(options))
+    main(["score", "--data", "folder:x", "--classes", "cat", "dog"])
+    assert seen[0].classes == ("cat", "dog")
 
 
 def test_completion_is_installed_where_the_shell_looks(bench, tmp_path, monkeypatch):

@@ -288,7 +288,7 @@ def test_folders_of_numbers_in_another_order_by_name_are_a_question_and_both_ans
         image_folder(root, SMALL)
     assert str(caught.value) == (
         f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '10' is class 2 by name, "
-        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number" (--classes), '
+        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number", '
         "as the model was trained"
     )
     found = {order: image_folder(root, SMALL, classes=order) for order in ("name", "number")}

@@ -124,12 +124,17 @@ def test_what_the_runs_differ_in_is_said_first(both):
     prepared = {name: {"preprocessing": {"image_size": size}} for name, size in (("small", 224), ("large", 384))}
     odd = {name: Scores(scores.rows, scores.manifest | prepared[name]) for name, scores in both.items()}
     odd["large"].manifest["complete"] = False
+    for name, torch in (("small", "2.8"), ("large", "2.14")):
+        precision = "bf16" if name == "small" else "float32"
+        odd[name].manifest.update(versions={"torch": torch}, run={"precision": precision})
     table = models_table(odd)
-    assert table.notes[:2] == [
+    assert table.notes[:4] == [
         "large is unfinished",
+        "the settings differ: precision is 'bf16' in small and 'float32' in large",
         "the preprocessing differs: image_size is 224 in small and 384 in large",
+        "the versions differ: torch is '2.8' in small and '2.14' in large",
     ]
-    assert table.notes[2].startswith("models also differ in how they bear masking")
+    assert table.notes[4].startswith("models also differ in how they bear masking")
     assert repr(table).splitlines()[0] == "note: large is unfinished"
     assert "% large is unfinished\n" in table.to_latex()
     assert "\n- large is unfinished\n" in table.to_markdown()

@@ -272,7 +272,7 @@ def test_other_data_is_refused_with_the_difference(batches, message, tmp_path):
         run(tmp_path, batches)
     assert str(caught.value) == (
         f"'{tmp_path}' holds a run that broke off, whose {message}; give the same images in the same order and batches, or "
-        "measure all of them again by resume=False (--no-resume)"
+        "measure all of them again by resume=False"
     )
     assert Scores.load(tmp_path).rows["image_id"].nunique() == 6
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from xaieval.analysis.stats.permutation import Floats
-from xaieval.errors import MetricError, ProtocolError
+from xaieval.errors import MetricError, ProtocolError, advice
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
@@ -44,7 +44,13 @@ OTHER_MODEL = (
     "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
     "xaieval.cross_score measures both parts (docs/compare_models.md)"
 )
-_SETTINGS = ("task", "forward", "method settings", "judge")  # of a run, beside its protocol, that change what is measured
+_SETTINGS = (
+    "task",
+    "forward",
+    "method settings",
+    "judge",
+    "precision",
+)  # of a run, beside its protocol, that change what is measured
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way
 _DEFINITION = ("higher_is_better", "interval", "settings", "control")  # of a metric; labels may differ
 
@@ -92,6 +98,7 @@ def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Nam
         *_other_settings(first, second, names),
         *_other_preprocessing(first, second, names),
         *_other_model(first, second, names),
+        *_other_versions(first, second, names),
     ]
 
 
@@ -118,6 +125,7 @@ def setting_differences(first: RunRecord, second: RunRecord, names: Names, proto
         *_other_settings(first, second, names),
         *_other_preprocessing(first, second, names),
         *_other_options(first, second, ("data",), names),
+        *_other_versions(first, second, names),
     ]
 
 
@@ -141,7 +149,8 @@ def check_protocols(first: RunRecord, second: RunRecord, names: Names = _HERE) -
     if one != other:
         raise ProtocolError(
             f"the runs have different protocols: {first_difference(one, other, names)}; numbers of different protocols are not "
-            "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
+            "comparable, so use the same protocol in both, or compare them anyway by "
+            + advice("across_protocols=True", "--across-protocols")
         )
 
 
@@ -365,6 +374,12 @@ def _other_model(first: RunRecord, second: RunRecord, names: Names) -> Iterator[
     if (one.get("class"), one.get("fingerprint")) != (other.get("class"), other.get("fingerprint")):
         yield OTHER_MODEL
     yield from _other_options(first, second, _OPTIONS, names)
+
+
+def _other_versions(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
+    one, other = (run.manifest.get("versions") or {} for run in (first, second))
+    if one and other and one != other:
+        yield f"the versions differ: {first_difference(one, other, names, most=_SHOWN)}"
 
 
 def _weights(run: RunRecord, model: Mapping[str, Any]) -> str:

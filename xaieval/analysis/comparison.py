@@ -21,7 +21,7 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.tables import mean_of
-from xaieval.errors import MetricError, choose_from
+from xaieval.errors import MetricError, advice, choose_from
 from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
@@ -142,7 +142,7 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
             difference = first_difference(definitions[0], definitions[1])
             raise MetricError(
                 f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both, or compare other "
-                "metrics by metrics= (--metrics)"
+                f"metrics by {advice('metrics=', '--metrics')}"
             )
     return {name: one[name] for name in selected}
 

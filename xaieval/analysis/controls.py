@@ -17,7 +17,7 @@ from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
 from xaieval.config.controls import FOOLING
 from xaieval.config.groups import Weights
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, advice
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of
 from xaieval.results.rows import Pair
@@ -193,7 +193,7 @@ def compare_with_controls(
     """
     check_level(level)
     if not rows["method"].isin(rivals(controls)).any():
-        raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
+        raise MetricError(f"the run has no control maps; {advice('score(..., controls=True)', '--controls')} adds them")
     return _tests(rows, directions(without_excess(metrics)), controls, rivals(controls), level, seed, weights)
 
 

@@ -13,6 +13,7 @@ from scipy.stats import f as fisher
 
 from xaieval.analysis.stats.estimates import anova_size, mean_squares
 from xaieval.analysis.tables import directions, metric_tables
+from xaieval.errors import advice
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import GROUP
@@ -29,13 +30,6 @@ MANY = 10_000  # images above which the F test needs no normal values
 BLOCK = 10  # neighbours in the order of the data
 MOST_PAIRS = 20  # of layers and methods, evenly spaced, that stand for all of them
 
-WAYS_OUT = {
-    "class": "groups='class' (--groups class)",
-    "folder": "groups='^(.*)/' (--groups '^(.*)/')",
-    "neighbours": (
-        "an expression on the id or a CSV file that says what they have in common, such as the video or the place (--groups)"
-    ),
-}
 WORDS = {"class": "one class", "folder": "one folder", "neighbours": f"a block of {BLOCK} neighbours in the order of the data"}
 
 
@@ -250,12 +244,22 @@ def _inside(candidates: Mapping[str, pd.Series[Any]], suspects: Sequence[_Suspec
 
 def _finding(suspects: Sequence[_Suspect], units: str) -> Finding:
     said = "; and ".join(_sentence(one, units) for one in suspects)
-    ways = ", or ".join(dict.fromkeys(WAYS_OUT[one.by] for one in suspects))
+    ways = ", or ".join(dict.fromkeys(_way_out(one.by) for one in suspects))
     text = (
         f"{units} are not independent, so intervals are too narrow and tests too sure: {said}; count these groups instead of "
         f"{units} by {ways}"
     )
     return Finding("images_in_groups", text, {one.by: _evidence(one) for one in suspects})
+
+
+def _way_out(by: str) -> str:
+    """How to say in a call or command what the groups are."""
+    if by == "class":
+        return advice("groups='class'", "--groups class")
+    if by == "folder":
+        return advice("groups='^(.*)/'", "--groups '^(.*)/'")
+    common = "an expression on the id or a CSV file that says what they have in common, such as the video or the place"
+    return f"{advice('groups=', '--groups')}, {common}"
 
 
 def _sentence(one: _Suspect, units: str) -> str:

@@ -14,7 +14,7 @@ from xaieval.analysis.comparability import (
     setting_differences,
     state_of,
 )
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, advice
 from xaieval.results.record import RunRecord
 
 __all__ = ["InCommon", "in_common"]
@@ -88,8 +88,8 @@ def _check_groups(runs: Runs) -> None:
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{weights if grouped else 'no groups'} ({name})" for name, (grouped, weights) in kinds.items())
         raise MetricError(
-            f"the runs count groups of images differently: {told}; give all of them the same, as in scores.with_groups(...) "
-            "(--groups)"
+            f"the runs count groups of images differently: {told}; give all of them the same, "
+            + advice("as in scores.with_groups(...)", "by --groups")
         )
 
 

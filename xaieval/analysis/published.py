@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaieval.analysis.comparability import first_difference
 from xaieval.config.presets import PRESETS, Preset
-from xaieval.errors import MetricError, choose_from
+from xaieval.errors import MetricError, advice, choose_from
 from xaieval.results.record import RunRecord
 
 __all__ = ["PUBLISHED", "PublishedTable", "beside_published", "published_table"]
@@ -169,7 +169,8 @@ def _of_network(table: PublishedTable, run: RunRecord, network: str | None) -> t
     if network is None and own.empty and len(names) > 1:
         raise MetricError(
             f"{table.name} has the networks {', '.join(names)}, and the run's model is {model or 'not known by name'}; say "
-            f"which of them it is to be beside, such as network={names[0]!r} (--published '{table.name}/{names[0]}')"
+            "which of them it is to be beside, such as "
+            + advice(f"network={names[0]!r}", f"--published '{table.name}/{names[0]}'")
         )
     chosen = network if network is not None else own["network"].iloc[0] if len(own) else names[0]
     return rows[rows["network"] == chosen], model

@@ -11,6 +11,7 @@ from scipy.stats import pearsonr
 
 from xaieval.analysis.tables import pair_means
 from xaieval.config.groups import Weights
+from xaieval.errors import advice
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
@@ -81,6 +82,7 @@ def _way_out(found: pd.DataFrame, record: RunRecord) -> str:
     if set(found.index) <= excess:
         return "larger maps differ more from others of their size, so compare layers and methods whose maps are about as large"
     return (
-        'a larger map hides less and scores better wherever it points; controls="matched" (--controls matched) compares each '
-        "map with others of its size"
+        "a larger map hides less and scores better wherever it points; "
+        + advice("controls='matched'", "--controls matched")
+        + " compares each map with others of its size"
     )

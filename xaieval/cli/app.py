@@ -127,7 +127,7 @@ def _with_value(arguments: list[str], switch: str) -> list[str]:
 
 
 def _files_first(arguments: list[str]) -> list[str]:
-    """The arguments, with files and folders that follow an option and its first value moved to the front.
+    """The arguments, with run files and folders of runs that follow an option and its first value moved to the front.
 
     There they are what the command is about, which may also stand last; an option that takes several words would take them.
 
@@ -143,14 +143,15 @@ def _files_first(arguments: list[str]) -> list[str]:
     moved = [
         place
         for place in range(start, len(rest))
-        if not rest[place].startswith("-") and not rest[place - 1].startswith("--") and _is_file(rest[place])
+        if not rest[place].startswith("-") and not rest[place - 1].startswith("--") and _is_run(rest[place])
     ]
     kept = [word for place, word in enumerate(rest) if place >= start and place not in moved]
     return [*command, *rest[:start], *(rest[place] for place in moved), *kept]
 
 
-def _is_file(word: str) -> bool:
-    return word.endswith(".toml") or Path(word).exists()
+def _is_run(word: str) -> bool:
+    """Whether a word is a run file or the folder of a run; other folders may be named like a class or a method."""
+    return _is_run_file(word) or any((Path(word) / name).exists() for name in ("manifest.json", "parts", "ranks"))
 
 
 def _is_run_file(word: str) -> bool:

@@ -15,7 +15,7 @@ from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
 from xaieval.config.option_types import Json, Switch, Words
-from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parts_of_data
 from xaieval.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _cross(
     protocol = options_of(recorded, ProtocolOptions).resolve(preprocessing.mean, preprocessing.std, chosen_target(options))
     most = max_images or options.max_images
     places: dict[str, Any] = {"masks": options.masks, "boxes": options.boxes, "annotations": options.annotations}
-    places["classes"] = class_order(options.classes)
+    places |= {"classes": class_order(options.classes), **parts_of_data(options)}
     forward = load_forward(model_options.forward)
     mosaic = mosaic_settings(options, loaded[one], forward, protocol)  # those of the first run
     data = load_data(options.data, preprocessing, options.batch_size, most, **places, **mosaic)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
+from xaieval.config.options import (
+    CheckOptions,
+    ModelOptions,
+    ProtocolOptions,
+    RunOptions,
+    model_settings,
+    parse_literals,
+    parts_of_data,
+)
 from xaieval.errors import ModelError, UsageError, choose_from
 
 if TYPE_CHECKING:
@@ -113,6 +121,7 @@ def load_inputs(
             boxes=options.boxes,
             annotations=options.annotations,
             classes=class_order(options.classes),
+            **parts_of_data(options),
             **mosaic_settings(options, loaded, forward, protocol),
         )
     )

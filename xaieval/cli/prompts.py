@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from xaieval.config.options import CheckOptions, ModelOptions, RunOptions
+from xaieval.config.options import CheckOptions, ModelOptions, RunOptions, parts_of_data
 from xaieval.errors import UsageError
 
 __all__ = ["class_prompts", "with_prompts"]
@@ -31,7 +32,8 @@ def with_prompts(
     """
     if model.prompts is None:
         return model
-    names = _class_names(options.data, order) if options.data else ()
+    where = parts_of_data(options) | {"download": options.download}
+    names = _class_names(options.data, order, where) if options.data else ()
     data = options.data or "files of images"
     return replace(model, prompts=class_prompts(model.prompts, names, data, target in ("label", "each")))
 
@@ -100,11 +102,11 @@ def _has(prompt: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", prompt, re.IGNORECASE) is not None
 
 
-def _class_names(spec: str, order: Sequence[str] | str | None) -> Sequence[str]:
+def _class_names(spec: str, order: Sequence[str] | str | None, parts: Mapping[str, Any]) -> Sequence[str]:
     """The class names of data; of mosaics, those of the data they are made of; none of a factory."""
     from xaieval.data import Preprocessing, is_mosaics, load_pictures
 
     while is_mosaics(spec):
         spec = spec.partition(":")[2]
-    pictures = load_pictures(spec, Preprocessing(), classes=order)
+    pictures = load_pictures(spec, Preprocessing(), classes=order, **parts)
     return () if pictures is None else pictures.classes

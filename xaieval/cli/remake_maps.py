@@ -16,7 +16,7 @@ from xaieval.cli.loading import (
     names_code,
     shown_slices,
 )
-from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parts_of_data
 from xaieval.errors import RunError
 
 if TYPE_CHECKING:
@@ -179,13 +179,14 @@ def _open(
 
     preprocessing, most, order = loaded.preprocessing, options.max_images, class_order(options.classes)
     pictures: Any
+    parts = parts_of_data(options)
     if is_mosaics(options.data):
         pictures = load_mosaics(
-            options.data, preprocessing, most, mosaic["judge"], mosaic["seed"], classes=order, **mosaic["mosaic_args"]
+            options.data, preprocessing, most, mosaic["judge"], mosaic["seed"], parts, classes=order, **mosaic["mosaic_args"]
         )
         classes = pictures.dataset.classes
     else:
-        pictures = load_pictures(options.data, preprocessing, most, annotations=options.annotations, classes=order)
+        pictures = load_pictures(options.data, preprocessing, most, annotations=options.annotations, classes=order, **parts)
         if pictures is None:
             return load_data(options.data, preprocessing, options.batch_size).loader, ()
         classes = pictures.classes

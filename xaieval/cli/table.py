@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -77,7 +77,7 @@ def table(
     """
     form = _format(format, out)
     runs = [load_run(folder, groups, group_weights) for folder in (first, *others)]
-    of_several = {"by": by, "layer": layer, "method": method}
+    of_several: dict[str, Any] = {"by": by, "layer": layer, "method": method}
     if others:
         from xaieval.report import models_table
 

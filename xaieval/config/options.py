@@ -39,6 +39,7 @@ __all__ = [
     "SearchOptions",
     "model_settings",
     "parse_literals",
+    "parts_of_data",
     "to_settings",
     "token_grid",
 ]
@@ -89,12 +90,15 @@ class RunOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path; for nifti:DIR NIfTI files.
         boxes: COCO JSON file with object boxes of any class for folder:DIR.
         annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
             cub, funnybirds, clevr-xai and pascal-part with their folders.
         classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        split: Split of hf:NAME, such as test (default: the only one), and of scenes.
+        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
+        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
         mosaic_args: For mosaics, --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink True.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
@@ -130,6 +134,9 @@ class RunOptions:
     boxes: str | None = None
     annotations: str | None = None
     classes: Words | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     mosaic_args: Arguments = field(default_factory=dict)
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
@@ -217,8 +224,11 @@ class CheckOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
         classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        split: Split of hf:NAME, such as test (default: the only one), and of scenes.
+        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
+        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -237,6 +247,9 @@ class CheckOptions:
     data: Annotated[str, Parameter(help=DATA_HELP)] = "scenes"
     download: Switch = False
     classes: Words | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     layers: Words = ()
     target: str | None = None
     device: str | None = None
@@ -264,6 +277,12 @@ def model_settings(options: RunOptions | CheckOptions) -> dict[str, Any]:
         "prefix_tokens": options.prefix_tokens,
         "layout": options.layout,
     }
+
+
+def parts_of_data(options: RunOptions | CheckOptions) -> dict[str, Any]:
+    """The split and the columns of data, as keyword arguments of `load_data`, those that are given."""
+    given = {name: getattr(options, name) for name in ("split", "image_column", "label_column")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

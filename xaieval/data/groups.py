@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from xaieval.config.groups import BY_CLASS, Groups, is_group_file
-from xaieval.errors import DataError
+from xaieval.errors import DataError, advice
 
 __all__ = ["BY_BATCH", "check_weights", "find_groups", "group_lookup", "group_source", "read_groups"]
 
@@ -108,7 +108,7 @@ def check_weights(has_groups: bool, groups: Groups) -> None:
     if groups.weights == "groups" and not has_groups:
         raise DataError(
             "means are to be weighted by groups, but the images have none; give 'group' in the loader's batches, or "
-            "groups='class', a regular expression, a CSV file or a mapping (--groups)"
+            + advice("groups='class', a regular expression, a CSV file or a mapping", "--groups")
         )
 
 

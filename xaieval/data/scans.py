@@ -18,7 +18,7 @@ from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.decoding import MOST_BYTES, UNREADABLE
 from xaieval.data.images import Pictures
 from xaieval.data.preprocessing import to_visible
-from xaieval.errors import DataError, UsageError, choose_from
+from xaieval.errors import DataError, UsageError, advice, choose_from
 
 __all__ = ["SCAN_ENDINGS", "Intensity", "ScanPreprocessing", "read_scan", "scan_folder"]
 
@@ -152,8 +152,8 @@ def scan_folder(
     nibabel = _nibabel()
     if not isinstance(preprocessing, ScanPreprocessing):
         raise DataError(
-            "scans are prepared by a ScanPreprocessing(intensity=...), which says how their intensities are scaled; on the "
-            f"command line --scan-args.intensity; got a {type(preprocessing).__name__}"
+            f"scans are prepared by {advice('a ScanPreprocessing(intensity=...)', '--scan-args.intensity')}, which says how "
+            f"their intensities are scaled; got a {type(preprocessing).__name__}"
         )
     found = read_class_folder(root, SCAN_ENDINGS, classes)
     spacing = _three(preprocessing.spacing)
@@ -250,7 +250,7 @@ def _check_spacings(nibabel: Any, names: Sequence[str], paths: Sequence[Path]) -
         if not np.allclose(size, known[0][1], rtol=SAME_SPACING):
             raise DataError(
                 f"the voxels of '{known[0][0]}' are {_millimetres(known[0][1])}, and those of '{name}' {_millimetres(size)}; "
-                "give the size to resample to, ScanPreprocessing(spacing=...) or --scan-args.spacing"
+                f"give the size to resample to, {advice('ScanPreprocessing(spacing=...)', '--scan-args.spacing')}"
             )
 
 

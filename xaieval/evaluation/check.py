@@ -30,6 +30,7 @@ from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
+from xaieval.results.manifest import completed
 
 __all__ = ["check"]
 
@@ -97,7 +98,7 @@ def check(
             if len(batch):
                 state.add(batch, joined(in_parts(job, batch, lambda part: _look_at(job, part))))
         rows, data = state.finish()
-    return Scores(rows, manifest | {"complete": True} | data)
+    return Scores(rows, manifest | completed(manifest) | data)
 
 
 def _look_at(job: Job, batch: Batch) -> Measured:

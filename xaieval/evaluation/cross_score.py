@@ -40,7 +40,7 @@ from xaieval.metrics import Metric
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import count_groups, describe_data, describe_image
+from xaieval.results.manifest import completed, count_groups, describe_data, describe_image
 from xaieval.results.rows import DISAGREE, GROUP, UNREADABLE, Pair, failed_rows
 
 __all__ = ["cross_score"]
@@ -142,7 +142,7 @@ def cross_score(
     rows = pd.concat(frames, ignore_index=True)
     readable = rows[rows["status"] != UNREADABLE]
     check_labelled(plan.first.protocol, readable["label"], readable["target"].notna())
-    return CrossScores(rows, manifest | {"complete": True} | describe_data(rows, failures, []) | count_groups(manifest, rows))
+    return CrossScores(rows, manifest | completed(manifest) | describe_data(rows, failures, []) | count_groups(manifest, rows))
 
 
 def _identity(

@@ -20,7 +20,7 @@ from xaieval.models.features import FewShot, LinearHead
 from xaieval.models.prompted_masks import PromptedMask
 from xaieval.models.zeroshot import ZeroShot
 from xaieval.probe.hooks import ProbeLayer
-from xaieval.results.manifest import SCHEMA, digest, tensor_bytes, versions
+from xaieval.results.manifest import SCHEMA, digest, now, tensor_bytes, versions
 from xaieval.results.matched import excess_entry
 
 __all__ = ["fingerprint", "new_manifest", "run_identity"]
@@ -35,6 +35,7 @@ def new_manifest(request: Request) -> dict[str, Any]:
         "schema": SCHEMA,
         "complete": False,
         "versions": versions(),
+        "dates": {"started": now()},
         "seed": request.seed,
         "model": describe_model(request.model),
         "metrics": [*metrics, *(excess_entry(metric, matched[0]) for metric in able)],

@@ -55,7 +55,7 @@ from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import count_groups, describe_image
+from xaieval.results.manifest import completed, count_groups, describe_image
 from xaieval.results.rows import UNREADABLE
 
 __all__ = ["measured_run", "score"]
@@ -251,7 +251,7 @@ def measured_run(
         if stopping is not None:
             manifest["stop"] = stopping.to_dict()
         maps = kept.explained(job, manifest.get("controls", ()))
-        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows), maps)
+        scores = Scores(rows, manifest | completed(manifest) | data | count_groups(manifest, rows), maps)
         return _finished(scores, checkpoints, strict)
 
 

@@ -15,7 +15,7 @@ from xaieval.config.groups import Groups
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, grouped, read_batches
 from xaieval.data.each_class import EACH, each_class, image_of, with_own_groups
-from xaieval.errors import ExplainerError, MetricError, TargetError
+from xaieval.errors import ALL_LAYERS, ExplainerError, MetricError, TargetError, advice
 from xaieval.explainers import Explainer, Method, check_black_box, joins_layers, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
@@ -200,7 +200,7 @@ def _needed(addresses: list[str], explainers: Sequence[Explainer]) -> list[str]:
     """The layers to probe: none if no explainer needs one."""
     needing = [explainer.name for explainer in explainers if explainer.needs_layer]
     if needing and not addresses:
-        raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
+        raise ExplainerError(f"method {needing[0]!r} needs layers, and none were given; {advice(*ALL_LAYERS)}")
     return addresses if needing else []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xaieval.config.spelling import plain_name
-from xaieval.errors import ExplainerError, choose_from
+from xaieval.errors import ExplainerError, advice, choose_from
 from xaieval.explainers.adapters.base import Library
 from xaieval.explainers.base import Explainer, FunctionExplainer, MapFunction, needs_model
 from xaieval.explainers.catalogue import LIBRARIES, LIBRARY_METHODS, METHODS
@@ -112,8 +112,9 @@ def _by_name(name: str) -> Explainer:
     library = next((library for library in LIBRARIES if library.name == prefix), None)
     if library is None:
         raise ExplainerError(
-            f"no method {name!r}; {_in_libraries(name)}{choose_from(name, METHODS)}; 'xaieval-bench methods' lists those of "
-            "other libraries too; or give a function"
+            f"no method {name!r}; {_in_libraries(name)}{choose_from(name, METHODS)}; "
+            + advice("xaieval.explainers.LIBRARY_METHODS has", "'xaieval-bench methods' lists")
+            + " those of other libraries; or give a function"
         )
     if name not in library.methods:
         known = [method.removeprefix(f"{prefix}:") for method in library.methods]

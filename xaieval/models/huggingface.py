@@ -12,7 +12,7 @@ from torch import nn
 
 from xaieval.data import Preprocessing
 from xaieval.data.preprocessing import Side
-from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
+from xaieval.errors import ModelError, UsageError, WeightsError, advice, choose_from
 from xaieval.models.image_processors import preprocessing_of, square
 from xaieval.models.weights import read_weights, without_wrappers
 
@@ -180,7 +180,7 @@ def _has_weights(folder: Path) -> bool:
     if pickled:
         raise WeightsError(
             f"hf:{folder} has its weights in {pickled[0]}, which can hold code; save them as safetensors, or give the file by "
-            "--weights"
+            f"{advice('weights=', '--weights')}"
         )
     return False
 
@@ -192,7 +192,8 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(
             f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
-            "was trained for its task is expected; of a model that gives features, --head FILE takes a linear head"
+            f"was trained for its task is expected; of a model that gives features, {advice('head=', '--head FILE')} takes a "
+            "linear head"
         )
 
 

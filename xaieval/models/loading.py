@@ -35,6 +35,8 @@ WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
 ONNX = ".onnx"
+TIMM_HUB = ("hf_hub", "hf-hub")  # timm's names of models on the Hugging Face Hub, such as hf_hub:timm/resnet18.a1_in1k
+TIMM_FOLDER = "local-dir"  # and of a folder with such files
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,6 +100,8 @@ def names_code(spec: str) -> bool:
 def _parsed(spec: str) -> tuple[str, str]:
     """The source of a model's name, and the name in it. An ONNX file may be named without its source."""
     source, _, name = spec.partition(":")
+    if source in TIMM_HUB:
+        return "timm", spec
     return ("onnx", spec) if source not in MODEL_SOURCES and spec.endswith(ONNX) else (source, name)
 
 
@@ -113,12 +117,12 @@ def load_model(
     """Load a model by name, in eval mode.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG"
-            for pretrained weights, or a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
-            "onnx:FILE" or "FILE.onnx" (see `xaieval.models.onnx_model`), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
-            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
-            imports user code.
+        spec: "timm:NAME" (or a name of timm's on the Hub, "hf_hub:NAME", or its folder, "timm:local-dir:DIR"),
+            "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by `save_pretrained`, whose
+            weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG" for pretrained weights, or
+            a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt", "onnx:FILE" or "FILE.onnx"
+            (see `xaieval.models.onnx_model`), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or
+            "package.module:factory", a function that returns an nn.Module. Only the last form imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
@@ -205,10 +209,8 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
     if loaded.tokenizer is None and prompts is None:
         return loaded
     if prompts is None:
-        raise ModelError(
-            f"{spec} compares images with texts and has no classes of its own; name them by --prompts, such as --prompts 'a "
-            "photo of a {}' for the classes of the data (in Python prompts=, a list of texts)"
-        )
+        given = advice("prompts=, a list of texts", "--prompts, such as 'a photo of a {}' for the classes of the data")
+        raise ModelError(f"{spec} compares images with texts and has no classes of its own; name them by {given}")
     if loaded.tokenizer is None:
         raise ModelError(
             f"{spec} has classes of its own, and prompts are for models that compare images with texts, such as CLIP; leave "
@@ -218,7 +220,12 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
-    if not timm.is_model(name.split(".")[0]):
+    place = name.partition(":")[0] if ":" in name else ""
+    if place in TIMM_HUB and not pretrained:
+        raise ModelError(f"{name} is on the Hugging Face Hub; it is downloaded by {advice('pretrained=True', '--pretrained')}")
+    if place == TIMM_FOLDER and not (Path(name.partition(":")[2]) / "config.json").is_file():
+        raise ModelError(f"{name}: timm keeps a model in a folder with a config.json, and there is none")
+    if place not in (*TIMM_HUB, TIMM_FOLDER) and not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name, timm.list_models())
     model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
     config = timm.data.resolve_model_data_config(model)
@@ -292,7 +299,7 @@ def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights
 
 def _onnx(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
     if weights is not None or pretrained:
-        raise ModelError(f"the ONNX file {name} holds its own weights; leave --weights and --pretrained out")
+        raise ModelError(f"the ONNX file {name} holds its own weights; leave weights and pretrained out")
     function = onnx_function(name, **arguments)
     return LoadedModel(BlackBox(function, numpy=True), function.image_input.preprocessing)
 
@@ -326,7 +333,8 @@ def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> 
     except WeightsError:
         raise
     except Exception as error:  # downloaders of libraries raise many types
-        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
+        option = advice("weights=", "--weights")
+        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by {option}") from error
 
 
 def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:

@@ -203,7 +203,7 @@ def tensors_only(name: str) -> Iterator[None]:
                 raise
             raise WeightsError(
                 f"{name} takes weights from a file that is damaged, or holds more than tensors, which would take code to load; "
-                "give a file of tensors alone by --weights"
+                f"give a file of tensors alone by {advice('weights=', '--weights')}"
             ) from error
         finally:
             del os.environ[SAFE]

@@ -24,7 +24,7 @@ from torch import Tensor
 from xaieval.data.batches import Batch, Failure
 from xaieval.data.labels import OtherLabels
 from xaieval.data.truth_by_class import tensors_of
-from xaieval.errors import OutputError, RunError
+from xaieval.errors import OutputError, RunError, advice
 from xaieval.results.files import (
     MANIFEST,
     PARTS,
@@ -145,7 +145,7 @@ class Checkpoints:
             return None  # an image that could not be read now can, or the other way round
         raise OutputError(
             f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(checkpoint, batch)}; give the same "
-            "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
+            f"images in the same order and batches, or measure all of them again by {advice('resume=False', '--no-resume')}"
         )
 
     def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,18 @@ from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
 from xaieval.results.rows import GROUP
 
-__all__ = ["SCHEMA", "count_groups", "describe_data", "describe_image", "digest", "tensor_bytes", "versions"]
+__all__ = [
+    "SCHEMA",
+    "completed",
+    "count_groups",
+    "describe_data",
+    "describe_image",
+    "digest",
+    "now",
+    "spanned",
+    "tensor_bytes",
+    "versions",
+]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
@@ -26,6 +38,39 @@ def versions() -> dict[str, str]:
     """The versions of this package, of Python, and of the packages that numbers depend on."""
     known = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"xaieval": package_version(), "python": platform.python_version(), **known}
+
+
+def now() -> str:
+    """Date and time in UTC, as ISO 8601 writes them."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def completed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's entries of a run that ends: that it is complete, and its dates, which are no part of what it is.
+
+    Args:
+        manifest: Of the run, whose `dates` have its start.
+
+    Example:
+        >>> entries = completed({"dates": {"started": "2026-01-02T03:04:05Z"}})
+        >>> entries["complete"], [*entries["dates"]]
+        (True, ['started', 'ended'])
+    """
+    return {"complete": True, "dates": {**manifest.get("dates", {}), "ended": now()}}
+
+
+def spanned(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The manifest's entry of the dates of a run of several processes: from the first start to the last end.
+
+    Example:
+        >>> parts = [{"dates": {"started": f"2026-01-0{day}", "ended": f"2026-01-0{day + 2}"}} for day in (3, 5)]
+        >>> spanned(parts)["dates"]
+        {'started': '2026-01-03', 'ended': '2026-01-07'}
+    """
+    dates = [manifest["dates"] for manifest in manifests if "dates" in manifest]
+    ends = [date["ended"] for date in dates if "ended" in date]
+    started = {"started": min(date["started"] for date in dates)} if dates else {}
+    return {"dates": {**started, **({"ended": max(ends)} if ends else {})}} if dates else {}
 
 
 def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:

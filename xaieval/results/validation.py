@@ -32,6 +32,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "controls": (list, "a list of methods"),
     "cross": (dict, "a table"),
     "data": (dict, "a table"),
+    "dates": (dict, "a table"),
     "findings": (list, "a list of findings"),
     "first_image": (dict, "a table"),
     "groups": (dict, "a table"),

@@ -17,7 +17,7 @@ from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.distributed.shards import Shard
 from xaieval.evaluation.scores import Scores
 from xaieval.results.files import RANKS, check_folder, locked
-from xaieval.results.manifest import count_groups, describe_data
+from xaieval.results.manifest import count_groups, describe_data, spanned
 from xaieval.results.rows import failed_rows
 
 __all__ = ["Share", "merge", "rank_folder"]
@@ -167,6 +167,7 @@ def _merged_entries(rows: pd.DataFrame, shares: Sequence[Share], parts: Mapping[
         **describe_data(rows, [], [check for _, check in sorted(checks, key=lambda item: item[0])]),
         **count_groups(next(iter(parts.values())).manifest, rows),
         "unreadable": [entries[index] for index in np.argsort(numbers, kind="stable")],
+        **spanned([part.manifest for part in parts.values()]),
         "ranks": {"world": len(shares), "images": [share.images for share in shares]},
     }
 

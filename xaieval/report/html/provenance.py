@@ -56,6 +56,7 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         "seed": manifest.get("seed"),
         "device": manifest.get("device"),
         "forward passes": _passes(speed),
+        "dates": ", ".join(f"{name} {date}" for name, date in (manifest.get("dates") or {}).items()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
