@@ -18,7 +18,7 @@ from xaieval.cli.tables import print_rankings, print_summary, print_text, rankin
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, printable
-from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
+from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_spoken_for
 
 if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
@@ -64,10 +64,11 @@ def score(
     settings = to_settings(options) | to_settings(model_options) | to_settings(protocol_options)
     folder = Path(options.out) if options.out else default_folder(settings)
     with summary_if_interrupted(folder, options.level):
-        if options.nproc > 1 and not is_rank():
+        if options.nproc > 1 and not is_spoken_for():
             from xaieval.evaluation.distributed.launch import launch
 
-            launch(command_line.get(), options.nproc)
+            for line in launch(command_line.get(), options.nproc, options.already_split):
+                note(line)
             return None
         end_with_launcher()
         return _score(options, model_options, protocol_options, settings, folder, as_json)

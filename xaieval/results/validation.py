@@ -134,7 +134,7 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
         raise OutputError(f"'{source}' does not say which batch it was made of")
     if not all(isinstance(name, str) for name in _list(made_of.get("ids"))):
         raise OutputError(f"'{source}' does not say which images it was made of")
-    for failure in [*_list(made_of.get("failed")), *_list(made_of.get("missed"))]:
+    for failure in _list(made_of.get("failed")):
         kinds = [type(item) for item in _list(failure)]
         if kinds not in ([str, int, str], [str, type(None), str]):
             raise OutputError(f"'{source}' does not say which images could not be read")
