@@ -81,6 +81,7 @@ def _measured(start: int, count: int, pairs: int) -> Measured:
         labels=classes,
         predicted=classes,
         targets=classes,
+        has_target=torch.ones(count, dtype=torch.bool),
         confidence=torch.rand(count, generator=generator, dtype=torch.float64),
         masked=torch.rand(pairs, count, generator=generator, dtype=torch.float64),
         areas=torch.rand(pairs, count, generator=generator),

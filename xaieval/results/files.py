@@ -21,6 +21,7 @@ __all__ = [
     "SUMMARY",
     "check_folder",
     "is_complete",
+    "whole_file",
     "write_file",
     "write_json",
     "writing",
@@ -78,17 +79,16 @@ def writing(path: str | Path, kind: type[XaievalError] = OutputError) -> Iterato
         ) from error
 
 
-def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name and rename it once it is complete and on disk, so no file is ever half written.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, in binary mode under a temporary name, which is renamed once it is complete and on disk.
 
-    Args:
-        path: The file.
-        write: A function that writes to the file, which is open in binary mode.
+    If the block raises, the file is removed, and one that was there before stays.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # two processes may write the same file
     try:
         with part.open("wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -97,6 +97,17 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file as a whole or not at all; see `whole_file`.
+
+    Args:
+        path: The file.
+        write: A function that writes to the file, which is open in binary mode.
+    """
+    with whole_file(path) as file:
+        write(file)
 
 
 def write_json(path: Path, content: Any) -> None:

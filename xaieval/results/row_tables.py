@@ -29,8 +29,8 @@ def table_of(rows: pd.DataFrame) -> pa.Table:
         >>> table.schema.field("layer").type == table.schema.field("group").type == TEXT
         True
     """
-    plain = {name: rows[name].astype(rows[name].cat.categories.dtype) for name in rows if rows[name].dtype == "category"}
-    table = pa.Table.from_pandas(rows.assign(**plain) if plain else rows, preserve_index=False)
+    plain = {name: rows[name].cat.categories.dtype for name in rows if rows[name].dtype == "category"}
+    table = pa.Table.from_pandas(rows.astype(plain), preserve_index=False)
     for place, field in enumerate(table.schema):
         if pa.types.is_null(field.type):
             table = table.set_column(place, field.name, pa.chunked_array([pa.nulls(len(table), _type_of(field.name))]))
