@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests import ROOT
 from xaieval import score
 from xaieval.errors import OutputError, RunError
 from xaieval.evaluation.scores import Scores

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
-from xaieval.data.batches import Batch, has_ids, read_batch, read_batches, split_batch
+from xaieval.data.batches import Batch, Failure, has_ids, read_batch, read_batches, split_batch
 from xaieval.errors import DataError
 from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.image_order import Shuffled, draw_order, first_readable, has_indices, loader_of
@@ -55,10 +55,12 @@ class Source(ABC):
         numbers: The numbers of all batches; None until they are known.
         again: Whether the batches can be read again from the start.
         order: A hash of the order of the images, by which processes see whether they have the same; empty if it is unknown.
+        ended: Whether the part of the data that only this process has was read to its end.
     """
 
     again = True
     order = ""
+    ended = False
 
     def __init__(self, prepare: Prepare, images: int | None = None) -> None:
         self.prepare = prepare
@@ -84,6 +86,10 @@ class Source(ABC):
             if sum(map(len, found)) >= count:
                 break
         return found
+
+    def failures(self) -> list[Failure]:
+        """The images that could not be read, of the batches that were looked at."""
+        return [failure for _, batch in self._ahead for failure in batch.failed]
 
     def sweep(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, Batch, bool]]:
         """Read on to the end, or again from the start; batches that were looked at before come first.
@@ -187,7 +193,9 @@ class Planned(Source):
     def _check_new(self, number: int, batch: Batch) -> None:
         names = [*batch.ids, *(failure[0] for failure in batch.failed)]
         for name in names:
-            if self._numbers_of_ids.setdefault(name, number) != number or (len(set(names)) < len(names) and names.count(name) > 1):
+            if self._numbers_of_ids.setdefault(name, number) != number or (
+                len(set(names)) < len(names) and names.count(name) > 1
+            ):
                 raise DataError(f"two images have the id {name!r}; rows are identified by id, so each image needs its own")
 
 
@@ -212,10 +220,15 @@ class Streamed(Source):
     def _begin(self) -> Iterator[Numbered]:
         prefix, first = ("", 0) if self._own is None else (f"r{self._own.rank}-", self._own.rank << FAR)
         loader = () if self._most == 0 else self._loader
+        loader = loader if self._own is None else self._to_the_end(loader)
         number = first
-        for number, batch in enumerate(read_batches(loader, None, self._most, prefix), first):  # noqa: B007  # used below
+        for number, batch in enumerate(read_batches(loader, None, self._most, prefix), first):
             yield number, batch
         self.numbers = range(first, number + 1)
+
+    def _to_the_end(self, loader: Iterable[Any]) -> Iterator[Any]:
+        yield from loader
+        self.ended = True
 
     def _rest(
         self, seen: set[int], looking: Iterator[Numbered] | None, wanted: Callable[[int], bool]

@@ -19,7 +19,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, split_batch
 from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
-from xaieval.errors import CheckError, TargetError
+from xaieval.errors import CheckError, DataError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.batch_sources import SharedLoader, source_of
 from xaieval.evaluation.distributed.rank import started_at
@@ -46,7 +46,7 @@ from xaieval.evaluation.request import (
 )
 from xaieval.evaluation.run_state import InMemory, RunState, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
-from xaieval.evaluation.whole_run import whole_run
+from xaieval.evaluation.whole_run import wait_without_images, whole_run
 from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
@@ -213,7 +213,12 @@ def measured_run(
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
         bar = stack.enter_context(progress_bar(progress, source, None))
-        first = next(split_batch(source.first(), how.images_per_pass, None))
+        try:
+            first = next(split_batch(source.first(), how.images_per_pass, None))
+        except (DataError, RunError) as error:
+            if own_part is None or output_dir is None or not source.ended:
+                raise
+            return wait_without_images(Path(output_dir), own_part, source.failures(), error)
         grouping = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
@@ -280,7 +285,9 @@ def _started(rule: Stop | Race, population: int, job: Job, manifest: Mapping[str
     return rule.start(population, job.names, higher_is_better, bounds_of(rule.by, job.metrics))
 
 
-def measure(job: Job, batch: Batch, donors: Donors | None = None, done: Callable[[int], None] = lambda images: None) -> Measured:
+def measure(
+    job: Job, batch: Batch, donors: Donors | None = None, done: Callable[[int], None] = lambda images: None
+) -> Measured:
     """Everything that is measured on a batch: on all of it at once, or on parts of it if it does not fit in memory.
 
     Tensors stay on the device; its kernels may still be running.

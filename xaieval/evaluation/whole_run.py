@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from xaieval.config.protocol import Protocol
+from xaieval.data.batches import Failure
 from xaieval.errors import DataError, OutputError, RunError
 from xaieval.evaluation.batch_rows import check_labelled
+from xaieval.evaluation.batch_sources import FAR
 from xaieval.evaluation.distributed.rank import Rank
-from xaieval.evaluation.run_state import LOOKS, InMemory, RunState
+from xaieval.evaluation.run_state import LOOKS, RunState
 from xaieval.evaluation.scores import Scores
+from xaieval.results.checkpoints import Checkpoint
+from xaieval.results.files import PARTS, ROWS, writing
 from xaieval.results.manifest import count_groups, describe_data
-from xaieval.results.rows import GROUP, UNREADABLE, with_group_column
+from xaieval.results.part_ends import finished_state, read_ends, say_end
+from xaieval.results.row_file import RowFile, merge_parts
+from xaieval.results.rows import GROUP, with_group_column
 from xaieval.results.run_folder import RunFolder, other_order
 
-__all__ = ["whole_run"]
+__all__ = ["wait_without_images", "whole_run"]
 
 
-def whole_run(state: RunState, manifest: dict[str, Any], protocol: Protocol, own_part: Rank | None) -> Scores:
+def whole_run(state: RunState, manifest: Mapping[str, Any], protocol: Protocol, own_part: Rank | None) -> Scores:
     """Measure until the run is whole. Whoever comes first makes one table of it, and all get it.
 
     Args:
@@ -39,81 +47,124 @@ def whole_run(state: RunState, manifest: dict[str, Any], protocol: Protocol, own
     while True:
         state.work()
         if not isinstance(store, RunFolder):
-            scores = _merged(state, manifest, protocol, state.numbers)
-            assert scores is not None  # memory does not get damaged
-            return scores
-        ends = None if own_part is None else _ends(store, state, own_part, manifest)
+            found = _Found("groups" in manifest)
+            rows = pd.concat(list(_pieces(state, protocol, state.numbers, found)), ignore_index=True)
+            return Scores(rows, found.manifest(manifest, state))
+        ends = [] if own_part is None else _ends(store, state, own_part, manifest)
         with store.merging() as first:
             if not first:
                 return Scores.load(store.folder)
-            scores = _merged(state, manifest, protocol, state.numbers if ends is None else _numbers(ends), ends or ())
-            if scores is not None:
-                return _saved(scores, store)
+            try:
+                return _merged(store, state, manifest, protocol, ends)
+            except _DamagedError:
+                continue  # and measure that batch again
+
+
+class _DamagedError(Exception):
+    """The file of a batch is damaged."""
+
+
+@dataclass
+class _Found:
+    """What is known of a run when all rows were seen.
+
+    Attributes:
+        grouped: Whether the run has groups.
+        ids: The ids of its images.
+        groups: The groups that there are.
+        checks: The checksum of each batch.
+        failures: Images that could not be read.
+        places: The number of the batch of each of them.
+        targets: The different labels of images, each with whether an image of this label has a target.
+    """
+
+    grouped: bool
+    ids: dict[str, None] = field(default_factory=dict)
+    groups: set[Any] = field(default_factory=set)
+    checks: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    places: list[int | None] = field(default_factory=list)
+    targets: set[tuple[int, bool]] = field(default_factory=set)
+
+    def add(self, made_of: Checkpoint, rows: pd.DataFrame, number: int) -> None:
+        """Add a batch."""
+        for name in rows["image_id"].unique() if made_of.ids is None else made_of.ids:
+            self._add_id(name)
+        self.checks.append(made_of.check)
+        self.add_failures(made_of.failed, number)
+        if self.grouped:
+            self.groups.update(rows[GROUP].unique())
+        labels = rows["label"].astype("Int64").fillna(-1).astype("int64")
+        self.targets.update(zip(labels.tolist(), rows["target"].notna().tolist(), strict=True))
+
+    def add_failures(self, failures: Sequence[Failure], number: int | None) -> None:
+        """Add images that could not be read."""
+        for failure in failures:
+            self._add_id(failure[0])
+            self.failures.append(failure)
+            self.places.append(number)
+
+    def _add_id(self, name: str) -> None:
+        if name in self.ids:
+            raise DataError(
+                f"two images have the id {name!r}; rows are identified by id, so each image needs its own, and loaders that "
+                "give each process another part must not pad"
+            )
+        self.ids[name] = None
+
+    def manifest(
+        self, begun: Mapping[str, Any], state: RunState, first_image: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The manifest of the whole run."""
+        failed = dict.fromkeys(name for name, _, _ in self.failures)
+        images = pd.DataFrame({"image_id": [*(name for name in self.ids if name not in failed), *failed]})
+        data = describe_data(images, self.failures, self.checks if isinstance(state.store, RunFolder) else [])
+        stop = {} if state.stopping is None else {"stop": state.stopping.to_dict()}
+        groups = count_groups(begun, pd.DataFrame({GROUP: list(self.groups)}))
+        first = {} if first_image is None else {"first_image": first_image}
+        return {**begun, **first, "speed": state.job.runner.to_dict(), **stop, "complete": True, **data, **groups}
+
+
+def _pieces(
+    state: RunState, protocol: Protocol, numbers: Sequence[int], found: _Found, unread: Sequence[Failure] = ()
+) -> Iterator[pd.DataFrame]:
+    """The rows of a run, batch by batch, those of images that could not be read last; `unread` are such images of no batch."""
+    for place, number in enumerate(numbers):
+        rows = state.rows_of(number, None if state.stopping is None else state.kept[place])
+        if rows is None:
+            raise _DamagedError
+        made_of = state.store.checkpoint(number)
+        if isinstance(state.store, RunFolder) and state.passed.get(number, made_of.check) != made_of.check:
+            raise other_order(state.store.folder)
+        if not found.grouped and GROUP in rows:
+            rows = with_group_column(rows, None)
+        found.add(made_of, rows, number)
+        if len(rows):
+            yield rows
+    found.add_failures(unread, None)
+    if found.failures:
+        yield state.unreadable(found.failures)
+    check_labelled(protocol, [label for label, _ in found.targets], [has for _, has in found.targets])
 
 
 def _merged(
-    state: RunState, manifest: Mapping[str, Any], protocol: Protocol, numbers: Sequence[int], ends: Sequence[Any] = ()
-) -> Scores | None:
-    """The scores of the whole run; None if a batch was damaged, so that it has to be measured again."""
-    frames, failures, checks, places = [], [], [], []
-    names: set[str] = set()
-    for place, number in enumerate(numbers):
-        rows = state.rows_of(number, state.kept[place] if state.stopping is not None else None)
-        if rows is None:
-            return None
-        made_of = state.store.checkpoint(number)
-        if isinstance(state.store, RunFolder):
-            if state.passed.get(number, made_of.check) != made_of.check:
-                raise other_order(state.store.folder)
-            _check_new(names, [*rows["image_id"].unique(), *(name for name, _, _ in made_of.failed)])
-        frames.append(rows)
-        checks.append(made_of.check)
-        failures += made_of.failed
-        places += [number] * len(made_of.failed)
-    for end in ends:
-        failures += [(name, label, reason) for name, label, reason in end.get("failed", [])]
-        places += [-1] * len(end.get("failed", []))
-    frames = [rows for rows in frames if len(rows)]
-    rows = pd.concat([*frames, *([state.unreadable(failures)] if failures else [])], ignore_index=True)
-    if "groups" not in manifest and GROUP in rows:
-        rows = with_group_column(rows, None)
-    readable = rows[rows["status"] != UNREADABLE]
-    check_labelled(protocol, readable["label"], readable["target"].notna())
-    kept = isinstance(state.store, RunFolder)
-    data = describe_data(rows, failures, checks if kept else [])
-    if kept:
-        data["unreadable"] = [
-            entry | ({"batch": place} if place >= 0 else {}) for entry, place in zip(data["unreadable"], places, strict=True)
-        ]
-        data["data"] |= {} if list(numbers) == list(range(len(numbers))) else {"numbers": list(numbers)}
-    stopped = {} if state.stopping is None else {"stop": state.stopping.to_dict()}
-    first = next((end["first_image"] for end in ends if end.get("first_image")), None)
-    return Scores(
-        rows,
-        {
-            **manifest,
-            **({} if first is None else {"first_image": first}),
-            "speed": state.job.runner.to_dict(),
-            **stopped,
-            "complete": True,
-            **data,
-            **count_groups(manifest, rows),
-        },
-    )
-
-
-def _check_new(names: set[str], own: Sequence[str]) -> None:
-    for name in own:
-        if name in names:
-            raise DataError(
-                f"two batches have an image with the id {name!r}; rows are told apart by id, so each needs its own, and loaders "
-                "that give each process another part must not pad"
-            )
-        names.add(name)
-
-
-def _saved(scores: Scores, store: RunFolder) -> Scores:
+    store: RunFolder, state: RunState, manifest: Mapping[str, Any], protocol: Protocol, ends: Sequence[Mapping[str, Any]]
+) -> Scores:
     """Write the finished run, which then needs its parts no longer."""
+    numbers = _numbers(ends) if ends else state.numbers
+    found = _Found("groups" in manifest)
+    first = next((end["first_image"] for end in ends if "first_image" in end), None)
+    unread = [(name, label, reason) for end in ends for name, label, reason in end.get("failed", [])]
+    with writing(store.folder, RunError):
+        merge_parts(_pieces(state, protocol, numbers, found, unread), store.folder / ROWS)
+    whole = found.manifest(manifest, state, first)
+    whole["unreadable"] = [
+        entry | ({} if place is None else {"batch": place})
+        for entry, place in zip(whole["unreadable"], found.places, strict=True)
+    ]
+    if ends:
+        whole["data"]["numbers"] = list(numbers)
+    scores = Scores(RowFile(store.folder / ROWS).read(), whole)
     try:
         scores.save(store.folder)
     except OutputError as error:  # which means wrong use elsewhere, but here the call was right
@@ -127,14 +178,31 @@ def _saved(scores: Scores, store: RunFolder) -> Scores:
 
 def _ends(store: RunFolder, state: RunState, rank: Rank, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What all processes have said at the ends of their parts."""
-    entry = {"batches": len(state.numbers), "first_image": manifest["first_image"]}
-    store.say_end(rank.rank, rank.world, entry)
-    while (ends := store.ends(rank.world)) is None and not store.finished_meanwhile():
+    with writing(store.folder, RunError):
+        say_end(store.folder, rank.rank, rank.world, {"batches": len(state.numbers), "first_image": manifest["first_image"]})
+    while (ends := read_ends(store.folder, rank.world)) is None and not store.finished_meanwhile():
         time.sleep(LOOKS)
     return ends or []
 
 
 def _numbers(ends: Sequence[Mapping[str, Any]]) -> list[int]:
-    from xaieval.evaluation.batch_sources import FAR
-
     return [(rank << FAR) + number for rank, end in enumerate(ends) for number in range(end["batches"])]
+
+
+def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], error: Exception) -> Scores:
+    """The scores of a run in which no image of this process's part could be read.
+
+    Raises:
+        RunError: The error, if that is so in every process.
+    """
+    before = finished_state(folder)
+    entry = {"batches": 0, "failed": failures}
+    while finished_state(folder) in (before, None):
+        with writing(folder, RunError):
+            (folder / PARTS).mkdir(parents=True, exist_ok=True)
+            say_end(folder, rank.rank, rank.world, entry)  # again: a session that begins removes what earlier ones have left
+        ends = read_ends(folder, rank.world)
+        if ends is not None and not any(end["batches"] for end in ends):
+            raise error
+        time.sleep(LOOKS)
+    return Scores.load(folder)

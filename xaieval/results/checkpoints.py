@@ -1,7 +1,7 @@
 """The checkpoints of a run: its finished batches, from which a run goes on, whoever measured them.
 
-A run under way has a file of rows for each finished batch in the folder `parts`, with a description of the batch. A finished run
-has all rows in one file, and its manifest describes the batches; it goes on in the same way, with nothing left to measure.
+A run under way has a file of rows for each finished batch in the folder `parts`, with a description of the batch. A finished
+run has all rows in one file, and its manifest describes the batches; it goes on in the same way, with nothing left to measure.
 """
 
 from __future__ import annotations
@@ -68,6 +68,26 @@ class Checkpoint:
         """
         made_of = check_made_of(read_description(path), path)
         return cls(made_of["check"], made_of["ids"], [(name, label, reason) for name, label, reason in made_of["failed"]])
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of its images, also of those that could not be read, sorted."""
+        return sorted([*(self.ids or ()), *(name for name, _, _ in self.failed)])
+
+    def misses_alike(self, other: Checkpoint) -> bool:
+        """Whether the same images could not be read, for the same reasons."""
+        mine, others = (sorted((name, reason) for name, _, reason in one.failed) for one in (self, other))
+        return mine == others
+
+    def difference(self, batch: Batch) -> str:
+        """In what another batch differs, as the end of a sentence about this one."""
+        ids = self.ids or ()
+        if len(ids) != len(batch):
+            return f"has {len(ids)} images, this run's has {len(batch)}"
+        others = [pair for pair in zip(ids, batch.ids, strict=True) if pair[0] != pair[1]]
+        if others:
+            return "has the image '{}', this run's has '{}' there".format(*others[0])
+        return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images, labels or groups are others"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the checkpoint as plain values, for the file."""
@@ -161,7 +181,6 @@ class FinishedRun:
         rows = rows[rows["status"] != UNREADABLE]
         ids = rows["image_id"].to_numpy(dtype=object)
         return rows, np.append(np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else [], len(ids)).astype(int)
-
 
     @cached_property
     def _labels(self) -> dict[str, int]:

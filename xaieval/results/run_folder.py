@@ -1,9 +1,9 @@
 """The folder of a run as the meeting place of the processes that measure it.
 
-Any process with the same run takes part, whoever started it and whenever it comes. Batches are claimed one by one, by a lock on a
-small file, which the system releases if the process dies; so a slow process holds nobody up, and a dead one loses only the batch
-that it was at. The processes that are there at the same time are a session. What was measured before it is checked in it once:
-the process that claims such a batch compares it with what the loader gives now, and leaves a mark.
+Any process with the same run takes part, whoever started it and whenever it comes. Batches are claimed one by one, by a lock on
+a small file, which the system releases if the process dies; so a slow process holds nobody up, and a dead one loses only the
+batch that it was at. The processes that are there at the same time are a session. What was measured before it is checked in it
+once: the process that claims such a batch compares it with what the loader gives now, and leaves a mark.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from xaieval.errors import DataError, OutputError, RunError
 from xaieval.results.checkpoints import Checkpoint, FinishedRun, in_groups, part_path, part_paths, unless_damaged
 from xaieval.results.files import MANIFEST, PARTS, check_folder, is_complete, write_file, write_json, writing
 from xaieval.results.locks import Lock
+from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of
 from xaieval.results.validation import read_manifest
 
-__all__ = ["RunFolder", "other_order", "read_ends"]
+__all__ = ["RunFolder", "other_order"]
 
 SESSION = "session.json"
 DOOR, MERGING = ".door", ".merging"
-PRESENT, CLAIM, CHECKED, END = ".present", ".claim", ".checked", ".end.json"  # endings of names
+PRESENT, CLAIM, CHECKED = ".present", ".claim", ".checked"  # endings of names
 
 log = logging.getLogger("xaieval")
 
@@ -67,15 +68,15 @@ class RunFolder:
             manifest: The manifest of the run.
             resume: Whether to keep batches that were measured before; otherwise they are measured again.
             order: A hash of the order of the images, if it is known.
-            started: When the command of this process was started, in seconds since the epoch: a run that was finished after that
-                is taken as it is. None if that is unknown.
+            started: When the command of this process was started, in seconds since the epoch: a run that was finished after
+                that is taken as it is. None if that is unknown.
 
         Raises:
             DataError: The processes that are there have another order.
             OutputError: The folder cannot be written, holds another run, or others go on with what is not to be kept.
         """
         folder = Path(path)
-        run = cls(folder, FinishedRun(folder), seen=_state_of(folder / MANIFEST))
+        run = cls(folder, FinishedRun(folder), seen=state_of(folder / MANIFEST))
         with ExitStack() as stack:
             stack.callback(run._leave)
             with writing(folder), run._door():
@@ -134,8 +135,8 @@ class RunFolder:
         session = json.loads((self.folder / PARTS / SESSION).read_text())
         if not resume and session["resume"]:
             raise OutputError(
-                f"other processes go on with the run in '{self.folder}', so that it cannot be measured again from the start; wait "
-                "until they have ended, or leave out resume=False (--no-resume)"
+                f"other processes go on with the run in '{self.folder}', so that it cannot be measured again from the start; "
+                "wait until they have ended, or leave out resume=False (--no-resume)"
             )
         if session["order"] != order:
             raise other_order(self.folder)
@@ -229,7 +230,7 @@ class RunFolder:
                 return False
             now = Checkpoint.of(batch)
             if checkpoint.check == now.check:
-                if _failures(checkpoint) != _failures(now):
+                if not checkpoint.misses_alike(now):
                     self.write(number, now, frame_of(read_part(part)))
             elif not self._may_differ(number, checkpoint, batch):
                 return False
@@ -248,7 +249,7 @@ class RunFolder:
         if known.check != now.check:
             return False  # such as a finished run in other batches, which is measured again
         grouped = batch.group is not None or self.finished.has_groups
-        if grouped or _failures(known) != _failures(now):
+        if grouped or not known.misses_alike(now):
             rows = self.finished.rows(number)
             if rows is None:
                 return False
@@ -261,10 +262,10 @@ class RunFolder:
         Raises:
             OutputError: The images are others.
         """
-        if known.ids != batch.ids and _names(known) == _names(Checkpoint("", batch.ids, batch.failed)):
+        if known.ids != batch.ids and known.names == Checkpoint("", batch.ids, batch.failed).names:
             return False
         raise OutputError(
-            f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(known, batch)}; give the same "
+            f"'{self.folder}' holds a run that broke off, whose batch {number} {known.difference(batch)}; give the same "
             "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
         )
 
@@ -315,7 +316,7 @@ class RunFolder:
 
     def finished_meanwhile(self) -> bool:
         """Whether another process has finished the run since this one came."""
-        return _state_of(self.folder / MANIFEST) != self.seen and is_complete(self.folder)
+        return state_of(self.folder / MANIFEST) != self.seen and is_complete(self.folder)
 
     @contextmanager
     def merging(self) -> Iterator[bool]:
@@ -331,37 +332,6 @@ class RunFolder:
         """Remove the parts of the run, which is finished now."""
         with suppress(OSError), self._door():
             self._remove()
-
-    def say_end(self, rank: int, world: int, entry: Mapping[str, Any]) -> None:
-        """Leave word that this process has read all of its part of the data, which no other process has."""
-        with writing(self.folder, RunError):
-            write_json(self.folder / PARTS / _end(rank, world), entry)
-
-    def ends(self, world: int) -> list[dict[str, Any]] | None:
-        """What the processes have said at the end of their parts of the data; None before all have."""
-        return read_ends(self.folder, world)
-
-
-def read_ends(folder: Path, world: int) -> list[dict[str, Any]] | None:
-    """See `RunFolder.ends`."""
-    paths = [folder / PARTS / _end(rank, world) for rank in range(world)]
-    try:
-        return [json.loads(path.read_text()) for path in paths]
-    except FileNotFoundError:
-        return None
-
-
-def _end(rank: int, world: int) -> str:
-    return f"{rank:04d}-of-{world:04d}{END}"
-
-
-def _state_of(manifest: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced; empty without the file."""
-    try:
-        state = manifest.stat()
-    except OSError:
-        return ()
-    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -384,21 +354,3 @@ def other_order(folder: Path) -> DataError:
         "shuffle, or does so by a generator with a seed; if the loader gives each process another part of the data, say "
         "already_split"
     )
-
-
-def _failures(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    return sorted((name, reason) for name, _, reason in checkpoint.failed)
-
-
-def _names(checkpoint: Checkpoint) -> list[str]:
-    return sorted([*(checkpoint.ids or ()), *(name for name, _, _ in checkpoint.failed)])
-
-
-def _difference(known: Checkpoint, batch: Batch) -> str:
-    ids = known.ids or ()
-    if len(ids) != len(batch):
-        return f"has {len(ids)} images, this run's has {len(batch)}"
-    others = [pair for pair in zip(ids, batch.ids, strict=True) if pair[0] != pair[1]]
-    if others:
-        return "has the image '{}', this run's has '{}' there".format(*others[0])
-    return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images, labels or groups are others"

@@ -58,8 +58,8 @@ class Ended:
 def launch(arguments: Sequence[str], processes: int, apart: bool = False) -> list[str]:
     """Run `python -P -m xaieval.cli` in several processes on this machine, and wait for them.
 
-    A process that is killed does not end the others, which do what is left. One that fails with an error does. `-P` keeps modules
-    in the working directory from replacing installed ones.
+    A process that is killed does not end the others, which do what is left. One that fails with an error does. `-P` keeps
+    modules in the working directory from replacing installed ones.
 
     Args:
         arguments: Of the command line.

@@ -74,7 +74,7 @@ class Rank:
         except ValueError as error:
             first, second = given
             raise UsageError(
-                f"{first} and {second} are whole numbers, 0 <= {first} < {second}, as torchrun, srun and mpirun set them; got {given}"
+                f"torchrun, srun and mpirun set {first} and {second} to whole numbers, 0 <= {first} < {second}; got {given}"
             ) from error
 
     @staticmethod

@@ -35,8 +35,8 @@ def score(
         loader: The same in every process, with all images; or see `already_split`.
         *args: Of `xaieval.score`.
         output_dir: A folder that all processes can reach, also from other machines.
-        already_split: The loader gives a different part of the data in each process, all of which is kept. The run then needs as
-            many processes as when it began. Images without ids are named by process and position, such as "r1-0", and
+        already_split: The loader gives a different part of the data in each process, all of which is kept. The run then needs
+            as many processes as when it began. Images without ids are named by process and position, such as "r1-0", and
             `max_images` is divided among the processes.
         **options: Of `xaieval.score`.
 
