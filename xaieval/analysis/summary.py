@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,12 @@ import pandas as pd
 from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls, rivals
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import metric_interval, why_no_interval
-from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.analysis.tables import grouping_of_rows, mean_of
 from xaieval.config.groups import Weights
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, EXCLUDED, GROUP, VALUED
 
-__all__ = ["summarise", "why_missing"]
+__all__ = ["summarise", "summarise_run", "why_missing"]
 
 AREA = "mask_area"
 
@@ -66,16 +67,49 @@ def summarise(
         layer method
         p5    gradcam          15.0               7.6               22.4        0.2        12         0
     """
+    parts = rows.groupby(["layer", "method"], sort=False)
+    return _table(parts, [str(name) for name in rows], metrics, controls, level, resamples, seed, tests, weights)
+
+
+def summarise_run(
+    record: RunRecord, level: float = 0.95, resamples: int | None = None, tests: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The summary of a run, which may be larger than the memory; see `summarise`.
+
+    Args:
+        record: The run.
+        level: Level of the intervals, in (0, 1).
+        resamples: Number of bootstrap samples; intervals of means are then percentile bootstrap intervals.
+        tests: The table of `compare_with_controls` (default: no column `beats_controls`).
+
+    Raises:
+        MetricError: The level is not in (0, 1).
+    """
+    known = record.column_names
+    columns = ["status", *(entry["name"] for entry in record.metrics), *(name for name in (AREA, GROUP) if name in known)]
+    parts = record.by_pair(list(dict.fromkeys(columns)))
+    return _table(parts, known, record.metrics, record.controls, level, resamples, record.seed, tests, record.group_weights)
+
+
+def _table(
+    parts: Iterable[tuple[Any, pd.DataFrame]],
+    known: Sequence[str],
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str],
+    level: float,
+    resamples: int | None,
+    seed: int,
+    tests: pd.DataFrame | None,
+    weights: Weights,
+) -> pd.DataFrame:
+    """The summary of the rows of each pair of layer and method, which have the known columns."""
     intervals = {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
         for metric in metrics
     }
-    records = [
-        {"layer": layer, "method": method} | _record(part, intervals, weights)
-        for (layer, method), part in rows.groupby(["layer", "method"], sort=False)
-    ]
+    records = [{"layer": layer, "method": method} | _record(part, intervals, weights) for (layer, method), part in parts]
     columns = [name + end for name in intervals for end in ("", "_low", "_high", "_n")]
-    counts = [*([AREA] if AREA in rows else []), "n_images", *(["n_groups"] if GROUP in rows else []), "n_failed"]
+    counts = [*([AREA] if AREA in known else []), "n_images", *(["n_groups"] if GROUP in known else []), "n_failed"]
     table = pd.DataFrame(records, columns=["layer", "method", *columns, *counts])
     table = table.set_index(["layer", "method"])
     if rivals(controls) and tests is not None:
@@ -104,7 +138,7 @@ def why_missing(summary: pd.DataFrame, metrics: Sequence[str], level: float, wei
 def _record(part: pd.DataFrame, intervals: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The means, intervals and counts of a layer and method."""
     valued, counted = part[part["status"].isin(VALUED)], part[part["status"].isin(COUNTED)]
-    together = grouping_of(part, valued["image_id"], weights)
+    together = grouping_of_rows(valued, weights)
     record: dict[str, Any] = {}
     for name, ends in intervals.items():
         values = valued[name].to_numpy(dtype=float)
@@ -115,7 +149,7 @@ def _record(part: pd.DataFrame, intervals: Mapping[str, Any], weights: Weights) 
         record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(kept.sum())}
     if AREA in part:
         areas = counted[AREA].to_numpy(dtype=float)
-        record[AREA] = mean_of(areas, grouping_of(part, counted["image_id"], weights))
+        record[AREA] = mean_of(areas, grouping_of_rows(counted, weights))
     failed = len(part) - len(counted) - int((part["status"] == EXCLUDED).sum())
     known = {} if GROUP not in part else {"n_groups": counted[GROUP].nunique()}
     return record | {"n_images": len(counted), **known, "n_failed": failed}

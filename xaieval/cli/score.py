@@ -125,7 +125,7 @@ def _score(
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.rows, scores.metrics) else [])]
+    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
     files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)

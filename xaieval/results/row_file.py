@@ -121,7 +121,9 @@ class RowWriter:
                 dictionary_pagesize_limit=DICTIONARY_BYTES,
                 **_encodings(table),
             )
-            self._parquet.add_key_value_metadata(table.schema.metadata or {})
+            # Tables that were read from a file say nothing to pandas.
+            described = table if table.schema.pandas_metadata else table_of(frame_of(table.slice(length=0)))
+            self._parquet.add_key_value_metadata(described.schema.metadata)
         self._parquet.write_table(table, row_group_size=self._group_rows)
         self._waiting, self._rows_waiting, self._bytes_waiting = [], 0, 0
 

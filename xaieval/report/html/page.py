@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xaieval.analysis.controls import fooled_metrics
-from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import Pair, rows_of, summary_of
@@ -26,7 +26,7 @@ from xaieval.report.html.matched import matched_of
 from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of
-from xaieval.report.html.row_table import list_rows
+from xaieval.report.html.row_table import Listing, list_rows
 from xaieval.report.html.sections import (
     best_of,
     comparison_of,
@@ -161,7 +161,7 @@ def _templates() -> Environment:
 
 def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     """The variables of the template."""
-    rows, manifest, level = scores.rows, scores.manifest, options.level
+    rows, manifest, level = scores.sample.rows, scores.manifest, options.level
     summary = summary_of(scores, level)
     methods = methods_to_show(scores, options.methods)
     model, data = subject_of(manifest)
@@ -171,7 +171,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     return {
         "model": model,
         "data": data,
-        "images": rows["image_id"].nunique(),
+        "images": scores.n_images,
         "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
@@ -184,8 +184,8 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "panels": panels_of(scores, summary),
         "best": best_of(scores, summary, level),
         "doubts": doubts_of(scores, summary, level),
-        "predictions": str(predictions_of(scores.rows, scores.manifest.get("classes"))),
-        "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
+        "predictions": str(predictions_of(scores.images(IMAGE_COLUMNS), scores.manifest.get("classes"))),
+        "statuses": scores.statuses,
         "unreadable": unreadable[:MOST_UNREADABLE],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
         "beaten": controls_beaten(scores, level),
@@ -195,13 +195,19 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
         "cross": options.cross and cross_section(options.cross, level),
         **_pictures(scores, options, methods),
-        "listing": list_rows(rows, scores.metrics, scores.controls, options.classes, scores.seed),
+        "listing": _listing(scores, options),
         "protocol": protocol_sentences(choices) if choices else [],
         "preset": preset_of(choices) if choices else None,
         "command": command_of(manifest),
         "facts": facts_of(manifest),
         "other_facts": facts_of(options.other.manifest) if options.other else [],
     }
+
+
+def _listing(scores: RunRecord, options: ReportOptions) -> Listing:
+    """The rows of the page, with the numbers of images and rows of the whole run."""
+    listing = list_rows(scores.sample.rows, scores.metrics, scores.controls, options.classes, scores.seed)
+    return replace(listing, all_images=scores.n_images, rows=scores.n_rows)
 
 
 def _heading(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> dict[str, Any]:
@@ -227,7 +233,7 @@ def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str])
     among = 0
     if choice is not None and not set(choice.ids) <= set(maps.number):
         choice = choose_images(scores, pairs[:MOST_PAIRS], among=maps.number)
-        among = len(set(maps.number) & set(scores.rows["image_id"]))
+        among = len(set(maps.number) & set(scores.sample.rows["image_id"]))
     if choice is None or not choice.ids:
         return variables | {"why_no_maps": "none of the given maps belongs to an image, layer and method that has a value"}
     return variables | {
@@ -241,7 +247,7 @@ def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str])
 def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
     """The pictures of a layer and method."""
     layer, method = pair
-    rows = rows_of(scores.rows, pair).set_index("image_id")
+    rows = rows_of(scores.sample.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     return Gallery(
         layer, method, [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
