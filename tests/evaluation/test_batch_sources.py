@@ -130,7 +130,7 @@ def test_parts_that_are_split_already_are_kept_whole_and_their_ids_stay_apart(si
         of = source(DataLoader(Stream(size), batch_size=batch_size), most, rank=Rank(rank, world), split=True)
         allowed = size if most is None else min(size, most // world + (rank < most % world))
         if not allowed:
-            with pytest.raises(DataError, match="^the loader is empty"):
+            with pytest.raises(DataError, match=r"^the loader is empty"):
                 _wanted(of)
             assert of.ended
             continue
@@ -195,9 +195,9 @@ def test_a_sampler_without_end_is_asked_as_far_as_needed():
 
 def test_without_images_the_error_is_that_of_one_process():
     for loader in ([], Grey(0).loader(sampler=[])):
-        with pytest.raises(DataError, match="^the loader is empty"):
+        with pytest.raises(DataError, match=r"^the loader is empty"):
             source(loader).first()
-    with pytest.raises(RunError, match="^none of the 3 images could be read; the first, 'grey-0': broken$"):
+    with pytest.raises(RunError, match=r"^none of the 3 images could be read; the first, 'grey-0': broken$"):
         source(Grey(3, range(3)).loader(2)).first()
 
 
@@ -309,7 +309,7 @@ def test_an_id_that_comes_twice_is_refused():
             return super().__getitem__(index) | {"id": f"grey-{index % 3}"}
 
     for size in (2, 5):
-        with pytest.raises(DataError, match="^two images have the id 'grey-0'; rows are identified by id"):
+        with pytest.raises(DataError, match=r"^two images have the id 'grey-0'; rows are identified by id"):
             _wanted(source(Twins(5).loader(size)))
 
 

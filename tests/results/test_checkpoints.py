@@ -155,7 +155,7 @@ def test_an_image_that_can_be_read_at_last_is_measured_with_its_batch(tmp_path):
     model = Net()
     healed = run(tmp_path, loader(10, unreadable={7}), model)
     assert model.looks == 2
-    pd.testing.assert_frame_equal(healed.rows, run(None, loader(10, unreadable={7})).rows)
+    pd.testing.assert_frame_equal(healed.rows, run(tmp_path / "whole", loader(10, unreadable={7})).rows)
 
 
 # ---- what there is of an unfinished run

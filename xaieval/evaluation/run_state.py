@@ -229,11 +229,15 @@ class RunState:
         """
         rows = self.store.rows(number)
         if rows is None:
-            self.store.drop(number)
-            self.waiting.append(number)
+            self.measure_again(number)
         elif pairs is not None:
             rows = rows[pd.MultiIndex.from_frame(rows[["layer", "method"]]).isin(pairs)]
         return rows
+
+    def measure_again(self, number: int) -> None:
+        """Have a batch measured again, whose file is damaged."""
+        self.store.drop(number)
+        self.waiting.append(number)
 
     def unreadable(self, failures: Sequence[Any]) -> pd.DataFrame:
         """The rows of images that could not be read."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Failure
@@ -23,10 +25,14 @@ from xaieval.results.files import PARTS, ROWS, writing
 from xaieval.results.manifest import count_groups, describe_data
 from xaieval.results.part_ends import finished_state, read_ends, say_end
 from xaieval.results.row_file import RowFile, merge_parts
-from xaieval.results.rows import GROUP, with_group_column
+from xaieval.results.row_pieces import MOST_ROWS
+from xaieval.results.row_tables import frame_of
+from xaieval.results.rows import GROUP
 from xaieval.results.run_folder import RunFolder, other_order
 
 __all__ = ["wait_without_images", "whole_run"]
+
+TRIES = 10  # to read files that may be replaced meanwhile
 
 
 def whole_run(state: RunState, manifest: Mapping[str, Any], protocol: Protocol, own_part: Rank | None) -> Scores:
@@ -47,13 +53,13 @@ def whole_run(state: RunState, manifest: Mapping[str, Any], protocol: Protocol, 
     while True:
         state.work()
         if not isinstance(store, RunFolder):
-            found = _Found("groups" in manifest)
+            found = _Found("groups" in manifest, protocol.target == "label")
             rows = pd.concat(list(_pieces(state, protocol, state.numbers, found)), ignore_index=True)
             return Scores(rows, found.manifest(manifest, state))
         ends = [] if own_part is None else _ends(store, state, own_part, manifest)
         with store.merging() as first:
             if not first:
-                return Scores.load(store.folder)
+                return _loaded(store.folder)
             try:
                 return _merged(store, state, manifest, protocol, ends)
             except _DamagedError:
@@ -75,10 +81,12 @@ class _Found:
         checks: The checksum of each batch.
         failures: Images that could not be read.
         places: The number of the batch of each of them.
-        targets: The different labels of images, each with whether an image of this label has a target.
+        by_label: Whether the targets are the labels.
+        targets: If so, the different labels of images, each with whether an image of this label has a target.
     """
 
     grouped: bool
+    by_label: bool
     ids: dict[str, None] = field(default_factory=dict)
     groups: set[Any] = field(default_factory=set)
     checks: list[str] = field(default_factory=list)
@@ -86,16 +94,19 @@ class _Found:
     places: list[int | None] = field(default_factory=list)
     targets: set[tuple[int, bool]] = field(default_factory=set)
 
-    def add(self, made_of: Checkpoint, rows: pd.DataFrame, number: int) -> None:
-        """Add a batch."""
-        for name in rows["image_id"].unique() if made_of.ids is None else made_of.ids:
+    def add(self, made_of: Checkpoint, rows: pd.DataFrame | pa.Table, number: int) -> None:
+        """Add a batch, with the rows of its images that could be read."""
+        names = [GROUP] * self.grouped + ["label", "target"] * self.by_label + ["image_id"] * (made_of.ids is None)
+        some = frame_of(rows.select(names)) if isinstance(rows, pa.Table) else rows[names]
+        for name in some["image_id"].unique() if made_of.ids is None else made_of.ids:
             self._add_id(name)
         self.checks.append(made_of.check)
         self.add_failures(made_of.failed, number)
         if self.grouped:
-            self.groups.update(rows[GROUP].unique())
-        labels = rows["label"].astype("Int64").fillna(-1).astype("int64")
-        self.targets.update(zip(labels.tolist(), rows["target"].notna().tolist(), strict=True))
+            self.groups.update(some[GROUP].unique())
+        if self.by_label:
+            labels = some["label"].astype("Int64").fillna(-1).astype("int64")
+            self.targets.update(zip(labels.tolist(), some["target"].notna().tolist(), strict=True))
 
     def add_failures(self, failures: Sequence[Failure], number: int | None) -> None:
         """Add images that could not be read."""
@@ -127,17 +138,13 @@ class _Found:
 
 def _pieces(
     state: RunState, protocol: Protocol, numbers: Sequence[int], found: _Found, unread: Sequence[Failure] = ()
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[Any]:
     """The rows of a run, batch by batch, those of images that could not be read last; `unread` are such images of no batch."""
     for place, number in enumerate(numbers):
-        rows = state.rows_of(number, None if state.stopping is None else state.kept[place])
-        if rows is None:
-            raise _DamagedError
+        rows = _rows_of(state, place, number)
         made_of = state.store.checkpoint(number)
         if isinstance(state.store, RunFolder) and state.passed.get(number, made_of.check) != made_of.check:
             raise other_order(state.store.folder)
-        if not found.grouped and GROUP in rows:
-            rows = with_group_column(rows, None)
         found.add(made_of, rows, number)
         if len(rows):
             yield rows
@@ -147,12 +154,24 @@ def _pieces(
     check_labelled(protocol, [label for label, _ in found.targets], [has for _, has in found.targets])
 
 
+def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Table:
+    """The rows of a batch, from a file as a table."""
+    if state.stopping is not None or not isinstance(state.store, RunFolder):
+        rows = state.rows_of(number, None if state.stopping is None else state.kept[place])
+    else:
+        rows = state.store.table(number)
+    if rows is None:
+        state.measure_again(number)
+        raise _DamagedError
+    return rows
+
+
 def _merged(
     store: RunFolder, state: RunState, manifest: Mapping[str, Any], protocol: Protocol, ends: Sequence[Mapping[str, Any]]
 ) -> Scores:
     """Write the finished run, which then needs its parts no longer."""
     numbers = _numbers(ends) if ends else state.numbers
-    found = _Found("groups" in manifest)
+    found = _Found("groups" in manifest, protocol.target == "label")
     first = next((end["first_image"] for end in ends if "first_image" in end), None)
     unread = [(name, label, reason) for end in ends for name, label, reason in end.get("failed", [])]
     with writing(store.folder, RunError):
@@ -164,7 +183,8 @@ def _merged(
     ]
     if ends:
         whole["data"]["numbers"] = list(numbers)
-    scores = Scores(RowFile(store.folder / ROWS).read(), whole)
+    rows = RowFile(store.folder / ROWS)
+    scores = Scores.of_file(rows, whole) if len(rows) > MOST_ROWS else Scores(rows.read(), whole)
     try:
         scores.save(store.folder)
     except OutputError as error:  # which means wrong use elsewhere, but here the call was right
@@ -204,5 +224,14 @@ def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], e
         ends = read_ends(folder, rank.world)
         if ends is not None and not any(end["batches"] for end in ends):
             raise error
+        time.sleep(LOOKS)
+    return _loaded(folder)
+
+
+def _loaded(folder: Path) -> Scores:
+    """The run that another process has finished, and perhaps writes once more, with what the command line knows of it."""
+    for _ in range(TRIES):
+        with suppress(OutputError):
+            return Scores.load(folder)
         time.sleep(LOOKS)
     return Scores.load(folder)

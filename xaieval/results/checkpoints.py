@@ -28,9 +28,10 @@ from xaieval.errors import OutputError
 from xaieval.results.files import MANIFEST, PARTS, ROWS, is_complete
 from xaieval.results.manifest import describe_data, tensor_bytes
 from xaieval.results.part_files import SUFFIX, read_description, read_part
+from xaieval.results.row_file import RowFile
 from xaieval.results.row_tables import frame_of
 from xaieval.results.rows import GROUP, UNREADABLE, failed_rows, with_group_column
-from xaieval.results.validation import check_made_of, check_rows, read_manifest, read_rows
+from xaieval.results.validation import check_made_of, check_rows, read_manifest
 
 __all__ = ["Checkpoint", "FinishedRun", "check_of", "in_groups", "part_path", "part_paths", "read_unfinished", "unless_damaged"]
 
@@ -155,7 +156,7 @@ class FinishedRun:
     @property
     def has_groups(self) -> bool:
         """Whether its rows have groups."""
-        return self._rows is not None and GROUP in self._rows[0]
+        return self._file is not None and GROUP in self._file.columns
 
     def checkpoint(self, number: int) -> Checkpoint:
         """A batch, with the labels of its images that could not be read."""
@@ -164,35 +165,45 @@ class FinishedRun:
 
     def rows(self, number: int) -> pd.DataFrame | None:
         """The rows of a batch; None if the file is damaged, which is logged."""
-        if self._rows is None:
-            return None
-        rows, starts = self._rows
         start, end = self._places[number]
-        if end >= len(starts):
+        file, starts = self._file, self._starts
+        if file is None or starts is None or end >= len(starts):
             return None
-        return rows.iloc[starts[start] : starts[end]].reset_index(drop=True)
+        return unless_damaged(lambda _: file.slice(starts[start], starts[end]), self._path)
 
     @cached_property
-    def _rows(self) -> tuple[pd.DataFrame, Any] | None:
-        """The rows of images that could be read, and where those of each image start."""
-        rows = self._all_rows
-        if rows is None or not {"image_id", "status"} <= set(rows):
-            return None
-        rows = rows[rows["status"] != UNREADABLE]
-        ids = rows["image_id"].to_numpy(dtype=object)
-        return rows, np.append(np.flatnonzero(np.append(True, ids[1:] != ids[:-1])) if len(ids) else [], len(ids)).astype(int)
+    def _file(self) -> RowFile | None:
+        return unless_damaged(RowFile, self._path)
+
+    @cached_property
+    def _starts(self) -> list[int] | None:
+        """Where the rows of each image that could be read begin, and where those of the last one end."""
+        file = self._file
+        return None if file is None else unless_damaged(lambda _: _starts_of_images(file), self._path)
 
     @cached_property
     def _labels(self) -> dict[str, int]:
         """The labels of images that could not be read, where they are known."""
-        if self._all_rows is None or "label" not in self._all_rows:
+        if self._file is None or "label" not in self._file.columns:
             return {}
-        rows = self._all_rows[self._all_rows["status"] == UNREADABLE].dropna(subset="label").drop_duplicates("image_id")
-        return dict(zip(rows["image_id"], rows["label"].astype(int).tolist(), strict=True))
+        found = {}
+        for rows in self._file.frames(["image_id", "label", "status"]):
+            rows = rows[rows["status"] == UNREADABLE].dropna(subset="label").drop_duplicates("image_id")
+            found |= dict(zip(rows["image_id"], rows["label"].astype(int).tolist(), strict=True))
+        return found
 
-    @cached_property
-    def _all_rows(self) -> pd.DataFrame | None:
-        return unless_damaged(read_rows, self._path)
+
+def _starts_of_images(file: RowFile) -> list[int]:
+    starts, last, before = [], None, 0
+    for rows in file.frames(["image_id", "status"]):
+        readable = rows.loc[(rows["status"] != UNREADABLE).to_numpy(), "image_id"]
+        if len(readable):
+            codes = readable.cat.codes.to_numpy()
+            new = np.append(readable.iloc[0] != last, codes[1:] != codes[:-1])
+            starts += (before + np.flatnonzero(new)).tolist()
+            last = readable.iloc[-1]
+        before += len(readable)
+    return [*starts, before]
 
 
 def in_groups(rows: pd.DataFrame, batch: Batch) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from xaieval.data.batches import Batch
 from xaieval.errors import DataError, OutputError, RunError
@@ -26,7 +27,7 @@ from xaieval.results.files import MANIFEST, PARTS, check_folder, is_complete, wr
 from xaieval.results.locks import Lock
 from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
-from xaieval.results.row_tables import frame_of
+from xaieval.results.row_tables import frame_of, table_of
 from xaieval.results.validation import read_manifest
 
 __all__ = ["RunFolder", "other_order"]
@@ -298,12 +299,18 @@ class RunFolder:
             return self.finished.checkpoint(number)
         return Checkpoint.read(path)
 
-    def rows(self, number: int) -> pd.DataFrame | None:
-        """The rows of a batch; None if its file is damaged, which is logged."""
+    def table(self, number: int) -> pa.Table | None:
+        """The rows of a batch as a table; None if its file is damaged, which is logged."""
         path = part_path(self.folder, number)
         if number in self.finished.checkpoints and not path.exists():
-            return self.finished.rows(number)
-        return unless_damaged(lambda file: frame_of(read_part(file)), path)
+            rows = self.finished.rows(number)
+            return None if rows is None else table_of(rows)
+        return unless_damaged(read_part, path)
+
+    def rows(self, number: int) -> pd.DataFrame | None:
+        """The rows of a batch; None if its file is damaged, which is logged."""
+        table = self.table(number)
+        return None if table is None else frame_of(table)
 
     def _mark(self, number: int) -> Path:
         return self.folder / PARTS / f"{number:08d}{CHECKED}"
