@@ -488,7 +488,8 @@ def _process(folder: Path, seed: int | None, workers: int) -> None:
         left = [rng.randrange(1, 120)]
         for name in ("open", "fsync", "replace", "unlink"):
             setattr(os, name, _deadly(getattr(os, name), left, rng.random() < 0.5))
-    run(Images(23, {4}).loader(2, num_workers=workers), folder)
+    loading = {"num_workers": workers, "multiprocessing_context": "fork"} if workers else {}  # not by the server once more
+    run(Images(23, {4}).loader(2, **loading), folder)
 
 
 def _deadly(own: Callable[..., Any], left: list[int], before: bool) -> Callable[..., Any]:

@@ -81,7 +81,7 @@ def launch(arguments: Sequence[str], processes: int, apart: bool = False) -> lis
         try:
             ended = _watch(running, places, apart)
             died = [one for one in ended if one.died]
-            if len(ended) == processes and died and ended[0].died and len(died) < processes:  # the first one prints
+            if len(ended) == processes and ended[0].died and any(one.status == 0 for one in ended):  # the first one prints
                 running[0] = _start(arguments, 0, processes, started, places[0])
                 ended = [*_watch({0: running[0]}, places, apart), *ended[1:]]
         finally:
