@@ -28,12 +28,8 @@ import cyclopts
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 
-from xaieval.config.protocol import Protocol
-from xaieval.evaluation.batch_rows import Measured, measured_rows
 from xaieval.evaluation.scores import Scores
-from xaieval.metrics import resolve_metrics
 from xaieval.results.files import MANIFEST, ROWS
 from xaieval.results.manifest import describe_data
 from xaieval.results.part_files import SUFFIX, write_part
@@ -43,7 +39,7 @@ LAYERS, METHODS = 16, 4
 BATCH = 32  # images of a part
 DIFFERENT = 64  # parts whose confidences are drawn; the others are the same with other images
 PAIRS = [(f"layer{layer}", f"method{method}") for layer in range(LAYERS) for method in range(METHODS)]
-METRICS = resolve_metrics(["average_drop", "increase_in_confidence"])
+METRICS = ("average_drop", "increase_in_confidence")
 FILES = {"make": f"parts/*{SUFFIX}", "merge": ROWS, "report": "report.html"}  # that a step writes
 NOTE = "step.json"
 RESULTS = Path(__file__).with_suffix(".csv")
@@ -75,9 +71,14 @@ def main(images: int = 1_281_167, folder: Path | None = None, step: str | None =
 
 def make(folder: Path, images: int) -> None:
     """Write the parts of a run that is about to be merged, without waiting for the disk after each."""
+    from xaieval.config.protocol import Protocol
+    from xaieval.evaluation.batch_rows import measured_rows
+    from xaieval.metrics import resolve_metrics
+
     os.fsync = lambda _: None
     (folder / "parts").mkdir(parents=True, exist_ok=True)
-    drawn = [measured_rows(_measured(start), PAIRS, METRICS, Protocol()) for start in range(DIFFERENT)]
+    metrics = resolve_metrics(list(METRICS))
+    drawn = [measured_rows(_measured(start), PAIRS, metrics, Protocol()) for start in range(DIFFERENT)]
     for number, start in enumerate(range(0, images, BATCH)):
         rows, count = drawn[number % DIFFERENT], min(BATCH, images - start)
         ids = [f"n{(start + place) // 1281:08d}/n{(start + place) // 1281:08d}_{start + place}.JPEG" for place in range(count)]
@@ -176,8 +177,12 @@ def _megabytes(folder: Path, pattern: str) -> float:
     return round(sum(path.stat().st_size for path in folder.glob(pattern)) / 1e6, 1)
 
 
-def _measured(start: int) -> Measured:
+def _measured(start: int) -> Any:
     """What is measured on a batch, with confidences between 0 and 1, most of them lower on the masked images."""
+    import torch
+
+    from xaieval.evaluation.batch_rows import Measured
+
     generator = torch.Generator().manual_seed(start)
     flags = torch.zeros(len(PAIRS), BATCH, dtype=torch.bool)
     classes = torch.randint(1000, (BATCH,), generator=generator)

@@ -1,6 +1,6 @@
 """All rows of a run in one Parquet file, which is written and read piece by piece, so that it may be larger than the memory.
 
-A piece is a row group of about a million rows. Every page has a checksum, so that a damaged file is noticed.
+A piece is a row group of about half a million rows. Every page has a checksum, so that a damaged file is noticed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xaieval.results.rows import Pair
 
 __all__ = ["RowFile", "RowWriter", "merge_parts"]
 
-GROUP_ROWS, GROUP_BYTES = 2**20, 2**27  # of a row group; curves make rows large
+GROUP_ROWS, GROUP_BYTES = 2**19, 2**26  # of a row group; curves make rows large
 FEW_VALUES = 0.1  # share of different values up to which a column of numbers is smaller by a dictionary
 SAMPLE = 2**16  # rows by which that is decided
 DICTIONARY_BYTES = 2**23  # of a column in a row group; above it, text is written as it is
