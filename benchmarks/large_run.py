@@ -34,6 +34,7 @@ from xaieval.results.files import MANIFEST, ROWS
 from xaieval.results.manifest import describe_data
 from xaieval.results.part_files import SUFFIX, write_part
 from xaieval.results.row_file import RowFile, merge_parts
+from xaieval.results.row_tables import table_of
 
 LAYERS, METHODS = 16, 4
 BATCH = 32  # images of a part
@@ -78,11 +79,13 @@ def make(folder: Path, images: int) -> None:
     os.fsync = lambda _: None
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     metrics = resolve_metrics(list(METRICS))
-    drawn = [measured_rows(_measured(start), PAIRS, metrics, Protocol()) for start in range(DIFFERENT)]
+    drawn = [table_of(measured_rows(_measured(start), PAIRS, metrics, Protocol())) for start in range(DIFFERENT)]
+    images_of_rows = pa.array(np.repeat(np.arange(BATCH, dtype=np.int32), len(PAIRS)))
     for number, start in enumerate(range(0, images, BATCH)):
         rows, count = drawn[number % DIFFERENT], min(BATCH, images - start)
         ids = [f"n{(start + place) // 1281:08d}/n{(start + place) // 1281:08d}_{start + place}.JPEG" for place in range(count)]
-        part = rows[: count * len(PAIRS)].assign(image_id=np.repeat(np.array(ids, dtype=object), len(PAIRS)))
+        names = pa.DictionaryArray.from_arrays(images_of_rows[: count * len(PAIRS)], pa.array(ids))
+        part = rows.slice(0, count * len(PAIRS)).set_column(0, "image_id", names)
         write_part(folder / "parts" / f"{number:08d}{SUFFIX}", part, {"check": f"{count}:{number:08x}", "ids": ids})
 
 
