@@ -12,7 +12,7 @@ from xaieval.data.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
-__all__ = ["IMAGE_COLUMNS", "Predictions", "find_in_predictions", "predictions_of"]
+__all__ = ["Predictions", "find_in_predictions", "predictions_of"]
 
 FEWEST = 3  # images that a statement about confidences rests on
 SATURATED, LOW = 0.999, 0.01  # confidences

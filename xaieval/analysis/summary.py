@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,8 +67,10 @@ def summarise(
         layer method
         p5    gradcam          15.0               7.6               22.4        0.2        12         0
     """
+    intervals = _intervals(metrics, level, resamples, seed)
     parts = rows.groupby(["layer", "method"], sort=False)
-    return _table(parts, [str(name) for name in rows], metrics, controls, level, resamples, seed, tests, weights)
+    records = {pair: _record(part, intervals, weights) for pair, part in parts}
+    return _table(records, rows, metrics, controls, tests)
 
 
 def summarise_run(
@@ -85,37 +87,47 @@ def summarise_run(
     Raises:
         MetricError: The level is not in (0, 1).
     """
+    intervals = _intervals(record.metrics, level, resamples, record.seed)
     known = record.column_names
-    columns = ["status", *(entry["name"] for entry in record.metrics), *(name for name in (AREA, GROUP) if name in known)]
-    parts = record.by_pair(list(dict.fromkeys(columns)))
-    return _table(parts, known, record.metrics, record.controls, level, resamples, record.seed, tests, record.group_weights)
+    own = [name for name in (AREA, GROUP) if name in known]
+    # Metric by metric, a pass over a large file takes more of its layers and methods.
+    asked = [[name] for name in intervals] + [[AREA]] if record.is_large else [[*intervals, AREA]]
+    records: dict[Any, dict[str, Any]] = {}
+    for names in asked:
+        chosen = {name: intervals[name] for name in names if name in intervals}
+        columns = ["status", *chosen, *(name for name in own if name != AREA or AREA in names)]
+        for pair, part in record.by_pair(columns):
+            records.setdefault(pair, {}).update(_record(part, chosen, record.group_weights))
+    return _table(records, known, record.metrics, record.controls, tests)
 
 
-def _table(
-    parts: Iterable[tuple[Any, pd.DataFrame]],
-    known: Sequence[str],
-    metrics: Sequence[Mapping[str, Any]],
-    controls: Sequence[str],
-    level: float,
-    resamples: int | None,
-    seed: int,
-    tests: pd.DataFrame | None,
-    weights: Weights,
-) -> pd.DataFrame:
-    """The summary of the rows of each pair of layer and method, which have the known columns."""
-    intervals = {
+def _intervals(
+    metrics: Sequence[Mapping[str, Any]], level: float, resamples: int | None, seed: int
+) -> dict[str, Callable[..., tuple[float, float]]]:
+    """By metric, the function that gives the interval of its values."""
+    return {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
         for metric in metrics
     }
-    records = [{"layer": layer, "method": method} | _record(part, intervals, weights) for (layer, method), part in parts]
-    columns = [name + end for name in intervals for end in ("", "_low", "_high", "_n")]
+
+
+def _table(
+    records: Mapping[Any, Mapping[str, Any]],
+    known: Container[Any],
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str],
+    tests: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """The summary, from the means, intervals and counts of each layer and method, of rows with the known columns."""
+    names = [metric["name"] for metric in metrics]
+    columns = [name + end for name in names for end in ("", "_low", "_high", "_n")]
     counts = [*([AREA] if AREA in known else []), "n_images", *(["n_groups"] if GROUP in known else []), "n_failed"]
-    table = pd.DataFrame(records, columns=["layer", "method", *columns, *counts])
-    table = table.set_index(["layer", "method"])
+    lines = [{"layer": layer, "method": method, **record} for (layer, method), record in records.items()]
+    table = pd.DataFrame(lines, columns=["layer", "method", *columns, *counts]).set_index(["layer", "method"])
     if rivals(controls) and tests is not None:
         beaten = metrics_beating_controls(tests, table.index, controls)
         table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
-    return table.drop(columns=[f"{name}_n" for name in intervals if (table[f"{name}_n"] == table["n_images"]).all()])
+    return table.drop(columns=[f"{name}_n" for name in names if (table[f"{name}_n"] == table["n_images"]).all()])
 
 
 def why_missing(summary: pd.DataFrame, metrics: Sequence[str], level: float, weights: Weights = "images") -> str:

@@ -31,12 +31,12 @@ KEY = b"xaieval"  # of the description, in the metadata of the schema
 CODEC, LEVEL = "zstd", 1
 
 
-def write_part(path: str | Path, rows: pd.DataFrame, description: Mapping[str, Any]) -> None:
+def write_part(path: str | Path, rows: pd.DataFrame | pa.Table, description: Mapping[str, Any]) -> None:
     """Write a part. The file is there completely or not at all, whenever the process dies.
 
     Args:
         path: The file, which is replaced if it exists; its folder exists.
-        rows: Rows of a run.
+        rows: Rows of a run, as a data frame or as `read_part` gives them.
         description: What can be written as JSON: for example the checksum of the batch and the ids of its images.
 
     Raises:
@@ -49,7 +49,7 @@ def write_part(path: str | Path, rows: pd.DataFrame, description: Mapping[str, A
         >>> read_part(path).num_rows, read_description(path)
         (2, {'check': '2:00c0ffee'})
     """
-    table = table_of(rows)
+    table = table_of(rows) if isinstance(rows, pd.DataFrame) else rows
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: json.dumps(description).encode()})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:

@@ -1,6 +1,6 @@
 """All rows of a run in one Parquet file, which is written and read piece by piece, so that it may be larger than the memory.
 
-A piece is a row group of about a million rows. Every page has a checksum, so that a damaged file is noticed.
+A piece is a row group of about half a million rows. Every page has a checksum, so that a damaged file is noticed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xaieval.results.rows import Pair
 
 __all__ = ["RowFile", "RowWriter", "merge_parts"]
 
-GROUP_ROWS, GROUP_BYTES = 2**20, 2**27  # of a row group; curves make rows large
+GROUP_ROWS, GROUP_BYTES = 2**19, 2**26  # of a row group; curves make rows large
 FEW_VALUES = 0.1  # share of different values up to which a column of numbers is smaller by a dictionary
 SAMPLE = 2**16  # rows by which that is decided
 DICTIONARY_BYTES = 2**23  # of a column in a row group; above it, text is written as it is
@@ -144,6 +144,7 @@ class RowFile:
     Attributes:
         path: The file.
         columns: The names of its columns.
+        text: The names of those that hold text.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -167,7 +168,7 @@ class RowFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._state = _state(self.path)
-        self._text: list[str] = []
+        self.text: list[str] = []
         with self._opened() as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
         self._starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
@@ -175,7 +176,7 @@ class RowFile:
         twice = [name for name, count in Counter(self.columns).items() if count > 1]
         if twice:
             raise OutputError(f"'{path}' holds the column {twice[0]!r} twice; {MEND}")
-        self._text = [one.name for one in schema if is_text(one.type)]
+        self.text = [one.name for one in schema if is_text(one.type)]
         self._last: tuple[int, pa.Table] | None = None  # the row group that was read last, for `slice`
 
     def __len__(self) -> int:
@@ -288,7 +289,7 @@ class RowFile:
         try:
             if _state(self.path) != self._state:
                 raise OutputError(f"'{self.path}' was replaced after its run was loaded; load it again")
-            with pq.ParquetFile(self.path, read_dictionary=self._text, page_checksum_verification=True) as parquet:
+            with pq.ParquetFile(self.path, read_dictionary=self.text, page_checksum_verification=True) as parquet:
                 yield parquet
         except FileNotFoundError:
             raise

@@ -13,16 +13,17 @@ from xaieval.results.row_file import RowFile
 from xaieval.results.row_tables import frame_of, is_text
 from xaieval.results.rows import Pair
 
-__all__ = ["MOST_ROWS", "first_rows", "rows_by_pair", "sampled_rows"]
+__all__ = ["MOST_ROWS", "SAMPLE_ROWS", "first_rows", "rows_by_pair", "sampled_rows"]
 
 MOST_ROWS = 5_000_000  # of a run that is held in memory as a whole: some GB with all copies that tests make
-PIECE_BYTES = 3 * 2**27  # of the values that are held at a time
+SAMPLE_ROWS = 2_000_000  # of a larger run, on which tests are made
+PIECE_BYTES = 2**27  # of the values that are held at a time
 
 
 def rows_by_pair(file: RowFile, columns: Sequence[str]) -> Iterator[tuple[Pair, pd.DataFrame]]:
     """The rows of each pair of layer and method, in the order in which the pairs first occur.
 
-    The file is read once for as many pairs as fit into 400 MB.
+    The file is read once for as many pairs as fit into 134 MB, so that fewer columns take fewer passes.
 
     Args:
         file: The rows of a run.
@@ -32,13 +33,14 @@ def rows_by_pair(file: RowFile, columns: Sequence[str]) -> Iterator[tuple[Pair, 
         OutputError: The file cannot be read, or has no such column.
     """
     pairs = file.pairs
-    per_pair = 8 * max(len(columns), 1) * len(file) / max(len(pairs), 1)
+    per_row = sum(2 if name in file.text else 8 for name in columns)
+    per_pair = max(per_row, 1) * len(file) / max(len(pairs), 1)
     step = max(1, int(PIECE_BYTES / max(per_pair, 1)))
     for start in range(0, len(pairs), step):
         yield from _read_pairs(file, pairs[start : start + step], columns)
 
 
-def sampled_rows(file: RowFile, most: int = MOST_ROWS) -> pd.DataFrame:
+def sampled_rows(file: RowFile, most: int = SAMPLE_ROWS) -> pd.DataFrame:
     """All rows of images that are drawn at random, as many images as give at most so many rows; in their order.
 
     They are drawn by their ids alone, so that two runs of the same images have the same ones.
@@ -106,7 +108,7 @@ def _numbers(column: pa.ChunkedArray, words: dict[Any, int]) -> Any:
         return column.to_numpy()
     [chunk] = column.chunks
     codes = [words.setdefault(word, len(words)) for word in chunk.dictionary.to_pylist()]
-    return np.array([*codes, -1], dtype=np.int32)[chunk.indices.fill_null(len(codes)).to_numpy()]
+    return np.array([*codes, -1], dtype=np.min_scalar_type(-len(words) - 1))[chunk.indices.fill_null(len(codes)).to_numpy()]
 
 
 def _series(parts: Sequence[Any], words: dict[Any, int]) -> Any:

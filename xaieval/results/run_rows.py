@@ -10,7 +10,7 @@ from typing import Any, Self, overload
 import pandas as pd
 
 from xaieval.results.row_file import RowFile
-from xaieval.results.row_pieces import MOST_ROWS, first_rows, rows_by_pair, sampled_rows
+from xaieval.results.row_pieces import MOST_ROWS, SAMPLE_ROWS, first_rows, rows_by_pair, sampled_rows
 from xaieval.results.rows import GROUP, Pair
 
 __all__ = ["RowsOrFile", "RunRows"]
@@ -138,14 +138,14 @@ class RunRows:
 
     @cached_property
     def sample(self) -> Self:
-        """This run; of a large one, the rows of images drawn at random (by their ids), at most 5 million rows.
+        """This run; of a large one, the rows of images drawn at random (by their ids), at most 2 million rows.
 
         It is what tests, rankings, figures and the lists of a report take, which need all values at once; `sample_note` says
         so.
         """
         if not self.is_large or self.file is None:
             return self
-        return type(self)(sampled_rows(self.file, MOST_ROWS), self.manifest)  # type: ignore[call-arg]
+        return type(self)(sampled_rows(self.file, SAMPLE_ROWS), self.manifest)  # type: ignore[call-arg]
 
     @property
     def sample_note(self) -> str:
