@@ -38,6 +38,9 @@ class SharedLoader:
     rank: Rank = field(default_factory=Rank)
     already_split: bool = False
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
     @property
     def own_part(self) -> Rank | None:
         """The process, if its loader gives a part of the data that no other process has."""

@@ -197,4 +197,4 @@ def loader_of(loader: DataLoader[Any], batches: Iterable[list[Any]], workers: in
         )
     }
     options |= {} if workers is None else {"num_workers": workers}
-    return DataLoader(loader.dataset, batch_sampler=batches, **options)  # type: ignore[arg-type]  # any iterable will do
+    return DataLoader(loader.dataset, batch_sampler=batches, **options)

@@ -239,7 +239,7 @@ def measured_run(
         manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
-        stopping = None if rule is None else _started(rule, source.images, job, manifest)
+        stopping = None if rule is None else _started(rule, source.images or 0, job, manifest)
         donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         store: InMemory | RunFolder = InMemory()
         if output_dir is not None:

@@ -35,13 +35,15 @@ __all__ = ["wait_without_images", "whole_run"]
 TRIES = 10  # to read files that may be replaced meanwhile
 
 
-def whole_run(state: RunState, manifest: Mapping[str, Any], protocol: Protocol, own_part: Rank | None) -> Scores:
+def whole_run(
+    state: RunState, manifest: Mapping[str, Any], protocol: Protocol | None = None, own_part: Rank | None = None
+) -> Scores:
     """Measure until the run is whole. Whoever comes first makes one table of it, and all get it.
 
     Args:
         state: The part of this process in the run, which begins.
         manifest: The manifest, without what is known only at the end.
-        protocol: With the caller's target.
+        protocol: With the target, if images without labels are to be refused where it is the label.
         own_part: The process, if it has images that no other process has.
 
     Raises:
@@ -52,16 +54,16 @@ def whole_run(state: RunState, manifest: Mapping[str, Any], protocol: Protocol, 
     store = state.store
     while True:
         state.work()
+        found = _Found("groups" in manifest, protocol)
         if not isinstance(store, RunFolder):
-            found = _Found("groups" in manifest, protocol.target == "label")
-            rows = pd.concat(list(_pieces(state, protocol, state.numbers, found)), ignore_index=True)
+            rows = pd.concat(list(_pieces(state, state.numbers, found)), ignore_index=True)
             return Scores(rows, found.manifest(manifest, state))
         ends = [] if own_part is None else _ends(store, state, own_part, manifest)
         with store.merging() as first:
             if not first:
                 return _loaded(store.folder)
             try:
-                return _merged(store, state, manifest, protocol, ends)
+                return _merged(store, state, found, manifest, ends)
             except _DamagedError:
                 continue  # and measure that batch again
 
@@ -81,18 +83,28 @@ class _Found:
         checks: The checksum of each batch.
         failures: Images that could not be read.
         places: The number of the batch of each of them.
-        by_label: Whether the targets are the labels.
-        targets: If so, the different labels of images, each with whether an image of this label has a target.
+        protocol: See `whole_run`.
+        targets: If the target is the label, the different labels of images, each with whether such an image has a target.
     """
 
     grouped: bool
-    by_label: bool
+    protocol: Protocol | None
     ids: dict[str, None] = field(default_factory=dict)
     groups: set[Any] = field(default_factory=set)
     checks: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     places: list[int | None] = field(default_factory=list)
     targets: set[tuple[int, bool]] = field(default_factory=set)
+
+    @property
+    def by_label(self) -> bool:
+        """Whether it matters which images have labels."""
+        return self.protocol is not None and self.protocol.target == "label"
+
+    def check_labelled(self) -> None:
+        """Refuse target "label" where no image has a label."""
+        if self.protocol is not None:
+            check_labelled(self.protocol, [label for label, _ in self.targets], [has for _, has in self.targets])
 
     def add(self, made_of: Checkpoint, rows: pd.DataFrame | pa.Table, number: int) -> None:
         """Add a batch, with the rows of its images that could be read."""
@@ -136,9 +148,7 @@ class _Found:
         return {**begun, **first, "speed": state.job.runner.to_dict(), **stop, "complete": True, **data, **groups}
 
 
-def _pieces(
-    state: RunState, protocol: Protocol, numbers: Sequence[int], found: _Found, unread: Sequence[Failure] = ()
-) -> Iterator[Any]:
+def _pieces(state: RunState, numbers: Sequence[int], found: _Found, unread: Sequence[Failure] = ()) -> Iterator[Any]:
     """The rows of a run, batch by batch, those of images that could not be read last; `unread` are such images of no batch."""
     for place, number in enumerate(numbers):
         rows = _rows_of(state, place, number)
@@ -151,7 +161,7 @@ def _pieces(
     found.add_failures(unread, None)
     if found.failures:
         yield state.unreadable(found.failures)
-    check_labelled(protocol, [label for label, _ in found.targets], [has for _, has in found.targets])
+    found.check_labelled()
 
 
 def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Table:
@@ -167,15 +177,14 @@ def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Tabl
 
 
 def _merged(
-    store: RunFolder, state: RunState, manifest: Mapping[str, Any], protocol: Protocol, ends: Sequence[Mapping[str, Any]]
+    store: RunFolder, state: RunState, found: _Found, manifest: Mapping[str, Any], ends: Sequence[Mapping[str, Any]]
 ) -> Scores:
     """Write the finished run, which then needs its parts no longer."""
     numbers = _numbers(ends) if ends else state.numbers
-    found = _Found("groups" in manifest, protocol.target == "label")
     first = next((end["first_image"] for end in ends if "first_image" in end), None)
     unread = [(name, label, reason) for end in ends for name, label, reason in end.get("failed", [])]
     with writing(store.folder, RunError):
-        merge_parts(_pieces(state, protocol, numbers, found, unread), store.folder / ROWS)
+        merge_parts(_pieces(state, numbers, found, unread), store.folder / ROWS)
     whole = found.manifest(manifest, state, first)
     whole["unreadable"] = [
         entry | ({} if place is None else {"batch": place})

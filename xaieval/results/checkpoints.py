@@ -186,7 +186,7 @@ class FinishedRun:
         """The labels of images that could not be read, where they are known."""
         if self._file is None or "label" not in self._file.columns:
             return {}
-        found = {}
+        found: dict[str, int] = {}
         for rows in self._file.frames(["image_id", "label", "status"]):
             rows = rows[rows["status"] == UNREADABLE].dropna(subset="label").drop_duplicates("image_id")
             found |= dict(zip(rows["image_id"], rows["label"].astype(int).tolist(), strict=True))
@@ -247,6 +247,6 @@ def unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
     try:
         return read(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, OutputError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].rpartition("is damaged: ")[2]
         log.warning("'%s' is damaged, so that what it held has to be measured again: %s", path, reason)
         return None
