@@ -42,7 +42,6 @@ DIFFERENT = 64  # parts whose confidences are drawn; the others are the same wit
 PAIRS = [(f"layer{layer}", f"method{method}") for layer in range(LAYERS) for method in range(METHODS)]
 METRICS = ("average_drop", "increase_in_confidence")
 FILES = {"make": f"parts/*{SUFFIX}", "merge": ROWS, "report": "report.html"}  # that a step writes
-NOTE = "step.json"
 RESULTS = Path(__file__).with_suffix(".csv")
 
 
@@ -51,7 +50,7 @@ def main(images: int = 1_281_167, folder: Path | None = None, step: str | None =
 
     Args:
         images: Number of images.
-        folder: Where to write some GB (default: a temporary folder, which is removed).
+        folder: Where to write some GB (default: a temporary folder, which is removed). Steps that were taken there stay.
         step: For internal use: only this step.
     """
     if step is not None:
@@ -94,11 +93,11 @@ def merge(folder: Path, images: int) -> None:
     merge_parts(sorted((folder / "parts").glob(f"*{SUFFIX}")), folder / ROWS)
 
 
-def manifest(folder: Path, images: int) -> None:
+def fingerprint(folder: Path, images: int) -> None:
     """Write the manifest, with the fingerprint of the images."""
-    entries = [
-        {"name": m.name, "label": m.label, "higher_is_better": m.higher_is_better, "interval": m.interval} for m in METRICS
-    ]
+    keys = ("name", "label", "higher_is_better", "interval")
+    values = [(METRICS[0], "AD %", False, "mean"), (METRICS[1], "IC %", True, "wilson")]
+    entries = [dict(zip(keys, entry, strict=True)) for entry in values]
     content = {"metrics": entries, "seed": 0, "complete": True, **describe_data(RowFile(folder / ROWS), [], [])}
     (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
 
@@ -135,7 +134,7 @@ def read_metric(folder: Path, images: int) -> None:
 STEPS: dict[str, Callable[[Path, int], None]] = {
     "make": make,
     "merge": merge,
-    "manifest": manifest,
+    "fingerprint": fingerprint,
     "load": load,
     "summary": summary,
     "end": end,
@@ -151,9 +150,11 @@ def _run(folder: Path) -> Scores:
 
 def _measured_step(name: str, folder: Path, images: int) -> dict[str, Any]:
     """Time and memory of a step in a process of its own."""
+    note = folder / f"{name}.json"
     command = [sys.executable, __file__, "--images", str(images), "--folder", str(folder), "--step", name]
-    subprocess.run(command, check=True)  # noqa: S603  # this file
-    found: dict[str, Any] = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    if not note.exists():
+        subprocess.run(command, check=True)  # noqa: S603  # this file
+    found: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
     print(found, flush=True)
     return found
 
@@ -167,7 +168,7 @@ def _take_step(name: str, folder: Path, images: int) -> None:
     size = _megabytes(folder, FILES[name]) if name in FILES else None
     note = {"step": name, "images": images, "rows": images * len(PAIRS), "cpu_seconds": round(cpu, 1)}
     note |= {"seconds": round(seconds, 1), "peak_mib": _peak(), "of_the_step_mib": _peak() - idle, "megabytes_on_disk": size}
-    (folder / NOTE).write_text(json.dumps(note), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
 
 
 def _peak() -> int:
