@@ -66,8 +66,8 @@ from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.probe.addresses import expand, trace
-from xaieval.results.checkpoints import Checkpoints
 from xaieval.results.files import check_folder
+from xaieval.results.run_folder import RunFolder
 
 __all__ = ["TARGETS", "FindingError"]
 
@@ -353,9 +353,9 @@ def look(path: Path) -> None:
 
 def _go_on(path: Path) -> None:
     """Read the checkpoints of a run as if it were resumed."""
-    with Checkpoints.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as checkpoints:
-        for checkpoint in checkpoints.known.values():
-            checkpoint.read()
+    with RunFolder.joined(path, {"run": {"seed": 0}, "versions": {}}, True, "", None) as run:
+        for number in run.before:
+            run.rows(number)
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

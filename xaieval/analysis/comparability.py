@@ -71,7 +71,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
         MetricError: Labels contradict, or the confidences of the same model are those of other images, or the ids are positions
             in an order that a loader draws anew for each run.
     """
-    images = _images_of_both(first.rows, second.rows)
+    images = _images_of_both(first.sample.rows, second.sample.rows)
     renumbered = _check_labels(images)
     note = _check_confidences(first, second, images, names) if _same_measurement(first, second) else ""
     if first.manifest is not second.manifest and any(run.manifest.get("ids_by_chance") for run in (first, second)):
@@ -91,7 +91,7 @@ def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Nam
         names: What the two runs are called in the notes.
     """
     return [
-        _took_part(first.rows, second.rows, both, names),
+        _took_part(first.sample.rows, second.sample.rows, both, names),
         *state_of(first, names[0]),
         *state_of(second, names[1]),
         *_other_protocol(first, second, names),

@@ -88,7 +88,7 @@ def compare(
     metrics = _metrics(first, second, names)
     if not across_protocols:
         check_protocols(first, second)
-    both = _paired(first.rows, second.rows, list(metrics))
+    both = _paired(first.sample.rows, second.sample.rows, list(metrics))
     doubts = check_same_images(first, second, runs)
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]

@@ -98,15 +98,14 @@ def find_in_groups(record: RunRecord) -> list[Finding]:
     Args:
         record: A run.
     """
-    rows = record.rows[~record.rows["method"].isin(record.controls)]
-    return [*_odd_groups(record.rows), *_alike(rows, list(directions(record.metrics)), record.seed)]
+    rows = record.sample.rows
+    rows = rows[~rows["method"].isin(record.controls)]
+    return [*_odd_groups(record.images([GROUP])), *_alike(rows, list(directions(record.metrics)), record.seed)]
 
 
-def _odd_groups(rows: pd.DataFrame) -> Iterator[Finding]:
-    """Groups that say nothing."""
-    if GROUP not in rows:
-        return
-    images = rows[["image_id", GROUP]].drop_duplicates().dropna()
+def _odd_groups(images: pd.DataFrame) -> Iterator[Finding]:
+    """Groups that say nothing, from a row of each image."""
+    images = images.dropna()
     count = images[GROUP].nunique()
     evidence = {"images": len(images), "groups": count}
     if count == 1 < len(images):

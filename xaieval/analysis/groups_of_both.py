@@ -52,7 +52,7 @@ def groups_of_both(first: RunRecord, second: RunRecord, images: ArrayLike, runs:
     Raises:
         MetricError: The runs have these images in different groups, or weight their means differently.
     """
-    one, other = (group_names(run.rows) for run in (first, second))
+    one, other = (group_names(run.sample.rows) for run in (first, second))
     if one is None and other is None:
         return GroupsOfBoth()
     if one is None or other is None:

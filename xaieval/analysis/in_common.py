@@ -60,10 +60,10 @@ def in_common(runs: Runs, across_protocols: bool = False) -> InCommon:
             check_protocols(first, other, (first_name, name))
         doubts += check_same_images(first, other, (first_name, name))
     _check_groups(runs)
-    images = set.intersection(*(set(run.rows["image_id"]) for run in runs.values()))
+    images = set.intersection(*(set(run.sample.rows["image_id"]) for run in runs.values()))
     if not images:
         raise MetricError(f"the runs {', '.join(runs)} have no image in common; score the same images in all of them")
-    shared = {name: replace(run, rows=run.rows[run.rows["image_id"].isin(images)]) for name, run in runs.items()}
+    shared = {name: replace(run, rows=run.sample.rows[run.sample.rows["image_id"].isin(images)]) for name, run in runs.items()}
     metrics = [entry for entry in first.metrics if all(_has(run, entry) for run in runs.values())]
     if not metrics:
         raise MetricError(
@@ -105,7 +105,7 @@ def _named(run: RunRecord) -> str:
 def _left_out(runs: Runs, images: set[Any]) -> Iterator[str]:
     """How many images of a run others lack."""
     for name, run in runs.items():
-        missing = run.rows["image_id"].nunique() - len(images)
+        missing = run.n_images - len(images)
         if missing:
             yield f"{missing} of {missing + len(images)} images of {name} are left out, which others lack"
 

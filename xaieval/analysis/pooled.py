@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,19 +110,22 @@ def pooled(
     return pd.DataFrame(list(records.values()), index=index)
 
 
-def pooled_numbers(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def pooled_numbers(columns: Container[Any], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The numbers that `pooled` computes of a run, for tables: `name` (the column), `label`, `higher_is_better` and `metric`.
 
     Empty for a run without metrics that can be pooled.
 
+    Args:
+        columns: The names of the columns of its rows, or the rows.
+        metrics: The metrics of its manifest.
+
     Example:
-        >>> rows = pd.DataFrame({"iou_curve": [[0.1, 0.2, 0.1, 0.6]]})
-        >>> [number] = pooled_numbers(rows, [{"name": "iou", "settings": {"pooled": "mean_iou"}}])
+        >>> [number] = pooled_numbers(["iou_curve"], [{"name": "iou", "settings": {"pooled": "mean_iou"}}])
         >>> number["name"], number["label"], number["metric"]["name"]
         ('mean_iou', 'mIoU %', 'iou')
     """
     known = [
-        entry for entry in metrics if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in rows
+        entry for entry in metrics if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in columns
     ]
     return _named(known)
 

@@ -20,6 +20,7 @@ MOST_SATURATED = 0.9  # share of images
 CERTAIN = 0.99  # level of the interval of the accuracy
 EQUAL = 1e-6  # relative difference of confidences
 MOST_OTHERS = 0.9  # share of predictions that are classes above all labels
+IMAGE_COLUMNS = ("label", "predicted", "confidence")  # the same in all rows of an image
 OF_PARTS = ("detection", "segmentation")  # tasks
 PROBABILITIES = ("softmax", "sigmoid")
 ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
@@ -88,7 +89,7 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
     Args:
         record: A run. Its manifest may have `classes`, the number of classes of the model.
     """
-    images = _images(record.rows)
+    images = record.images(IMAGE_COLUMNS)
     run = record.manifest.get("run", {})
     kind = run.get("protocol.confidence", "softmax")
     # The class of an object or of most pixels need not be the label of the image.
@@ -101,8 +102,7 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
 
 def _images(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per image, with the columns that belong to the image."""
-    columns = ["image_id", "label", "predicted", "confidence"]
-    return rows.reindex(columns=columns).drop_duplicates("image_id")
+    return rows.reindex(columns=["image_id", *IMAGE_COLUMNS]).drop_duplicates("image_id")
 
 
 def _labelled(images: pd.DataFrame, classes: int | None) -> pd.DataFrame:

@@ -138,7 +138,7 @@ def beside_published(run: RunRecord, table: PublishedTable, network: str | None 
         MetricError: The network is unknown or has to be named, or the run has none of its methods.
     """
     rows, model = _of_network(table, run, network)
-    pairs = run.rows[["layer", "method"]].drop_duplicates()
+    pairs = run.sample.rows[["layer", "method"]].drop_duplicates()
     found: dict[tuple[str, str], list[float]] = {}
     lacking, alone = [], []
     for row in rows.to_dict("records"):
@@ -203,7 +203,7 @@ def _notes(
         told = first_difference(printed, chosen, ("print", "this run"), most=3)
         yield f"the protocols differ: {told}; numbers of different protocols are not comparable"
     many = "" if pd.isna(first["images"]) else f" ({int(first['images']):,})"
-    here = f"{options.get('data', 'those of the loader')} ({run.rows['image_id'].nunique():,})"
+    here = f"{options.get('data', 'those of the loader')} ({run.n_images:,})"
     yield f"the images: {first['data']}{many} in print, {here} here"
     again = rows["model"].dropna()
     if again.empty or model != again.iloc[0]:

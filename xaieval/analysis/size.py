@@ -66,7 +66,7 @@ def find_metrics_of_size(record: RunRecord) -> list[Finding]:
     Args:
         record: A run.
     """
-    table = correlations_with_size(record.rows, record.metrics, record.controls, record.group_weights)
+    table = correlations_with_size(record.sample.rows, record.metrics, record.controls, record.group_weights)
     matched = [entry["excess_of"] for entry in record.metrics if "excess_of" in entry]
     found = table[(table["r"].abs() > LARGE) & (table["p_value"] < CHANCE) & ~table.index.isin(matched)]
     if found.empty:

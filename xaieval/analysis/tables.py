@@ -25,6 +25,7 @@ __all__ = [
     "group_names",
     "grouping_from",
     "grouping_of",
+    "grouping_of_rows",
     "mean_of",
     "metric_tables",
     "name_of_pair",
@@ -142,6 +143,21 @@ def grouping_of(rows: pd.DataFrame, images: ArrayLike | pd.Index[Any], weights: 
     return None if names is None else grouping_from(names, images, weights)
 
 
+def grouping_of_rows(rows: pd.DataFrame, weights: Weights = "images") -> Grouping | None:
+    """Which of these rows, of different images, belong together; None for a run without groups.
+
+    Raises:
+        MetricError: An image has no group.
+    """
+    if GROUP not in rows:
+        return None
+    missing = rows[rows[GROUP].isna()]
+    if len(missing):
+        example = f", such as '{missing['image_id'].iloc[0]}'" if "image_id" in rows else ""
+        raise _without_group(len(missing), len(rows), example)
+    return Grouping(rows[GROUP].to_numpy(dtype=object), weights)
+
+
 def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weights: Weights) -> Grouping:
     """The grouping of these images from the result of `group_names`.
 
@@ -151,11 +167,15 @@ def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weig
     index: pd.Index[Any] = images if isinstance(images, pd.Index) else pd.Index(np.asarray(images))
     missing = index[~index.isin(names.index)]
     if len(missing):
-        raise MetricError(
-            f"{len(missing)} of {len(index)} images have no group, such as '{missing[0]}'; give every image one, as "
-            "Scores.with_groups does, or remove the column 'group'"
-        )
+        raise _without_group(len(missing), len(index), f", such as '{missing[0]}'")
     return Grouping(names.reindex(index).to_numpy(dtype=object), weights)
+
+
+def _without_group(missing: int, images: int, example: str) -> MetricError:
+    return MetricError(
+        f"{missing} of {images} images have no group{example}; give every image one, as Scores.with_groups does, or remove the "
+        "column 'group'"
+    )
 
 
 def counted(images: int, groups: Grouping | None) -> str:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from xaieval.analysis.controls import BestMaps, best_maps, rivals
 from xaieval.analysis.grouping import find_in_groups
@@ -21,6 +20,7 @@ from xaieval.results.findings import Finding
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
+from xaieval.results.row_pieces import first_rows
 from xaieval.results.rows import COUNTED, EXCLUDED, Pair
 
 __all__ = ["find_warnings"]
@@ -64,10 +64,9 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         (['failed_rows'], {'p5 gradcam': {'nan_map': 1, 'ok': 8}})
     """
     check_level(level)
-    rows, metrics = record.rows, record.metrics
-    statuses = _count_statuses(rows)
+    metrics, statuses = record.metrics, record.count_statuses()
     higher_is_better = directions(without_excess(metrics))
-    images = rows["image_id"].nunique()
+    images = record.n_images
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
         *(Finding.from_dict(entry) for entry in record.manifest.get("findings", ())),
@@ -76,7 +75,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         *find_in_groups(record),
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
-        *_without_values(rows, metrics),
+        *_without_values(record),
         *_best_controls(record, higher_is_better),
         *find_metrics_of_size(record),
         *_disagreements(record, higher_is_better, 1 - level),
@@ -108,18 +107,25 @@ def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:
     return _by_problem("failed_rows", problems, statuses)
 
 
-def _without_values(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _without_values(record: RunRecord) -> list[Finding]:
     """Metrics that have no value on any row that counts."""
-    counted = rows[rows["status"].isin(COUNTED)]
-    empty = [entry for entry in metrics if len(counted) and counted[entry["name"]].isna().all()]
-    images = counted["image_id"].nunique()
+    empty = {entry["name"]: entry for entry in record.metrics}
+    some = False
+    for part in record.parts(["status", *empty]):
+        counted = part[part["status"].isin(COUNTED)]
+        some = some or len(counted) > 0
+        empty = {name: entry for name, entry in empty.items() if counted[name].isna().all()}
+    if not some or not empty:
+        return []
+    parts = record.parts(["image_id", "status"])
+    images = len(first_rows(part[part["status"].isin(COUNTED)] for part in parts))
     return [
         Finding(
             "metric_without_values",
             f"{entry['name']} has no value on any of the {images} images that count{_why_no_values(entry)}",
             {"metric": entry["name"], "images": images},
         )
-        for entry in empty
+        for entry in empty.values()
     ]
 
 
@@ -141,7 +147,7 @@ def _why_no_values(metric: Mapping[str, Any]) -> str:
 def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
     """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
     controls, digits = record.controls, {metric["name"]: decimals_of(metric) for metric in record.metrics}
-    found = best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
+    found = best_maps(record.sample.rows, higher_is_better, rivals(controls), controls, record.group_weights)
     return [_best_control(one, digits[one.metric]) for one in found if one.control_wins]
 
 
@@ -157,7 +163,8 @@ def _best_control(found: BestMaps, digits: int) -> Finding:
 def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
     """One finding for each reference by which a method is significantly worse, but significantly better by Average Drop."""
     references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
-    method_rows = record.rows[~record.rows["method"].isin(record.controls)]
+    rows = record.sample.rows
+    method_rows = rows[~rows["method"].isin(record.controls)]
     pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     if CHECKED not in higher_is_better or not references or len(pairs) < 2:
         return []
@@ -191,15 +198,6 @@ def _leads(values: Floats) -> Floats:
     others = present.sum(axis=1, keepdims=True) - 1
     mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=present & (others > 0))
     return values - mean
-
-
-def _count_statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
-    """By layer and method, the number of rows of each status."""
-    counts: dict[Pair, dict[str, int]] = {}
-    sizes: Any = rows.groupby(["layer", "method", "status"], sort=False).size()
-    for (layer, method, status), count in sizes.items():
-        counts.setdefault((layer, method), {})[status] = int(count)
-    return counts
 
 
 def _by_problem(name: str, problems: Mapping[str, Sequence[Pair]], statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:

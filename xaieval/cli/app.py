@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from xaieval.cli.loading import names_code
 from xaieval.config.run_files import read_toml
 from xaieval.config.version import package_version
 from xaieval.errors import ConfigError, UsageError, XaievalError, for_command_line, printable
-from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
+from xaieval.evaluation.distributed.rank import Rank, is_rank, is_spoken_for, report_failure, sigterm_interrupts
 
 __all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main", "note"]
 
@@ -85,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     _print_anything()
     try:
         # Output of the user's own model or data set must not end up in the JSON document.
-        with for_command_line(), _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+        with for_command_line(), sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
             words = _files_first(_with_value(arguments, "--controls"))
             document = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:
@@ -158,27 +155,6 @@ def _is_run_file(word: str) -> bool:
     return word.endswith(".toml") or Path(word).is_file()
 
 
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM end the program as Ctrl-C does, so that rows are kept.
-
-    Not in one of several processes, which may be waiting in a collective operation where Python cannot act on a signal.
-    """
-    if is_rank() or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise KeyboardInterrupt(SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _print_anything() -> None:
     """Escape characters that the terminal's encoding lacks, since file and model names may contain any."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -192,6 +168,6 @@ def _stop(status: int, message: str, arguments: list[str]) -> None:
     if "--debug" in arguments:
         raise
     if not is_spoken_for():
-        rank = f"rank {os.environ['RANK']}: " if is_rank() else ""
+        rank = f"rank {Rank.from_environment().rank}: " if is_rank() else ""
         print(f"{PROGRAM}: {rank}{line}", file=sys.stderr)
     sys.exit(status)

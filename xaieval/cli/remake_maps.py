@@ -216,12 +216,12 @@ def _explained(
     from xaieval.evaluation.explain import explain
     from xaieval.explainers import joins_layers, resolve_methods
 
-    rows, size = scores.rows, options.batch_size
+    size = options.batch_size
     maps: dict[str, dict[str, Tensor]] = {}
     for name, explainer in explainers.items():
         [resolved] = resolve_methods(explainer)
         # The layer in the rows of a method that joins layers is no address.
-        layers = options.layers if joins_layers(resolved) else list(rows.loc[rows["method"] == name, "layer"].unique())
+        layers = options.layers if joins_layers(resolved) else [layer for layer, method in scores.pairs if method == name]
         parts = [
             explain(
                 loaded.model,

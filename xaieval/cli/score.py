@@ -19,7 +19,7 @@ from xaieval.cli.tables import print_rankings, print_summary, print_text, rankin
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, printable
-from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
+from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_spoken_for
 
 if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
@@ -65,10 +65,11 @@ def score(
     settings = to_settings(options) | to_settings(model_options) | to_settings(protocol_options)
     folder = Path(options.out) if options.out else default_folder(settings)
     with summary_if_interrupted(folder, options.level):
-        if options.nproc > 1 and not is_rank():
+        if options.nproc > 1 and not is_spoken_for():
             from xaieval.evaluation.distributed.launch import launch
 
-            launch(command_line.get(), options.nproc)
+            for line in launch(command_line.get(), options.nproc, options.already_split):
+                note(line)
             return None
         end_with_launcher()
         return _score(options, model_options, protocol_options, settings, folder, as_json)
@@ -126,7 +127,7 @@ def _score(
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.rows, scores.metrics) else [])]
+    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
     files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)

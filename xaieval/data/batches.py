@@ -95,7 +95,9 @@ class Batch:
         }
 
 
-def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None) -> Iterator[Batch]:
+def read_batches(
+    loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None, prefix: str = ""
+) -> Iterator[Batch]:
     """Yield batches of at most `batch_size` images from any loader.
 
     Args:
@@ -107,6 +109,7 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
             `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
         batch_size: Larger batches are split. Default: the loader's batches.
         max_images: Stop after this number of images.
+        prefix: The prefix of the names of images without ids.
 
     Raises:
         DataError: A batch has none of these forms, two images have the same id, or the loader is empty.
@@ -115,7 +118,7 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
     known_ids: set[str] = set()
     count = 0
     for item in loader:
-        batch = read_batch(item, count)
+        batch = read_batch(item, count, prefix)
         _check_new(known_ids, batch)
         left = None if max_images is None else max_images - count
         count += len(batch) + len(batch.failed)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import plain
 from xaieval.data.batches import Batch
+from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.early_stopping import Stop
 from xaieval.evaluation.race import Race
 from xaieval.evaluation.request import Request
@@ -53,6 +54,7 @@ def run_identity(
     stop: Stop | Race | None,
     groups: str | None = None,
     donors: Sequence[Batch] = (),
+    own_part: Rank | None = None,
 ) -> dict[str, Any]:
     """What makes two runs the same run, in the order in which a difference is reported.
 
@@ -65,6 +67,7 @@ def run_identity(
         stop: The rule by which it stops earlier.
         groups: What gives the images their groups; None without groups.
         donors: The images whose maps give the places of matched controls, if it has such controls.
+        own_part: The process, if it has images that no other process has.
     """
     described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
     method_settings = {name: values for name, values in described.items() if values}
@@ -89,9 +92,13 @@ def run_identity(
         **({"deterministic": True} if how.deterministic else {}),
         **({} if groups is None else {"groups": groups}),
         **({"matched controls": list(request.matched)} if request.matched else {}),
-        **({"donors": _digest_images(donors)} if donors else {}),
-        "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
+        **(_images_of(first, donors) if own_part is None else {"already split": own_part.world}),
     }
+
+
+def _images_of(first: Batch, donors: Sequence[Batch]) -> dict[str, str]:
+    described = {"donors": _digest_images(donors)} if donors else {}
+    return described | {"first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])])}
 
 
 def _digest_images(batches: Sequence[Batch]) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "check_request",
     "check_target_of_all",
     "count_images",
+    "prepared",
     "with_class_of_each_image",
 ]
 
@@ -129,7 +130,11 @@ def batches_of(request: Request, loader: Iterable[Any], groups: Groups, max_imag
         DataError: As `read_batches` and `grouped` raise it.
         TargetError: The target is "each", and the data does not say which classes an image shows.
     """
-    batches = read_batches(loader, request.inference.images_per_pass, max_images)
+    return prepared(request, read_batches(loader, request.inference.images_per_pass, max_images), groups)
+
+
+def prepared(request: Request, batches: Iterator[Batch], groups: Groups) -> Iterator[Batch]:
+    """Batches with their groups; for the target "each", every image once for each class that it shows. See `batches_of`."""
     if request.protocol.target != EACH:
         return grouped(batches, groups)
     return each_class(grouped(with_own_groups(batches), groups), getattr(request.task, "background", None))

@@ -127,7 +127,7 @@ def _best(
     Raises:
         MetricError: It has no such layer or method, or no pair has a value.
     """
-    rows = run.rows[~run.rows["method"].isin(run.controls)]
+    rows = run.sample.rows[~run.sample.rows["method"].isin(run.controls)]
     for column, value in zip(("layer", "method"), given, strict=True):
         known = [str(one) for one in rows[column].unique()]
         if value is not None and value not in known:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from xaieval.analysis.published import beside_published, published_table
 from xaieval.analysis.ranking import rank
-from xaieval.analysis.summary import summarise, why_missing
+from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.errors import MetricError, OutputError, UsageError, printable
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, latex_table, markdown_text
@@ -169,10 +169,10 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
         MetricError: The level is not in (0, 1); or tests are asked for, and no image counts for all pairs, or more than 52
             letters would be needed.
     """
-    summary = summarise(scores.rows, scores.metrics, level=level, weights=scores.group_weights)
+    summary = summarise_run(scores, level)
     frame = summary.copy()
     tested = [pair for pair in summary.index if pair[1] not in scores.controls]
-    asked = len(tested) <= MOST_TESTED and len(scores.rows) <= MOST_ROWS if letters is None else letters
+    asked = len(tested) <= MOST_TESTED and scores.n_rows <= MOST_ROWS if letters is None else letters
     for metric in scores.metrics:
         name, own = metric["name"], dict[Any, str]()
         if asked and len(tested) > 1 and metric["higher_is_better"] is not None:
@@ -247,7 +247,7 @@ def _letters(scores: RunRecord, metric: str, level: float) -> dict[Any, str]:
         MetricError: No image counts for all pairs, or there are too few letters.
     """
     found = rank(
-        scores.rows, scores.metrics, metric, "both", level=level, resamples=2, seed=scores.seed,
+        scores.sample.rows, scores.metrics, metric, "both", level=level, resamples=2, seed=scores.seed,
         weights=scores.group_weights, controls=scores.controls,
     ).table  # fmt: skip
     return dict(zip(zip(found["layer"], found["method"], strict=True), found["letters"], strict=True))
@@ -277,7 +277,8 @@ def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: boo
     if scores.controls:
         sentences.append(f"Control maps, which ignore the model: {', '.join(scores.controls)}.")
     why = why_missing(summary, names, level, scores.group_weights)
-    return " ".join(filter(None, [*sentences, why and f"{why[0].upper()}{why[1:]}."]))
+    sentences += [f"{text[0].upper()}{text[1:]}." for text in (why, scores.sample_note) if text]
+    return " ".join(filter(None, sentences))
 
 
 def protocol_of(scores: RunRecord) -> str:

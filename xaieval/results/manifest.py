@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
-from xaieval.results.rows import GROUP
+from xaieval.results.rows import GROUP, RowsInFile, in_pieces
 
 __all__ = [
     "SCHEMA",
@@ -25,7 +25,6 @@ __all__ = [
     "describe_image",
     "digest",
     "now",
-    "spanned",
     "tensor_bytes",
     "versions",
 ]
@@ -59,29 +58,15 @@ def completed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"complete": True, "dates": {**manifest.get("dates", {}), "ended": now()}}
 
 
-def spanned(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The manifest's entry of the dates of a run of several processes: from the first start to the last end.
-
-    Example:
-        >>> parts = [{"dates": {"started": f"2026-01-0{day}", "ended": f"2026-01-0{day + 2}"}} for day in (3, 5)]
-        >>> spanned(parts)["dates"]
-        {'started': '2026-01-03', 'ended': '2026-01-07'}
-    """
-    dates = [manifest["dates"] for manifest in manifests if "dates" in manifest]
-    ends = [date["ended"] for date in dates if "ended" in date]
-    started = {"started": min(date["started"] for date in dates)} if dates else {}
-    return {"dates": {**started, **({"ended": max(ends)} if ends else {})}} if dates else {}
-
-
-def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
+def describe_data(rows: pd.DataFrame | RowsInFile, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
     """The manifest's entries on the images, made when all are measured.
 
     Args:
-        rows: The rows of the run.
+        rows: The rows of the run, in memory or in a file.
         failures: Images that could not be read.
         batches: The checksum of each batch, by which a run that resumes recognises it.
     """
-    ids = rows["image_id"].unique()
+    ids = dict.fromkeys(name for piece in in_pieces(rows, ["image_id"]) for name in piece["image_id"].unique())
     data = {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)}
     return {
         "data": {**data, **({"batches": list(batches)} if batches else {})},
@@ -89,11 +74,12 @@ def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequ
     }
 
 
-def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame | RowsInFile) -> dict[str, Any]:
     """The manifest's entry on groups with their number; empty for a run without groups."""
     if "groups" not in manifest:
         return {}
-    return {"groups": {**manifest["groups"], "count": int(rows[GROUP].nunique())}}
+    names = {name for piece in in_pieces(rows, [GROUP]) for name in piece[GROUP].dropna().unique()}
+    return {"groups": {**manifest["groups"], "count": len(names)}}
 
 
 def describe_image(image_id: str, image: Tensor) -> dict[str, Any]:

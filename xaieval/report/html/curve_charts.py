@@ -48,7 +48,7 @@ def curve_charts_of(scores: RunRecord) -> list[CurveChart]:
     charts = []
     for metric in scores.metrics:
         settings = metric.get("settings") or {}
-        if "pooled" not in settings and f"{metric['name']}_curve" in scores.rows:  # a pooled one is over thresholds
+        if "pooled" not in settings and f"{metric['name']}_curve" in scores.column_names:  # a pooled one is over thresholds
             charts += _chart(scores, metric)
     return charts
 
@@ -56,7 +56,7 @@ def curve_charts_of(scores: RunRecord) -> list[CurveChart]:
 def _chart(scores: RunRecord, metric: dict[str, Any]) -> list[CurveChart]:
     """The chart of a metric; none if no row has a curve."""
     name = metric["name"]
-    rows = scores.rows[scores.rows[f"{name}_curve"].notna() & ~scores.rows["method"].isin(scores.controls)]
+    rows = scores.sample.rows[scores.sample.rows[f"{name}_curve"].notna() & ~scores.sample.rows["method"].isin(scores.controls)]
     pairs = pairs_of(rows)
     if not pairs:
         return []

@@ -72,7 +72,7 @@ def galleries_of(scores: RunRecord, maps: Maps | None, methods: Sequence[str], w
     choice, among = choose_images(scores, pairs[:MOST_PAIRS]), 0
     if choice is not None and not set(choice.ids) <= set(maps.number):
         choice = choose_images(scores, pairs[:MOST_PAIRS], among=maps.number)
-        among = len(set(maps.number) & set(scores.rows["image_id"]))
+        among = len(set(maps.number) & set(scores.sample.rows["image_id"]))
     if choice is None or not choice.ids:
         return Galleries(why_none=STRANGERS)
     shown = [_gallery(scores, maps, choice, pair) for pair in pairs[:MOST_PAIRS]]
@@ -87,7 +87,7 @@ def _in_turn(choice: ImageChoice) -> list[str]:
 
 def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
     """The pictures of a layer and method."""
-    rows = rows_of(scores.rows, pair).set_index("image_id")
+    rows = rows_of(scores.sample.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     pictures = [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
     return Gallery(*pair, pictures)

@@ -80,7 +80,7 @@ def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]
         MetricError: A method is not in the run.
     """
     controls = scores.controls
-    known = list(scores.rows["method"].unique())
+    known = list(scores.sample.rows["method"].unique())
     for method in methods:
         if method not in known:
             raise MetricError(f"no method {method!r} in this run; {choose_from(method, known)}")
@@ -93,13 +93,13 @@ def methods_to_explore(scores: RunRecord, methods: Sequence[str] = ()) -> list[s
     Raises:
         MetricError: A method is not in the run.
     """
-    own = [method for method in scores.rows["method"].unique() if method not in scores.controls]
+    own = [method for method in scores.sample.rows["method"].unique() if method not in scores.controls]
     return methods_to_show(scores, methods) if methods or not own else own
 
 
 def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
     """All pairs of layer and method with these methods, in the order of the methods."""
-    pairs = [pair for pair in pairs_of(scores.rows) if pair[1] in methods]
+    pairs = [pair for pair in pairs_of(scores.sample.rows) if pair[1] in methods]
     return sorted(pairs, key=lambda pair: methods.index(pair[1]))
 
 
@@ -119,14 +119,14 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     metric = first_directed(scores.metrics)
     if metric is None:
         return None
-    rows = scores.rows[scores.rows["status"].isin(VALUED)]
+    rows = scores.sample.rows[scores.sample.rows["status"].isin(VALUED)]
     rows = rows if among is None else rows[rows["image_id"].isin(list(among))]
     ordered = {pair: _best_first(rows_of(rows, pair), metric) for pair in pairs}
     best = {pair: ids[: min(EACH, -(-len(ids) // 2))] for pair, ids in ordered.items()}
     worst = {pair: ids[::-1][: min(EACH, len(ids) // 2)] for pair, ids in ordered.items()}
     extremes = {image for kinds in (best, worst) for ids in kinds.values() for image in ids}
     # All images of the run are shuffled, so that the random images do not depend on `among` if it has them.
-    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
+    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.sample.rows["image_id"].unique()))
     rest = {image for ids in ordered.values() for image in ids} - extremes
     return ImageChoice(metric, best, worst, [str(image) for image in shuffled if image in rest][:EACH])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from xaieval.analysis.controls import fooled_metrics
-from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note
 from xaieval.report.result_table import result_table
@@ -37,9 +37,9 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
         (True, True)
     """
     shown = result_table(scores, level)
-    images = scores.rows["image_id"].nunique()
+    images = scores.n_images
     state = "" if scores.complete else ", the run is not complete"
-    predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
+    predictions = str(predictions_of(scores.images(IMAGE_COLUMNS), scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
     head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
@@ -50,13 +50,13 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
 def _fooled(scores: RunRecord, level: float) -> str:
     """The metrics that can be fooled, a line each."""
     labels = {entry["name"]: label_of(entry) for entry in scores.metrics}
-    told = fooled_metrics(scores.rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
+    told = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return "".join(f"<p>{escape(f'{labels[name]}: {text}')}</p>" for name, text in told.items())
 
 
 def _warnings(scores: RunRecord, level: float) -> str:
     """The warnings as a list."""
-    if len(scores.rows) > FEW:
+    if scores.n_rows > FEW:
         return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
     found = find_warnings(scores, level)
     return f"<ul>{''.join(f'<li>{escape(finding.text)}</li>' for finding in found)}</ul>" if found else ""

@@ -150,7 +150,7 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
         f"Only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "
         "intervals of skewed values contain the true mean too rarely, so score more images"
     )
-    return [*doubts, *([few] if fewest < FEW else [])]
+    return [*doubts, *([few] if fewest < FEW else []), *filter(None, [scores.sample_note])]
 
 
 def _ties(letters: pd.Series[Any], best: Pair) -> list[Pair] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from xaieval.analysis.controls import fooled_metrics
-from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
 from xaieval.report.figures.data import summary_of
@@ -180,21 +180,21 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 
 def _subject(scores: RunRecord) -> dict[str, Any]:
     """What was scored, and what went wrong."""
-    rows, manifest = scores.rows, scores.manifest
+    rows, manifest = scores.sample.rows, scores.manifest
     model, data = subject_of(manifest)
     unreadable = manifest.get("unreadable", [])
     return {
         "model": model,
         "data": data,
-        "images": rows["image_id"].nunique(),
+        "images": scores.n_images,
         "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
         "controls": scores.controls,
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "predictions": predictions_of(rows, manifest.get("classes")),
-        "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
+        "predictions": predictions_of(scores.images(IMAGE_COLUMNS), manifest.get("classes")),
+        "statuses": scores.statuses,
         "unreadable": [one | {"reason": without_folders(one["reason"])} for one in unreadable[:MOST_UNREADABLE]],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
     }
@@ -204,7 +204,7 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     """What came out: the best, how sure that is, what to doubt, and the table with its charts."""
     level, weights = options.level, scores.group_weights
     summary, table = summary_of(scores, level), result_table(scores, level)
-    fooled = fooled_metrics(scores.rows, scores.metrics, scores.controls, weights, level, scores.seed)
+    fooled = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, weights, level, scores.seed)
     beaten = controls_beaten(scores, level)
     best = best_of(scores, table, fooled)
     methods = methods_to_show(scores, options.methods)
@@ -226,7 +226,7 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 
 def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     """The pictures, and the rows, which contain those of all pictures."""
-    rows, methods = scores.rows, methods_to_show(scores, options.methods)
+    rows, methods = scores.sample.rows, methods_to_show(scores, options.methods)
     maps = scores.maps if options.maps is None else options.maps
     galleries = galleries_of(scores, maps, methods, without_folders(options.why_no_maps))
     known = set() if maps is None or not galleries.ids else set(maps.number) & set(rows["image_id"])
@@ -241,7 +241,7 @@ def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "galleries": galleries,
         "strips": maps is not None and maps.are_volumes,
         "explorer": explorer,
-        "listing": listing,
+        "listing": replace(listing, all_images=scores.n_images, rows=scores.n_rows),
     }
 
 

@@ -114,9 +114,9 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric
 
 def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
     """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
-    if not scores.rows["method"].isin(rivals(scores.controls)).any():
+    if not scores.sample.rows["method"].isin(rivals(scores.controls)).any():
         return {}
-    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
+    table = compare_with_controls(scores.sample.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
     beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
@@ -127,7 +127,7 @@ def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[st
 
 def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[SelectedLayers]:
     """For each method that has several layers, the layers that need attention, and the reasons."""
-    counts = Counter(method for _, method in pairs_of(scores.rows))
+    counts = Counter(method for _, method in pairs_of(scores.sample.rows))
     names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
     several = [method for method in methods if counts[method] > 1]
@@ -137,7 +137,9 @@ def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> lis
 def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
     """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
-        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights)
+        selection = select_layers(
+            scores.sample.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights
+        )
     except MetricError as error:  # no image has rows that count at every layer
         return SelectedLayers(method, [], [str(error)])
     return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
