@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -179,6 +178,8 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
+    import timm
+
     if not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name, timm.list_models())
     model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
