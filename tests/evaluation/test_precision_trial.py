@@ -17,6 +17,7 @@ from xaieval.errors import CheckError, OutputError, UsageError
 from xaieval.evaluation import precision_trial
 from xaieval.evaluation.precision_trial import FASTER, Tried
 from xaieval.metrics import Metric
+from xaieval.metrics.catalogue import METRICS
 
 IMAGES = (6, 3, 12, 12)
 
@@ -245,6 +246,29 @@ def test_such_a_metric_in_a_precision_that_was_named_is_a_finding():
     assert not [one for one in run(precision="bf16").findings() if one.name == "rounding_decides"]
     with pytest.raises(CheckError, match="differences of rounding can decide delicate"):
         run(precision="bf16", metrics=[DELICATE], strict=True)
+
+
+def all_but_a_pixel(model, pictures, targets):
+    maps = torch.ones_like(pictures[:, 0])
+    maps[:, 0, 0] = 0
+    return maps
+
+
+def test_maps_that_keep_the_whole_image_are_a_finding_in_bf16_only():
+    def found(**options):
+        return [one for one in run(**options).findings() if one.name == "rounding_decides"]
+
+    [finding] = found(precision="bf16", methods=["gradcam", all_but_a_pixel])
+    assert finding.evidence == {"precision": "bf16", "mask_area": {"input all_but_a_pixel": pytest.approx(143 / 144)}}
+    assert finding.text.startswith("the maps of input all_but_a_pixel keep nearly all of every image")
+    assert not found(precision="float32", methods=["gradcam", all_but_a_pixel])
+    assert found(precision="bf16", methods=["gradcam", "fake-cam"])
+    assert not found(precision="bf16", controls=True)  # nobody takes a control map for an explanation
+
+
+@pytest.mark.parametrize(("metric", "unfit"), [("monotonicity", True), ("completeness", True), ("insertion", False)])
+def test_which_metrics_are_not_fit(metric, unfit):
+    assert METRICS[metric].rounding_decides is unfit
 
 
 def test_explaining_makes_no_trial(clock):

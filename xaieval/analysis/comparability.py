@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 
 from xaieval.analysis.stats.permutation import Floats
 from xaieval.errors import MetricError, ProtocolError, advice
@@ -256,7 +256,7 @@ def _are_permuted(one: Floats, other: Floats, targets: Sequence[Floats]) -> bool
 
 def _are_associated(one: Floats, other: Floats, targets: Sequence[Floats], labels: Sequence[Floats]) -> bool:
     """Whether confidences, targets or labels go together more than those of other images would."""
-    ranks = [rankdata(values) for values in (one, other)]
+    ranks = [scipy.stats.rankdata(values) for values in (one, other)]
     if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(ranks[0], ranks[1])[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
         return True
     return any(_agree(*pair) for pair in (targets, labels) if pair)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import f as fisher
+from scipy.special import fdtrc
 
 from xaieval.analysis.stats.estimates import anova_size, mean_squares
 from xaieval.analysis.tables import directions, metric_tables
@@ -81,7 +81,7 @@ def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
     spread = between + (size - 1) * within
     if spread <= 0:
         return None
-    p_value = float(fisher.sf(between / within, groups - 1, images - groups)) if within > 0 else 0.0
+    p_value = float(fdtrc(groups - 1, images - groups, between / within)) if within > 0 else 0.0
     return Likeness((between - within) / spread, size, p_value)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
+from xaieval.analysis.stats.proportions import wilson_interval
 from xaieval.data.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
@@ -126,8 +127,9 @@ def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
         return [Finding("labels_of_another_space", text, evidence)]
     few = known > 2 and labels.max() + 1 <= known / 2  # as 21 folders on a model of 1000 classes
     others = float((predicted > labels.max()).mean()) if few else 0.0
-    better = others <= MOST_OTHERS and binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
-    if better or binomtest(correct, n).proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
+    by_chance = bdtrc(correct - 1, n, chance) if correct else 1.0  # the probability of as many correct ones or more
+    better = others <= MOST_OTHERS and by_chance < 1 - CERTAIN
+    if better or wilson_interval(correct, n, CERTAIN)[1] >= (1 + chance) / 2:
         return []
     text = (
         f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images), {_like_chance(others, chance)}: the data has "

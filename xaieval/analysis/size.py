@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 
 from xaieval.analysis.tables import pair_means
 from xaieval.config.groups import Weights
@@ -53,7 +53,7 @@ def correlations_with_size(
         means = {} if metric["higher_is_better"] is None else pair_means(own, metric["name"], weights)
         both = np.array([(areas[pair], means[pair]) for pair in areas if pair in means]).reshape(-1, 2)
         if len(both) >= FEWEST_PAIRS and np.ptp(both, axis=0).min() > 0:
-            r, p_value = pearsonr(*both.T)
+            r, p_value = scipy.stats.pearsonr(*both.T)
             records.append({"metric": metric["name"], "r": float(r), "p_value": float(p_value), "pairs": len(both)})
     return pd.DataFrame(records, columns=["metric", "r", "p_value", "pairs"]).set_index("metric")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from xaieval.analysis.controls import BestMaps, best_maps, rivals
 from xaieval.analysis.grouping import find_in_groups
+from xaieval.analysis.precision import find_in_precision
 from xaieval.analysis.predictions import find_in_predictions
 from xaieval.analysis.size import find_metrics_of_size
 from xaieval.analysis.stats.intervals import check_level
@@ -41,6 +42,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `labels_of_another_space` and others: see `xaieval.analysis.predictions.find_in_predictions`.
     - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
     - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
+    - `rounding_decides`: in a run of fewer digits than float32, the maps of a method keep nearly the whole image.
     - `metric_without_values`: a metric has no value on any image.
     - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
       fools is said by `xaieval.analysis.controls.fooled_metrics`.
@@ -73,6 +75,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         *([] if record.complete else [Finding("unfinished", unfinished, {"images": images})]),
         *find_in_predictions(record),
         *find_in_groups(record),
+        *find_in_precision(record),
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
         *_without_values(record),

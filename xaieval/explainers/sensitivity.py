@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 from torch.nn import functional
 
@@ -73,7 +73,7 @@ class Sobol:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, grid, grid]`."""
         size, cells = size_of_images(context, self.name), self.grid**2
-        numbers = qmc.Sobol(2 * cells, rng=np.random.default_rng(context.seed)).random(self.n_designs)
+        numbers = scipy.stats.qmc.Sobol(2 * cells, rng=np.random.default_rng(context.seed)).random(self.n_designs)
         first, other = torch.from_numpy(numbers).float().to(context.images.device).split(cells, dim=1)
 
         def masks(start: int, stop: int) -> Tensor:
@@ -144,7 +144,7 @@ class HSIC:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, grid, grid]`."""
         size = size_of_images(context, self.name)
-        numbers = qmc.LatinHypercube(self.grid**2, rng=np.random.default_rng(context.seed)).random(self.n_masks)
+        numbers = scipy.stats.qmc.LatinHypercube(self.grid**2, rng=np.random.default_rng(context.seed)).random(self.n_masks)
         shown = torch.from_numpy(numbers > 0.5).float().to(context.images.device)
 
         def masks(start: int, stop: int) -> Tensor:

@@ -51,6 +51,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         partial(_completeness, baseline=baseline),
         higher_is_better=False,
         label="completeness error",
+        rounding_decides=True,  # it divides by a difference of scores that may be small
         needs=NEEDED,
         settings={"baseline": plain(baseline)},
         passes="1",

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # whose `ndimage` is loaded when it is used
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
@@ -190,7 +190,7 @@ def _best_ious(map_: Array, boxes: Floats, bounds: Array, components: Components
     block = max(1, PIXELS // map_.size)
     for start in range(0, len(bounds) if len(boxes) else 0, block):
         part = slice(start, start + block)
-        labels, count = ndimage.label(map_ >= bounds[part, None, None], NEIGHBOURS)
+        labels, count = scipy.ndimage.label(map_ >= bounds[part, None, None], NEIGHBOURS)
         places, found = _pieces(labels, count)
         if components == "largest":
             kept = _largest(places, np.bincount(labels.ravel())[1:])
@@ -201,7 +201,7 @@ def _best_ious(map_: Array, boxes: Floats, bounds: Array, components: Components
 
 def _pieces(labels: Array, count: int) -> tuple[Array, Floats]:
     """The place of the threshold of each piece, `[P]`, and the box around it, `[P, 4]`."""
-    corners = [(s.start, x.start, y.start, x.stop, y.stop) for s, y, x in ndimage.find_objects(labels, count)]
+    corners = [(s.start, x.start, y.start, x.stop, y.stop) for s, y, x in scipy.ndimage.find_objects(labels, count)]
     table = np.array(corners, dtype=float).reshape(count, 5)
     return table[:, 0].astype(np.intp), table[:, 1:]
 

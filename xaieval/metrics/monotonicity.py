@@ -67,6 +67,7 @@ def monotonicity(
         _Monotonicity(curve, keep_curve),
         higher_is_better=True,
         label="monotonicity %",
+        rounding_decides=True,  # a step falls or not, and many steps hardly change anything
         needs=("confidence", "maps", "images", "ask", "protocol", "draw"),
         settings={
             "steps": plain(steps),

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 import torchvision
 from torch import nn
 
@@ -61,6 +60,8 @@ def _in_order(names: Any) -> list[str]:
 
 def _of_timm(model: Any) -> list[str]:
     """The names in the configuration of the weights, or those of ImageNet for weights that were trained on it."""
+    import timm.data  # which takes long, and which models of other libraries do not need
+
     weights = getattr(model, "pretrained_cfg", None) or {}
     if weights.get("label_names"):
         return [str(name) for name in weights["label_names"]]

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -220,6 +219,8 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
+    import timm
+
     place = name.partition(":")[0] if ":" in name else ""
     if place in TIMM_HUB and not pretrained:
         raise ModelError(f"{name} is on the Hugging Face Hub; it is downloaded by {advice('pretrained=True', '--pretrained')}")
