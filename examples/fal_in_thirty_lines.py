@@ -81,7 +81,8 @@ for other in ("fpn", "twin"):
 
 # %%
 # Do the maps have an effect? The quantiles of their values show whether the attention is open, and their contrast how much they
-# vary over the image. The predictions that change without them, or with their cells shuffled, show whether the network uses them.
+# vary over the image. The predictions that change without them, or with their cells shuffled, show whether the network uses
+# them.
 
 found = gate_statistics(fal, test.loader(20))
 for level, values in found.values.items():
