@@ -1,4 +1,4 @@
-"""Scenes whose class is caused by a known mark, so that the true explanation of a model that uses it is known pixel by pixel.
+"""Scenes with a known mark that decides the class: for a model that uses it, the true explanation is known pixel by pixel.
 
 What gives the class, and the distractor, which says nothing about it:
 

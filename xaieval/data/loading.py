@@ -55,7 +55,7 @@ class Data:
         loader: Batches for `xaieval.score`.
         preview: Batches of a few images for pictures; None if the loader can be read only once.
         classes: Names of the classes, if known.
-        left_out: What a folder contains beside the images: how many files of each kind.
+        left_out: What else a folder contains: the number of files of each kind.
     """
 
     loader: Iterable[Any]
@@ -108,8 +108,8 @@ def load_data(
 
     Args:
         spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "mosaics:DATA" or
-            "focus:DATA", whose DATA is one of the others; or "package.module:factory", a function without arguments that
-            returns a loader. Only the last form imports user code.
+            "focus:DATA" with one of the others as DATA; or "package.module:factory", a function without arguments that returns
+            a loader. Only the last form imports user code.
         preprocessing: Turns a picture into the model's input, of "nifti:DIR" a scan. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
@@ -289,7 +289,7 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     """Import the function that `package.module:factory` names. This is the only place that imports what a user names.
 
-    Modules in the working directory are found after installed ones, so that a file there never replaces a library.
+    Installed modules come before those in the working directory, so a file there never replaces a library.
 
     Args:
         spec: The name of the function.

@@ -1,4 +1,4 @@
-"""Mosaics of single images, whose ground truth is known: what speaks for a class lies in the cells of that class.
+"""Mosaics of single images, with a known ground truth: the evidence for a class lies in the cells of that class.
 
 They are the data of the grid pointing game, of Focus and of DiFull; the measure is `relevance_mass_accuracy`, the share of the
 positive relevance that lies in the target's cells. No masks or boxes of objects are needed.
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mosaics(Dataset[dict[str, Any]]):
-    """A data set of mosaics, one item for each mosaic and each class that is asked of it.
+    """A data set of mosaics, one item for each mosaic and each of its explained classes.
 
     Attributes:
         dataset: The single images.
@@ -136,7 +136,7 @@ def mosaics(
 ) -> Mosaics:
     """Make mosaics of single images, for the grid pointing game and its relatives.
 
-    No image stands in two mosaics, so that mosaics are independent. The items of one mosaic are a group. Groups that the single
+    No image is in two mosaics, so mosaics are independent. The items of one mosaic are a group. Groups that the single
     images come in, such as views of one place, are not kept: take one image of each.
 
     Args:

@@ -43,13 +43,13 @@ class Truth:
     """Where the objects of one image are, each with its class; or the class of each pixel.
 
     Attributes:
-        classes: The class of each of k objects, int `[k]`, in the numbers of the model; -1 for an object that counts whatever
-            class is followed.
+        classes: The class of each of k objects, int `[k]`, in the numbers of the model; -1 for an object that counts for every
+            explained class.
         masks: The pixels of each object, bool `[k, H, W]`; None where only boxes are known.
         boxes: `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; None where only masks are known.
         crowd: Whether each of the k is a group of objects drawn coarsely, bool `[k]`. Default: none is.
         ignored: Pixels that are neither object nor background, bool `[H, W]`. Default: none.
-        label_map: In place of all these, the class of each pixel, int `[H, W]`. Negative numbers are ignored pixels; so is 255,
+        label_map: Instead of all these, the class of each pixel, int `[H, W]`. Negative numbers are ignored pixels; so is 255,
             if the map has no larger number.
 
     Example:
@@ -149,7 +149,7 @@ class Truth:
 def masks_of(
     truth: Sequence[Any], classes: Tensor | None, size: Sequence[int], boxes: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The pixels of the class that is followed on each image, and the ignored ones: bool `[N, H, W]` each.
+    """The pixels of the explained class on each image, and the ignored ones: bool `[N, H, W]` each.
 
     Args:
         truth: Of N images, in a form that `truth_of` reads.
@@ -170,7 +170,7 @@ def masks_of(
 
 
 def boxes_of(truth: Sequence[Any], classes: Tensor | None, size: Sequence[int], boxes: Tensor | None = None) -> list[Tensor]:
-    """The boxes around the objects of the class that is followed on each image, N times `[k, 4]`.
+    """The boxes around the objects of the explained class on each image, N times `[k, 4]`.
 
     Args:
         truth: As in `masks_of`.
@@ -194,7 +194,7 @@ def _asked(
 
 
 def truth_of(given: Any, size: Sequence[int]) -> Truth:
-    """The truth of an image as it stands in a batch.
+    """The truth of an image, as given in a batch.
 
     Args:
         given: A `Truth`; a mapping with "labels" `[k]`, and "masks" `[k, H, W]` or "boxes" `[k, 4]` or both, and perhaps

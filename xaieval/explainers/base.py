@@ -304,7 +304,7 @@ def check_detector(context: Context, name: str, other: str) -> None:
 
 
 def check_compares(context: Context, name: str, instead: str) -> None:
-    """Refuse a protocol that compares classes, for a method that explains a class by itself or none at all.
+    """Refuse a protocol that compares classes, for a method that chooses its own class or has none.
 
     Raises:
         ExplainerError: With what to do instead.

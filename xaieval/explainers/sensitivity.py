@@ -102,7 +102,7 @@ class HSIC:
         n_masks: Number n of masks.
         grid: Cells along each side.
         fill: Value of covered pixels, in the model's input space; 0 is the mean colour of normalised images.
-        wanted: "confidence", or "score" (the logit), whose median may be near 0.
+        wanted: "confidence", or "score" (the logit); the median of logits may be near 0.
 
     Raises:
         ExplainerError: A number is out of range.

@@ -1,8 +1,8 @@
 """Box accuracy: whether the boxes around what a map marks are the boxes around the objects.
 
 A map marks the pixels of at least a threshold; its boxes are those around the connected pieces of what it marks. Papers on
-weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is no mean of
-numbers of single images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
+weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is not a mean
+over images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def changes_under_noise(
 ) -> Iterator[Tensor]:
     """The relative change of each map under one noise after the other, `[N]` each.
 
-    The noise has one name for all metrics that are made of these changes, so that they see the same images.
+    All metrics based on these changes share the name of the noise, so they see the same images.
 
     Args:
         maps: Maps of the images, `[N, H, W]`.

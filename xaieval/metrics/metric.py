@@ -153,7 +153,7 @@ class Metric:
         settings: Further settings that define the metric, for the manifest.
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
-        family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
+        family: The question that it answers about a map, a key of `FAMILIES`; empty for none of these.
         bounds: Smallest and largest value for one image, which early stopping and `xaieval.search` need; None if it has none.
         altered_by: What alters the images that it shows to the model, such as "noise", if they are the same for every map. They
             are then shown once for all maps of a batch, and metrics with the same word share them. Default: images depend on

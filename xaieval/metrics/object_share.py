@@ -1,6 +1,6 @@
 """Shares of the map on the object, as they are or divided by what chance gives: the object's share of the image.
 
-Both metrics equal one of `xaieval.metrics.localisation` in a special case, and are known by these names from other tools.
+In a special case both metrics equal one of `xaieval.metrics.localisation`; other tools use these names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model parameter randomisation test (MPRT) as metrics: whether the map depends on what the model has learned.
 
-`xaieval.sanity_check` shows the test part by part, and says which methods fail it. The metrics have one number for each image,
-so that they stand beside others in a run, with its intervals and controls.
+`xaieval.sanity_check` shows the test part by part, and says which methods fail it. The metrics have one number per image, so a
+run reports them like other metrics, with intervals and controls.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def smooth_mprt(
 ) -> Metric:
     """Smooth MPRT: as `mprt`, of maps that are means over noisy images, -1 to 1, lower is better.
 
-    A map of the gradient is noisy, and noise lowers every similarity, so that `mprt` prefers noisy methods. The mean over noisy
+    Gradient maps are noisy, and noise lowers every similarity, so `mprt` prefers noisy methods. The mean over noisy
     images removes it before maps are compared. The noise is the same for the trained and for the random models.
 
     Args:
