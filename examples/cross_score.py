@@ -1,5 +1,5 @@
-"""Two models: whose maps on which model
-=====================================
+"""Maps of two models on both models
+=================================
 
 A model with a lower Average Drop may have better maps, or may only react less to masking. ``xaieval.cross_score`` masks each
 image by the maps of each model, shows it to every model, and splits the difference into both parts. Here a feature pyramid is
