@@ -1,4 +1,4 @@
-"""Control maps, which do not depend on the model: a method that does not beat them explains nothing."""
+"""Control maps, which do not depend on the model. A method has to beat them."""
 
 from __future__ import annotations
 

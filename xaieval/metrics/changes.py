@@ -1,4 +1,4 @@
-"""Noise on images, and how much a map changes: what several metrics of robustness are made of."""
+"""Noise on images, and how much a map changes: the basis of several robustness metrics."""
 
 from __future__ import annotations
 

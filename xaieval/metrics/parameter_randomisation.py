@@ -41,16 +41,16 @@ def mprt(
     """Parameter randomisation test: mean similarity of the map to those of random models, -1 to 1, lower is better.
 
     Parameters become random part by part, and after each step the map for the same target is compared with that of the trained
-    model. The value is the mean over the steps that have one, and `rows` keep all steps as `mprt_curve`. NaN if no step has a
-    value: a constant map has no correlation, nor has a map with NaN or inf. Random values depend on the seed and the path of
-    the module, and the model is given back unchanged.
+    model. The value is the mean over the steps with a similarity, and `rows` keep all steps as `mprt_curve`. NaN if no step has
+    one: constant maps and maps with NaN or inf have no correlation. Random values depend on the seed and the path of the
+    module, and the model is returned unchanged.
 
     Args:
         order: "top_down" from the output, as in the paper, or "bottom_up", one part more in each step; "independent", one part
             at a time; or "complete", one step in which all are random, the cheapest.
         similarity: "spearman" or "pearson" of maps as the method returns them, or "ssim" of maps in [0, 1].
-        modules: The parts, as paths or patterns such as "layer*", each with everything inside it. Default: each module that
-            holds parameters itself, which are many in a deep model: the method runs once for each.
+        modules: The parts, as paths or patterns such as "layer*", each with everything inside it. Default: each module with its
+            own parameters. A deep model has many, and the method runs once for each.
         absolute: Compare absolute values, as Quantus does, so that a change of the sign does not count.
 
     Raises:
@@ -107,7 +107,7 @@ def efficient_mprt(bins: int = 100) -> Metric:
     """Efficient MPRT: rise of the map's complexity when all parameters are random, -1 or more, higher is better.
 
     `(H(phi') - H(phi)) / H(phi)`, where H is the entropy of the histogram of the map's values, phi the map of the trained model
-    and phi' that of the random one. 1 is twice the entropy, 0 none more. Maps are not compared pixel by pixel, so noise does
+    and phi' that of the random one. 1 means twice the entropy, 0 no change. Maps are not compared pixel by pixel, so noise does
     not matter, and one random model is enough. NaN if the map of the trained model is constant, because its entropy is 0.
 
     Args:
