@@ -63,7 +63,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
 
 def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Names) -> list[str]:
-    """What took part in a comparison, and in what the runs differ, one sentence each.
+    """What was compared, and how the runs differ, one sentence each.
 
     Args:
         first: A run.

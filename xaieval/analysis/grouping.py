@@ -92,7 +92,7 @@ def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
 
 
 def find_in_groups(record: RunRecord) -> list[Finding]:
-    """What the groups of a run say, or the lack of them.
+    """Findings about the groups of a run, or about missing groups.
 
     - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so similar that intervals
       and tests of independent images are wrong. For the values of a metric, or for their differences from the mean over all

@@ -135,7 +135,7 @@ class Pictures(Dataset[dict[str, Any]]):
         pictures that could not be read.
 
         Args:
-            batch_size: Pictures in a batch; one, whatever this says, where whole pictures make images of several sizes.
+            batch_size: Pictures in a batch; always one if whole pictures make images of several sizes.
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """

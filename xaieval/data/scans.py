@@ -1,4 +1,4 @@
-"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with intensities scaled as is said."""
+"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with scaled intensities."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def scan_folder(
 
     The axes of each scan are turned and flipped to point right, to the front and up (RAS, "closest canonical"),
     as MONAI's `Orientation("RAS")` and TorchIO's `ToCanonical` do: volumes are `[C, right, front, up]`. The fourth axis of a
-    file, if there is one, holds the channels. Files that cannot be read, or that do not say where their axes lead, become rows
+    file, if there is one, holds the channels. Files that cannot be read, or without the orientation of their axes, become rows
     with the status "unreadable".
 
     Args:

@@ -79,7 +79,7 @@ class Truth:
             wanted: The class; None for the objects of all classes, which in a label map are all numbers but 0.
             size: Height and width of the image.
             box: Only the object of the class that overlaps most with this box `[4]`, if its intersection over union is at
-                least 0.5. A label map tells no objects apart, so that its whole class is taken.
+                least 0.5. A label map does not separate objects, so its whole class is taken.
         """
         if self.label_map is not None:
             void = _unlabelled(self.label_map)
@@ -90,7 +90,7 @@ class Truth:
         return inside, (ignored if self.ignored is None else ignored | self.ignored) & ~inside
 
     def boxes_of_class(self, wanted: int | None, size: Sequence[int], box: Tensor | None = None) -> Tensor:
-        """The boxes around the objects of a class, `[k, 4]`; around all of it in a label map, which tells no objects apart.
+        """The boxes around the objects of a class, `[k, 4]`; around all of it in a label map, which does not separate objects.
 
         Args:
             wanted: As in `of_class`.
@@ -270,7 +270,7 @@ def plain_tensor(given: Any) -> Tensor:
     """An array of any kind as a tensor.
 
     Raises:
-        DataError: It is no array.
+        DataError: It is not an array.
     """
     try:
         found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))

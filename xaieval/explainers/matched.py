@@ -51,7 +51,7 @@ def distances(numbers: Float[Tensor, "n axes"], sides: tuple[int, ...]) -> Int[T
     """By how many pixels each map is rolled, `[N, A]`: at least a quarter of the side along one axis, at most half of it.
 
     Offsets as shares of the sides are uniform over the square from -1/2 to 1/2 without the square from -1/4 to 1/4; axes of
-    length 1 take no part.
+    length 1 are left out.
 
     Args:
         numbers: Uniform random numbers in [0, 1), one for each image and axis.
@@ -76,7 +76,7 @@ def distances(numbers: Float[Tensor, "n axes"], sides: tuple[int, ...]) -> Int[T
 
 
 def shifted(maps: Float[Tensor, " n *space"], offsets: Int[Tensor, "n axes"]) -> Float[Tensor, " n *space"]:
-    """Each map rolled by its own offset; what leaves the image on one side enters on the other.
+    """Each map rolled by its own offset; pixels that leave the image on one side enter on the other.
 
     Args:
         maps: Maps, `[N, H, W]`; of volumes `[N, D, H, W]`.

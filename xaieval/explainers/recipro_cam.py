@@ -31,7 +31,7 @@ class ReciproCAM:
     Args:
         kept: "cell" keeps the cell alone; "gaussian" weights it and its neighbours by a 3 x 3 Gaussian, as for transformers.
         wanted: "confidence" (as in the authors' code; which one is the protocol's choice) or "score" (the logit).
-        expand: False makes whole passes without a trial.
+        expand: False uses full passes without a trial.
 
     Raises:
         ExplainerError: A choice is unknown; when called: the layer's output has other axes.

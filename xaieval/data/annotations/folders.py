@@ -141,7 +141,7 @@ def funnybirds(place: Path, listing: Listing) -> ReadTruth:
 def clevr_xai(place: Path, listing: Listing) -> ReadTruth:
     """Read the masks of CLEVR-XAI: `17.npy` for the question 17, with the picture `17.png` or `000017.png`.
 
-    They count whatever answer is followed. Questions without a mask have no object. Masks have their own size, often 128 x 128,
+    They count for every explained answer. Questions without a mask have no object. Masks have their own size, often 128 x 128,
     whatever the proportions of the picture, and are resized to it.
 
     Args:
