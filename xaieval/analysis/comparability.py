@@ -60,7 +60,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
     Labels under one id have to agree, unless the two runs only number the classes differently. If the model is the same, so are
     its confidences on the original images; where they are those of other images, there is an error, and where they only
-    differ, as with another normalisation, there is a note. Two parts of one run may be compared, whatever their ids are.
+    differ, as with another normalisation, there is a note. Two parts of one run may always be compared.
 
     Args:
         first: A run.
@@ -82,7 +82,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
 
 def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Names) -> list[str]:
-    """What took part in a comparison, and in what the runs differ, one sentence each.
+    """What was compared, and how the runs differ, one sentence each.
 
     Args:
         first: A run.

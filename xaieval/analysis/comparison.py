@@ -45,7 +45,7 @@ def compare(
 
     Means are tested by sign flips with a correction for skewness, or by Wilcoxon's signed-rank test; binary metrics by
     McNemar's exact test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip
-    whole groups and intervals allow for them; groups of only one of the runs are used for both, which a note says.
+    whole groups and intervals allow for them; if only one of the runs has groups, they are used for both, with a note.
 
     Args:
         first: A run.

@@ -80,7 +80,7 @@ def best_maps(
     controls: Sequence[str],
     weights: Weights = "images",
 ) -> list[BestMaps]:
-    """For each metric in which both have values, the best of some control maps, and the best method that is no control map.
+    """For each metric in which both have values, the best of some control maps, and the best method that is not a control map.
 
     Args:
         rows: The rows of a run.
@@ -110,7 +110,7 @@ def fooled_metrics(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, str]:
-    """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
+    """The metrics in which no method is significantly better than Fake-CAM, each with a sentence for the user.
 
     Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
     tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
@@ -159,11 +159,11 @@ def compare_with_controls(
     seed: int = 0,
     weights: Weights = "images",
 ) -> pd.DataFrame:
-    """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
+    """One-sided tests of each method against each control map, in every metric that has a direction and is not an excess.
 
     The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
     means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
-    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    A control that has no value in a metric is not tested in it. Fake-CAM is left out: it shows which metrics can be fooled (see
     `fooled_metrics`).
 
     Args:

@@ -1,4 +1,4 @@
-"""Whose maps on which model: how much of a difference between two models is the part of their maps."""
+"""The maps of each model on each model: how much of a difference between two models is due to their maps."""
 
 from __future__ import annotations
 

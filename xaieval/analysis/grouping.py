@@ -35,7 +35,7 @@ WORDS = {"class": "one class", "folder": "one folder", "neighbours": f"a block o
 
 @dataclass(frozen=True)
 class Likeness:
-    """How much alike the values of a group are.
+    """How similar the values of a group are.
 
     Attributes:
         correlation: The intraclass correlation: that of two images of a group; below 0 if they differ more than others.
@@ -54,7 +54,7 @@ class Likeness:
 
 
 def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
-    """How much alike values of the same group are, by a one-way analysis of variance.
+    """How similar values of the same group are, by a one-way analysis of variance.
 
     Args:
         values: `[N]`, without NaN.
@@ -86,12 +86,12 @@ def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
 
 
 def find_in_groups(record: RunRecord) -> list[Finding]:
-    """What the groups of a run say, or the lack of them.
+    """Findings about the groups of a run, or about missing groups.
 
-    - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so much alike that
-      intervals and tests of independent images are wrong. For the values of a metric, or for their differences from the mean
-      over all layers and methods, the median design effect over layers and methods is above 1.5, and at least one of them is
-      above 1 by an F test that is corrected by Bonferroni. If the run has groups, this is asked of the means of the groups.
+    - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so similar that intervals
+      and tests of independent images are wrong. For the values of a metric, or for their differences from the mean over all
+      layers and methods, the median design effect over layers and methods is above 1.5, and at least one of them is above 1 by
+      an F test that is corrected by Bonferroni. If the run has groups, the means of the groups are tested instead.
     - `groups_of_one`: every group has one image, so groups change nothing.
     - `one_group`: all images are in one group, so there are no intervals and no tests.
 

@@ -1,4 +1,4 @@
-"""Numbers of a whole set of images that are no means over images: MaxBoxAcc, PxAP and mIoU, from the curves that rows keep."""
+"""Numbers of a whole set of images that are not means over images: MaxBoxAcc, PxAP and mIoU, from the curves that rows keep."""
 
 from __future__ import annotations
 

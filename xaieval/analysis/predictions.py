@@ -1,4 +1,4 @@
-"""Accuracy and confidence of a model on the images of a run, and what they say about its numbers."""
+"""Accuracy and confidence of a model on the images of a run, and findings based on them."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def predictions_of(rows: pd.DataFrame, classes: int | None = None) -> Prediction
 
     Args:
         rows: The rows of a run.
-        classes: The number of classes of the model, if it is known. One that gives a number, as a regression, has only one, and
-            labels such as ages are no classes then.
+        classes: The number of classes of the model, if it is known. A regression has only one, and its labels, such as ages,
+            are then not classes.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": list("aabb"), "label": [1, 1, 0, 0], "predicted": [1, 1, 1, 1]})
@@ -79,7 +79,7 @@ def predictions_of(rows: pd.DataFrame, classes: int | None = None) -> Prediction
 
 
 def find_in_predictions(record: RunRecord) -> list[Finding]:
-    """What the accuracy and the confidences of a run say against its numbers.
+    """Reasons in the accuracy and the confidences of a run to doubt its numbers.
 
     - `labels_of_another_space`: labels that the model has no class for, or far fewer labels than classes with an accuracy that
       is not better than chance, or with predictions that are other classes.

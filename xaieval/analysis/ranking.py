@@ -96,7 +96,7 @@ class Ranking:
 
     @property
     def too_small(self) -> str:
-        """How many images it takes to find the differences between neighbours that are not significant; "" if all are."""
+        """How many images are needed to find the differences between neighbours that are not significant; "" if all are."""
         items = list(self.table.index)
         needed = [
             (row["images_needed"], f"{items[number]} from {items[number + 1]} takes {_images(row['images_needed'])}")

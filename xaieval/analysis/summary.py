@@ -36,7 +36,7 @@ def summarise(
 ) -> pd.DataFrame:
     """The mean of each metric over the images, with its interval, per layer and method.
 
-    If the rows have the column `group`, intervals allow for images of one group that are alike.
+    If the rows have the column `group`, intervals allow for similar images in one group.
 
     Args:
         rows: The rows of a run.

@@ -220,7 +220,7 @@ def pair_means(rows: pd.DataFrame, metric: str, weights: Weights = "images") -> 
 
 
 def exact_means(table: pd.DataFrame, groups: Grouping | None = None) -> pd.Series[float]:
-    """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
+    """The mean of each column, independent of the order of the images, so equal means are ties."""
     if groups is None or groups.weights == "images":
         return table.apply(_exact_mean)
     return exact_means(table.groupby(groups.codes).agg(_exact_mean))

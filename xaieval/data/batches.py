@@ -47,7 +47,7 @@ class Batch:
         boxes: Boxes around the objects: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; or None.
         group: The name of the group that each image belongs to, `[N]`; or None.
         truth: Where the objects of each class are: for each image an entry as `xaieval.data.truth_by_class.truth_of` reads it;
-            or None. It comes before masks and boxes, which do not say of what class an object is.
+            or None. It has priority over masks and boxes, which do not contain the class of an object.
     """
 
     images: Tensor
@@ -134,7 +134,7 @@ def grouped(batches: Iterator[Batch], groups: Groups) -> Iterator[Batch]:
 
     Args:
         batches: From `read_batches`.
-        groups: Which images belong together. What it says wins over the groups that the batches carry.
+        groups: Which images belong together. It overrides the groups of the batches.
 
     Raises:
         DataError: An image has no group; or some batches have groups and others have none; or means are to be weighted by

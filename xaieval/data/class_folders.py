@@ -42,7 +42,7 @@ class ClassFolder:
 
     @property
     def inside(self) -> list[str]:
-        """The paths below the folder, whose bytes may be no text."""
+        """The paths below the folder; their bytes may be invalid text."""
         return [path.relative_to(self.root).as_posix() for path in self.paths]
 
 

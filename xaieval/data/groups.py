@@ -57,7 +57,7 @@ def group_lookup(by: str | os.PathLike[str] | Mapping[str, Any]) -> Lookup:
         by: As in `xaieval.config.groups.Groups`, not None.
 
     Raises:
-        DataError: The file cannot be read or has no such columns, an id stands there with two groups, or a group is missing.
+        DataError: The file cannot be read or has no such columns, an id has two groups, or a group is missing.
             The function raises it for an image without a group.
 
     Example:

@@ -45,7 +45,7 @@ class Pictures(Dataset[dict[str, Any]]):
         mask: Reads the object mask of a number, of the picture's size, white on black, of scans a tensor; None if masks are
             unknown.
         boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
-        left_out: What a folder contains beside these pictures: how many files of each kind.
+        left_out: What else a folder contains: the number of files of each kind.
         truth: Reads the objects of a number with their classes, in the picture's pixels, from its width and height; None if
             they are unknown.
     """
@@ -136,7 +136,7 @@ class Pictures(Dataset[dict[str, Any]]):
         pictures that could not be read.
 
         Args:
-            batch_size: Pictures in a batch; one, whatever this says, where whole pictures make images of several sizes.
+            batch_size: Pictures in a batch; always one if whole pictures make images of several sizes.
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
@@ -159,7 +159,7 @@ def image_folder(
 
     Classes and files are in alphabetical order, and the ids are paths below the folder. All files with an image extension are
     listed, in any case; those that cannot be read become rows with the status "unreadable". Other files, hidden ones, and
-    images beside class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
+    images next to class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
     not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and boxes are resized and
     cropped like the images.
 
@@ -174,11 +174,11 @@ def image_folder(
         boxes: A JSON file in COCO format that lists all images; its `file_name` entries are paths below `root`, or unique file
             names. Its categories and segmentations are not read.
         annotations: The objects with their classes: "KIND:PLACE", such as "coco:instances.json", or
-            `xaieval.data.Annotations`. Metrics then compare a map with the objects of the class that is followed.
+            `xaieval.data.Annotations`. Metrics then compare a map with the objects of the explained class.
         classes: Which class of the model a folder is. "name": its place in the order of names, as torchvision's `ImageFolder`
             counts. "number": the number that is its name, as in FunnyBirds. Or the names of the folders in the order of the
-            model's classes. Default: "name"; folders named by whole numbers, whose order by name is another than that by number
-            (0, 1, 10, 2), are an error.
+            model's classes. Default: "name"; folders named by whole numbers are an error if sorting by name gives another order
+            (0, 1, 10, 2).
 
     Raises:
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
@@ -280,7 +280,7 @@ def _files_at(place: str, preprocessing: Any) -> list[Path]:
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """What a folder contains beside its pictures, in words; empty if nothing.
+    """What a folder contains besides its pictures, in words; empty if nothing.
 
     Example:
         >>> describe_left_out({".txt": 2, "hidden": 1})

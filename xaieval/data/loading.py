@@ -58,7 +58,7 @@ class Data:
         loader: Batches for `xaieval.score`.
         preview: Batches of a few images for pictures; None if the loader can be read only once.
         classes: Names of the classes, if known.
-        left_out: What a folder contains beside the images: how many files of each kind.
+        left_out: What else a folder contains: the number of files of each kind.
     """
 
     loader: Iterable[Any]
@@ -329,7 +329,7 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     """Import the function that `package.module:factory` names. This is the only place that imports what a user names.
 
-    Modules in the working directory are found after installed ones, so that a file there never replaces a library.
+    Installed modules come before those in the working directory, so a file there never replaces a library.
 
     Args:
         spec: The name of the function.

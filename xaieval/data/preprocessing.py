@@ -132,7 +132,8 @@ class Preprocessing:
     def with_size(self, image_size: Side) -> Preprocessing:
         """Change the size of the crop, and keep the share of the picture that it shows.
 
-        Of whole pictures, the number is the new shorter side; a height and a width are for all pictures, whatever their shape.
+        For whole pictures, the number is the new shorter side; a height and a width apply to all pictures, whatever their
+        shape.
 
         Example:
             >>> Preprocessing(224, 256).with_size((112, 224)).resize

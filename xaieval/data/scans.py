@@ -1,4 +1,4 @@
-"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with intensities scaled as is said."""
+"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with scaled intensities."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def scan_folder(
 ) -> Pictures:
     """Load a folder of NIfTI files (`.nii`, `.nii.gz`): one sub-folder per class, or all scans in one without classes.
 
-    The axes of each scan are turned and flipped so that they lead to the right, to the front and up (RAS, "closest canonical"),
+    The axes of each scan are turned and flipped to point right, to the front and up (RAS, "closest canonical"),
     as MONAI's `Orientation("RAS")` and TorchIO's `ToCanonical` do: volumes are `[C, right, front, up]`. The fourth axis of a
-    file, if there is one, holds the channels. Files that cannot be read, or that do not say where their axes lead, become rows
+    file, if there is one, holds the channels. Files that cannot be read, or without the orientation of their axes, become rows
     with the status "unreadable".
 
     Args:

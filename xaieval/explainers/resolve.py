@@ -1,4 +1,4 @@
-"""From what `methods=` takes (names, explainers, objects of other libraries, functions) to explainers."""
+"""Explainers from the values of `methods=`: names, explainers, objects of other libraries, functions."""
 
 from __future__ import annotations
 

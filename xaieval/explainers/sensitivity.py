@@ -23,7 +23,7 @@ __all__ = ["HSIC", "SENSITIVITY", "Sobol"]
 
 @dataclass(frozen=True)
 class Sobol:
-    """Total Sobol indices: the share of the score's variance under random masks that a cell has a part in.
+    """Total Sobol indices: the share of the score's variance under random masks that involves a cell.
 
     `S_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`: A holds n masks of quasi-random numbers in [0, 1], one for each cell,
     and C_i is A with cell i from n other masks. Where no mask changes the score, the map is undefined and becomes NaN.
@@ -102,7 +102,7 @@ class HSIC:
         n_masks: Number n of masks.
         grid: Cells along each side.
         fill: Value of covered pixels, in the model's input space; 0 is the mean colour of normalised images.
-        wanted: "confidence", or "score" (the logit), whose median may be near 0.
+        wanted: "confidence", or "score" (the logit); the median of logits may be near 0.
 
     Raises:
         ExplainerError: A number is out of range.

@@ -77,7 +77,7 @@ _BY_CASE = {other.lower(): own for other, own in ABBREVIATIONS.items()}
 
 
 def own_name(name: str, known: Collection[str] = ()) -> str:
-    """The name of a metric by another name of it; a name that is no other name is returned unchanged.
+    """The name of a metric from one of its other names; any other name is returned unchanged.
 
     Args:
         name: A name of ours; an abbreviation of `ABBREVIATIONS`, in any case; or "quantus:" and the name of a class of Quantus.

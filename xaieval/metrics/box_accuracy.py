@@ -1,8 +1,8 @@
-"""Box accuracy: whether the boxes around what a map marks are the boxes around the objects.
+"""Box accuracy: how well the boxes around the regions that a map marks fit the boxes of the objects.
 
 A map marks the pixels of at least a threshold; its boxes are those around the connected pieces of what it marks. Papers on
-weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is no mean of
-numbers of single images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
+weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is not a mean
+over images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def box_accuracy(
         threshold: Of the value of one image, in (0, 1]; 0.2 as in Zhou et al., CVPR 2016.
         iou: Levels of the IoU, in (0, 1]: those of MaxBoxAccV2; (0.5,) for MaxBoxAcc.
         components: "any" as in MaxBoxAccV2, or "largest" as in MaxBoxAcc.
-        thresholds: Number of equal steps up to 1 that the maximum is taken over. The authors take 1000, of maps of 256 values.
+        thresholds: Number of equal steps up to 1, over which the maximum is taken. The authors use 1000, with maps of 256
+            values.
         name: Name of the metric, for a run with several settings.
 
     Raises:

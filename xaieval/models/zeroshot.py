@@ -42,7 +42,7 @@ class ZeroShot(nn.Module):
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 3.1;
-        Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343), for SigLIP, whose confidence is
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343), for SigLIP with
         `Protocol(confidence="sigmoid")`.
 
     Example:

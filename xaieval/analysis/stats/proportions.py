@@ -59,8 +59,8 @@ def proportion_interval(values: Yes, level: float, groups: Grouping | None = Non
 
     With groups, the number of images is divided by the design effect: the squared standard error (CR2) relative to that of
     independent images, at least 1, raised for the degrees of freedom of that error. A few images with the property, or a few
-    without it, hardly show how alike the images of a group are. So the design effect is averaged with the largest possible one,
-    at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
+    without it, hardly show how similar the images of a group are. So the design effect is averaged with the largest possible
+    one, at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
     image. If all images or none have the property, it is the largest.
 
     Returns:

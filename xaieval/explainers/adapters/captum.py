@@ -78,7 +78,7 @@ class Captum(LibraryMethod):
     Raises:
         ExplainerError: There is no such method, reduction or noise, or the method has no segments; when called: captum cannot
             explain this model here.
-        UsageError: `segments` is no segmentation, or needs a package that is missing.
+        UsageError: `segments` is not a segmentation, or needs a missing package.
 
     Reference:
         Kokhlikyan et al., "Captum" (arXiv 2009.07896). The paper of each method: `paper`.
