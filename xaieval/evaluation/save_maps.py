@@ -17,7 +17,7 @@ from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, Failure
-from xaieval.errors import OutputError, RunError, UsageError
+from xaieval.errors import OutputError, RunError, UsageError, advice
 from xaieval.evaluation.batch_rows import Measured, check_labelled, measured_rows
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
@@ -277,8 +277,8 @@ def _check_folder(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None
     check_folder(folder, run)
     if folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
         raise OutputError(
-            f"'{folder}' holds other files; choose an empty folder, or write into this one all the same with overwrite=True "
-            "(--overwrite)"
+            f"'{folder}' holds other files; choose an empty folder, or write into this one all the same with "
+            f"{advice('overwrite=True', '--overwrite')}"
         )
 
 

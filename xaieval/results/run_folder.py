@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from xaieval.data.batches import Batch
-from xaieval.errors import DataError, OutputError, RunError
+from xaieval.errors import DataError, OutputError, RunError, advice
 from xaieval.results.checkpoints import Checkpoint, FinishedRun, in_groups, part_path, part_paths, unless_damaged
 from xaieval.results.files import MANIFEST, PARTS, check_folder, is_complete, write_file, write_json, writing
 from xaieval.results.locks import Lock
@@ -137,7 +137,7 @@ class RunFolder:
         if not resume and session["resume"]:
             raise OutputError(
                 f"other processes go on with the run in '{self.folder}', so that it cannot be measured again from the start; "
-                "wait until they have ended, or leave out resume=False (--no-resume)"
+                f"wait until they have ended, or leave out {advice('resume=False', '--no-resume')}"
             )
         if session["order"] != order:
             raise other_order(self.folder)
@@ -267,7 +267,7 @@ class RunFolder:
             return False
         raise OutputError(
             f"'{self.folder}' holds a run that broke off, whose batch {number} {known.difference(batch)}; give the same "
-            "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
+            f"images in the same order and batches, or measure all of them again by {advice('resume=False', '--no-resume')}"
         )
 
     def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:
