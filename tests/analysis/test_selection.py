@@ -361,8 +361,8 @@ def test_scores_hand_on_their_rows_metrics_and_seed(paper):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k is between 1 and the number of layers, 4 here; got 0"),
-        ({"k": -1}, "k is between 1 and the number of layers, 4 here; got -1"),
+        ({"k": 0}, "k is at least 1, got 0"),
+        ({"k": -1}, "k is at least 1, got -1"),
         ({"k": 5}, "k is between 1 and the number of layers, 4 here; got 5"),
         (
             {"by": ["average_dorp"]},

@@ -217,7 +217,7 @@ def test_wrong_methods_are_refused_word_for_word(methods, message):
 
 
 def test_a_method_that_needs_a_layer_asks_for_it(model):
-    message = "method 'gradcam' needs layers, and none were given; xaieval.list_layers(model, images) lists all"
+    message = "method 'gradcam' needs layers=, and none were given; xaieval.list_layers(model, images) lists all"
     for call in (
         lambda: xaieval.score(model, [torch.rand(1, 3, 16, 16)], progress=False),
         lambda: xaieval.explain(model, torch.rand(1, 3, 16, 16)),

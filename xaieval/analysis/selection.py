@@ -177,7 +177,7 @@ def select_layers(
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
-    check_count("k", k, 0, optional=True, kind=MetricError)
+    check_count("k", k, optional=True, kind=MetricError)
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
     images = next(iter(tables.values())).index

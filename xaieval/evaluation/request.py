@@ -205,7 +205,8 @@ def _needed(addresses: list[str], explainers: Sequence[Explainer]) -> list[str]:
     """The layers to probe: none if no explainer needs one."""
     needing = [explainer.name for explainer in explainers if explainer.needs_layer]
     if needing and not addresses:
-        raise ExplainerError(f"method {needing[0]!r} needs layers, and none were given; {advice(*ALL_LAYERS)}")
+        option = advice("layers=", "--layers")
+        raise ExplainerError(f"method {needing[0]!r} needs {option}, and none were given; {advice(*ALL_LAYERS)}")
     return addresses if needing else []
 
 
