@@ -294,7 +294,7 @@ def test_images_that_vanish_between_sampler_and_batch_are_refused_where_position
 
     loader, two = DataLoader(Grey(4), batch_size=2, collate_fn=drop_first), Rank(1, 2)
     assert [seen.ids for seen in _wanted(source(loader, rank=two)).values()] == [["grey-1"], ["grey-3"]], "by their names"
-    message = r"^a batch has 1 images where the loader's sampler asked for 2, .*; give 'failed' .*, or 'id' and no max_images$"
+    message = r"^a batch has 1 images, but the loader's sampler asked for 2, .*; give 'failed' .*, or 'id' and no max_images$"
     with pytest.raises(DataError, match=message):
         _wanted(source(loader, 3, rank=two))
     nameless = DataLoader(Grey(4, named=False), batch_size=2, collate_fn=lambda samples: torch.stack([samples[0][0]]))

@@ -167,7 +167,7 @@ def test_a_run_that_stops_early_knows_groups_but_not_means_over_them():
     with pytest.raises(ConfigError) as caught:
         score(loader, stop="best", groups=Groups(weights="groups"))
     assert str(caught.value) == (
-        "stop= draws images, so it knows the order of means over images, but weights='groups' asks for means over groups; "
+        "stop= works with means over images, and weights='groups' asks for means over groups; "
         "leave out stop=, or use weights='images'"
     )
 

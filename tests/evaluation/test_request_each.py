@@ -129,7 +129,7 @@ def test_other_calls_ask_for_each_class_too():
 def test_where_each_class_makes_no_sense_it_is_refused():
     with pytest.raises(TargetError, match="target 'each' asks for each class that an image shows"):
         score([torch.rand(2, 3, 12, 12)])
-    with pytest.raises(TargetError, match="explain gives one map of each image"):
+    with pytest.raises(TargetError, match="explain returns one map per image"):
         xaieval.explain(tiny(), torch.rand(1, 3, 12, 12), "2", target="each")
     with pytest.raises(TargetError, match="stop= counts images"):
         score(DataLoader(torch.rand(4, 3, 12, 12), batch_size=2), stop="best")

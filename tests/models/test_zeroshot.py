@@ -63,7 +63,7 @@ def test_prompts_that_the_model_cannot_tell_apart_or_read_are_refused(saved):
     spec = f"hf:{saved[1]}"
     with pytest.raises(ModelError, match=r"'a photo of a dog a dog a dog' has 11 tokens, and the model reads 8"):
         load_model(spec, prompts=["a cat", "a photo of a dog a dog a dog"])
-    with pytest.raises(ModelError, match=r"'a lynx' and 'a tram' have the same tokens, as where the tokenizer does not know"):
+    with pytest.raises(ModelError, match=r"'a lynx' and 'a tram' have the same tokens: the tokenizer does not know"):
         load_model(spec, prompts=["a lynx", "a cat", "a tram"])
 
 

@@ -271,8 +271,8 @@ def test_other_data_is_refused_with_the_difference(batches, message, tmp_path):
     with pytest.raises(OutputError) as caught:
         run(tmp_path, batches)
     assert str(caught.value) == (
-        f"'{tmp_path}' holds a run that broke off, whose {message}; give the same images in the same order and batches, or "
-        "measure all of them again by resume=False"
+        f"'{tmp_path}' holds an interrupted run, and its {message}; give the same images in the same order and batches, or "
+        "start again with resume=False"
     )
     assert Scores.load(tmp_path).rows["image_id"].nunique() == 6
 

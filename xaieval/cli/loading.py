@@ -148,8 +148,8 @@ def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions
     loaded = load_for(options, model_options, options.seed)
     if loaded.random and not model_options.random_weights:
         raise ModelError(
-            f"{options.model} without --weights FILE or --pretrained has random weights, and the scores of a network that "
-            "knows nothing mean nothing; give its weights, or --random-weights to score it all the same (drawn by --seed)"
+            f"{options.model} without --weights FILE or --pretrained has random weights, and scores of an untrained network "
+            "mean nothing; give its weights, or --random-weights to score it anyway (drawn with --seed)"
         )
     return loaded
 

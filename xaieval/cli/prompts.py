@@ -93,7 +93,7 @@ def _check_order(prompts: Sequence[str], words: Sequence[str], data: str) -> Non
         others = [other for other in prompts if _has(other, word)]
         if others and not _has(own, word):
             raise UsageError(
-                f"class {place} of {data!r} is {word!r}, and prompt {place} is {own!r}, while {others[0]!r} stands elsewhere; "
+                f"class {place} of {data!r} is {word!r}, but prompt {place} is {own!r}, and {others[0]!r} is at another place; "
                 f"give the prompts in the order of the classes: {', '.join(words)}"
             )
 

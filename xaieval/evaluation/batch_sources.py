@@ -295,6 +295,6 @@ def _check_size(item: Any, batch: Batch, expected: int, max_images: int | None) 
     came = len(batch) + len(batch.failed)
     if came != expected and not (has_ids(item) and max_images is None):
         raise DataError(
-            f"a batch has {came} images where the loader's sampler asked for {expected}, so that the positions of later images "
-            "are unknown to other processes; give 'failed' for images that cannot be read, or 'id' and no max_images"
+            f"a batch has {came} images, but the loader's sampler asked for {expected}, so the positions of later images are "
+            "unknown to other processes; give 'failed' for images that cannot be read, or 'id' and no max_images"
         )

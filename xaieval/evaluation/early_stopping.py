@@ -110,7 +110,7 @@ def check_stop_of_groups(stop: object, weights: Weights) -> None:
     """
     if stop is not None and weights == "groups":
         raise ConfigError(
-            "stop= draws images, so it knows the order of means over images, but weights='groups' asks for means over groups; "
+            "stop= works with means over images, and weights='groups' asks for means over groups; "
             "leave out stop=, or use weights='images'"
         )
 

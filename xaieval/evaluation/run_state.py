@@ -267,7 +267,7 @@ def dead_workers_are_run_errors(keeps_rows: bool) -> Iterator[None]:
         reason = _dead_worker(error) or _dead_worker(_late_signal(error))
         if reason is None:
             raise
-        kept = "; rows of finished batches are kept, and the same command goes on" if keeps_rows else ""
+        kept = "; rows of finished batches are kept, and the same command continues from there" if keeps_rows else ""
         raise RunError(f"a process that reads images died ({reason}), perhaps because memory ran out{kept}") from error
 
 

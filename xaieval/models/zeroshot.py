@@ -164,8 +164,8 @@ def _check_tokens(ids: Tensor, prompts: list[str]) -> None:
         same = first.setdefault(tuple(row), prompt)
         if same != prompt:
             raise ModelError(
-                f"the prompts {same!r} and {prompt!r} have the same tokens, as where the tokenizer does not know the words, or "
-                "cuts off what the model does not read; give shorter ones, or the tokenizer of this model"
+                f"the prompts {same!r} and {prompt!r} have the same tokens: the tokenizer does not know the words, or cuts "
+                "off the prompts; give shorter ones, or the tokenizer of this model"
             )
 
 

@@ -266,8 +266,8 @@ class RunFolder:
         if known.ids != batch.ids and known.names == Checkpoint("", batch.ids, batch.failed).names:
             return False
         raise OutputError(
-            f"'{self.folder}' holds a run that broke off, whose batch {number} {known.difference(batch)}; give the same "
-            f"images in the same order and batches, or measure all of them again by {advice('resume=False', '--no-resume')}"
+            f"'{self.folder}' holds an interrupted run, and its batch {number} {known.difference(batch)}; give the same "
+            f"images in the same order and batches, or start again with {advice('resume=False', '--no-resume')}"
         )
 
     def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:

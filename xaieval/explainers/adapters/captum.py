@@ -345,8 +345,8 @@ def _changed(kind: CaptumKind) -> Mapping[Any, type[nn.Module]]:
 def _check_relus(name: str, kind: CaptumKind, context: Context, functions: nn.ModuleList) -> None:
     if kind.changes_relus and not any(isinstance(module, nn.ReLU) for module in (*context.model.modules(), *functions)):
         raise ExplainerError(
-            f"method '{name}' changes what ReLUs pass back, and the model has none, so that it would be the plain gradient; "
-            "take 'captum:Saliency'"
+            f"method '{name}' changes what ReLUs pass back, and the model has none, so it would be the plain gradient; "
+            "use 'captum:Saliency'"
         )
 
 
