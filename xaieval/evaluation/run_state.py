@@ -122,6 +122,8 @@ class RunState:
 
     def __post_init__(self) -> None:
         self._all, self.pairs = self.job, self.job.names
+        if self.stopping is not None:
+            self.job = self.job.of(self.stopping.running)
 
     @property
     def numbers(self) -> Sequence[int]:
