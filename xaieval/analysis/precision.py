@@ -24,7 +24,10 @@ def find_in_precision(record: RunRecord) -> list[Finding]:
     if precision == "float32" or not names or "mask_area" not in rows:
         return []
     own = rows[~rows["method"].isin(record.controls)]
-    areas = {name_of_pair(pair): float(of["mask_area"].mean()) for pair, of in own.groupby(["layer", "method"], sort=False)}
+    areas = {
+        name_of_pair((str(layer), str(method))): float(of["mask_area"].mean())
+        for (layer, method), of in own.groupby(["layer", "method"], sort=False)
+    }
     whole = {name: area for name, area in areas.items() if area > WHOLE}
     if not whole:
         return []
