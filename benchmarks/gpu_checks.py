@@ -33,10 +33,11 @@ def main(out: Path, device: str = "cuda", images: int = 256, batch: int = 64, si
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model, pictures = torchvision.models.resnet50().eval(), torch.randn(images, 3, side, side)
-    place, found = torch.device(device), {"device": named(device), "torch": torch.__version__}
+    place = torch.device(device)
+    found: dict[str, Any] = {"device": named(device), "torch": torch.__version__}
 
     def scored(loader: Any = None, **options: Any) -> Scores:
-        given = {"device": place, "progress": False, "batch_size": batch} | options
+        given: dict[str, Any] = {"device": place, "progress": False, "batch_size": batch} | options
         return xaieval.score(model, loader or [pictures], LAYERS, METHODS, **given)
 
     steps: dict[str, Callable[[], Any]] = {

@@ -259,8 +259,8 @@ def test_maps_that_keep_the_whole_image_are_a_finding_in_bf16_only():
         return [one for one in run(**options).findings() if one.name == "rounding_decides"]
 
     [finding] = found(precision="bf16", methods=["gradcam", all_but_a_pixel])
-    assert finding.evidence == {"precision": "bf16", "mask_area": {"input all_but_a_pixel": pytest.approx(143 / 144)}}
-    assert finding.text.startswith("the maps of input all_but_a_pixel keep nearly all of every image")
+    assert finding.evidence == {"precision": "bf16", "mask_area": {"all_but_a_pixel": pytest.approx(143 / 144)}}
+    assert finding.text.startswith("the maps of all_but_a_pixel keep nearly all of every image")
     assert not found(precision="float32", methods=["gradcam", all_but_a_pixel])
     assert found(precision="bf16", methods=["gradcam", "fake-cam"])
     assert not found(precision="bf16", controls=True)  # nobody takes a control map for an explanation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xaieval.analysis.tables import name_of_pair
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
@@ -22,8 +23,12 @@ def find_in_precision(record: RunRecord) -> list[Finding]:
     names = [metric["name"] for metric in record.metrics if metric["name"] in COMPARING]
     if precision == "float32" or not names or "mask_area" not in rows:
         return []
-    areas = rows[~rows["method"].isin(record.controls)].groupby(["layer", "method"], sort=False)["mask_area"].mean()
-    whole = {" ".join(filter(None, pair)): float(area) for pair, area in areas.items() if area > WHOLE}
+    own = rows[~rows["method"].isin(record.controls)]
+    areas = {
+        name_of_pair((str(layer), str(method))): float(of["mask_area"].mean())
+        for (layer, method), of in own.groupby(["layer", "method"], sort=False)
+    }
+    whole = {name: area for name, area in areas.items() if area > WHOLE}
     if not whole:
         return []
     text = (

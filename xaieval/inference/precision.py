@@ -106,4 +106,5 @@ def _tf32() -> Iterator[None]:
 
 
 def _switches() -> dict[str, Any]:
-    return {"convolutions": torch.backends.cudnn.conv, "matrix products": torch.backends.cuda.matmul}
+    cudnn: Any = torch.backends.cudnn  # whose `conv` mypy does not see
+    return {"convolutions": cudnn.conv, "matrix products": torch.backends.cuda.matmul}
