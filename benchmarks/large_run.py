@@ -127,8 +127,8 @@ def report(folder: Path, images: int) -> None:
 
 
 def read_metric(folder: Path, images: int) -> None:
-    """One metric of one method at all layers."""
-    Scores.load(folder, columns=["average_drop"], methods=["method0"])
+    """One metric of one method at one layer."""
+    Scores.load(folder, columns=["average_drop"], layers=["layer0"], methods=["method0"])
 
 
 STEPS: dict[str, Callable[[Path, int], None]] = {

@@ -152,19 +152,19 @@ def why_missing(summary: pd.DataFrame, metrics: Sequence[str], level: float, wei
 
 def _record(part: pd.DataFrame, intervals: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The means, intervals and counts of a layer and method."""
-    valued, counted = part[part["status"].isin(VALUED)], part[part["status"].isin(COUNTED)]
-    together = grouping_of_rows(valued, weights)
+    valued, counted = (part["status"].isin(names).to_numpy() for names in (VALUED, COUNTED))
+    together = grouping_of_rows(part, weights, valued)
     record: dict[str, Any] = {}
     for name, ends in intervals.items():
-        values = valued[name].to_numpy(dtype=float)
+        values = part[name].to_numpy(dtype=float)[valued]
         kept = ~np.isnan(values)
         groups = None if together is None else together.of(kept)
         low, high = ends(values[kept], groups=groups)
         mean = mean_of(values[kept], groups)
         record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(kept.sum())}
     if AREA in part:
-        areas = counted[AREA].to_numpy(dtype=float)
-        record[AREA] = mean_of(areas, grouping_of_rows(counted, weights))
-    failed = len(part) - len(counted) - int((part["status"] == EXCLUDED).sum())
-    known = {} if GROUP not in part else {"n_groups": counted[GROUP].nunique()}
-    return record | {"n_images": len(counted), **known, "n_failed": failed}
+        areas = part[AREA].to_numpy(dtype=float)[counted]
+        record[AREA] = mean_of(areas, grouping_of_rows(part, weights, counted))
+    failed = len(part) - int(counted.sum()) - int((part["status"] == EXCLUDED).sum())
+    known = {} if GROUP not in part else {"n_groups": part.loc[counted, GROUP].nunique()}
+    return record | {"n_images": int(counted.sum()), **known, "n_failed": failed}

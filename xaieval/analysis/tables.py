@@ -143,14 +143,15 @@ def grouping_of(rows: pd.DataFrame, images: ArrayLike | pd.Index[Any], weights: 
     return None if names is None else grouping_from(names, images, weights)
 
 
-def grouping_of_rows(rows: pd.DataFrame, weights: Weights = "images") -> Grouping | None:
-    """Which of these rows, of different images, belong together; None for a run without groups.
+def grouping_of_rows(rows: pd.DataFrame, weights: Weights, where: NDArray[np.bool_]) -> Grouping | None:
+    """Which of the rows of different images belong together, of those that a mask chooses; None for a run without groups.
 
     Raises:
         MetricError: An image has no group.
     """
     if GROUP not in rows:
         return None
+    rows = rows[where]
     missing = rows[rows[GROUP].isna()]
     if len(missing):
         example = f", such as '{missing['image_id'].iloc[0]}'" if "image_id" in rows else ""

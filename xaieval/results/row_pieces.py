@@ -17,13 +17,13 @@ __all__ = ["MOST_ROWS", "SAMPLE_ROWS", "first_rows", "rows_by_pair", "sampled_ro
 
 MOST_ROWS = 5_000_000  # of a run that is held in memory as a whole: some GB with all copies that tests make
 SAMPLE_ROWS = 2_000_000  # of a larger run, on which tests are made
-PIECE_BYTES = 2**27  # of the values that are held at a time
+PIECE_BYTES = 118_000_000  # of the values that are held at a time
 
 
 def rows_by_pair(file: RowFile, columns: Sequence[str]) -> Iterator[tuple[Pair, pd.DataFrame]]:
     """The rows of each pair of layer and method, in the order in which the pairs first occur.
 
-    The file is read once for as many pairs as fit into 134 MB, so that fewer columns take fewer passes.
+    The file is read once for as many pairs as fit into 118 MB, so that fewer columns take fewer passes.
 
     Args:
         file: The rows of a run.
@@ -82,9 +82,9 @@ def _read_pairs(file: RowFile, pairs: Sequence[Pair], columns: Sequence[str]) ->
     parts: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in pairs]
     for table in file.tables(["layer", "method", *columns]):
         place = _places(table, pairs)
-        order = np.argsort(place, kind="stable")
-        ends = np.cumsum(np.bincount(place, minlength=len(pairs) + 1))[: len(pairs)]
-        order = order[: ends[-1]]
+        here = np.flatnonzero(place < len(pairs))
+        order = here[np.argsort(place[here], kind="stable")]
+        ends = np.cumsum(np.bincount(place[here], minlength=len(pairs)))
         for name in columns:
             values = _numbers(table.column(name), words.setdefault(name, {}))[order]
             for part, own in zip(parts, np.split(values, ends[:-1]), strict=True):
@@ -108,7 +108,8 @@ def _numbers(column: pa.ChunkedArray, words: dict[Any, int]) -> Any:
         return column.to_numpy()
     [chunk] = column.chunks
     codes = [words.setdefault(word, len(words)) for word in chunk.dictionary.to_pylist()]
-    return np.array([*codes, -1], dtype=np.min_scalar_type(-len(words) - 1))[chunk.indices.fill_null(len(codes)).to_numpy()]
+    places = (chunk.indices.fill_null(len(codes)) if chunk.null_count else chunk.indices).to_numpy()
+    return np.array([*codes, -1], dtype=np.min_scalar_type(-len(words) - 1))[places]
 
 
 def _series(parts: Sequence[Any], words: dict[Any, int]) -> Any:
