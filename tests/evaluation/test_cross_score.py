@@ -434,8 +434,8 @@ def test_a_picture_has_a_point_for_each_map_on_each_model():
         (
             {"methods": ["center", "random"]},
             ExplainerError,
-            r"cross_score compares the maps of models, and these methods do not use a model: center, random; give one that does, "
-            r"such as gradcam",
+            r"cross_score compares the maps of models, and these methods do not use a model: center, random; give one that "
+            r"does, such as gradcam",
         ),
         (
             {"controls": "matched"},

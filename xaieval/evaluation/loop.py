@@ -22,7 +22,7 @@ from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
 from xaieval.errors import CheckError, DataError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, joined
-from xaieval.evaluation.batch_sources import SharedLoader, source_of
+from xaieval.evaluation.batch_sources import SharedLoader, Source, source_of
 from xaieval.evaluation.distributed.rank import started_at
 from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
@@ -37,7 +37,7 @@ from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_don
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.precision_trial import settle_precision
-from xaieval.evaluation.progress import progress_bar
+from xaieval.evaluation.progress import Progressing, progress_bar
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
     Request,
@@ -46,7 +46,7 @@ from xaieval.evaluation.request import (
     count_images,
     prepared,
 )
-from xaieval.evaluation.run_state import InMemory, RunState, dead_workers_are_run_errors
+from xaieval.evaluation.run_state import InMemory, RunState, Store, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
 from xaieval.evaluation.whole_run import wait_without_images, whole_run
 from xaieval.explainers import Method
@@ -120,7 +120,7 @@ def score(
         output_dir: Folder for rows, summary and manifest, and for finished batches while the run is under way. The same call
             resumes an interrupted run; a folder that holds another run is refused.
         resume: False measures finished batches again.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of random explainers and of the bootstrap.
         strict: Raise an error instead of a warning where there is a reason not to trust the numbers, such as random weights,
             the wrong normalisation or labels of another model; before the first image is scored if it shows by then.
@@ -250,29 +250,40 @@ def measured_run(
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
         stopping = None if rule is None else _started(rule, source.images or 0, job, manifest)
-        donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
         store: InMemory | RunFolder = InMemory()
         if output_dir is not None:
             store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
-
-        def done(batch: Batch) -> None:
-            kept.add(batch)
-            bar.images(count_images(request.protocol, batch))
-
-        state = RunState(
-            job=job,
-            source=source,
-            store=store,
-            measure=lambda job, batch: measure(job, batch, donor_maps(), bar.images),
-            done=done,
-            stopping=stopping,
-        )
+        state = _run_state(request, job, source, store, stopping, donors, kept, bar)
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)
         scores = scores.with_maps(kept.explained(job, manifest.get("controls", ())))
         if strict:
             refuse(scores.findings(), scores)
         return scores
+
+
+def _run_state(
+    request: Request,
+    job: Job,
+    source: Source,
+    store: Store,
+    stopping: Stopping | Racing | None,
+    donors: Sequence[Batch],
+    kept: KeptImages,
+    bar: Progressing,
+) -> RunState:
+    """The part of this process in a run that begins."""
+    donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
+
+    def measured(job: Job, batch: Batch) -> Measured:
+        kept.add(batch)
+        return measure(job, batch, donor_maps(), bar.images)
+
+    def restored(batch: Batch) -> None:
+        kept.add(batch)
+        bar.images(count_images(request.protocol, batch))
+
+    return RunState(job=job, source=source, store=store, measure=measured, done=restored, stopping=stopping)
 
 
 def _check_stop_of_each(rule: Stop | Race | None, protocol: Protocol) -> None:
