@@ -19,7 +19,7 @@ def find_in_precision(record: RunRecord) -> list[Finding]:
     are left out.
     """
     precision = record.manifest.get("run", {}).get("precision", "float32")
-    rows = record.rows
+    rows = record.sample.rows
     names = [metric["name"] for metric in record.metrics if metric["name"] in COMPARING]
     if precision == "float32" or not names or "mask_area" not in rows:
         return []
