@@ -291,7 +291,7 @@ def test_the_command_line_compares_and_reports_by_group(tmp_path, capsys):
     assert "note: the images are in 4 groups, weighted by groups" in capsys.readouterr().out
     main(["report", *folders, "--groups", "i(..)", "--no-maps"])
     page = (tmp_path / "one" / "report.html").read_text()
-    assert "The images come in 4 groups, weighted by images" in page
+    assert '<span class="note">in 4 groups, weighted by images</span>' in page
     assert "the images are in 4 groups, weighted by images" in page
     for arguments in (["--groups", "x"], ["--groups", str(tmp_path / "no.csv")], ["--group-weights", "groups"]):
         with pytest.raises(SystemExit) as caught:

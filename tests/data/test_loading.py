@@ -18,7 +18,10 @@ from xaieval.data.batches import read_batches
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
-KNOWN = "data is 'scenes', 'folder:DIR', 'nifti:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
+KNOWN = (
+    "data is 'scenes', 'folder:DIR', 'nifti:DIR', 'ucmerced:DIR', 'hf:NAME', 'mosaics:DATA', 'focus:DATA' or "
+    "'package.module:factory'"
+)
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 

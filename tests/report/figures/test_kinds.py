@@ -614,5 +614,5 @@ def test_matched_controls_are_drawn_beside_the_means_of_the_methods():
         f"no map of this run has a matched control of {', '.join(MATCHED)}: constant maps have none, and swapped takes two "
         "images"
     )
-    with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls=\"matched\"\)"):
+    with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls='matched'\)"):
         run(2).plot("matched")
