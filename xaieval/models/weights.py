@@ -168,7 +168,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not _is_state(content):
-        inside = [key for key, value in content.items() if value and _is_state(value)] if isinstance(content, Mapping) else []
+        known = content if isinstance(content, Mapping) else {}
+        inside = [key for key, value in known.items() if _is_state(value) and len(value)]
         several = f"; it has several, {', '.join(map(repr, inside))}: save the one that is meant" if len(inside) > 1 else ""
         if len(inside) != 1:
             raise WeightsError(f"'{path.name}' holds no state dict (a mapping from names to tensors){several}")

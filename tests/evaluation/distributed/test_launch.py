@@ -181,6 +181,8 @@ def test_the_command_in_two_processes_writes_and_prints_what_it_does_in_one(benc
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, two)]
     for manifest, nproc in zip(manifests, (1, 2), strict=True):
         assert manifest.pop("options").pop("nproc") == nproc
+        assert manifest["dates"].keys() == {"started", "ended"}
+        del manifest["dates"]
     assert manifests[0] == manifests[1]
     assert manifests[0]["run"]["deterministic"] is True
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
