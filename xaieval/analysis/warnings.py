@@ -59,6 +59,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         MetricError: The level is not in (0, 1).
 
     Example:
+        >>> import pandas as pd
         >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "average_drop": 10.0})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> found = find_warnings(RunRecord(rows.assign(status=["nan_map"] + ["ok"] * 8), {"metrics": [drop]}))

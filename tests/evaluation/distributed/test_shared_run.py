@@ -28,11 +28,12 @@ from tests import ROOT
 from xaieval.config.groups import Groups
 from xaieval.data.samples import collate
 from xaieval.errors import DataError, OutputError, RunError, UsageError
-from xaieval.evaluation import distributed, loop
+from xaieval.evaluation import distributed, fingerprint, loop
 from xaieval.evaluation.batch_sources import SharedLoader
 from xaieval.evaluation.distributed import shared_run
 from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.scores import Scores
+from xaieval.results import manifest
 from xaieval.results.checkpoints import FinishedRun
 from xaieval.results.run_folder import RunFolder
 
@@ -115,6 +116,13 @@ def together(*works: Callable[[], Any]) -> list[Any]:
 def shared(make: Callable[[], Any], folder: Path, processes: int = 3, **options: Any) -> list[Any]:
     """The results of several processes that share a run."""
     return together(*[lambda: run(make(), folder, **options)] * processes)
+
+
+@pytest.fixture(autouse=True)
+def _at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests, which have dates, are equal."""
+    for module in (manifest, fingerprint):
+        monkeypatch.setattr(module, "now", lambda: "2026-01-02T03:04:05Z")
 
 
 @pytest.fixture
