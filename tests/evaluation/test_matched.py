@@ -290,7 +290,7 @@ def test_a_run_that_resumes_has_the_rows_of_one_that_did_not_stop(tmp_path):
     whole = run(batches, model=Stops(10**9), layers=["model.0", "model.2"])
     with pytest.raises(KeyboardInterrupt):
         run(batches, model=Stops(170), layers=["model.0", "model.2"], output_dir=tmp_path)
-    assert list((Path(tmp_path) / "parts").glob("0*.parquet"))
+    assert list((Path(tmp_path) / "parts").glob("0*.part.arrow"))
     resumed = run(batches, model=Stops(10**9), layers=["model.0", "model.2"], output_dir=tmp_path)
     assert difference(whole.rows, resumed.rows) == 0
     assert difference(whole.rows, Scores.load(tmp_path).rows) == 0

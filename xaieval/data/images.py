@@ -225,7 +225,7 @@ def image_files(places: str | Path | Sequence[str | Path], preprocessing: Prepro
     """Load images without classes from files, from folders with all that is below them, and from patterns of paths.
 
     Args:
-        places: A file, a folder, a pattern such as "photos/*.jpg" or "photos/**/*.png", or several of them.
+        places: A file, a folder, a pattern such as `photos/*.jpg` or `photos/**/*.png`, or several of them.
         preprocessing: Turns a picture into the model's input.
 
     Returns:
