@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,10 +330,6 @@ class RunFolder:
         """Wait until no other process merges; gives whether it is for this one to do it."""
         with writing(self.folder, RunError), Lock(self.folder / PARTS / MERGING):
             yield not self.finished_meanwhile()
-
-    def unchanged(self, numbers: Collection[int]) -> bool:
-        """Whether a finished run has all of these batches and no others, and none was measured again."""
-        return not part_paths(self.folder) and set(numbers) == set(self.finished.checkpoints)
 
     def close(self) -> None:
         """Remove the parts of the run, which is finished now."""
