@@ -25,7 +25,7 @@ from xaieval import score
 from xaieval.errors import OutputError, RunError
 from xaieval.evaluation.scores import Scores
 from xaieval.metrics import insertion
-from xaieval.results.files import write_file
+from xaieval.results.files import whole_file, write_file
 from xaieval.results.part_files import SUFFIX, read_description, read_part, write_part
 from xaieval.results.row_tables import frame_of
 
@@ -316,6 +316,17 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
 
 
 # ---- loaders that die
+
+
+def test_a_file_that_is_being_written_stays_and_what_a_dead_process_left_is_removed(tmp_path):
+    run(tmp_path, loader(2))
+    (tmp_path / ".rows.parquet.0badf00d.part").touch()
+    with whole_file(tmp_path / "summary.csv") as file:
+        run(tmp_path, loader(2))
+        assert len([*tmp_path.glob(".*.part")]) == 1
+        file.write(b"later")
+    assert (tmp_path / "summary.csv").read_bytes() == b"later"
+    assert not [*tmp_path.glob(".*.part")]
 
 
 # Torch's error comes by a signal, at any time: within a callback, where it is lost, the loader raises another one later.

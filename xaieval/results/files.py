@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xaieval.errors import OutputError, XaievalError
+from xaieval.results.locks import Lock
 from xaieval.results.validation import read_manifest, shortened
 
 __all__ = [
@@ -86,7 +87,11 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     If the block raises, the file is removed, and one that was there before stays.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # two processes may write the same file
+    lock = Lock(part)  # by which others see that it is being written, and no leftover of a dead process
     try:
+        if os.name == "posix":  # Windows lets nobody write to a locked file
+            with suppress(OutputError):  # a file system without locks
+                lock.take()
         with part.open("wb") as file:
             yield file
             file.flush()
@@ -96,6 +101,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OSError):  # the partial file would only take space on a full disk
             part.unlink(missing_ok=True)
         raise
+    finally:
+        lock.free()
     _sync_folder(path.parent)
 
 

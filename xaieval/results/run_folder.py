@@ -23,7 +23,18 @@ import pyarrow as pa
 from xaieval.data.batches import Batch
 from xaieval.errors import DataError, OutputError, RunError, advice
 from xaieval.results.checkpoints import Checkpoint, FinishedRun, in_groups, part_path, part_paths, unless_damaged
-from xaieval.results.files import MANIFEST, PARTS, check_folder, is_complete, write_file, write_json, writing
+from xaieval.results.files import (
+    MANIFEST,
+    PARTS,
+    POOLED,
+    ROWS,
+    SUMMARY,
+    check_folder,
+    is_complete,
+    write_file,
+    write_json,
+    writing,
+)
 from xaieval.results.locks import Lock
 from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
@@ -123,14 +134,8 @@ class RunFolder:
 
     def _others(self) -> bool:
         """Whether other processes are present; removes what dead ones have left."""
-        alive = False
-        for path in (self.folder / PARTS).glob(f"*{PRESENT}"):
-            lock = Lock(path)
-            if lock.take():
-                lock.free()
-            else:
-                alive = True
-        return alive
+        held = [_is_held(path) for path in (self.folder / PARTS).glob(f"*{PRESENT}")]
+        return any(held)
 
     def _join(self, resume: bool, order: str) -> None:
         session = json.loads((self.folder / PARTS / SESSION).read_text())
@@ -187,6 +192,9 @@ class RunFolder:
         parts = self.folder / PARTS
         for path in [path for kind in (f"*{CHECKED}", f"*{CLAIM}", f"*{END}", ".*.part") for path in parts.glob(kind)]:
             path.unlink(missing_ok=True)
+        for name in (ROWS, SUMMARY, POOLED, MANIFEST):  # a process that has left may be writing one of them
+            for path in self.folder.glob(f".{name}.*.part"):
+                _is_held(path)
 
     # ---- batches
 
@@ -335,6 +343,15 @@ class RunFolder:
         """Remove the parts of the run, which is finished now."""
         with suppress(OSError), self._door():
             self._remove()
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds a file; what a dead one has left is removed."""
+    lock = Lock(path)
+    if not lock.take():
+        return True
+    lock.free()
+    return False
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
