@@ -78,7 +78,7 @@ def compared(one: Scores, other: Scores) -> pd.DataFrame:
 
 
 def _emulated(runner: Runner, images: Tensor) -> AbstractContextManager[Any]:
-    return nullcontext() if runner.autocast is None else Bf16Arithmetic()
+    return nullcontext() if runner.precision.autocast is None else Bf16Arithmetic()
 
 
 def _rounded(value: Any) -> Any:

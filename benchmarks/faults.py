@@ -4,7 +4,8 @@
 
 A kill ends a process by SIGKILL, at a random moment or at a random system call that touches the disk. The same command then
 resumes the run until it finishes, and its rows are compared bit by bit with those of a run without faults. "Lost" batches were
-started but must be measured again, including the one being processed. Needs Linux; a full disk needs the right to mount, which
+started but must be measured again, including the one being processed; with several processes, for each one that was killed.
+Needs Linux; a full disk needs the right to mount, which
 administrators have (`unshare -rm` gives it to other users, where allowed).
 """
 
@@ -19,7 +20,6 @@ import platform
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -39,9 +39,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from xaieval.errors import RunError
 from xaieval.evaluation import loop
-from xaieval.evaluation.distributed import shared_run as distributed
 from xaieval.evaluation.scores import Scores
 from xaieval.results.files import ROWS
+from xaieval.results.part_files import SUFFIX
 
 BATCHES, SIZE = 12, 4
 IMAGES = BATCHES * SIZE
@@ -123,19 +123,28 @@ class Place:
     """The folder of a run, and which of its batches were started."""
 
     folder: Path
-    begun: Any
+    begun: Any  # by batch
 
     def run(self, trouble: Trouble = nothing, workers: int = 0) -> None:
         """Score into the folder."""
         loader = DataLoader(Images(trouble), SIZE, num_workers=workers)
         measure(loop.score, Counted(loader, self.begun), self.folder)
 
+    def share(self) -> None:
+        """Score together with other processes; counts how often each batch is measured."""
+        own = loop.measure
+
+        def counted(job: Any, batch: Any, *rest: Any) -> Any:
+            with self.begun.get_lock():
+                self.begun[int(batch.ids[0]) // SIZE] += 1
+            return own(job, batch, *rest)
+
+        loop.measure = counted
+        measure(loop.score, DataLoader(Images(nothing), SIZE), self.folder)
+
     def on_disk(self) -> int:
         """Number of batches on the disk."""
-        if (self.folder / ROWS).exists():
-            return BATCHES
-        ranks = len(list(self.folder.glob(f"ranks/*/{ROWS}")))  # of two ranks
-        return len(list(self.folder.rglob("parts/*.parquet"))) + ranks * BATCHES // 2
+        return BATCHES if (self.folder / ROWS).exists() else len(list(self.folder.glob(f"parts/*{SUFFIX}")))
 
     def lost(self) -> int:
         """Number of batches that were started but are not on the disk."""
@@ -160,7 +169,7 @@ def measure(score: Callable[..., Scores], loader: Any, folder: Path) -> Scores:
 def place_in(folder: Path | None = None) -> Iterator[Place]:
     """A run in a new folder, or in an existing one."""
     with tempfile.TemporaryDirectory() as new:
-        yield Place((folder or Path(new)) / "run", multiprocessing.Array("i", BATCHES, lock=False))
+        yield Place((folder or Path(new)) / "run", multiprocessing.Array("i", BATCHES))
 
 
 # ---- kills, which the process cannot report
@@ -194,7 +203,12 @@ def kill_by_time(rng: random.Random, longest: float, work: Callable[[], Any]) ->
 
 def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
     """Let a process that does the work kill itself before or after a random call that touches the disk."""
-    left, before = [rng.randrange(1, 60)], rng.random() < 0.5
+    return ended_well(forked(suicidal(rng, work)))
+
+
+def suicidal(rng: random.Random, work: Callable[[], Any]) -> Callable[[], None]:
+    """Work that ends its process before or after a random call that touches the disk."""
+    left, before = [rng.randrange(1, 150)], rng.random() < 0.5
 
     def fatal(own: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **options: Any) -> Any:
@@ -208,12 +222,12 @@ def kill_by_call(rng: random.Random, _: float, work: Callable[[], Any]) -> bool:
 
         return called
 
-    def suicidal() -> None:
+    def called() -> None:
         for name in TOUCHING:
             setattr(os, name, fatal(getattr(os, name)))
         work()
 
-    return ended_well(forked(suicidal))
+    return called
 
 
 def kills(fault: str, kill: Callable[[random.Random, float, Callable[[], Any]], bool]) -> Fault:
@@ -239,43 +253,36 @@ def kills(fault: str, kill: Callable[[random.Random, float, Callable[[], Any]], 
     return tried
 
 
-def killed_ranks(count: int, rng: random.Random, expected: pa.Table) -> Record:
-    """Kill one of two processes at a random moment, then resume both."""
-    record = Record("SIGKILL of one rank of two, at a random moment")
+def killed_processes(count: int, rng: random.Random, expected: pa.Table) -> Record:
+    """Up to 4 processes share a run, and some of them are killed; others, of any number, go on with what they left."""
+    record = Record("SIGKILL of some of up to 4 processes, at a random moment or call")
     with place_in() as place:
-        while record.tried < count or not record.ended:
-            children = start_ranks(place)
-            if record.tried < count:
-                time.sleep(rng.uniform(0.1, 1.0))
-                victim = rng.randrange(2)
-                os.kill(children[victim], signal.SIGKILL)
-                time.sleep(0.2)
-                os.kill(children[1 - victim], signal.SIGTERM)  # as torchrun does, since it may wait for the other one
-            ended = [ended_well(child) for child in children]
-            if all(ended):
+        start, killed = time.monotonic(), 0
+        ended_well(forked(place.share))
+        longest = time.monotonic() - start
+        place.settle(record, expected)
+        while record.tried < count or killed:
+            doomed = [rng.random() < 0.6 and record.tried < count for _ in range(rng.randrange(1, 5))]
+            by_call = [rng.random() < 0.5 for _ in doomed]
+            works = [suicidal(rng, place.share) if d and c else place.share for d, c in zip(doomed, by_call, strict=True)]
+            children = [forked(work) for work in works]
+            for child, d, c in zip(children, doomed, by_call, strict=True):
+                if d and not c:
+                    time.sleep(rng.uniform(0, longest / len(doomed)))
+                    os.kill(child, signal.SIGKILL)
+            died = [not ended_well(child) for child in children]
+            killed += sum(died)
+            record.tried += sum(died)
+            if not all(died):
+                again = sum(place.begun) - BATCHES
+                record.most_lost = max(record.most_lost, -(-again // max(killed, 1)))  # for each kill
+                killed = 0
+                same = pq.read_table(place.folder / ROWS).equals(expected)
+                place.run()  # the last one that lives tidies up, so that nothing is left of those that died after the end
+                if not same or (place.folder / "parts").exists():
+                    print("differs" if not same else sorted(path.name for path in place.folder.rglob("*")), flush=True)
                 place.settle(record, expected)
-            else:
-                record.tried += 1
-                record.most_lost = max(record.most_lost, place.lost())
     return record
-
-
-def start_ranks(place: Place) -> list[int]:
-    """Two processes of one run, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def begin(index: int) -> None:
-        if index % SIZE == SIZE - 1:  # the last image of a batch
-            place.begun[index // SIZE] = 1
-
-    def work(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        distributed.GRACE = 0.0  # the time that torchrun needs to see which process failed
-        measure(distributed.score, DataLoader(Images(begin), SIZE), place.folder)
-
-    return [forked(partial(work, rank)) for rank in range(2)]
 
 
 # ---- faults that the run can report
@@ -331,7 +338,7 @@ def full_disk(count: int, rng: random.Random, expected: pa.Table) -> Record:
     """The disk is full after some batches, then has space again."""
     record = Record("disk full")
     for _ in range(count):
-        with mounted(f"{rng.randrange(60, 200)}k") as disk, place_in(disk) as place:
+        with mounted(f"{rng.randrange(24, 72, 4)}k") as disk, place_in(disk) as place:
             breaks(record, place, RunError, nothing)
             call("mount", "-o", "remount,size=10m", str(disk))
             goes_on(record, place, expected)
@@ -402,12 +409,12 @@ def torn_part(count: int, rng: random.Random, expected: pa.Table) -> Record:
         with place_in() as place, heard() as messages:
             record.tried += 1
             ended_well(forked(partial(place.run, at(somewhere(rng), suicide))))
-            last = max(place.folder.glob("parts/*.parquet"))
+            last = max(place.folder.glob(f"parts/*{SUFFIX}"))
             os.truncate(last, rng.randrange(last.stat().st_size))
             torn = last.name
             place.run()
             record.most_lost = max(record.most_lost, len(messages))
-            record.said = messages[0].replace(str(place.folder), "run").replace(torn, "N.parquet")
+            record.said = messages[0].replace(str(place.folder), "run").replace(torn, f"N{SUFFIX}")
             place.settle(record, expected)
     return record
 
@@ -433,7 +440,7 @@ Fault = Callable[[int, random.Random, pa.Table], Record]
 FAULTS: dict[str, Fault] = {
     "time": kills("SIGKILL at a random moment", kill_by_time),
     "call": kills("SIGKILL at a random call that touches the disk", kill_by_call),
-    "ranks": killed_ranks,
+    "processes": killed_processes,
     "torn": torn_part,
     "interrupt": interrupted,
     "worker": broken_by("SIGKILL of a loader's worker", lambda place: suicide, workers=1),
@@ -465,7 +472,7 @@ def main() -> None:
         if name == "full" and not may_mount():
             print(f"{name}: skipped, because this process may not mount a file system")
             continue
-        count = given.kills if name in ("time", "call") else max(given.kills // 10, 1)
+        count = given.kills if name in ("time", "call", "processes") else max(given.kills // 10, 1)
         records.append(FAULTS[name](count, random.Random(given.seed), expected))  # noqa: S311  # not for secrets
         print(records[-1], flush=True)
     if given.out is not None:

@@ -66,8 +66,10 @@ from xaieval.errors import RunError, XaievalError
 from xaieval.explainers.precomputed import Precomputed
 from xaieval.models import LoadedModel, loading, read_weights
 from xaieval.probe.addresses import expand, trace
-from xaieval.results.checkpoints import Checkpoints
+from xaieval.results.checkpoints import part_path
 from xaieval.results.files import check_folder
+from xaieval.results.part_files import write_part
+from xaieval.results.run_folder import RunFolder
 
 __all__ = ["TARGETS", "FindingError"]
 
@@ -353,9 +355,9 @@ def look(path: Path) -> None:
 
 def _go_on(path: Path) -> None:
     """Read the checkpoints of a run as if it were resumed."""
-    with Checkpoints.of(path, {"run": {"seed": 0}, "versions": {}}, resume=True) as checkpoints:
-        for checkpoint in checkpoints.known.values():
-            checkpoint.read()
+    with RunFolder.joined(path, {"run": {"seed": 0}, "versions": {}}, True, "", None) as run:
+        for number in run.before:
+            run.rows(number)
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -406,9 +408,8 @@ def manifests(change: Any, unfinished: bool) -> None:
     place = folder("manifest")
     if unfinished:
         (place / "parts").mkdir()
-        table = pq.read_table(run() / "rows.parquet")
-        made_of = {"check": "6:00000000", "ids": ["a"], "failed": [], "missed": []}
-        pq.write_table(table.replace_schema_metadata({b"xaieval": dumps(made_of).encode()}), place / "parts" / "000000.parquet")
+        rows = pq.read_table(run() / "rows.parquet").to_pandas()
+        write_part(part_path(place, 0), rows, {"check": "6:00000000", "ids": ["a"], "failed": []})
         (place / "parts" / "manifest.json").write_bytes(_manifest_of(change))
     else:
         shutil.copy(run() / "rows.parquet", place)
@@ -481,20 +482,20 @@ def _altered(table: pa.Table, what: str, *how: Any) -> pa.Table:
 def rows(changes: Any, edits: Any, cut: int | None, unfinished: bool) -> None:
     """Files of rows with other columns, other types, missing values, truncated, or with changed bytes."""
     place = folder("rows")
-    name = "parts/000000.parquet" if unfinished else "rows.parquet"
     (place / "parts").mkdir()
-    table, buffer = _table(changes), io.BytesIO()
-    if unfinished:
-        made_of = {"check": "6:00000000", "ids": ["a"], "failed": [["b", None, "gone"]], "missed": []}
-        table = table.replace_schema_metadata({b"xaieval": dumps(made_of).encode()})
-    with contextlib.suppress(pa.ArrowException):  # a table that Parquet cannot hold
-        pq.write_table(table, buffer)
-    content = bytearray(buffer.getvalue())
+    path = part_path(place, 0) if unfinished else place / "rows.parquet"
+    table = _table(changes)
+    with contextlib.suppress(pa.ArrowException, ValueError, TypeError):  # a table that the file cannot hold
+        if unfinished:
+            write_part(path, table.to_pandas(), {"check": "6:00000000", "ids": ["a"], "failed": [["b", None, "gone"]]})
+        else:
+            pq.write_table(table, path)
+    content = bytearray(path.read_bytes() if path.exists() else b"")
     for position, value in edits if content else ():
         content[position % len(content)] = value
     if cut is not None and content:
         content = content[: cut % len(content)]
-    (place / name).write_bytes(content)
+    path.write_bytes(content)
     shutil.copy(run() / "manifest.json", place / "parts" if unfinished else place)
     look(place)
 

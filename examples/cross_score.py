@@ -1,7 +1,7 @@
-"""Two models: whose maps on which model
-=====================================
+"""Maps of two models on both models
+=================================
 
-A model whose Average Drop is lower may have better maps, or may only bear masking better. ``xaieval.cross_score`` masks each
+A model with a lower Average Drop may have better maps, or may only react less to masking. ``xaieval.cross_score`` masks each
 image by the maps of each model, shows it to every model, and splits the difference into both parts. Here a feature pyramid is
 compared with FAL, the same pyramid with attention branches; it needs ``pip install 'xaieval[fal]'``.
 
@@ -26,7 +26,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # so few images need no workers
 
 # %%
-# Both models are trained on the same images, for as many epochs. Two epochs on 100 images show the procedure and prove nothing.
+# Both models are trained on the same images for two epochs. This and 100 images show the procedure but prove nothing.
 
 fpn = xaieval.models.fpn_scenes()
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -52,6 +52,6 @@ print(scores)
 print(scores.split()[["value", "low", "high", "p_holm"]].round(2).to_string())
 
 # %%
-# In the picture, points of one row differ by the maps, rows of one layer by the model.
+# In the picture, points of one row differ in the maps, rows of one layer in the model.
 
 save_figure(scores.plot(), folder / "cross_score.png", dpi=100)

@@ -23,8 +23,7 @@ from xaieval.testing import check_explainer
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
-# An explainer declares its needs and computes raw maps from the context. Upsampling and normalisation follow as the protocol
-# says.
+# An explainer declares its needs and computes raw maps from the context. The protocol determines upsampling and normalisation.
 
 
 @dataclass(frozen=True)

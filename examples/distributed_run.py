@@ -2,7 +2,7 @@
 =================
 
 A run shared by two processes gives the same rows as one process. On a machine with GPUs each process uses one GPU; on several
-machines torchrun starts the same command (see the page on many images).
+machines the same command is started with the same folder (see the page on many images).
 
 ``python examples/distributed_run.py [FOLDER]`` writes the run and ``distributed_run.png``.
 """
@@ -22,16 +22,16 @@ folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 # %%
 # The command line starts the processes: ``xaieval-bench score --nproc 2``. In your own script,
-# ``xaieval.evaluation.distributed.score`` does the same under torchrun.
+# ``xaieval.evaluation.distributed.score`` shares a run with all processes that call it with the same folder.
 
 words = "score --nproc 2 --max-images 40 --batch-size 10 --no-progress"
 command = [sys.executable, "-m", "xaieval.cli", *words.split(), "--out", str(folder / "run")]
 subprocess.run(command, check=True, capture_output=True)
 together = xaieval.Scores.load(folder / "run")
-print(f"images of each process: {together.manifest['ranks']['images']}")
+print(together)
 
 # %%
-# Each process has scored whole batches, and the first process has merged them. The same in this process:
+# Each process has scored whole batches, one after the other as they got free. The same in this process:
 
 prepare = Preprocessing(image_size=128, resize=128, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 loader = scenes(prepare, size=40).loader(batch_size=10)

@@ -1,8 +1,8 @@
 """FAL in thirty lines
 ===================
 
-Score the levels of a feature pyramid, add attention to the two that need it most, and measure what the attention maps are
-worth. Every network is trained from the same start, on the same images in the same order, for the same time.
+Score the levels of a feature pyramid, add attention to the two that need it most, and measure the effect of the attention
+maps. Every network is trained from the same start, on the same images in the same order, for the same time.
 ``xaieval-bench fal`` does this with folds and seeds (see the page on the FAL experiment); this example shows its steps. It
 needs ``pip install 'xaieval[fal]'``.
 
@@ -30,7 +30,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # so few images need no workers
 
 # %%
-# The start of all networks: a new pyramid on a trained backbone. And three sets of images without overlap: for training, for
+# All networks start from a new pyramid on a trained backbone. There are three sets of images without overlap: for training, for
 # choosing the levels, and for the comparison.
 
 torch.manual_seed(0)
@@ -57,15 +57,15 @@ print(selection)
 
 # %%
 # FAL has attention on these levels. Its twin has the same layers and the same loss, but does not use its attention maps: the
-# difference between the two is what the maps are worth, and the difference to the pyramid is what the whole is worth.
+# difference between the two is the effect of the maps, and the difference from the pyramid is the effect of the whole.
 
 levels = levels_of(selection)
 fal = trained(FAL.from_fpn(start, levels), "fal")
 twin = trained(FAL.from_fpn(start, levels, auxiliary_only=True), "twin")
 
 # %%
-# Compare them on the test images, paired by image. Four epochs on 160 images and a single seed show the procedure and prove
-# nothing: another seed can turn the sign of every difference.
+# Compare them on the test images, paired by image. Four epochs on 160 images and a single seed show the procedure but prove
+# nothing: another seed can reverse the sign of every difference.
 
 results = {
     name: xaieval.score(model, test.loader(20), layers=["levels[*]"], progress=False)
@@ -80,8 +80,8 @@ for other in ("fpn", "twin"):
     print(compared[["mean", "other_mean", "difference", "low", "high", "p_holm"]].round(2).to_string())
 
 # %%
-# Do the maps do anything? The quantiles of their values say whether the attention is open, their contrast how much they differ
-# from place to place. The predictions that change without them, or with their cells shuffled, say whether the network uses
+# Do the maps have an effect? The quantiles of their values show whether the attention is open, and their contrast how much they
+# vary over the image. The predictions that change without them, or with their cells shuffled, show whether the network uses
 # them.
 
 found = gate_statistics(fal, test.loader(20))

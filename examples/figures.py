@@ -1,8 +1,8 @@
 """Figures of a run
 ================
 
-All kinds of figures that ``Scores.plot`` makes, and maps by ``xaieval.show``. For print, give ``save_figure`` a name that ends
-with ``.pdf``.
+All kinds of figures of ``Scores.plot``, and maps with ``xaieval.show``. For print, give ``save_figure`` a name that ends with
+``.pdf``.
 
 ``python examples/figures.py [FOLDER]`` prints the summary and writes ``figures_tradeoff.png`` and the other figures.
 """

@@ -1,7 +1,7 @@
 """Maps and objects
 ================
 
-Do maps lie on the object? The pointing game and related metrics, with masks of the objects. Any loader works whose batches are
+Do maps lie on the object? The pointing game and related metrics, with masks of the objects. Any loader works if its batches are
 mappings with ``masks`` or ``boxes``.
 
 ``python examples/localisation.py [FOLDER]`` prints the table and writes ``localisation.png``.

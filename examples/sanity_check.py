@@ -26,7 +26,7 @@ from xaieval.inference.randomisation import draw_anew, find_parts, swapped
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 LAYER, IMAGES, SHOWN = "fpn[p3]", 30, 7
 METHODS = ("gradcam", "layercam", "edges", "center")
-MODULES = ("head", "fpn", "backbone.layer*", "backbone.conv1")  # each with all that it contains
+MODULES = ("head", "fpn", "backbone.layer*", "backbone.conv1")  # each with all its submodules
 
 # %%
 # Functions for the table and the parts of the figure.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -41,19 +44,23 @@ PUBLIC = [
     "Groups",
     "Inference",
     "Protocol",
+    "ScoreCallback",
     "Scores",
     "SearchResult",
     "Stop",
     "XaievalError",
     "check",
     "cross_score",
+    "data",
     "explain",
     "explainers",
     "list_layers",
     "metrics",
     "models",
     "overlay",
+    "report",
     "sanity_check",
+    "save_maps",
     "score",
     "search",
     "show",
@@ -192,6 +199,30 @@ def test_metrics_results_and_analysis_never_see_a_model(name):
     assert "nn" not in seen
 
 
+COMMANDS = re.compile(r"(?<![\w-])--[a-z]|xaieval-bench [a-z]")
+OF_COMMANDS = ("report.html.provenance", "training.fal")  # write commands, and belong to one
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    """The texts of a module but its documentation, and those that `advice` chooses between."""
+    for child in ast.iter_child_nodes(node):
+        called = child.func if isinstance(child, ast.Call) else None
+        documents = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if documents or (isinstance(called, ast.Name) and called.id == "advice"):
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+        yield from _texts(child)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) not in ("cli", "config", "errors", "")])
+def test_messages_recommend_commands_only_on_the_command_line(name):
+    if name.removeprefix("xaieval.").startswith(OF_COMMANDS):
+        return
+    told = [text for text in _texts(_modules()[name]) if COMMANDS.search(text)]
+    assert not told, "advice(python, command) of xaieval.errors says either"
+
+
 TESTS = Path(__file__).parent
 FREE = ("docs", "end_to_end", "release")  # tests of no single room
 
@@ -224,6 +255,15 @@ def test_every_public_name_can_be_imported_and_is_listed(name):
         assert value.__doc__
     else:
         assert value is importlib.import_module(f"xaieval.{name}")
+
+
+def test_completion_lists_what_there_is_without_loading_it():
+    program = (
+        "import sys, xaieval; listed = dir(xaieval); assert 'torch' not in sys.modules; "
+        "names = {'data', 'report', 'training', 'callbacks', 'models', 'score'}; assert names <= {*listed}, listed; "
+        "assert xaieval.callbacks.ScoreLayers is xaieval.training.ScoreLayers; assert xaieval.data.scenes"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_an_unknown_name_is_an_attribute_error():

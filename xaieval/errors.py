@@ -7,10 +7,14 @@ and nothing was computed (exit status 2 on the command line). The others mean th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 __all__ = [
+    "ALL_LAYERS",
+    "ALL_METHODS",
     "AddressError",
     "CheckError",
     "ConfigError",
@@ -26,9 +30,17 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "XaievalError",
+    "advice",
     "choose_from",
+    "for_command_line",
     "printable",
 ]
+
+# What lists all layers and all methods, for `advice`.
+ALL_LAYERS = ("xaieval.list_layers(model, images) lists all", "'xaieval-bench layers' lists all")
+ALL_METHODS = ("xaieval.explainers.METHODS", "'xaieval-bench methods'")
+
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
 
 class XaievalError(Exception):
@@ -101,6 +113,33 @@ class TargetError(UsageError):
 
 class WeightsError(UsageError):
     """A weights file cannot be read, or does not fit the model."""
+
+
+def advice(python: str, command: str) -> str:
+    """What a message recommends: Python to who calls from Python, and a command or an option on the command line.
+
+    Args:
+        python: Code, such as "xaieval.list_layers(model, images)" or "mean=".
+        command: The same on the command line, such as "'xaieval-bench layers MODEL'" or "--mean".
+
+    Example:
+        >>> advice("strict=True", "--strict")
+        'strict=True'
+        >>> with for_command_line():
+        ...     advice("strict=True", "--strict")
+        '--strict'
+    """
+    return command if _on_command_line.get() else python
+
+
+@contextmanager
+def for_command_line() -> Iterator[None]:
+    """Make messages recommend commands and options, in this thread."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
 
 
 def printable(text: str) -> str:

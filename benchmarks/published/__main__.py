@@ -2,7 +2,7 @@
 
     python benchmarks/published --data folder:DIR --pretrained
 
-README.md names the source of each table and the reasons why the numbers can differ.
+`xaieval.analysis.published` has the tables, their sources, and the reasons why the numbers can differ.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import cyclopts
 import pandas as pd
 
 import xaieval
+from xaieval.analysis.published import PUBLISHED
 from xaieval.config.protocol import PROTOCOLS, Protocol
 from xaieval.data import load_data
 from xaieval.models import LoadedModel, load_model
 
-HERE = Path(__file__).parent
 METRICS = {"average_drop": "AD %", "average_gain": "AG %", "increase_in_confidence": "IC %"}
-FRACTIONS = ("torch-cam",)
 CLASSES = 1000
 
 
@@ -61,7 +60,7 @@ def main(options: Options) -> None:
         raise SystemExit("the published numbers are those of trained networks: add --pretrained or --weights DIR")
     rows = chosen(published(), options)
     if not len(rows):
-        raise SystemExit("no row matches; benchmarks/published/*.csv list the networks and methods")
+        raise SystemExit("no row matches; 'xaieval-bench published NAME' lists the networks and methods of a table")
     results = []
     for (name, model), group in rows.groupby(["protocol", "model"], sort=False):
         loaded = load_model(model, weights_of(model, options), options.pretrained)
@@ -76,13 +75,7 @@ def main(options: Options) -> None:
 
 def published() -> pd.DataFrame:
     """All rows of all tables, in percent."""
-    tables = []
-    for path in sorted(HERE.glob("*.csv")):
-        table = pd.read_csv(path, dtype={"table": str}, keep_default_na=True).assign(protocol=path.stem)
-        if path.stem in FRACTIONS:
-            table[list(METRICS)] = (100 * table[list(METRICS)]).round(6)
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat([table.rows.assign(protocol=table.name) for table in PUBLISHED], ignore_index=True)
 
 
 def chosen(rows: pd.DataFrame, options: Options) -> pd.DataFrame:

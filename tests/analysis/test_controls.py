@@ -141,7 +141,7 @@ def test_without_controls_there_is_no_mark_and_the_table_says_what_to_do(values)
     assert "beats_controls" not in scores.summary()
     with pytest.raises(MetricError) as caught:
         scores.controls_table()
-    assert str(caught.value) == ("the run has no control maps; score(..., controls=True) or --controls adds them")
+    assert str(caught.value) == ("the run has no control maps; score(..., controls=True) adds them")
 
 
 def test_a_run_of_controls_alone_or_without_rows_that_count_has_marks_all_the_same(values):
@@ -171,7 +171,7 @@ def test_fake_cam_is_no_rival_and_its_success_is_said_once_of_the_metric(values)
     assert set(scores.controls_table()["control"]) == set(CONTROLS)
     assert scores.summary()["beats_controls"].isna().to_list() == [False, False, True, True, True]
     assert scores.fooled_metrics() == {
-        AD: "this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method (gradcam at p5) 11.92"
+        AD: "this metric can be fooled: fake-cam, which removes one pixel, has 0.0, the best method (gradcam at p5) 11.9"
     }
     assert not any("fake-cam" in text for text in scores.warnings())
 
@@ -190,8 +190,8 @@ def test_the_best_of_many_methods_that_is_ahead_by_chance_does_not_hide_that_a_m
     assert best[1] == "gradcam"
     scores = _scores(values, controls=["fake-cam"])
     assert scores.fooled_metrics()[AD] == (
-        f"this metric may be fooled: fake-cam, which removes one pixel, has {means['input', 'fake-cam']:.4g}, the best method "
-        f"(gradcam at {best[0]}) {means[best]:.4g}, which is not significantly better"
+        f"this metric may be fooled: fake-cam, which removes one pixel, has {means['input', 'fake-cam']:.1f}, the best method "
+        f"(gradcam at {best[0]}) {means[best]:.1f}, which is not significantly better"
     )
 
 

@@ -89,7 +89,7 @@ def test_classes_that_are_alike_are_found_with_the_way_out():
     assert found.text == (
         "images are not independent, so intervals are too narrow and tests too sure: images of one class are alike in "
         f"average_drop (median intraclass correlation {said['correlation']:.2f}, 20 groups of about 10, design effect "
-        f"{said['design_effect']:.1f}); count these groups instead of images by groups='class' (--groups class)"
+        f"{said['design_effect']:.1f}); count these groups instead of images by groups='class'"
     )
     assert said["groups"] == 20
     assert said["design_effect"] > 1.5
@@ -103,7 +103,7 @@ def test_folders_are_found_and_are_said_once_if_they_are_the_classes():
     [found] = find_in_groups(run(values, ids))
     assert list(found.evidence) == ["folder"]
     assert "images of one folder are alike" in found.text
-    assert "by groups='^(.*)/' (--groups '^(.*)/')" in found.text
+    assert "by groups='^(.*)/'" in found.text
     [found] = find_in_groups(run(values, ids, labels))
     assert list(found.evidence) == ["class"]
 
@@ -113,8 +113,8 @@ def test_neighbours_are_found_where_nothing_else_explains_them():
     [found] = find_in_groups(run(values))
     assert list(found.evidence) == ["neighbours"]
     assert found.text.endswith(
-        "count these groups instead of images by an expression on the id or a CSV file that says what they have in common, "
-        "such as the video or the place (--groups)"
+        "count these groups instead of images by groups=, an expression on the id or a CSV file that says what they have in "
+        "common, such as the video or the place"
     )
     assert "images of a block of 10 neighbours in the order of the data are alike" in found.text
 

@@ -207,7 +207,7 @@ def test_names_of_groups_may_differ_between_runs_but_not_the_groups():
         one.compare(other)
     assert str(caught.value) == (
         "the runs have their images in different groups: 'i000' and 'i001' are together in this run, but not in the other; "
-        "give both runs the same groups, as in scores.with_groups(...) (--groups)"
+        "give both runs the same groups, as in scores.with_groups(...)"
     )
     with pytest.raises(MetricError, match="'i000' and 'i001' are together in the other, but not in this run"):
         other.compare(one)
@@ -218,7 +218,7 @@ def test_runs_that_weight_their_means_differently_are_not_compared():
         run(GROUPS).compare(run(GROUPS, seed=1, weights="groups"))
     assert str(caught.value) == (
         "means are weighted by images in this run and by groups in the other; give both the same weights, as in "
-        'scores.with_groups(xaieval.Groups(weights="images")) (--group-weights)'
+        'scores.with_groups(xaieval.Groups(weights="images"))'
     )
 
 
@@ -291,7 +291,7 @@ def test_the_command_line_compares_and_reports_by_group(tmp_path, capsys):
     assert "note: the images are in 4 groups, weighted by groups" in capsys.readouterr().out
     main(["report", *folders, "--groups", "i(..)", "--no-maps"])
     page = (tmp_path / "one" / "report.html").read_text()
-    assert "The images come in 4 groups, weighted by images" in page
+    assert '<span class="note">in 4 groups, weighted by images</span>' in page
     assert "the images are in 4 groups, weighted by images" in page
     for arguments in (["--groups", "x"], ["--groups", str(tmp_path / "no.csv")], ["--group-weights", "groups"]):
         with pytest.raises(SystemExit) as caught:

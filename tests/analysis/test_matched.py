@@ -138,9 +138,7 @@ def test_a_run_without_matched_controls_says_how_to_get_them():
     )
     with pytest.raises(MetricError) as caught:
         scores.matched_table()
-    assert str(caught.value) == (
-        'the run has no matched controls; score(..., controls="matched") or --controls matched adds them'
-    )
+    assert str(caught.value) == ("the run has no matched controls; score(..., controls='matched') adds them")
     with pytest.raises(MetricError, match="the level of an interval is a probability"):
         scores.matched_table(level=95)
 

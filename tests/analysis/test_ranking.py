@@ -72,7 +72,7 @@ def test_what_cannot_be_told_apart_shares_a_letter(three):
     assert ranking.table.loc["p2", "first"] == 0
     assert ranking.table.loc["p2", ["p_next", "images_needed"]].isna().all()
     assert ranking.line == "AD %: p4 a, p5 a, p2 b"
-    assert ranking.too_small.startswith("too few images (30) to tell all apart: p4 from p5 takes about ")
+    assert ranking.too_small.startswith("too few images (30) to separate all: p4 and p5 need about ")
 
 
 def test_a_ranking_says_what_it_is_in_words(three):
@@ -103,7 +103,7 @@ def test_identical_layers_are_first_by_lot():
     ranking = layers(a=[1.0, 2, 4], b=[1.0, 2, 4], c=[9.0, 9, 9]).rank(AD, resamples=4000)
     assert list(ranking.table.index) == ["a", "b", "c"]
     assert ranking.table["first"].tolist() == pytest.approx([0.5, 0.5, 0], abs=0.04)
-    assert "a from b takes more than any number (the means are the same)" in ranking.too_small
+    assert "a and b have the same mean" in ranking.too_small
 
 
 # ---- by slow loops
@@ -172,9 +172,9 @@ def test_letters_go_in_the_order_of_the_items():
 
 
 def test_one_group_cannot_tell_how_many_images_it_takes(three):
-    unknown = "takes a number that one image or group cannot tell"
+    unknown = "need an unknown number, since there is one image or group"
     assert three.with_groups(dict.fromkeys(three.rows["image_id"], "a")).rank(AD).too_small == (
-        f"too few images (30 in 1 group) to tell all apart: p4 from p5 {unknown}; p5 from p2 {unknown}"
+        f"too few images (30 in 1 group) to separate all: p4 and p5 {unknown}; p5 and p2 {unknown}"
     )
 
 
@@ -268,7 +268,7 @@ def test_the_command_line_prints_a_line_a_metric(three, many, capsys):
     print_rankings(three, 0.95)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "best first; items that share a letter cannot be told apart at 95%"
-    assert lines[1].startswith("  AD %: p4 a, p5 a, p2 b; too few images (30) to tell all apart: p4 from p5 takes about ")
+    assert lines[1].startswith("  AD %: p4 a, p5 a, p2 b; too few images (30) to separate all: p4 and p5 need about ")
     assert lines[2].startswith("  IC %: ")
     assert len(lines) == 3, "none for what only describes a map"
     print_rankings(many, 0.95)

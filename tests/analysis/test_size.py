@@ -29,7 +29,7 @@ def test_a_metric_that_the_mask_area_predicts_is_named_with_the_correlation():
     assert found.name == "metric_follows_size"
     assert found.text == (
         "over 6 pairs of layer and method the mask area predicts average_drop (r = -1.00): a larger map hides less and scores "
-        'better wherever it points; controls="matched" (--controls matched) compares each map with others of its size'
+        "better wherever it points; controls='matched' compares each map with others of its size"
     )
     assert found.evidence == {AD: pytest.approx(-0.998, abs=1e-3)}
 

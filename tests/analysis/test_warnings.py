@@ -112,7 +112,7 @@ def test_a_control_with_the_best_value_is_named():
     pairs = [*PAIRS, CONTROL, ("input", "edges"), ("input", "fake-cam")]
     drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "edges"): 0.25, ("input", "fake-cam"): 0.0}
     assert _found(_rows(pairs, average_drop=drops), controls=["random", "edges", "fake-cam"]) == [
-        "average_drop: a control map has the best value, 0.25 of edges; the best method is gradcam at p5 with 12.5, so a "
+        "average_drop: a control map has the best value, 0.250 of edges; the best method is gradcam at p5 with 12.500, so a "
         "good average_drop alone proves nothing"
     ]
 
@@ -124,7 +124,7 @@ def test_a_control_that_is_as_good_as_the_best_is_named_and_a_worse_one_is_not()
     tie = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.1 + 0.2) | {CONTROL: 0.3}, **values)
     (sentence,) = _found(tie, [DROP, gain, area], ["random"])
     assert sentence.startswith(
-        "gain: a control map has the best value, 0.3 of random; the best method is gradcam at p4 with 0.3"
+        "gain: a control map has the best value, 0.300 of random; the best method is gradcam at p4 with 0.300"
     )
     worse = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: 0.3}, **values)
     assert _found(worse, [DROP, gain, area], ["random"]) == []

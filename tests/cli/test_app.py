@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,8 +147,8 @@ def test_options_are_the_parameters_of_score_with_dashes():
     parameters = set(inspect.signature(xaieval.score).parameters) - {"inference", "options"}
     parameters |= {field.name for field in dataclasses.fields(xaieval.Inference)}
     options = {field.name for field in dataclasses.fields(ScoreOptions)} | {"protocol"}
-    # A loader and a folder have names of their own: --data and --out; how to run a model is a function.
-    assert parameters - {"loader", "output_dir", "forward"} <= options
+    # A loader and a folder have names of their own: --data and --out; how to run a model is a function; `report` makes maps.
+    assert parameters - {"loader", "output_dir", "forward", "keep_maps"} <= options
 
 
 def test_the_version_is_that_of_the_package(bench):
@@ -219,6 +220,11 @@ def test_the_manifest_says_what_the_run_was(finished):
     assert manifest["complete"]
     assert manifest["seed"] == 3
     assert manifest["versions"]["xaieval"] == xaieval.__version__
+    started, ended = (datetime.strptime(manifest["dates"][name], "%Y-%m-%dT%H:%M:%S%z") for name in ("started", "ended"))
+    assert timedelta(0) <= ended - started < timedelta(minutes=5)
+    assert ended.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - ended) < timedelta(hours=1)
+    assert "dates" not in manifest["run"], "the same run at another time"
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
     assert {"python", "torchvision", "timm", "numpy", "pandas"} <= set(manifest["versions"])
     assert manifest["model"]["class"] == "xaieval.models.fpn.FPNClassifier"
@@ -279,14 +285,58 @@ def test_without_a_folder_the_same_command_gets_the_same_one_and_another_command
     assert len(list(Path("xaieval-runs").iterdir())) == 2
 
 
-@pytest.mark.slow
-def test_lists_take_commas_spaces_and_repetition(bench):
-    written = []
-    for index, layers in enumerate((["fpn[p4],fpn[p5]"], ["fpn[p4], fpn[p5]"], ["fpn[p4]", "fpn[p5]"])):
-        options = [word for item in layers for word in ("--layers", item)]
-        assert bench("score", *options, "--max-images", "2", "--out", f"run{index}").status == 0
-        written.append(_manifest(f"run{index}")["run"]["layers"])
-    assert written == [["fpn[p4]", "fpn[p5]"]] * 3
+TWO = "fpn[p4]", "fpn[p5]"
+LISTS = {
+    "commas": ["--layers", "fpn[p4],fpn[p5]"],
+    "commas and spaces": ["--layers", "fpn[p4], fpn[p5]"],
+    "repetition": ["--layers", TWO[0], "--layers", TWO[1]],
+    "several words": ["--layers", *TWO, "--seed", "3"],
+    "several words at the end": ["--seed", "3", "--layers", *TWO],
+    "a run file after several words": ["--layers", *TWO, "run.toml"],
+    "a run file after one word": ["--layers", "fpn[p4],fpn[p5]", "run.toml"],
+    "a run file between": ["--layers", *TWO, "run.toml", "--methods", "gradcam"],
+}
+
+
+@pytest.mark.parametrize("words", LISTS.values(), ids=LISTS)
+def test_lists_take_commas_spaces_repetition_and_several_words(words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text("seed = 3\n")
+    seen = []
+    monkeypatch.setattr(sys.modules["xaieval.cli.score"], "_score", lambda options, *_: seen.append(options))
+    main(["score", *words])
+    [options] = seen
+    assert options.layers == TWO
+    assert options.methods == ("gradcam",)
+    assert options.seed == (3 if "3" in words or "run.toml" in words else 0)
+
+
+def test_folders_may_follow_a_list(bench):
+    assert bench("score", *QUICK).status == 0
+    expected = bench("compare", "run", "run", "--metrics", "AD", "ic").out
+    assert "IC %" in expected
+    assert bench("compare", "--metrics", "AD", "ic", "run", "run").out == expected
+
+
+def test_a_folder_that_is_no_run_is_a_word_like_others(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("dog").mkdir()
+    seen = []
+    monkeypatch.setattr(sys.modules["xaieval.cli.score"], "_score", lambda options, *_: seen.append(options))
+    main(["score", "--data", "folder:x", "--classes", "cat", "dog"])
+    assert seen[0].classes == ("cat", "dog")
+
+
+def test_completion_is_installed_where_the_shell_looks(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose .bashrc it is added to
+    done = bench("--install-completion", "--shell", "bash", "--output", str(tmp_path / "complete"))
+    assert done.status == 0
+    written = (tmp_path / "complete").read_text()
+    assert all(name in written for name in ("xaieval-bench", "published", "--max-images"))
+
+
+def test_completion_for_an_unknown_shell_is_one_line(bench):
+    _refused(bench("--install-completion", "--shell", "csh"), 2, "csh")
 
 
 def test_choices_of_the_protocol_reach_the_run(bench):
@@ -473,7 +523,7 @@ WRONG_USE = [
     (["--layers", ""], "takes one or more words separated by commas, got none"),
     (["--methods", "gradcm"], "no method 'gradcm'; did you mean 'gradcam'"),
     (["--methods", "gradcam,gradcam"], "methods are one or more, each name once"),
-    (["--metrics", "averagedrop"], "no metric 'averagedrop'; did you mean 'average_drop' or 'average_gain'? known: "),
+    (["--metrics", "averagedrp"], "no metric 'averagedrp'; did you mean 'average_drop' or 'average_gain'? known: "),
     (["--model", "nope"], "no model 'nope'; a model is 'timm:NAME'"),
     (["--model", "timm:resnt18"], "timm has no model 'resnt18'; did you mean 'resnet18'"),
     (["--model", "torchvision:resnet19"], "torchvision has no model 'resnet19'; did you mean 'resnet1"),
@@ -494,7 +544,7 @@ WRONG_USE = [
     (["--data", "ucmerced"], "UCMerced_LandUse'; give the folder that contains UC Merced"),
     (["--data", "nosuchpackage.x:make"], "no data 'nosuchpackage.x:make'"),
     (["--batch-size", "0"], "batch_size is at least 1, got 0"),
-    (["--max-images", "0"], "at least one image is needed, got 0"),
+    (["--max-images", "0"], "max_images is at least 1, got 0"),
     (["--max-images", "many"], "--max-images"),
     (["--image-size", "0"], "an image is resized to at least its crop"),
     (["--mean", "0.5,0.5"], "mean and std are one number per channel each"),

@@ -113,7 +113,7 @@ def test_the_command_says_what_is_wrong_with_prompts(place, monkeypatch, capsys,
             "in the order of the classes: cat, polar bear",
         ),
         ((*common, "--prompts", "nowhere.txt"), "cannot read 'nowhere.txt'"),
-        ((*common, "--prompts", "a {}", "run.toml"), "a run file stands before it"),
+        ((*common, "--prompts", "a {}", "run.toml"), "no run file 'run.toml'"),
         (("score", "--prompts", "a cat", "--max-images", "2"), "xaieval:fpn-scenes has classes of its own"),
     ):
         assert _run(*arguments) == 2

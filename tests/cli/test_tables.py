@@ -306,7 +306,7 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
         "score": (*QUICK, folder, "--controls"),
         "compare": ("compare", folder, folder),
         "agreement": ("agreement", str(ROOT / "benchmarks/ucmerced_mobilenetv2")),
-        "report": ("report", folder, "--no-maps"),
+        "report": ("report", folder, "--no-maps", "--out", str(tmp_path / "report.html")),
         "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
         **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
     }
@@ -317,7 +317,7 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
     for command in ("score", "check"):  # the evidence has other numbers for each finding
         found[command] = {re.sub(r"(evidence)\..*", r"\1", path) for path in found[command]}
     found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
-    assert listed.keys() == {*found, "fal", "cross"}, "these two have tests of their own"
+    assert listed.keys() == {*found, "fal", "cross", "explain"}, "these have tests of their own"
     for command, paths in found.items():
         assert {path.removesuffix("[]") for path in paths} == listed[command], command
 

@@ -99,7 +99,7 @@ def test_a_download_that_fails_says_what_to_do(archive, tmp_path):
 
 def test_without_the_switch_nothing_is_fetched(archive, tmp_path):
     with pytest.raises(
-        DataError, match=r"no folder '.*data'; give the folder that contains UC Merced, or download it with --download"
+        DataError, match=r"no folder '.*data'; give the folder that contains UC Merced, or download it with download=True"
     ):
         load_data(f"ucmerced:{tmp_path / 'data'}", PREPARE, 4)
     assert load_data(f"ucmerced:{tmp_path / 'data'}", PREPARE, 4, download=True).classes == CLASSES

@@ -109,7 +109,7 @@ def test_means_cannot_be_weighted_by_groups_that_are_not_there():
         read([batch()], Groups(weights="groups"))
     assert str(caught.value) == (
         "means are to be weighted by groups, but the images have none; give 'group' in the loader's batches, or "
-        "groups='class', a regular expression, a CSV file or a mapping (--groups)"
+        "groups='class', a regular expression, a CSV file or a mapping"
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image, features
 from torch import Tensor, nn
 
 import xaieval
-from xaieval.data import Pictures, Preprocessing, image_folder, load_data, scenes, ucmerced
+from xaieval.data import Pictures, Preprocessing, image_files, image_folder, load_data, scenes, ucmerced
 from xaieval.data.decoding import ENDINGS
 from xaieval.data.images import describe_left_out
 from xaieval.errors import DataError, RunError, TargetError
@@ -435,7 +435,7 @@ def test_spread_of_everything_is_the_same_pictures():
 def test_spread_of_nothing_is_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         _pictures([0, 1]).spread(most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 # ---- UC Merced
@@ -475,3 +475,60 @@ def test_images_are_tensors_as_the_annotation_says():
     sample = scenes(SMALL, size=1)[0]
     assert isinstance(sample["image"], Tensor)
     assert sample["image"].dtype == torch.float32
+
+
+# ---- files, folders and patterns
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for place in ("a.png", "deep/b.JPG", "deep/.hidden.png", ".git/c.png", "deep/notes.txt", "photo[1].png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / place, "PNG")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("places", "ids"),
+    [
+        ([""], ["a.png", "deep/b.JPG", "photo[1].png"]),
+        (["*.png"], ["a.png", "photo[1].png"]),
+        (["**/*"], ["a.png", "deep/b.JPG", "photo[1].png"]),
+        (["photo[1].png"], ["photo[1].png"]),  # a file, although it looks like a pattern
+        (["deep/notes.txt"], ["notes.txt"]),  # which is a picture, whatever its name says
+        (["deep", "a.png", "a.png", "*.png"], ["deep/b.JPG", "a.png", "photo[1].png"]),
+    ],
+)
+def test_files_folders_and_patterns_are_images_without_classes(photos, places, ids):
+    pictures = image_files([photos / place if place else str(photos) for place in places], Preprocessing(8, 8))
+    assert pictures.ids == ids
+    assert pictures.labels == [None] * len(ids)
+    assert not pictures.classes
+    [batch] = list(pictures.loader(9))
+    assert batch["image"].shape == (len(ids), 3, 8, 8)
+    assert batch["failed"] == []
+
+
+def test_one_place_needs_no_list_and_arrays_are_images_where_they_are_alone(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 8, 9), np.float32))
+    assert image_files(tmp_path, Preprocessing(8, 8, mean=(0.0,) * 5, std=(1.0,) * 5))[0]["image"].shape == (5, 8, 8)
+    Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
+    assert image_files(str(tmp_path), Preprocessing(8, 8)).ids == ["y.png"]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ("nothing.png", "there is no image at 'nothing.png'; a file, a folder or a pattern"),
+        ("*.tiff", "there is no image at '*.tiff'; "),
+        (["empty"], "the folder 'empty' has no image; "),
+        ([], "no images were named: []; "),
+    ],
+)
+def test_places_without_images_are_refused(tmp_path, monkeypatch, places, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        image_files(places, Preprocessing(8, 8))
+    assert str(caught.value).startswith(message)

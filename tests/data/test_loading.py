@@ -18,7 +18,10 @@ from xaieval.data.batches import read_batches
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
-KNOWN = "data is 'scenes', 'folder:DIR', 'nifti:DIR', 'ucmerced:DIR', 'mosaics:DATA', 'focus:DATA' or 'package.module:factory'"
+KNOWN = (
+    "data is 'scenes', 'folder:DIR', 'nifti:DIR', 'ucmerced:DIR', 'hf:NAME', 'mosaics:DATA', 'focus:DATA' or "
+    "'package.module:factory'"
+)
 SMALL = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -70,7 +73,7 @@ def test_a_batch_size_below_one_is_refused_word_for_word(size):
 def test_a_number_of_images_below_one_is_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         load_data("scenes", SMALL, batch_size=4, max_images=most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 @pytest.mark.parametrize("most", [None, 3, 300])
@@ -171,7 +174,7 @@ def test_there_are_two_hundred_scenes_by_default():
 def test_scenes_fewer_than_one_are_refused_word_for_word(most):
     with pytest.raises(DataError) as error:
         load_pictures("scenes", SMALL, most)
-    assert str(error.value) == f"at least one image is needed, got {most}"
+    assert str(error.value) == f"max_images is at least 1, got {most}"
 
 
 def test_a_folder_by_name_is_spread_over_its_classes(tmp_path):
@@ -180,7 +183,7 @@ def test_a_folder_by_name_is_spread_over_its_classes(tmp_path):
         Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
     assert list(load_pictures(f"folder:{tmp_path}", SMALL).ids) == [f"a/{i}.png" for i in (1, 2, 3, 4)] + ["b/1.png", "b/2.png"]
     assert list(load_pictures(f"folder:{tmp_path}", SMALL, 4).ids) == ["a/1.png", "a/3.png", "b/1.png", "b/2.png"]
-    with pytest.raises(DataError, match=r"^at least one image is needed, got 0$"):
+    with pytest.raises(DataError, match=r"^max_images is at least 1, got 0$"):
         load_pictures(f"folder:{tmp_path}", SMALL, 0)
 
 
@@ -288,7 +291,7 @@ def test_folders_of_numbers_in_another_order_by_name_are_a_question_and_both_ans
         image_folder(root, SMALL)
     assert str(caught.value) == (
         f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '10' is class 2 by name, "
-        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number" (--classes), '
+        'as torchvision\'s ImageFolder counts, and class 10 by number; give classes="name" or classes="number", '
         "as the model was trained"
     )
     found = {order: image_folder(root, SMALL, classes=order) for order in ("name", "number")}

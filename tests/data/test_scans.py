@@ -178,9 +178,9 @@ def test_choices_out_of_range_are_refused(choices, message):
 
 def test_scans_and_pictures_are_not_mixed_up(tmp_path):
     folder(tmp_path, a=1.0)
-    with pytest.raises(DataError, match=r"scans are prepared by a ScanPre.*--scan-args.intensity; got a Preprocessing"):
+    with pytest.raises(DataError, match=r"by a ScanPreprocessing.* which says how .*; got a Preprocessing"):
         load_data(f"nifti:{tmp_path}", Preprocessing(8, 8), 1)
-    with pytest.raises(DataError, match=r"a ScanPreprocessing \(--scan-args\) is for 'nifti:DIR', but the data is 'scenes'"):
+    with pytest.raises(DataError, match=r"a ScanPreprocessing is for 'nifti:DIR', but the data is 'scenes'"):
         load_data("scenes", AS_IN_FILE, 1)
     with pytest.raises(DataError, match=r"mosaics are made of pictures, and not of scans; the data is 'mosaics:nifti:x'"):
         load_data("mosaics:nifti:x", AS_IN_FILE, 1)

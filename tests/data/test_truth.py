@@ -22,7 +22,7 @@ from xaieval.data.decoding import picture_size
 from xaieval.data.scenes import make_scene
 from xaieval.data.truth import boxes_around, looks_like_shares, read_boxes, silhouette
 from xaieval.errors import DataError
-from xaieval.evaluation.distributed.shards import shard
+from xaieval.evaluation.batch_sources import SharedLoader, source_of
 from xaieval.evaluation.image_order import Shuffled
 from xaieval.training.fit import augmentation
 
@@ -102,8 +102,8 @@ def test_shuffling_and_sharing_keep_ground_truth_beside_its_image():
         return stacked | {"boxes": [sample["boxes"] for sample in some]}
 
     loader = DataLoader(samples, batch_size=2, collate_fn=join)
-    for other in (Shuffled(loader, seed=1), shard(loader, 0, 1), shard(loader, 1, 2), shard([join(samples)], 0, 1)):
-        batches = list(read_batches(other))
+    sources = (source_of(SharedLoader(loader), iter, 1, None, planned=True, shuffled=shuffled) for shuffled in (False, True))
+    for batches in (list(read_batches(Shuffled(loader, seed=1))), *([one for _, one, _ in s.sweep(bool)] for s in sources)):
         assert batches
         assert all(_consistent(batch) for batch in batches)
 

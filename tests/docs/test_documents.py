@@ -8,10 +8,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+import torchvision
+from PIL import Image
 
+import xaieval
 from tests import ROOT
 from xaieval.cli import main
 
@@ -39,13 +44,28 @@ def test_readme_shows_what_the_first_run_gives(tmp_path):
         assert summary.loc[layer, "increase_in_confidence"] == pytest.approx(increase, abs=0.6)
 
 
+def test_the_readers_own_case_runs_as_written(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (80, 64), "red").save(tmp_path / "photos" / name / "1.png")
+    small = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=2)
+    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: small)  # "DEFAULT" would be downloaded
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {"images": torch.rand(1, 3, 64, 64)}
+    first, second = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    exec(first, known)  # the README's own lines
+    exec(second, known)
+    assert set(known["scores"].rows["layer"]) == {"layer3", "layer4"}
+    assert (tmp_path / "report.html").exists()
+
+
 def test_readme_table_of_the_real_case_is_the_benchmark_result():
-    summary = pd.read_csv(ROOT / "benchmarks/ucmerced_mobilenetv2/summary.csv")
-    wanted = [
-        f"| `{row['layer']}` | {_cell(row, 'average_drop')} | {_cell(row, 'increase_in_confidence')} | {row['n_images']} |"
-        for row in summary[summary["method"] == "gradcam"].to_dict("records")
-    ]
-    assert [line for line in README.splitlines() if line.startswith("| `blocks.")] == wanted
+    scores = xaieval.Scores.load(ROOT / "benchmarks/ucmerced_mobilenetv2")
+    shown = scores.rows["layer"].isin(["blocks.2", "blocks.4", "blocks.6"]) & scores.rows["method"].isin(
+        ["gradcam", "layercam"]
+    )
+    table = str(xaieval.Scores(scores.rows[shown], scores.manifest).table()).splitlines()
+    assert f"\n{chr(10).join(table)}\n```" in README
 
 
 def test_benchmark_run_file_is_read_by_the_command(tmp_path, capsys):

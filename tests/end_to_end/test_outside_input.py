@@ -531,13 +531,13 @@ def test_a_file_called_as_a_library_is_imported_only_where_python_itself_would(h
     assert done.returncode == (3 if expected else 0), done.stderr
 
 
-def test_the_processes_of_nproc_are_started_without_the_working_directory(monkeypatch):
+def test_the_processes_of_nproc_are_started_without_the_working_directory(monkeypatch, tmp_path):
     from xaieval.evaluation.distributed import launch as launcher
 
     started = []
-    monkeypatch.setattr(launcher, "elastic_launch", lambda config, program: lambda *words: started.append((program, *words)))
-    launcher.launch(["score"], 2)
-    assert started == [(sys.executable, *STARTS["python -P -m"][0], "score")]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: started.append(command))
+    launcher._start(["score"], 0, 1, 0.0, tmp_path)
+    assert started == [[sys.executable, *STARTS["python -P -m"][0], "score"]]
 
 
 def test_help_says_what_imports_code(capsys):

@@ -377,8 +377,8 @@ def test_a_picture_has_a_point_for_each_map_on_each_model():
     center = axes.containers[2][0].get_xdata().tolist()
     assert center == [table[("input", "center", model)] for _ in range(2) for model in ("a", "b")], "at every layer"
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["maps of a", "maps of b", "center"]
-    with pytest.raises(MetricError, match="the run has no metric 'ad' to draw"):
-        scores.plot("ad")
+    with pytest.raises(MetricError, match="the run has no metric 'gd' to draw"):
+        scores.plot("gd")
     with pytest.raises(MetricError, match=r"the cross scores have no method 'layercam'; known: gradcam"):
         scores.plot(method="layercam")
     with pytest.raises(MetricError, match=r"the figure shows one method; choose one by method=; known: gradcam, layercam"):
@@ -434,8 +434,8 @@ def test_a_picture_has_a_point_for_each_map_on_each_model():
         (
             {"methods": ["center", "random"]},
             ExplainerError,
-            r"cross_score compares the maps of models, and these methods know no model: center, random; give one that does, "
-            r"such as gradcam",
+            r"cross_score compares the maps of models, and these methods do not use a model: center, random; give one that "
+            r"does, such as gradcam",
         ),
         (
             {"controls": "matched"},

@@ -104,7 +104,12 @@ def test_a_function_can_judge():
 @pytest.mark.parametrize(
     ("judge", "options", "error", "said"),
     [
-        (network(2, classes=3), {}, ModelError, "the judge has 3 classes and the model 4; a judge knows the model's classes"),
+        (
+            network(2, classes=3),
+            {},
+            ModelError,
+            "the judge has 3 classes and the model 4; a judge needs the classes of the model",
+        ),
         (network(2, classes=1), {}, ProtocolError, "the judge's output is read otherwise than the model's"),
         (network(2), {"task": "segmentation", "layers": "0"}, UsageError, "judge= takes classifiers, got segmentation"),
     ],

@@ -14,7 +14,6 @@ import xaieval
 from xaieval import Groups
 from xaieval.data import arrays
 from xaieval.errors import ConfigError, DataError, OutputError
-from xaieval.evaluation.distributed.shards import shard
 from xaieval.evaluation.scores import Scores
 
 PLACES = ["lake", "lake", "road", "road", "sea", "sea"]
@@ -168,14 +167,9 @@ def test_a_run_that_stops_early_knows_groups_but_not_means_over_them():
     with pytest.raises(ConfigError) as caught:
         score(loader, stop="best", groups=Groups(weights="groups"))
     assert str(caught.value) == (
-        "stop= draws images, so it knows the order of means over images, but weights='groups' asks for means over groups; "
+        "stop= works with means over images, and weights='groups' asks for means over groups; "
         "leave out stop=, or use weights='images'"
     )
-
-
-def test_the_shares_of_several_processes_keep_groups():
-    shares = [shard(batches(PLACES), rank, 2) for rank in range(2)]
-    assert [name for share in shares for batch in share for name in batch["group"]] == [*PLACES[:2], *PLACES[4:], *PLACES[2:4]]
 
 
 def test_arrays_take_groups():

@@ -15,8 +15,6 @@ import xaieval
 from xaieval import Protocol
 from xaieval.config.controls import MATCHED
 from xaieval.errors import MetricError, OutputError
-from xaieval.evaluation.distributed.shards import shard
-from xaieval.evaluation.image_order import first_images
 from xaieval.evaluation.matched import DONORS
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers.matched import blurred, distances, shifted, with_values_of
@@ -292,7 +290,7 @@ def test_a_run_that_resumes_has_the_rows_of_one_that_did_not_stop(tmp_path):
     whole = run(batches, model=Stops(10**9), layers=["model.0", "model.2"])
     with pytest.raises(KeyboardInterrupt):
         run(batches, model=Stops(170), layers=["model.0", "model.2"], output_dir=tmp_path)
-    assert list((Path(tmp_path) / "parts").glob("0*.parquet"))
+    assert list((Path(tmp_path) / "parts").glob("0*.part.arrow"))
     resumed = run(batches, model=Stops(10**9), layers=["model.0", "model.2"], output_dir=tmp_path)
     assert difference(whole.rows, resumed.rows) == 0
     assert difference(whole.rows, Scores.load(tmp_path).rows) == 0
@@ -326,30 +324,6 @@ def test_images_of_several_sizes_swap_maps():
     assert rows[[f"{AD}_swapped", "insertion_swapped"]].notna().all().all()
     again = run([*batches[:1], *batches[1:]], metrics=(AD, "insertion"), batch_size=1).rows
     assert difference(rows, again) < 1e-3
-
-
-def test_the_share_of_a_process_begins_again_after_its_first_images_were_read():
-    loader = [images(3), images(9)[3:6], images(9)[6:]]
-    for iterable in (loader, iter(loader)):
-        share = shard(iterable, 0, 2)
-        first = share.first(4)
-        assert [(number, batch.ids) for number, batch in first] == [(0, ["0", "1", "2"]), (2, ["6", "7", "8"])]
-        assert [batch["ids"] for batch in share] == [["0", "1", "2"], ["6", "7", "8"]]
-        assert share.finished
-        assert share.readable == 6
-
-
-def test_a_share_takes_the_donors_that_it_is_given():
-    data = images(DONORS + 8)
-    loader = [data[:10], data[10:20], data[20:]]
-    whole = run(loader).rows
-    shares = [shard(loader, rank, 2) for rank in range(2)]
-    gathered = sorted((numbered for share in shares for numbered in share.first(DONORS)), key=lambda one: one[0])
-    for share in shares:
-        share.donors = first_images((batch for _, batch in gathered), DONORS)
-    rows = pd.concat([run(share).rows for share in shares])
-    by_id = rows.set_index(["image_id", "layer"]).loc[list(whole.set_index(["image_id", "layer"]).index)].reset_index()
-    assert difference(whole, by_id[list(whole)]) == 0
 
 
 # ---- volumes, black boxes, early stopping, other precisions

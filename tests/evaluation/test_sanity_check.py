@@ -528,7 +528,7 @@ def test_images_that_cannot_be_read_are_listed():
         (
             {"layers": ()},
             ExplainerError,
-            "method 'gradcam' needs layers=, and none were given; 'xaieval-bench layers' lists all",
+            "method 'gradcam' needs layers=, and none were given; xaieval.list_layers(model, images) lists all",
         ),
         ({"modes": "cascade"}, UsageError, "no mode 'cascade'; did you mean 'cascading'? known: cascading, independent"),
     ],

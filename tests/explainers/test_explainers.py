@@ -23,7 +23,7 @@ ALL = (
     "clip-surgery, attention, random, uniform, center, edges, fake-cam"
 )
 
-KNOWN = f"known: {ALL}; 'xaieval-bench methods' lists those of other libraries too; or give a function"
+KNOWN = f"known: {ALL}; xaieval.explainers.LIBRARY_METHODS has those of other libraries; or give a function"
 
 
 def small_model() -> nn.Module:
@@ -217,7 +217,7 @@ def test_wrong_methods_are_refused_word_for_word(methods, message):
 
 
 def test_a_method_that_needs_a_layer_asks_for_it(model):
-    message = "method 'gradcam' needs layers=, and none were given; 'xaieval-bench layers' lists all"
+    message = "method 'gradcam' needs layers=, and none were given; xaieval.list_layers(model, images) lists all"
     for call in (
         lambda: xaieval.score(model, [torch.rand(1, 3, 16, 16)], progress=False),
         lambda: xaieval.explain(model, torch.rand(1, 3, 16, 16)),

@@ -508,11 +508,11 @@ def test_explainers_are_given_float32_whatever_passes_compute_in():
 @pytest.mark.parametrize(
     ("precision", "message"),
     [
-        ("bf-16", "no precision 'bf-16'; did you mean 'bf16'? known: float32, bf16"),
-        ("float16", "no precision 'float16'; did you mean 'float32'? known: float32, bf16"),
-        ("half", "no precision 'half'; known: float32, bf16"),
-        (None, "no precision None; known: float32, bf16"),
-        (torch.bfloat16, "no precision torch.bfloat16; known: float32, bf16"),
+        ("bf-16", "no precision 'bf-16'; did you mean 'bf16' or 'fp16'? known: float32, bf16, fp16, tf32, auto"),
+        ("float16", "no precision 'float16'; did you mean 'float32'? known: float32, bf16, fp16, tf32, auto"),
+        ("half", "no precision 'half'; known: float32, bf16, fp16, tf32, auto"),
+        (None, "no precision None; known: float32, bf16, fp16, tf32, auto"),
+        (torch.bfloat16, "no precision torch.bfloat16; known: float32, bf16, fp16, tf32, auto"),
     ],
 )
 def test_an_unknown_precision_is_refused(precision, message):

@@ -23,7 +23,7 @@ def test_every_field_can_be_given_as_a_keyword():
     [
         ({"batch_size": 0}, "batch_size is at least 1, got 0"),
         ({"memory": "much"}, "memory is a number of bytes"),
-        ({"precision": "fp8"}, "no precision 'fp8'; known: float32, bf16"),
+        ({"precision": "fp8"}, "no precision 'fp8'; known: float32, bf16, fp16, tf32, auto"),
         ({"task": "detektion"}, "no task 'detektion'; did you mean 'detection'?"),
         ({"deterministic": True, "compile": True}, "deterministic=True "),
     ],

@@ -413,7 +413,7 @@ def test_in_place_modules_whose_result_is_not_used_have_the_right_maps(method):
 
 @pytest.mark.parametrize("method", ["captum:Saliency", "pytorch-grad-cam:GradCAM", "torch-cam:GradCAM"])
 def test_methods_that_run_out_of_place_refuse_such_models(method):
-    with pytest.raises(ExplainerError, match="this model ignores what its in-place modules return"):
+    with pytest.raises(ExplainerError, match="this model ignores what they return"):
         xaieval.explain(_ignoring(True), IMAGES, () if "Saliency" in method else "b.1", method)
 
 

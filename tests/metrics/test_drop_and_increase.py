@@ -244,8 +244,8 @@ def test_a_mean_over_nothing_is_refused_word_for_word(function):
     ("metrics", "message"),
     [
         (
-            ["averagedrop"],
-            "no metric 'averagedrop'; did you mean 'average_drop' or 'average_gain'? "
+            ["averagedrp"],
+            "no metric 'averagedrp'; did you mean 'average_drop' or 'average_gain'? "
             f"known: {', '.join(METRICS)}; or give a Metric(...)",
         ),
         ("x", f"no metric 'x'; known: {', '.join(METRICS)}; or give a Metric(...)"),

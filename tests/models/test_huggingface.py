@@ -603,6 +603,13 @@ def test_the_head_is_the_one_that_the_configuration_names(tmp_path, config, kind
     assert type(load_model(f"hf:{tmp_path}").model) is kind
 
 
+def test_weights_of_a_trained_module_are_found_below_its_prefix(tmp_path):
+    saved = _saved(tmp_path, _vit())
+    state = {f"model._orig_mod.{name}": tensor for name, tensor in saved.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "trained.ckpt")
+    assert _same_weights(load_model(f"hf:{tmp_path}", weights=tmp_path / "trained.ckpt").model, saved)
+
+
 def test_half_precision_weights_are_read_in_float32(tmp_path):
     transformers.ViTForImageClassification(_vit()).half().save_pretrained(tmp_path)
     assert {parameter.dtype for parameter in load_model(f"hf:{tmp_path}").model.parameters()} == {torch.float32}

@@ -22,6 +22,7 @@ from xaieval.data import Preprocessing, scenes
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError, ModelError, WeightsError
 from xaieval.models import FPNClassifier, fpn_scenes, load_model, load_weights
+from xaieval.models.loading import names_code
 from xaieval.probe.hooks import list_layers, probe
 
 # The FPN classifier
@@ -631,3 +632,28 @@ def test_a_preprocessing_that_cannot_be_is_refused(options, message):
     with pytest.raises(DataError) as caught:
         Preprocessing(**options)
     assert str(caught.value).startswith(message)
+
+
+# ---- timm's models of the Hub
+
+
+def test_a_folder_of_timm_is_its_model(tmp_path):
+    saved = timm.create_model("test_resnet", num_classes=7).eval()
+    timm.models.save_for_hf(saved, str(tmp_path), safe_serialization=True)
+    loaded = load_model(f"timm:local-dir:{tmp_path}", pretrained=True)
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(loaded.model(images), saved(images))
+    assert not loaded.random
+    assert load_model(f"timm:local-dir:{tmp_path}").random
+    with pytest.raises(
+        ModelError, match=r"^local-dir:.*none: timm keeps a model in a folder with a config\.json, and there is none$"
+    ):
+        load_model(f"timm:local-dir:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize("name", ["hf_hub:timm/test_resnet.r160_in1k", "hf-hub:timm/test_resnet.r160_in1k"])
+def test_a_name_of_timm_on_the_hub_is_timms_and_nothing_is_downloaded_unasked(name):
+    assert not names_code(name)
+    for spec in (name, f"timm:{name}"):
+        with pytest.raises(ModelError, match=rf"^{name} is on the Hugging Face Hub; it is downloaded by pretrained=True$"):
+            load_model(spec)

@@ -227,7 +227,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path, file, images):
         load_model(f"onnx:{tmp_path / 'broken.onnx'}")
     with pytest.raises(UsageError, match=r"^onnxruntime has no provider 'NoProvider' here; .*known: .*CPUExecutionProvider"):
         onnx_model(file, providers=["NoProvider"])
-    with pytest.raises(ModelError, match=r"^the ONNX file .*any.onnx holds its own weights; leave --weights and"):
+    with pytest.raises(ModelError, match=r"^the ONNX file .*any.onnx holds its own weights; leave weights and"):
         load_model(str(file), pretrained=True)
     with pytest.raises(ModelError, match=r"any.onnx cannot be built with {'thread': 2}"):
         load_model(str(file), model_args={"thread": 2})

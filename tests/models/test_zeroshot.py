@@ -51,7 +51,7 @@ def test_the_text_tower_has_no_layers(saved):
 
 
 def test_models_of_images_and_texts_need_prompts_and_others_refuse_them(saved):
-    with pytest.raises(ModelError, match=r"compares images with texts and has no classes of its own; name them by --prompts"):
+    with pytest.raises(ModelError, match=r"compares images with texts and has no classes of its own; name them by prompts="):
         load_model(f"hf:{saved[1]}")
     with pytest.raises(
         ModelError, match=r"^timm:test_vit has classes of its own, and prompts are for models .* leave them out"
@@ -63,7 +63,7 @@ def test_prompts_that_the_model_cannot_tell_apart_or_read_are_refused(saved):
     spec = f"hf:{saved[1]}"
     with pytest.raises(ModelError, match=r"'a photo of a dog a dog a dog' has 11 tokens, and the model reads 8"):
         load_model(spec, prompts=["a cat", "a photo of a dog a dog a dog"])
-    with pytest.raises(ModelError, match=r"'a lynx' and 'a tram' have the same tokens, as where the tokenizer does not know"):
+    with pytest.raises(ModelError, match=r"'a lynx' and 'a tram' have the same tokens: the tokenizer does not know"):
         load_model(spec, prompts=["a lynx", "a cat", "a tram"])
 
 

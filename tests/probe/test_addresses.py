@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck
 
 from tests.wired_model import Wired
 from xaieval import list_layers
-from xaieval.errors import AddressError
+from xaieval.errors import ALL_LAYERS, AddressError
 from xaieval.probe.addresses import Address, Layer, Trace, expand, layout_of, parse, pick, table, trace
 from xaieval.probe.layouts import Layout
 
@@ -253,11 +253,11 @@ def test_the_model_s_own_output_has_an_address_by_key():
 
 
 def test_a_dot_in_place_of_a_key_is_mended_by_the_message(pyramid):
-    assert _error("fpn.pool", pyramid) == "no layer 'fpn.pool'; did you mean 'fpn[pool]'? 'xaieval-bench layers' lists all"
+    assert _error("fpn.pool", pyramid) == f"no layer 'fpn.pool'; did you mean 'fpn[pool]'? {ALL_LAYERS[0]}"
 
 
 def test_a_name_like_nothing_names_the_command_that_lists_all(resnet):
-    assert _error("qqqqqqq", resnet) == "no layer 'qqqqqqq'; 'xaieval-bench layers' lists all"
+    assert _error("qqqqqqq", resnet) == f"no layer 'qqqqqqq'; {ALL_LAYERS[0]}"
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("layer5", "layer4"), ("layer4.conv1", "layer4.0.conv1"), ("Layer4", "layer4")])
@@ -265,7 +265,7 @@ def test_a_wrong_name_gets_its_near_matches(resnet, wrong, near):
     message = _error(wrong, resnet)
     assert message.startswith(f"no layer '{wrong}'; did you mean '")
     assert repr(near) in message
-    assert message.endswith("? 'xaieval-bench layers' lists all")
+    assert message.endswith(f"? {ALL_LAYERS[0]}")
 
 
 def test_a_wrong_key_gets_the_nearest_keys(pyramid):
@@ -276,7 +276,7 @@ def test_a_wrong_key_gets_the_nearest_keys(pyramid):
 
 
 def test_a_key_of_a_plain_output_is_an_error_that_names_the_layer(resnet):
-    assert _error("layer4[0]", resnet) == "no layer 'layer4[0]'; did you mean 'layer4'? 'xaieval-bench layers' lists all"
+    assert _error("layer4[0]", resnet) == f"no layer 'layer4[0]'; did you mean 'layer4'? {ALL_LAYERS[0]}"
 
 
 def test_a_module_that_did_not_run_is_said_to_be_so():
@@ -488,7 +488,7 @@ def test_a_classifier_s_output_has_no_map(resnet):
         layout_of(expand(["fc"], resnet)[0], resnet)
     assert str(caught.value) == (
         "layer 'fc' has no map: its output is [2, 1000] for 2 images, but [N, C, H, W], [N, H, W, C] or tokens [N, T, C] "
-        "are expected; 'xaieval-bench layers' lists all"
+        f"are expected; {ALL_LAYERS[0]}"
     )
 
 

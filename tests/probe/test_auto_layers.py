@@ -199,7 +199,7 @@ def test_modules_that_run_several_times_are_passed_over():
 
 def test_a_model_without_maps_is_an_error_that_says_what_to_do():
     with pytest.raises(
-        AddressError, match=r"layers='auto' found no layer .* name the layers: 'xaieval-bench layers' lists all"
+        AddressError, match=r"layers='auto' found no layer .* name the layers: xaieval\.list_layers\(model, images\) lists all"
     ):
         score(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), [torch.rand(2, 3, 4, 4)], "auto", progress=False)
 

@@ -64,7 +64,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     info = f"{NAME}.dist-info"
     about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert _files(wheel).keys() == _source_files() | about
-    assert {"xaieval/py.typed", "xaieval/models/weights/fpn_scenes.safetensors"} <= _files(wheel).keys()
+    data = {"xaieval/models/weights/fpn_scenes.safetensors", "xaieval/analysis/published_tables/opti-cam.csv"}
+    assert {"xaieval/py.typed", *data} <= _files(wheel).keys()
     assert wheel.stat().st_size < 5_000_000
 
 

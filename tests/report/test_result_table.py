@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.report.latex import BadLatexError, read_latex
 from xaieval import Scores
-from xaieval.errors import MetricError
-from xaieval.report.result_table import MOST_TESTED, in_latex, result_table
+from xaieval.errors import MetricError, OutputError, UsageError
+from xaieval.report.result_table import MOST_TESTED, result_table
 
 METRICS = [
     {"name": "average_drop", "label": "AD %", "higher_is_better": False, "interval": "mean"},
@@ -96,31 +99,105 @@ def test_a_mean_of_nothing_is_no_value():
     assert not table.frame["average_drop_best"].any()
 
 
-NASTY = ["fpn[p_2]", "a & b", "50 %", r"x\y", "~^{}#$", "<1>"]
+# Names as modules, classes and users give them; each has to be printed as it is.
+NASTY = [
+    *("fpn[p_2]", "layer4_1", "a & b", "100%", r"x\y", "~^{}#$", "<1>|", "[0]", "* every", "a--b---c", 'the "p"', "café"),
+    r"\input{x}",
+]
 
 
-def test_latex_has_as_many_cells_in_each_line_and_every_special_sign_escaped():
-    text = run(NASTY, controls=True).table().to_latex("tab:levels")
-    lines = [line.strip() for line in text.splitlines()]
-    assert lines[0] == r"\begin{table}"
-    assert r"\label{tab:levels}" in lines
-    body = [line for line in lines if re.search(r"(?<!\\)&", line)]
-    assert len(body) == len(NASTY) + 2  # the head and a control
-    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
-    assert columns is not None
-    assert {len(re.split(r"(?<!\\)&", line)) for line in body} == {len(columns[1])}
-    plain = re.sub(r"\\(begin|end|label)\{[^}]*\}(\{\w+\})?|\\[&%$#_{}]|\\(textbackslash|text\w+|uparrow|downarrow)", "", text)
-    assert not re.search(r"[%#_~^<>]", plain)
-    assert all(len(re.findall(r"(?<!\\)\{", line)) == len(re.findall(r"(?<!\\)\}", line)) for line in lines)
-    assert text.count("$") - text.count(r"\$") == 2 * 2  # arrows of two metrics with a direction
+def test_latex_is_a_table_that_compiles_and_prints_every_name_as_it_is():
+    scores = run(NASTY, controls=True)
+    odd = {"name": "x_y", "label": "X_y & 50 %", "higher_is_better": True, "interval": "mean"}
+    table = Scores(scores.rows.assign(x_y=-scores.rows["insertion"]), {**scores.manifest, "metrics": [odd, *METRICS]}).table()
+    found = read_latex(table.to_latex("tab:levels_1"))
+    assert found.columns == "ll" + "r" * (4 + 3)
+    assert found.label == "tab:levels_1"
+    assert found.caption == table.caption
+    assert found.rows[0][:4] == ["layer", "method", "X_y & 50 % \u2191", "AD % \u2193"]
+    assert [row[0] for row in found.rows[1:]] == [*NASTY, "input"]
+    text = table.lines()
+    assert [[cell.replace("\u2212", "-") for cell in row] for row in found.rows] == text
+    assert "\u2212" in found.rows[1][2], "a negative number has a minus sign"
+    best = [row[f"{name}_best"] for _, row in table.frame.iterrows() for name in ("x_y", "average_drop", "insertion")]
+    assert len(found.bold) == sum(best) >= 3
 
 
-def test_escaped_text_is_as_it_was_when_latex_reads_it():
-    known = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<"}
-    known |= {r"\textgreater{}": ">"} | {f"\\{sign}": sign for sign in "&%$#_{}"}
-    pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
-    for name in NASTY:
-        assert pattern.sub(lambda found: known[found[0]], in_latex(name)) == name
+WHOLE = run(["p2", "[p3]", "a--b"]).table().to_latex("tab:x")
+BROKEN = {
+    "an unescaped ampersand": (" & ", " & & "),
+    "an open group": (r"\textbf{", r"\textbf{{"),
+    "an open environment": (r"  \end{tabular}" + "\n", ""),
+    "a percent sign": (r"\%", "%"),
+    "an argument of a row": ("{[}p3]", "[p3]"),
+    "a row too long": (r"\\ \midrule", r"& \\ \midrule"),
+    "a row without its end": (r"\\" + "\n", "\n"),
+    "an arrow": (r"$\downarrow$", "\u2193"),
+    "an open formula": (r"\downarrow$", r"\downarrow"),
+    "a command that is none": (r"\bottomrule", r"\hbottomline"),
+    "a dash": ("a-{}-b", "a--b"),
+    "a label with a hash": ("tab:x", "tab#x"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_the_reader_of_latex_refuses(fault):
+    before, after = BROKEN[fault]
+    assert before in WHOLE
+    with pytest.raises(BadLatexError):
+        read_latex(WHOLE.replace(before, after))
+
+
+def test_a_label_of_latex_is_a_plain_word():
+    with pytest.raises(
+        UsageError, match=r"a label of LaTeX has letters, digits and : \. \+ / - _, such as 'tab:levels'; got 'a#b'"
+    ):
+        run(["p2"]).table().to_latex("a#b")
+
+
+def test_markdown_cells_keep_their_columns_and_their_signs():
+    table = run(["a|b", "fpn[*]", "layer4_1", "_x_", "<b>", "`c`"]).table()
+    lines = table.to_markdown().splitlines()
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines[:8]} == {8 + 2}  # with the ends of a line
+    assert [line.split(" | ")[0][2:] for line in lines[2:8]] == [
+        *(r"a\|b", r"fpn[\*]", "layer4_1", r"\_x\_", r"\<b>", r"\`c\`")
+    ]
+
+
+def test_html_is_a_table_with_every_name_escaped():
+    table = run(["<b>", 'a"&'], controls=True).table()
+    page = ElementTree.fromstring(f"<body>{table.to_html()}</body>")
+    rows = [["".join(cell.itertext()) for cell in row] for row in page.iter("tr")]
+    assert rows == table.lines()
+    assert page.findtext("table/caption") == table.caption
+    assert [row[0].text for row in page.iter("tr") if row.find("td/strong") is not None] == ["<b>"]
+    assert not list(page.iter("b"))
+    assert table._repr_html_() == table.to_html()
+
+
+def test_an_excel_file_has_the_numbers_and_keeps_names_as_texts(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    table = run(["=1+1", "p\x01"]).table()
+    table.to_excel(tmp_path / "table.xlsx")
+    sheets = openpyxl.load_workbook(tmp_path / "table.xlsx")
+    head, *rows = [[cell.value for cell in row] for row in sheets["results"].iter_rows()]
+    assert head == ["layer", "method", *table.frame.columns]
+    assert rows[0][:2] == ["=1+1", "gradcam"]
+    assert sheets["results"]["A2"].data_type == "s", "no formula"
+    assert rows[1][0] == r"p\x01"
+    assert rows[0][head.index("average_drop")] == pytest.approx(table.frame["average_drop"].iloc[0], rel=1e-12)
+    assert sheets["caption"]["A1"].value == table.caption
+    with pytest.raises(OutputError, match=r"cannot write '.*none/table\.xlsx': .*; choose another file"):
+        table.to_excel(tmp_path / "none/table.xlsx")
+
+
+def test_excel_without_its_package_or_its_name_is_one_line(tmp_path, monkeypatch):
+    table = run(["p2"]).table()
+    with pytest.raises(UsageError, match=r"an Excel file has a name such as table\.xlsx; got 'table\.xls'"):
+        table.to_excel("table.xls")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UsageError, match=r"Excel files need openpyxl, which is missing: pip install 'xaieval\[excel\]'"):
+        table.to_excel(tmp_path / "table.xlsx")
 
 
 def test_csv_has_all_numbers_of_the_frame():

@@ -177,7 +177,7 @@ def test_ids_that_rows_cannot_hold_are_refused_where_they_come_in(name):
         read_batch({"failed": [(name, None, "gone")]}, start=0)
 
 
-MADE_OF = {"check": "2:0000abcd", "ids": ["a"], "failed": [["b", None, "gone"]], "missed": [["c", 3, "gone"]]}
+MADE_OF = {"check": "2:0000abcd", "ids": ["a"], "failed": [["b", None, "gone"]]}
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,6 @@ MADE_OF = {"check": "2:0000abcd", "ids": ["a"], "failed": [["b", None, "gone"]],
         {"ids": None},
         {"ids": [1]},
         {"failed": [["b", "1", "gone"]]},
-        {"missed": [[]]},
-        {"missed": {}},
     ],
 )
 def test_the_description_of_a_checkpoint_is_checked(change):

@@ -123,6 +123,20 @@ def test_values_are_logged_to_tensorboard(tmp_path):
     assert drops[-1].value == pytest.approx(callback.scores.summary().loc[("net.4", "gradcam"), "average_drop"], rel=1e-5)
 
 
+def test_pictures_are_logged_to_tensorboard_and_refused_without_a_logger_that_takes_them(tmp_path):
+    normal = {"mean": [0.0] * 3, "std": [8.0] * 3}  # a normalisation whose pixels all stand at an end of the range, or between
+    _train(
+        [ScoreLayers(["net.2", "net.4"], pictures=3, **normal)], [TensorBoardLogger(tmp_path), CSVLogger(tmp_path)], epochs=1
+    )
+    (folder,) = (path.parent for path in tmp_path.rglob("events.*"))
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["maps/net.2/gradcam", "maps/net.4/gradcam"]
+    [picture] = events.Images("maps/net.4/gradcam")
+    assert (picture.height, picture.width, picture.step) == (16, 24, 3)
+    with pytest.raises(UsageError, match=r"no logger takes them: CSVLogger; add one such as"):
+        _train([ScoreLayers("net.4", pictures=3, **normal)], CSVLogger(tmp_path), epochs=1)
+
+
 def test_what_is_logged_is_the_score_of_the_validation_images():
     callback = ScoreLayers("net.4", methods=["gradcam", "random"], max_images=12)
     learner, trainer = _train([callback])
@@ -236,8 +250,8 @@ def test_batches_that_are_mappings_keep_their_ids():
 @pytest.mark.parametrize(
     ("choices", "error", "message"),
     [
-        ({"every": 0}, UsageError, "every and max_images are at least 1, got 0 and 64"),
-        ({"max_images": 0}, UsageError, "every and max_images are at least 1, got 1 and 0"),
+        ({"every": 0}, UsageError, "every is at least 1, got 0"),
+        ({"max_images": 0}, UsageError, "max_images is at least 1, got 0"),
         ({"methods": "gradcm"}, ExplainerError, "no method 'gradcm'; did you mean 'gradcam'"),
     ],
 )

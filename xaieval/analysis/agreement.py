@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from xaieval.analysis.stats.estimates import FEWEST
 from xaieval.analysis.stats.groups import Grouping
@@ -182,7 +182,9 @@ def _spearman(one: Floats, other: Floats) -> Floats:
     NaN for fewer than four pairs, and where all means of a row are the same.
     """
     missing = np.isnan(one) | np.isnan(other)
-    ranks = [rankdata(np.where(missing, np.nan, _rounded(means)), axis=1, nan_policy="omit") for means in (one, other)]
+    ranks = [
+        scipy.stats.rankdata(np.where(missing, np.nan, _rounded(means)), axis=1, nan_policy="omit") for means in (one, other)
+    ]
     count = (~missing).sum(axis=1, keepdims=True)
     apart = [np.where(missing, 0.0, rank - (count + 1) / 2) for rank in ranks]
     spread = np.sqrt((apart[0] ** 2).sum(axis=1) * (apart[1] ** 2).sum(axis=1))

@@ -7,14 +7,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 
 from xaieval.analysis.stats.permutation import Floats
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, ProtocolError, advice
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
-__all__ = ["Names", "check_same_images", "first_difference", "notes_on", "protocols_of"]
+__all__ = [
+    "OTHER_MODEL",
+    "Names",
+    "check_protocols",
+    "check_same_images",
+    "definition_of",
+    "first_difference",
+    "notes_on",
+    "protocols_of",
+    "same_definition",
+    "setting_differences",
+    "state_of",
+]
 
 Names = tuple[str, str]  # what the two runs are called in sentences
 
@@ -28,12 +40,19 @@ _ENOUGH = 10  # images from which a missing association means something
 _LIKELY = 2.33  # standard errors, one-sided 1 %
 _SHOWN = 3  # names in a note
 _MEND = "give 'id' in the loader's batches, or do not shuffle, so that an id means the same image in both runs"
-_OTHER_MODEL = (
+OTHER_MODEL = (
     "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
     "xaieval.cross_score measures both parts (docs/compare_models.md)"
 )
-_SETTINGS = ("task", "forward", "method settings", "judge")  # of a run, beside its protocol, that change what is measured
+_SETTINGS = (
+    "task",
+    "forward",
+    "method settings",
+    "judge",
+    "precision",
+)  # of a run, beside its protocol, that change what is measured
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way
+_DEFINITION = ("higher_is_better", "interval", "settings", "control")  # of a metric; labels may differ
 
 
 def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list[str]:
@@ -41,7 +60,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
     Labels under one id have to agree, unless the two runs only number the classes differently. If the model is the same, so are
     its confidences on the original images; where they are those of other images, there is an error, and where they only
-    differ, as with another normalisation, there is a note. Two parts of one run may be compared, whatever their ids are.
+    differ, as with another normalisation, there is a note. Two parts of one run may always be compared.
 
     Args:
         first: A run.
@@ -52,7 +71,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
         MetricError: Labels contradict, or the confidences of the same model are those of other images, or the ids are positions
             in an order that a loader draws anew for each run.
     """
-    images = _images_of_both(first.rows, second.rows)
+    images = _images_of_both(first.sample.rows, second.sample.rows)
     renumbered = _check_labels(images)
     note = _check_confidences(first, second, images, names) if _same_measurement(first, second) else ""
     if first.manifest is not second.manifest and any(run.manifest.get("ids_by_chance") for run in (first, second)):
@@ -63,7 +82,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
 
 
 def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Names) -> list[str]:
-    """What took part in a comparison, and in what the runs differ, one sentence each.
+    """What was compared, and how the runs differ, one sentence each.
 
     Args:
         first: A run.
@@ -72,14 +91,67 @@ def notes_on(first: RunRecord, second: RunRecord, both: pd.DataFrame, names: Nam
         names: What the two runs are called in the notes.
     """
     return [
-        _took_part(first.rows, second.rows, both, names),
-        *(f"{name} is unfinished" for run, name in zip((first, second), names, strict=True) if not run.complete),
-        *_findings(first, second, names),
+        _took_part(first.sample.rows, second.sample.rows, both, names),
+        *state_of(first, names[0]),
+        *state_of(second, names[1]),
         *_other_protocol(first, second, names),
         *_other_settings(first, second, names),
         *_other_preprocessing(first, second, names),
         *_other_model(first, second, names),
+        *_other_versions(first, second, names),
     ]
+
+
+def state_of(run: RunRecord, name: str) -> Iterator[str]:
+    """What to know of a run before it is compared: whether it is unfinished, and what the check before it found."""
+    if not run.complete:
+        yield f"{name} is unfinished"
+    found = [finding["name"] for finding in run.manifest.get("findings", ())]
+    if found:
+        yield f"the check of {name} found {', '.join(found)}, so its numbers may mean little; its warnings say more"
+
+
+def setting_differences(first: RunRecord, second: RunRecord, names: Names, protocols: bool = True) -> list[str]:
+    """In what two runs differ apart from their models, one sentence each.
+
+    Args:
+        first: A run.
+        second: Another one.
+        names: What the two runs are called.
+        protocols: Whether protocols can differ.
+    """
+    return [
+        *(_other_protocol(first, second, names) if protocols else ()),
+        *_other_settings(first, second, names),
+        *_other_preprocessing(first, second, names),
+        *_other_options(first, second, ("data",), names),
+        *_other_versions(first, second, names),
+    ]
+
+
+def same_definition(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two entries of a manifest define the same metric, whatever their labels are."""
+    return definition_of(one) == definition_of(other)
+
+
+def definition_of(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metric is by its entry in a manifest: direction, kind of interval, settings."""
+    return {key: metric.get(key) for key in _DEFINITION}
+
+
+def check_protocols(first: RunRecord, second: RunRecord, names: Names = _HERE) -> None:
+    """Raise an error if two runs were measured under different protocols.
+
+    Raises:
+        ProtocolError: With the first difference.
+    """
+    one, other = protocols_of(first, second)
+    if one != other:
+        raise ProtocolError(
+            f"the runs have different protocols: {first_difference(one, other, names)}; numbers of different protocols are not "
+            "comparable, so use the same protocol in both, or compare them anyway by "
+            + advice("across_protocols=True", "--across-protocols")
+        )
 
 
 def protocols_of(first: RunRecord, second: RunRecord) -> list[dict[str, Any]]:
@@ -184,7 +256,7 @@ def _are_permuted(one: Floats, other: Floats, targets: Sequence[Floats]) -> bool
 
 def _are_associated(one: Floats, other: Floats, targets: Sequence[Floats], labels: Sequence[Floats]) -> bool:
     """Whether confidences, targets or labels go together more than those of other images would."""
-    ranks = [rankdata(values) for values in (one, other)]
+    ranks = [scipy.stats.rankdata(values) for values in (one, other)]
     if all(np.ptp(values) > 0 for values in ranks) and np.corrcoef(ranks[0], ranks[1])[0, 1] * np.sqrt(len(one) - 1) > _LIKELY:
         return True
     return any(_agree(*pair) for pair in (targets, labels) if pair)
@@ -241,14 +313,6 @@ def _counted(number: int, thing: str) -> str:
 def _listed(values: Sequence[str]) -> str:
     more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
     return ", ".join(values[:_SHOWN]) + more
-
-
-def _findings(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
-    """What the check before each run found, by name."""
-    for run, name in zip((first, second), names, strict=True):
-        found = [finding["name"] for finding in run.manifest.get("findings", ())]
-        if found:
-            yield f"the check of {name} found {', '.join(found)}, so its numbers may mean little; its warnings say more"
 
 
 def _other_protocol(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
@@ -308,8 +372,14 @@ def _other_model(first: RunRecord, second: RunRecord, names: Names) -> Iterator[
     elif one.get("fingerprint") != other.get("fingerprint"):
         yield f"the weights differ: {_weights(first, one)} in {names[0]} and {_weights(second, other)} in {names[1]}"
     if (one.get("class"), one.get("fingerprint")) != (other.get("class"), other.get("fingerprint")):
-        yield _OTHER_MODEL
+        yield OTHER_MODEL
     yield from _other_options(first, second, _OPTIONS, names)
+
+
+def _other_versions(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
+    one, other = (run.manifest.get("versions") or {} for run in (first, second))
+    if one and other and one != other:
+        yield f"the versions differ: {first_difference(one, other, names, most=_SHOWN)}"
 
 
 def _weights(run: RunRecord, model: Mapping[str, Any]) -> str:

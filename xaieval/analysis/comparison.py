@@ -7,20 +7,28 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.comparability import Names, check_same_images, first_difference, notes_on, protocols_of
+from xaieval.analysis.comparability import (
+    Names,
+    check_protocols,
+    check_same_images,
+    definition_of,
+    first_difference,
+    notes_on,
+    protocols_of,
+)
 from xaieval.analysis.groups_of_both import GroupsOfBoth, groups_of_both
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.tables import mean_of
-from xaieval.errors import MetricError, ProtocolError, choose_from
+from xaieval.errors import MetricError, advice, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 
 __all__ = ["compare"]
 
 _KEYS = ["image_id", "layer", "method"]
-_DEFINITION = ("higher_is_better", "interval", "settings", "control")  # of a metric; labels may differ
 
 
 def compare(
@@ -37,7 +45,7 @@ def compare(
 
     Means are tested by sign flips with a correction for skewness, or by Wilcoxon's signed-rank test; binary metrics by
     McNemar's exact test. All tests are two-sided, and corrected together by Holm. If a run has groups of images, tests flip
-    whole groups and intervals allow for them; groups of only one of the runs are used for both, which a note says.
+    whole groups and intervals allow for them; if only one of the runs has groups, they are used for both, with a note.
 
     Args:
         first: A run.
@@ -79,8 +87,8 @@ def compare(
     check_test(test)
     metrics = _metrics(first, second, names)
     if not across_protocols:
-        _check_protocols(first, second)
-    both = _paired(first.rows, second.rows, list(metrics))
+        check_protocols(first, second)
+    both = _paired(first.sample.rows, second.sample.rows, list(metrics))
     doubts = check_same_images(first, second, runs)
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
     keys = [(layer, method, name) for layer, method in items for name in metrics]
@@ -118,7 +126,7 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
     """The metrics to compare, as both manifests define them (default: those that have a direction)."""
     one, other = ({metric["name"]: metric for metric in run.metrics} for run in (first, second))
     shared = [name for name in one if name in other]
-    selected = [names] if isinstance(names, str) else names
+    selected = names if names is None else [own_name(name, shared) for name in ([names] if isinstance(names, str) else names)]
     if selected is None:
         selected = [name for name in shared if one[name]["higher_is_better"] is not None]
     if not selected:
@@ -129,24 +137,14 @@ def _metrics(first: RunRecord, second: RunRecord, names: Sequence[str] | None) -
     for name in selected:
         if name not in shared:
             raise MetricError(f"no metric {name!r} in both runs; {choose_from(name, shared)}")
-        definitions = [{key: entry[name].get(key) for key in _DEFINITION} for entry in (one, other)]
+        definitions = [definition_of(entry[name]) for entry in (one, other)]
         if definitions[0] != definitions[1]:
             difference = first_difference(definitions[0], definitions[1])
             raise MetricError(
                 f"metric {name!r} is not the same in both runs: {difference}; use the same settings in both, or compare other "
-                "metrics by metrics= (--metrics)"
+                f"metrics by {advice('metrics=', '--metrics')}"
             )
     return {name: one[name] for name in selected}
-
-
-def _check_protocols(first: RunRecord, second: RunRecord) -> None:
-    """Raise an error if the runs were measured under different protocols."""
-    one, other = protocols_of(first, second)
-    if one != other:
-        raise ProtocolError(
-            f"the runs have different protocols: {first_difference(one, other)}; numbers of different protocols are not "
-            "comparable, so use the same protocol in both, or compare them anyway by across_protocols=True (--across-protocols)"
-        )
 
 
 def _example(rows: pd.DataFrame) -> str:

@@ -17,8 +17,9 @@ from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import column_means, directions, grouping_of, metric_tables, name_of_pair, pair_means
 from xaieval.config.controls import FOOLING
 from xaieval.config.groups import Weights
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, advice
 from xaieval.results.matched import without_excess
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.rows import Pair
 
 __all__ = [
@@ -79,7 +80,7 @@ def best_maps(
     controls: Sequence[str],
     weights: Weights = "images",
 ) -> list[BestMaps]:
-    """For each metric in which both have values, the best of some control maps, and the best method that is no control map.
+    """For each metric in which both have values, the best of some control maps, and the best method that is not a control map.
 
     Args:
         rows: The rows of a run.
@@ -109,7 +110,7 @@ def fooled_metrics(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, str]:
-    """The metrics by which no method is significantly better than Fake-CAM, each with a sentence that says so.
+    """The metrics in which no method is significantly better than Fake-CAM, each with a sentence for the user.
 
     Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
     tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
@@ -130,7 +131,7 @@ def fooled_metrics(
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False}
         >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
-        this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method (gradcam at p5) 1.5
+        this metric can be fooled: fake-cam, which removes one pixel, has 0.000, the best method (gradcam at p5) 1.500
     """
     check_level(level)
     fooling, higher_is_better = [name for name in controls if name == FOOLING], directions(metrics)
@@ -139,11 +140,12 @@ def fooled_metrics(
         return {}
     tests = _tests(rows, higher_is_better, controls, fooling, level, seed, weights)
     beaten = set(tests.loc[tests["beats"], "metric"])
-    return {found.metric: _fooled(found) for found in best if found.metric not in beaten}
+    digits = {metric["name"]: decimals_of(metric) for metric in metrics}
+    return {found.metric: _fooled(found, digits[found.metric]) for found in best if found.metric not in beaten}
 
 
-def _fooled(found: BestMaps) -> str:
-    values = f"has {found.control_mean:.4g}, the best method ({name_of_pair(found.best)}) {found.mean:.4g}"
+def _fooled(found: BestMaps, digits: int) -> str:
+    values = f"has {found.control_mean:.{digits}f}, the best method ({name_of_pair(found.best)}) {found.mean:.{digits}f}"
     if found.control_wins:
         return f"this metric can be fooled: {FOOLING}, which removes one pixel, {values}"
     return f"this metric may be fooled: {FOOLING}, which removes one pixel, {values}, which is not significantly better"
@@ -157,11 +159,11 @@ def compare_with_controls(
     seed: int = 0,
     weights: Weights = "images",
 ) -> pd.DataFrame:
-    """One-sided tests of each method against each control map, in every metric that has a direction and is no excess.
+    """One-sided tests of each method against each control map, in every metric that has a direction and is not an excess.
 
     The tests are paired by image: McNemar's exact test for binary metrics, sign flips with a correction for skewness for
     means. If the rows have the column `group`, the signs of whole groups are flipped. The tests are corrected together by Holm.
-    A control that has no value in a metric is not tested in it. Fake-CAM is no rival: it shows which metrics can be fooled (see
+    A control that has no value in a metric is not tested in it. Fake-CAM is left out: it shows which metrics can be fooled (see
     `fooled_metrics`).
 
     Args:
@@ -191,7 +193,7 @@ def compare_with_controls(
     """
     check_level(level)
     if not rows["method"].isin(rivals(controls)).any():
-        raise MetricError("the run has no control maps; score(..., controls=True) or --controls adds them")
+        raise MetricError(f"the run has no control maps; {advice('score(..., controls=True)', '--controls')} adds them")
     return _tests(rows, directions(without_excess(metrics)), controls, rivals(controls), level, seed, weights)
 
 

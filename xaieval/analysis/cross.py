@@ -1,4 +1,4 @@
-"""Whose maps on which model: how much of a difference between two models is the part of their maps."""
+"""The maps of each model on each model: how much of a difference between two models is due to their maps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p
 from xaieval.analysis.tables import grouping_of, mean_of
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import DISAGREE, VALUED
 
 __all__ = ["PARTS", "cross_notes", "cross_table", "select_metrics", "split_differences"]
@@ -186,10 +187,11 @@ def select_metrics(
     known = {str(metric["name"]): metric for metric in metrics}
     if names is None:
         return [metric for metric in known.values() if not directed or metric["higher_is_better"] is not None]
-    for name in [names] if isinstance(names, str) else names:
+    chosen = [own_name(name, known) for name in ([names] if isinstance(names, str) else names)]
+    for name in chosen:
         if name not in known:
             raise MetricError(f"the cross scores have no metric {name!r}; {choose_from(name, known)}")
-    return [known[name] for name in ([names] if isinstance(names, str) else names)]
+    return [known[name] for name in chosen]
 
 
 def cross_notes(rows: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tests of what each layer gains, against nothing."""
+"""Tests of the gain of each layer against zero."""
 
 from __future__ import annotations
 

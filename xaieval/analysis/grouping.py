@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import f as fisher
+from scipy.special import fdtrc
 
 from xaieval.analysis.stats.estimates import anova_size, mean_squares
 from xaieval.analysis.tables import directions, metric_tables
+from xaieval.errors import advice
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import GROUP
@@ -29,19 +30,12 @@ MANY = 10_000  # images above which the F test needs no normal values
 BLOCK = 10  # neighbours in the order of the data
 MOST_PAIRS = 20  # of layers and methods, evenly spaced, that stand for all of them
 
-WAYS_OUT = {
-    "class": "groups='class' (--groups class)",
-    "folder": "groups='^(.*)/' (--groups '^(.*)/')",
-    "neighbours": (
-        "an expression on the id or a CSV file that says what they have in common, such as the video or the place (--groups)"
-    ),
-}
 WORDS = {"class": "one class", "folder": "one folder", "neighbours": f"a block of {BLOCK} neighbours in the order of the data"}
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How much alike the values of a group are.
+    """How similar the values of a group are.
 
     Attributes:
         correlation: The intraclass correlation: that of two images of a group; below 0 if they differ more than others.
@@ -60,7 +54,7 @@ class Likeness:
 
 
 def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
-    """How much alike values of the same group are, by a one-way analysis of variance.
+    """How similar values of the same group are, by a one-way analysis of variance.
 
     Args:
         values: `[N]`, without NaN.
@@ -87,32 +81,31 @@ def likeness(values: Floats, codes: NDArray[np.intp]) -> Likeness | None:
     spread = between + (size - 1) * within
     if spread <= 0:
         return None
-    p_value = float(fisher.sf(between / within, groups - 1, images - groups)) if within > 0 else 0.0
+    p_value = float(fdtrc(groups - 1, images - groups, between / within)) if within > 0 else 0.0
     return Likeness((between - within) / spread, size, p_value)
 
 
 def find_in_groups(record: RunRecord) -> list[Finding]:
-    """What the groups of a run say, or the lack of them.
+    """Findings about the groups of a run, or about missing groups.
 
-    - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so much alike that
-      intervals and tests of independent images are wrong. For the values of a metric, or for their differences from the mean
-      over all layers and methods, the median design effect over layers and methods is above 1.5, and at least one of them is
-      above 1 by an F test that is corrected by Bonferroni. If the run has groups, this is asked of the means of the groups.
+    - `images_in_groups`: images of one class or folder, or neighbours in the order of the data, are so similar that intervals
+      and tests of independent images are wrong. For the values of a metric, or for their differences from the mean over all
+      layers and methods, the median design effect over layers and methods is above 1.5, and at least one of them is above 1 by
+      an F test that is corrected by Bonferroni. If the run has groups, the means of the groups are tested instead.
     - `groups_of_one`: every group has one image, so groups change nothing.
     - `one_group`: all images are in one group, so there are no intervals and no tests.
 
     Args:
         record: A run.
     """
-    rows = record.rows[~record.rows["method"].isin(record.controls)]
-    return [*_odd_groups(record.rows), *_alike(rows, list(directions(record.metrics)), record.seed)]
+    rows = record.sample.rows
+    rows = rows[~rows["method"].isin(record.controls)]
+    return [*_odd_groups(record.images([GROUP])), *_alike(rows, list(directions(record.metrics)), record.seed)]
 
 
-def _odd_groups(rows: pd.DataFrame) -> Iterator[Finding]:
-    """Groups that say nothing."""
-    if GROUP not in rows:
-        return
-    images = rows[["image_id", GROUP]].drop_duplicates().dropna()
+def _odd_groups(images: pd.DataFrame) -> Iterator[Finding]:
+    """Groups that say nothing, from a row of each image."""
+    images = images.dropna()
     count = images[GROUP].nunique()
     evidence = {"images": len(images), "groups": count}
     if count == 1 < len(images):
@@ -250,12 +243,22 @@ def _inside(candidates: Mapping[str, pd.Series[Any]], suspects: Sequence[_Suspec
 
 def _finding(suspects: Sequence[_Suspect], units: str) -> Finding:
     said = "; and ".join(_sentence(one, units) for one in suspects)
-    ways = ", or ".join(dict.fromkeys(WAYS_OUT[one.by] for one in suspects))
+    ways = ", or ".join(dict.fromkeys(_way_out(one.by) for one in suspects))
     text = (
         f"{units} are not independent, so intervals are too narrow and tests too sure: {said}; count these groups instead of "
         f"{units} by {ways}"
     )
     return Finding("images_in_groups", text, {one.by: _evidence(one) for one in suspects})
+
+
+def _way_out(by: str) -> str:
+    """How to say in a call or command what the groups are."""
+    if by == "class":
+        return advice("groups='class'", "--groups class")
+    if by == "folder":
+        return advice("groups='^(.*)/'", "--groups '^(.*)/'")
+    common = "an expression on the id or a CSV file that says what they have in common, such as the video or the place"
+    return f"{advice('groups=', '--groups')}, {common}"
 
 
 def _sentence(one: _Suspect, units: str) -> str:

@@ -14,7 +14,7 @@ from xaieval.analysis.comparability import Names
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.tables import group_names, grouping_from
 from xaieval.config.groups import Weights
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, advice
 from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
@@ -52,7 +52,7 @@ def groups_of_both(first: RunRecord, second: RunRecord, images: ArrayLike, runs:
     Raises:
         MetricError: The runs have these images in different groups, or weight their means differently.
     """
-    one, other = (group_names(run.rows) for run in (first, second))
+    one, other = (group_names(run.sample.rows) for run in (first, second))
     if one is None and other is None:
         return GroupsOfBoth()
     if one is None or other is None:
@@ -63,7 +63,7 @@ def groups_of_both(first: RunRecord, second: RunRecord, images: ArrayLike, runs:
     if first.group_weights != second.group_weights:
         raise MetricError(
             f"means are weighted by {first.group_weights} in {runs[0]} and by {second.group_weights} in {runs[1]}; give both "
-            'the same weights, as in scores.with_groups(xaieval.Groups(weights="images")) (--group-weights)'
+            + advice('the same weights, as in scores.with_groups(xaieval.Groups(weights="images"))', "the same --group-weights")
         )
     ids = pd.Index(np.asarray(images))
     _check_same_groups(one.reindex(ids), other.reindex(ids), runs)
@@ -83,7 +83,8 @@ def _check_same_groups(one: pd.Series[str], other: pd.Series[str], runs: Names) 
         split = pairs[pairs[column].duplicated(keep=False)]
         if len(split):
             images = split.index[split[column] == split[column].iloc[0]]
+            how = advice("as in scores.with_groups(...)", "by --groups")
             raise MetricError(
                 f"the runs have their images in different groups: '{images[0]}' and '{images[1]}' are together in {names[0]}, "
-                f"but not in {names[1]}; give both runs the same groups, as in scores.with_groups(...) (--groups)"
+                f"but not in {names[1]}; give both runs the same groups, {how}"
             )

@@ -14,7 +14,7 @@ from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import directions, grouping_of, mean_of, metric_tables
 from xaieval.config.groups import Weights
-from xaieval.errors import MetricError
+from xaieval.errors import MetricError, advice
 from xaieval.results.matched import control_column
 
 __all__ = ["compare_with_matched_controls"]
@@ -66,7 +66,8 @@ def compare_with_matched_controls(
     check_level(level)
     names = [entry["excess_of"] for entry in metrics if "excess_of" in entry]
     if not matched or not names:
-        raise MetricError('the run has no matched controls; score(..., controls="matched") or --controls matched adds them')
+        how = advice("score(..., controls='matched')", "--controls matched")
+        raise MetricError(f"the run has no matched controls; {how} adds them")
     own = rows[~rows["method"].isin(list(controls))]
     higher_is_better = {name: higher for name, higher in directions(metrics).items() if name in names}
     columns = [column for name in higher_is_better for column in (name, *(control_column(name, one) for one in matched))]

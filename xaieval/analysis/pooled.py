@@ -1,8 +1,8 @@
-"""Numbers of a whole set of images that are no means over images: MaxBoxAcc, PxAP and mIoU, from the curves that rows keep."""
+"""Numbers of a whole set of images that are not means over images: MaxBoxAcc, PxAP and mIoU, from the curves that rows keep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from xaieval.analysis.tables import column_means, grouping_of
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics import max_box_accuracy, pooled_average_precision, pooled_mean_iou
+from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import VALUED
 
 __all__ = ["POOLED", "pooled", "pooled_numbers", "why_no_pooled_interval"]
@@ -109,19 +110,22 @@ def pooled(
     return pd.DataFrame(list(records.values()), index=index)
 
 
-def pooled_numbers(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def pooled_numbers(columns: Container[Any], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The numbers that `pooled` computes of a run, for tables: `name` (the column), `label`, `higher_is_better` and `metric`.
 
     Empty for a run without metrics that can be pooled.
 
+    Args:
+        columns: The names of the columns of its rows, or the rows.
+        metrics: The metrics of its manifest.
+
     Example:
-        >>> rows = pd.DataFrame({"iou_curve": [[0.1, 0.2, 0.1, 0.6]]})
-        >>> [number] = pooled_numbers(rows, [{"name": "iou", "settings": {"pooled": "mean_iou"}}])
+        >>> [number] = pooled_numbers(["iou_curve"], [{"name": "iou", "settings": {"pooled": "mean_iou"}}])
         >>> number["name"], number["label"], number["metric"]["name"]
         ('mean_iou', 'mIoU %', 'iou')
     """
     known = [
-        entry for entry in metrics if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in rows
+        entry for entry in metrics if entry.get("settings", {}).get("pooled") in POOLED and f"{entry['name']}_curve" in columns
     ]
     return _named(known)
 
@@ -162,6 +166,7 @@ def _chosen(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]], by: str | 
             "the run has no metric whose curves can be pooled over its images; score it with box_accuracy, "
             "pixel_average_precision or mean_iou(keep_curve=True)"
         )
+    by = by if by is None else own_name(by, known)
     if by is not None and by not in known:
         raise MetricError(f"the run has no metric {by!r} that can be pooled; {choose_from(by, known)}")
     return numbers if by is None else _named([known[by]])

@@ -1,4 +1,4 @@
-"""Accuracy and confidence of a model on the images of a run, and what they say about its numbers."""
+"""Accuracy and confidence of a model on the images of a run, and findings based on them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
+from xaieval.analysis.stats.proportions import wilson_interval
 from xaieval.data.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
@@ -20,6 +21,7 @@ MOST_SATURATED = 0.9  # share of images
 CERTAIN = 0.99  # level of the interval of the accuracy
 EQUAL = 1e-6  # relative difference of confidences
 MOST_OTHERS = 0.9  # share of predictions that are classes above all labels
+IMAGE_COLUMNS = ("label", "predicted", "confidence")  # the same in all rows of an image
 OF_PARTS = ("detection", "segmentation")  # tasks
 PROBABILITIES = ("softmax", "sigmoid")
 ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
@@ -57,8 +59,8 @@ def predictions_of(rows: pd.DataFrame, classes: int | None = None) -> Prediction
 
     Args:
         rows: The rows of a run.
-        classes: The number of classes of the model, if it is known. One that gives a number, as a regression, has only one, and
-            labels such as ages are no classes then.
+        classes: The number of classes of the model, if it is known. A regression has only one, and its labels, such as ages,
+            are then not classes.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": list("aabb"), "label": [1, 1, 0, 0], "predicted": [1, 1, 1, 1]})
@@ -77,7 +79,7 @@ def predictions_of(rows: pd.DataFrame, classes: int | None = None) -> Prediction
 
 
 def find_in_predictions(record: RunRecord) -> list[Finding]:
-    """What the accuracy and the confidences of a run say against its numbers.
+    """Reasons in the accuracy and the confidences of a run to doubt its numbers.
 
     - `labels_of_another_space`: labels that the model has no class for, or far fewer labels than classes with an accuracy that
       is not better than chance, or with predictions that are other classes.
@@ -88,7 +90,7 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
     Args:
         record: A run. Its manifest may have `classes`, the number of classes of the model.
     """
-    images = _images(record.rows)
+    images = record.images(IMAGE_COLUMNS)
     run = record.manifest.get("run", {})
     kind = run.get("protocol.confidence", "softmax")
     # The class of an object or of most pixels need not be the label of the image.
@@ -101,8 +103,7 @@ def find_in_predictions(record: RunRecord) -> list[Finding]:
 
 def _images(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per image, with the columns that belong to the image."""
-    columns = ["image_id", "label", "predicted", "confidence"]
-    return rows.reindex(columns=columns).drop_duplicates("image_id")
+    return rows.reindex(columns=["image_id", *IMAGE_COLUMNS]).drop_duplicates("image_id")
 
 
 def _labelled(images: pd.DataFrame, classes: int | None) -> pd.DataFrame:
@@ -126,8 +127,9 @@ def _labels(images: pd.DataFrame, classes: int | None) -> list[Finding]:
         return [Finding("labels_of_another_space", text, evidence)]
     few = known > 2 and labels.max() + 1 <= known / 2  # as 21 folders on a model of 1000 classes
     others = float((predicted > labels.max()).mean()) if few else 0.0
-    better = others <= MOST_OTHERS and binomtest(correct, n, chance, "greater").pvalue < 1 - CERTAIN
-    if better or binomtest(correct, n).proportion_ci(CERTAIN, "wilson").high >= (1 + chance) / 2:
+    by_chance = bdtrc(correct - 1, n, chance) if correct else 1.0  # the probability of as many correct ones or more
+    better = others <= MOST_OTHERS and by_chance < 1 - CERTAIN
+    if better or wilson_interval(correct, n, CERTAIN)[1] >= (1 + chance) / 2:
         return []
     text = (
         f"accuracy is {100 * correct / n:.1f} % ({correct} of {n} images), {_like_chance(others, chance)}: the data has "

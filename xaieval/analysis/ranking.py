@@ -96,17 +96,17 @@ class Ranking:
 
     @property
     def too_small(self) -> str:
-        """How many images it takes to find the differences between neighbours that are not significant; "" if all are."""
+        """How many images are needed to find the differences between neighbours that are not significant; "" if all are."""
         items = list(self.table.index)
         needed = [
-            (row["images_needed"], f"{items[number]} from {items[number + 1]} takes {_images(row['images_needed'])}")
+            (row["images_needed"], f"{items[number]} and {items[number + 1]} {_needed(row['images_needed'])}")
             for number, row in enumerate(self.table.to_dict("records"))
             if row["p_next"] >= 1 - self.level
         ]
         shown = [text for _, text in sorted(needed, key=lambda entry: entry[0])[:_MAX_SHOWN]]
         more = f"; and {len(needed) - _MAX_SHOWN} more" if len(needed) > _MAX_SHOWN else ""
         groups = "" if self.grouping is None else f" in {self.grouping.count} group{'s' * (self.grouping.count != 1)}"
-        return f"too few images ({self.n_images}{groups}) to tell all apart: {'; '.join(shown)}{more}" if needed else ""
+        return f"too few images ({self.n_images}{groups}) to separate all: {'; '.join(shown)}{more}" if needed else ""
 
     def __repr__(self) -> str:
         where = f" ({'method' if self.over == 'layer' else 'layer'} {self.fixed})" if self.fixed else ""
@@ -333,13 +333,13 @@ def _table(
     )
 
 
-def _images(number: float) -> str:
-    """A number of images in words, rounded, since it is only known roughly."""
+def _needed(number: float) -> str:
+    """The number of images that two items need, in words, rounded, since it is only known roughly."""
     if np.isnan(number):
-        return "a number that one image or group cannot tell"
+        return "need an unknown number, since there is one image or group"
     if not np.isfinite(number):
-        return "more than any number (the means are the same)"
+        return "have the same mean"
     if number > _MANY:
-        return f"more than {_MANY:,}"
+        return f"need more than {_MANY:,}"
     digits = max(len(str(int(number))) - 2, 0)
-    return f"about {round(number, -digits):,.0f}"
+    return f"need about {round(number, -digits):,.0f}"

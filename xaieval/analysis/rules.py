@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from xaieval.errors import MetricError
+from xaieval.metrics.aliases import own_name
 
 __all__ = ["DEFAULT_RULES", "RULES", "Rule", "rule_of"]
 
@@ -92,7 +93,7 @@ def rule_of(by: str | Sequence[str] | None, metrics: Sequence[Mapping[str, Any]]
     names = (by,) if isinstance(by, str) else tuple(by)
     rule = RULES.get(names[0]) if len(names) == 1 else None
     if rule is None:
-        return Rule("", names)
+        return Rule("", tuple(own_name(name, known) for name in names))
     missing = [name for name in rule.metrics if name not in known]
     if missing:
         raise MetricError(f"the rule '{rule.name}' needs {' and '.join(missing)}, which the run does not have; {rule.needs}")

@@ -16,6 +16,7 @@ from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.stats.paired import holm
 from xaieval.analysis.stats.permutation import sign_flip_p_values
 from xaieval.analysis.tables import counted, directions, exact_means, grouping_of, mean_of, one_method, paired_tables
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError
 
@@ -133,9 +134,9 @@ def select_layers(
     is none: with few images, a layer may be selected that is better in another metric.
 
     Rules by name (`xaieval.analysis.rules.RULES`): "ad-ic", AD and IC as in the paper; "excess", the AD in excess of that of
-    the same masks shifted; "oracle-gate", the loss that a gate which knows the class saves at the layer; "probe", the loss that
-    trained attention saves there. By the last two a layer needs attention where more loss is saved: more is worse. "probe"
-    tests each layer against zero instead of against the best layer, and corrects by Bonferroni for all layers.
+    the same masks shifted; "oracle-gate", how much a gate that knows the class reduces the loss at the layer; "probe", how much
+    trained attention reduces the loss there. With the last two a layer needs attention if the reduction is large: more is
+    worse. "probe" tests each layer against zero instead of against the best layer, and corrects by Bonferroni for all layers.
 
     The tests are one-sided and paired by image (McNemar's exact test for binary metrics, sign flips with a correction for
     skewness for means), and corrected by Holm for all pairs of layers. Layers are ordered by their mean rank over the metrics,
@@ -145,7 +146,7 @@ def select_layers(
     Args:
         rows: The rows of a run.
         metrics: The metrics of its manifest.
-        k: Select the k worst layers, whatever the tests say.
+        k: Select the k worst layers, regardless of the tests.
         by: The name of a rule, or metrics of the run, at least one. Default: "oracle-gate" if the run has its column, which
             `xaieval.training.fal.with_oracle_gate` adds, else "ad-ic".
         method: The method whose rows are used; required if several methods have layers.
@@ -176,6 +177,7 @@ def select_layers(
     method = one_method(rows, method)
     tables = paired_tables(rows[rows["method"] == method], list(higher_is_better))
     layers = list(next(iter(tables.values())).columns)
+    check_count("k", k, optional=True, kind=MetricError)
     if k is not None and not 1 <= k <= len(layers):
         raise MetricError(f"k is between 1 and the number of layers, {len(layers)} here; got {k}")
     images = next(iter(tables.values())).index

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import pearsonr
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 
 from xaieval.analysis.tables import pair_means
 from xaieval.config.groups import Weights
+from xaieval.errors import advice
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
@@ -52,7 +53,7 @@ def correlations_with_size(
         means = {} if metric["higher_is_better"] is None else pair_means(own, metric["name"], weights)
         both = np.array([(areas[pair], means[pair]) for pair in areas if pair in means]).reshape(-1, 2)
         if len(both) >= FEWEST_PAIRS and np.ptp(both, axis=0).min() > 0:
-            r, p_value = pearsonr(*both.T)
+            r, p_value = scipy.stats.pearsonr(*both.T)
             records.append({"metric": metric["name"], "r": float(r), "p_value": float(p_value), "pairs": len(both)})
     return pd.DataFrame(records, columns=["metric", "r", "p_value", "pairs"]).set_index("metric")
 
@@ -65,7 +66,7 @@ def find_metrics_of_size(record: RunRecord) -> list[Finding]:
     Args:
         record: A run.
     """
-    table = correlations_with_size(record.rows, record.metrics, record.controls, record.group_weights)
+    table = correlations_with_size(record.sample.rows, record.metrics, record.controls, record.group_weights)
     matched = [entry["excess_of"] for entry in record.metrics if "excess_of" in entry]
     found = table[(table["r"].abs() > LARGE) & (table["p_value"] < CHANCE) & ~table.index.isin(matched)]
     if found.empty:
@@ -81,6 +82,7 @@ def _way_out(found: pd.DataFrame, record: RunRecord) -> str:
     if set(found.index) <= excess:
         return "larger maps differ more from others of their size, so compare layers and methods whose maps are about as large"
     return (
-        'a larger map hides less and scores better wherever it points; controls="matched" (--controls matched) compares each '
-        "map with others of its size"
+        "a larger map hides less and scores better wherever it points; "
+        + advice("controls='matched'", "--controls matched")
+        + " compares each map with others of its size"
     )

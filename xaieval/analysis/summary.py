@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,14 @@ import pandas as pd
 from xaieval.analysis.controls import CONTROLS_COLUMN, metrics_beating_controls, rivals
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import metric_interval, why_no_interval
-from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.analysis.tables import grouping_of_rows, mean_of
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Weights
+from xaieval.errors import MetricError
+from xaieval.results.record import RunRecord
 from xaieval.results.rows import COUNTED, EXCLUDED, GROUP, VALUED
 
-__all__ = ["summarise", "why_missing"]
+__all__ = ["summarise", "summarise_run", "why_missing"]
 
 AREA = "mask_area"
 
@@ -33,7 +36,7 @@ def summarise(
 ) -> pd.DataFrame:
     """The mean of each metric over the images, with its interval, per layer and method.
 
-    If the rows have the column `group`, intervals allow for images of one group that are alike.
+    If the rows have the column `group`, intervals allow for similar images in one group.
 
     Args:
         rows: The rows of a run.
@@ -66,22 +69,68 @@ def summarise(
         layer method
         p5    gradcam          15.0               7.6               22.4        0.2        12         0
     """
-    intervals = {
+    intervals = _intervals(metrics, level, resamples, seed)
+    parts = rows.groupby(["layer", "method"], sort=False)
+    records = {pair: _record(part, intervals, weights) for pair, part in parts}
+    return _table(records, rows, metrics, controls, tests)
+
+
+def summarise_run(
+    record: RunRecord, level: float = 0.95, resamples: int | None = None, tests: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """The summary of a run, which may be larger than the memory; see `summarise`.
+
+    Args:
+        record: The run.
+        level: Level of the intervals, in (0, 1).
+        resamples: Number of bootstrap samples; intervals of means are then percentile bootstrap intervals.
+        tests: The table of `compare_with_controls` (default: no column `beats_controls`).
+
+    Raises:
+        MetricError: The level is not in (0, 1).
+    """
+    intervals = _intervals(record.metrics, level, resamples, record.seed)
+    known = record.column_names
+    own = [name for name in (AREA, GROUP) if name in known]
+    # Metric by metric, a pass over a large file takes more of its layers and methods.
+    asked = [[name] for name in intervals] + [[AREA]] if record.is_large else [[*intervals, AREA]]
+    records: dict[Any, dict[str, Any]] = {}
+    for names in asked:
+        chosen = {name: intervals[name] for name in names if name in intervals}
+        columns = ["status", *chosen, *(name for name in own if name != AREA or AREA in names)]
+        for pair, part in record.by_pair(columns):
+            records.setdefault(pair, {}).update(_record(part, chosen, record.group_weights))
+    return _table(records, known, record.metrics, record.controls, tests)
+
+
+def _intervals(
+    metrics: Sequence[Mapping[str, Any]], level: float, resamples: int | None, seed: int
+) -> dict[str, Callable[..., tuple[float, float]]]:
+    """By metric, the function that gives the interval of its values."""
+    check_count("resamples", resamples, optional=True, kind=MetricError)
+    return {
         metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
         for metric in metrics
     }
-    records = [
-        {"layer": layer, "method": method} | _record(part, intervals, weights)
-        for (layer, method), part in rows.groupby(["layer", "method"], sort=False)
-    ]
-    columns = [name + end for name in intervals for end in ("", "_low", "_high", "_n")]
-    counts = [*([AREA] if AREA in rows else []), "n_images", *(["n_groups"] if GROUP in rows else []), "n_failed"]
-    table = pd.DataFrame(records, columns=["layer", "method", *columns, *counts])
-    table = table.set_index(["layer", "method"])
+
+
+def _table(
+    records: Mapping[Any, Mapping[str, Any]],
+    known: Container[Any],
+    metrics: Sequence[Mapping[str, Any]],
+    controls: Sequence[str],
+    tests: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """The summary, from the means, intervals and counts of each layer and method, of rows with the known columns."""
+    names = [metric["name"] for metric in metrics]
+    columns = [name + end for name in names for end in ("", "_low", "_high", "_n")]
+    counts = [*([AREA] if AREA in known else []), "n_images", *(["n_groups"] if GROUP in known else []), "n_failed"]
+    lines = [{"layer": layer, "method": method, **record} for (layer, method), record in records.items()]
+    table = pd.DataFrame(lines, columns=["layer", "method", *columns, *counts]).set_index(["layer", "method"])
     if rivals(controls) and tests is not None:
         beaten = metrics_beating_controls(tests, table.index, controls)
         table[CONTROLS_COLUMN] = pd.Series(beaten, index=table.index, dtype=object)
-    return table.drop(columns=[f"{name}_n" for name in intervals if (table[f"{name}_n"] == table["n_images"]).all()])
+    return table.drop(columns=[f"{name}_n" for name in names if (table[f"{name}_n"] == table["n_images"]).all()])
 
 
 def why_missing(summary: pd.DataFrame, metrics: Sequence[str], level: float, weights: Weights = "images") -> str:
@@ -103,19 +152,19 @@ def why_missing(summary: pd.DataFrame, metrics: Sequence[str], level: float, wei
 
 def _record(part: pd.DataFrame, intervals: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
     """The means, intervals and counts of a layer and method."""
-    valued, counted = part[part["status"].isin(VALUED)], part[part["status"].isin(COUNTED)]
-    together = grouping_of(part, valued["image_id"], weights)
+    valued, counted = (part["status"].isin(names).to_numpy() for names in (VALUED, COUNTED))
+    together = grouping_of_rows(part, weights, valued)
     record: dict[str, Any] = {}
     for name, ends in intervals.items():
-        values = valued[name].to_numpy(dtype=float)
+        values = part[name].to_numpy(dtype=float)[valued]
         kept = ~np.isnan(values)
         groups = None if together is None else together.of(kept)
         low, high = ends(values[kept], groups=groups)
         mean = mean_of(values[kept], groups)
         record |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": int(kept.sum())}
     if AREA in part:
-        areas = counted[AREA].to_numpy(dtype=float)
-        record[AREA] = mean_of(areas, grouping_of(part, counted["image_id"], weights))
-    failed = len(part) - len(counted) - int((part["status"] == EXCLUDED).sum())
-    known = {} if GROUP not in part else {"n_groups": counted[GROUP].nunique()}
-    return record | {"n_images": len(counted), **known, "n_failed": failed}
+        areas = part[AREA].to_numpy(dtype=float)[counted]
+        record[AREA] = mean_of(areas, grouping_of_rows(part, weights, counted))
+    failed = len(part) - int(counted.sum()) - int((part["status"] == EXCLUDED).sum())
+    known = {} if GROUP not in part else {"n_groups": part.loc[counted, GROUP].nunique()}
+    return record | {"n_images": int(counted.sum()), **known, "n_failed": failed}

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.config.groups import Weights
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.metric_display import counts_text
 from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 
@@ -24,6 +25,7 @@ __all__ = [
     "group_names",
     "grouping_from",
     "grouping_of",
+    "grouping_of_rows",
     "mean_of",
     "metric_tables",
     "name_of_pair",
@@ -49,7 +51,7 @@ def directions(
     known = {metric["name"]: bool(metric["higher_is_better"]) for metric in metrics if metric["higher_is_better"] is not None}
     if by is None:
         return known
-    names = [by] if isinstance(by, str) else list(by)
+    names = [own_name(name, known) for name in ([by] if isinstance(by, str) else by)]
     if not names:
         raise MetricError(f"name at least one metric {purpose}; {choose_from('', known)}")
     for name in names:
@@ -141,6 +143,22 @@ def grouping_of(rows: pd.DataFrame, images: ArrayLike | pd.Index[Any], weights: 
     return None if names is None else grouping_from(names, images, weights)
 
 
+def grouping_of_rows(rows: pd.DataFrame, weights: Weights, where: NDArray[np.bool_]) -> Grouping | None:
+    """Which of the rows of different images belong together, of those that a mask chooses; None for a run without groups.
+
+    Raises:
+        MetricError: An image has no group.
+    """
+    if GROUP not in rows:
+        return None
+    rows = rows[where]
+    missing = rows[rows[GROUP].isna()]
+    if len(missing):
+        example = f", such as '{missing['image_id'].iloc[0]}'" if "image_id" in rows else ""
+        raise _without_group(len(missing), len(rows), example)
+    return Grouping(rows[GROUP].to_numpy(dtype=object), weights)
+
+
 def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weights: Weights) -> Grouping:
     """The grouping of these images from the result of `group_names`.
 
@@ -150,11 +168,15 @@ def grouping_from(names: pd.Series[str], images: ArrayLike | pd.Index[Any], weig
     index: pd.Index[Any] = images if isinstance(images, pd.Index) else pd.Index(np.asarray(images))
     missing = index[~index.isin(names.index)]
     if len(missing):
-        raise MetricError(
-            f"{len(missing)} of {len(index)} images have no group, such as '{missing[0]}'; give every image one, as "
-            "Scores.with_groups does, or remove the column 'group'"
-        )
+        raise _without_group(len(missing), len(index), f", such as '{missing[0]}'")
     return Grouping(names.reindex(index).to_numpy(dtype=object), weights)
+
+
+def _without_group(missing: int, images: int, example: str) -> MetricError:
+    return MetricError(
+        f"{missing} of {images} images have no group{example}; give every image one, as Scores.with_groups does, or remove the "
+        "column 'group'"
+    )
 
 
 def counted(images: int, groups: Grouping | None) -> str:
@@ -199,7 +221,7 @@ def pair_means(rows: pd.DataFrame, metric: str, weights: Weights = "images") -> 
 
 
 def exact_means(table: pd.DataFrame, groups: Grouping | None = None) -> pd.Series[float]:
-    """The mean of each column, which does not depend on the order of the images, so that equal means are ties."""
+    """The mean of each column, independent of the order of the images, so equal means are ties."""
     if groups is None or groups.weights == "images":
         return table.apply(_exact_mean)
     return exact_means(table.groupby(groups.codes).agg(_exact_mean))

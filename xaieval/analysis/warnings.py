@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from xaieval.analysis.controls import best_maps, rivals
+from xaieval.analysis.controls import BestMaps, best_maps, rivals
 from xaieval.analysis.grouping import find_in_groups
+from xaieval.analysis.precision import find_in_precision
 from xaieval.analysis.predictions import find_in_predictions
 from xaieval.analysis.size import find_metrics_of_size
 from xaieval.analysis.stats.intervals import check_level
@@ -19,7 +19,9 @@ from xaieval.analysis.stats.permutation import Floats, sign_flip_p_values
 from xaieval.analysis.tables import directions, grouping_of, metric_tables, name_of_pair
 from xaieval.results.findings import Finding
 from xaieval.results.matched import without_excess
+from xaieval.results.metric_display import decimals_of
 from xaieval.results.record import RunRecord
+from xaieval.results.row_pieces import first_rows
 from xaieval.results.rows import COUNTED, EXCLUDED, Pair
 
 __all__ = ["find_warnings"]
@@ -40,6 +42,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `labels_of_another_space` and others: see `xaieval.analysis.predictions.find_in_predictions`.
     - `constant_maps`, `failed_rows`: more than 5 % of the maps of a method at a layer are constant, or of its rows failed.
     - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
+    - `rounding_decides`: in a run of fewer digits than float32, the maps of a method keep nearly the whole image.
     - `metric_without_values`: a metric has no value on any image.
     - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
       fools is said by `xaieval.analysis.controls.fooled_metrics`.
@@ -56,6 +59,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         MetricError: The level is not in (0, 1).
 
     Example:
+        >>> import pandas as pd
         >>> rows = pd.DataFrame({"image_id": range(9), "layer": "p5", "method": "gradcam", "average_drop": 10.0})
         >>> drop = {"name": "average_drop", "higher_is_better": False, "interval": "mean"}
         >>> found = find_warnings(RunRecord(rows.assign(status=["nan_map"] + ["ok"] * 8), {"metrics": [drop]}))
@@ -63,19 +67,19 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         (['failed_rows'], {'p5 gradcam': {'nan_map': 1, 'ok': 8}})
     """
     check_level(level)
-    rows, metrics = record.rows, record.metrics
-    statuses = _count_statuses(rows)
+    metrics, statuses = record.metrics, record.count_statuses()
     higher_is_better = directions(without_excess(metrics))
-    images = rows["image_id"].nunique()
+    images = record.n_images
     unfinished = f"the run is not finished: this is what was measured on its first {images} images"
     return [
         *(Finding.from_dict(entry) for entry in record.manifest.get("findings", ())),
         *([] if record.complete else [Finding("unfinished", unfinished, {"images": images})]),
         *find_in_predictions(record),
         *find_in_groups(record),
+        *find_in_precision(record),
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
-        *_without_values(rows, metrics),
+        *_without_values(record),
         *_best_controls(record, higher_is_better),
         *find_metrics_of_size(record),
         *_disagreements(record, higher_is_better, 1 - level),
@@ -107,18 +111,25 @@ def _failed_rows(statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:
     return _by_problem("failed_rows", problems, statuses)
 
 
-def _without_values(rows: pd.DataFrame, metrics: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _without_values(record: RunRecord) -> list[Finding]:
     """Metrics that have no value on any row that counts."""
-    counted = rows[rows["status"].isin(COUNTED)]
-    empty = [entry for entry in metrics if len(counted) and counted[entry["name"]].isna().all()]
-    images = counted["image_id"].nunique()
+    empty = {entry["name"]: entry for entry in record.metrics}
+    some = False
+    for part in record.parts(["status", *empty]):
+        counted = part[part["status"].isin(COUNTED)]
+        some = some or len(counted) > 0
+        empty = {name: entry for name, entry in empty.items() if counted[name].isna().all()}
+    if not some or not empty:
+        return []
+    parts = record.parts(["image_id", "status"])
+    images = len(first_rows(part[part["status"].isin(COUNTED)] for part in parts))
     return [
         Finding(
             "metric_without_values",
             f"{entry['name']} has no value on any of the {images} images that count{_why_no_values(entry)}",
             {"metric": entry["name"], "images": images},
         )
-        for entry in empty
+        for entry in empty.values()
     ]
 
 
@@ -139,23 +150,25 @@ def _why_no_values(metric: Mapping[str, Any]) -> str:
 
 def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
     """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
-    controls = record.controls
-    return [
-        Finding(
-            "control_is_best",
-            f"{found.metric}: a control map has the best value, {found.control_mean:.4g} of {name_of_pair(found.control)}; the "
-            f"best method is {name_of_pair(found.best)} with {found.mean:.4g}, so a good {found.metric} alone proves nothing",
-            {"metric": found.metric, "control": found.control_mean, "method": found.mean},
-        )
-        for found in best_maps(record.rows, higher_is_better, rivals(controls), controls, record.group_weights)
-        if found.control_wins
-    ]
+    controls, digits = record.controls, {metric["name"]: decimals_of(metric) for metric in record.metrics}
+    found = best_maps(record.sample.rows, higher_is_better, rivals(controls), controls, record.group_weights)
+    return [_best_control(one, digits[one.metric]) for one in found if one.control_wins]
+
+
+def _best_control(found: BestMaps, digits: int) -> Finding:
+    control, best = (f"{mean:.{digits}f}" for mean in (found.control_mean, found.mean))
+    text = (
+        f"{found.metric}: a control map has the best value, {control} of {name_of_pair(found.control)}; the best method is "
+        f"{name_of_pair(found.best)} with {best}, so a good {found.metric} alone proves nothing"
+    )
+    return Finding("control_is_best", text, {"metric": found.metric, "control": found.control_mean, "method": found.mean})
 
 
 def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
     """One finding for each reference by which a method is significantly worse, but significantly better by Average Drop."""
     references = [name for name in higher_is_better if name.split("_")[0] in REFERENCES]
-    method_rows = record.rows[~record.rows["method"].isin(record.controls)]
+    rows = record.sample.rows
+    method_rows = rows[~rows["method"].isin(record.controls)]
     pairs = list(method_rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     if CHECKED not in higher_is_better or not references or len(pairs) < 2:
         return []
@@ -189,15 +202,6 @@ def _leads(values: Floats) -> Floats:
     others = present.sum(axis=1, keepdims=True) - 1
     mean = np.divide(total - values, others, out=np.full(values.shape, np.nan), where=present & (others > 0))
     return values - mean
-
-
-def _count_statuses(rows: pd.DataFrame) -> dict[Pair, dict[str, int]]:
-    """By layer and method, the number of rows of each status."""
-    counts: dict[Pair, dict[str, int]] = {}
-    sizes: Any = rows.groupby(["layer", "method", "status"], sort=False).size()
-    for (layer, method, status), count in sizes.items():
-        counts.setdefault((layer, method), {})[status] = int(count)
-    return counts
 
 
 def _by_problem(name: str, problems: Mapping[str, Sequence[Pair]], statuses: Mapping[Pair, Mapping[str, int]]) -> list[Finding]:

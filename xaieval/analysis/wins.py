@@ -62,7 +62,7 @@ def win_percentages(
               random   25.0  25.0         4
     """
     check_level(level)
-    [higher_is_better] = directions(metrics, by, "to win by").values()
+    [(by, higher_is_better)] = directions(metrics, by, "to win by").items()
     sign = 1 if higher_is_better else -1
     records = []
     own = rows[~rows["method"].isin(list(controls))]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,8 @@ from xaieval.cli.json_output import render
 from xaieval.cli.loading import names_code
 from xaieval.config.run_files import read_toml
 from xaieval.config.version import package_version
-from xaieval.errors import ConfigError, UsageError, XaievalError, printable
-from xaieval.evaluation.distributed.rank import is_rank, is_spoken_for, report_failure
+from xaieval.errors import ConfigError, UsageError, XaievalError, for_command_line, printable
+from xaieval.evaluation.distributed.rank import Rank, is_rank, is_spoken_for, report_failure, sigterm_interrupts
 
 __all__ = ["MODEL_OPTIONS", "NO_PREFIX", "PROTOCOL_OPTIONS", "app", "command_line", "main", "note"]
 
@@ -75,6 +72,7 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(help="Install completion of commands and options by Tab for your shell, and exit.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,8 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     _print_anything()
     try:
         # Output of the user's own model or data set must not end up in the JSON document.
-        with _sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
-            words = _with_value(arguments, "--controls")
+        with for_command_line(), sigterm_interrupts(), redirect_stdout(sys.stderr) if "--json" in arguments else nullcontext():
+            words = _files_first(_with_value(arguments, "--controls"))
             document = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         if document is not None:
             print(render(document))
@@ -125,29 +123,36 @@ def _with_value(arguments: list[str], switch: str) -> list[str]:
     ]
 
 
+def _files_first(arguments: list[str]) -> list[str]:
+    """The arguments, with run files and folders of runs that follow an option and its first value moved to the front.
+
+    There they are what the command is about, which may also stand last; an option that takes several words would take them.
+
+    Example:
+        >>> _files_first(["score", "--methods", "gradcam", "rise", "run.toml", "--seed", "1"])
+        ['score', 'run.toml', '--methods', 'gradcam', 'rise', '--seed', '1']
+        >>> _files_first(["score", "--methods", "run.toml"])
+        ['score', '--methods', 'run.toml']
+    """
+    command, rest = arguments[:1], arguments[1:]
+    options = [place for place, word in enumerate(rest) if word.startswith("--")]
+    start = options[0] if options else len(rest)
+    moved = [
+        place
+        for place in range(start, len(rest))
+        if not rest[place].startswith("-") and not rest[place - 1].startswith("--") and _is_run(rest[place])
+    ]
+    kept = [word for place, word in enumerate(rest) if place >= start and place not in moved]
+    return [*command, *rest[:start], *(rest[place] for place in moved), *kept]
+
+
+def _is_run(word: str) -> bool:
+    """Whether a word is a run file or the folder of a run; other folders may be named like a class or a method."""
+    return _is_run_file(word) or any((Path(word) / name).exists() for name in ("manifest.json", "parts", "ranks"))
+
+
 def _is_run_file(word: str) -> bool:
     return word.endswith(".toml") or Path(word).is_file()
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM end the program as Ctrl-C does, so that rows are kept.
-
-    Not in one of several processes, which may be waiting in a collective operation where Python cannot act on a signal.
-    """
-    if is_rank() or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise KeyboardInterrupt(SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print_anything() -> None:
@@ -163,6 +168,6 @@ def _stop(status: int, message: str, arguments: list[str]) -> None:
     if "--debug" in arguments:
         raise
     if not is_spoken_for():
-        rank = f"rank {os.environ['RANK']}: " if is_rank() else ""
+        rank = f"rank {Rank.from_environment().rank}: " if is_rank() else ""
         print(f"{PROGRAM}: {rank}{line}", file=sys.stderr)
     sys.exit(status)

@@ -9,7 +9,7 @@ from xaieval.cli.json_output import findings_document
 from xaieval.cli.loading import class_order, load_forward, load_trained
 from xaieval.cli.tables import print_findings, print_text
 from xaieval.config.option_types import Json, Switch
-from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, model_settings
+from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, model_settings, parts_of_data
 from xaieval.errors import CheckError
 
 __all__ = ["check"]
@@ -46,6 +46,7 @@ def check(
         options.max_images,
         download=options.download,
         classes=class_order(options.classes),
+        **parts_of_data(options),
     )
     checked = look(
         loaded.model,

@@ -15,7 +15,7 @@ from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
 from xaieval.config.option_types import Json, Switch, Words
-from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parts_of_data
 from xaieval.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -81,17 +81,17 @@ def cross(
         out: Folder for rows.parquet, summary.csv and manifest.json.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
         device: Device of the models. Default: that of the first run.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal, and a line a minute in a log.
         import_code: Allow models or data that are a package.module:factory, whose code is imported and run.
         as_json: Print one JSON document instead of the tables.
         debug: Show the traceback of an error.
     """
     from xaieval.analysis.stats.intervals import check_level
-    from xaieval.evaluation.request import check_at_least_one
+    from xaieval.config.counts import check_count
     from xaieval.evaluation.scores import Scores
 
     check_level(level)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     runs = {_name(folder, first, second): Scores.load(folder) for folder in (first, second)}
     if len(runs) < 2:
         raise UsageError(f"cross takes two runs, got '{first}' twice")
@@ -145,7 +145,7 @@ def _cross(
     protocol = options_of(recorded, ProtocolOptions).resolve(preprocessing.mean, preprocessing.std, chosen_target(options))
     most = max_images or options.max_images
     places: dict[str, Any] = {"masks": options.masks, "boxes": options.boxes, "annotations": options.annotations}
-    places["classes"] = class_order(options.classes)
+    places |= {"classes": class_order(options.classes), **parts_of_data(options)}
     forward = load_forward(model_options.forward)
     mosaic = mosaic_settings(options, loaded[one], forward, protocol)  # those of the first run
     data = load_data(options.data, preprocessing, options.batch_size, most, **places, **mosaic)

@@ -56,7 +56,7 @@ def score_document(
         "groups": scores.manifest.get("groups"),
         "summary": records(summary),
         "pooled": _pooled_document(scores, level),
-        "statuses": {str(status): int(count) for status, count in scores.rows["status"].value_counts().items()},
+        "statuses": scores.statuses,
         "stopped": scores.manifest["stop"]["reason"] if "stop" in scores.manifest else None,
         "warnings": [finding.text for finding in findings],
         **findings_document(scores, findings),
@@ -83,7 +83,7 @@ def _metric_document(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> Do
 def _pooled_document(scores: Scores, level: float) -> list[Document] | None:
     from xaieval.analysis.pooled import pooled_numbers
 
-    return records(scores.pooled(level=level)) if pooled_numbers(scores.rows, scores.metrics) else None
+    return records(scores.pooled(level=level)) if pooled_numbers(scores.column_names, scores.metrics) else None
 
 
 def _ranking_document(ranking: Ranking) -> Document:

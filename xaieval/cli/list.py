@@ -1,8 +1,8 @@
-"""The commands that list layers, methods, metrics and protocols."""
+"""The commands that list layers, methods, metrics, protocols and published tables."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,7 +15,10 @@ from xaieval.config.options import ModelOptions, token_grid
 from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 
-__all__ = ["layers", "methods", "metrics", "protocols"]
+if TYPE_CHECKING:
+    from xaieval.analysis.published import PublishedTable
+
+__all__ = ["layers", "methods", "metrics", "protocols", "published"]
 
 
 @app.command
@@ -147,6 +150,62 @@ def protocols(*, as_json: Json = False, debug: Switch = False) -> dict[str, Any]
     print_table(table)
     print_text("Numbers are in percent; where a tool gives fractions, its number is ours / 100.")
     return None
+
+
+@app.command
+def published(name: str | None = None, /, *, as_json: Json = False, debug: Switch = False) -> dict[str, Any] | None:
+    """List the tables of AD and IC of papers and tools that a run can be put beside, or print one of them.
+
+    `xaieval-bench table RUN --published NAME` and `score --published NAME` show the printed numbers beside measured ones.
+
+    Args:
+        name: The table to print.
+        as_json: Print one JSON document instead of the table.
+        debug: Show the traceback of an error.
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from xaieval.analysis.published import PUBLISHED, published_table
+
+    tables = PUBLISHED if name is None else (published_table(name),)
+    if as_json:
+        return {"published": [asdict(one) | {"rows": records(one.rows)} for one in tables]}
+    if name is not None:
+        _print_published(tables[0])
+        return None
+    shown = Table("name (and protocol)", "source", "table", "data", "networks", box=None, header_style="bold")
+    for one in tables:
+        columns = (", ".join(map(str, one.rows[column].unique())) for column in ("data", "network"))
+        shown.add_row(one.name, one.source, one.where, *columns)
+    print_table(shown)
+    return None
+
+
+def _print_published(table: PublishedTable) -> None:
+    """Print the rows of a published table, and what to know about them."""
+    import pandas as pd
+    from rich.table import Table
+
+    rows = table.rows.dropna(axis="columns", how="all")
+    shown = Table("network", "method", box=None, header_style="bold")
+    metrics = {"average_drop": "AD %", "average_gain": "AG %", "increase_in_confidence": "IC %", "win_percentage": "win %"}
+    metrics = {metric: label for metric, label in metrics.items() if metric in rows}
+    for label in metrics.values():
+        shown.add_column(label, justify="right")
+    for heading in ("data", "images", "measured again by"):
+        shown.add_column(heading)
+    for row in rows.to_dict("records"):
+        cells = ["-" if pd.isna(row[metric]) else f"{row[metric]:g}" for metric in metrics]
+        again = [str(row[part]) for part in ("model", "layer", "rerun") if not pd.isna(row.get(part))]
+        images = "-" if pd.isna(row.get("images")) else f"{int(row['images']):,}"
+        shown.add_row(row["network"], row["method"], *cells, row["data"], images, " ".join(again) or "-")
+    print_text(f"{table.source}, {table.where}; copied from {table.read_in}")
+    print_table(shown, names=2)
+    for text in (table.doubts, table.preset.open_choices):
+        if text:
+            print_text(f"open: {text}")
 
 
 def _preset_document(preset: Preset) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
-from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, RunOptions, model_settings, parse_literals
+from xaieval.config.options import (
+    CheckOptions,
+    ModelOptions,
+    ProtocolOptions,
+    RunOptions,
+    model_settings,
+    parse_literals,
+    parts_of_data,
+)
 from xaieval.errors import ModelError, UsageError, choose_from
 
 if TYPE_CHECKING:
@@ -69,7 +77,14 @@ class Inputs(NamedTuple):
     settings: dict[str, Any]
 
 
-def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_options: ProtocolOptions, *, truth: bool) -> Inputs:
+def load_inputs(
+    options: RunOptions,
+    model_options: ModelOptions,
+    protocol_options: ProtocolOptions,
+    *,
+    truth: bool,
+    places: Sequence[str] = (),
+) -> Inputs:
     """Load the model and the images that the options name.
 
     Args:
@@ -77,6 +92,7 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
         model_options: Of the model.
         protocol_options: Of the protocol.
         truth: Whether the objects of the images are needed.
+        places: Files, folders and patterns of images, in the place of the data that the options name.
 
     Raises:
         UsageError: One of its kinds, for options that cannot work.
@@ -85,29 +101,42 @@ def load_inputs(options: RunOptions, model_options: ModelOptions, protocol_optio
 
     loaded = load_trained(options, model_options)
     forward = load_forward(model_options.forward)
-    known_data = not names_code("data", options.data)
+    known_data = bool(places) or not names_code("data", options.data)
     if known_data:
         check_normalisation(model_options, loaded.preprocessing)
     protocol = protocol_options.resolve(loaded.preprocessing.mean, loaded.preprocessing.std, chosen_target(options))
-    data = load_data(
-        options.data,
-        loaded.preprocessing,
-        options.batch_size,
-        options.max_images,
-        download=options.download,
-        workers=options.workers,
-        pin_memory=(options.device or "").startswith("cuda"),
-        truth=truth,
-        masks=options.masks,
-        boxes=options.boxes,
-        annotations=options.annotations,
-        classes=class_order(options.classes),
-        **mosaic_settings(options, loaded, forward, protocol),
+    data = (
+        _images_at(places, loaded, options)
+        if places
+        else load_data(
+            options.data,
+            loaded.preprocessing,
+            options.batch_size,
+            options.max_images,
+            download=options.download,
+            workers=options.workers,
+            pin_memory=(options.device or "").startswith("cuda"),
+            truth=truth,
+            masks=options.masks,
+            boxes=options.boxes,
+            annotations=options.annotations,
+            classes=class_order(options.classes),
+            **parts_of_data(options),
+            **mosaic_settings(options, loaded, forward, protocol),
+        )
     )
     if known_data:
         check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
+
+
+def _images_at(places: Sequence[str], loaded: LoadedModel, options: RunOptions) -> Data:
+    """The images of files, folders and patterns."""
+    from xaieval.data import Data, image_files
+
+    pictures = image_files(places, loaded.preprocessing).spread(options.max_images)
+    return Data(pictures.loader(options.batch_size, options.workers), None, None)
 
 
 def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions) -> LoadedModel:
@@ -119,8 +148,8 @@ def load_trained(options: RunOptions | CheckOptions, model_options: ModelOptions
     loaded = load_for(options, model_options, options.seed)
     if loaded.random and not model_options.random_weights:
         raise ModelError(
-            f"{options.model} without --weights FILE or --pretrained has random weights, and the scores of a network that "
-            "knows nothing mean nothing; give its weights, or --random-weights to score it all the same (drawn by --seed)"
+            f"{options.model} without --weights FILE or --pretrained has random weights, and scores of an untrained network "
+            "mean nothing; give its weights, or --random-weights to score it anyway (drawn with --seed)"
         )
     return loaded
 
@@ -139,7 +168,9 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         arguments = parse_literals(options.model_args)
-        loaded = load_model(spec, options.weights, options.pretrained, arguments, options.prompts, options.head)
+        loaded = load_model(
+            spec, options.weights, options.pretrained, arguments, options.prompts, options.head, options.num_classes
+        )
     if options.scan_args:
         return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from xaieval.config.options import CheckOptions, ModelOptions, RunOptions
+from xaieval.config.options import CheckOptions, ModelOptions, RunOptions, parts_of_data
 from xaieval.errors import UsageError
 
 __all__ = ["class_prompts", "with_prompts"]
@@ -21,7 +22,7 @@ def with_prompts(
 
     Args:
         model: Of the model; without prompts, they stay as they are.
-        options: What names the data.
+        options: What names the data; without a name the classes are not known.
         target: The class to explain.
         order: The order of the classes, as of `image_folder(classes=...)`.
 
@@ -31,8 +32,10 @@ def with_prompts(
     """
     if model.prompts is None:
         return model
-    names = _class_names(options.data, order)
-    return replace(model, prompts=class_prompts(model.prompts, names, options.data, target in ("label", "each")))
+    where = parts_of_data(options) | {"download": options.download}
+    names = _class_names(options.data, order, where) if options.data else ()
+    data = options.data or "files of images"
+    return replace(model, prompts=class_prompts(model.prompts, names, data, target in ("label", "each")))
 
 
 def class_prompts(prompts: Sequence[str], names: Sequence[str], data: str, labelled: bool) -> tuple[str, ...]:
@@ -90,7 +93,7 @@ def _check_order(prompts: Sequence[str], words: Sequence[str], data: str) -> Non
         others = [other for other in prompts if _has(other, word)]
         if others and not _has(own, word):
             raise UsageError(
-                f"class {place} of {data!r} is {word!r}, and prompt {place} is {own!r}, while {others[0]!r} stands elsewhere; "
+                f"class {place} of {data!r} is {word!r}, but prompt {place} is {own!r}, and {others[0]!r} is at another place; "
                 f"give the prompts in the order of the classes: {', '.join(words)}"
             )
 
@@ -99,11 +102,11 @@ def _has(prompt: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", prompt, re.IGNORECASE) is not None
 
 
-def _class_names(spec: str, order: Sequence[str] | str | None) -> Sequence[str]:
+def _class_names(spec: str, order: Sequence[str] | str | None, parts: Mapping[str, Any]) -> Sequence[str]:
     """The class names of data; of mosaics, those of the data they are made of; none of a factory."""
     from xaieval.data import Preprocessing, is_mosaics, load_pictures
 
     while is_mosaics(spec):
         spec = spec.partition(":")[2]
-    pictures = load_pictures(spec, Preprocessing(), classes=order)
+    pictures = load_pictures(spec, Preprocessing(), classes=order, **parts)
     return () if pictures is None else pictures.classes

@@ -16,12 +16,13 @@ from xaieval.cli.loading import (
     names_code,
     shown_slices,
 )
-from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings
+from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parts_of_data
 from xaieval.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from xaieval.config.protocol import Protocol
     from xaieval.evaluation.scores import Scores
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
@@ -31,10 +32,11 @@ __all__ = ["RemadeMaps", "check_imports", "options_of", "remake_maps"]
 
 @dataclass(frozen=True, kw_only=True)
 class RemadeMaps:
-    """Maps with the names of the classes, or the reason why there are none."""
+    """Maps with the names of the labels and of the model's classes, if known; or the reason why there are none."""
 
     maps: Maps | None = None
     classes: Sequence[str] = ()
+    model_classes: Sequence[str] = ()
     reason: str = ""
 
 
@@ -68,12 +70,13 @@ def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, impo
 
 def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
     from xaieval.evaluation.fingerprint import fingerprint
+    from xaieval.models.class_names import class_names
     from xaieval.report import Maps
-    from xaieval.report.html.image_choice import methods_to_show
+    from xaieval.report.html.image_choice import methods_to_explore
 
     recorded = scores.manifest.get("options")
     if not recorded:
-        raise RunError("the run was made from Python, where they are passed as Scores.to_html(maps=...)")
+        raise RunError("the run was made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)")
     options, model_options = options_of(recorded, ScoreOptions), options_of(recorded, ModelOptions)
     if not import_code:
         check_imports(model=options.model, data=options.data, forward=model_options.forward)
@@ -87,13 +90,34 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
     images = _find_images(options, loaded, set(wanted), mosaic, each=protocol.target == "each")
     if protocol.target == "each":
         protocol = replace(protocol, target="label")  # the images come once for each class
-    shown = methods_to_show(scores, methods)
+    shown = methods_to_explore(scores, methods)
     settings = model_settings(options) | {"protocol": protocol, "device": device or options.device, "seed": options.seed}
     settings["forward"] = forward
     explainers = {name: _explainer(name, options) for name in shown}
     maps = _explained(scores, loaded, images, explainers, settings, options)
     pixels = loaded.preprocessing.to_pixels(images.images, options.bands)
-    return RemadeMaps(maps=Maps(images.ids, pixels, maps, shown_slices(loaded, images.images)), classes=images.classes)
+    masked = _masked(loaded, images.images, maps, protocol)
+    remade = Maps(images.ids, pixels, maps, shown_slices(loaded, images.images), masked)
+    names = class_names(loaded.model, pretrained=model_options.pretrained and model_options.weights is None)
+    return RemadeMaps(maps=remade, classes=images.classes, model_classes=names)
+
+
+def _masked(
+    loaded: LoadedModel, images: Tensor, maps: dict[str, dict[str, Tensor]], protocol: Protocol
+) -> dict[str, dict[str, Tensor]]:
+    """The images masked by each map, as bytes; none of bands and scans, which are stretched to be seen, each on its own."""
+    from xaieval.masking import filling, mask, occlude
+
+    if images.shape[1] != 3 or loaded.preprocessing.channels != 3:
+        return {}
+    fill = filling(images, protocol)
+
+    def hidden(one: Tensor) -> Tensor:
+        masks = mask(one, protocol).to(images.dtype)
+        pixels = loaded.preprocessing.to_pixels(occlude(images, masks, fill(masks)))
+        return (255 * pixels.clamp(0, 1)).round().byte()
+
+    return {method: {layer: hidden(one) for layer, one in layers.items()} for method, layers in maps.items()}
 
 
 def options_of(settings: dict[str, Any], kind: Any) -> Any:
@@ -155,13 +179,14 @@ def _open(
 
     preprocessing, most, order = loaded.preprocessing, options.max_images, class_order(options.classes)
     pictures: Any
+    parts = parts_of_data(options)
     if is_mosaics(options.data):
         pictures = load_mosaics(
-            options.data, preprocessing, most, mosaic["judge"], mosaic["seed"], classes=order, **mosaic["mosaic_args"]
+            options.data, preprocessing, most, mosaic["judge"], mosaic["seed"], parts, classes=order, **mosaic["mosaic_args"]
         )
         classes = pictures.dataset.classes
     else:
-        pictures = load_pictures(options.data, preprocessing, most, annotations=options.annotations, classes=order)
+        pictures = load_pictures(options.data, preprocessing, most, annotations=options.annotations, classes=order, **parts)
         if pictures is None:
             return load_data(options.data, preprocessing, options.batch_size).loader, ()
         classes = pictures.classes
@@ -191,12 +216,12 @@ def _explained(
     from xaieval.evaluation.explain import explain
     from xaieval.explainers import joins_layers, resolve_methods
 
-    rows, size = scores.rows, options.batch_size
+    size = options.batch_size
     maps: dict[str, dict[str, Tensor]] = {}
     for name, explainer in explainers.items():
         [resolved] = resolve_methods(explainer)
         # The layer in the rows of a method that joins layers is no address.
-        layers = options.layers if joins_layers(resolved) else list(rows.loc[rows["method"] == name, "layer"].unique())
+        layers = options.layers if joins_layers(resolved) else [layer for layer, method in scores.pairs if method == name]
         parts = [
             explain(
                 loaded.model,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,6 +14,11 @@ from xaieval.cli.remake_maps import RemadeMaps, remake_maps
 from xaieval.cli.tables import print_text
 from xaieval.config.groups import Weights
 from xaieval.config.option_types import GroupsOption, Json, Switch, Words
+from xaieval.errors import UsageError
+
+if TYPE_CHECKING:
+    from xaieval.evaluation.cross_result import CrossScores
+    from xaieval.evaluation.scores import Scores
 
 __all__ = ["report"]
 
@@ -28,6 +34,8 @@ def report(
     out: Annotated[Path | None, Parameter(negative=())] = None,
     maps: bool = True,
     methods: Words = (),
+    cross: Annotated[Path | None, Parameter(negative=())] = None,
+    attention: Switch = False,
     level: float = 0.95,
     device: str | None = None,
     import_code: Switch = False,
@@ -46,7 +54,9 @@ def report(
         other: Folder of another run on the same images, to compare with.
         out: File for the page. Default: report.html in the run's folder.
         maps: Show maps of the best, the worst and random images; --no-maps loads neither model nor data.
-        methods: Methods whose maps and selected layers are shown. Default: the first one that is not a control.
+        methods: Methods whose maps and selected layers are shown. Default: all that are no controls.
+        cross: Folder that 'xaieval-bench cross' wrote for the two runs: adds the table of whose maps on which model.
+        attention: Name the layers that need attention, as FAL does.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each table of tests.
         device: Device for the maps. Default: that of the run.
         import_code: Allow maps of a model or data that is a package.module:factory, whose code is imported and run.
@@ -61,6 +71,8 @@ def report(
 
     check_level(level)
     scores = load_run(folder, groups, group_weights)
+    compared = None if other is None else load_run(other, groups, group_weights)
+    swapped = None if cross is None else _load_cross(cross, [scores, *([compared] if compared else [])])
     remade = RemadeMaps(reason="--no-maps was given")
     if maps:
         remade = remake_maps(scores, methods, device, import_code)
@@ -70,8 +82,11 @@ def report(
         why_no_maps=remade.reason,
         methods=methods,
         classes=remade.classes,
-        other=None if other is None else load_run(other, groups, group_weights),
+        model_classes=remade.model_classes,
+        other=compared,
         names=_names(folder, other),
+        cross=swapped,
+        attention=attention,
         level=level,
         across_protocols=across_protocols,
     )
@@ -84,6 +99,31 @@ def report(
     return None
 
 
+def _load_cross(folder: Path, runs: Sequence[Scores]) -> CrossScores:
+    """The cross scores of these runs' models.
+
+    Raises:
+        OutputError: The folder holds no cross scores.
+        UsageError: They are those of other models.
+    """
+    from xaieval.evaluation.cross_result import CrossScores
+
+    cross = CrossScores.load(folder)
+    known = {model.get("fingerprint") for model in cross.manifest.get("models", {}).values()}
+    strange = [run.manifest.get("model", {}).get("class") for run in runs if _fingerprint(run) not in known]
+    if strange:
+        models = ", ".join(cross.models)
+        raise UsageError(f"'{folder}' has the cross scores of other models ({models}), not those of {' and '.join(strange)}")
+    return cross
+
+
+def _fingerprint(run: Scores) -> str | None:
+    fingerprint: str | None = run.manifest.get("model", {}).get("fingerprint")
+    return fingerprint
+
+
 def _names(folder: Path, other: Path | None) -> tuple[str, str]:
-    """Names of the two runs: the names of their folders, or the paths if these names are equal."""
-    return (str(folder), str(other)) if other is None or folder.name == other.name else (folder.name, other.name)
+    """Names of the two runs: as many of the last names of their folders as it takes to tell them apart."""
+    one, two = folder.resolve().parts, (other or folder).resolve().parts
+    count = next((count for count in range(1, max(len(one), len(two))) if one[-count:] != two[-count:]), 1)
+    return "/".join(one[-count:]), "/".join(two[-count:])

@@ -14,11 +14,12 @@ from cyclopts import Parameter
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
 from xaieval.cli.loading import check_names, load_inputs, load_judge, load_methods, shown_slices
+from xaieval.cli.table import beside, check_published
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions, model_settings, parse_literals, to_settings
 from xaieval.errors import RunError, UsageError, printable
-from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_rank
+from xaieval.evaluation.distributed.rank import Rank, end_with_launcher, is_spoken_for
 
 if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
@@ -32,7 +33,7 @@ __all__ = ["default_folder", "score"]
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
-IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands")  # settings that change no row
+IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands", "published")  # settings that change no row
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -64,10 +65,11 @@ def score(
     settings = to_settings(options) | to_settings(model_options) | to_settings(protocol_options)
     folder = Path(options.out) if options.out else default_folder(settings)
     with summary_if_interrupted(folder, options.level):
-        if options.nproc > 1 and not is_rank():
+        if options.nproc > 1 and not is_spoken_for():
             from xaieval.evaluation.distributed.launch import launch
 
-            launch(command_line.get(), options.nproc)
+            for line in launch(command_line.get(), options.nproc, options.already_split):
+                note(line)
             return None
         end_with_launcher()
         return _score(options, model_options, protocol_options, settings, folder, as_json)
@@ -92,6 +94,7 @@ def _score(
     from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
+    check_published(options.published, as_json)
     methods = load_methods(options)
     judge = None if options.judge is None else load_judge(options, model_options, options.judge)
     truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
@@ -124,12 +127,14 @@ def _score(
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
     scores.save(folder, options.level, summary)
-    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.rows, scores.metrics) else [])]
+    tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
     files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
         print_rankings(scores, options.level)
+        if options.published is not None:
+            print_text(str(beside(scores, options.published, options.level)))
     if not summary["n_images"].any():
         raise RunError(f"no row could be counted; the column 'status' in '{folder / ROWS}' says why")
     if as_json:

@@ -78,9 +78,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
     for name, text in scores.fooled_metrics(level).items():
         print_text(f"{labels[name]}: {text}")
-    counts = scores.rows["status"].value_counts()
-    if set(counts.index) != {"ok"}:
+    counts = scores.statuses
+    if set(counts) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
+    if scores.sample_note:
+        print_text(scores.sample_note)
     if "stop" in scores.manifest:
         print_text(f"stopped: {scores.manifest['stop']['reason']}")
 
@@ -160,7 +162,7 @@ def print_pooled(scores: Scores, level: float) -> None:
 
     from xaieval.analysis.pooled import pooled_numbers, why_no_pooled_interval
 
-    numbers = pooled_numbers(scores.rows, scores.metrics)
+    numbers = pooled_numbers(scores.column_names, scores.metrics)
     if not numbers:
         return
     pooled = scores.pooled(level=level)
@@ -221,7 +223,7 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
     pairs = _ranked_pairs(scores)
     if not 2 <= len(pairs) <= MOST_RANKED:
         return []
-    layers, methods = len(set(pairs["layer"]) - {NO_LAYER}), len(set(pairs["method"]))
+    layers, methods = len({layer for layer, _ in pairs} - {NO_LAYER}), len({method for _, method in pairs})
     over: RankedItems = "layer" if methods == 1 else "method" if layers <= 1 else "both"
     rankings = []
     for metric in scores.manifest["metrics"]:
@@ -231,9 +233,9 @@ def rankings_by_metric(scores: Scores, level: float) -> list[Ranking]:
     return rankings
 
 
-def _ranked_pairs(scores: Scores) -> pd.DataFrame:
+def _ranked_pairs(scores: Scores) -> list[tuple[str, str]]:
     """The layers and methods without the control maps."""
-    return scores.rows.loc[~scores.rows["method"].isin(scores.controls), ["layer", "method"]].drop_duplicates()
+    return [pair for pair in scores.pairs if pair[1] not in scores.controls]
 
 
 def print_rankings(scores: Scores, level: float) -> None:

@@ -35,9 +35,9 @@ MODEL_HELP = (
     "xaieval:NAME; or package.module:factory, the only form that imports your code and runs it."
 )
 DATA_HELP = (
-    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), nifti:DIR (scans, the same way), ucmerced:DIR; "
-    "mosaics:DATA or focus:DATA, put together from these; or package.module:factory, the only form that imports your code and "
-    "runs it."
+    "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), nifti:DIR (scans, the same way), ucmerced:DIR, "
+    "hf:NAME (by Hugging Face's datasets: a name of the Hub, a folder or a Parquet file); mosaics:DATA or focus:DATA, put "
+    "together from these; or package.module:factory, the only form that imports your code and runs it."
 )
 FORWARD_HELP = (
     "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
@@ -51,18 +51,21 @@ NOT_IN_FILES = "A run file must not name a factory; the command line may."
 
 Task = Literal["classification", "detection", "segmentation"]
 
-LIST = Parameter(n_tokens=1, accepts_keys=False, negative=(), show_default=joined)
+# Items are separated by commas, or by spaces up to the next option: --methods gradcam,rise or --methods gradcam rise.
+LIST = Parameter(n_tokens=1, consume_multiple=1, accepts_keys=False, negative=(), show_default=joined)
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 Words = Annotated[tuple[str, ...], Parameter(converter=to_words), LIST]
 Numbers = Annotated[tuple[float, ...], Parameter(converter=to_numbers), LIST]
 Integers = Annotated[tuple[int, ...], Parameter(converter=to_integers), LIST]
-Side = Annotated[int | tuple[int, ...], Parameter(converter=to_side, n_tokens=1, accepts_keys=False, negative=())]
+Side = Annotated[
+    int | tuple[int, ...], Parameter(converter=to_side, n_tokens=1, consume_multiple=True, accepts_keys=False, negative=())
+]
 # The program gives it the value "true" where it stands alone on the command line.
 ControlWords = Annotated[
     bool | tuple[str, ...],
-    Parameter(converter=to_controls, n_tokens=1, accepts_keys=False, negative=(), show_default=False),
+    Parameter(converter=to_controls, n_tokens=1, consume_multiple=True, accepts_keys=False, negative=(), show_default=False),
 ]
 # Each word is a prompt, since prompts have commas.
 Prompts = Annotated[

@@ -39,6 +39,7 @@ __all__ = [
     "SearchOptions",
     "model_settings",
     "parse_literals",
+    "parts_of_data",
     "to_settings",
     "token_grid",
 ]
@@ -54,6 +55,7 @@ class ModelOptions:
         random_weights: Allow a model by name without trained weights; they are drawn by --seed.
         prompts: Classes of CLIP, SigLIP and the like, as texts: 'a photo of a {}' for the class names of the data, or one text
             for each class, or a .txt file with one on each line.
+        num_classes: Number of classes that --weights was trained on. Default: that of the model.
         head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
         image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
@@ -70,6 +72,7 @@ class ModelOptions:
     pretrained: bool = False
     random_weights: Switch = False
     prompts: Prompts | None = None
+    num_classes: int | None = None
     head: str | None = None
     model_args: Arguments = field(default_factory=dict)
     image_size: Side | None = None
@@ -87,12 +90,15 @@ class RunOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path; for nifti:DIR NIfTI files.
         boxes: COCO JSON file with object boxes of any class for folder:DIR.
         annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
             cub, funnybirds, clevr-xai and pascal-part with their folders.
         classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        split: Split of hf:NAME, such as test (default: the only one), and of scenes.
+        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
+        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
         mosaic_args: For mosaics, --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink True.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
@@ -100,7 +106,7 @@ class RunOptions:
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
             of mosaics, label.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
-        precision: Precision of the forward passes; bf16 needs a processor that supports it.
+        precision: Precision of the passes of masked images; auto tries on the first batch what is faster with the same numbers.
         compile: Run masked images through torch.compile; worthwhile for many images.
         memory: Limit for the tensors of a batch on a CPU, such as '4 GiB'; larger batches are split.
         fast: Fold BatchNorm into convolutions and choose the faster memory layout; --no-fast runs the model unchanged.
@@ -118,7 +124,7 @@ class RunOptions:
         layout: Axes of the layers' outputs, such as 'T N C' or 'N*V C h w'. Default: inferred.
         out: Folder for rows, summary and manifest. Default: a folder in xaieval-runs, one for each command.
         resume: Continue an interrupted run of the same command; --no-resume starts again.
-        progress: Show a progress bar on a terminal.
+        progress: Show a progress bar on a terminal, and a line a minute in a log.
     """
 
     model: Annotated[str, Parameter(help=f"{MODEL_HELP} {NOT_IN_FILES}")] = "xaieval:fpn-scenes"
@@ -128,13 +134,16 @@ class RunOptions:
     boxes: str | None = None
     annotations: str | None = None
     classes: Words | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     mosaic_args: Arguments = field(default_factory=dict)
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     method_args: ArgumentsByName = field(default_factory=dict)
     target: str | None = None
     device: str | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16", "fp16", "tf32", "auto"] = "float32"
     compile: Switch = False
     memory: str | None = None
     fast: bool = True
@@ -169,6 +178,8 @@ class ScoreOptions(RunOptions):
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
+        published: Also print the table with the numbers of a paper or tool beside it, such as opti-cam, or opti-cam/ResNet50 to
+            name its network; `xaieval-bench published` lists them.
         nproc: Processes on this machine that share the images; for several machines start with torchrun.
         already_split: Each process already receives its own share of the data, as with streams that split themselves.
     """
@@ -181,6 +192,7 @@ class ScoreOptions(RunOptions):
     stop_args: Arguments = field(default_factory=dict)
     judge: str | None = None
     bands: Integers | None = None
+    published: str | None = None
     nproc: int = 1
     already_split: Switch = False
 
@@ -212,8 +224,11 @@ class CheckOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
         classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        split: Split of hf:NAME, such as test (default: the only one), and of scenes.
+        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
+        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -232,6 +247,9 @@ class CheckOptions:
     data: Annotated[str, Parameter(help=DATA_HELP)] = "scenes"
     download: Switch = False
     classes: Words | None = None
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     layers: Words = ()
     target: str | None = None
     device: str | None = None
@@ -259,6 +277,12 @@ def model_settings(options: RunOptions | CheckOptions) -> dict[str, Any]:
         "prefix_tokens": options.prefix_tokens,
         "layout": options.layout,
     }
+
+
+def parts_of_data(options: RunOptions | CheckOptions) -> dict[str, Any]:
+    """The split and the columns of data, as keyword arguments of `load_data`, those that are given."""
+    given = {name: getattr(options, name) for name in ("split", "image_column", "label_column")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

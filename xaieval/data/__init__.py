@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xaieval.data.annotations import Annotations
-from xaieval.data.images import Pictures, image_folder, scenes
+from xaieval.data.images import Pictures, image_files, image_folder, scenes
 from xaieval.data.loading import Data, import_factory, is_mosaics, load_data, load_mosaics, load_pictures, names_code
 from xaieval.data.mosaics import Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing, Whole
@@ -25,6 +25,7 @@ __all__ = [
     "block_folds",
     "blocks_of",
     "huggingface",
+    "image_files",
     "image_folder",
     "import_factory",
     "is_mosaics",

@@ -47,7 +47,7 @@ class Batch:
         boxes: Boxes around the objects: for each image `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; or None.
         group: The name of the group that each image belongs to, `[N]`; or None.
         truth: Where the objects of each class are: for each image an entry as `xaieval.data.truth_by_class.truth_of` reads it;
-            or None. It comes before masks and boxes, which do not say of what class an object is.
+            or None. It has priority over masks and boxes, which do not contain the class of an object.
     """
 
     images: Tensor
@@ -95,7 +95,9 @@ class Batch:
         }
 
 
-def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None) -> Iterator[Batch]:
+def read_batches(
+    loader: Iterable[Any], batch_size: int | None = None, max_images: int | None = None, prefix: str = ""
+) -> Iterator[Batch]:
     """Yield batches of at most `batch_size` images from any loader.
 
     Args:
@@ -107,6 +109,7 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
             `failed` (a list of `(id, label or None, reason)` for images that could not be read). Tensors can be NumPy arrays.
         batch_size: Larger batches are split. Default: the loader's batches.
         max_images: Stop after this number of images.
+        prefix: The prefix of the names of images without ids.
 
     Raises:
         DataError: A batch has none of these forms, two images have the same id, or the loader is empty.
@@ -115,7 +118,7 @@ def read_batches(loader: Iterable[Any], batch_size: int | None = None, max_image
     known_ids: set[str] = set()
     count = 0
     for item in loader:
-        batch = read_batch(item, count)
+        batch = read_batch(item, count, prefix)
         _check_new(known_ids, batch)
         left = None if max_images is None else max_images - count
         count += len(batch) + len(batch.failed)
@@ -131,7 +134,7 @@ def grouped(batches: Iterator[Batch], groups: Groups) -> Iterator[Batch]:
 
     Args:
         batches: From `read_batches`.
-        groups: Which images belong together. What it says wins over the groups that the batches carry.
+        groups: Which images belong together. It overrides the groups of the batches.
 
     Raises:
         DataError: An image has no group; or some batches have groups and others have none; or means are to be weighted by

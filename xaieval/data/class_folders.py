@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from xaieval.data.decoding import readable_name
-from xaieval.errors import DataError, choose_from
+from xaieval.errors import DataError, advice, choose_from
 
 __all__ = ["ClassFolder", "ClassOrder", "read_class_folder"]
 
@@ -42,7 +42,7 @@ class ClassFolder:
 
     @property
     def inside(self) -> list[str]:
-        """The paths below the folder, whose bytes may be no text."""
+        """The paths below the folder; their bytes may be invalid text."""
         return [path.relative_to(self.root).as_posix() for path in self.paths]
 
 
@@ -83,10 +83,11 @@ def _ordered(folders: Sequence[str], classes: ClassOrder | None, root: Path) -> 
     named_by_numbers = len(numbers) == len(folders)
     if classes is None and named_by_numbers and list(folders) != [numbers[number] for number in sorted(numbers)]:
         some, place = next((name, place) for place, name in enumerate(folders) if int(name) != place)
+        order = advice('classes="name" or classes="number"', "--classes name or --classes number")
         raise DataError(
             f"the class folders of '{root}' are named by numbers, whose order by name is another: folder '{some}' is class "
-            f'{place} by name, as torchvision\'s ImageFolder counts, and class {int(some)} by number; give classes="name" or '
-            'classes="number" (--classes), as the model was trained'
+            f"{place} by name, as torchvision's ImageFolder counts, and class {int(some)} by number; give "
+            f"{order}, as the model was trained"
         )
     if classes in (None, "name"):
         return list(folders)

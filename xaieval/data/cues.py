@@ -1,6 +1,6 @@
-"""Scenes whose class is caused by a known mark, so that the true explanation of a model that uses it is known pixel by pixel.
+"""Scenes with a known mark that decides the class: for a model that uses it, the true explanation is known pixel by pixel.
 
-What gives the class, and the distractor, which says nothing about it:
+The mark that decides the class, and the distractor, which is unrelated to it:
 
 - `watermark`: the two dots of a small sign, each up or down; the distractor is an object.
 - `colour`: the colour of an object, while all else is nearly grey; a grey object.

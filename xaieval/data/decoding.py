@@ -77,8 +77,8 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
 def open_picture(file: IO[bytes] | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """`PIL.Image.open` as Pillow has it.
 
-    Where ultralytics is imported, another function stands in its place, which installs a package for a picture that Pillow does
-    not know, and fails for want of it.
+    When ultralytics is imported, it replaces this function by one that installs a package for pictures that Pillow does not
+    know, or fails without it.
     """
     own = getattr(sys.modules.get("ultralytics.utils.patches"), "_image_open", Image.open)
     picture: Image.Image = own(file, formats=formats)
@@ -86,7 +86,7 @@ def open_picture(file: IO[bytes] | Path, formats: tuple[str, ...] | None = None)
 
 
 def reason_of(error: Exception) -> Exception | None:
-    """Why a picture cannot be read, from what a data set raised; None if it is another error.
+    """Why a picture cannot be read, from the error of a data set; None if it is another error.
 
     An import that fails while an unreadable picture is looked at is that of ultralytics; see `open_picture`.
     """

@@ -1,7 +1,7 @@
 """Drawing of generated scenes: the ground, distractors, outlines of shapes, and colours.
 
 All functions work on planes of `SIDE x SIDE` pixels; images are floats in [0, 1], `[SIDE, SIDE, 3]`. The order in which they
-draw random numbers is part of the data set: a change of it makes other images.
+draw random numbers is part of the data set: changing it changes the images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images of several classes, once for each class: what `target="each"` asks."""
+"""Images of several classes, once for each class, for `target="each"`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def each_class(batches: Iterator[Batch], background: int | None = None) -> Itera
 
     Args:
         batches: From `read_batches`.
-        background: A class that is not asked.
+        background: A class that is left out.
 
     Raises:
-        TargetError: Neither labels nor objects say which classes the images show.
+        TargetError: Neither labels nor objects give the classes of the images.
 
     Example:
         >>> from xaieval.data.batches import read_batches

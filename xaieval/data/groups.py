@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from xaieval.config.groups import BY_CLASS, Groups, is_group_file
-from xaieval.errors import DataError
+from xaieval.errors import DataError, advice
 
 __all__ = ["BY_BATCH", "check_weights", "find_groups", "group_lookup", "group_source", "read_groups"]
 
@@ -57,7 +57,7 @@ def group_lookup(by: str | os.PathLike[str] | Mapping[str, Any]) -> Lookup:
         by: As in `xaieval.config.groups.Groups`, not None.
 
     Raises:
-        DataError: The file cannot be read or has no such columns, an id stands there with two groups, or a group is missing.
+        DataError: The file cannot be read or has no such columns, an id has two groups, or a group is missing.
             The function raises it for an image without a group.
 
     Example:
@@ -108,7 +108,7 @@ def check_weights(has_groups: bool, groups: Groups) -> None:
     if groups.weights == "groups" and not has_groups:
         raise DataError(
             "means are to be weighted by groups, but the images have none; give 'group' in the loader's batches, or "
-            "groups='class', a regular expression, a CSV file or a mapping (--groups)"
+            + advice("groups='class', a regular expression, a CSV file or a mapping", "--groups")
         )
 
 

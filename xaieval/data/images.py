@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xaieval.config.counts import check_count
 from xaieval.data.annotations import Annotations, read_annotations
 from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.coco import coco_boxes
 from xaieval.data.cues import Cue
-from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, to_rgb
+from xaieval.data.decoding import ENDINGS, picture_size, read_bands, read_picture, readable_name, to_rgb
 from xaieval.data.preprocessing import Preprocessing, size_of
 from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
@@ -26,7 +28,7 @@ from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError
 
-__all__ = ["Pictures", "describe_left_out", "image_folder", "scenes"]
+__all__ = ["Pictures", "describe_left_out", "image_files", "image_folder", "scenes"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Pictures(Dataset[dict[str, Any]]):
         mask: Reads the object mask of a number, of the picture's size, white on black, of scans a tensor; None if masks are
             unknown.
         boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
-        left_out: What a folder contains beside these pictures: how many files of each kind.
+        left_out: What else a folder contains: the number of files of each kind.
         truth: Reads the objects of a number with their classes, in the picture's pixels, from its width and height; None if
             they are unknown.
     """
@@ -90,10 +92,9 @@ class Pictures(Dataset[dict[str, Any]]):
             >>> pictures.spread(3).ids
             ['test/00000', 'test/00001', 'test/00002']
         """
+        check_count("max_images", most, optional=True, kind=DataError)
         if most is None or most >= len(self):
             return self
-        if most < 1:
-            raise DataError(f"at least one image is needed, got {most}")
         members: dict[int | None, list[int]] = {}
         for index, label in enumerate(self.labels):
             members.setdefault(label, []).append(index)
@@ -135,10 +136,12 @@ class Pictures(Dataset[dict[str, Any]]):
         pictures that could not be read.
 
         Args:
-            batch_size: Pictures in a batch; one, whatever this says, where whole pictures make images of several sizes.
+            batch_size: Pictures in a batch; always one if whole pictures make images of several sizes.
             workers: Number of processes that load pictures; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
+        check_count("batch_size", batch_size, kind=DataError)
+        check_count("workers", workers, 0, kind=DataError)
         batch_size = 1 if getattr(self.preprocessing, "whole", None) else batch_size
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers, pin_memory=pin_memory)
 
@@ -156,7 +159,7 @@ def image_folder(
 
     Classes and files are in alphabetical order, and the ids are paths below the folder. All files with an image extension are
     listed, in any case; those that cannot be read become rows with the status "unreadable". Other files, hidden ones, and
-    images beside class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
+    images next to class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
     not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and boxes are resized and
     cropped like the images.
 
@@ -171,25 +174,24 @@ def image_folder(
         boxes: A JSON file in COCO format that lists all images; its `file_name` entries are paths below `root`, or unique file
             names. Its categories and segmentations are not read.
         annotations: The objects with their classes: "KIND:PLACE", such as "coco:instances.json", or
-            `xaieval.data.Annotations`. Metrics then compare a map with the objects of the class that is followed.
+            `xaieval.data.Annotations`. Metrics then compare a map with the objects of the explained class.
         classes: Which class of the model a folder is. "name": its place in the order of names, as torchvision's `ImageFolder`
             counts. "number": the number that is its name, as in FunnyBirds. Or the names of the folders in the order of the
-            model's classes. Default: "name"; folders named by whole numbers, whose order by name is another than that by number
-            (0, 1, 10, 2), are an error.
+            model's classes. Default: "name"; folders named by whole numbers are an error if sorting by name gives another order
+            (0, 1, 10, 2).
 
     Raises:
         DataError: The folder is missing, a sub-folder cannot be read, or there are no images; its sub-folders are splits, not
             classes; it is not known which class they are; masks or boxes are missing or belong to other images.
     """
-    channels = getattr(preprocessing, "channels", 3)
-    of_pictures = channels in (1, 3) and not _holds_arrays_alone(root)
-    found = read_class_folder(root, ENDINGS if of_pictures else (*ENDINGS, ".npy"), classes)
+    endings = _endings(preprocessing, (name for _, _, names in os.walk(root) for name in names))
+    found = read_class_folder(root, endings, classes)
     names, paths, inside = found.names, found.paths, found.inside
     return Pictures(
         ids=names,
         labels=found.labels,
         classes=found.classes,
-        read=lambda index: read_picture(paths[index], to_rgb) if of_pictures else read_bands(paths[index], channels),
+        read=_reader(paths, preprocessing, endings),
         preprocessing=preprocessing,
         mask=None if masks is None else mask_files(masks, inside),
         boxes=None if boxes is None else coco_boxes(boxes, names, lambda number: picture_size(paths[number])),
@@ -203,14 +205,82 @@ def _sides(picture: Image.Image | Tensor) -> tuple[int, ...]:
     return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
-def _holds_arrays_alone(root: str | Path) -> bool:
-    """Whether a folder has `.npy` files and no pictures, beside which they would be something else than images."""
-    endings = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names if not name.startswith(".")}
-    return ".npy" in endings and not endings.intersection(ENDINGS)
+def _endings(preprocessing: Any, names: Iterable[str]) -> Sequence[str]:
+    """Endings of the names of the files that count as images: arrays count for models of bands, and where they are alone.
+
+    Beside pictures of one or three channels they would be something else than images.
+    """
+    known = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
+    alone = ".npy" in known and not known.intersection(ENDINGS)
+    return ENDINGS if getattr(preprocessing, "channels", 3) in (1, 3) and not alone else (*ENDINGS, ".npy")
+
+
+def _reader(paths: Sequence[Path], preprocessing: Any, endings: Sequence[str]) -> Callable[[int], Image.Image | Tensor]:
+    """A function that reads the picture of a number, or its bands if arrays count."""
+    channels = getattr(preprocessing, "channels", 3)
+    return lambda index: read_bands(paths[index], channels) if ".npy" in endings else read_picture(paths[index], to_rgb)
+
+
+def image_files(places: str | Path | Sequence[str | Path], preprocessing: Preprocessing) -> Pictures:
+    """Load images without classes from files, from folders with all that is below them, and from patterns of paths.
+
+    Args:
+        places: A file, a folder, a pattern such as `photos/*.jpg` or `photos/**/*.png`, or several of them.
+        preprocessing: Turns a picture into the model's input.
+
+    Returns:
+        The pictures, named by their paths below the folder that all have in common; of folders the images alone, in the order
+        of their names.
+
+    Raises:
+        DataError: There is nothing at a place, or no image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30)).save(f"{folder}/cat.png")
+        ...     image_files(f"{folder}/*.png", Preprocessing(32, 32)).ids
+        ['cat.png']
+    """
+    several = [places] if isinstance(places, str | Path) else list(places)
+    files = list(dict.fromkeys(path for place in several for path in _files_at(str(place), preprocessing)))
+    if not files:
+        raise DataError(f"no images were named: {places!r}; give a file, a folder or a pattern such as 'photos/*.jpg'")
+    common = Path(os.path.commonpath([path.parent.absolute() for path in files]))
+    return Pictures(
+        ids=[readable_name(path.absolute().relative_to(common).as_posix()) for path in files],
+        labels=[None] * len(files),
+        classes=[],
+        read=_reader(files, preprocessing, _endings(preprocessing, (path.name for path in files))),
+        preprocessing=preprocessing,
+    )
+
+
+def _files_at(place: str, preprocessing: Any) -> list[Path]:
+    """The files of a place: the file itself, the images below a folder, or what fits a pattern.
+
+    Raises:
+        DataError: There are none.
+    """
+    path = Path(place)
+    if path.is_file():
+        return [path]
+    found = path.rglob("*") if path.is_dir() else map(Path, glob(place, recursive=True))  # noqa: PTH207  # which takes absolute paths too
+    start = len(path.parts) if path.is_dir() else 0
+    files = sorted(one for one in found if one.is_file() and not any(part.startswith(".") for part in one.parts[start:]))
+    endings = _endings(preprocessing, (one.name for one in files))
+    images = [one for one in files if one.name.lower().endswith(tuple(endings))]
+    if not images:
+        what = f"the folder '{place}' has no image" if path.is_dir() else f"there is no image at '{place}'"
+        raise DataError(
+            f"{what}; a file, a folder or a pattern such as 'photos/*.jpg' is expected, with one of the extensions "
+            f"{', '.join(endings)}"
+        )
+    return images
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """What a folder contains beside its pictures, in words; empty if nothing.
+    """What a folder contains besides its pictures, in words; empty if nothing.
 
     Example:
         >>> describe_left_out({".txt": 2, "hidden": 1})
@@ -252,6 +322,7 @@ def scenes(
         >>> scenes(Preprocessing(128, 128), cue="object").classes
         ('ring', 'triangle', 'star', 'cross')
     """
+    check_count("size", size, kind=DataError)
     classes = classes_of(cue)
     check_version(version, cue)
     draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other

@@ -1,4 +1,4 @@
-"""Labels of a batch in any form: read where they are classes, and kept as they came where they are not."""
+"""Labels of a batch in any form: read if they are classes, otherwise kept unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OtherLabels:
 
     @property
     def came(self) -> str:
-        """The form of the labels, for messages."""
+        """The form of the given labels, for messages."""
         values = self.given
         if isinstance(values, Tensor | np.ndarray):
             return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"

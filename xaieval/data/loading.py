@@ -7,18 +7,20 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from xaieval.config.counts import check_count
 from xaieval.data.annotations import Annotations
 from xaieval.data.class_folders import ClassOrder
 from xaieval.data.cues import CUES, Cue
+from xaieval.data.hub import hub_pictures
 from xaieval.data.images import Pictures, image_folder, scenes
 from xaieval.data.mosaics import Judge, Layout, Mosaics, mosaics
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.data.scans import ScanPreprocessing, scan_folder
 from xaieval.data.scenes import Split
 from xaieval.data.uc_merced import ucmerced
-from xaieval.errors import DataError, UsageError, choose_from
+from xaieval.errors import DataError, UsageError, advice, choose_from
 
 __all__ = [
     "DATA_SOURCES",
@@ -37,6 +39,7 @@ DATA_SOURCES = {
     "folder": "folder:DIR",
     "nifti": "nifti:DIR",
     "ucmerced": "ucmerced:DIR",
+    "hf": "hf:NAME",
     "mosaics": "mosaics:DATA",
     "focus": "focus:DATA",
 }
@@ -55,7 +58,7 @@ class Data:
         loader: Batches for `xaieval.score`.
         preview: Batches of a few images for pictures; None if the loader can be read only once.
         classes: Names of the classes, if known.
-        left_out: What a folder contains beside the images: how many files of each kind.
+        left_out: What else a folder contains: the number of files of each kind.
     """
 
     loader: Iterable[Any]
@@ -100,6 +103,9 @@ def load_data(
     boxes: str | Path | None = None,
     annotations: str | Annotations | None = None,
     classes: ClassOrder | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     mosaic_args: Mapping[str, Any] | None = None,
     judge: Judge | None = None,
     seed: int = 0,
@@ -107,14 +113,14 @@ def load_data(
     """Load data by name.
 
     Args:
-        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "mosaics:DATA" or
-            "focus:DATA", whose DATA is one of the others; or "package.module:factory", a function without arguments that
-            returns a loader. Only the last form imports user code.
+        spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "hf:NAME" (see
+            `xaieval.data.hub.hub_pictures`), "mosaics:DATA" or "focus:DATA", whose DATA is one of the others; or
+            "package.module:factory", a function without arguments that returns a loader. Only the last form imports user code.
         preprocessing: Turns a picture into the model's input, of "nifti:DIR" a scan. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         preview: Number of images in the preview.
-        download: Download UC Merced if the folder does not have it.
+        download: Download UC Merced if the folder does not have it, or a data set of the Hub.
         workers: Number of processes that load images.
         pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         truth: The masks or boxes of the objects are needed. A factory returns them in its batches.
@@ -122,6 +128,9 @@ def load_data(
         boxes: For "folder:DIR", a file with boxes around the objects; see `image_folder`.
         annotations: For "folder:DIR", the objects with their classes, such as "coco:FILE"; see `image_folder`.
         classes: For "folder:DIR", which class a folder is; see `image_folder`.
+        split: The split of "hf:NAME" (default: the only one) and of "scenes" (default: "test").
+        image_column: For "hf:NAME", see `hub_pictures`.
+        label_column: For "hf:NAME", see `hub_pictures`.
         mosaic_args: For mosaics, see `load_mosaics`.
         judge: For mosaics, see `load_mosaics`.
         seed: For mosaics, see `load_mosaics`.
@@ -129,22 +138,24 @@ def load_data(
     Raises:
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size is at least 1, got {batch_size}")
-    if workers < 0:
-        raise DataError(f"workers is at least 0, got {workers}")
+    check_count("batch_size", batch_size, kind=DataError)
+    check_count("workers", workers, 0, kind=DataError)
+    check_count("max_images", max_images, optional=True, kind=DataError)
     places: dict[str, Any] = {"masks": masks, "boxes": boxes, "annotations": annotations}
+    parts = _parts(spec, split, image_column, label_column)
     if mosaic_args and not is_mosaics(spec):
         raise DataError(f"mosaic_args go with 'mosaics:DATA' and 'focus:DATA', but the data is {spec!r}")
     if is_mosaics(spec):
         _check_truth(spec, truth, any(given is not None for given in places.values()))
         made = load_mosaics(
-            spec, preprocessing, max_images, judge, seed, download=download, classes=classes, **mosaic_args or {}
+            spec, preprocessing, max_images, judge, seed, parts, download=download, classes=classes, **mosaic_args or {}
         )
         few = made.subset(range(min(preview, len(made))))
         known = made.dataset
         return Data(made.loader(batch_size, workers, pin_memory), few.loader(preview), list(known.classes), known.left_out)
-    pictures = load_pictures(spec, preprocessing, max_images, download=download, truth=truth, classes=classes, **places)
+    pictures = load_pictures(
+        spec, preprocessing, max_images, download=download, truth=truth, classes=classes, **parts, **places
+    )
     if pictures is not None:
         loader = pictures.loader(batch_size, workers, pin_memory)
         return Data(loader, pictures.spread(preview).loader(preview), list(pictures.classes) or None, pictures.left_out)
@@ -160,6 +171,7 @@ def load_mosaics(
     max_images: int | None = None,
     judge: Judge | None = None,
     seed: int = 0,
+    parts: Mapping[str, Any] | None = None,
     *,
     download: bool = False,
     classes: ClassOrder | None = None,
@@ -174,6 +186,7 @@ def load_mosaics(
             200 for "scenes".
         judge: As in `mosaics`: the model's probabilities.
         seed: As in `mosaics`.
+        parts: `split`, `image_column` and `label_column` of `load_data`, those that are given.
         download: As in `load_data`.
         classes: As in `load_data`.
         **choices: `side`, `confidence` and `shrink`, as in `mosaics`.
@@ -189,7 +202,7 @@ def load_mosaics(
             raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
         if not isinstance(value, MOSAIC_ARGS[name]):
             raise DataError(f"{name} of mosaics is a number, and shrink True or False; got {value!r}")
-    pictures = load_pictures(rest, preprocessing, max_images, download=download, classes=classes)
+    pictures = load_pictures(rest, preprocessing, max_images, download=download, classes=classes, **parts or {})
     if pictures is None:
         raise DataError(
             f"mosaics by name are made of pictures by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
@@ -203,7 +216,9 @@ def load_pictures(
     preprocessing: Preprocessing | ScanPreprocessing,
     max_images: int | None = None,
     *,
-    split: Split = "test",
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     seed: int = 0,
     download: bool = False,
     truth: bool = False,
@@ -218,9 +233,11 @@ def load_pictures(
         spec: As in `load_data`.
         preprocessing: Turns a picture into the model's input.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
-        split: The split of "scenes".
+        split: As in `load_data`.
+        image_column: As in `load_data`.
+        label_column: As in `load_data`.
         seed: The seed of "scenes".
-        download: Download UC Merced if the folder does not have it.
+        download: As in `load_data`.
         truth: The masks or boxes of the objects are needed.
         masks: As in `load_data`.
         boxes: As in `load_data`.
@@ -231,6 +248,7 @@ def load_pictures(
         DataError: The name is unknown, there are no images, or masks or boxes are needed but missing.
     """
     source, _, rest = spec.partition(":")
+    check_count("max_images", max_images, optional=True, kind=DataError)
     _check_truth(spec, truth, any(given is not None for given in (masks, boxes, annotations)))
     if classes is not None and source not in FOLDERS:
         raise DataError(f"classes goes with 'folder:DIR' and 'nifti:DIR', but the data is {spec!r}")
@@ -239,7 +257,10 @@ def load_pictures(
     prepare = _fitting(spec, preprocessing, boxes is not None or annotations is not None)
     if spec in SCENES_BY_NAME:
         size, cue = max_images or SCENES, SCENES_BY_NAME[spec]
-        return scenes(prepare, size, split, seed, masks=truth, cue=cue).spread(max_images)
+        return scenes(prepare, size, cast(Split, split or "test"), seed, masks=truth, cue=cue).spread(max_images)
+    if source == "hf" and rest:
+        columns = {"image_column": image_column, "label_column": label_column}
+        return hub_pictures(rest, prepare, split=split, download=download, **columns).spread(max_images)
     if source == "ucmerced":
         return ucmerced(rest or Path.cwd() / "UCMerced_LandUse", prepare, download).spread(max_images)
     if source in FOLDERS and rest:
@@ -252,13 +273,31 @@ def load_pictures(
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 
 
+def _parts(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> dict[str, Any]:
+    """Which part of the data is read, without what is not given.
+
+    Raises:
+        DataError: The data has no splits or no columns.
+    """
+    given = {"split": split, "image_column": image_column, "label_column": label_column}
+    parts = {name: value for name, value in given.items() if value is not None}
+    inner = spec
+    while is_mosaics(inner):
+        inner = inner.partition(":")[2]
+    able = ("split",) if inner in SCENES_BY_NAME else tuple(given) if inner.startswith("hf:") else ()
+    odd = next((name for name in parts if name not in able), None)
+    if odd is not None:
+        raise DataError(f"{odd} goes with 'hf:NAME', and split with 'scenes' too, but the data is {spec!r}")
+    return parts
+
+
 def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes: bool) -> Any:
     """The preprocessing, if it is not that of scans for pictures; boxes of scans are refused too."""
     source = spec.partition(":")[0]
     if boxes and source == "nifti":
         raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
     if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
-        raise DataError(f"a ScanPreprocessing (--scan-args) is for 'nifti:DIR', but the data is {spec!r}")
+        raise DataError(f"{advice('a ScanPreprocessing', '--scan-args')} is for 'nifti:DIR', but the data is {spec!r}")
     return preprocessing
 
 
@@ -280,16 +319,17 @@ def _check_truth(spec: str, needed: bool, given: bool) -> None:
             "have their own masks, and a factory returns masks, boxes or 'truth' in its batches"
         )
     if needed and not given and source in (*FOLDERS, "ucmerced"):
+        places = advice("annotations=, masks= or boxes=", "--annotations KIND:PLACE, --masks DIR or --boxes FILE")
         raise DataError(
             f"a metric compares maps with the position of the object, but {spec!r} has neither masks nor boxes: use "
-            "'folder:DIR' with --annotations KIND:PLACE, --masks DIR or --boxes FILE, or the data 'scenes', which has masks"
+            f"'folder:DIR' with {places}, or the data 'scenes', which has masks"
         )
 
 
 def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     """Import the function that `package.module:factory` names. This is the only place that imports what a user names.
 
-    Modules in the working directory are found after installed ones, so that a file there never replaces a library.
+    Installed modules come before those in the working directory, so a file there never replaces a library.
 
     Args:
         spec: The name of the function.

@@ -1,4 +1,4 @@
-"""Mosaics of single images, whose ground truth is known: what speaks for a class lies in the cells of that class.
+"""Mosaics of single images, with a known ground truth: the evidence for a class lies in the cells of that class.
 
 They are the data of the grid pointing game, of Focus and of DiFull; the measure is `relevance_mass_accuracy`, the share of the
 positive relevance that lies in the target's cells. No masks or boxes of objects are needed.
@@ -41,17 +41,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Mosaics(Dataset[dict[str, Any]]):
-    """A data set of mosaics, one item for each mosaic and each class that is asked of it.
+    """A data set of mosaics, one item for each mosaic and each of its explained classes.
 
     Attributes:
         dataset: The single images.
         grids: The cells of each mosaic, row by row, `side ** 2` of them.
-        asked: For each item the number of its mosaic and the place of the cell whose class is asked.
+        asked: For each item the number of its mosaic and the place of the cell with the explained class.
         side: Cells along a side.
         shrink: Mosaics have the size of a single image; otherwise its size times `side`.
         heads: Number of classes of a model that has a head for each cell: the class of a cell is then `place * heads + class`.
-            Default: one head, and cells of one class are alike.
-        grouped: The items of a mosaic, one for each class that is asked, are a group.
+            Default: one head, and cells of one class are equal.
+        grouped: The items of a mosaic, one for each explained class, are a group.
     """
 
     dataset: Any
@@ -73,7 +73,7 @@ class Mosaics(Dataset[dict[str, Any]]):
 
     @property
     def ids(self) -> list[str]:
-        """The id of each item: the number of its mosaic, and the place of the cell whose class is asked."""
+        """The id of each item: the number of its mosaic, and the place of the cell with the explained class."""
         return [f"{number:05d}/{place}" for number, place in self.asked]
 
     def subset(self, numbers: Sequence[int]) -> Mosaics:
@@ -134,9 +134,9 @@ def mosaics(
     heads: int | None = None,
     seed: int = 0,
 ) -> Mosaics:
-    """Make mosaics of single images, for the grid pointing game and its relatives.
+    """Make mosaics of single images, for the grid pointing game and similar metrics.
 
-    No image stands in two mosaics, so that mosaics are independent. The items of one mosaic are a group. Groups that the single
+    No image is in two mosaics, so mosaics are independent. The items of one mosaic are a group. Groups that the single
     images come in, such as views of one place, are not kept: take one image of each.
 
     Args:

@@ -132,7 +132,8 @@ class Preprocessing:
     def with_size(self, image_size: Side) -> Preprocessing:
         """Change the size of the crop, and keep the share of the picture that it shows.
 
-        Of whole pictures, the number is the new shorter side; a height and a width are for all pictures, whatever their shape.
+        For whole pictures, the number is the new shorter side; a height and a width apply to all pictures, whatever their
+        shape.
 
         Example:
             >>> Preprocessing(224, 256).with_size((112, 224)).resize
@@ -291,7 +292,11 @@ class Preprocessing:
         return to_visible(images, bands)
 
 
-def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None = None) -> Float[Tensor, "n 3 *space"]:
+def to_visible(
+    images: Float[Tensor, "n c *space"],
+    bands: Sequence[int] | None = None,
+    like: Float[Tensor, "n c *space"] | None = None,
+) -> Float[Tensor, "n 3 *space"]:
     """Choose three channels of images for figures, in [0, 1].
 
     RGB and grey images are clipped to [0, 1]. Bands of other images have no common unit, nor have images of one channel with
@@ -301,6 +306,7 @@ def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None 
         images: Images or volumes before normalisation.
         bands: The channels shown as red, green and blue, from 0; or one channel, shown in grey. Default: the first three; of
             one or two channels, the first.
+        like: Images whose black and white these images get, such as the originals of masked ones. Default: their own.
 
     Raises:
         DataError: The images have no such channels.
@@ -315,10 +321,10 @@ def to_visible(images: Float[Tensor, "n c *space"], bands: Sequence[int] | None 
         raise DataError(
             f"bands are three channels from 0 to {channels - 1}, or one for grey; got {', '.join(map(str, chosen))}"
         )
-    shown = images[:, chosen]
-    is_grey = channels == 1 and -ROUNDING <= images.min() <= images.max() <= 1 + ROUNDING
+    like, shown = images if like is None else like, images[:, chosen]
+    is_grey = channels == 1 and -ROUNDING <= like.min() <= like.max() <= 1 + ROUNDING
     if channels != 3 and not is_grey:
-        values, axes = shown.flatten(2), [1] * (images.ndim - 2)
+        values, axes = like[:, chosen].flatten(2), [1] * (images.ndim - 2)
         low, high = (
             values.kthvalue(1 + round(share * (values.shape[2] - 1)), dim=2).values.view(*values.shape[:2], *axes)
             for share in STRETCH

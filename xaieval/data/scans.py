@@ -1,4 +1,4 @@
-"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with intensities scaled as is said."""
+"""Scans of the body in NIfTI files, as volumes: upright, with a known spacing, and with scaled intensities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xaieval.data.class_folders import ClassOrder, read_class_folder
 from xaieval.data.decoding import MOST_BYTES, UNREADABLE
 from xaieval.data.images import Pictures
 from xaieval.data.preprocessing import to_visible
-from xaieval.errors import DataError, UsageError, choose_from
+from xaieval.errors import DataError, UsageError, advice, choose_from
 
 __all__ = ["SCAN_ENDINGS", "Intensity", "ScanPreprocessing", "read_scan", "scan_folder"]
 
@@ -132,9 +132,9 @@ def scan_folder(
 ) -> Pictures:
     """Load a folder of NIfTI files (`.nii`, `.nii.gz`): one sub-folder per class, or all scans in one without classes.
 
-    The axes of each scan are turned and flipped so that they lead to the right, to the front and up (RAS, "closest canonical"),
+    The axes of each scan are turned and flipped to point right, to the front and up (RAS, "closest canonical"),
     as MONAI's `Orientation("RAS")` and TorchIO's `ToCanonical` do: volumes are `[C, right, front, up]`. The fourth axis of a
-    file, if there is one, holds the channels. Files that cannot be read, or that do not say where their axes lead, become rows
+    file, if there is one, holds the channels. Files that cannot be read, or without the orientation of their axes, become rows
     with the status "unreadable".
 
     Args:
@@ -152,8 +152,8 @@ def scan_folder(
     nibabel = _nibabel()
     if not isinstance(preprocessing, ScanPreprocessing):
         raise DataError(
-            "scans are prepared by a ScanPreprocessing(intensity=...), which says how their intensities are scaled; on the "
-            f"command line --scan-args.intensity; got a {type(preprocessing).__name__}"
+            f"scans are prepared by {advice('a ScanPreprocessing(intensity=...)', '--scan-args.intensity')}, which says how "
+            f"their intensities are scaled; got a {type(preprocessing).__name__}"
         )
     found = read_class_folder(root, SCAN_ENDINGS, classes)
     spacing = _three(preprocessing.spacing)
@@ -250,7 +250,7 @@ def _check_spacings(nibabel: Any, names: Sequence[str], paths: Sequence[Path]) -
         if not np.allclose(size, known[0][1], rtol=SAME_SPACING):
             raise DataError(
                 f"the voxels of '{known[0][0]}' are {_millimetres(known[0][1])}, and those of '{name}' {_millimetres(size)}; "
-                "give the size to resample to, ScanPreprocessing(spacing=...) or --scan-args.spacing"
+                f"give the size to resample to, {advice('ScanPreprocessing(spacing=...)', '--scan-args.spacing')}"
             )
 
 

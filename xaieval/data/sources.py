@@ -13,12 +13,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from xaieval.config.counts import check_count
 from xaieval.data.batches import check_images
 from xaieval.data.decoding import UNREADABLE, check_pixels, read_picture, to_rgb
 from xaieval.data.samples import collate, sample_of
 from xaieval.errors import DataError, TargetError, choose_from
 
-__all__ = ["Arrays", "Records", "Stream", "arrays", "huggingface", "pairs"]
+__all__ = ["Arrays", "Prepare", "Records", "Stream", "arrays", "huggingface", "pairs", "to_picture"]
 
 Prepare = Callable[[Image.Image], Tensor]
 Sample = dict[str, Any]
@@ -79,6 +80,7 @@ def arrays(
     for what, values in (("labels", labels), ("ids", ids), ("groups", groups)):
         if values is not None and len(values) != len(images):
             raise DataError(f"{len(images)} images have {len(values)} {what}; as many are expected")
+    check_count("batch_size", batch_size, kind=DataError)
     if labels is not None and not isinstance(labels, Tensor):
         labels = np.asarray(labels)
     return DataLoader(Arrays(images, labels, ids, groups), batch_size=batch_size, collate_fn=_unchanged)
@@ -109,6 +111,8 @@ class Records(Dataset[Sample]):
 
     def loader(self, batch_size: int, workers: int) -> DataLoader[Sample]:
         """Return a loader for `xaieval.score`."""
+        check_count("batch_size", batch_size, kind=DataError)
+        check_count("workers", workers, 0, kind=DataError)
         return DataLoader(self, batch_size=batch_size, collate_fn=collate, num_workers=workers)
 
 
@@ -191,7 +195,7 @@ def huggingface(
 
     def sample(name: Any, known: Any, record: Callable[[], Any]) -> Sample:
         label_of = None if label is None else _to_label(known)
-        return sample_of(str(name), label_of, lambda: {"image": preprocessing(_to_picture(record()[image]))})
+        return sample_of(str(name), label_of, lambda: {"image": preprocessing(to_picture(record()[image]))})
 
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         names = dataset[id] if id in (columns or ()) else range(len(dataset))
@@ -239,7 +243,7 @@ def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers
             item = dataset[number]
             if not isinstance(item, tuple | list) or len(item) != 2:
                 raise DataError(f"an item of the data set is a {type(item).__name__}; a pair (picture, label) is expected")
-            return {"image": preprocessing(_to_picture(item[0])), "label": _to_label(item[1])}
+            return {"image": preprocessing(to_picture(item[0])), "label": _to_label(item[1])}
 
         return sample_of(str(number), None if known is None else _to_label(known[number]), prepare)
 
@@ -253,7 +257,7 @@ def _check_column(name: str | None, columns: Iterable[str], what: str, otherwise
         )
 
 
-def _to_picture(value: Any) -> Image.Image:
+def to_picture(value: Any) -> Image.Image:
     """Convert a decoded picture, or a mapping with the bytes or path of a file as `datasets` stores it, to an upright RGB."""
     if isinstance(value, Image.Image):
         check_pixels(value)

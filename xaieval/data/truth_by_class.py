@@ -43,13 +43,13 @@ class Truth:
     """Where the objects of one image are, each with its class; or the class of each pixel.
 
     Attributes:
-        classes: The class of each of k objects, int `[k]`, in the numbers of the model; -1 for an object that counts whatever
-            class is followed.
+        classes: The class of each of k objects, int `[k]`, in the numbers of the model; -1 for an object that counts for every
+            explained class.
         masks: The pixels of each object, bool `[k, H, W]`; None where only boxes are known.
         boxes: `[k, 4]`, `(x1, y1, x2, y2)` in pixels of the image; None where only masks are known.
         crowd: Whether each of the k is a group of objects drawn coarsely, bool `[k]`. Default: none is.
         ignored: Pixels that are neither object nor background, bool `[H, W]`. Default: none.
-        label_map: In place of all these, the class of each pixel, int `[H, W]`. Negative numbers are ignored pixels; so is 255,
+        label_map: Instead of all these, the class of each pixel, int `[H, W]`. Negative numbers are ignored pixels; so is 255,
             if the map has no larger number.
 
     Example:
@@ -79,7 +79,7 @@ class Truth:
             wanted: The class; None for the objects of all classes, which in a label map are all numbers but 0.
             size: Height and width of the image.
             box: Only the object of the class that overlaps most with this box `[4]`, if its intersection over union is at
-                least 0.5. A label map tells no objects apart, so that its whole class is taken.
+                least 0.5. A label map does not separate objects, so its whole class is taken.
         """
         if self.label_map is not None:
             void = _unlabelled(self.label_map)
@@ -90,7 +90,7 @@ class Truth:
         return inside, (ignored if self.ignored is None else ignored | self.ignored) & ~inside
 
     def boxes_of_class(self, wanted: int | None, size: Sequence[int], box: Tensor | None = None) -> Tensor:
-        """The boxes around the objects of a class, `[k, 4]`; around all of it in a label map, which tells no objects apart.
+        """The boxes around the objects of a class, `[k, 4]`; around all of it in a label map, which does not separate objects.
 
         Args:
             wanted: As in `of_class`.
@@ -149,7 +149,7 @@ class Truth:
 def masks_of(
     truth: Sequence[Any], classes: Tensor | None, size: Sequence[int], boxes: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """The pixels of the class that is followed on each image, and the ignored ones: bool `[N, H, W]` each.
+    """The pixels of the explained class on each image, and the ignored ones: bool `[N, H, W]` each.
 
     Args:
         truth: Of N images, in a form that `truth_of` reads.
@@ -170,7 +170,7 @@ def masks_of(
 
 
 def boxes_of(truth: Sequence[Any], classes: Tensor | None, size: Sequence[int], boxes: Tensor | None = None) -> list[Tensor]:
-    """The boxes around the objects of the class that is followed on each image, N times `[k, 4]`.
+    """The boxes around the objects of the explained class on each image, N times `[k, 4]`.
 
     Args:
         truth: As in `masks_of`.
@@ -194,7 +194,7 @@ def _asked(
 
 
 def truth_of(given: Any, size: Sequence[int]) -> Truth:
-    """The truth of an image as it stands in a batch.
+    """The truth of an image, as given in a batch.
 
     Args:
         given: A `Truth`; a mapping with "labels" `[k]`, and "masks" `[k, H, W]` or "boxes" `[k, 4]` or both, and perhaps
@@ -270,7 +270,7 @@ def plain_tensor(given: Any) -> Tensor:
     """An array of any kind as a tensor.
 
     Raises:
-        DataError: It is no array.
+        DataError: It is not an array.
     """
     try:
         found = given if isinstance(given, Tensor) else torch.as_tensor(np.array(given))

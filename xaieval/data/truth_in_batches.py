@@ -1,4 +1,4 @@
-"""What a batch says of where objects are, in the forms that data sets have."""
+"""The places of objects in a batch, in the forms of common data sets."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from filelock import FileLock
 from xaieval.data.download import fetch, unpack
 from xaieval.data.images import Pictures, image_folder
 from xaieval.data.preprocessing import Preprocessing
-from xaieval.errors import DataError
+from xaieval.errors import DataError, advice
 
 __all__ = ["ucmerced"]
 
@@ -38,7 +38,8 @@ def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = Fa
     if download and _ucmerced_images(root) is None:
         _download_ucmerced(root)
     if not root.is_dir():
-        raise DataError(f"no folder '{root}'; give the folder that contains UC Merced, or download it with --download")
+        download_it = advice("download=True", "--download")
+        raise DataError(f"no folder '{root}'; give the folder that contains UC Merced, or download it with {download_it}")
     pictures = image_folder(_ucmerced_images(root) or root, preprocessing)
     if len(pictures.classes) != 21 or "airplane" not in pictures.classes:
         raise DataError(f"'{root}' has {len(pictures.classes)} classes, UC Merced has 21; for other images use 'folder:{root}'")

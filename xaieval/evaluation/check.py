@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch
+from xaieval.data.batches import Batch, split_batch
 from xaieval.evaluation.batch_rows import Measured, joined
+from xaieval.evaluation.batch_sources import SharedLoader, source_of
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
-from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.request import batches_of, check_at_least_one, check_request
-from xaieval.evaluation.run_state import RunState
+from xaieval.evaluation.request import check_request, prepared
+from xaieval.evaluation.run_state import InMemory, RunState
 from xaieval.evaluation.scores import Scores
+from xaieval.evaluation.whole_run import whole_run
 from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
@@ -78,25 +81,22 @@ def check(
         'random_weights'
     """
     how = with_keywords(check, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     methods = method if layers != () else WITHOUT_LAYERS
     request = check_request(model, layers, methods, (), target, protocol, how, seed)
     manifest = new_manifest(request)
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(request))
-        first, batches = first_readable(batches_of(request, loader, Groups(), max_images))
+        loaded = SharedLoader(loader)
+        source = source_of(loaded, partial(prepared, request, groups=Groups()), seed, max_images, planned=False, shuffled=False)
+        first = next(split_batch(source.first(), how.images_per_pass, None))
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))
         looked = first_pass(request, first, device, limit)
         manifest |= check_model(looked, first, device, limit, loader).to_dict()
         manifest["run"] = run_identity(looked.request, manifest["model"], looked.layers, first, max_images, None)
         job = stack.enter_context(started(looked.request, first, device, looked.layers, limit))
-        state = stack.enter_context(RunState.under_way(job, None, manifest))
-        for batch in batches:
-            state.skip(batch.failed)
-            if len(batch):
-                state.add(batch, joined(in_parts(job, batch, lambda part: _look_at(job, part))))
-        rows, data = state.finish()
-    return Scores(rows, manifest | {"complete": True} | data)
+        state = RunState(job, source, InMemory(), lambda job, batch: joined(in_parts(job, batch, partial(_look_at, job))))
+        return whole_run(state, manifest)
 
 
 def _look_at(job: Job, batch: Batch) -> Measured:

@@ -73,7 +73,7 @@ def _explainers(methods: Method | Sequence[Method], controls: Controls) -> tuple
     own = [explainer for explainer in explainers if not isinstance(explainer, Control)]
     if not own:
         raise ExplainerError(
-            "cross_score compares the maps of models, and these methods know no model: "
+            "cross_score compares the maps of models, and these methods do not use a model: "
             f"{', '.join(explainer.name for explainer in explainers)}; give one that does, such as gradcam"
         )
     given = {explainer.name for explainer in explainers} - {explainer.name for explainer in own}

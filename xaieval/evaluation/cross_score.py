@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.config.controls import Controls
+from xaieval.config.counts import check_count
 from xaieval.config.groups import GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -29,7 +30,7 @@ from xaieval.evaluation.matched import MatchedControls
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import batches_of, check_at_least_one, count_images
+from xaieval.evaluation.request import batches_of, count_images
 from xaieval.explainers import Method
 from xaieval.explainers.controls import Control
 from xaieval.inference.batch_limit import BatchLimit
@@ -39,7 +40,7 @@ from xaieval.metrics import Metric
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import count_groups, describe_data, describe_image
+from xaieval.results.manifest import completed, count_groups, describe_data, describe_image
 from xaieval.results.rows import DISAGREE, GROUP, UNREADABLE, Pair, failed_rows
 
 __all__ = ["cross_score"]
@@ -83,7 +84,7 @@ def cross_score(
         controls: True or names of control maps, such as "center": maps of no model, which show how each model bears masking.
         groups: Which images belong together, as for `xaieval.score`.
         max_images: Stop after this number of images.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of random explainers and of the tests.
         inference: How the models are run; see `Inference`.
         **options: Fields of `Inference` as keywords.
@@ -108,7 +109,7 @@ def cross_score(
         (3, 2)
     """
     how = with_keywords(cross_score, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     requests = check_requests(models, layers, methods, metrics, target, protocol, how, seed, controls)
     chosen = resolve_groups(groups)
     manifest = new_manifest(next(iter(requests.values())))
@@ -141,7 +142,7 @@ def cross_score(
     rows = pd.concat(frames, ignore_index=True)
     readable = rows[rows["status"] != UNREADABLE]
     check_labelled(plan.first.protocol, readable["label"], readable["target"].notna())
-    return CrossScores(rows, manifest | {"complete": True} | describe_data(rows, failures, []) | count_groups(manifest, rows))
+    return CrossScores(rows, manifest | completed(manifest) | describe_data(rows, failures, []) | count_groups(manifest, rows))
 
 
 def _identity(

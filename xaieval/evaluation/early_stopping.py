@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xaieval.analysis.stats.sequential import Floats, SignTest
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Weights
 from xaieval.errors import ConfigError, MetricError, choose_from
 from xaieval.evaluation.drawn_values import DrawnValues
 from xaieval.results.rows import Pair
 
-__all__ = ["Stop", "Stopping", "certain", "check_count", "check_error", "check_stop_of_groups", "resolve_stop"]
+__all__ = ["Stop", "Stopping", "certain", "check_error", "check_stop_of_groups", "resolve_stop"]
 
 Rule = Literal["ranking", "best", "worst"]
 Signs = NDArray[np.int64]
@@ -63,7 +64,7 @@ class Stop:
                 f"k={self.k!r} belongs to the rules 'best' and 'worst', but the rule is 'ranking'; change one of them"
             )
         for name in ("k", "min_images", "max_images"):
-            check_count(name, getattr(self, name), optional=name != "min_images")
+            check_count(name, getattr(self, name), optional=name != "min_images", kind=ConfigError)
         check_error(self.error)
         if self.max_images is not None and self.max_images < self.min_images:
             raise ConfigError(
@@ -109,7 +110,7 @@ def check_stop_of_groups(stop: object, weights: Weights) -> None:
     """
     if stop is not None and weights == "groups":
         raise ConfigError(
-            "stop= draws images, so it knows the order of means over images, but weights='groups' asks for means over groups; "
+            "stop= works with means over images, and weights='groups' asks for means over groups; "
             "leave out stop=, or use weights='images'"
         )
 
@@ -368,15 +369,3 @@ def check_error(error: object) -> None:
     """
     if not isinstance(error, int | float) or not 0 < error < 1:
         raise ConfigError(f"error is a probability in (0, 1), such as 0.05; got {error!r}")
-
-
-def check_count(name: str, value: object, optional: bool) -> None:
-    """Raise an error if a value is not a positive integer.
-
-    Raises:
-        ConfigError: The value is not a positive integer (or None, if optional).
-    """
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is an integer of at least 1{', or None' if optional else ''}; got {value!r}")

@@ -86,7 +86,7 @@ def explain(
     how = with_keywords(explain, inference or Inference(), options)
     request = check_request(model, layers, method, (), target, protocol, how, seed)
     if request.protocol.target == EACH:
-        raise TargetError("explain gives one map of each image, so that target= is no 'each'; call it once for each class")
+        raise TargetError("explain returns one map per image, so target='each' is not possible; call it once per class")
     batch = next(read_batches([{"image": images, "label": labels, **({} if ids is None else {"id": ids})}]))
     request, batch = with_class_of_each_image(request, batch)
     with borrowed(request) as device:

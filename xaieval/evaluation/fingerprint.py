@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xaieval.config.protocol import plain
 from xaieval.data.batches import Batch
+from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.early_stopping import Stop
 from xaieval.evaluation.race import Race
 from xaieval.evaluation.request import Request
@@ -20,7 +21,7 @@ from xaieval.models.features import FewShot, LinearHead
 from xaieval.models.prompted_masks import PromptedMask
 from xaieval.models.zeroshot import ZeroShot
 from xaieval.probe.hooks import ProbeLayer
-from xaieval.results.manifest import SCHEMA, digest, tensor_bytes, versions
+from xaieval.results.manifest import SCHEMA, digest, now, tensor_bytes, versions
 from xaieval.results.matched import excess_entry
 
 __all__ = ["fingerprint", "new_manifest", "run_identity"]
@@ -35,6 +36,7 @@ def new_manifest(request: Request) -> dict[str, Any]:
         "schema": SCHEMA,
         "complete": False,
         "versions": versions(),
+        "dates": {"started": now()},
         "seed": request.seed,
         "model": describe_model(request.model),
         "metrics": [*metrics, *(excess_entry(metric, matched[0]) for metric in able)],
@@ -52,6 +54,7 @@ def run_identity(
     stop: Stop | Race | None,
     groups: str | None = None,
     donors: Sequence[Batch] = (),
+    own_part: Rank | None = None,
 ) -> dict[str, Any]:
     """What makes two runs the same run, in the order in which a difference is reported.
 
@@ -64,6 +67,7 @@ def run_identity(
         stop: The rule by which it stops earlier.
         groups: What gives the images their groups; None without groups.
         donors: The images whose maps give the places of matched controls, if it has such controls.
+        own_part: The process, if it has images that no other process has.
     """
     described = {explainer.name: describe_method(explainer) for explainer in request.explainers}
     method_settings = {name: values for name, values in described.items() if values}
@@ -88,9 +92,13 @@ def run_identity(
         **({"deterministic": True} if how.deterministic else {}),
         **({} if groups is None else {"groups": groups}),
         **({"matched controls": list(request.matched)} if request.matched else {}),
-        **({"donors": _digest_images(donors)} if donors else {}),
-        "first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])]),
+        **(_images_of(first, donors) if own_part is None else {"already split": own_part.world}),
     }
+
+
+def _images_of(first: Batch, donors: Sequence[Batch]) -> dict[str, str]:
+    described = {"donors": _digest_images(donors)} if donors else {}
+    return described | {"first image": digest([first.ids[0].encode(), tensor_bytes(first.images[0])])}
 
 
 def _digest_images(batches: Sequence[Batch]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,11 +42,13 @@ class FirstPass:
         request: The request, with the task and the protocol that fit the model's output.
         layers: The layers to probe.
         findings: What there is to say about the model and the data.
+        trial: How the precision of the run was chosen; empty if the request names it.
     """
 
     request: Request
     layers: Sequence[ProbeLayer]
     findings: Sequence[Finding] = ()
+    trial: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

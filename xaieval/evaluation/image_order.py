@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -24,7 +25,6 @@ __all__ = [
     "has_indices",
     "ids_by_chance",
     "loader_of",
-    "read_ahead",
 ]
 
 
@@ -42,23 +42,6 @@ def first_readable(batches: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
     failures = [failure for batch in read for failure in batch.failed]
     name, _, reason = failures[0]
     raise RunError(f"none of the {len(failures)} images could be read; the first, {name!r}: {reason}")
-
-
-def read_ahead(batches: Iterator[Batch], count: int) -> tuple[list[Batch], Iterator[Batch]]:
-    """The first `count` images that can be read, and an iterator over all batches.
-
-    Example:
-        >>> batches = iter([read_batch(torch.zeros(2, 3, 8, 8), start) for start in (0, 2, 4)])
-        >>> first, batches = read_ahead(batches, 3)
-        >>> [batch.ids for batch in first], [batch.ids for batch in batches]
-        ([['0', '1'], ['2']], [['0', '1'], ['2', '3'], ['4', '5']])
-    """
-    read: list[Batch] = []
-    for batch in batches:
-        read.append(batch)
-        if sum(map(len, read)) >= count:
-            break
-    return first_images(read, count), chain(read, batches)
 
 
 def first_images(batches: Iterable[Batch], count: int) -> list[Batch]:
@@ -99,6 +82,11 @@ class Shuffled:
         seed: Of the order.
         max_images: Shuffle only this number of images, the first of the loader.
 
+    Attributes:
+        loader: The loader.
+        order: The places of the images in the order of the loader.
+        batches: The indices of each batch.
+
     Raises:
         DataError: The loader can only be read from the start.
 
@@ -116,34 +104,37 @@ class Shuffled:
             )
         plan = draw_order(loader, seed, max_images)
         indices = [index for batch in plan for index in batch][:max_images]
-        self.batch_size = max((len(batch) for batch in plan), default=1)
+        size = max((len(batch) for batch in plan), default=1)
+        self.loader = loader
         self.order = np.random.default_rng(seed).permutation(len(indices)).tolist()
-        self.dataset = range(len(indices))  # its length, for progress bars
-        self._loader, self._indices = loader, indices
+        self._places = [self.order[start : start + size] for start in range(0, len(indices), size)]
+        self.batches = [[indices[place] for place in places] for places in self._places]
 
     def __len__(self) -> int:
         """The number of images, with those that cannot be read."""
         return len(self.order)
 
+    def read(self, number: int, item: Any) -> Batch:
+        """The batch of this number, with the ids that its images have in the order of the loader.
+
+        Args:
+            number: Of the batch, in random order.
+            item: The batch as the loader gives it for the indices `batches[number]`.
+
+        Raises:
+            DataError: It is not known which images it has.
+        """
+        places, batch, named = self._places[number], read_batch(item, 0), has_ids(item)
+        if len(batch) + len(batch.failed) != len(places) or (batch.failed and not named):
+            raise DataError(
+                f"a batch has {len(batch)} images where the loader's sampler asked for {len(places)}, and stop= has to know "
+                "which and how many there are; give 'id', and 'failed' for images that cannot be read"
+            )
+        return batch if named else replace(batch, ids=[str(place) for place in places])
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        starts = range(0, len(self.order), self.batch_size)
-        places = [self.order[start : start + self.batch_size] for start in starts]
-        items = loader_of(self._loader, [[self._indices[place] for place in batch] for batch in places]) if places else ()
-        for batch_places, item in zip(places, items, strict=True):
-            yield _named(item, batch_places)
-
-
-def _named(item: Any, places: Sequence[int]) -> dict[str, Any]:
-    """The batch as a mapping, with the ids that its images have in the order of the loader."""
-    batch = read_batch(item, 0)
-    named = has_ids(item)
-    if len(batch) + len(batch.failed) != len(places) or (batch.failed and not named):
-        raise DataError(
-            f"a batch has {len(batch)} images where the loader's sampler asked for {len(places)}, and stop= has to know which "
-            "and how many there are; give 'id', and 'failed' for images that cannot be read"
-        )
-    ids = batch.ids if named else [str(place) for place in places]
-    return batch.to_mapping() | {"ids": ids}
+        for number, item in enumerate(loader_of(self.loader, self.batches) if self.batches else ()):
+            yield self.read(number, item).to_mapping()
 
 
 def has_indices(loader: DataLoader[Any]) -> bool:
@@ -185,8 +176,14 @@ def _repeatable(loader: DataLoader[Any], seed: int) -> Iterator[None]:
                 generator.set_state(state)
 
 
-def loader_of(loader: DataLoader[Any], batches: Sequence[list[Any]]) -> DataLoader[Any]:
-    """A loader with the same settings for these batches only."""
+def loader_of(loader: DataLoader[Any], batches: Iterable[list[Any]], workers: int | None = None) -> DataLoader[Any]:
+    """A loader with the same settings for these batches only.
+
+    Args:
+        loader: The loader.
+        batches: The indices of each batch, which are asked for as workers get free.
+        workers: The number of workers; default: as many as the loader has.
+    """
     options = {
         name: getattr(loader, name)
         for name in (
@@ -199,4 +196,5 @@ def loader_of(loader: DataLoader[Any], batches: Sequence[list[Any]]) -> DataLoad
             "prefetch_factor",
         )
     }
+    options |= {} if workers is None else {"num_workers": workers}
     return DataLoader(loader.dataset, batch_sampler=batches, **options)

@@ -69,7 +69,7 @@ class Inspected:
     def _said(self) -> tuple[Tensor, Tensor | None]:
         if self.said is None:
             raise MetricError(
-                "a metric reads what the model says of altered images, and asked for maps alone; let it need 'inspect'"
+                "a metric reads the model's output for altered images, but it asked for maps alone; let it need 'inspect'"
             )
         return self.said
 

@@ -18,6 +18,7 @@ from xaieval.explainers import Explainer, joins_layers
 from xaieval.inference.batch_limit import BatchLimit, in_batches, out_of_memory_is_run_error
 from xaieval.inference.borrowing import borrow
 from xaieval.inference.forward_passes import Runner, sped_up
+from xaieval.inference.precision import precision_on
 from xaieval.inference.reproducibility import repeatable
 from xaieval.inference.tasks import Classification, Task, predicted_score
 from xaieval.metrics import Metric
@@ -155,7 +156,7 @@ def started(
                 {layer.layer.path for layer in layers},
                 limit,
                 fast=fast and how.fast and not how.deterministic,
-                precision=how.precision,
+                precision=precision_on(device, how.precision),
                 compile=fast and how.compile,
                 task=request.task,
                 forward=how.forward,

@@ -74,7 +74,9 @@ def check_same_classes(judged: BatchPass, passed: BatchPass) -> None:
     """
     classes = [None if one.context.logits is None else one.context.logits.shape[1] for one in (judged, passed)]
     if classes[0] != classes[1]:
-        raise ModelError(f"the judge has {classes[0]} classes and the model {classes[1]}; a judge knows the model's classes")
+        raise ModelError(
+            f"the judge has {classes[0]} classes and the model {classes[1]}; a judge needs the classes of the model"
+        )
 
 
 def judged_pass(job: Job, batch: Batch, passed: BatchPass) -> tuple[Job, BatchPass]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,47 +13,53 @@ from torch import nn
 
 from xaieval.analysis.tables import directions
 from xaieval.config.controls import Controls
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups, GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
-from xaieval.data.batches import Batch
+from xaieval.data.batches import Batch, split_batch
 from xaieval.data.each_class import EACH, image_of
 from xaieval.data.groups import group_source
-from xaieval.errors import CheckError, OutputError, RunError, TargetError
-from xaieval.evaluation.batch_rows import Measured, check_labelled, joined
+from xaieval.errors import CheckError, DataError, RunError, TargetError
+from xaieval.evaluation.batch_rows import Measured, joined
+from xaieval.evaluation.batch_sources import SharedLoader, Source, source_of
+from xaieval.evaluation.distributed.rank import started_at
 from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
 from xaieval.evaluation.first_pass import first_pass
-from xaieval.evaluation.image_order import Shuffled, first_readable, ids_by_chance, read_ahead
+from xaieval.evaluation.image_order import first_images, ids_by_chance
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.judging import describe_judge, judge_started, judged_pass
+from xaieval.evaluation.kept_images import KeptImages
 from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.progress import progress_bar
+from xaieval.evaluation.precision_trial import settle_precision
+from xaieval.evaluation.progress import Progressing, progress_bar
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
     Request,
-    batches_of,
-    check_at_least_one,
     check_request,
     check_target_of_all,
     count_images,
+    prepared,
 )
-from xaieval.evaluation.run_state import RunState, dead_workers_are_run_errors
+from xaieval.evaluation.run_state import InMemory, RunState, Store, dead_workers_are_run_errors
 from xaieval.evaluation.scores import Scores
+from xaieval.evaluation.whole_run import wait_without_images, whole_run
 from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
+from xaieval.metrics.aliases import own_name
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
-from xaieval.results.checkpoints import Checkpoints
+from xaieval.results.files import check_folder
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import count_groups, describe_image
-from xaieval.results.rows import UNREADABLE
+from xaieval.results.manifest import describe_image
+from xaieval.results.run_folder import RunFolder
 
 __all__ = ["measured_run", "score"]
 
@@ -77,6 +83,7 @@ def score(
     seed: int = 0,
     strict: bool = False,
     judge: nn.Module | Function | None = None,
+    keep_maps: int = 0,
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> Scores:
@@ -113,13 +120,15 @@ def score(
         output_dir: Folder for rows, summary and manifest, and for finished batches while the run is under way. The same call
             resumes an interrupted run; a folder that holds another run is refused.
         resume: False measures finished batches again.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of random explainers and of the bootstrap.
         strict: Raise an error instead of a warning where there is a reason not to trust the numbers, such as random weights,
             the wrong normalisation or labels of another model; before the first image is scored if it shows by then.
         judge: A second classifier of the same classes, which is shown the original and the altered images in the place of
             `model`, such as one that was trained on masked images (`xaieval.training.fit(masked=True)`). The maps and their
             targets are those of `model`. Default: the model judges its own maps.
+        keep_maps: Keep the maps of this number of images, drawn at random, for the report: `scores.to_html(path)` then shows
+            them. They are not written to `output_dir`.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -143,7 +152,7 @@ def score(
         ([('layer3', 'gradcam'), ('layer4', 'gradcam')], 8)
     """
     how = with_keywords(score, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     request = check_request(model, layers, methods, resolve_metrics(metrics), target, protocol, how, seed, controls)
     check_target_of_all(request.protocol)
     return measured_run(
@@ -157,6 +166,7 @@ def score(
         progress=progress,
         strict=strict,
         judge=None if judge is model else judge,
+        keep_maps=keep_maps,
     )
 
 
@@ -172,6 +182,7 @@ def measured_run(
     progress: bool,
     strict: bool,
     judge: nn.Module | Function | None = None,
+    keep_maps: int = 0,
 ) -> Scores:
     """Measure what was asked for, image by image; the arguments are those of `score`.
 
@@ -186,61 +197,93 @@ def measured_run(
         progress: See there.
         strict: See there.
         judge: Another model than that of the request.
+        keep_maps: As for `score`.
 
     Raises:
         UsageError: See there, as for the others.
         RunError: See there.
         CheckError: See there.
     """
-    how = request.inference
+    how, kept = request.inference, KeptImages(keep_maps, request.seed)
     check_stop_of_groups(rule, chosen.weights)
     _check_stop_of_each(rule, request.protocol)
-    shuffled = None if rule is None else Shuffled(loader, request.seed, max_images)
-    images = shuffled or loader
+    shared = loader if isinstance(loader, SharedLoader) else SharedLoader(loader)
+    loader, own_part = shared.loader, shared.own_part
+    source = source_of(
+        shared,
+        partial(prepared, request, groups=chosen),
+        request.seed,
+        max_images,
+        planned=output_dir is not None,
+        shuffled=rule is not None,
+    )
     manifest = new_manifest(request) | describe_judge(judge)
     with ExitStack() as stack:
         stack.enter_context(dead_workers_are_run_errors(keeps_rows=output_dir is not None))
         device = stack.enter_context(borrowed(request))
-        bar = stack.enter_context(progress_bar(progress, images, max_images))
-        first, batches = first_readable(batches_of(request, images, chosen, max_images))
-        source = None if first.group is None else group_source(chosen)
+        bar = stack.enter_context(progress_bar(progress, source, None))
+        try:
+            first = next(split_batch(source.first(), how.images_per_pass, None))
+        except (DataError, RunError) as error:
+            if own_part is None or output_dir is None or not source.ended:
+                raise
+            return wait_without_images(Path(output_dir), own_part, source.failures(), error)
+        grouping = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
+        looked = settle_precision(looked, first, device, limit, output_dir, judge is not None)
         request, probed = looked.request, looked.layers
-        donors, batches = _donor_images(request, images, batches)
-        manifest |= {"device": device.type} | _first_seen(first, images, request.protocol)
-        manifest |= {} if source is None else {"groups": {"by": source, "weights": chosen.weights}}
-        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, source, donors)
+        # The first images of the run, so that rows do not depend on batches.
+        donors = first_images(source.first_images(DONORS), DONORS) if "swapped" in request.matched else ()
+        by_chance = rule is None and ids_by_chance(loader, _images_of(first, request.protocol))
+        manifest |= {"device": device.type, "first_image": describe_image(first.ids[0], first.images[0])}
+        manifest |= {"ids_by_chance": True} if by_chance else {}
+        manifest |= {} if grouping is None else {"groups": {"by": grouping, "weights": chosen.weights}}
+        manifest["run"] = run_identity(request, manifest["model"], probed, first, max_images, rule, grouping, donors, own_part)
         manifest["run"] |= {} if judge is None else {"judge": manifest["judge"]["fingerprint"] or manifest["judge"]["function"]}
-        checkpoints = None
         if output_dir is not None:
-            checkpoints = stack.enter_context(Checkpoints.of(output_dir, manifest, resume))
+            check_folder(output_dir, manifest["run"])
         checked = check_model(looked, first, device, limit, loader)
         if strict:
             refuse(checked.findings)
         manifest |= checked.to_dict()
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
-        state = stack.enter_context(RunState.under_way(job, checkpoints, manifest))
-        donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
-        stopping = None if shuffled is None else _started(rule, len(shuffled), job, manifest)
-        for batch in batches:
-            if stopping is not None:
-                state.job = job = job.of(stopping.running)
-            state.skip(batch.failed)
-            if len(batch) and not state.restore(batch):
-                state.add(batch, measure(job, batch, donor_maps()))
-            bar.images(count_images(request.protocol, batch))
-            if _is_finished(stopping, state):
-                break
-        rows, data = state.finish()
-        readable = rows[rows["status"] != UNREADABLE]
-        check_labelled(request.protocol, readable["label"], readable["target"].notna())
-        manifest["speed"] = job.runner.to_dict()
-        if stopping is not None:
-            manifest["stop"] = stopping.to_dict()
-        scores = Scores(rows, manifest | {"complete": True} | data | count_groups(manifest, rows))
-        return _finished(scores, checkpoints, strict)
+        stopping = None if rule is None else _started(rule, source.images or 0, job, manifest)
+        store: InMemory | RunFolder = InMemory()
+        if output_dir is not None:
+            store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
+        state = _run_state(request, job, source, store, stopping, donors, kept, bar)
+        stack.enter_context(state.under_way())
+        scores = whole_run(state, manifest, request.protocol, own_part)
+        scores = scores.with_maps(kept.explained(job, manifest.get("controls", ())))
+        if strict:
+            refuse(scores.findings(), scores)
+        return scores
+
+
+def _run_state(
+    request: Request,
+    job: Job,
+    source: Source,
+    store: Store,
+    stopping: Stopping | Racing | None,
+    donors: Sequence[Batch],
+    kept: KeptImages,
+    bar: Progressing,
+) -> RunState:
+    """The part of this process in a run that begins."""
+    donor_maps = cache(lambda: make_donors(job, donors) if donors else None)
+
+    def measured(job: Job, batch: Batch) -> Measured:
+        kept.add(batch)
+        return measure(job, batch, donor_maps(), bar.images)
+
+    def restored(batch: Batch) -> None:
+        kept.add(batch)
+        bar.images(count_images(request.protocol, batch))
+
+    return RunState(job=job, source=source, store=store, measure=measured, done=restored, stopping=stopping)
 
 
 def _check_stop_of_each(rule: Stop | Race | None, protocol: Protocol) -> None:
@@ -258,41 +301,21 @@ def refuse(findings: Sequence[Finding], scores: Scores | None = None) -> None:
         raise CheckError(findings, scores)
 
 
-def _first_seen(first: Batch, images: Iterable[Any], protocol: Protocol) -> dict[str, Any]:
-    """The manifest's entries by which a comparison sees whether another run has the same images, prepared alike."""
-    ids = list(dict.fromkeys(map(image_of, first.ids))) if protocol.target == EACH else first.ids
-    by_chance = {"ids_by_chance": True} if ids_by_chance(images, replace(first, ids=ids)) else {}
-    return {"first_image": describe_image(first.ids[0], first.images[0]), **by_chance}
+def _images_of(batch: Batch, protocol: Protocol) -> Batch:
+    """The batch with the ids of its images, where it has each of them once for each class."""
+    return replace(batch, ids=list(dict.fromkeys(map(image_of, batch.ids)))) if protocol.target == EACH else batch
 
 
-def _started(rule: Stop | Race | None, population: int, job: Job, manifest: Mapping[str, Any]) -> Stopping | Racing | None:
+def _started(rule: Stop | Race, population: int, job: Job, manifest: Mapping[str, Any]) -> Stopping | Racing:
     """What decides, from the rows so far, which pairs are measured on the next images."""
-    if rule is None:
-        return None
     higher_is_better = directions(manifest["metrics"])
+    rule = replace(rule, by=own_name(rule.by, higher_is_better))
     return rule.start(population, job.names, higher_is_better, bounds_of(rule.by, job.metrics))
 
 
-def _is_finished(stopping: Stopping | Racing | None, state: RunState) -> bool:
-    """Whether the rows so far answer what was asked."""
-    if stopping is None:
-        return False
-    stopping.add(state.new_rows())
-    return stopping.finished
-
-
-def _donor_images(request: Request, images: Iterable[Any], batches: Iterator[Batch]) -> tuple[Sequence[Batch], Iterator[Batch]]:
-    """The images whose maps give the places of `swapped`, if the run has this control; and an iterator over all batches.
-
-    They are the first images of the run, so that rows do not depend on batches. A share of a run has those of the whole run.
-    """
-    if "swapped" not in request.matched:
-        return (), batches
-    known = getattr(images, "donors", None)
-    return (known, batches) if known is not None else read_ahead(batches, DONORS)
-
-
-def measure(job: Job, batch: Batch, donors: Donors | None = None) -> Measured:
+def measure(
+    job: Job, batch: Batch, donors: Donors | None = None, done: Callable[[int], None] = lambda images: None
+) -> Measured:
     """Everything that is measured on a batch: on all of it at once, or on parts of it if it does not fit in memory.
 
     Tensors stay on the device; its kernels may still be running.
@@ -301,11 +324,18 @@ def measure(job: Job, batch: Batch, donors: Donors | None = None) -> Measured:
         job: What is measured.
         batch: At least one image.
         donors: The maps of other images, for the control `swapped`.
+        done: Called with the number of images that were measured.
 
     Raises:
         RunError: A single image does not fit in memory.
     """
-    return joined(in_parts(job, batch, lambda part: _measure(job, part, donors)))
+
+    def work(part: Batch) -> Measured:
+        measured = _measure(job, part, donors)
+        done(count_images(job.protocol, part))
+        return measured
+
+    return joined(in_parts(job, batch, work))
 
 
 def _measure(job: Job, batch: Batch, donors: Donors | None) -> Measured:
@@ -318,16 +348,3 @@ def _measure(job: Job, batch: Batch, donors: Donors | None) -> Measured:
     confidences = masked_confidences(by, judged, maps, controls)
     values, curves = judge_maps(job, batch, passed, maps, confidences, controls, judged)
     return Measured.of(batch, passed, confidences, values, curves)
-
-
-def _finished(scores: Scores, checkpoints: Checkpoints | None, strict: bool) -> Scores:
-    """Write the finished run, which then needs its checkpoints no longer; a strict run must have no findings."""
-    if checkpoints is not None:
-        try:
-            scores.save(checkpoints.folder)
-        except OutputError as error:  # which means wrong use elsewhere, but here the call was right
-            raise RunError(str(error)) from error
-        checkpoints.remove()
-    if strict:
-        refuse(scores.findings(), scores)
-    return scores

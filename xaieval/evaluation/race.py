@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from xaieval.analysis.stats.sequential import Floats, SignTest
-from xaieval.errors import MetricError
+from xaieval.config.counts import check_count
+from xaieval.errors import ConfigError, MetricError
 from xaieval.evaluation.drawn_values import DrawnValues
-from xaieval.evaluation.early_stopping import check_count, check_error
+from xaieval.evaluation.early_stopping import check_error
 from xaieval.results.rows import Pair
 
 __all__ = ["Race", "Racing"]
@@ -46,7 +47,7 @@ class Race:
 
     def __post_init__(self) -> None:
         check_error(self.error)
-        check_count("max_images", self.max_images, optional=True)
+        check_count("max_images", self.max_images, optional=True, kind=ConfigError)
 
     def start(
         self, population: int, pairs: Sequence[Pair], higher_is_better: Mapping[str, bool], bounds: tuple[float, float]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.config.controls import ControlNames, Controls, resolve_controls
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups
 from xaieval.config.protocol import Protocol, resolve_protocol
 from xaieval.data.batches import Batch, grouped, read_batches
 from xaieval.data.each_class import EACH, each_class, image_of, with_own_groups
-from xaieval.errors import ExplainerError, MetricError, TargetError, UsageError
+from xaieval.errors import ALL_LAYERS, ExplainerError, MetricError, TargetError, advice
 from xaieval.explainers import Explainer, Method, check_black_box, joins_layers, resolve_methods
 from xaieval.explainers.controls import CONTROLS
 from xaieval.inference.forward_passes import called
@@ -30,10 +31,10 @@ from xaieval.results.matched import control_columns
 __all__ = [
     "Request",
     "batches_of",
-    "check_at_least_one",
     "check_request",
     "check_target_of_all",
     "count_images",
+    "prepared",
     "with_class_of_each_image",
 ]
 
@@ -91,8 +92,7 @@ def check_request(
     Raises:
         UsageError: One of its kinds, for arguments that cannot work.
     """
-    if seed < 0:
-        raise UsageError(f"seed is at least 0, got {seed}")
+    check_count("seed", seed, 0)
     model = as_module(model)
     names = resolve_controls(controls)
     _check_matched(names.matched, metrics)
@@ -130,7 +130,11 @@ def batches_of(request: Request, loader: Iterable[Any], groups: Groups, max_imag
         DataError: As `read_batches` and `grouped` raise it.
         TargetError: The target is "each", and the data does not say which classes an image shows.
     """
-    batches = read_batches(loader, request.inference.images_per_pass, max_images)
+    return prepared(request, read_batches(loader, request.inference.images_per_pass, max_images), groups)
+
+
+def prepared(request: Request, batches: Iterator[Batch], groups: Groups) -> Iterator[Batch]:
+    """Batches with their groups; for the target "each", every image once for each class that it shows. See `batches_of`."""
     if request.protocol.target != EACH:
         return grouped(batches, groups)
     return each_class(grouped(with_own_groups(batches), groups), getattr(request.task, "background", None))
@@ -140,17 +144,6 @@ def count_images(protocol: Protocol, batch: Batch) -> int:
     """The number of images of a batch, with those that could not be read; one of several classes counts once."""
     ids = {image_of(name) for name in batch.ids} if protocol.target == EACH else batch.ids
     return len(ids) + len(batch.failed)
-
-
-def check_at_least_one(**sizes: int | None) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        UsageError: With the name and the value.
-    """
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise UsageError(f"{name} is at least 1, got {size}")
 
 
 def check_target_of_all(protocol: Protocol) -> None:
@@ -212,7 +205,8 @@ def _needed(addresses: list[str], explainers: Sequence[Explainer]) -> list[str]:
     """The layers to probe: none if no explainer needs one."""
     needing = [explainer.name for explainer in explainers if explainer.needs_layer]
     if needing and not addresses:
-        raise ExplainerError(f"method {needing[0]!r} needs layers=, and none were given; 'xaieval-bench layers' lists all")
+        option = advice("layers=", "--layers")
+        raise ExplainerError(f"method {needing[0]!r} needs {option}, and none were given; {advice(*ALL_LAYERS)}")
     return addresses if needing else []
 
 

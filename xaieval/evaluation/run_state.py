@@ -1,133 +1,259 @@
-"""The rows of a run under way: in memory, and batch by batch on the disk if the run has a folder."""
+"""A run under way: its batches are claimed, measured or found measured, and in the end made one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
-from xaieval.data.batches import Batch, Failure
+from xaieval.data.batches import Batch
 from xaieval.errors import RunError, XaievalError
 from xaieval.evaluation.batch_rows import Measured, measured_rows
+from xaieval.evaluation.batch_sources import Source
+from xaieval.evaluation.early_stopping import Stopping
 from xaieval.evaluation.job import Job
-from xaieval.results.checkpoints import Checkpoint, Checkpoints, check_of
-from xaieval.results.manifest import describe_data
-from xaieval.results.rows import GROUP, Pair, failed_rows, with_group_column
+from xaieval.evaluation.race import Racing
+from xaieval.results.checkpoints import Checkpoint, check_of
+from xaieval.results.rows import Pair, failed_rows, with_group_column
 
-__all__ = ["RunState", "dead_workers_are_run_errors"]
+__all__ = ["InMemory", "RunState", "Store", "dead_workers_are_run_errors"]
 
 GRACE = 1.0  # seconds to wait for the signal of a worker that died
+LOOKS = 0.1  # seconds between two looks at what other processes are at
+
+
+class Store(Protocol):
+    """Where the rows of batches are kept, by number; see `RunFolder`."""
+
+    def has(self, number: int) -> bool: ...  # noqa: D102
+
+    def claim(self, number: int) -> bool: ...  # noqa: D102
+
+    def restore(self, number: int, batch: Batch) -> bool: ...  # noqa: D102
+
+    def describe(self, batch: Batch) -> Checkpoint: ...  # noqa: D102
+
+    def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None: ...  # noqa: D102
+
+    def drop(self, number: int) -> None: ...  # noqa: D102
+
+    def checkpoint(self, number: int) -> Checkpoint: ...  # noqa: D102
+
+    def rows(self, number: int) -> pd.DataFrame | None: ...  # noqa: D102
+
+    def finished_meanwhile(self) -> bool: ...  # noqa: D102
+
+
+class InMemory:
+    """The rows of a run without a folder, which one process measures."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Checkpoint, pd.DataFrame]] = {}
+
+    def has(self, number: int) -> bool:
+        """Whether a batch was measured."""
+        return number in self._found
+
+    def claim(self, number: int) -> bool:
+        """Nobody else is there."""
+        return True
+
+    def restore(self, number: int, batch: Batch) -> bool:
+        """Nothing was measured before."""
+        return False
+
+    def describe(self, batch: Batch) -> Checkpoint:
+        """Nothing will be compared with its checksum."""
+        return Checkpoint("", batch.ids, batch.failed)
+
+    def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:
+        """Keep the rows of a batch."""
+        self._found[number] = checkpoint, rows
+
+    def drop(self, number: int) -> None:
+        """Memory does not get damaged."""
+
+    def checkpoint(self, number: int) -> Checkpoint:
+        """What a batch was made of."""
+        return self._found[number][0]
+
+    def rows(self, number: int) -> pd.DataFrame | None:
+        """The rows of a batch."""
+        return self._found[number][1]
+
+    def finished_meanwhile(self) -> bool:
+        """Nobody else is there."""
+        return False
 
 
 @dataclass
 class RunState:
-    """The rows of a run under way.
+    """The part of one process in a run.
 
     Attributes:
         job: What is measured; a race leaves pairs out as it goes on.
+        source: The batches.
+        store: Where rows are kept.
+        measure: Measures a batch.
+        done: Called with each batch that had not to be measured.
+        stopping: What decides when the run stops; None if it goes to the end.
         pairs: The layers and methods of the run, all of which miss an image that could not be read.
-        checkpoints: The batches on the disk; None for a run without a folder.
-        frames: The rows of each batch.
-        checks: The checksum of each batch, for a run with a folder.
-        failures: Images that could not be read.
-        unsaved: Those of them that no checkpoint names yet.
+        kept: If the run can stop: for each batch that was looked at, in order, the pairs of which it has rows.
+        passed: The checksums of batches that other processes measure, as far as this one has read them too.
+        waiting: Batches that other processes are at.
         pending: The last batch, if its rows are not made yet.
-        reported: How many frames and failures `new_rows` has given.
     """
 
     job: Job
-    pairs: Sequence[Pair]
-    checkpoints: Checkpoints | None = None
-    frames: list[pd.DataFrame] = field(default_factory=list)
-    checks: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    unsaved: list[Failure] = field(default_factory=list)
-    pending: tuple[Measured, Checkpoint] | None = None
-    reported: tuple[int, int] = (0, 0)
+    source: Source
+    store: Store
+    measure: Callable[[Job, Batch], Measured]
+    done: Callable[[Batch], None] = lambda batch: None
+    stopping: Stopping | Racing | None = None
+    pairs: Sequence[Pair] = ()
+    kept: list[Sequence[Pair]] = field(default_factory=list)
+    passed: dict[int, str] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+    pending: tuple[int, Checkpoint, Measured, Job] | None = None
 
-    @classmethod
-    @contextmanager
-    def under_way(cls, job: Job, checkpoints: Checkpoints | None, manifest: Mapping[str, Any]) -> Iterator[RunState]:
-        """The state of a run that begins with this manifest. If the run breaks off, its last batch is kept too."""
-        if checkpoints is not None:
-            checkpoints.begin(manifest)
-        state = cls(job, job.names, checkpoints)
-        try:
-            yield state
-        except BaseException:
-            with suppress(XaievalError):  # the first error is the one to report
-                state.flush()
-            raise
+    def __post_init__(self) -> None:
+        self._all, self.pairs = self.job, self.job.names
+        if self.stopping is not None:
+            self.job = self.job.of(self.stopping.running)
 
-    def skip(self, failures: Sequence[Failure]) -> None:
-        """Note images that could not be read."""
-        self.failures += failures
-        self.unsaved += failures
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the batches of the run."""
+        known = self.source.numbers or ()
+        return known if self.stopping is None else known[: len(self.kept)]
 
-    def restore(self, batch: Batch) -> bool:
-        """Whether the batch was measured before; if so, its rows are taken from the disk."""
-        if self.checkpoints is None:
-            return False
-        number = len(self.frames) + (self.pending is not None)
-        rows = self.checkpoints.find(number, batch)
-        if rows is not None:
-            self.flush()
-            self.unsaved = []
-            self._append(_in_groups(rows, batch), self.checkpoints.known[number].check)
-        return rows is not None
+    def work(self) -> None:
+        """Measure what is free, until every batch of the run has its rows, whoever measured it.
 
-    def add(self, batch: Batch, measured: Measured) -> None:
-        """Keep what was measured on a batch. On a GPU, its rows are made while the next batch is under way."""
+        Raises:
+            RunError: Another process died, and the loader cannot be read again.
+        """
+        if not self.waiting:
+            self._sweep(lambda number: True)
+        while not self._is_finished():
+            self.waiting = [number for number in self.waiting if not self.store.has(number)]
+            free = next((number for number in self.waiting if self.store.claim(number)), None)
+            if free is not None:
+                self._read_again(free)
+            elif self.waiting:
+                time.sleep(LOOKS)
+
+    def _read_again(self, free: int) -> None:
+        if not self.source.again:
+            raise RunError(
+                f"the process that was at batch {free} has ended, and the loader of this one can be read only once; the same "
+                "command goes on"
+            )
+        wanted, self.waiting = set(self.waiting), []
+        self._sweep(wanted.__contains__)
+
+    def _is_finished(self) -> bool:
+        self._decide()
+        if self.store.finished_meanwhile():
+            return True
+        if self.stopping is not None and self.stopping.finished:  # what comes after that is not needed
+            self.waiting = [number for number in self.waiting if number in self.numbers]
+        return not self.waiting
+
+    def _sweep(self, among: Callable[[int], bool]) -> None:
+        """Go through the batches once, and do what is free."""
+        for number, batch, wanted in self.source.sweep(lambda number: among(number) and self._wants(number)):
+            if wanted:
+                self._take(number, batch)
+            elif among(number):
+                self.passed[number] = check_of(batch)
+            self._decide()
+            if self.stopping is not None and self.stopping.finished:
+                break
         self.flush()
-        earlier = self.unsaved[: len(self.unsaved) - len(batch.failed)]
-        check = "" if self.checkpoints is None else check_of(batch)
-        self.pending = measured, Checkpoint(check, batch.ids, batch.failed, earlier)
-        self.unsaved = []
-        if measured.confidence.device.type == "cpu":
-            self.flush()
+
+    def _wants(self, number: int) -> bool:
+        over = self.stopping is not None and self.stopping.finished and number not in self.numbers
+        if over or self.store.has(number):
+            return False
+        if not self.store.claim(number):
+            self.waiting.append(number)
+            return False
+        return True
+
+    def _take(self, number: int, batch: Batch) -> None:
+        if self.store.restore(number, batch):
+            self.done(batch)
+            return
+        self.flush()
+        checkpoint = self.store.describe(batch)
+        if not len(batch):
+            rows = failed_rows([], self.pairs, self.job.columns)
+            self.store.write(number, checkpoint, rows if batch.group is None else with_group_column(rows, []))
+            return
+        job = self._all.of(self.kept[number]) if number < len(self.kept) else self.job  # the former if its part was damaged
+        measured = self.measure(job, batch)
+        self.pending = number, checkpoint, measured, job
+        if measured.confidence.device.type == "cpu" or self.stopping is not None:
+            self.flush()  # on a GPU, the rows are made while the next batch is under way
 
     def flush(self) -> None:
-        """Make the rows of the pending batch, and write them to the disk."""
+        """Make the rows of the pending batch, and keep them."""
         if self.pending is None:
             return
-        (measured, checkpoint), self.pending = self.pending, None
-        rows = measured_rows(measured, self.job.names, self.job.metrics, self.job.protocol)
-        if self.checkpoints is not None:
-            self.checkpoints.write(len(self.frames), checkpoint, rows)
-        self._append(rows, checkpoint.check)
+        (number, checkpoint, measured, job), self.pending = self.pending, None
+        self.store.write(number, checkpoint, measured_rows(measured, job.names, job.metrics, job.protocol))
 
-    def new_rows(self) -> pd.DataFrame:
-        """The rows since the last call, with those of unreadable images."""
-        self.flush()
-        frames, failures = self.reported
-        new = [*self.frames[frames:], self._unreadable(self.failures[failures:])]
-        self.reported = len(self.frames), len(self.failures)
-        return pd.concat([frame for frame in new if len(frame)])
+    def _decide(self) -> None:
+        """Look at the batches in order, as far as they have rows, so that all processes stop at the same one."""
+        stopping, numbers = self.stopping, self.source.numbers or ()
+        while stopping is not None and not stopping.finished and len(self.kept) < len(numbers):
+            number = numbers[len(self.kept)]
+            running = list(stopping.running)
+            rows = self.rows_of(number, running) if self.store.has(number) else None
+            if rows is None:
+                return
+            failed = self.unreadable(self.store.checkpoint(number).failed)
+            stopping.add(pd.concat([frame for frame in (rows, failed) if len(frame)]))
+            self.kept.append(running)
+            self.job = self.job.of(stopping.running)
 
-    def finish(self) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """All rows, those of unreadable images last, and the manifest's entries on the images."""
-        self.flush()
-        unreadable = [self._unreadable(self.failures)] if self.failures else []
-        rows = pd.concat([*self.frames, *unreadable], ignore_index=True)
-        return rows, describe_data(rows, self.failures, [] if self.checkpoints is None else self.checks)
+    def rows_of(self, number: int, pairs: Sequence[Pair] | None = None) -> pd.DataFrame | None:
+        """The rows of a batch; None if its file is damaged, so that it has to be measured again.
 
-    def _unreadable(self, failures: Sequence[Failure]) -> pd.DataFrame:
+        Args:
+            number: Of the batch.
+            pairs: The pairs of layer and method; other rows are left out, which a process has measured that was ahead.
+        """
+        rows = self.store.rows(number)
+        if rows is None:
+            self.measure_again(number)
+        elif pairs is not None:
+            rows = rows[pd.MultiIndex.from_frame(rows[["layer", "method"]]).isin(pairs)]
+        return rows
+
+    def measure_again(self, number: int) -> None:
+        """Have a batch measured again, whose file is damaged."""
+        self.store.drop(number)
+        self.waiting.append(number)
+
+    def unreadable(self, failures: Sequence[Any]) -> pd.DataFrame:
+        """The rows of images that could not be read."""
         return failed_rows(failures, self.pairs, self.job.columns)
 
-    def _append(self, rows: pd.DataFrame, check: str) -> None:
-        self.frames.append(rows)
-        self.checks.append(check)
-
-
-def _in_groups(rows: pd.DataFrame, batch: Batch) -> pd.DataFrame:
-    """Restored rows with the groups of their batch, since groups can also be given to a finished run, or taken from it."""
-    if batch.group is None:
-        return with_group_column(rows, None) if GROUP in rows else rows
-    return with_group_column(rows, rows["image_id"].map(dict(zip(batch.ids, batch.group, strict=True))))
+    @contextmanager
+    def under_way(self) -> Iterator[RunState]:
+        """If the run breaks off inside this context, its last batch is kept too."""
+        try:
+            yield self
+        except BaseException:
+            with suppress(XaievalError):  # the first error is the one to report
+                self.flush()
+            raise
 
 
 @contextmanager
@@ -143,7 +269,7 @@ def dead_workers_are_run_errors(keeps_rows: bool) -> Iterator[None]:
         reason = _dead_worker(error) or _dead_worker(_late_signal(error))
         if reason is None:
             raise
-        kept = "; rows of finished batches are kept, and the same command goes on" if keeps_rows else ""
+        kept = "; rows of finished batches are kept, and the same command continues from there" if keeps_rows else ""
         raise RunError(f"a process that reads images died ({reason}), perhaps because memory ran out{kept}") from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xaieval.analysis.stats.intervals import mean_interval
 from xaieval.analysis.tables import grouping_of, mean_of
+from xaieval.config.counts import check_count
 from xaieval.config.groups import GroupsOf, Weights, resolve_groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -24,7 +25,7 @@ from xaieval.evaluation.image_order import first_readable
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
 from xaieval.evaluation.progress import progress_bar
-from xaieval.evaluation.request import batches_of, check_at_least_one, check_request, check_target_of_all, count_images
+from xaieval.evaluation.request import batches_of, check_request, check_target_of_all, count_images
 from xaieval.explainers import Method
 from xaieval.inference.batch_limit import out_of_memory_is_run_error
 from xaieval.inference.options import Inference, InferenceOptions
@@ -148,7 +149,7 @@ def sanity_check(
         threshold: The similarity from which a method counts as data-independent.
         groups: Which images belong together, as for `score`.
         max_images: Stop after this number of images.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show how far it is: a bar on a terminal or in a notebook, a line a minute in a log.
         seed: Of the random parameters and of random explainers.
         inference: How the model is run; see `Inference`. The model's modules run unchanged here, so that `fast` and `compile`
             have no effect.
@@ -171,7 +172,7 @@ def sanity_check(
         [('input', 'center')]
     """
     how = with_keywords(sanity_check, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     chosen = resolve_groups(groups)
     modes = _checked_modes(modes)
     request = check_request(model, layers, methods, (), target, protocol, how, seed)

@@ -14,11 +14,11 @@ from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls, fooled_metrics, rivals
 from xaieval.analysis.matched import compare_with_matched_controls
 from xaieval.analysis.pooled import pooled, pooled_numbers
-from xaieval.analysis.predictions import Predictions, predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, Predictions, predictions_of
 from xaieval.analysis.ranking import RankedItems, Ranking, rank
 from xaieval.analysis.selection import Selection, select_layers
 from xaieval.analysis.stats.paired import PairedTest
-from xaieval.analysis.summary import summarise, why_missing
+from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.findings import Finding
@@ -50,11 +50,11 @@ class Scores(RunRecord):
 
     def __repr__(self) -> str:
         together = f" in {groups_text(self.n_groups, self.group_weights)}" if self.n_groups is not None else ""
-        images = f"Scores of {self.rows['image_id'].nunique()} images{together}"
+        images = f"Scores of {self.n_images} images{together}"
         head = ", ".join(filter(None, [images, str(self.predictions)]))
         table = self.table()
         missing = why_missing(table.frame, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
-        return "\n".join(filter(None, [head, repr(table), missing]))
+        return "\n".join(filter(None, [head, repr(table), missing, self.sample_note]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -77,7 +77,7 @@ class Scores(RunRecord):
         """
         if tests is None and rivals(self.controls):
             tests = self.controls_table(level)
-        return summarise(self.rows, self.metrics, self.controls, level, resamples, self.seed, tests, self.group_weights)
+        return summarise_run(self, level, resamples, tests)
 
     def table(self, level: float = 0.95, letters: bool | None = None) -> ResultTable:
         """The table of the run for a paper: means with intervals, and letters for what cannot be told apart.
@@ -109,7 +109,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no controls, or the level is not in (0, 1).
         """
-        return compare_with_controls(self.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
+        return compare_with_controls(self.sample.rows, self.metrics, self.controls, level, self.seed, self.group_weights)
 
     def fooled_metrics(self, level: float = 0.95) -> dict[str, str]:
         """The metrics by which no method is significantly better than Fake-CAM, each with a sentence; see `fooled_metrics`.
@@ -117,7 +117,7 @@ class Scores(RunRecord):
         Args:
             level: 1 minus the probability of even one false positive among all tests, in (0, 1).
         """
-        return fooled_metrics(self.rows, self.metrics, self.controls, self.group_weights, level, self.seed)
+        return fooled_metrics(self.sample.rows, self.metrics, self.controls, self.group_weights, level, self.seed)
 
     def matched_table(self, level: float = 0.95) -> pd.DataFrame:
         """One-sided tests of each method at each layer against the matched controls of its maps: is it the map, or its size?
@@ -135,13 +135,13 @@ class Scores(RunRecord):
             MetricError: The run has no matched controls, or the level is not in (0, 1).
         """
         return compare_with_matched_controls(
-            self.rows, self.metrics, self.matched_controls, self.controls, level, self.seed, self.group_weights
+            self.sample.rows, self.metrics, self.matched_controls, self.controls, level, self.seed, self.group_weights
         )
 
     @property
     def predictions(self) -> Predictions:
         """Accuracy and mean confidence of the model on the images of the run; printed they are one line."""
-        return predictions_of(self.rows, self.manifest.get("classes"))
+        return predictions_of(self.images(IMAGE_COLUMNS), self.manifest.get("classes"))
 
     def findings(self, level: float = 0.95) -> list[Finding]:
         """Reasons not to trust the numbers, with name and evidence; an empty list does not prove that they are right.
@@ -186,7 +186,7 @@ class Scores(RunRecord):
             MetricError: A metric, a column that the rule needs, the method or the layers are not in the rows, or `k` is not
                 between 1 and the number of layers.
         """
-        return select_layers(self.rows, self.metrics, k, by, method, level, self.seed, self.group_weights)
+        return select_layers(self.sample.rows, self.metrics, k, by, method, level, self.seed, self.group_weights)
 
     def win_percentages(self, by: str = "average_drop", level: float = 0.95) -> pd.DataFrame:
         """How often each method is the best one at its layer, in percent of the images.
@@ -203,7 +203,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or no layer with two methods.
         """
-        return win_percentages(self.rows, self.metrics, by, level, self.group_weights, controls=self.controls)
+        return win_percentages(self.sample.rows, self.metrics, by, level, self.group_weights, controls=self.controls)
 
     def compare(
         self,
@@ -268,19 +268,9 @@ class Scores(RunRecord):
             MetricError: A metric, method or layer is not in the rows, is required, or leaves fewer than two items.
         """
         return rank(
-            self.rows,
-            self.metrics,
-            by,
-            over,
-            layer,
-            method,
-            level,
-            test,
-            resamples,
-            self.seed,
-            self.group_weights,
+            self.sample.rows, self.metrics, by, over, layer, method, level, test, resamples, self.seed, self.group_weights,
             controls=self.controls,
-        )
+        )  # fmt: skip
 
     def agreement(self, metrics: Sequence[str] | None = None, *, level: float = 0.95, resamples: int = 1000) -> Agreement:
         """How far metrics agree on which layers and methods are better: rank correlations over the pairs of both.
@@ -299,7 +289,8 @@ class Scores(RunRecord):
             MetricError: A metric is unknown or has no direction, or there are fewer than two metrics, or fewer than four pairs
                 of layer and method without control maps.
         """
-        return agreement(self.rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
+        rows = self.sample.rows
+        return agreement(rows, self.metrics, metrics, self.controls, level, resamples, self.seed, self.group_weights)
 
     def pooled(self, by: str | None = None, *, level: float = 0.95, resamples: int = 1000) -> pd.DataFrame:
         """Numbers over all images at once that are no means over images, such as MaxBoxAccV2 and PxAP, with intervals.
@@ -318,7 +309,7 @@ class Scores(RunRecord):
         Raises:
             MetricError: The run has no such metric, or the level is not in (0, 1).
         """
-        return pooled(self.rows, self.metrics, by, level, resamples, self.seed, self.group_weights)
+        return pooled(self.sample.rows, self.metrics, by, level, resamples, self.seed, self.group_weights)
 
     def plot(
         self,
@@ -377,7 +368,7 @@ class Scores(RunRecord):
         Raises:
             OutputError: The folder cannot be written.
         """
-        pooled = self.pooled(level=level) if pooled_numbers(self.rows, self.metrics) else None
+        pooled = self.pooled(level=level) if pooled_numbers(self.column_names, self.metrics) else None
         self._write(path, self.summary(level) if summary is None else summary, pooled)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
@@ -385,7 +376,7 @@ class Scores(RunRecord):
 
         Args:
             path: The file.
-            maps: Images with their maps; `xaieval.report.images_to_show` lists the images that the report shows.
+            maps: Images with their maps; `xaieval.report.images_to_show` lists those to show. Default: what `keep_maps=` kept.
             options: Other fields of `xaieval.report.ReportOptions`, such as `methods`, `classes`, `level`, `other`, a run to
                 compare with, and `cross`, the result of `xaieval.cross_score`.
 

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import pandas as pd
 from torch import nn
 
+from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups
 from xaieval.config.keywords import with_keywords
 from xaieval.config.protocol import Protocol
@@ -20,7 +21,7 @@ from xaieval.evaluation.job import borrowed, started
 from xaieval.evaluation.loop import measured_run
 from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.race import Race
-from xaieval.evaluation.request import Request, batches_of, check_at_least_one, check_request, check_target_of_all
+from xaieval.evaluation.request import Request, batches_of, check_request, check_target_of_all
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Explainer, Method, needs_model
 from xaieval.explainers.catalogue import METHODS
@@ -171,7 +172,7 @@ def search(
         (4, 'best')
     """
     how = with_keywords(search, inference or Inference(), options)
-    check_at_least_one(max_images=max_images)
+    check_count("max_images", max_images, optional=True)
     metrics = resolve_metrics([by])
     race = Race(by=metrics[0].name, error=error, max_images=max_images)
     request = check_request(model, layers, _candidates(methods), metrics, target, protocol, how, seed)

@@ -19,14 +19,14 @@ class AblationCAM:
     """Ablation-CAM: `relu(sum_k (y - y_k) / y A_k)`, where y_k is the score with channel k of the layer set to zero.
 
     The part before the layer depends only on the image, so the model runs on one copy of the image, and the layer's output is
-    expanded on the way to one ablated output per channel. Three of them are tried first: a model that joins the layer's output
-    with another tensor of the image's batch size cannot be run that way, and gets whole passes.
+    expanded on the way to one ablated output per channel. Three of them are tried first: this does not work if the model joins
+    the layer's output with another tensor of the original batch size; then full passes are used.
 
     A channel of a token layer is set to zero in all tokens, also those before the grid. The layer may have any address, such
     as `fpn[p2]` or `layer3.0.relu#2`. Where the score is 0, the map is undefined and becomes NaN.
 
     Args:
-        expand: False makes whole passes without a trial.
+        expand: False uses full passes without a trial.
 
     Reference:
         Desai and Ramaswamy, "Ablation-CAM", WACV 2020, eq. 4 and 5.

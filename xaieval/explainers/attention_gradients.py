@@ -1,4 +1,4 @@
-"""Maps from attention weights and their gradients: what of the attention serves the score of the target."""
+"""Maps from attention weights and their gradients: which part of the attention supports the score of the target."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class LeGrad:
     taken with respect to its weights.
 
     Args:
-        layers: How many of the last blocks take part. Default: all.
+        layers: How many of the last blocks are used. Default: all.
         grid: Height and width of the token grid. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
         name: Name in tables and rows.

@@ -220,15 +220,15 @@ class Explainer(Interface):
 
     Attributes:
         name: Name in tables and rows.
-        needs_layer: Whether it explains a layer: it is called once per layer, with the layer's activation, or else once.
+        needs_layer: Whether it explains a layer. It is then called once per layer, with the layer's activation; otherwise once.
         needs_gradient: Whether it also needs the gradient at the layer.
 
     Other attributes are optional. `passes` and `paper` are text for the table of `xaieval-bench methods`: forward passes per
-    image, and a reference. `needs_model = False` says that the explainer uses only what the context holds beyond the model
-    (maps of a layer, logits, images, `ask`), with tensors in any memory format. The run then neither undoes its changes to the
-    model nor copies tensors for this explainer. `needs_logits = False` says that it does not read `context.logits`; for a
-    metric that asks for many maps, no pass is then made to have them. `joins_layers = True` says that it makes one map of all
-    layers of the run: it is called once, with a context of each layer in `layers`, and its rows have the layer `layer3+layer4`.
+    image, and a reference. `needs_model = False` means that the explainer uses only the context without the model (maps of a
+    layer, logits, images, `ask`), with tensors in any memory format. The run then neither undoes its changes to the model nor
+    copies tensors for this explainer. `needs_logits = False` means that it does not read `context.logits`; a metric that needs
+    many maps then saves a pass. `joins_layers = True` means that it makes one map of all layers of the run: it is called once,
+    with a context of each layer in `layers`, and its rows have the layer `layer3+layer4`.
 
     Called with a `Context`, it returns raw maps `[N, h, w]` of any size and range; the protocol upsamples and normalises them.
     A map with NaN marks an image that could not be explained.
@@ -291,7 +291,7 @@ def size_of_images(context: Context, name: str) -> tuple[int, int]:
 
 
 def check_detector(context: Context, name: str, other: str) -> None:
-    """Refuse a model whose task follows no object, for a method that explains only detections.
+    """Refuse a task without detections, for a method that explains only detections.
 
     Raises:
         ExplainerError: With a method that explains other models.
@@ -304,7 +304,7 @@ def check_detector(context: Context, name: str, other: str) -> None:
 
 
 def check_compares(context: Context, name: str, instead: str) -> None:
-    """Refuse a protocol that compares classes, for a method that explains a class by itself or none at all.
+    """Refuse a protocol that compares classes, for a method that chooses its own class or has none.
 
     Raises:
         ExplainerError: With what to do instead.

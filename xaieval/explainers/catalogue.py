@@ -1,4 +1,4 @@
-"""Every method that has a name: those of xaieval, and those of other libraries."""
+"""Every named method: those of xaieval, and those of other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control maps, which do not depend on the model: a method that does not beat them explains nothing."""
+"""Control maps, which do not depend on the model. A method has to beat them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Control:
 
 
 def random(context: Context) -> Tensor:
-    """Independent uniform noise in each pixel, drawn from the seed and the image's id, so that batches do not matter."""
+    """Independent uniform noise in each pixel, drawn with the seed and the image's id, so batches do not matter."""
     return context.draw(context.images.shape[2:])
 
 
 def uniform(context: Context) -> Tensor:
-    """Ones everywhere: a constant map, which normalisation turns into zeros, so that the whole image is masked."""
+    """Ones everywhere: a constant map, which normalisation turns into zeros, so the whole image is masked."""
     return torch.ones_like(context.images[:, 0])
 
 

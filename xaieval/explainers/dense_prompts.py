@@ -1,6 +1,6 @@
 """Maps of prompts of CLIP and SigLIP: how similar each token of the image is to the prompt, read as the model reads an image.
 
-Attention gathers what a token stands for from places that are far away. MaskCLIP and CLIP Surgery mix the values of the last
+Attention mixes information from distant places into a token. MaskCLIP and CLIP Surgery mix the values of the last
 attentions in another way, so that a token keeps its own place, and neither takes gradients.
 """
 
@@ -31,7 +31,7 @@ Mix = Callable[[Tensor], Tensor]  # of the values of an attention, [N, heads, T,
 class MaskCLIP:
     """MaskCLIP: the similarity of each token to the prompt, the tokens being the values of the last attention.
 
-    The last attention gives each token its own value, whatever queries and keys are; all that follows is applied to each token
+    The last attention gives each token its own value, independent of queries and keys; later layers are applied to each token
     alone. In CLIP it is that of the last block, in SigLIP that of the query that pools the tokens. The map is the score of the
     prompt, which is the cosine similarity by the scale and the bias of the model.
 

@@ -1,6 +1,5 @@
-"""Methods made for detectors: D-RISE, and two maps of a layer that stay with one object; D-CLOSE and G-CAME are beside it.
-
-They explain the one detection that the task follows, and refuse models that are no detectors.
+"""Methods made for detectors: D-RISE, and two maps of a layer that stay on one object; D-CLOSE and G-CAME have their own
+modules. They explain the detection of the task, and refuse models that are not detectors.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ __all__ = ["GCAME", "gaussian_cam"]
 class GCAME:
     """G-CAME: Grad-CAM of one detection, each channel weighted by a Gaussian around the cell of its largest gradient.
 
-    The formula is that of `gaussian_cam`. It is made for the layers that predict boxes, as the last convolutions before the
-    outputs of YOLOX, where the gradient of a box is at one cell; farther from the outputs, it is at many cells.
+    The formula is that of `gaussian_cam`. It is made for the layers that predict boxes, such as the last convolutions before
+    the outputs of YOLOX. There the gradient of a box is at one cell; farther from the outputs it is at many cells.
 
     Raises:
         ExplainerError: When called: the model is no detector, or the images are volumes.

@@ -20,11 +20,11 @@ class GScoreCAM(ScoreCAM):
     """gScoreCAM: Score-CAM of the `n_channels` channels with the largest mean gradient, with its sign, in each image.
 
     Its cost does not grow with the width of the layer: CLIP's last convolutions have thousands of channels, most of them noise.
-    Channels on which the score does not depend, those without any gradient, take no part. With as many channels as the layer
+    Channels without any gradient do not affect the score and are left out. With as many channels as the layer
     has, it is `score-cam` of the others.
 
     Args:
-        n_channels: How many channels take part at most.
+        n_channels: The largest number of channels to use.
         align_corners: As of `ScoreCAM`.
         normalise_at: As of `ScoreCAM`.
         wanted: As of `ScoreCAM`.

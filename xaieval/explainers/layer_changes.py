@@ -1,8 +1,8 @@
 """Scores of a model whose output at a layer is changed in many ways: only the part of the model after the layer runs on many.
 
 The part before the layer depends only on the image, so the model runs on one copy of the image, and the layer's output is
-expanded on the way to one changed output per change. A few of them are tried first: a model that joins the layer's output with
-another tensor of the image's batch size cannot be run that way, and gets whole passes.
+expanded on the way to one changed output per change. A few of them are tried first: this does not work if the model joins the
+layer's output with another tensor of the original batch size; then full passes are used.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def changed_scores(
         count: The number of changes.
         tried: The numbers of a few changes with different scores.
         wanted: "score", "confidence", or None for what the protocol takes gradients of.
-        expand: False makes whole passes without a trial.
+        expand: False uses full passes without a trial.
     """
     expand = expand and _can_expand(context, change, tried, wanted)
     numbers = torch.arange(count, device=context.images.device)

@@ -27,7 +27,7 @@ Sides = Literal["+", "-", "+-"]
 class Fusion:
     """The maps of a method at several layers, fused: the element-wise maximum of the scaled maps.
 
-    Each map is divided by its maximum, which makes layers comparable, and goes through `tanh(gamma m)`, which lifts its weak
+    Each map is divided by its maximum, which makes layers comparable, and goes through `tanh(gamma m)`, which raises its weak
     parts. The maps are upsampled to the largest of them. One that is zero everywhere adds nothing.
 
     Args:
@@ -96,15 +96,15 @@ class Fusion:
 
 @dataclass(frozen=True)
 class PolyCAM:
-    """Poly-CAM: maps of all layers by masked scores as in Score-CAM, each refining the coarser map of the layers behind it.
+    """Poly-CAM: maps of all layers by masked scores as in Score-CAM, each refining the coarser map of the deeper layers.
 
     From the deepest layer, whose map has the fewest cells, to the shallowest: the map of a layer is `relu(sum_k w_k A_k)`, its
     local mean is divided out, and it is multiplied by the upsampled map so far. The local mean is that over a cell of the map
     so far. A channel becomes a mask by min-max normalisation and upsampling.
 
     Args:
-        sides: What the weight of a channel is made of: "+" is the confidence on the image masked by it, "-" the loss of
-            confidence where it is masked away, "+-" their sum, which takes both passes.
+        sides: The weight of a channel: "+" is the confidence on the image masked by it, "-" the loss of confidence if it is
+            removed, "+-" their sum, which needs both passes.
 
     Raises:
         ExplainerError: A choice is unknown; when called: there is one layer only.

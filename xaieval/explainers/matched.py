@@ -1,7 +1,7 @@
 """Matched controls: for each map, other maps of the same size. A metric that prefers the map to them sees more than its size.
 
-A matched control has the values of the map at other pixels, so that its mask keeps as much of the image, whatever the masking.
-`dimmed` is no map but a mask: the mean of the map's mask everywhere.
+A matched control has the values of the map at other pixels, so its mask keeps equally much of the image with any masking.
+`dimmed` is a mask and not a map: the mean of the map's mask everywhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def varies(maps: Float[Tensor, " n *space"]) -> Bool[Tensor, " n"]:
 def with_values_of(maps: Float[Tensor, " n *space"], places: Float[Tensor, " n *space"]) -> Float[Tensor, " n *space"]:
     """The values of each map in the order of `places`: its largest value where `places` is largest, and so on.
 
-    Values of `places` are rounded to 1/4096 of their range, so that rounding errors of the model decide nothing. Equal ones are
+    Values of `places` are rounded to 1/4096 of their range, so that rounding errors of the model do not matter. Equal ones are
     ordered row by row from the upper left, by a stable sort.
 
     Args:
@@ -51,7 +51,7 @@ def distances(numbers: Float[Tensor, "n axes"], sides: tuple[int, ...]) -> Int[T
     """By how many pixels each map is rolled, `[N, A]`: at least a quarter of the side along one axis, at most half of it.
 
     Offsets as shares of the sides are uniform over the square from -1/2 to 1/2 without the square from -1/4 to 1/4; axes of
-    length 1 take no part.
+    length 1 are left out.
 
     Args:
         numbers: Uniform random numbers in [0, 1), one for each image and axis.
@@ -76,7 +76,7 @@ def distances(numbers: Float[Tensor, "n axes"], sides: tuple[int, ...]) -> Int[T
 
 
 def shifted(maps: Float[Tensor, " n *space"], offsets: Int[Tensor, "n axes"]) -> Float[Tensor, " n *space"]:
-    """Each map rolled by its own offset; what leaves the image on one side enters on the other.
+    """Each map rolled by its own offset; pixels that leave the image on one side enter on the other.
 
     Args:
         maps: Maps, `[N, H, W]`; of volumes `[N, D, H, W]`.
@@ -116,5 +116,5 @@ def dimmed(masks: Float[Tensor, " n *space"]) -> Float[Tensor, " n *space"]:
 
 
 def blurred(images: Float[Tensor, "n c *space"]) -> Float[Tensor, " n *space"]:
-    """The low-pass of each picture's brightness, the mean over its channels: places for `with_values_of` that know no model."""
+    """The low-pass of each picture's brightness, the mean over its channels: model-free places for `with_values_of`."""
     return gaussian_blur(images.mean(dim=1, keepdim=True), LOW_PASS)[:, 0]

@@ -21,7 +21,7 @@ class OptiCAM:
     """Opti-CAM: `sum_k softmax(u)_k relu(A_k)`, with the u for which the image masked by the map has the highest score.
 
     The mask is the map at the size of the image, scaled to [0, 1]. The optimiser is Adam; all images of a batch are optimised
-    together, each for itself.
+    at once, but independently.
 
     Args:
         steps: Steps of the optimiser, one pass each.

@@ -239,7 +239,7 @@ def masked_scores(
 
 @dataclass(frozen=True)
 class RandomMasks:
-    """The random masks of RISE, made when needed: the grids `[n, s, s]` take little memory, the masks much.
+    """The random masks of RISE, made when needed: the grids `[n, s, s]` need little memory, the masks much.
 
     Attributes:
         grids: Zeros and ones, `[n, s, s]`.

@@ -1,4 +1,4 @@
-"""Maps that another tool has made, read from files."""
+"""Maps of other tools, read from files."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ GAUSSIAN = ((1 / 16, 1 / 8, 1 / 16), (1 / 8, 1 / 4, 1 / 8), (1 / 16, 1 / 8, 1 / 
 class ReciproCAM:
     """Recipro-CAM: the value of a cell is the score of the model when the layer's output is zero in all other cells.
 
-    All channels of the cell are kept, and tokens that are no cells, such as a class token. The layer may have any address whose
-    output has the images first.
+    All channels of the cell are kept, and so are tokens that are not cells, such as a class token. The layer may have any
+    address whose output has the images first.
 
     Args:
         kept: "cell" keeps the cell alone; "gaussian" weights it and its neighbours by a 3 x 3 Gaussian, as for transformers.
         wanted: "confidence" (as in the authors' code; which one is the protocol's choice) or "score" (the logit).
-        expand: False makes whole passes without a trial.
+        expand: False uses full passes without a trial.
 
     Raises:
         ExplainerError: A choice is unknown; when called: the layer's output has other axes.

@@ -1,11 +1,10 @@
 """Rules of layer-wise relevance propagation for the functions that a transformer calls.
 
-A set of rules says what each function passes back in place of its gradient; what a function returns stays the same. Functions
+A set of rules defines what each function passes back instead of its gradient; its output does not change. Functions
 that only move numbers (reshape, cat, ...) need no rule. A function that is neither among them nor among the rules is an error,
-because its plain gradient would give a wrong map without a word.
-
-Two sets stand here. Under `ATTN_LRP`, what is passed back times the value is the relevance, so that linear functions keep their
-gradient. Under `alpha_beta`, what is passed back is the relevance itself.
+because its plain gradient would silently give a wrong map. There are two sets. With `ATTN_LRP`, the relevance is the
+passed-back value times the activation, so linear functions keep their gradient. With `alpha_beta`, the relevance itself is
+passed back.
 """
 
 from __future__ import annotations

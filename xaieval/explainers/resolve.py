@@ -1,15 +1,15 @@
-"""From what `methods=` takes (names, explainers, objects of other libraries, functions) to explainers."""
+"""Explainers from the values of `methods=`: names, explainers, objects of other libraries, functions."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from xaieval.errors import ExplainerError, choose_from
+from xaieval.config.spelling import plain_name
+from xaieval.errors import ExplainerError, advice, choose_from
 from xaieval.explainers.adapters.base import Library
 from xaieval.explainers.base import Explainer, FunctionExplainer, MapFunction, needs_model
 from xaieval.explainers.catalogue import LIBRARIES, LIBRARY_METHODS, METHODS
@@ -101,24 +101,20 @@ def _library_of(method: Any) -> Library | None:
     return None
 
 
-def _plain(name: str) -> str:
-    """A name in small letters, without what papers and libraries put between its words."""
-    return re.sub(r"[-_ ]", "", name.lower())
-
-
-OWN = {_plain(name): explainer for name, explainer in METHODS.items()}
+OWN = {plain_name(name): explainer for name, explainer in METHODS.items()}
 
 
 def _by_name(name: str) -> Explainer:
-    own = METHODS.get(name) or OWN.get(_plain(name))
+    own = METHODS.get(name) or OWN.get(plain_name(name))
     if own is not None:
         return own
     prefix, _, kind = name.rpartition(":")
     library = next((library for library in LIBRARIES if library.name == prefix), None)
     if library is None:
         raise ExplainerError(
-            f"no method {name!r}; {_in_libraries(name)}{choose_from(name, METHODS)}; 'xaieval-bench methods' lists those of "
-            "other libraries too; or give a function"
+            f"no method {name!r}; {_in_libraries(name)}{choose_from(name, METHODS)}; "
+            + advice("xaieval.explainers.LIBRARY_METHODS has", "'xaieval-bench methods' lists")
+            + " those of other libraries; or give a function"
         )
     if name not in library.methods:
         known = [method.removeprefix(f"{prefix}:") for method in library.methods]

@@ -17,7 +17,7 @@ __all__ = ["ROLLOUT", "AttentionMap", "last_block", "rollout"]
 
 @dataclass(frozen=True)
 class AttentionMap(ReadsRows):
-    """A map from the attention weights of all blocks: a function combines them into one matrix, of which one row is the map.
+    """A map from the attention weights of all blocks: a function combines them into one matrix; one row of it is the map.
 
     The row is that of the class token if there is one, or else the mean over the tokens of the grid. If the model pools its
     tokens by a query of its own, as SigLIP does, that query is the last block and has one row. The map is the same for every

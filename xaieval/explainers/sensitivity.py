@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ __all__ = ["HSIC", "SENSITIVITY", "Sobol"]
 
 @dataclass(frozen=True)
 class Sobol:
-    """Total Sobol indices: the share of the score's variance under random masks that a cell has a part in.
+    """Total Sobol indices: the share of the score's variance under random masks that involves a cell.
 
     `S_i = sum_j (f(A_j) - f(C_ij))^2 / (2 n Var f(A))`: A holds n masks of quasi-random numbers in [0, 1], one for each cell,
     and C_i is A with cell i from n other masks. Where no mask changes the score, the map is undefined and becomes NaN.
@@ -73,7 +73,7 @@ class Sobol:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, grid, grid]`."""
         size, cells = size_of_images(context, self.name), self.grid**2
-        numbers = qmc.Sobol(2 * cells, rng=np.random.default_rng(context.seed)).random(self.n_designs)
+        numbers = scipy.stats.qmc.Sobol(2 * cells, rng=np.random.default_rng(context.seed)).random(self.n_designs)
         first, other = torch.from_numpy(numbers).float().to(context.images.device).split(cells, dim=1)
 
         def masks(start: int, stop: int) -> Tensor:
@@ -102,7 +102,7 @@ class HSIC:
         n_masks: Number n of masks.
         grid: Cells along each side.
         fill: Value of covered pixels, in the model's input space; 0 is the mean colour of normalised images.
-        wanted: "confidence", or "score" (the logit), whose median may be near 0.
+        wanted: "confidence", or "score" (the logit); the median of logits may be near 0.
 
     Raises:
         ExplainerError: A number is out of range.
@@ -144,7 +144,7 @@ class HSIC:
     def __call__(self, context: Context) -> Tensor:
         """Raw maps `[N, grid, grid]`."""
         size = size_of_images(context, self.name)
-        numbers = qmc.LatinHypercube(self.grid**2, rng=np.random.default_rng(context.seed)).random(self.n_masks)
+        numbers = scipy.stats.qmc.LatinHypercube(self.grid**2, rng=np.random.default_rng(context.seed)).random(self.n_masks)
         shown = torch.from_numpy(numbers > 0.5).float().to(context.images.device)
 
         def masks(start: int, stop: int) -> Tensor:

@@ -18,10 +18,10 @@ NO_SETTINGS = {"method", "settings"}  # fields of the methods of libraries that 
 
 
 def with_settings(methods: Method | Sequence[Method], settings: Mapping[str, Mapping[str, Any]]) -> list[Explainer]:
-    """The explainers of `methods=`, those that `settings` names with other settings than by default.
+    """The explainers of `methods=`, with the given settings instead of the defaults.
 
     A setting is a field of the explainer, such as `n_masks` of `rise`, or a keyword of a library's class. Its name may have
-    dashes in place of underscores, and lack an `n_` in front.
+    dashes instead of underscores, and omit a leading `n_`.
 
     Args:
         methods: See `resolve_methods`.

@@ -14,7 +14,6 @@ from types import MethodType
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -26,12 +25,13 @@ __all__ = ["FoldablePair", "Folding", "find_foldable_pairs", "folded"]
 CONVOLUTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
 
 # What remains of a normalisation's forward once its arithmetic is part of the convolution.
-REMAINDERS: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    nn.BatchNorm1d: lambda norm, x: x,
-    nn.BatchNorm2d: lambda norm, x: x,
-    nn.BatchNorm3d: lambda norm, x: x,
-    nn.SyncBatchNorm: lambda norm, x: x,
-    BatchNormAct2d: lambda norm, x: norm.act(norm.drop(x)),
+# Classes are named, so that timm, which takes long to import, is imported only by who uses it.
+REMAINDERS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "torch.nn.modules.batchnorm.BatchNorm1d": lambda norm, x: x,
+    "torch.nn.modules.batchnorm.BatchNorm2d": lambda norm, x: x,
+    "torch.nn.modules.batchnorm.BatchNorm3d": lambda norm, x: x,
+    "torch.nn.modules.batchnorm.SyncBatchNorm": lambda norm, x: x,
+    "timm.layers.norm_act.BatchNormAct2d": lambda norm, x: norm.act(norm.drop(x)),
 }
 
 
@@ -61,7 +61,7 @@ def find_foldable_pairs(
     """
     excluded = set(probed)
     by_weight = {id(m.weight): m for name, m in model.named_modules() if name not in excluded and _is_convolution(m)}
-    by_mean = {id(m.running_mean): m for m in model.modules() if type(m) in REMAINDERS and "forward" not in vars(m)}
+    by_mean = {id(m.running_mean): m for m in model.modules() if _class_of(m) in REMAINDERS and "forward" not in vars(m)}
     if not by_weight or not by_mean:
         return []
     recorder = _record_pass(model, images, excluded, model if call is None else call)
@@ -104,7 +104,7 @@ class Folding:
         for pair, tensors in zip(self.pairs, self.fused, strict=True):
             _set_weights(pair.convolution, *tensors)
             # A bound method, because torch.compile recognises it when the same model is compiled again.
-            pair.norm.forward = MethodType(REMAINDERS[type(pair.norm)], pair.norm)
+            pair.norm.forward = MethodType(REMAINDERS[_class_of(pair.norm)], pair.norm)
 
     def _unfold(self) -> None:
         for pair, tensors in zip(self.pairs, self.original, strict=True):
@@ -155,6 +155,10 @@ def _fused(pair: FoldablePair) -> tuple[Tensor, nn.Parameter]:
         widened(weight), widened(convolution.bias), *statistics, widened(norm.weight), widened(norm.bias)
     )
     return fused[0].detach().to(weight.dtype), nn.Parameter(fused[1].detach().to(weight.dtype), requires_grad=False)
+
+
+def _class_of(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _is_convolution(module: nn.Module) -> bool:

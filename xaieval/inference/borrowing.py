@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from xaieval.errors import ModelError, UsageError, XaievalError
+from xaieval.errors import ALL_METHODS, ModelError, UsageError, XaievalError, advice
 from xaieval.inference.hook_registries import HookRegistries, watched
 from xaieval.inference.plain_passes import plain_passes
 from xaieval.inference.reproducibility import same_random_numbers
@@ -114,7 +114,7 @@ def check_open(model: nn.Module, path: str = "") -> None:
     if without_layers:
         raise ModelError(
             f"the model is {without_layers}, which has no layers to look into; give the nn.Module that it was made from, or "
-            "use methods that look at the input ('xaieval-bench methods')"
+            f"use methods that look at the input ({advice(*ALL_METHODS)})"
         )
     names = path.split(".") if path else []
     module: Any = model
@@ -124,7 +124,7 @@ def check_open(model: nn.Module, path: str = "") -> None:
             part = f"layer '{path}' is in a part of {kind}, and " if depth else ""
             raise ModelError(
                 f"{part}the layers of a {kind} model cannot be probed; give the nn.Module that it was made from, or use "
-                "methods that need no layer ('xaieval-bench methods')"
+                f"methods that need no layer ({advice(*ALL_METHODS)})"
             )
         module = dict(module.named_children()).get(names[depth]) if depth < len(names) else None
         if module is None:

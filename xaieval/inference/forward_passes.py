@@ -16,24 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from xaieval.errors import ModelError, UsageError, choose_from
+from xaieval.errors import ModelError
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.batchnorm_folding import FoldablePair, Folding, find_foldable_pairs, folded
 from xaieval.inference.borrowing import replace_cached_inference_tensors
 from xaieval.inference.hook_registries import in_pass
 from xaieval.inference.plain_passes import compiled, own_images
+from xaieval.inference.precision import FLOAT32, PRECISIONS, Precision, tf32_by_default
 from xaieval.inference.tasks import Classification, Task
 
-__all__ = ["PRECISIONS", "Forward", "Runner", "called", "check_precision", "in_groups", "sped_up"]
+__all__ = ["Forward", "Runner", "called", "in_groups", "sped_up"]
 
 Forward = Callable[[nn.Module, Tensor], Any]
 
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16}
 NEEDS_GRADIENTS = re.compile("does not require grad|inference (tensor|mode)", re.IGNORECASE)
 VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 IMAGES = "pixel_values"  # what models of transformers call their images, some after another argument
 FOLDED = 1e-4  # largest change of a logit by folding, relative to the largest logit; a larger change means a different model
-COMPILED = {None: 1e-3, torch.bfloat16: 5e-2}  # the same for a compiled model, which sums in a different order
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Runner:
         forward: The same function for passes that only need the output.
         batch_limit: The number of images in a pass.
         layout: The memory layout of the images.
-        autocast: The dtype of passes that only need the output, where that is safe; None for the model's dtype. Passes that
-            probe layers always use the model's dtype, because otherwise the explained class would change for some images.
+        precision: The arithmetic of passes that only need the output. Passes that probe layers always use the model's dtype,
+            because otherwise the explained class would change for some images.
         folding: The BatchNorms folded into convolutions, if any.
     """
 
@@ -56,7 +55,7 @@ class Runner:
     forward: Callable[[Tensor], Any]
     batch_limit: BatchLimit
     layout: torch.memory_format = torch.contiguous_format
-    autocast: torch.dtype | None = None
+    precision: Precision = PRECISIONS[FLOAT32]
     folding: Folding | None = None
 
     @property
@@ -77,7 +76,7 @@ class Runner:
     @property
     def rounds_otherwise(self) -> bool:
         """Whether outputs differ by rounding from those of the passes that probe layers."""
-        return self.compiled or self.autocast is not None
+        return self.compiled or self.precision.is_reduced
 
     def lay_out(self, images: Tensor) -> Tensor:
         """Bring the images into the memory layout that is fastest for the model."""
@@ -85,7 +84,7 @@ class Runner:
 
     def computing(self, images: Tensor) -> AbstractContextManager[Any]:
         """The context for passes that only need the output."""
-        return nullcontext() if self.autocast is None else torch.autocast(images.device.type, self.autocast)
+        return self.precision.computing(images.device)
 
     def lent(self) -> AbstractContextManager[Any]:
         """The context in which the model has its own weights, for code that looks inside."""
@@ -116,7 +115,8 @@ class Runner:
             "folded_batch_norms": self.folded,
             "channels_last": self.layout == torch.channels_last,
             "compiled": self.compiled,
-            "autocast": str(self.autocast).removeprefix("torch.") if self.autocast else None,
+            "autocast": str(dtype).removeprefix("torch.") if (dtype := self.precision.autocast) else None,
+            **tf32_by_default(next(self.model.parameters(), torch.empty(0)).device),
         }
 
 
@@ -128,7 +128,7 @@ def sped_up(
     batch_limit: BatchLimit,
     *,
     fast: bool = True,
-    precision: str = "float32",
+    precision: str = FLOAT32,
     compile: bool = False,
     task: Task | None = None,
     forward: Forward | None = None,
@@ -144,7 +144,7 @@ def sped_up(
         probed: Paths of modules whose outputs must not change.
         batch_limit: The number of images in a pass.
         fast: False leaves the model's modules and memory unchanged.
-        precision: "float32" for the model's dtype, or "bf16".
+        precision: The arithmetic of passes that only need the output, a key of `PRECISIONS`.
         compile: Whether passes of masked images use torch.compile.
         task: How to read the model's output. Default: classification.
         forward: Runs the model. Default: `model(images)`.
@@ -152,17 +152,17 @@ def sped_up(
     Yields:
         The runner.
     """
-    autocast, task = PRECISIONS[precision], task or Classification()
+    computing, task = PRECISIONS[precision], task or Classification()
     call = called(model, forward)
     folding, layout = None, torch.contiguous_format
     with ExitStack() as undo:
         if fast and _has_convolutions(model):
             predict = partial(_predict, call, task)
             before, pairs = _first_prediction(model, predict, images[:1], probed)
-            layouts = (torch.channels_last, layout) if _prefers_channels_last(model, images, autocast) else (layout,)
+            layouts = (torch.channels_last, layout) if _prefers_channels_last(model, images, computing) else (layout,)
             if before is not None:
                 folding, layout = _adopt(undo, model, pairs, layouts, partial(_unchanged, predict, before, images[:1]))
-        runner = Runner(model, call, call, batch_limit, layout, autocast, folding)
+        runner = Runner(model, call, call, batch_limit, layout, computing, folding)
         yield _compiled(runner, images, task) if compile else runner
 
 
@@ -251,16 +251,6 @@ def in_groups(blocks: Iterable[tuple[Tensor, Tensor]], forward: Callable[[Tensor
     return torch.cat(results)
 
 
-def check_precision(precision: str) -> None:
-    """Check that a precision exists.
-
-    Raises:
-        UsageError: It does not; the message lists the known ones.
-    """
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision {precision!r}; {choose_from(precision, PRECISIONS)}")
-
-
 Prediction = list[Tensor]  # the tensors that a task reads from a model's output
 Change = tuple[Folding | None, torch.memory_format]
 
@@ -336,10 +326,10 @@ def _has_convolutions(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in model.modules())
 
 
-def _prefers_channels_last(model: nn.Module, images: Tensor, autocast: torch.dtype | None) -> bool:
+def _prefers_channels_last(model: nn.Module, images: Tensor, precision: Precision) -> bool:
     """Decide by a rule instead of a timing, so that the same run gives the same bits."""
     convolutions = images.ndim == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules())
-    return convolutions and (images.device.type == "cpu" or autocast is not None)
+    return convolutions and (images.device.type == "cpu" or precision.autocast is not None)
 
 
 @contextmanager
@@ -380,7 +370,7 @@ def _failure(runner: Runner, compiled: Runner, images: Tensor, task: Task) -> st
             raise
         lines = f"{type(error).__name__}: {error}".split("\n\n")[0].split("\n")
         return " ".join(line.strip() for line in lines if line.strip())
-    return "" if _same(actual, expected, COMPILED[runner.autocast]) else "its logits differ"
+    return "" if _same(actual, expected, runner.precision.tolerance) else "its logits differ"
 
 
 def _same(actual: Prediction, expected: Prediction, tolerance: float) -> bool:

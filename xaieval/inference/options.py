@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from xaieval.config.axes import check_layout
+from xaieval.config.counts import check_count
 from xaieval.errors import UsageError
 from xaieval.inference.batch_limit import BatchLimit, parse_bytes
-from xaieval.inference.forward_passes import Forward, check_precision
+from xaieval.inference.forward_passes import Forward
+from xaieval.inference.precision import AUTO, check_precision
 from xaieval.inference.reproducibility import check_repeatable
 from xaieval.inference.targets import Output
 from xaieval.inference.tasks import Task, resolve_task
@@ -65,8 +67,10 @@ class Inference:
         device: Where the model runs. Default: the model's device.
         batch_size: Images in a forward pass. Default: the loader's batch size. Masked images of several maps share a pass, so
             a loader with small batches does not make small passes.
-        precision: "float32" (the model's own type), or "bf16": autocast for the passes that confidences come from, on
-            processors that support it. Maps are always made in the model's own type.
+        precision: "float32" (the model's own type), or a faster one for the passes that confidences come from: "bf16" or
+            "fp16" by autocast, "tf32" on GPUs. Maps are always made in the model's own type. "auto" lets `score` and `search`
+            try on the first batch whether a faster one pays and leaves the numbers where they are; what was measured and what
+            was chosen is in the manifest. Other calls take float32 for it.
         compile: Run masked images through `torch.compile`, which is slow at first and pays off with many images.
         memory: Memory that the tensors of a batch may take, in bytes or as "4 GiB" or "500 MB"; fewer images run at a time if
             needed. Meant for CPUs, where a process that takes too much is killed. On GPUs an out-of-memory error has the same
@@ -100,8 +104,8 @@ class Inference:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch_size is at least 1, got {self.batch_size}")
+        check_count("batch_size", self.batch_size, optional=True)
+        check_count("prefix_tokens", self.prefix_tokens, 0, optional=True)
         if self.forward is not None and not callable(self.forward):
             raise UsageError(f"forward is a function (model, images) -> output, got {self.forward!r}")
         parse_bytes(self.memory)
@@ -109,7 +113,7 @@ class Inference:
         resolve_task(self.task, self.output)
         check_layout(self.layout)
         if self.deterministic:
-            check_repeatable(self.compile)
+            check_repeatable(self.compile, self.precision == AUTO)
 
     @property
     def images_per_pass(self) -> int | None:

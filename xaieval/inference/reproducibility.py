@@ -165,12 +165,18 @@ def repeatable() -> Iterator[None]:
             torch.set_num_threads(before["threads"])  # for this thread: each thread has its own number
 
 
-def check_repeatable(compile: bool) -> None:
+def check_repeatable(compile: bool, tries: bool) -> None:
     """Refuse options whose results can differ by rounding between runs.
 
+    Args:
+        compile: Whether the model is to be compiled.
+        tries: Whether the run chooses its precision by what is faster.
+
     Raises:
-        UsageError: The model is to be compiled.
+        UsageError: One of them is.
     """
+    if tries:
+        raise UsageError("deterministic=True cannot choose a precision by its speed; name one instead of precision='auto'")
     if compile:
         raise UsageError("deterministic=True cannot run a compiled model; leave out one of deterministic=True and compile=True")
 

@@ -12,10 +12,10 @@ from functools import partial
 from itertools import product
 
 import numpy as np
+import scipy  # whose `ndimage` is loaded when it is used
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from xaieval.errors import ProtocolError
@@ -117,12 +117,12 @@ def _channel_by_opencv(name: str, channel: Array, holes: Holes) -> Array:
 
 
 def _nearest(image: Array, holes: Holes) -> Array:
-    places = ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True)
+    places = scipy.ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True)
     return image[(slice(None), *places)]
 
 
 def _border(image: Array, holes: Holes) -> Array:
-    found, count = ndimage.label(holes, np.ones((3,) * holes.ndim))
+    found, count = scipy.ndimage.label(holes, np.ones((3,) * holes.ndim))
     numbers = found.astype(np.int64)
     touching = np.unique(np.concatenate([_touching(numbers, step) for step in product((-1, 0, 1), repeat=holes.ndim)]), axis=0)
     number, place = touching.T

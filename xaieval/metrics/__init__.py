@@ -142,7 +142,8 @@ def __getattr__(name: str) -> Any:
 def resolve_metrics(metrics: Any) -> list[Metric]:
     """Return the metrics of one or more names and objects.
 
-    Names can be those of `xaieval.metrics.aliases`. A `Metric` is returned unchanged, and a metric of Quantus is adapted.
+    Names can be in any spelling, such as "AverageDrop", or those of `xaieval.metrics.aliases`, such as "AD". A `Metric` is
+    returned unchanged, and a metric of Quantus is adapted.
 
     Raises:
         MetricError: A name is unknown or is given twice, or no metric is given.
@@ -161,7 +162,7 @@ def _resolved(metric: Any) -> Metric:
         return metric
     if is_of_quantus(metric):
         return from_quantus(metric)
-    name = own_name(metric) if isinstance(metric, str) else metric
+    name = own_name(metric, (*METRICS, *OF_SETS)) if isinstance(metric, str) else metric
     if name in OF_SETS:
         raise MetricError(
             f"{metric!r} compares the maps of many images, so it is no column of a run: "

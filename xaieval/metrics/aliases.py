@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from xaieval.config.spelling import plain_name
 from xaieval.errors import MetricError, choose_from
 
 __all__ = ["ABBREVIATIONS", "QUANTUS", "own_name"]
@@ -75,22 +76,26 @@ QUANTUS: Mapping[str, str] = {
 _BY_CASE = {other.lower(): own for other, own in ABBREVIATIONS.items()}
 
 
-def own_name(name: str) -> str:
-    """The name of a metric by another name of it; a name that is no other name is returned unchanged.
+def own_name(name: str, known: Collection[str] = ()) -> str:
+    """The name of a metric from one of its other names; any other name is returned unchanged.
 
     Args:
         name: A name of ours; an abbreviation of `ABBREVIATIONS`, in any case; or "quantus:" and the name of a class of Quantus.
+        known: Names that are also found in another spelling, such as "AverageDrop" or "average-drop".
 
     Raises:
         MetricError: Quantus has no such class.
 
     Example:
-        >>> own_name("AD"), own_name("quantus:Complexity"), own_name("insertion")
-        ('average_drop', 'entropy', 'insertion')
+        >>> own_name("AD"), own_name("quantus:Complexity"), own_name("insertion"), own_name("Average-Drop", ["average_drop"])
+        ('average_drop', 'entropy', 'insertion', 'average_drop')
     """
+    if name in known:
+        return name
     if name.startswith(PREFIX):
         found = name.removeprefix(PREFIX)
         if found not in QUANTUS:
             raise MetricError(f"no metric {name!r}; {choose_from(found, QUANTUS)}")
         return QUANTUS[found]
-    return _BY_CASE.get(name.lower(), name)
+    spelled = {plain_name(other): other for other in known}
+    return _BY_CASE.get(name.lower()) or spelled.get(plain_name(name), name)

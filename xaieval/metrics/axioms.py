@@ -1,4 +1,4 @@
-"""Axioms: properties that authors of explanation methods require of a map, each as a number that says how far it is missed."""
+"""Axioms: properties that authors of explanation methods require of a map, each as a number that measures the violation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NEEDED = ("confidence", "attributions", "images", "ask", "protocol", "draw")
 def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> Metric:
     """Completeness: does the map add up to the change of the confidence, as a relative error, 0 or more, lower is better.
 
-    `|sum of phi - (f(x) - f(x'))| / |f(x) - f(x')|` with the baseline x'. It is a question for methods whose maps have the unit
-    of the confidence, such as integrated gradients, with signs and at the size of the image. Gradients are taken of the logit
-    by default: judge them under `Protocol(confidence="identity")`, or take them of the confidence,
+    `|sum of phi - (f(x) - f(x'))| / |f(x) - f(x')|` with the baseline x'. It suits methods with maps in the unit of the
+    confidence, such as integrated gradients, with signs and at the size of the image. Gradients are those of the logit by
+    default: score them with `Protocol(confidence="identity")`, or take them of the confidence,
     `Protocol(gradient="confidence")`.
 
     Args:
@@ -51,6 +51,7 @@ def completeness(baseline: Baseline = "zero", *, name: str = "completeness") -> 
         partial(_completeness, baseline=baseline),
         higher_is_better=False,
         label="completeness error",
+        rounding_decides=True,  # it divides by a difference of scores that may be small
         needs=NEEDED,
         settings={"baseline": plain(baseline)},
         passes="1",
@@ -133,12 +134,12 @@ def non_sensitivity(
 def input_invariance(shift: float = -1.0, *, name: str = "input_invariance") -> Metric:
     """Input invariance: relative change of the map under a shift that the model undoes, 0 or more, lower is better.
 
-    A constant is added to every pixel, and the model takes it away first, so that all its outputs stay the same; so should the
-    map. `|phi_2(x + m) - phi_1(x)| / |phi_1(x)|` with Euclidean norms. NaN if the map is zero everywhere.
+    A constant is added to every pixel, and the model first subtracts it, so all its outputs stay the same; so should the map.
+    `|phi_2(x + m) - phi_1(x)| / |phi_1(x)|` with Euclidean norms. NaN if the map is zero everywhere.
 
-    The first layer sees the same numbers as before, which is what the paper reaches by a change of its bias. So maps of
-    activations and gradients cannot change, and the question is one for methods that use the values of the input or a
-    baseline: gradient times input, integrated gradients, occlusion, RISE.
+    The first layer sees the same numbers as before; the paper changes its bias instead. Maps of activations and gradients
+    cannot change, so the metric suits methods that use the values of the input or a baseline: gradient times input, integrated
+    gradients, occlusion, RISE.
 
     Args:
         shift: The constant m, in the unit of the model's input.

@@ -1,8 +1,8 @@
-"""Box accuracy: whether the boxes around what a map marks are the boxes around the objects.
+"""Box accuracy: how well the boxes around the regions that a map marks fit the boxes of the objects.
 
 A map marks the pixels of at least a threshold; its boxes are those around the connected pieces of what it marks. Papers on
-weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is no mean of
-numbers of single images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
+weakly supervised localisation report `max_box_accuracy`, at the threshold that is best for the whole data set. It is not a mean
+over images, so the rows keep the IoU of each image at all thresholds, and `Scores.pooled` computes the maximum.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # whose `ndimage` is loaded when it is used
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from xaieval.errors import MetricError, choose_from
@@ -130,7 +130,8 @@ def box_accuracy(
         threshold: Of the value of one image, in (0, 1]; 0.2 as in Zhou et al., CVPR 2016.
         iou: Levels of the IoU, in (0, 1]: those of MaxBoxAccV2; (0.5,) for MaxBoxAcc.
         components: "any" as in MaxBoxAccV2, or "largest" as in MaxBoxAcc.
-        thresholds: Number of equal steps up to 1 that the maximum is taken over. The authors take 1000, of maps of 256 values.
+        thresholds: Number of equal steps up to 1, over which the maximum is taken. The authors use 1000, with maps of 256
+            values.
         name: Name of the metric, for a run with several settings.
 
     Raises:
@@ -190,7 +191,7 @@ def _best_ious(map_: Array, boxes: Floats, bounds: Array, components: Components
     block = max(1, PIXELS // map_.size)
     for start in range(0, len(bounds) if len(boxes) else 0, block):
         part = slice(start, start + block)
-        labels, count = ndimage.label(map_ >= bounds[part, None, None], NEIGHBOURS)
+        labels, count = scipy.ndimage.label(map_ >= bounds[part, None, None], NEIGHBOURS)
         places, found = _pieces(labels, count)
         if components == "largest":
             kept = _largest(places, np.bincount(labels.ravel())[1:])
@@ -201,7 +202,7 @@ def _best_ious(map_: Array, boxes: Floats, bounds: Array, components: Components
 
 def _pieces(labels: Array, count: int) -> tuple[Array, Floats]:
     """The place of the threshold of each piece, `[P]`, and the box around it, `[P, 4]`."""
-    corners = [(s.start, x.start, y.start, x.stop, y.stop) for s, y, x in ndimage.find_objects(labels, count)]
+    corners = [(s.start, x.start, y.start, x.stop, y.stop) for s, y, x in scipy.ndimage.find_objects(labels, count)]
     table = np.array(corners, dtype=float).reshape(count, 5)
     return table[:, 0].astype(np.intp), table[:, 1:]
 

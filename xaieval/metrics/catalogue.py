@@ -16,7 +16,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: Name for `metrics=`, and of the column in `rows` and `summary`.
-        family: What it asks of a map, one of `xaieval.metrics.FAMILIES`.
+        family: The question that it answers about a map, one of `xaieval.metrics.FAMILIES`.
         needs: Its inputs, by the names of `xaieval.metrics.NEEDS`.
         passes: Forward passes for each image and map beyond the masked one.
         better: "higher", "lower", or "describes" for a number that only describes a map.

@@ -1,4 +1,4 @@
-"""Noise on images, and how much a map changes: what several metrics of robustness are made of."""
+"""Noise on images, and how much a map changes: the basis of several robustness metrics."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def changes_under_noise(
 ) -> Iterator[Tensor]:
     """The relative change of each map under one noise after the other, `[N]` each.
 
-    The noise has one name for all metrics that are made of these changes, so that they see the same images.
+    All metrics based on these changes share the name of the noise, so they see the same images.
 
     Args:
         maps: Maps of the images, `[N, H, W]`.

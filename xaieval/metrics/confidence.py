@@ -31,8 +31,8 @@ LIFT_CAM = "Jung and Oh 2021, arXiv 2102.05228"
 def gain(confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Gain of each image, `100 * max(0, O - Y) / (1 - Y)`, in percent, 0 to 100, higher is better.
 
-    0 if Y is 1, since there is nothing to gain. NaN if Y is not positive, if Y or O is above 1 (then they are no
-    probabilities), or if a value is not finite.
+    0 if Y is 1, because there is nothing to gain. NaN if Y is not positive, if Y or O is above 1 (not a probability), or if a
+    value is not finite.
 
     Args:
         confidence: Y, `[N]`.

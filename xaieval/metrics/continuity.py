@@ -22,14 +22,14 @@ def continuity(steps: int = 28, share: float = 1.0, fill: str = "edge") -> Metri
 
     `max_k |phi(x_k) - phi(x)|_1 / |x_k - x|_2` over copies `x_k` of the image that are shifted along its last axis, step by
     step in both directions, up to a share of its width. Maps are in [0, 1], and are not shifted back, so a map that moves with
-    the image has a price too: the question is whether it moves as smoothly as the image, not whether it moves along, which is
-    `stability_shift`. NaN if a map has NaN or inf, or if no shift changes the image. The sum over pixels grows with the image:
-    compare only values of one image size and the same settings.
+    the image also counts as changing: the metric measures whether it moves as smoothly as the image. `stability_shift` measures
+    whether it moves with the image. NaN if a map has NaN or inf, or if no shift changes the image. The sum over pixels grows
+    with the image: compare only values of one image size and the same settings.
 
     Args:
         steps: Shifted copies of each image, an even number, half of them in each direction.
         share: Share of the width of the farthest shift, in (0, 1]. Steps that are the same number of pixels are one step.
-        fill: What comes in: "edge" repeats the edge, "minimum" is the smallest value of the image, as Quantus' "black".
+        fill: The new pixels: "edge" repeats the edge, "minimum" is the smallest value of the image, as Quantus' "black".
 
     Raises:
         MetricError: A setting is out of range.

@@ -140,9 +140,10 @@ AVERAGE_DROP = Metric(
 def increase(
     confidence: Float[Tensor, " n"], masked_confidence: Float[Tensor, " n"], *, ties: Ties = "no_increase"
 ) -> Float[Tensor, " n"]:
-    """Increase of each image, 100 if `O > Y` (strictly: a tie is no increase) and 0 otherwise, in percent, higher is better.
+    """Increase of each image, 100 if `O > Y` (strictly: a tie is not an increase) and 0 otherwise, in percent, higher is
+    better.
 
-    NaN if a value is not finite. It is a comparison, so that it has a value where Y is not positive, and `drop` has none.
+    NaN if a value is not finite. It only compares, so it has a value even if Y is not positive, unlike `drop`.
 
     Args:
         confidence: Y, `[N]`.

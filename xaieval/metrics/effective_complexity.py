@@ -31,9 +31,9 @@ def effective_complexity(
 ) -> Metric:
     """Effective complexity: pixels that are enough to keep the confidence, 0 to 100 percent, lower is better.
 
-    The smallest share of the pixels of the highest absolute attribution that can be kept, all others replaced, so that the
-    confidence changes by at most `tolerance` of itself (root mean square over the samples). To a step of the axis. NaN where
-    the confidence on the image is 0.
+    The smallest share of pixels, highest absolute attribution first, that keeps the confidence within `tolerance` of itself
+    while all others are replaced (root mean square over the samples). To a step of the axis. NaN where the confidence on the
+    image is 0.
 
     Args:
         tolerance: Largest relative change. The paper leaves it to the user.

@@ -1,4 +1,4 @@
-"""Faithfulness by correlation: does the sum of a map over some pixels grow with what their replacement does to the confidence.
+"""Faithfulness by correlation: does the sum of a map over some pixels grow with the effect of replacing them.
 
 The four metrics differ in the subsets: pixels at random of one size or of several, pixels in the order of the map, or cells of
 a grid. Attributions keep their signs; a correlation does not depend on their scale.
@@ -81,7 +81,7 @@ def faithfulness_estimate(
     The pixels are sorted by the map and cut into groups; each group alone is replaced. The value is Pearson's correlation over
     the groups between the sum of the map in it and the fall of the confidence. NaN if one of the two does not vary.
 
-    The paper has one feature in a group. An image has too many pixels for that, so the default is 32 groups.
+    In the paper each group is one feature. An image has too many pixels, so the default is 32 groups.
 
     Args:
         steps: Number of equal groups, or the shares of pixels at which they are cut, as in `insertion`.

@@ -38,7 +38,7 @@ class InformationCurve:
     Attributes:
         fractions: Shares of pixels to show.
         seeded: Share of pixels, drawn at random, that is always shown.
-        baseline: What is put in the place of the others.
+        baseline: What replaces the others.
         minimum: Images whose confidence is lower have no value.
         monotonic: Take at each point the highest value so far.
         keep_curve: Return the curves with the values.
@@ -121,7 +121,7 @@ def sic(
     Args:
         fractions: Shares of the most relevant pixels to show; each takes one forward pass, and two more are made.
         minimum: Least confidence of an image that is measured, in the confidence's unit.
-        baseline: What is put in the place of pixels that are not shown, as in `insertion`, but not "noise".
+        baseline: What replaces pixels that are not shown, as in `insertion`, but not "noise".
         monotonic: Take at each point the highest confidence so far.
         seeded: Share of the pixels that is always shown, drawn for each image by the run's seed.
         keep_curve: Keep each image's curve, at 101 equal steps of information, in the rows, as `<name>_curve`.
@@ -154,7 +154,7 @@ def aic(
 ) -> Metric:
     """Accuracy information curve (AIC): area under hit or miss over the information shown, 0 to 1, higher is better.
 
-    As `sic`, with 1 where the target is the predicted class and 0 elsewhere in the place of the confidence. NaN where the
+    As `sic`, but instead of the confidence it uses 1 if the target is the predicted class, and 0 otherwise. NaN where the
     target is not what is predicted for the image, or is predicted from the random pixels alone.
 
     Args:

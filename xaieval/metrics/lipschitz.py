@@ -23,8 +23,8 @@ def local_lipschitz(samples: int = 10, radius: float = 0.1, noise: str = "gaussi
     of the noise. NaN if a map has NaN or inf. The maximum over a few samples is a lower bound of that over the neighbourhood,
     and grows with their number: compare only values with the same samples, radius and image size.
 
-    The quotient has a unit, map per pixel value, and a map times two scores twice as much. Maps are therefore normalised to
-    [0, 1]. `normalised=False` compares them as the method returns them, for one method on one model.
+    The quotient has a unit, map per pixel value, and doubles if the map is doubled. So maps are normalised to [0, 1].
+    `normalised=False` compares them as the method returns them, for one method on one model.
 
     Args:
         samples: Noisy images for each image; ten as for the other metrics of robustness, where Quantus takes 200.
@@ -63,8 +63,8 @@ def local_lipschitz(samples: int = 10, radius: float = 0.1, noise: str = "gaussi
 def average_sensitivity(samples: int = 10, radius: float = 0.02, noise: str = "uniform", normalised: bool = False) -> Metric:
     """Average sensitivity: the mean relative change of the map under noise on the image, 0 or more, lower is better.
 
-    `mean_k |phi(x + e_k) - phi(x)| / |phi(x)|`: the mean where `max_sensitivity` takes the largest, of the same noisy images.
-    It does not grow with the number of samples. NaN if the map of the image is zero everywhere.
+    `mean_k |phi(x + e_k) - phi(x)| / |phi(x)|`: the mean of the changes, where `max_sensitivity` takes the largest, with the
+    same noisy images. It does not grow with the number of samples. NaN if the map of the image is zero everywhere.
 
     Args:
         samples: Noisy images for each image.

@@ -79,8 +79,8 @@ def feature_agreement(reference: Any = "gradcam", share: float = 0.25, cells: in
     """Feature agreement with another method: common cells among the top k, 0 to 1; describes, no direction.
 
     The maps of both methods, before normalisation and at the same layer, are averaged over a grid of cells; then the share of
-    the k cells of largest absolute value that both have. Maps that agree by chance have `share` in the mean. High agreement
-    does not say that either is right.
+    the k cells of largest absolute value that both have. Maps that agree by chance have `share` on average. High agreement
+    does not mean that either is right.
 
     Args:
         reference: The other method, by name or as an `Explainer`. If it is a method of the run, its maps are used; otherwise it
@@ -105,8 +105,8 @@ def feature_agreement(reference: Any = "gradcam", share: float = 0.25, cells: in
 def rank_agreement(reference: Any = "gradcam", share: float = 0.25, cells: int | None = 7) -> Metric:
     """Rank agreement with another method: top k cells that have the same rank in both, 0 to 1; describes, no direction.
 
-    As `feature_agreement`, and never above it. Of pixels it is near 0 for any two methods, since among thousands hardly one has
-    the same rank twice: take few cells.
+    As `feature_agreement`, and never above it. With single pixels it is near 0 for any two methods, because hardly one of
+    thousands has the same rank in both: use few cells.
 
     Args:
         reference: As for `feature_agreement`.

@@ -153,13 +153,15 @@ class Metric:
         settings: Further settings that define the metric, for the manifest.
         passes: Forward passes for each image and map beyond the masked one, in words.
         paper: The source.
-        family: What it asks of a map, a key of `FAMILIES`; empty for none of these.
+        family: The question that it answers about a map, a key of `FAMILIES`; empty for none of these.
         bounds: Smallest and largest value for one image, which early stopping and `xaieval.search` need; None if it has none.
-        altered_by: What alters the images that it shows to the model, such as "noise", if they are the same for every map. They
-            are then shown once for all maps of a batch, and metrics with the same word share them. Default: images depend on
+        altered_by: How images are altered before a pass, such as "noise", if they are the same for every map. They then pass
+            through the model once for all maps of a batch, and metrics with the same word share them. Default: images depend on
             the map.
+        rounding_decides: Whether it compares confidences that are nearly equal, so that it is not fit for passes of fewer
+            digits than float32, such as those of `precision="bf16"`.
         divides: Whether it divides by the confidence Y. Its values are NaN where Y is not positive, because a negative
-            denominator would turn it around. Default: whether it needs "confidence".
+            denominator would reverse it. Default: whether it needs "confidence".
 
     Raises:
         MetricError: It needs an input that does not exist, its family is not one of `FAMILIES`, or its bounds are reversed.
@@ -184,6 +186,7 @@ class Metric:
     paper: str = ""
     family: str = ""
     altered_by: str = ""
+    rounding_decides: bool = False
     divides: bool | None = None
     bounds: tuple[float, float] | None = (0.0, 100.0)
 

@@ -39,8 +39,8 @@ def monotonicity(
     """Monotonicity: steps in which the confidence does not fall as pixels are inserted, 0 to 100 percent, higher is better.
 
     The pixels are inserted into the baseline in increasing order of the map. 100 is what the paper calls monotonic, a yes or
-    no; with the number of steps it becomes rare, so the share is given. A fall within float32's rounding, a millionth of the
-    confidence on the image, is none.
+    no; with many steps this is rare, so the share is given. A fall within float32's rounding, a millionth of the confidence on
+    the image, does not count.
 
     Args:
         steps: Number of equal steps, or shares of pixels, as in `insertion`; each takes a forward pass.
@@ -67,6 +67,7 @@ def monotonicity(
         _Monotonicity(curve, keep_curve),
         higher_is_better=True,
         label="monotonicity %",
+        rounding_decides=True,  # a step falls or not, and many steps hardly change anything
         needs=("confidence", "maps", "images", "ask", "protocol", "draw"),
         settings={
             "steps": plain(steps),

@@ -1,6 +1,6 @@
 """Shares of the map on the object, as they are or divided by what chance gives: the object's share of the image.
 
-Both metrics equal one of `xaieval.metrics.localisation` in a special case, and are known by these names from other tools.
+In a special case both metrics equal one of `xaieval.metrics.localisation`; other tools use these names.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ KOHLBRENNER = "Kohlbrenner et al. 2020, arXiv 1910.09840"
 def top_k_inside(maps: Maps, masks: Masks, k: int = 1000, concept_influence: bool = False) -> Float[Tensor, " n"]:
     """Share of the k largest pixels that lies on the object, in percent, 0 to 100, higher is better.
 
-    With `concept_influence` it is divided by the object's share of the image: 100 is what chance gives, and the most is 100
-    divided by that share. If equal pixels compete for the last of the k places, the mean over all choices. NaN if there is no
-    object or a value is not finite.
+    With `concept_influence` it is divided by the object's share of the image: chance is 100, and the maximum is 100 divided by
+    that share. If equal pixels compete for the last of the k places, the mean over all choices. NaN if there is no object or a
+    value is not finite.
 
     Args:
         maps: Explanation maps, `[N, H, W]`, of any range; only their order matters.
@@ -80,8 +80,8 @@ def top_k_intersection(k: int = 1000, concept_influence: bool = False, *, name: 
 def attribution_inside(relevance: Maps, masks: Masks, weighted: bool = False, max_size: float = 1.0) -> Float[Tensor, " n"]:
     """Share of the positive relevance on the object, in percent, 0 to 100, higher is better.
 
-    It equals `relevance_mass`. With `weighted` it is divided by the object's share of the image: 100 is what a constant map
-    has, and the most is 100 divided by that share. NaN as for `relevance_mass`, and for an object larger than `max_size`.
+    It equals `relevance_mass`. With `weighted` it is divided by the object's share of the image: a constant map has 100, and
+    the maximum is 100 divided by that share. NaN as for `relevance_mass`, and for an object larger than `max_size`.
 
     Args:
         relevance: Relevance of the pixels, `[N, H, W]`, of any range.

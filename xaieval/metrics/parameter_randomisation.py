@@ -1,7 +1,7 @@
 """The model parameter randomisation test (MPRT) as metrics: whether the map depends on what the model has learned.
 
-`xaieval.sanity_check` shows the test part by part, and says which methods fail it. The metrics have one number for each image,
-so that they stand beside others in a run, with its intervals and controls.
+`xaieval.sanity_check` shows the test part by part, and says which methods fail it. The metrics have one number per image, so a
+run reports them like other metrics, with intervals and controls.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def mprt(
     """Parameter randomisation test: mean similarity of the map to those of random models, -1 to 1, lower is better.
 
     Parameters become random part by part, and after each step the map for the same target is compared with that of the trained
-    model. The value is the mean over the steps that have one, and `rows` keep all steps as `mprt_curve`. NaN if no step has a
-    value: a constant map has no correlation, nor has a map with NaN or inf. Random values depend on the seed and the path of
-    the module, and the model is given back unchanged.
+    model. The value is the mean over the steps with a similarity, and `rows` keep all steps as `mprt_curve`. NaN if no step has
+    one: constant maps and maps with NaN or inf have no correlation. Random values depend on the seed and the path of the
+    module, and the model is returned unchanged.
 
     Args:
         order: "top_down" from the output, as in the paper, or "bottom_up", one part more in each step; "independent", one part
             at a time; or "complete", one step in which all are random, the cheapest.
         similarity: "spearman" or "pearson" of maps as the method returns them, or "ssim" of maps in [0, 1].
-        modules: The parts, as paths or patterns such as "layer*", each with everything inside it. Default: each module that
-            holds parameters itself, which are many in a deep model: the method runs once for each.
+        modules: The parts, as paths or patterns such as "layer*", each with everything inside it. Default: each module with its
+            own parameters. A deep model has many, and the method runs once for each.
         absolute: Compare absolute values, as Quantus does, so that a change of the sign does not count.
 
     Raises:
@@ -77,7 +77,7 @@ def smooth_mprt(
 ) -> Metric:
     """Smooth MPRT: as `mprt`, of maps that are means over noisy images, -1 to 1, lower is better.
 
-    A map of the gradient is noisy, and noise lowers every similarity, so that `mprt` prefers noisy methods. The mean over noisy
+    Gradient maps are noisy, and noise lowers every similarity, so `mprt` prefers noisy methods. The mean over noisy
     images removes it before maps are compared. The noise is the same for the trained and for the random models.
 
     Args:
@@ -107,7 +107,7 @@ def efficient_mprt(bins: int = 100) -> Metric:
     """Efficient MPRT: rise of the map's complexity when all parameters are random, -1 or more, higher is better.
 
     `(H(phi') - H(phi)) / H(phi)`, where H is the entropy of the histogram of the map's values, phi the map of the trained model
-    and phi' that of the random one. 1 is twice the entropy, 0 none more. Maps are not compared pixel by pixel, so noise does
+    and phi' that of the random one. 1 means twice the entropy, 0 no change. Maps are not compared pixel by pixel, so noise does
     not matter, and one random model is enough. NaN if the map of the trained model is constant, because its entropy is 0.
 
     Args:

@@ -44,9 +44,9 @@ CHEFER = "Chefer et al. 2021, arXiv 2012.09838"
 def mask_f1(maps: Maps, masks: Masks, threshold: Threshold = 0.5) -> PerImage:
     """F1 of the pixels that a map marks, in percent, 0 to 100, higher is better.
 
-    The harmonic mean of precision and recall, `2 both / (marked + object)`; also called Dice. Of one image it orders maps as
-    intersection over union J does, because it is `2 J / (1 + J)`; means over images differ. 0 for a map that marks nothing.
-    NaN if there is no object or a value is not finite; and with a number, if a map has values outside [0, 1].
+    The harmonic mean of precision and recall, `2 both / (marked + object)`; also called Dice. On one image it orders maps like
+    the intersection over union J, because it is `2 J / (1 + J)`; means over images differ. 0 for a map that marks nothing. NaN
+    if there is no object or a value is not finite; and with a number, if a map has values outside [0, 1].
 
     Args:
         maps: Explanation maps in [0, 1], `[N, H, W]`; with "mean" of any range.
@@ -88,7 +88,7 @@ def best_mask_f1(maps: Maps, masks: Masks) -> PerImage:
 
 
 def mask_accuracy(maps: Maps, masks: Masks, threshold: Threshold = "mean") -> PerImage:
-    """Share of the pixels that a map puts on the right side, object or not, in percent, 0 to 100, higher is better.
+    """Share of the pixels that a map classifies correctly, object or not, in percent, 0 to 100, higher is better.
 
     A map that marks nothing scores the share of the background. NaN as for `mask_f1`.
 

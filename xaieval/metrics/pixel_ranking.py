@@ -1,8 +1,8 @@
 """A map as a ranking of pixels, object or not: AUC and average precision, which need no threshold.
 
 The functions take maps and masks of the same shape, `[N, H, W]` or of volumes `[N, D, H, W]`, and return one number for each
-image, in percent; NaN for an image without an object. Equal values are one step of a curve, so that a constant map scores what
-chance scores.
+image, in percent; NaN for an image without an object. Equal values are one step of a curve, so a constant map scores the same
+as chance.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def from_quantus(metric: Any, name: str = "", **call: Any) -> Metric:
         **call: Keywords of its call, such as `softmax=True`, whose default differs between the classes.
 
     Raises:
-        MetricError: The object is no metric of Quantus, or one that compares images with each other or explains them by itself.
-            In a run: it gives more than one number for an image, explains another model than the one that is scored, or fails.
+        MetricError: The object is not a metric of Quantus, or it compares images with each other or makes its own explanations.
+            In a run: it gives more than one number for an image, explains a model other than the scored one, or fails.
 
     Reference:
         Hedström et al., "Quantus: An Explainable AI Toolkit for Responsible Evaluation of Neural Network Explanations", JMLR

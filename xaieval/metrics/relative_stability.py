@@ -37,7 +37,7 @@ def relative_input_stability(samples: int = 10, radius: float = 0.05, noise: str
     by element before the norm. NaN if no noisy image has the class, if a denominator is 0, or a map has NaN.
 
     A map of the CAM family is 0 at many pixels, and there a share of its value means nothing: "elements" is NaN for it. Other
-    tools put 1e-6 in the place of 0, so that these pixels alone make the number.
+    tools replace 0 by 1e-6, so these pixels dominate the number.
 
     Args:
         samples: Noisy images for each image.

@@ -98,8 +98,8 @@ def road(
         noise: Standard deviation of the normal noise on imputed pixels, in the unit of the model's input. It is drawn once for
             each image by the run's seed, and is the same for all maps and shares. 0 for none.
         keep_curve: Keep each image's curve (half the difference of the confidences) in the rows, as `<name>_curve`.
-        segments: What is removed at once, as in `insertion`; fractions are then shares of the segments, of which at least one
-            stays. None for single pixels.
+        segments: What is removed at once, as in `insertion`; fractions are then shares of the segments, and at least one
+            segment stays. None for single pixels.
         name: Name of the column; two metrics with different settings need two names.
 
     Raises:

@@ -59,7 +59,7 @@ class RandomOrder:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The inputs of the metric: no maps, so that it has no matched controls of them, whose values would be the same."""
+        """The inputs of the metric: no maps, so it has no matched controls, which would have the same values."""
         return tuple(need for need in self.made.needs if need != "maps")
 
     def __call__(
@@ -156,7 +156,7 @@ def r_oms(
     """Reference out-of-model-scope score (R-OMS), in the confidence's unit, 0 to 1 for softmax; it describes the fill.
 
     Area under the confidence while superpixels are removed in a random order, which is drawn for each image by the run's seed.
-    No map plays a part, so that all methods have the same value. It is higher, the better the model bears what the fill makes.
+    It does not use a map, so all methods have the same value. It is high if the fill disturbs the model little.
     `morf`, `lerf` and their kin can be read against it. Each image takes one forward pass for each superpixel, and one more.
 
     Args:

@@ -18,7 +18,7 @@ PAPER = "Chattopadhay et al. 2018, arXiv 1710.11063"
 
 
 def win(drops: Float[Tensor, " n"], other_drops: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Win of one method over another, 100 if its drop is smaller (a tie is no win) and 0 otherwise, in percent.
+    """Win of one method over another, 100 if its drop is smaller (a tie is not a win) and 0 otherwise, in percent.
 
     NaN if a value is not finite.
 

@@ -110,7 +110,7 @@ def evidence_map(evidence: Float[Tensor, "n k h w"], logits: Float[Tensor, "n k"
 class SeparableBlock(nn.Module):
     """Residual block that starts as the identity: a 3x3 convolution of each channel, and a 1x1 convolution over the channels.
 
-    Batch norm follows each convolution, and ReLU stands between the two.
+    Each convolution is followed by batch norm; ReLU is between the two.
 
     Args:
         channels: The number of channels of the features.

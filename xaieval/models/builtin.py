@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -78,6 +77,8 @@ def cue_scenes(cue: Cue, *, trained: bool = True) -> nn.Module:
         >>> cue_scenes("colour").eval()(torch.zeros(1, 3, 128, 128)).shape
         torch.Size([1, 4])
     """
+    import timm
+
     model: nn.Module = timm.create_model(**CUE_NETWORK, num_classes=len(classes_of(cue)))
     if trained:
         model.load_state_dict(load_file(cue_weights(cue)))

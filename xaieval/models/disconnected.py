@@ -1,4 +1,4 @@
-"""Classifiers of mosaics whose cells influence each other not or hardly, so that it is known where relevance must not be."""
+"""Classifiers of mosaics with independent or almost independent cells, so that it is known where relevance is wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["DisconnectedCells"]
 class DisconnectedCells(nn.Module):
     """A classifier with a head for each cell of a mosaic (DiFull, and DiPart).
 
-    Every cell goes through the same features and the same head by itself. The outputs of all heads are concatenated, so class k
-    of the cell at a place, counted row by row, is output `place * classes + k`. No pixel of another cell can change it, hence
-    relevance in other cells is wrong, whatever the model has learned. Use a protocol with a confidence of its own for each
+    Every cell passes separately through the same features and the same head. The outputs of all heads are concatenated, so
+    class k of the cell at a place, counted row by row, is output `place * classes + k`. No pixel of another cell can change it,
+    so relevance in other cells is wrong, whatever the model has learned. Use a protocol with a confidence of its own for each
     output ("identity" or "sigmoid"): a softmax over all outputs would connect the cells again.
 
     Args:

@@ -49,8 +49,8 @@ class FAL(nn.Module):
         pretrained: The weights of the backbone, see `FPNClassifier`.
         backbone_args: Further arguments of the timm model.
         design: Where and how the attention acts: a name from `DESIGNS`, or a `Design`.
-        auxiliary_only: Do not use the attention maps. This *twin* has the same layers, first weights and loss, so that the
-            difference between the two is what the maps are worth.
+        auxiliary_only: Do not use the attention maps. This *twin* has the same layers, initial weights and loss, so the
+            difference between the two is the effect of the maps.
 
     Raises:
         ModelError: No level or an unknown level or design is given, the design does not suit the backbone, or `FPNClassifier`

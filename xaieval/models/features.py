@@ -45,7 +45,7 @@ class FewShot(nn.Module):
         TargetError: There are no references, or they are no images.
 
     Reference:
-        Snell et al., "Prototypical Networks for Few-shot Learning" (arXiv 1703.05175), section 2.3, with the cosine in place of
+        Snell et al., "Prototypical Networks for Few-shot Learning" (arXiv 1703.05175), section 2.3, with the cosine instead of
         the distance; the temperature of 0.07 is that of DINO's nearest neighbours: Caron et al., "Emerging Properties in
         Self-Supervised Vision Transformers" (arXiv 2104.14294), appendix F.
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.layers import Format
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -146,7 +144,7 @@ def stages(backbone: nn.Module, images: Float[Tensor, "n 3 h w"]) -> OrderedDict
 
 def channels_last(backbone: nn.Module) -> bool:
     """Whether the features of a timm extractor are `[N, h, w, C]`, as those of Swin are."""
-    return bool(getattr(backbone, "output_fmt", Format.NCHW) == Format.NHWC)
+    return bool(getattr(backbone, "output_fmt", "NCHW") == "NHWC")
 
 
 def pyramid_backbone(
@@ -184,6 +182,8 @@ def create_backbone(name: str, pretrained: Pretrained, arguments: Mapping[str, A
         ModelError: timm has no such model, or the model does not take the arguments.
         WeightsError: The weights belong to another model.
     """
+    import timm  # which takes long, and which models of other libraries do not need
+
     if not timm.is_model(name):
         raise ModelError(f"timm has no backbone {name!r}; see timm.list_models()")
     settings = dict(arguments or {})

@@ -12,9 +12,9 @@ from torch import nn
 
 from xaieval.data import Preprocessing
 from xaieval.data.preprocessing import Side
-from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
+from xaieval.errors import ModelError, UsageError, WeightsError, advice, choose_from
 from xaieval.models.image_processors import preprocessing_of, square
-from xaieval.models.weights import read_weights
+from xaieval.models.weights import read_weights, without_wrappers
 
 __all__ = ["huggingface"]
 
@@ -69,7 +69,7 @@ def huggingface(
         with _reported(name, "model", local):
             model = kind.from_config(config, trust_remote_code=False, dtype=torch.float32)
     if weights is not None:  # loaded by transformers, whose files use other names for weights than its models
-        source = {"pretrained_model_name_or_path": None, "state_dict": read_weights(weights)}
+        source = {"pretrained_model_name_or_path": None, "state_dict": without_wrappers(read_weights(weights))}
         model = _loaded(transformers, type(model), config, name, source, local)
     preprocessing = _preprocessing(transformers, name, config, where)
     if "image_size" in arguments:  # the image processor of the folder does not follow it
@@ -180,7 +180,7 @@ def _has_weights(folder: Path) -> bool:
     if pickled:
         raise WeightsError(
             f"hf:{folder} has its weights in {pickled[0]}, which can hold code; save them as safetensors, or give the file by "
-            "--weights"
+            f"{advice('weights=', '--weights')}"
         )
     return False
 
@@ -192,7 +192,8 @@ def _check_complete(report: Mapping[str, Any], name: str) -> None:
         rest = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise WeightsError(
             f"the weights of hf:{name} do not make the whole model: {', '.join(wrong[:3])}{rest} would be random; a model that "
-            "was trained for its task is expected; of a model that gives features, --head FILE takes a linear head"
+            f"was trained for its task is expected; of a model that gives features, {advice('head=', '--head FILE')} takes a "
+            "linear head"
         )
 
 

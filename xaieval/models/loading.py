@@ -9,17 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torchvision
 from torch import nn
 from torchvision.transforms import InterpolationMode
 
+from xaieval.config.counts import check_count
 from xaieval.data import Preprocessing, import_factory
 from xaieval.data.cues import CUES
 from xaieval.data.drawing import SIDE
-from xaieval.errors import ModelError, WeightsError, choose_from
+from xaieval.errors import ModelError, WeightsError, advice, choose_from
 from xaieval.models.blackbox import BlackBox, as_module
 from xaieval.models.builtin import cue_scenes, fpn_scenes
+from xaieval.models.class_names import class_names
 from xaieval.models.features import LinearHead
 from xaieval.models.huggingface import huggingface
 from xaieval.models.onnx_file import onnx_function
@@ -33,9 +34,11 @@ WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 __all__ = ["MODEL_SOURCES", "LoadedModel", "Source", "load_model", "names_code"]
 
 ONNX = ".onnx"
+TIMM_HUB = ("hf_hub", "hf-hub")  # timm's names of models on the Hugging Face Hub, such as hf_hub:timm/resnet18.a1_in1k
+TIMM_FOLDER = "local-dir"  # and of a folder with such files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedModel:
     """A model with the preprocessing of its images.
 
@@ -51,6 +54,19 @@ class LoadedModel:
     random: bool = False
     tokenizer: Any = None
 
+    def __repr__(self) -> str:
+        """The network, its images and its classes, a line each; `model` itself lists all modules."""
+        model, prepared, names = self.model, self.preprocessing, class_names(self.model)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        shape = ", ".join(map(str, getattr(prepared, "input_shape", ("C", "H", "W"))))
+        normal = "" if prepared.mean is None else f", mean {prepared.mean}, std {prepared.std}"
+        number = len(names) or getattr(model, "num_classes", None) or "unknown"
+        return (
+            f"{type(model).__module__}.{type(model).__qualname__}, {count:,} parameters{', random weights' * self.random}\n"
+            f"images: [N, {shape}]{normal}\n"
+            f"classes: {number}{f', the first is {names[0]!r}' if names else ''}"
+        )
+
 
 class Source(NamedTuple):
     """Where models of the form SOURCE:NAME come from.
@@ -59,11 +75,13 @@ class Source(NamedTuple):
         load: A function `(name, pretrained, arguments, weights) -> LoadedModel`.
         reads_weights: Whether `load` also reads the weights file, because the names in it are not those of the model's state
             dict. By default it ignores `weights`, and `load_model` reads the file.
+        classes: The argument of the constructor that is the number of classes. Default: there is none.
         load_features: Loads a model that gives features, for a head of the user's. Default: there are none.
     """
 
     load: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel]
     reads_weights: bool = False
+    classes: str | None = None
     load_features: Callable[[str, bool, dict[str, Any], str | Path | None], LoadedModel] | None = None
 
 
@@ -81,6 +99,8 @@ def names_code(spec: str) -> bool:
 def _parsed(spec: str) -> tuple[str, str]:
     """The source of a model's name, and the name in it. An ONNX file may be named without its source."""
     source, _, name = spec.partition(":")
+    if source in TIMM_HUB:
+        return "timm", spec
     return ("onnx", spec) if source not in MODEL_SOURCES and spec.endswith(ONNX) else (source, name)
 
 
@@ -91,16 +111,17 @@ def load_model(
     model_args: Mapping[str, Any] | None = None,
     prompts: Sequence[str] | None = None,
     head: str | Path | None = None,
+    num_classes: int | None = None,
 ) -> LoadedModel:
     """Load a model by name, in eval mode.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by
-            `save_pretrained`, whose weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG"
-            for pretrained weights, or a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt",
-            "onnx:FILE" or "FILE.onnx" (see `xaieval.models.onnx_model`), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see
-            `xaieval.models.cue_scenes`), or "package.module:factory", a function that returns an nn.Module. Only the last form
-            imports user code.
+        spec: "timm:NAME" (or a name of timm's on the Hub, "hf_hub:NAME", or its folder, "timm:local-dir:DIR"),
+            "torchvision:NAME", "hf:NAME" (a model of the Hugging Face Hub, or a folder written by `save_pretrained`, whose
+            weights are loaded if present), "openclip:NAME" (a model of OpenCLIP, "openclip:NAME/TAG" for pretrained weights, or
+            a folder with open_clip_config.json), "ultralytics:NAME.yaml" or "ultralytics:FILE.pt", "onnx:FILE" or "FILE.onnx"
+            (see `xaieval.models.onnx_model`), "xaieval:fpn-scenes", "xaieval:scenes-CUE" (see `xaieval.models.cue_scenes`), or
+            "package.module:factory", a function that returns an nn.Module. Only the last form imports user code.
         weights: A weights file: .safetensors, or .pth / .pt / .bin that contains only tensors.
         pretrained: Whether to use the pretrained weights of the library (downloads them if they are not cached).
         model_args: Further arguments of the model's constructor, such as `{"pad_type": "same"}`. For "hf:NAME", settings of the
@@ -109,6 +130,7 @@ def load_model(
         prompts: The classes, as texts, of a model that compares images with texts, such as CLIP, which becomes a `ZeroShot`.
         head: A weights file of a linear head, with a weight `[K, C]` and a bias `[K]` or none, for "timm:NAME" and "hf:NAME",
             which then give features, such as those of DINOv2; see `LinearHead`.
+        num_classes: The number of classes that the weights were trained on. Default: that of the model.
 
     Raises:
         ModelError: No model has that name, it does not take the arguments, its weights cannot be downloaded, prompts are
@@ -124,8 +146,8 @@ def load_model(
     if not prefix or not name:
         forms = ", ".join(f"'{known}:NAME'" for known in MODEL_SOURCES)
         raise ModelError(f"no model {spec!r}; a model is {forms}, 'FILE.onnx' or 'package.module:factory'")
-    source, name = (Source(_factory), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
-    arguments = dict(model_args or {})
+    source, name = (Source(_factory, classes="num_classes"), spec) if names_code(spec) else (MODEL_SOURCES[prefix], name)
+    arguments = dict(model_args or {}) | _classes_as_argument(num_classes, source, spec, pretrained and weights is None)
     load = source.load if head is None else source.load_features
     if load is None:
         raise ModelError(f"{spec} has a head of its own; a head can be put on timm:NAME and hf:NAME")
@@ -140,6 +162,26 @@ def load_model(
     if head is not None:
         loaded = replace(loaded, model=_headed(loaded.model, head).eval())
     return _with_prompts(loaded, spec, prompts)
+
+
+def _classes_as_argument(num_classes: int | None, source: Source, spec: str, downloaded: bool) -> dict[str, Any]:
+    """The number of classes as an argument of the model's constructor.
+
+    Raises:
+        ModelError: The model takes none, or its head would be random.
+    """
+    if num_classes is None:
+        return {}
+    check_count("num_classes", num_classes)
+    option = advice("num_classes=", "--num-classes")
+    if source.classes is None:
+        raise ModelError(f"{spec} has its classes from its file or its texts; leave {option} out")
+    if downloaded:
+        raise ModelError(
+            f"{option} goes with a weights file of as many classes; the head of {spec} would be random beside its pretrained "
+            "weights"
+        )
+    return {source.classes: num_classes}
 
 
 def _headed(model: nn.Module, path: str | Path) -> LinearHead:
@@ -166,10 +208,8 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
     if loaded.tokenizer is None and prompts is None:
         return loaded
     if prompts is None:
-        raise ModelError(
-            f"{spec} compares images with texts and has no classes of its own; name them by --prompts, such as --prompts 'a "
-            "photo of a {}' for the classes of the data (in Python prompts=, a list of texts)"
-        )
+        given = advice("prompts=, a list of texts", "--prompts, such as 'a photo of a {}' for the classes of the data")
+        raise ModelError(f"{spec} compares images with texts and has no classes of its own; name them by {given}")
     if loaded.tokenizer is None:
         raise ModelError(
             f"{spec} has classes of its own, and prompts are for models that compare images with texts, such as CLIP; leave "
@@ -179,7 +219,14 @@ def _with_prompts(loaded: LoadedModel, spec: str, prompts: Sequence[str] | None)
 
 
 def _timm(name: str, pretrained: bool, arguments: dict[str, Any], _: object) -> LoadedModel:
-    if not timm.is_model(name.split(".")[0]):
+    import timm
+
+    place = name.partition(":")[0] if ":" in name else ""
+    if place in TIMM_HUB and not pretrained:
+        raise ModelError(f"{name} is on the Hugging Face Hub; it is downloaded by {advice('pretrained=True', '--pretrained')}")
+    if place == TIMM_FOLDER and not (Path(name.partition(":")[2]) / "config.json").is_file():
+        raise ModelError(f"{name}: timm keeps a model in a folder with a config.json, and there is none")
+    if place not in (*TIMM_HUB, TIMM_FOLDER) and not timm.is_model(name.split(".")[0]):
         raise _unknown("timm", name, timm.list_models())
     model = _build(lambda wanted: timm.create_model(name, pretrained=wanted, **arguments), f"timm:{name}", pretrained)
     config = timm.data.resolve_model_data_config(model)
@@ -253,7 +300,7 @@ def _ultralytics(name: str, pretrained: bool, arguments: dict[str, Any], weights
 
 def _onnx(name: str, pretrained: bool, arguments: dict[str, Any], weights: str | Path | None) -> LoadedModel:
     if weights is not None or pretrained:
-        raise ModelError(f"the ONNX file {name} holds its own weights; leave --weights and --pretrained out")
+        raise ModelError(f"the ONNX file {name} holds its own weights; leave weights and pretrained out")
     function = onnx_function(name, **arguments)
     return LoadedModel(BlackBox(function, numpy=True), function.image_input.preprocessing)
 
@@ -287,7 +334,8 @@ def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> 
     except WeightsError:
         raise
     except Exception as error:  # downloaders of libraries raise many types
-        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by --weights") from error
+        option = advice("weights=", "--weights")
+        raise ModelError(f"cannot get the pretrained weights of {spec} ({error}); give a file by {option}") from error
 
 
 def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
@@ -300,11 +348,11 @@ def _unknown(library: str, name: str, known: Iterable[str]) -> ModelError:
 # Models of these sources are loaded without importing code of the user's: run files and manifests may name them. Everything
 # that has to know the sources reads this mapping, so a new source is a function and a line here.
 MODEL_SOURCES: Mapping[str, Source] = {
-    "timm": Source(_timm, load_features=_timm_features),
-    "torchvision": Source(_torchvision),
-    "hf": Source(_huggingface, reads_weights=True, load_features=partial(_huggingface, features=True)),
+    "timm": Source(_timm, classes="num_classes", load_features=_timm_features),
+    "torchvision": Source(_torchvision, classes="num_classes"),
+    "hf": Source(_huggingface, reads_weights=True, classes="num_labels", load_features=partial(_huggingface, features=True)),
     "openclip": Source(_openclip),
-    "ultralytics": Source(_ultralytics, reads_weights=True),
+    "ultralytics": Source(_ultralytics, reads_weights=True, classes="nc"),
     "onnx": Source(_onnx, reads_weights=True),
     "xaieval": Source(_builtin),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from xaieval.data import Preprocessing
-from xaieval.errors import ModelError, UsageError, WeightsError, choose_from
+from xaieval.errors import ModelError, UsageError, WeightsError, advice, choose_from
 
 __all__ = ["openclip"]
 
@@ -95,8 +95,9 @@ def _check_offline(name: str, text: Mapping[str, Any], download: bool, local: bo
     needs = text.get("hf_model_name") or (not local and (text.get("hf_tokenizer_name") or "siglip" in name.lower()))
     if needs and not download:
         raise ModelError(
-            f"openclip:{name} takes its tokenizer or text tower from the Hugging Face Hub; load it by --pretrained as "
-            f"openclip:NAME/TAG, or give a folder with {CONFIG}, a text tower of OpenCLIP and the files of the tokenizer"
+            f"openclip:{name} takes its tokenizer or text tower from the Hugging Face Hub; load it by "
+            f"{advice('pretrained=True', '--pretrained')} as openclip:NAME/TAG, or give a "
+            f"folder with {CONFIG}, a text tower of OpenCLIP and the files of the tokenizer"
         )
 
 

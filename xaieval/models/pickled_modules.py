@@ -34,7 +34,7 @@ class PickledModule:
 
 
 def read_pickled_modules(path: Path) -> Any:
-    """Read a file of `torch.save` in which every object that is no tensor, number, text or container is a `PickledModule`.
+    """Read a file of `torch.save` in which every object that is not a tensor, number, text or container is a `PickledModule`.
 
     torch's restricted unpickler reads it (`weights_only=True`), and is given an empty class for every name in the file that it
     does not know. So no class or function of the file is imported or called.

@@ -42,7 +42,7 @@ class ZeroShot(nn.Module):
 
     Reference:
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020), section 3.1;
-        Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343), for SigLIP, whose confidence is
+        Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343), for SigLIP with
         `Protocol(confidence="sigmoid")`.
 
     Example:
@@ -164,8 +164,8 @@ def _check_tokens(ids: Tensor, prompts: list[str]) -> None:
         same = first.setdefault(tuple(row), prompt)
         if same != prompt:
             raise ModelError(
-                f"the prompts {same!r} and {prompt!r} have the same tokens, as where the tokenizer does not know the words, or "
-                "cuts off what the model does not read; give shorter ones, or the tokenizer of this model"
+                f"the prompts {same!r} and {prompt!r} have the same tokens: the tokenizer does not know the words, or cuts "
+                "off the prompts; give shorter ones, or the tokenizer of this model"
             )
 
 

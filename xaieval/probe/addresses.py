@@ -21,7 +21,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor, nn
 
-from xaieval.errors import AddressError
+from xaieval.errors import ALL_LAYERS, AddressError, advice
 from xaieval.probe.detector_frames import Frame, frame_of
 from xaieval.probe.layouts import Layout, image_layout, token_layout
 
@@ -289,7 +289,7 @@ def layout_of(
     if layout is None:
         raise AddressError(
             f"layer '{layer.address}' has no map: its output is {list(layer.shape)} for {traced.batch} images, but "
-            "[N, C, H, W], [N, H, W, C] or tokens [N, T, C] are expected; 'xaieval-bench layers' lists all"
+            f"[N, C, H, W], [N, H, W, C] or tokens [N, T, C] are expected; {advice(*ALL_LAYERS)}"
         )
     return layout
 
@@ -385,7 +385,7 @@ def _no_match(pattern: str, path: str, at_path: list[Layer], traced: Trace) -> s
         return f"layer '{path}' returns several tensors: {_listed(at_path)}; choose one of them, or all with '{everything}'"
     near = _nearest(pattern, [layer.address for layer in at_path or traced.layers], cutoff=0.0 if at_path else 0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
-    return f"no layer {pattern!r}; {hint}'xaieval-bench layers' lists all"
+    return f"no layer {pattern!r}; {hint}{advice(*ALL_LAYERS)}"
 
 
 def _nearest(pattern: str, addresses: list[str], cutoff: float, most: int = 4) -> list[str]:

@@ -25,7 +25,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from xaieval.errors import AddressError
+from xaieval.errors import ALL_LAYERS, AddressError, advice
 from xaieval.probe.addresses import Layer, Trace, layout_of
 from xaieval.probe.layouts import Layout, fits_image
 from xaieval.probe.module_tree import ModuleTree, Node, dense_classes
@@ -133,7 +133,7 @@ def _no_layer(candidates: Shortlist) -> str:
         )
     return (
         "layers='auto' found no layer of this model that returns maps [N, C, H, W], [N, H, W, C] or tokens [N, T, C] and "
-        "that the prediction depends on; name the layers: 'xaieval-bench layers' lists all"
+        f"that the prediction depends on; name the layers: {advice(*ALL_LAYERS)}"
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from xaieval.errors import AddressError, ModelError
+from xaieval.errors import ALL_METHODS, AddressError, ModelError, advice
 from xaieval.probe.addresses import Layer, is_record, key_of, pick
 
 __all__ = ["Captured", "CapturingHook", "InPlaceWatch", "derivative_errors_are_model_errors", "put"]
@@ -138,7 +138,7 @@ def derivative_errors_are_model_errors() -> Iterator[None]:
         reason = str(error).split(".")[0]
         raise ModelError(
             f"the score has no gradient at these layers: {reason}; give the model before quantisation, or use methods that "
-            "need no gradient ('xaieval-bench methods')"
+            f"need no gradient ({advice(*ALL_METHODS)})"
         ) from error
 
 

@@ -14,7 +14,7 @@ Layers = str | nn.Module | Iterable[str | nn.Module]
 
 
 def to_addresses(layers: Layers, model: nn.Module) -> list[str]:
-    """The addresses and patterns that `layers=` stands for.
+    """The addresses and patterns of `layers=`.
 
     A module becomes its path in the model; for one that the model contains twice, the first of its paths. A `ModuleList` or
     `ModuleDict` does not run itself, so it stands for the modules in it.

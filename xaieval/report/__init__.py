@@ -18,7 +18,8 @@ from xaieval.report.html.image_choice import images_to_show
 from xaieval.report.html.notebook import summary_html
 from xaieval.report.html.page import ReportOptions, render_report, write_report
 from xaieval.report.html.thumbnails import Maps
-from xaieval.report.result_table import ResultTable
+from xaieval.report.models_table import models_table
+from xaieval.report.result_table import ResultTable, published_beside
 
 __all__ = [
     "Maps",
@@ -32,7 +33,9 @@ __all__ = [
     "images_to_show",
     "maps_figure",
     "matched_figure",
+    "models_table",
     "plot",
+    "published_beside",
     "ranking_figure",
     "render_report",
     "save_figure",

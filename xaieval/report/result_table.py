@@ -1,45 +1,46 @@
-"""The table of a run for a paper: means with intervals, and letters for what cannot be told apart, as text or for LaTeX."""
+"""The table of a run for a paper: means with intervals, and letters for what cannot be told apart, in several forms."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from xaieval.analysis.published import beside_published, published_table
 from xaieval.analysis.ranking import rank
-from xaieval.analysis.summary import summarise, why_missing
-from xaieval.errors import MetricError
+from xaieval.analysis.summary import summarise_run, why_missing
+from xaieval.errors import MetricError, OutputError, UsageError, printable
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
-from xaieval.results.markdown import markdown_table
-from xaieval.results.metric_display import counts_text, label_of, mean_text
+from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, latex_table, markdown_text
+from xaieval.results.metric_display import counts_text, decimals_of, label_of, mean_text
 from xaieval.results.record import RunRecord
 
-__all__ = ["MOST_TESTED", "ResultTable", "result_table"]
+__all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "published_beside", "result_table"]
 
 MOST_TESTED = 32  # pairs of layer and method that are tested without being asked to: 496 tests a metric
 MOST_ROWS = 100_000  # of a run that is tested without being asked to, which takes a second or two
-UP, DOWN = "\u2191", "\u2193"
-ESCAPED = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", UP: r"$\uparrow$", DOWN: r"$\downarrow$"},
-}
+_MINUS = re.compile(r"-(?=\d)")
 
 
 @dataclass(frozen=True, repr=False)
 class ResultTable:
-    r"""The means of a run, per layer and method. Printed it is a table of text.
+    r"""The means of one or more runs, with their intervals. Printed it is a table of text.
 
     Attributes:
-        frame: Index `(layer, method)`; of each metric its mean, `_low`, `_high`, `_letters` and `_best`; then `mask_area`, in
-            [0, 1], `n_images`, `n_groups` (if the run has groups) and `n_failed`. Items that share a letter cannot be told
-            apart; there are none for control maps, for a metric without a direction, and where nothing was tested.
+        frame: Index `(layer, method)`, or `(model, layer, method)` for several runs; of each metric its mean, `_low`, `_high`,
+            `_letters` and `_best`, and `_published` if printed numbers stand beside it; then `mask_area`, in [0, 1],
+            `n_images`, `n_groups` (if the run has groups) and `n_failed`. Items that share a letter cannot be told apart; there
+            are none for control maps, for a metric without a direction, for several runs, and where nothing was tested.
         metrics: The entries of the metrics in the manifest.
         caption: What was measured, on what, and how it was tested.
+        notes: What to know before the numbers are compared with others, such as in what runs differ.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p_2"] * 9 + ["p_5"] * 9, "method": "gradcam"})
@@ -57,45 +58,77 @@ class ResultTable:
     frame: pd.DataFrame
     metrics: Sequence[Mapping[str, Any]]
     caption: str
+    notes: Sequence[str] = ()
 
     def __repr__(self) -> str:
         lines = self.lines()
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(f"{cell:{'<' if place < 2 else '>'}{widths[place]}}" for place, cell in enumerate(line)).rstrip()
+        names, widths = len(self.names), [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            "  ".join(f"{cell:{'<' if place < names else '>'}{widths[place]}}" for place, cell in enumerate(line)).rstrip()
             for line in lines
-        )
+        ]
+        return "\n".join([*(f"note: {note}" for note in self.notes), *text])
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that name a row: `layer` and `method`, for several runs after `model`."""
+        return [str(name) for name in self.frame.index.names]
 
     def to_markdown(self) -> str:
         """The table in Markdown, with the best mean of each metric in bold, and the caption below."""
-        heads, *lines = self.lines(bold="**{}**")
-        return f"{markdown_table(heads, lines)}\n\n{self.caption}"
+        return markdown_text(self.lines("**{}**", in_markdown), self.caption, self.notes)
+
+    def to_html(self) -> str:
+        """The table in HTML, with the best mean of each metric in bold, and names escaped. Notebooks show it."""
+        return html_table(self.lines("<strong>{}</strong>", escape), len(self.names), self.caption, self.notes)
 
     def to_latex(self, label: str = "") -> str:
         """The table for LaTeX, which needs the package booktabs, with the best mean of each metric in bold.
 
         Args:
             label: The name for references, such as "tab:levels". Default: none.
+
+        Raises:
+            UsageError: The label has a character that LaTeX does not take in one.
         """
-        heads, *lines = (" & ".join(cells) for cells in self.lines(r"\textbf{{{}}}", in_latex))
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"  \centering",
-                rf"  \caption{{{in_latex(self.caption)}}}",
-                *([rf"  \label{{{label}}}"] if label else []),
-                rf"  \begin{{tabular}}{{ll{'r' * (heads.count(' & ') - 1)}}}",
-                rf"    \toprule {heads} \\ \midrule",
-                *(rf"    {line} \\" for line in lines),
-                r"    \bottomrule",
-                r"  \end{tabular}",
-                r"\end{table}",
-            ]
-        )
+        names = len(self.names)
+        lines = [
+            [*line[:names], *(_MINUS.sub("$-$", cell) for cell in line[names:])]
+            for line in self.lines(r"\textbf{{{}}}", in_latex)
+        ]
+        return latex_table(lines, names, self.caption, label, self.notes)
 
     def to_csv(self) -> str:
         """All columns of `frame`, as numbers."""
         return str(self.frame.to_csv())
+
+    def to_excel(self, path: str | Path) -> None:
+        """Write an Excel file: all columns of `frame`, as numbers, and a second sheet with the caption and the notes.
+
+        Args:
+            path: The file, such as "table.xlsx".
+
+        Raises:
+            UsageError: The name does not end in .xlsx, or openpyxl, which writes such files, is not installed.
+            OutputError: The file cannot be written.
+        """
+        if Path(path).suffix != ".xlsx":
+            raise UsageError(f"an Excel file has a name such as table.xlsx; got '{path}'")
+        try:
+            import openpyxl  # noqa: F401  # pandas writes by it
+        except ModuleNotFoundError as error:
+            raise UsageError("Excel files need openpyxl, which is missing: pip install 'xaieval[excel]'") from error
+        told = pd.DataFrame([self.caption, *self.notes]).map(printable)
+        try:
+            with pd.ExcelWriter(path, engine="openpyxl") as writer:
+                self.frame.reset_index().map(_plain).to_excel(writer, sheet_name="results", index=False)
+                told.to_excel(writer, sheet_name="caption", index=False, header=False)
+                _keep_texts(writer)
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another file") from error
 
     def lines(self, bold: str = "{}", escaped: Callable[[str], str] = str) -> list[list[str]]:
         """The headings and the cells of each row, as text.
@@ -104,16 +137,24 @@ class ResultTable:
             bold: How the best means are written, such as "**{}**".
             escaped: What is done to names and headings.
         """
-        arrows = {True: f" {UP}", False: f" {DOWN}", None: ""}
-        heads = [label_of(metric) + arrows[metric["higher_is_better"]] for metric in self.metrics]
         area = ["mask area %"] if "mask_area" in self.frame else []
-        lines = [[escaped(head) for head in ("layer", "method", *heads, *area, "n", "failed")]]
+        heads = [head for metric in self.metrics for head in self._heads(metric)]
+        lines = [[escaped(head) for head in (*self.names, *heads, *area, "n", "failed")]]
         for row in self.frame.reset_index().to_dict("records"):
-            cells = [escaped(str(row[name])) for name in ("layer", "method")]
-            cells += [_cell(row, metric, bold) for metric in self.metrics]
+            cells = [escaped(str(row[name])) for name in self.names]
+            for metric in self.metrics:
+                cells += [_cell(row, metric, bold), *([_published(row, metric)] if self._has_published(metric) else [])]
             cells += [f"{100 * row['mask_area']:.1f}" for _ in area]
             lines.append([*cells, str(int(row["n_images"])), str(int(row["n_failed"]))])
         return lines
+
+    def _heads(self, metric: Mapping[str, Any]) -> list[str]:
+        """The headings of a metric."""
+        arrow = {True: f" {UP}", False: f" {DOWN}", None: ""}[metric["higher_is_better"]]
+        return [label_of(metric) + arrow, *([f"{label_of(metric)} published"] if self._has_published(metric) else [])]
+
+    def _has_published(self, metric: Mapping[str, Any]) -> bool:
+        return f"{metric['name']}_published" in self.frame
 
 
 def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = None) -> ResultTable:
@@ -128,10 +169,10 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
         MetricError: The level is not in (0, 1); or tests are asked for, and no image counts for all pairs, or more than 52
             letters would be needed.
     """
-    summary = summarise(scores.rows, scores.metrics, level=level, weights=scores.group_weights)
+    summary = summarise_run(scores, level)
     frame = summary.copy()
     tested = [pair for pair in summary.index if pair[1] not in scores.controls]
-    asked = len(tested) <= MOST_TESTED and len(scores.rows) <= MOST_ROWS if letters is None else letters
+    asked = len(tested) <= MOST_TESTED and scores.n_rows <= MOST_ROWS if letters is None else letters
     for metric in scores.metrics:
         name, own = metric["name"], dict[Any, str]()
         if asked and len(tested) > 1 and metric["higher_is_better"] is not None:
@@ -144,14 +185,26 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
     return ResultTable(frame[[*order, *rest]], scores.metrics, _caption(scores, summary, level, asked))
 
 
-def in_latex(text: str) -> str:
-    r"""Text for LaTeX, with its special characters escaped.
+def published_beside(scores: RunRecord, name: str, network: str | None = None, level: float = 0.95) -> ResultTable:
+    """The table of a run, with the numbers that a paper or tool printed beside its own, and what still differs as notes.
 
-    Example:
-        >>> print(in_latex("fpn[p_2] 50 %"))
-        fpn[p\_2] 50 \%
+    Args:
+        scores: The run.
+        name: The published table, such as "opti-cam"; `xaieval.analysis.published.PUBLISHED` lists them.
+        network: Its network, as printed. Default: the one that is the run's model, if it is named; or the only one.
+        level: Level of the intervals, in (0, 1).
+
+    Returns:
+        A `ResultTable` with a column `<metric>_published` for each metric that was printed; NaN where it has no row.
+
+    Raises:
+        MetricError: There is no such table or network, or the run has none of its methods; or the level is not in (0, 1).
     """
-    return "".join(ESCAPED.get(sign, sign) for sign in text)
+    found = result_table(scores, level)
+    numbers, notes = beside_published(scores, published_table(name), network)
+    printed = numbers.reindex(found.frame.index)
+    columns = {f"{metric['name']}_published": printed[metric["name"]] for metric in found.metrics if metric["name"] in printed}
+    return replace(found, frame=found.frame.assign(**columns), notes=notes)
 
 
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
@@ -160,7 +213,31 @@ def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
     if pd.isna(row[name]):
         return "no value"
     mean, _, interval = mean_text(row[name], row[f"{name}_low"], row[f"{name}_high"], metric).partition(" ")
-    return " ".join(filter(None, [bold.format(mean) if row[f"{name}_best"] else mean, interval, row[f"{name}_letters"]]))
+    return " ".join(filter(None, [bold.format(mean) if row[f"{name}_best"] else mean, interval, row.get(f"{name}_letters")]))
+
+
+def _published(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
+    """A number as it was printed."""
+    value = row[f"{metric['name']}_published"]
+    return "-" if pd.isna(value) else f"{value:.{max(decimals_of(metric), _decimals(value))}f}"
+
+
+def _decimals(value: float) -> int:
+    """Decimals of a number that was printed with few of them."""
+    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
+
+
+def _plain(value: Any) -> Any:
+    """A cell of an Excel file, which must not have control characters."""
+    return printable(value) if isinstance(value, str) else value
+
+
+def _keep_texts(writer: pd.ExcelWriter[Any]) -> None:
+    """Keep a name that begins with "=" a text, and no formula."""
+    cells = (cell for sheet in writer.sheets.values() for row in sheet.iter_rows() for cell in row)
+    for cell in cells:
+        if cell.data_type == "f":
+            cell.data_type = "s"
 
 
 def _letters(scores: RunRecord, metric: str, level: float) -> dict[Any, str]:
@@ -170,7 +247,7 @@ def _letters(scores: RunRecord, metric: str, level: float) -> dict[Any, str]:
         MetricError: No image counts for all pairs, or there are too few letters.
     """
     found = rank(
-        scores.rows, scores.metrics, metric, "both", level=level, resamples=2, seed=scores.seed,
+        scores.sample.rows, scores.metrics, metric, "both", level=level, resamples=2, seed=scores.seed,
         weights=scores.group_weights, controls=scores.controls,
     ).table  # fmt: skip
     return dict(zip(zip(found["layer"], found["method"], strict=True), found["letters"], strict=True))
@@ -191,7 +268,7 @@ def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: boo
     share = f"{100 * level:g} %"
     sentences = [
         f"Means with {share} intervals ({counts_text(images, scores.n_groups, scores.group_weights)}).",
-        _protocol(scores),
+        protocol_of(scores),
     ]
     names = [metric["name"] for metric in scores.metrics]
     if tested and any(metric["higher_is_better"] is not None for metric in scores.metrics):
@@ -200,10 +277,11 @@ def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: boo
     if scores.controls:
         sentences.append(f"Control maps, which ignore the model: {', '.join(scores.controls)}.")
     why = why_missing(summary, names, level, scores.group_weights)
-    return " ".join(filter(None, [*sentences, why and f"{why[0].upper()}{why[1:]}."]))
+    sentences += [f"{text[0].upper()}{text[1:]}." for text in (why, scores.sample_note) if text]
+    return " ".join(filter(None, sentences))
 
 
-def _protocol(scores: RunRecord) -> str:
+def protocol_of(scores: RunRecord) -> str:
     """The protocol by its name, or by what differs from the default one."""
     run = scores.manifest.get("run", {})
     choices = {name.removeprefix("protocol."): value for name, value in run.items() if name.startswith("protocol.")}

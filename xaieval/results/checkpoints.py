@@ -1,51 +1,39 @@
-"""The checkpoints of a run: its finished batches on the disk, from which an interrupted run resumes.
+"""The checkpoints of a run: its finished batches, from which a run goes on, whoever measured them.
 
-A checkpoint is a Parquet file of the rows of one batch in the folder `parts`, with a description of the batch in the file's
-metadata. Files are written completely or not at all, so that a run that is killed loses only the batch under way. A finished
-run has all rows in one file, and its manifest describes the batches; it resumes in the same way, with nothing left to measure.
+A run under way has a file of rows for each finished batch in the folder `parts`, with a description of the batch. A finished
+run has all rows in one file, and its manifest describes the batches; it goes on in the same way, with nothing left to measure.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from xaieval.data.batches import Batch, Failure
 from xaieval.data.labels import OtherLabels
 from xaieval.data.truth_by_class import tensors_of
-from xaieval.errors import OutputError, RunError
-from xaieval.results.files import (
-    MANIFEST,
-    PARTS,
-    RANKS,
-    ROWS,
-    check_folder,
-    is_complete,
-    locked,
-    place_of,
-    write_file,
-    write_json,
-    writing,
-)
+from xaieval.errors import OutputError
+from xaieval.results.files import MANIFEST, PARTS, ROWS, is_complete
 from xaieval.results.manifest import describe_data, tensor_bytes
-from xaieval.results.rows import failed_rows
-from xaieval.results.validation import check_made_of, check_rows, read_manifest, read_rows
+from xaieval.results.part_files import SUFFIX, read_description, read_part
+from xaieval.results.row_file import RowFile
+from xaieval.results.row_tables import frame_of
+from xaieval.results.rows import GROUP, UNREADABLE, failed_rows, with_group_column
+from xaieval.results.validation import check_made_of, check_rows, read_manifest
 
-__all__ = ["Checkpoint", "Checkpoints", "check_of", "read_unfinished"]
-
-KEY = b"xaieval"  # of the description of a batch, in the metadata of its file
-MADE_OF = ("check", "ids", "failed", "missed")
+__all__ = ["Checkpoint", "FinishedRun", "check_of", "in_groups", "part_path", "part_paths", "read_unfinished", "unless_damaged"]
 
 T = TypeVar("T")
 
@@ -54,122 +42,57 @@ log = logging.getLogger("xaieval")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A batch that was measured before.
+    """A batch that was measured.
 
     Attributes:
         check: The checksum of its content; see `check_of`.
-        ids: The ids of its images; empty if only the checksum is known, as in a finished run.
+        ids: The ids of its images; None if only the checksum is known, as in a finished run.
         failed: Images of this batch that could not be read.
-        missed: Images of earlier batches, of which no image could be read.
-        rows: Its rows, if they are read already.
-        path: Its file, if they are not.
     """
 
     check: str
-    ids: Sequence[str] = ()
+    ids: Sequence[str] | None = None
     failed: Sequence[Failure] = ()
-    missed: Sequence[Failure] = ()
-    rows: pd.DataFrame | None = None
-    path: Path | None = None
-
-    def read(self) -> pd.DataFrame | None:
-        """The rows; None if the file is damaged, which is logged."""
-        return self.rows if self.path is None else _unless_damaged(read_rows, self.path)
-
-
-@dataclass
-class Checkpoints:
-    """The checkpoints of a run under way.
-
-    Attributes:
-        folder: The folder of the run.
-        known: By number, the batches that were measured before.
-    """
-
-    folder: Path
-    known: Mapping[int, Checkpoint] = field(default_factory=dict)
 
     @classmethod
-    @contextmanager
-    def of(cls, path: str | Path, manifest: Mapping[str, Any], resume: bool) -> Iterator[Checkpoints]:
-        """Open the folder of a run, and lock it against other processes.
+    def of(cls, batch: Batch) -> Checkpoint:
+        """The checkpoint of a batch that is measured."""
+        return cls(check_of(batch), batch.ids, batch.failed)
 
-        Args:
-            path: The folder, created if needed.
-            manifest: The manifest of the run that begins.
-            resume: Whether to keep finished batches; otherwise they are measured again, and replaced at the end.
-
-        Raises:
-            OutputError: The folder cannot be written, holds another run, or is used by another process.
-        """
-        folder = Path(path)
-        check_folder(folder, manifest["run"])
-        with ExitStack() as held:
-            for place in place_of(folder):
-                held.enter_context(locked(place))
-            check_folder(folder, manifest["run"])  # once more, now that no other process can begin a run there
-            checkpoints = cls(folder, _known(folder) if resume else {})
-            if checkpoints.known:
-                _say_versions(_manifest(folder), manifest, len(checkpoints.known))
-            if not resume:
-                checkpoints.remove()
-            try:
-                yield checkpoints
-            finally:
-                if not checkpoints.paths():
-                    checkpoints.remove()
-
-    def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest, before the first batch.
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """The checkpoint that a part was made of.
 
         Raises:
-            OutputError: The folder cannot be written.
+            FileNotFoundError: There is no such file.
+            OutputError: The file is damaged.
         """
-        with writing(self.folder):
-            write_json(self.folder / PARTS / MANIFEST, manifest)
+        made_of = check_made_of(read_description(path), path)
+        return cls(made_of["check"], made_of["ids"], [(name, label, reason) for name, label, reason in made_of["failed"]])
 
-    def find(self, number: int, batch: Batch) -> pd.DataFrame | None:
-        """The rows of a batch that was measured before; None if it has to be measured.
+    @property
+    def names(self) -> list[str]:
+        """The ids of its images, also of those that could not be read, sorted."""
+        return sorted([*(self.ids or ()), *(name for name, _, _ in self.failed)])
 
-        Raises:
-            OutputError: The interrupted run had different images at this place.
-        """
-        checkpoint = self.known.get(number)
-        if checkpoint is None:
-            return None
-        if checkpoint.check == check_of(batch):
-            return checkpoint.read()
-        if not checkpoint.ids:
-            return None  # a finished run in other batches, which is measured again
-        if checkpoint.ids != batch.ids and _names(checkpoint.ids, checkpoint.failed) == _names(batch.ids, batch.failed):
-            return None  # an image that could not be read now can, or the other way round
-        raise OutputError(
-            f"'{self.folder}' holds a run that broke off, whose batch {number} {_difference(checkpoint, batch)}; give the same "
-            "images in the same order and batches, or measure all of them again by resume=False (--no-resume)"
-        )
+    def misses_alike(self, other: Checkpoint) -> bool:
+        """Whether the same images could not be read, for the same reasons."""
+        mine, others = (sorted((name, reason) for name, _, reason in one.failed) for one in (self, other))
+        return mine == others
 
-    def write(self, number: int, checkpoint: Checkpoint, rows: pd.DataFrame) -> None:
-        """Write the rows of a batch to the disk.
+    def difference(self, batch: Batch) -> str:
+        """In what another batch differs, as the end of a sentence about this one."""
+        ids = self.ids or ()
+        if len(ids) != len(batch):
+            return f"has {len(ids)} images, this run's has {len(batch)}"
+        others = [pair for pair in zip(ids, batch.ids, strict=True) if pair[0] != pair[1]]
+        if others:
+            return "has the image '{}', this run's has '{}' there".format(*others[0])
+        return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images, labels or groups are others"
 
-        Raises:
-            RunError: That is not possible.
-        """
-        made_of = json.dumps({name: getattr(checkpoint, name) for name in MADE_OF}).encode()
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: made_of})
-        with writing(self.folder, RunError):
-            write_file(self.folder / PARTS / f"{number:08d}.parquet", lambda file: pq.write_table(table, file))
-
-    def paths(self) -> list[Path]:
-        """The existing files, in order."""
-        return sorted((self.folder / PARTS).glob("[0-9]*.parquet"))
-
-    def remove(self) -> None:
-        """Remove all checkpoints; their manifest first, since no run resumes without it."""
-        with suppress(OSError):  # files that are left do no harm
-            (self.folder / PARTS / MANIFEST).unlink(missing_ok=True)
-            for path in [*self.paths(), *(self.folder / PARTS).glob(".*.part")]:
-                path.unlink()
+    def to_dict(self) -> dict[str, Any]:
+        """Return the checkpoint as plain values, for the file."""
+        return {"check": self.check, "ids": list(self.ids or ()), "failed": [list(failure) for failure in self.failed]}
 
 
 def check_of(batch: Batch) -> str:
@@ -183,8 +106,115 @@ def check_of(batch: Batch) -> str:
     return f"{len(batch)}:{check:08x}"
 
 
+def part_path(folder: Path, number: int) -> Path:
+    """The file of a batch."""
+    return folder / PARTS / f"{number:08d}{SUFFIX}"
+
+
+def part_paths(folder: Path) -> dict[int, Path]:
+    """By number, the existing files, in order."""
+    found = {int(path.name.partition(".")[0]): path for path in (folder / PARTS).glob(f"[0-9]*{SUFFIX}")}
+    return dict(sorted(found.items()))
+
+
+class FinishedRun:
+    """The batches of a finished run, cut out of its rows, which are in order.
+
+    Args:
+        folder: Of the run.
+
+    Attributes:
+        checkpoints: By number, the batches.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ROWS
+        self.checkpoints: dict[int, Checkpoint] = {}
+        self._places: dict[int, tuple[int, int]] = {}
+        if is_complete(folder) and self._path.exists():
+            self._describe(read_manifest(folder / MANIFEST))
+
+    def _describe(self, manifest: Mapping[str, Any]) -> None:
+        data = manifest.get("data", {})
+        failed: dict[Any, list[Failure]] = {}
+        for entry in manifest.get("unreadable", []):
+            failed.setdefault(entry.get("batch"), []).append((entry.get("id"), None, entry.get("reason")))
+        checks = data.get("batches", [])
+        numbers = data.get("numbers") or range(len(checks))
+        if len(numbers) != len(checks):
+            return
+        ends = list(accumulate(int(check.partition(":")[0]) for check in checks))
+        for number, check, start, end in zip(numbers, checks, [0, *ends], ends, strict=False):
+            self.checkpoints[number] = Checkpoint(check, None, failed.get(number, ()))
+            self._places[number] = start, end
+
+    @classmethod
+    def none(cls) -> FinishedRun:
+        """No finished run."""
+        return cls(Path(os.devnull))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether its rows have groups."""
+        return self._file is not None and GROUP in self._file.columns
+
+    def checkpoint(self, number: int) -> Checkpoint:
+        """A batch, with the labels of its images that could not be read."""
+        known = self.checkpoints[number]
+        return replace(known, failed=[(name, self._labels.get(name), reason) for name, _, reason in known.failed])
+
+    def rows(self, number: int) -> pd.DataFrame | None:
+        """The rows of a batch; None if the file is damaged, which is logged."""
+        start, end = self._places[number]
+        file, starts = self._file, self._starts
+        if file is None or starts is None or end >= len(starts):
+            return None
+        return unless_damaged(lambda _: file.slice(starts[start], starts[end]), self._path)
+
+    @cached_property
+    def _file(self) -> RowFile | None:
+        return unless_damaged(RowFile, self._path)
+
+    @cached_property
+    def _starts(self) -> list[int] | None:
+        """Where the rows of each image that could be read begin, and where those of the last one end."""
+        file = self._file
+        return None if file is None else unless_damaged(lambda _: _starts_of_images(file), self._path)
+
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        """The labels of images that could not be read, where they are known."""
+        if self._file is None or "label" not in self._file.columns:
+            return {}
+        found: dict[str, int] = {}
+        for rows in self._file.frames(["image_id", "label", "status"]):
+            rows = rows[rows["status"] == UNREADABLE].dropna(subset="label").drop_duplicates("image_id")
+            found |= dict(zip(rows["image_id"], rows["label"].astype(int).tolist(), strict=True))
+        return found
+
+
+def _starts_of_images(file: RowFile) -> list[int]:
+    starts, last, before = [], None, 0
+    for rows in file.frames(["image_id", "status"]):
+        readable = rows.loc[(rows["status"] != UNREADABLE).to_numpy(), "image_id"]
+        if len(readable):
+            codes = readable.cat.codes.to_numpy()
+            new = np.append(readable.iloc[0] != last, codes[1:] != codes[:-1])
+            starts += (before + np.flatnonzero(new)).tolist()
+            last = readable.iloc[-1]
+        before += len(readable)
+    return [*starts, before]
+
+
+def in_groups(rows: pd.DataFrame, batch: Batch) -> pd.DataFrame:
+    """Rows with the groups of their batch, since groups can also be given to a finished run, or taken from it."""
+    if batch.group is None:
+        return with_group_column(rows, None) if GROUP in rows else rows
+    return with_group_column(rows, rows["image_id"].map(dict(zip(batch.ids, batch.group, strict=True))))
+
+
 def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Rows and manifest of an unfinished run of one process or several; the rows of unreadable images come last.
+    """Rows and manifest of an unfinished run; the rows of unreadable images come last.
 
     Damaged checkpoints are left out, which is logged.
 
@@ -193,88 +223,30 @@ def read_unfinished(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         OutputError: The rows are not those of a run.
     """
     folder = Path(path)
-    ranks = sorted((folder / RANKS).glob("[0-9]*-of-[0-9]*"))
-    places = [place for place in (folder, *ranks) if (place / PARTS / MANIFEST).exists() or is_complete(place)]
-    runs = [_known(place) for place in places]
-    parts = [part for known in runs for part in known.values()]
-    frames = [rows for part in parts if (rows := part.read()) is not None]
+    under_way = folder / PARTS / MANIFEST
+    parts = part_paths(folder) if under_way.exists() else {}
+    found = [part for number, file in parts.items() if (part := unless_damaged(_part, file)) is not None]
+    frames = [rows for _, rows in found if len(rows)]
     if not frames:
         raise FileNotFoundError(2, "nothing was measured", str(folder / ROWS))
-    failures = [failure for part in parts for failure in (*part.missed, *part.failed)]
-    manifest = _manifest(places[0])
+    failures = [failure for checkpoint, _ in found for failure in checkpoint.failed]
+    manifest = read_manifest(under_way)
     rows = check_rows(pd.concat(frames, ignore_index=True), manifest, path)
     pairs = list(rows[["layer", "method"]].drop_duplicates().itertuples(index=False, name=None))
     unreadable = failed_rows(failures, pairs, []).reindex(columns=rows.columns)
     rows = pd.concat([rows, unreadable], ignore_index=True) if failures else rows
-    return rows, manifest | {"complete": False} | describe_data(rows, failures, [part.check for part in parts])
+    return rows, manifest | {"complete": False} | describe_data(rows, failures, [one.check for one, _ in found])
 
 
-def _known(folder: Path) -> dict[int, Checkpoint]:
-    """The batches that were measured before, by a finished run or by one under way."""
-    finished = _finished(folder) if is_complete(folder) else {}
-    return finished | (_parts(folder) if (folder / PARTS / MANIFEST).exists() else {})
+def _part(path: Path) -> tuple[Checkpoint, pd.DataFrame]:
+    return Checkpoint.read(path), frame_of(read_part(path))
 
 
-def _parts(folder: Path) -> dict[int, Checkpoint]:
-    found = {}
-    for path in Checkpoints(folder).paths():
-        part = _unless_damaged(_part, path)
-        if part is not None:
-            found[int(path.stem)] = part
-    return found
-
-
-def _part(path: Path) -> Checkpoint:
-    made_of = check_made_of(json.loads(pq.read_schema(path).metadata[KEY]), path)
-    return Checkpoint(**{name: made_of[name] for name in MADE_OF}, path=path)
-
-
-def _finished(folder: Path) -> dict[int, Checkpoint]:
-    """The batches of a finished run, cut out of its rows, which are in order."""
-    checks = read_manifest(folder / MANIFEST).get("data", {}).get("batches", [])
-    rows = _unless_damaged(read_rows, folder / ROWS) if checks else None
-    if rows is None:
-        return {}
-    pairs = len(rows[["layer", "method"]].drop_duplicates())
-    found, start = {}, 0
-    for number, check in enumerate(checks):
-        end = start + int(check.partition(":")[0]) * pairs
-        found[number] = Checkpoint(check, rows=rows.iloc[start:end].reset_index(drop=True))
-        start = end
-    return found
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest in a folder; of the run under way, if there are two."""
-    under_way = folder / PARTS / MANIFEST
-    return read_manifest(under_way if under_way.exists() else folder / MANIFEST)
-
-
-def _say_versions(before: Mapping[str, Any], now: Mapping[str, Any], batches: int) -> None:
-    there, here = before.get("versions", {}), now["versions"]
-    others = [f"{name} {there.get(name)} (now {here[name]})" for name in here if there.get(name) != here[name]]
-    if others:
-        log.warning("%d batches were measured before by other versions: %s", batches, ", ".join(others))
-
-
-def _unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
+def unless_damaged(read: Callable[[Path], T], path: Path) -> T | None:
     """The content of a file; None if the file is damaged, which is logged."""
     try:
         return read(path)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OutputError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rpartition("is damaged: ")[2]
         log.warning("'%s' is damaged, so that what it held has to be measured again: %s", path, reason)
         return None
-
-
-def _names(ids: Sequence[str], failed: Sequence[Failure]) -> list[str]:
-    return sorted([*ids, *(name for name, _, _ in failed)])
-
-
-def _difference(part: Checkpoint, batch: Batch) -> str:
-    if len(part.ids) != len(batch):
-        return f"has {len(part.ids)} images, this run's has {len(batch)}"
-    others = [pair for pair in zip(part.ids, batch.ids, strict=True) if pair[0] != pair[1]]
-    if others:
-        return "has the image '{}', this run's has '{}' there".format(*others[0])
-    return f"is of the same ids as this run's ('{batch.ids[0]}', ...), but its images, labels or groups are others"

@@ -1,30 +1,28 @@
-"""The folder of a run: names of its files, which run it contains, locking, and files that are replaced as a whole."""
+"""The folder of a run: names of its files, which run it contains, and files that are replaced as a whole."""
 
 from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock, Timeout
-
 from xaieval.errors import OutputError, XaievalError
+from xaieval.results.locks import Lock
 from xaieval.results.validation import read_manifest, shortened
 
 __all__ = [
     "MANIFEST",
     "PARTS",
     "POOLED",
-    "RANKS",
     "ROWS",
     "SUMMARY",
     "check_folder",
     "is_complete",
-    "locked",
-    "place_of",
+    "whole_file",
     "write_file",
     "write_json",
     "writing",
@@ -33,8 +31,6 @@ __all__ = [
 ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
 POOLED = "pooled.csv"  # of runs that have numbers over all images at once
 PARTS = "parts"  # subfolder with the batches measured so far, until the run is finished
-RANKS = "ranks"  # subfolder of a run of several processes, with one run per process
-LOCK = ".lock"
 _MENDS = {"groups": "; Scores.load(folder).with_groups(...) gives a finished run other groups without measuring it again"}
 
 
@@ -54,16 +50,9 @@ def check_folder(path: str | Path, run: Mapping[str, Any]) -> None:
         raise OutputError(f"'{nearest}' is a file; choose another folder")
     if not os.access(nearest, os.W_OK):
         raise OutputError(f"cannot write into '{nearest}'; choose another folder")
-    for place in place_of(folder):
-        for manifest in (place / MANIFEST, place / PARTS / MANIFEST):
-            if manifest.exists():
-                _check_same(manifest, place, json.loads(json.dumps(run)))
-
-
-def place_of(folder: Path) -> list[Path]:
-    """The folders that a process writes to: its own, and that of the whole run if it is the first of several."""
-    first = folder.parent.name == RANKS and folder.name.startswith("0000-")  # it has the first image of the run
-    return [folder.parent.parent, folder] if first else [folder]
+    for manifest in (folder / MANIFEST, folder / PARTS / MANIFEST):
+        if manifest.exists():
+            _check_same(manifest, folder, json.loads(json.dumps(run)))
 
 
 def is_complete(path: str | Path) -> bool:
@@ -72,28 +61,6 @@ def is_complete(path: str | Path) -> bool:
         return bool(read_manifest(Path(path) / MANIFEST)["complete"])
     except (OSError, OutputError, KeyError):
         return False
-
-
-@contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Lock a folder against other processes that write a run; the operating system releases the lock if this process dies.
-
-    Raises:
-        OutputError: Another process has locked the folder, or the folder cannot be written.
-    """
-    parts = Path(path) / PARTS
-    with writing(path):
-        parts.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(parts / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise OutputError(f"another run writes into '{path}'; wait until it has ended, or choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        _tidy(parts)
 
 
 @contextmanager
@@ -113,17 +80,20 @@ def writing(path: str | Path, kind: type[XaievalError] = OutputError) -> Iterato
         ) from error
 
 
-def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name and rename it once it is complete and on disk, so no file is ever half written.
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, in binary mode under a temporary name, which is renamed once it is complete and on disk.
 
-    Args:
-        path: The file.
-        write: A function that writes to the file, which is open in binary mode.
+    If the block raises, the file is removed, and one that was there before stays.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # two processes may write the same file
+    lock = Lock(part)  # by which others see that it is being written, and no leftover of a dead process
     try:
+        if os.name == "posix":  # Windows lets nobody write to a locked file
+            with suppress(OutputError):  # a file system without locks
+                lock.take()
         with part.open("wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -131,22 +101,26 @@ def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         with suppress(OSError):  # the partial file would only take space on a full disk
             part.unlink(missing_ok=True)
         raise
+    finally:
+        lock.free()
     _sync_folder(path.parent)
+
+
+def write_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file as a whole or not at all; see `whole_file`.
+
+    Args:
+        path: The file.
+        write: A function that writes to the file, which is open in binary mode.
+    """
+    with whole_file(path) as file:
+        write(file)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in the same way; its folder is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, lambda file: file.write(f"{json.dumps(content, indent=2)}\n".encode()))
-
-
-def _tidy(parts: Path) -> None:
-    """Remove the lock file and empty folders."""
-    with suppress(OSError):
-        if all(path.name == LOCK for path in parts.iterdir()):
-            (parts / LOCK).unlink(missing_ok=True)
-            parts.rmdir()
-            parts.parent.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,19 @@ from torch import Tensor
 
 from xaieval.config.version import package_version
 from xaieval.data.batches import Failure
-from xaieval.results.rows import GROUP
+from xaieval.results.rows import GROUP, RowsInFile, in_pieces
 
-__all__ = ["SCHEMA", "count_groups", "describe_data", "describe_image", "digest", "tensor_bytes", "versions"]
+__all__ = [
+    "SCHEMA",
+    "completed",
+    "count_groups",
+    "describe_data",
+    "describe_image",
+    "digest",
+    "now",
+    "tensor_bytes",
+    "versions",
+]
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas")
@@ -28,15 +39,34 @@ def versions() -> dict[str, str]:
     return {"xaieval": package_version(), "python": platform.python_version(), **known}
 
 
-def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
+def now() -> str:
+    """Date and time in UTC, as ISO 8601 writes them."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def completed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's entries of a run that ends: that it is complete, and its dates, which are no part of what it is.
+
+    Args:
+        manifest: Of the run, whose `dates` have its start.
+
+    Example:
+        >>> entries = completed({"dates": {"started": "2026-01-02T03:04:05Z"}})
+        >>> entries["complete"], [*entries["dates"]]
+        (True, ['started', 'ended'])
+    """
+    return {"complete": True, "dates": {**manifest.get("dates", {}), "ended": now()}}
+
+
+def describe_data(rows: pd.DataFrame | RowsInFile, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
     """The manifest's entries on the images, made when all are measured.
 
     Args:
-        rows: The rows of the run.
+        rows: The rows of the run, in memory or in a file.
         failures: Images that could not be read.
         batches: The checksum of each batch, by which a run that resumes recognises it.
     """
-    ids = rows["image_id"].unique()
+    ids = dict.fromkeys(name for piece in in_pieces(rows, ["image_id"]) for name in piece["image_id"].unique())
     data = {"images": len(ids), "fingerprint": digest(f"{image_id}\n".encode() for image_id in ids)}
     return {
         "data": {**data, **({"batches": list(batches)} if batches else {})},
@@ -44,11 +74,12 @@ def describe_data(rows: pd.DataFrame, failures: Sequence[Failure], batches: Sequ
     }
 
 
-def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
+def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame | RowsInFile) -> dict[str, Any]:
     """The manifest's entry on groups with their number; empty for a run without groups."""
     if "groups" not in manifest:
         return {}
-    return {"groups": {**manifest["groups"], "count": int(rows[GROUP].nunique())}}
+    names = {name for piece in in_pieces(rows, [GROUP]) for name in piece[GROUP].dropna().unique()}
+    return {"groups": {**manifest["groups"], "count": len(names)}}
 
 
 def describe_image(image_id: str, image: Tensor) -> dict[str, Any]:

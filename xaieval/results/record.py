@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import pandas as pd
 
 from xaieval.config.groups import GroupsOf, Weights, resolve_groups
 from xaieval.data.groups import check_weights, find_groups, group_source
-from xaieval.errors import OutputError
+from xaieval.errors import DataError, OutputError
 from xaieval.results.checkpoints import read_unfinished
-from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY, write_file, write_json, writing
+from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY, whole_file, write_file, write_json, writing
 from xaieval.results.manifest import count_groups
+from xaieval.results.part_of_run import PartOfRun, check_not_whole
+from xaieval.results.row_check import check_row_file
+from xaieval.results.row_file import RowFile, RowWriter
+from xaieval.results.row_pieces import MOST_ROWS, first_rows
 from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
-from xaieval.results.validation import check_rows, read_manifest, read_rows
+from xaieval.results.run_rows import RowsOrFile, RunRows
+from xaieval.results.validation import check_rows, read_manifest
 
 __all__ = ["RunRecord"]
 
 
 @dataclass(frozen=True, repr=False)
-class RunRecord:
+class RunRecord(RunRows):
     """The rows of a run and its manifest, from which every table, figure and page is made.
 
     Attributes:
-        rows: One row per image, layer and method.
+        rows: One row per image, layer and method. See `of_file` for rows that are read only when they are asked for.
         manifest: Versions, protocol, seed, metrics, and fingerprints of model and data.
+        maps: Images with their maps (`xaieval.report.Maps`), kept for the report and not written to the folder.
 
     Example:
         >>> record = RunRecord(pd.DataFrame({"image_id": ["a"]}), {"seed": 7, "controls": ["random"]})
@@ -35,8 +42,12 @@ class RunRecord:
         (7, ['random'], [], True)
     """
 
-    rows: pd.DataFrame
+    if TYPE_CHECKING:
+        rows: pd.DataFrame
+    else:
+        rows: pd.DataFrame = RowsOrFile()
     manifest: dict[str, Any] = field(default_factory=dict)
+    maps: Any = field(default=None, compare=False)
 
     keys: ClassVar[Sequence[str]] = KEYS  # the columns that identify a row
 
@@ -67,14 +78,26 @@ class RunRecord:
         return weights
 
     @property
-    def n_groups(self) -> int | None:
-        """The number of groups that the images belong to; None for a run without groups."""
-        return int(self.rows[GROUP].nunique()) if GROUP in self.rows else None
-
-    @property
     def complete(self) -> bool:
         """Whether the run has finished."""
         return bool(self.manifest.get("complete", True))
+
+    @classmethod
+    def of_file(cls, file: RowFile, manifest: dict[str, Any]) -> Self:
+        """A run whose rows are in a file, from which they are read when they are asked for.
+
+        Of a run of more than 5 million rows, `summary`, `predictions` and counts are found in passes over the file, which hold
+        a part of the rows at a time; what takes all values at once (tests, rankings, figures) takes the `sample`.
+
+        Args:
+            file: The rows, which are not checked.
+            manifest: That of the run.
+        """
+        return cls(cast(Any, file), manifest)
+
+    def with_maps(self, maps: Any) -> Self:
+        """The same run with images and their maps (`xaieval.report.Maps`) for its report; None leaves it as it is."""
+        return self if maps is None else type(self)(cast(Any, self.file or self.rows), self.manifest, maps)
 
     def with_groups(self, groups: GroupsOf) -> Self:
         """The same run with its images in groups, so that a finished run can be analysed by other groups; nothing is measured.
@@ -95,19 +118,22 @@ class RunRecord:
             (['lake', 'lake'], {'by': 'lake|road', 'weights': 'images', 'count': 1})
         """
         chosen = resolve_groups(groups)
-        images = self.rows[self.rows["status"] != UNREADABLE].drop_duplicates("image_id")
+        known = [name for name in ("image_id", "status", "label") if name in self.column_names]
+        images = first_rows([part[part["status"] != UNREADABLE] for part in self.parts(known)], known[1:])
         ids = [str(name) for name in images["image_id"]]
         found = find_groups(ids, _labels(images), chosen)
         if found is None:
-            check_weights(GROUP in self.rows, chosen)
-            entry, rows = self.manifest.get("groups", {"by": group_source(chosen)}), self.rows
-            if GROUP not in rows:
+            check_weights(GROUP in self.column_names, chosen)
+            if GROUP not in self.column_names:
                 return self
+            entry, rows = self.manifest.get("groups", {"by": group_source(chosen)}), self.file or self.rows
+        elif self.is_large:
+            raise DataError(f"other groups take all {self.n_rows:,} rows in memory; load some layers, methods or columns")
         else:
             entry = {"by": group_source(chosen)}
             rows = with_group_column(self.rows, self.rows["image_id"].map(dict(zip(images["image_id"], found, strict=True))))
         manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
-        return replace(self, rows=rows, manifest=manifest | count_groups(manifest, rows))
+        return type(self)(cast(Any, rows), manifest | count_groups(manifest, rows))
 
     def _write(self, path: str | Path, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
@@ -123,27 +149,58 @@ class RunRecord:
         folder = Path(path)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / ROWS, lambda file: self.rows.to_parquet(file, index=False))
+            check_not_whole(folder, self.manifest)
+            self._write_rows(folder / ROWS)
             write_file(folder / SUMMARY, lambda file: file.write(summary.to_csv().encode()))
             if pooled is not None:
                 write_file(folder / POOLED, lambda file: file.write(pooled.to_csv().encode()))
             write_json(folder / MANIFEST, self.manifest)
 
+    def _write_rows(self, path: Path) -> None:
+        """Write the rows, unless it is their own file."""
+        if self.file is None or self.handed_out:
+            with RowWriter(path) as writer:
+                writer.write(self.rows)
+        elif not (path.exists() and path.samefile(self.file.path)):
+            with self.file.path.open("rb") as source, whole_file(path) as file:
+                shutil.copyfileobj(source, file)
+
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        columns: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        methods: Sequence[str] | None = None,
+    ) -> Self:
         """Read a run from its folder. Of an unfinished run, read the batches measured so far; `complete` is then False.
 
+        The rows of a run of more than 5 million rows are checked, but read only when they are asked for.
+
+        Args:
+            path: The folder.
+            columns: Columns to read, such as the names of some metrics (default: all). Those that identify a row, `group` and
+                `status` are always read. Metrics that are left out are not in the manifest of the result either.
+            layers: The layers to read (default: all); that of control maps is "input".
+            methods: The methods to read (default: all).
+
         Raises:
-            OutputError: The folder holds no run, or a damaged one.
+            OutputError: The folder holds no run, or a damaged one; or the run has no such column, layer or method.
         """
-        folder = Path(path)
+        folder, part = Path(path), PartOfRun.of(columns=columns, layers=layers, methods=methods)
         try:
             if not (folder / MANIFEST).exists():
+                if not part.is_all:
+                    raise OutputError(f"'{path}' holds no finished run, and an unfinished one is read as a whole")
                 rows, manifest = read_unfinished(folder)
-            else:
-                rows, manifest = read_rows(folder / ROWS), read_manifest(folder / MANIFEST)
+                return cls(check_rows(rows, manifest, path, cls.keys), manifest)
+            manifest, file = read_manifest(folder / MANIFEST), RowFile(folder / ROWS)
         except FileNotFoundError as error:
             raise OutputError(f"'{path}' holds no run: there is no {Path(error.filename or ROWS).name}") from error
+        if part.is_all and len(file) > MOST_ROWS:
+            check_row_file(file, manifest, path, cls.keys)
+            return cls.of_file(file, manifest)
+        rows, manifest = (file.read(), manifest) if part.is_all else part.read(file, manifest, cls.keys)
         return cls(check_rows(rows, manifest, path, cls.keys), manifest)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,10 @@ __all__ = [
     "UNREADABLE",
     "VALUED",
     "Pair",
+    "RowsInFile",
     "class_column",
     "failed_rows",
+    "in_pieces",
     "row_table",
     "with_group_column",
 ]
@@ -44,6 +46,18 @@ CROSS_KEYS = (*KEYS, "masks_of", "model")  # identify a row of cross scores
 GROUP = "group"  # the column after `method` of a run whose images come in groups
 
 Pair = tuple[str, str]  # layer and method
+
+
+class RowsInFile(Protocol):
+    """Rows that are read piece by piece: `xaieval.results.row_file.RowFile`."""
+
+    def frames(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Some columns of all rows, as one data frame after the other."""
+
+
+def in_pieces(rows: pd.DataFrame | RowsInFile, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Rows in memory as a single piece, others as one after the other, with at least these columns."""
+    return iter([rows]) if isinstance(rows, pd.DataFrame) else rows.frames(columns)
 
 
 def row_table(pairs: Sequence[Pair], columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,19 @@ from xaieval.results.manifest import SCHEMA
 from xaieval.results.matched import control_columns
 from xaieval.results.rows import CROSS_KEYS, GROUP, KEYS, UNREADABLE
 
-__all__ = ["check_made_of", "check_manifest", "check_rows", "read_manifest", "read_rows", "shortened"]
+__all__ = [
+    "check_column",
+    "check_columns",
+    "check_groups",
+    "check_made_of",
+    "check_manifest",
+    "check_once",
+    "check_rows",
+    "checked_columns",
+    "read_manifest",
+    "read_rows",
+    "shortened",
+]
 
 MEND = "score it again, into another folder"
 GROUP_KEYS = {"by": str, "count": int, "weights": str}  # of the entry on groups
@@ -32,6 +44,7 @@ ENTRIES: dict[str, tuple[type, str]] = {
     "controls": (list, "a list of methods"),
     "cross": (dict, "a table"),
     "data": (dict, "a table"),
+    "dates": (dict, "a table"),
     "findings": (list, "a list of findings"),
     "first_image": (dict, "a table"),
     "groups": (dict, "a table"),
@@ -134,7 +147,7 @@ def check_made_of(made_of: Any, source: str | Path) -> dict[str, Any]:
         raise OutputError(f"'{source}' does not say which batch it was made of")
     if not all(isinstance(name, str) for name in _list(made_of.get("ids"))):
         raise OutputError(f"'{source}' does not say which images it was made of")
-    for failure in [*_list(made_of.get("failed")), *_list(made_of.get("missed"))]:
+    for failure in _list(made_of.get("failed")):
         kinds = [type(item) for item in _list(failure)]
         if kinds not in ([str, int, str], [str, type(None), str]):
             raise OutputError(f"'{source}' does not say which images could not be read")
@@ -234,23 +247,46 @@ def check_rows(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str | Pa
         OutputError: A column is missing or has the wrong type, a value is missing or impossible, a row occurs twice, or there
             are no rows.
     """
+    metrics = check_columns(rows.columns, len(rows), manifest, source, keys)
+    for name in checked_columns(rows.columns, metrics, keys):
+        check_column(rows[name], metrics.get(name), source)
+    check_once(rows, source, keys)
+    if GROUP in rows:
+        check_groups(rows, source)
+    if "masks_of" in keys:
+        _check_models(rows, manifest, source)
+    return rows.astype(dict.fromkeys(metrics, "float64"))
+
+
+def check_columns(
+    columns: Iterable[str], count: int, manifest: Mapping[str, Any], source: str | Path, keys: Sequence[str]
+) -> dict[str, str]:
+    """The kind of interval of each column that holds values of a metric, of rows that have the columns of a run.
+
+    Raises:
+        OutputError: The manifest lists no metrics, a column is missing, or there are no rows.
+    """
     if "metrics" not in manifest:
         raise OutputError(f"'{source}' holds no rows of a run: its manifest does not list the metrics; {MEND}")
     metrics = _value_columns(manifest)
-    _check_names(rows, [*keys, *([GROUP] if "groups" in manifest else []), "status", *metrics], source)
-    if not len(rows):
+    _check_names(columns, [*keys, *([GROUP] if "groups" in manifest else []), "status", *metrics], source)
+    if not count:
         raise OutputError(f"'{source}' holds a run without rows; {MEND}")
-    for name in rows.columns.intersection([*keys, "status", *INTEGERS, *NUMBERS, *metrics]):
-        _check_column(rows[name], metrics.get(name), source)
+    return metrics
+
+
+def checked_columns(columns: Iterable[str], metrics: Iterable[str], keys: Sequence[str]) -> list[str]:
+    """Those columns whose type and values are known."""
+    known = {*keys, "status", *INTEGERS, *NUMBERS, *metrics}
+    return [name for name in columns if name in known]
+
+
+def check_once(rows: pd.DataFrame, source: str | Path, keys: Sequence[str]) -> None:
+    """Raise an OutputError if a row occurs twice."""
     again = rows.duplicated(list(keys))
     if again.any():
         *names, last = map(repr, rows.loc[again, list(keys)].iloc[0])
         raise OutputError(f"'{source}' holds the row of {', '.join(names)} and {last} twice; {MEND}")
-    if GROUP in rows:
-        _check_groups(rows, source)
-    if "masks_of" in keys:
-        _check_models(rows, manifest, source)
-    return rows.astype(dict.fromkeys(metrics, "float64"))
 
 
 def _value_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -260,12 +296,13 @@ def _value_columns(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {metric["name"]: metric["interval"] for metric in manifest["metrics"]} | kinds
 
 
-def _check_names(rows: pd.DataFrame, wanted: Sequence[str], source: str | Path) -> None:
+def _check_names(columns: Iterable[str], wanted: Sequence[str], source: str | Path) -> None:
     """Raise an OutputError unless the columns are those of a run, or of cross scores if these are wanted."""
-    if set(CROSS_KEYS) <= set(rows.columns) and not set(CROSS_KEYS) <= set(wanted):
+    columns = set(columns)
+    if set(CROSS_KEYS) <= columns and not set(CROSS_KEYS) <= set(wanted):
         raise OutputError(f"'{source}' holds cross scores of several models; read them with xaieval.CrossScores.load")
     for name in wanted:
-        if name not in rows.columns:
+        if name not in columns:
             raise OutputError(f"'{source}' holds no rows of a run: the column {name!r} is missing; {MEND}")
 
 
@@ -283,7 +320,7 @@ def _check_models(rows: pd.DataFrame, manifest: Mapping[str, Any], source: str |
             )
 
 
-def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
+def check_groups(rows: pd.DataFrame, source: str | Path) -> None:
     """Raise an OutputError unless every image that could be read has one group."""
     column, readable = rows[GROUP], rows["status"] != UNREADABLE
     if not is_string_dtype(column.dropna()) or not all(map(str.isprintable, column.dropna().unique())):
@@ -296,7 +333,7 @@ def _check_groups(rows: pd.DataFrame, source: str | Path) -> None:
             raise OutputError(f"'{source}' holds no rows of a run: image {images.iloc[0]!r} {problem}; {MEND}")
 
 
-def _check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
+def check_column(column: pd.Series[Any], interval: str | None, source: str | Path) -> None:
     """Raise an OutputError unless a column has the type, and a metric the values, of a run."""
     name = str(column.name)
     if name in (*CROSS_KEYS, "status"):

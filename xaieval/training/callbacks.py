@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from xaieval.data.batches import Batch, read_batch
+from xaieval.config.counts import check_count
+from xaieval.data.batches import Batch, read_batch, read_batches
 from xaieval.errors import UsageError
 from xaieval.evaluation.loop import score
+from xaieval.evaluation.score_callback import Drawing, LogPicture, logged_means, map_pictures
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
 from xaieval.metrics import Metric, resolve_metrics
 from xaieval.probe.requested_layers import Layers
+from xaieval.training.picture_loggers import picture_logger
 
 try:
     import lightning
@@ -41,6 +44,13 @@ class ScoreLayers(lightning.Callback):
         max_images: Largest number of images to score, the first ones of the validation data.
         metrics: Metrics, as in `xaieval.score`.
         loader: Images to score, as in `xaieval.score`. Default: those of the first validation loader.
+        pictures: How many images are drawn with their maps and logged as `maps/LAYER/METHOD`, the images in a row and the maps
+            over them below, to the loggers that take pictures: those of Lightning for TensorBoard, Weights & Biases, MLflow and
+            Comet.
+        preprocessing: For pictures, the preprocessing whose normalisation is undone; see `xaieval.show`.
+        mean: Instead, the mean of the normalisation.
+        std: The standard deviation of the normalisation.
+        bands: The channels that are shown; see `xaieval.show`.
         model: Function from the Lightning module to the network that is scored. Default: the module itself, which then needs
             a `forward`.
         choices: Other arguments of `xaieval.score`, such as `protocol`, `target` or `task`.
@@ -50,7 +60,7 @@ class ScoreLayers(lightning.Callback):
 
     Raises:
         UsageError: `every` or `max_images` is below 1, or a method or metric is unknown; at the start of training, if the
-            module has no `forward`.
+            module has no `forward`, or if there are pictures and no logger takes them.
 
     Example:
         >>> callback = ScoreLayers(["layer3", "layer4"], every=5, model=lambda module: module.model)
@@ -66,11 +76,17 @@ class ScoreLayers(lightning.Callback):
         metrics: str | Metric | Sequence[str | Metric] = ("average_drop", "increase_in_confidence"),
         loader: Iterable[Any] | None = None,
         model: Callable[[Any], nn.Module] | None = None,
+        *,
+        pictures: int = 0,
+        preprocessing: Any = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
         **choices: Any,
     ) -> None:
         super().__init__()
-        if every < 1 or max_images < 1:
-            raise UsageError(f"every and max_images are at least 1, got {every} and {max_images}")
+        check_count("every", every)
+        check_count("max_images", max_images, optional=True)
         self.layers = [layers] if isinstance(layers, str | nn.Module) else list(layers)
         self.methods = resolve_methods(methods)
         self.metrics = resolve_metrics(metrics)
@@ -78,16 +94,23 @@ class ScoreLayers(lightning.Callback):
         self.max_images = max_images
         self.loader = loader
         self.model = model
+        self.drawing = Drawing(images=pictures, preprocessing=preprocessing, mean=mean, std=std, bands=bands)
         self.choices = choices
         self.scores: Scores | None = None
         self._kept: list[Batch] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuse a module without `forward`."""
+        """Refuse a module without `forward`, and pictures that no logger takes."""
         if self.model is None and type(pl_module).forward is lightning.LightningModule.forward:
             raise UsageError(
                 f"{type(pl_module).__name__} has no forward(), so it cannot be scored; name the network to score, as in "
                 "ScoreLayers(..., model=lambda module: module.net)"
+            )
+        if self.drawing.images and trainer.is_global_zero and not self._picture_loggers(trainer):
+            names = [type(logger).__name__ for logger in trainer.loggers]
+            raise UsageError(
+                f"pictures= are logged, and no logger takes them: {', '.join(names) or 'there is none'}; add one such as "
+                "lightning.pytorch.loggers.TensorBoardLogger, or leave pictures= out"
             )
 
     def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -117,6 +140,8 @@ class ScoreLayers(lightning.Callback):
         if trainer.is_global_zero:
             with isolate_rng():
                 means = self._score(pl_module, kept if self.loader is None else self.loader)
+                if self.drawing.images:
+                    self._log_pictures(trainer, pl_module, kept if self.loader is None else self.loader)
         means = trainer.strategy.broadcast(means)
         pl_module.log_dict(means, sync_dist=trainer.world_size > 1)  # equal in all processes, so averaging changes nothing
 
@@ -128,7 +153,7 @@ class ScoreLayers(lightning.Callback):
 
     def _score(self, module: lightning.LightningModule, loader: Iterable[Any]) -> dict[str, float]:
         self.scores = score(
-            module if self.model is None else self.model(module),
+            self._network(module),
             loader,
             self.layers,
             self.methods,
@@ -137,6 +162,17 @@ class ScoreLayers(lightning.Callback):
             progress=False,
             **self.choices,
         )
-        names = [metric.name for metric in self.metrics]
-        rows = self.scores.summary().reset_index().to_dict("records")
-        return {f"{name}/{row['layer']}/{row['method']}": float(row[name]) for row in rows for name in names}
+        return logged_means(self.scores)
+
+    def _log_pictures(self, trainer: lightning.Trainer, module: lightning.LightningModule, loader: Iterable[Any]) -> None:
+        batches = list(read_batches(loader, max_images=self.drawing.images))
+        pictures = map_pictures(self._network(module), batches, self.layers, self.methods, self.drawing, self.choices)
+        for log in self._picture_loggers(trainer):
+            for name, picture in pictures.items():
+                log(name, picture, trainer.global_step)
+
+    def _picture_loggers(self, trainer: lightning.Trainer) -> list[LogPicture]:
+        return [log for log in map(picture_logger, trainer.loggers) if log is not None]
+
+    def _network(self, module: lightning.LightningModule) -> nn.Module:
+        return module if self.model is None else self.model(module)

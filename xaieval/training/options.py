@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from xaieval.inference.forward_passes import check_precision
+from xaieval.inference.precision import FLOAT32, check_precision
 
 __all__ = ["Training", "TrainingOptions"]
 
@@ -61,4 +61,4 @@ class Training:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        check_precision(self.precision, (FLOAT32, "bf16"))

@@ -1,62 +1,62 @@
-"""Runs of several processes: rows equal to those of one, and what is kept and said where a process fails."""
+"""Runs of several processes: rows equal to those of one, whoever comes, goes, dies or is slow, and what is refused."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 import multiprocessing
 import os
-import re
+import random
 import signal
-import socket
-import subprocess
-import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.distributed as dist
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import xaieval
 from tests import ROOT
-from xaieval.cli import main
 from xaieval.config.groups import Groups
 from xaieval.data.samples import collate
-from xaieval.errors import DataError, RunError, UsageError
-from xaieval.evaluation.distributed import launch as launcher
-from xaieval.evaluation.distributed import merge as merging
+from xaieval.errors import DataError, OutputError, RunError, UsageError
+from xaieval.evaluation import distributed, fingerprint, loop
+from xaieval.evaluation.batch_sources import SharedLoader
 from xaieval.evaluation.distributed import shared_run
-from xaieval.evaluation.distributed.rank import LAUNCHED, Rank, describe, report_failure
+from xaieval.evaluation.distributed.rank import Rank
 from xaieval.evaluation.scores import Scores
-from xaieval.results.files import is_complete
+from xaieval.results import manifest
+from xaieval.results.checkpoints import FinishedRun
+from xaieval.results.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
-TINY = {"progress": False}
-LAYERS = ["0", "1"]
-METHODS = ("gradcam", "random")
+LAYERS, METHODS, IC = ["0", "1"], ("gradcam", "random"), "increase_in_confidence"
 
 
 def tiny(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    layers = (
-        nn.Conv2d(3, 6, 3),
-        nn.Conv2d(6, 4, 3, stride=2),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 5),
-    )
-    return nn.Sequential(*layers)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        layers = (
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 4, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 5),
+        )
+        return nn.Sequential(*layers)
+
+
+TINY = tiny()
 
 
 def image(index: int) -> Tensor:
@@ -90,399 +90,507 @@ class Stream(IterableDataset[Tensor]):
         return (image(index) for index in range(self.first, self.end))
 
 
-class Troubled:
-    """Batches, before one of which something happens in one of the processes."""
-
-    def __init__(self, trouble: Callable[[], None], rank: int = 1, number: int = 3) -> None:
-        self.trouble, self.rank, self.number = trouble, rank, number
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for number in range(6):
-            if number == self.number and os.environ.get("RANK") == str(self.rank):
-                self.trouble()
-            yield torch.stack([image(2 * number), image(2 * number + 1)])
+def run(loader: Any, folder: Path | None = None, model: nn.Module = TINY, **options: Any) -> Scores:
+    options = {"layers": LAYERS, "methods": METHODS, "progress": False} | options
+    return xaieval.score(copy.deepcopy(model), loader, output_dir=folder, **options)
 
 
-def _score(loader: Any, folder: Path, **options: Any) -> Scores:
-    options = TINY | {"methods": METHODS, "layers": LAYERS} | options
-    return shared_run.score(options.pop("model", None) or tiny(), loader, output_dir=folder, **options)
+def together(*works: Callable[[], Any]) -> list[Any]:
+    """What calls at the same time return or raise. Threads stand for processes: they have no locks in common either."""
+    found: list[Any] = [None] * len(works)
+
+    def one(number: int) -> None:
+        try:
+            found[number] = works[number]()
+        except BaseException as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
-# ---- what the processes do, by name: each gets a folder
+def shared(make: Callable[[], Any], folder: Path, processes: int = 3, **options: Any) -> list[Any]:
+    """The results of several processes that share a run."""
+    return together(*[lambda: run(make(), folder, **options)] * processes)
 
 
-def _raise() -> None:
-    raise ZeroDivisionError("nothing\nto divide by")
+@pytest.fixture(autouse=True)
+def _at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests, which have dates, are equal."""
+    for module in (manifest, fingerprint):
+        monkeypatch.setattr(module, "now", lambda: "2026-01-02T03:04:05Z")
 
 
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each batch was measured, by the id of its first image."""
+    counts: Counter[str] = Counter()
+    measure = loop.measure
+
+    def counted(job: Any, batch: Any, *rest: Any) -> Any:
+        counts[batch.ids[0]] += 1
+        return measure(job, batch, *rest)
+
+    monkeypatch.setattr(loop, "measure", counted)
+    return counts
 
 
-def _hang() -> None:
-    Path(os.environ["MARKER"]).touch()
-    time.sleep(60)
-
-
-def _epoch(world: int) -> Iterator[Tensor]:
-    """What a stream that splits itself gives this process."""
-    rank = int(os.environ["RANK"])
-    return iter(DataLoader(Stream(4 * rank, 4 * rank + 3 + rank), batch_size=2))
-
-
-def _own_group(folder: Path) -> None:
-    dist.init_process_group("gloo")
-    _score(Images(5).loader(), folder / "first")
-    _score(Images(5).loader(), folder / "second")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _twice(folder: Path) -> None:
-    for name in ("first", "second"):
-        _score(Images(5).loader(), folder / name)
-        if dist.is_initialized():
-            raise AssertionError("the process group is still there")
-
-
-def _twice_with_a_slow_first(folder: Path) -> None:
-    """The first process leaves a meeting long after the others, which are early at the next one."""
-    if os.environ["RANK"] == "0":
-        destroy = dist.destroy_process_group
-        dist.destroy_process_group = lambda group: [destroy(group), time.sleep(1)]
-    _twice(folder)
-
-
-def _shuffled(folder: Path) -> None:
-    _score(Images(7).loader(shuffle=True), folder / "without", seed=5)
-    _score(Images(7).loader(shuffle=True, generator=torch.Generator().manual_seed(3)), folder / "with")
-
-
-def _again_with_another_seed(folder: Path) -> None:
-    _score(Images(5).loader(), folder, seed=0)
-    _score(Images(5).loader(), folder, seed=1)
-
-
-def _returned(folder: Path) -> None:
-    scores = _score(Images(9).loader(), folder)
-    (folder / f"returned-{os.environ['RANK']}").write_text(str(scores.rows["image_id"].nunique()))
-
-
-CASES: dict[str, Callable[[Path], Any]] = {
-    "loader": lambda folder: _score(Images(13, {0, 4, 11}).loader(), folder),
-    "limited": lambda folder: _score(Images(13, {0, 4, 7}).loader(), folder, max_images=8),
-    "short": lambda folder: _score(Images(4).loader(), folder),
-    "unreadable share": lambda folder: _score(Images(9, {0, 1, 2, 4}).loader(), folder),
-    "groups": lambda folder: _score(Images(13, {0, 4, 11}).loader(), folder, groups=Groups(r"-(\d)", "groups")),
-    "list": lambda folder: _score(list(Images(13, {2}).loader(2)), folder),
-    "stream": lambda folder: _score(DataLoader(Stream(0, 11), batch_size=3), folder, max_images=9),
-    "split": lambda folder: _score(_epoch(2), folder, already_split=True),
-    "unreadable": lambda folder: _score(Images(5, range(5)).loader(), folder),
-    "nothing": lambda folder: _score([], folder),
-    "raise": lambda folder: _score(Troubled(_raise), folder),
-    "kill": lambda folder: _score(Troubled(_kill), folder),
-    "hang": lambda folder: _score(Troubled(_hang, 0, 4), folder),
-    "orders": lambda folder: _score(Images(9).loader(sampler=[int(os.environ["RANK"]), 5, 6]), folder),
-    "streams": lambda folder: _score([torch.stack([image(i)] * (1 + int(os.environ["RANK"]))) for i in range(3)], folder),
-    "models": lambda folder: _score(Images(9).loader(), folder, model=tiny(int(os.environ["RANK"]))),
-    "options": lambda folder: _score(Images(9).loader(), folder, target=int(os.environ["RANK"])),
-    "twice the same": lambda folder: _score(Images(3).loader(), folder, already_split=True),
-    "layer": lambda folder: _score(Images(9).loader(), folder, layers=["nope"]),
-    "stop": lambda folder: _score(Images(9).loader(), folder, stop="ranking"),
-    "own group": _own_group,
-    "twice": _twice,
-    "twice, slow first": _twice_with_a_slow_first,
-    "shuffled": _shuffled,
-    "other seed": _again_with_another_seed,
-    "returned": _returned,
-}
-
-
-class Ended(NamedTuple):
-    """How a process ended: its exit code, and the error that it raised."""
-
-    code: int | None
-    error: str
-
-
-# The server imports this module once and is then forked: a process starts in a tenth of a second, and not in many.
-IMPORTED_IN = os.getpid()
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload([__name__, "pyarrow.parquet"])
-
-
-def _one(case: str, rank: int, world: int, port: int, folder: Path) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="localhost", MASTER_PORT=str(port))
-    os.environ["MARKER"] = str(folder.with_suffix(".marker"))
-    torch.set_num_threads(1)
-    shared_run.GRACE = 0.1
-    try:
-        assert os.getpid() != IMPORTED_IN, "the server failed to import this module, about which it says nothing"
-        CASES[case](folder)
-    except BaseException as error:
-        folder.with_suffix(f".{rank}").write_text(f"{type(error).__name__}: {error}")
-        os._exit(1)
-
-
-def _start(case: str, world: int, folder: Path) -> list[Any]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [FORKING.Process(target=_one, args=(case, rank, world, port, folder)) for rank in range(world)]
-    with contextlib.chdir(ROOT):  # from where the server finds this module
-        for process in processes:
-            process.start()
-    return processes
-
-
-def _wait(processes: list[Any], folder: Path) -> list[Ended]:
-    ended = []
-    for rank, process in enumerate(processes):
-        process.join(120)
-        if process.is_alive():  # it would keep pytest from ending
-            process.kill()
-            process.join()
-        said = folder.with_suffix(f".{rank}")
-        ended.append(Ended(process.exitcode, said.read_text() if said.exists() else ""))
-    return ended
-
-
-def _run(case: str, world: int, folder: Path) -> list[Ended]:
-    return _wait(_start(case, world, folder), folder)
-
-
-def _alone(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Scores:
-    """The same case in this process."""
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    CASES[case](folder)
-    return Scores.load(folder)
-
-
-def _written(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "ranks").iterdir()) if (folder / "ranks").exists() else []
-
-
-def _assert_same(folder: Path, alone: Scores) -> Scores:
-    merged = Scores.load(folder)
-    pd.testing.assert_frame_equal(merged.rows, alone.rows, check_exact=True)
-    ours = {name: value for name, value in merged.manifest.items() if name != "ranks"}
-    assert ours == alone.manifest
-    return merged
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # ---- equal to one process
 
+CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "loader": (lambda: Images(23, {0, 1, 2, 11, 22}).loader(), {}),
+    "limited": (lambda: Images(23, {0, 4, 7}).loader(), {"max_images": 17}),
+    "fewer batches than processes": (lambda: Images(4).loader(), {}),
+    "groups": (lambda: Images(23, {0, 1, 2, 11}).loader(), {"groups": Groups(r"-\d(\d)", "groups")}),
+    "list": (lambda: list(Images(23, {2}).loader(2)), {}),
+    "iterator": (lambda: iter(list(Images(23, {2}).loader(2))), {}),
+    "stream": (lambda: DataLoader(Stream(0, 23), batch_size=3), {"max_images": 20}),
+    "swapped": (lambda: Images(23, {1}).loader(2), {"controls": ["swapped"]}),
+    "each class": (lambda: Images(11).loader(2), {"target": "each"}),
+    "deterministic": (lambda: Images(7).loader(2), {"deterministic": True}),
+    "stop": (lambda: Images(60, {7}).loader(2), {"stop": xaieval.Stop(rule="best", by=IC, min_images=20, error=0.9)}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_and_files_are_those_of_one_process_and_each_batch_is_measured_once(case, tmp_path, measured):
+    make, options = CASES[case]
+    alone = run(make(), tmp_path / "alone", **options)
+    batches = len(measured)
+    measured.clear()
+    for scores in shared(make, tmp_path / "run", **options):
+        pd.testing.assert_frame_equal(scores.rows, alone.rows, check_exact=True)
+        assert scores.manifest == alone.manifest
+    for name in ("rows.parquet", "summary.csv", "manifest.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert files(tmp_path / "run") == files(tmp_path / "alone")
+    assert set(measured.values()) == {1}
+    assert len(measured) == batches or case == "stop", "a run that stops may have measured some ahead"
+    assert case != "stop" or alone.manifest["stop"]["images"] < 60
+    in_memory = run(make(), **options)
+    pd.testing.assert_frame_equal(in_memory.rows, alone.rows, check_exact=True)
+
+
+def test_a_search_is_that_of_one_process(tmp_path):
+    def search(folder: Path | None) -> xaieval.SearchResult:
+        given = Images(60, {7}).loader(2)
+        methods = ["gradcam", "random", "center"]
+        return xaieval.search(copy.deepcopy(TINY), given, LAYERS, methods, IC, error=0.9, output_dir=folder, progress=False)
+
+    alone = search(None)
+    assert len(set(alone.table()["n_images"])) > 1, "pairs are dropped on the way"
+    for found in together(*[lambda: search(tmp_path / "run")] * 3):
+        pd.testing.assert_frame_equal(found.scores.rows, alone.scores.rows, check_exact=True)
+        assert found.scores.manifest["stop"] == alone.scores.manifest["stop"]
+    again = search(tmp_path / "run")
+    pd.testing.assert_frame_equal(again.scores.rows, alone.scores.rows, check_exact=True)
+
+
+def test_a_slow_process_holds_nobody_up(tmp_path, monkeypatch):
+    by: dict[str, list[str]] = {}
+    measure = loop.measure
+
+    def slow(job: Any, batch: Any, *rest: Any) -> Any:
+        name = threading.current_thread().name
+        by.setdefault(name, []).append(batch.ids[0])
+        time.sleep(0.6 if name == min(by) else 0.01)
+        return measure(job, batch, *rest)
+
+    monkeypatch.setattr(loop, "measure", slow)
+    shared(lambda: Images(24).loader(1), tmp_path, 2)
+    assert sorted(map(len, by.values()))[0] <= 4
+    assert sum(map(len, by.values())) == 24
+
+
+def test_one_that_comes_late_takes_part(tmp_path, measured):
+    came = threading.Event()
+
+    class Slow(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 3:
+                came.set()
+                time.sleep(0.5)
+            return super().__getitem__(index)
+
+    def late() -> Scores:
+        came.wait(20)
+        return run(Images(10).loader(1), tmp_path)
+
+    for scores in together(lambda: run(Slow(10).loader(1), tmp_path), late):
+        pd.testing.assert_frame_equal(scores.rows, run(Images(10).loader(1)).rows)
+
+
+# ---- breaking off and going on
+
+
+class Broken(Exception):
+    """What happens to a process here."""
+
+
+def breaking(batches: list[Any], at: int) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        if number == at:
+            raise Broken
+        yield batch
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(breaks=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), max_size=3), last=st.integers(1, 4))
+def test_any_number_of_processes_goes_on_with_what_others_have_left(breaks, last, tmp_path_factory, measured):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    batches = list(Images(17, {3, 4, 5}).loader(2))
+    expected = run(batches)
+    measured.clear()
+    for those in breaks:
+        together(*[lambda at=at: run(breaking(batches, at), folder) for at in those])
+    found = shared(lambda: batches, folder, last)
+    for scores in found:
+        pd.testing.assert_frame_equal(scores.rows, expected.rows, check_exact=True)
+    assert set(measured.values()) == {1}
+    assert files(folder) == {"rows.parquet", "summary.csv", "manifest.json"}
+
+
+def test_a_finished_run_is_looked_through_by_all_and_measured_by_none(tmp_path, measured):
+    alone = run(Images(17, {3}).loader(2), tmp_path)
+    measured.clear()
+    loaded = Images(17, {3})
+    for scores in shared(lambda: loaded.loader(2), tmp_path):
+        pd.testing.assert_frame_equal(scores.rows, alone.rows)
+    assert not measured
+    for scores in shared(lambda: Images(21, {3}).loader(2), tmp_path):
+        pd.testing.assert_frame_equal(scores.rows, run(Images(21, {3}).loader(2)).rows)
+
+
+def test_images_that_have_changed_are_refused_by_whoever_comes_to_them(tmp_path):
+    batches = list(Images(16).loader(2))
+    with pytest.raises(Broken):
+        run(breaking(batches, 6), tmp_path)
+    batches[4] = batches[4] | {"images" if "images" in batches[4] else "image": torch.zeros(2, 3, 12, 12)}
+    for error in shared(lambda: batches, tmp_path):
+        assert "batch 4 is of the same ids as this run's" in str(error)
+    assert not (tmp_path / "rows.parquet").exists()
+
+
+def test_a_damaged_part_is_measured_again_even_if_it_is_damaged_meanwhile(tmp_path, monkeypatch, measured):
+    finish = loop.whole_run
+
+    def harm(*args: Any) -> Scores:
+        state = args[0]
+        work = state.work
+
+        def harming() -> None:
+            work()
+            if not list(tmp_path.glob("harmed")):
+                (tmp_path / "harmed").touch()
+                next(tmp_path.glob("parts/00000002.*")).write_bytes(b"torn")
+
+        monkeypatch.setattr(state, "work", harming)
+        return finish(*args)
+
+    choices: list[dict[str, Any]] = [{}, {"stop": xaieval.Stop(rule="best", min_images=10, error=0.5)}]
+    whole = [run(Images(23).loader(2), **options) for options in choices]
+    monkeypatch.setattr(loop, "whole_run", harm)
+    for options, expected in zip(choices, whole, strict=True):
+        folder = tmp_path
+        measured.clear()
+        pd.testing.assert_frame_equal(run(Images(23).loader(2), folder, **options).rows, expected.rows)
+        assert sorted(measured.values())[-1] == 2
+        for path in [*folder.glob("*")]:
+            path.unlink()
+
+
+def test_a_loader_that_can_be_read_once_says_what_another_process_has_left(tmp_path):
+    batches = list(Images(12).loader(2))
+    begun, over = threading.Event(), threading.Event()
+
+    def stuck(job: Any, batch: Any, *rest: Any) -> Any:
+        if threading.current_thread().name == "dies":
+            begun.set()
+            over.wait(20)
+            raise Broken
+        return measure(job, batch, *rest)
+
+    measure, loop.measure = loop.measure, stuck
+    try:
+
+        def first() -> Scores:
+            threading.current_thread().name = "dies"
+            return run(iter(batches), tmp_path)
+
+        def second() -> Scores:
+            begun.wait(20)
+            threading.Timer(0.5, over.set).start()
+            return run(iter(batches), tmp_path)
+
+        errors = together(first, second)
+    finally:
+        loop.measure = measure
+    assert isinstance(errors[0], Broken)
+    assert str(errors[1]) == (
+        "the process that was at batch 0 has ended, and the loader of this one can be read only once; the same command goes on"
+    )
+    pd.testing.assert_frame_equal(run(batches, tmp_path).rows, run(batches).rows)
+
+
+# ---- what is refused
+
+
+def test_another_order_is_refused_at_the_start_where_it_is_known(tmp_path):
+    came = threading.Event()
+
+    class Slow(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 5:
+                came.set()
+                time.sleep(0.5)
+            return super().__getitem__(index)
+
+    def other() -> Scores:
+        came.wait()
+        return run(Images(9).loader(1, sampler=[0, 5, 6]), tmp_path)
+
+    scores, error = together(lambda: run(Slow(9).loader(1), tmp_path), other)
+    assert len(scores.rows) == 9 * 3
+    assert isinstance(error, DataError)
+    assert str(error).startswith(f"the processes that share the run in '{tmp_path}' have different orders of the images; give")
+
+
+def test_another_order_of_a_stream_is_noticed_before_the_run_is_written(tmp_path):
+    batches = list(Images(24).loader(2))
+    orders = [batches, [batches[0], *batches[:0:-1]]]
+    errors = together(*[lambda order=order: run(order, tmp_path) for order in orders])
+    assert any(isinstance(error, DataError | OutputError) for error in errors), errors
+    assert not (tmp_path / "rows.parquet").exists()
+
 
 @pytest.mark.parametrize(
-    ("case", "world", "images"),
-    [
-        ("loader", 2, [6, 7]),
-        ("loader", 3, [3, 6, 4]),
-        ("limited", 3, [3, 3, 2]),
-        ("short", 3, [0, 3, 1]),
-        ("unreadable share", 3, [3, 3, 3]),
-        ("groups", 2, [6, 7]),
-        ("list", 3, [5, 4, 4]),
-        ("stream", 2, [6, 3]),
-    ],
+    ("options", "message"),
+    [({"seed": 1}, "its seed is 0, this run's is 1"), ({"model": tiny(1)}, "its model is "), ({"target": 1}, "its protocol.")],
 )
-def test_rows_and_manifest_are_those_of_one_process(case, world, images, tmp_path, monkeypatch):
-    assert _run(case, world, tmp_path / "run") == [Ended(0, "")] * world
-    merged = _assert_same(tmp_path / "run", _alone(case, tmp_path / "alone", monkeypatch))
-    assert merged.manifest["ranks"] == {"world": world, "images": images}
-    assert merged.manifest["complete"]
-    assert (tmp_path / "run/rows.parquet").read_bytes() == (tmp_path / "alone/rows.parquet").read_bytes()
-    assert (tmp_path / "run/summary.csv").read_bytes() == (tmp_path / "alone/summary.csv").read_bytes()
+def test_a_folder_in_which_another_run_is_under_way_is_refused(options, message, tmp_path):
+    def meddling() -> Iterator[Any]:
+        yield from Images(4).loader(2)
+        with pytest.raises(OutputError, match=f"holds another run: {message}"):
+            run(Images(4).loader(2), tmp_path, **options)
+
+    run(meddling(), tmp_path)
+    assert Scores.load(tmp_path).rows["image_id"].nunique() == 4
 
 
-def test_every_process_writes_a_run_of_its_own_and_one_without_readable_images_writes_none(tmp_path):
-    for case, expected in (("short", ["0001-of-0003", "0002-of-0003"]), ("unreadable share", ["0001-of-0003", "0002-of-0003"])):
-        folder = tmp_path / case.split()[0]
-        assert _run(case, 3, folder) == [Ended(0, "")] * 3
-        assert _written(folder) == expected
-        parts = [Scores.load(folder / "ranks" / name) for name in expected]
-        ids = [name for part in parts for name in part.rows["image_id"].unique()]
-        merged = Scores.load(folder)
-        assert set(ids) <= set(merged.rows["image_id"])
-        assert len(set(ids)) == len(ids)
-        assert all(part.manifest["complete"] for part in parts)
+def test_what_others_go_on_with_is_not_measured_again(tmp_path):
+    def meddling(**options: Any) -> Iterator[Any]:
+        yield from Images(4).loader(2)
+        with pytest.raises(OutputError, match=r"other processes go on with the run in .*, so that it cannot be measured again"):
+            run(list(Images(4).loader(2)), tmp_path, resume=False)
+        yield from Images(4, range(4)).loader(4, sampler=[])
+
+    run(meddling(), tmp_path)
 
 
-def test_the_first_process_returns_all_rows_and_the_others_their_own(tmp_path):
-    assert _run("returned", 2, tmp_path / "run") == [Ended(0, "")] * 2
-    assert [(tmp_path / f"run/returned-{rank}").read_text() for rank in range(2)] == ["9", "6"]
+def test_all_is_measured_again_by_several(tmp_path, measured):
+    run(Images(20).loader(2), tmp_path)
+    measured.clear()
+    meet = threading.Barrier(3)
+
+    class Meeting(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 0:
+                meet.wait(20)
+            return super().__getitem__(index)
+
+    shared(lambda: Meeting(20).loader(2), tmp_path, resume=False)
+    assert len(measured) == 10
+    assert sum(measured.values()) <= 13, "at most one that came to the first batch late"
 
 
-def test_a_loader_that_shuffles_is_scored_in_one_order(tmp_path, monkeypatch):
-    assert _run("shuffled", 2, tmp_path / "run") == [Ended(0, "")] * 2
-    _score(Images(7).loader(shuffle=True), tmp_path / "alone", model=_seeded(5), seed=5)
-    without = Scores.load(tmp_path / "run/without").rows
-    assert sorted(without["image_id"].unique()) == [f"image-{index:02d}" for index in range(7)]
-    pd.testing.assert_frame_equal(without, Scores.load(tmp_path / "alone").rows, check_exact=True)
-    _score(Images(7).loader(shuffle=True, generator=torch.Generator().manual_seed(3)), tmp_path / "other")
-    _assert_same(tmp_path / "run/with", Scores.load(tmp_path / "other"))
+# ---- parts of the data that only one process has
 
 
-def _seeded(seed: int) -> nn.Module:
-    """The model, with the state of random numbers that a loader in one process starts from."""
-    model = tiny()
-    torch.manual_seed(seed)
-    return model
+def split(folder: Path, sizes: Iterable[int], **options: Any) -> list[Any]:
+    sizes = list(sizes)
+
+    def one(rank: int) -> Callable[[], Scores]:
+        stream = DataLoader(Stream(10 * rank, 10 * rank + sizes[rank]), batch_size=2)
+        return lambda: run(SharedLoader(stream, Rank(rank, len(sizes)), already_split=True), folder, **options)
+
+    return together(*[one(rank) for rank in range(len(sizes))])
 
 
-def test_a_stream_that_splits_itself_is_kept_whole(tmp_path):
-    assert _run("split", 2, tmp_path / "run") == [Ended(0, "")] * 2
-    merged = Scores.load(tmp_path / "run")
-    assert list(merged.rows["image_id"].unique()) == [*(f"r0-{i}" for i in range(3)), *(f"r1-{i}" for i in range(4))]
-    assert merged.manifest["ranks"] == {"world": 2, "images": [3, 4]}
-    images = torch.stack([image(index) for index in (0, 1, 2, 4, 5, 6, 7)])
-    alone = xaieval.score(tiny(), images.split([2, 1, 2, 2]), LAYERS, ("gradcam",), **TINY)
-    ours = merged.rows[merged.rows["method"] == "gradcam"].reset_index(drop=True)
-    pd.testing.assert_series_equal(ours["masked_confidence"], alone.rows["masked_confidence"], rtol=1e-5)
+def test_streams_that_split_themselves_are_kept_whole(tmp_path, measured):
+    expected = run(
+        [torch.stack([image(i) for i in numbers]) for numbers in ((0, 1), (2,), (20, 21), (22, 23))], methods="gradcam"
+    )
+    measured.clear()
+    for scores in split(tmp_path, (3, 0, 4)):
+        assert list(scores.rows["image_id"].unique()) == [*(f"r0-{i}" for i in range(3)), *(f"r2-{i}" for i in range(4))]
+        ours = scores.rows[scores.rows["method"] == "gradcam"].reset_index(drop=True)
+        pd.testing.assert_series_equal(ours["masked_confidence"], expected.rows["masked_confidence"], rtol=1e-5)
+        assert scores.manifest["first_image"]["id"] == "r0-0"
+    measured.clear()
+    again = split(tmp_path, (3, 0, 4))
+    pd.testing.assert_frame_equal(again[0].rows, scores.rows)
+    assert not measured
+    for error in split(tmp_path, (3, 4)):
+        assert "holds another run: its already split is 3, this run's is 2" in str(error)
 
 
-@pytest.mark.parametrize("case", ["own group", "twice", "twice, slow first"])
-def test_processes_can_meet_again_and_a_group_of_the_caller_stays(case, tmp_path):
-    assert _run(case, 2, tmp_path / "run") == [Ended(0, "")] * 2
-    rows = [Scores.load(tmp_path / "run" / name).rows for name in ("first", "second")]
-    assert rows[0].equals(rows[1])
+def test_an_image_in_two_parts_is_refused(tmp_path):
+    works = [
+        lambda rank=rank: run(SharedLoader(Images(3).loader(), Rank(rank, 2), already_split=True), tmp_path)
+        for rank in range(2)
+    ]
+    for error in together(*works):
+        assert isinstance(error, DataError)
+        assert str(error).startswith("two images have the id 'image-00'; ")
+    assert not (tmp_path / "rows.parquet").exists()
 
 
-@pytest.mark.parametrize("case", ["unreadable", "nothing"])
-def test_without_readable_images_the_error_is_that_of_one_process(case, tmp_path, monkeypatch):
-    ended = _run(case, 2, tmp_path / "run")
-    with pytest.raises((RunError, DataError)) as alone:
-        _alone(case, tmp_path / "alone", monkeypatch)
-    assert ended == [Ended(1, f"{type(alone.value).__name__}: {alone.value}")] * 2
-    assert not (tmp_path / "run").exists()
+def test_without_images_in_any_part_the_error_is_that_of_one_process(tmp_path):
+    for error in split(tmp_path, (0, 0)):
+        assert str(error).startswith("the loader is empty")
 
 
-# ---- folders
+# ---- claims
 
 
-def test_what_earlier_runs_left_does_not_get_into_the_rows(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    _run("short", 3, folder)
-    assert _written(folder) == ["0001-of-0003", "0002-of-0003"]
-    _run("short", 2, folder)
-    assert _written(folder) == ["0000-of-0002", "0001-of-0002"]
-    _assert_same(folder, _alone("short", tmp_path / "alone", monkeypatch))
+def test_of_many_that_claim_the_same_batches_one_gets_each(tmp_path):
+    got: list[int] = []
+    meet = threading.Barrier(8)
+
+    def claiming(seed: int) -> None:
+        numbers = list(range(60))
+        random.Random(seed).shuffle(numbers)
+        with RunFolder.joined(tmp_path, {"run": {}, "versions": {}}, True, "", None) as folder:
+            meet.wait(20)
+            for number in numbers:
+                if folder.claim(number):
+                    got.append(number)
+                    folder._mark(number).with_suffix(".part.arrow").touch()
+                    folder.free(number)
+
+    assert together(*[lambda seed=seed: claiming(seed) for seed in range(8)]) == [None] * 8
+    assert sorted(got) == list(range(60))
 
 
-def test_a_folder_that_holds_another_run_is_left_alone(tmp_path):
-    folder = tmp_path / "run"
-    first, _ = _run("other seed", 2, folder)
-    assert re.match(r"^OutputError: '.*run' holds another run: its seed is 0, this run's is 1; choose another", first.error)
-    assert Scores.load(folder).manifest["seed"] == 0
+# ---- processes that die
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload([__name__, "pyarrow"])
+IMPORTED_IN = os.getpid()
 
 
-def test_a_run_of_one_process_is_not_replaced_by_another_run_of_several(tmp_path):
-    _score(Images(9).loader(), tmp_path / "run", seed=3)
-    first, _ = _run("loader", 2, tmp_path / "run")
-    assert "holds another run: its seed is 3, this run's is 0" in first.error
-    assert Scores.load(tmp_path / "run").manifest["data"]["images"] == 9
+def _process(folder: Path, seed: int | None, workers: int) -> None:
+    """Score, and die by SIGKILL at a random call that touches the disk."""
+    assert os.getpid() != IMPORTED_IN, "the server failed to import this module, about which it says nothing"
+    torch.set_num_threads(1)
+    if seed is not None:
+        rng = random.Random(seed)
+        left = [rng.randrange(1, 120)]
+        for name in ("open", "fsync", "replace", "unlink"):
+            setattr(os, name, _deadly(getattr(os, name), left, rng.random() < 0.5))
+    loading = {"num_workers": workers, "multiprocessing_context": "fork"} if workers else {}  # not by the server once more
+    run(Images(23, {4}).loader(2, **loading), folder)
 
 
-def test_a_folder_that_the_first_process_does_not_see_is_named(tmp_path):
-    share = merging.Share(True, torch.tensor([[0, 2, 0]]).numpy())
-    with pytest.raises(
-        RunError, match=r"^rank 0 wrote its rows, but rank 0 does not find them: .* storage that all of them share$"
-    ):
-        merging.merge(tmp_path, [share])
+def _deadly(own: Callable[..., Any], left: list[int], before: bool) -> Callable[..., Any]:
+    def called(*args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = own(*args, **options)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return called
 
 
-# ---- failures
+def processes(folder: Path, seeds: Iterable[int | None], workers: int = 0) -> list[int | None]:
+    """How processes end that share a run, of which those with a seed die."""
+    started = [FORKING.Process(target=_process, args=(folder, seed, workers)) for seed in seeds]
+    with contextlib.chdir(ROOT):  # from where the server finds this module
+        for process in started:
+            process.start()
+    for process in started:
+        process.join(120)
+        if process.is_alive():  # it would keep pytest from ending
+            process.kill()
+            process.join()
+    return [process.exitcode for process in started]
 
 
-def test_a_process_that_raises_ends_the_run_and_rows_are_kept(tmp_path):
-    folder = tmp_path / "run"
-    first, second = _run("raise", 2, folder)
-    assert second == Ended(1, "ZeroDivisionError: nothing\nto divide by")
-    assert first == Ended(1, "RunError: rank 1 failed: ZeroDivisionError: nothing to divide by")
-    assert not (folder / "rows.parquet").exists()
-    parts = [Scores.load(folder / "ranks" / f"000{rank}-of-0002") for rank in range(2)]
-    assert list(parts[0].rows["image_id"].unique()) == ["0", "1", "4", "5", "8", "9"]
-    assert parts[0].manifest["complete"]
-    assert list(parts[1].rows["image_id"].unique()) == ["2", "3"]
-    assert not parts[1].manifest["complete"]
+@pytest.mark.parametrize("workers", [0, 1])
+def test_those_that_live_do_what_dead_ones_have_left(workers, tmp_path):
+    seeds = [random.randrange(10**6) for _ in range(4 if workers else 8)]
+    ended = processes(tmp_path / "run", [None, *seeds], workers)
+    assert ended[0] == 0
+    assert -signal.SIGKILL in ended
+    pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
+    run(Images(23, {4}).loader(2), tmp_path / "run")  # the last one tidies up
+    assert files(tmp_path / "run") == {"rows.parquet", "summary.csv", "manifest.json"}, seeds
 
 
-def test_a_process_that_is_killed_ends_the_run_and_rows_of_the_others_are_kept(tmp_path):
-    folder = tmp_path / "run"
-    first, second = _run("kill", 2, folder)
-    assert second == Ended(-signal.SIGKILL, "")
-    assert first == Ended(1, "RunError: another rank ended early; its own message says why")
-    assert is_complete(folder / "ranks/0000-of-0002")
-    killed = Scores.load(folder / "ranks/0001-of-0002")
-    assert not killed.manifest["complete"]
-    assert list(killed.rows["image_id"].unique()) == ["2", "3"]
-    assert not (folder / "rows.parquet").exists()
+def test_when_all_die_the_next_ones_go_on(tmp_path, measured):
+    for _ in range(3):
+        processes(tmp_path / "run", [random.randrange(10**6) for _ in range(2)])
+    assert processes(tmp_path / "run", [None]) == [0]
+    pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
 
 
-def test_a_process_that_is_told_to_end_keeps_its_rows(tmp_path):
-    folder = tmp_path / "run"
-    processes = _start("hang", 2, folder)
-    marker = folder.with_suffix(".marker")
-    for _ in range(600):
-        if marker.exists():
-            break
-        time.sleep(0.1)
-    processes[0].terminate()
-    first, second = _wait(processes, folder)
-    assert first == Ended(1, "KeyboardInterrupt: SIGTERM")
-    assert second.code == 1
-    assert list(Scores.load(folder / "ranks/0000-of-0002").rows["image_id"].unique()) == ["0", "1", "4", "5"]
+def test_a_process_that_is_told_to_end_keeps_its_rows(tmp_path, monkeypatch):
+    def told(batches: list[Any]) -> Iterator[Any]:
+        for number, batch in enumerate(batches):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
 
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        ("orders", "DataError: ranks 0 and 1 have different orders of the images; give a loader that does not shuffle, or"),
-        ("streams", "DataError: ranks 0 and 1 have different orders of the images; give a loader that does not shuffle, or"),
-        ("models", "ModelError: ranks 0 and 1 have different models; load the same weights in each, or build the model after"),
-        ("layer", "AddressError: no layer 'nope'; "),
-        ("stop", "UsageError: stop= works in one process only, which sees all images so far; "),
-    ],
-)
-def test_wrong_use_is_the_same_error_in_every_process(case, message, tmp_path):
-    ended = _run(case, 2, tmp_path / "run")
-    assert [process.code for process in ended] == [1, 1]
-    assert all(process.error.startswith(message) for process in ended), ended
-    assert not (tmp_path / "run/rows.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (
-            "options",
-            "ranks 0 and 1 measured different runs: their protocol.target is 0 and 1; all processes have to be started",
-        ),
-        ("twice the same", "two processes have an image with the id 'image-00'; rows are told apart by id, so each needs"),
-    ],
-)
-def test_what_does_not_belong_together_is_not_merged(case, message, tmp_path):
-    ended = _run(case, 2, tmp_path / "run")
-    assert message in ended[0].error
-    assert ended[1].error.startswith("RunError: ")
-    assert not (tmp_path / "run/rows.parquet").exists()
+    batches = list(Images(12).loader(2))
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        distributed.score(TINY, told(batches), LAYERS, output_dir=tmp_path, progress=False)
+    assert list(Scores.load(tmp_path).rows["image_id"].unique()) == [f"image-{index:02d}" for index in range(6)]
 
 
 # ---- ranks
 
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_RANK")
 
-def test_a_rank_is_what_torchrun_says(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE"):
+
+@pytest.mark.parametrize(
+    ("given", "expected", "local"),
+    [
+        ({}, Rank(0, 1), None),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Rank(2, 4), 1),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}, Rank(5, 8), 1),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, Rank(0, 1), None),  # sbatch without srun
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Rank(0, 1), None),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "RANK": "1", "WORLD_SIZE": "2"}, Rank(1, 2), None),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, Rank(1, 3), 0),
+    ],
+)
+def test_a_rank_is_what_torchrun_srun_or_mpirun_say(given, expected, local, monkeypatch):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert Rank.from_environment() == Rank(0, 1)
-    monkeypatch.setenv("RANK", "2")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert Rank.from_environment() == expected
+    assert Rank.local() == local
+
+
+@pytest.mark.parametrize("value", ["two", "4"])
+def test_a_rank_that_is_none_is_refused(value, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert Rank.from_environment() == Rank(2, 4)
-    for value in ("two", "4"):
-        monkeypatch.setenv("RANK", value)
-        with pytest.raises(UsageError, match=rf"^torchrun sets RANK and WORLD_SIZE to whole numbers, .*; got .*'{value}'"):
-            Rank.from_environment()
+    monkeypatch.setenv("RANK", value)
+    with pytest.raises(UsageError, match=rf"set RANK and WORLD_SIZE to whole numbers, .*; got .*'{value}'"):
+        Rank.from_environment()
 
 
 @pytest.mark.parametrize(
@@ -491,9 +599,11 @@ def test_a_rank_is_what_torchrun_says(monkeypatch):
     ids=["keyword", "object"],
 )
 def test_cuda_is_the_gpu_of_the_process(given, monkeypatch):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     assert shared_run._device(given("cuda")) == "cuda"
-    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
     for count, expected in ((8, "cuda:3"), (2, "cuda:1"), (0, "cuda:0")):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
         assert shared_run._device(given("cuda")) == shared_run._device(given(torch.device("cuda"))) == expected
@@ -503,202 +613,27 @@ def test_cuda_is_the_gpu_of_the_process(given, monkeypatch):
     assert shared_run._device({"device": "cpu", "inference": xaieval.Inference(device="cuda")}) == "cpu"  # keywords win
 
 
-def test_processes_without_a_meeting_place_are_told_to_use_torchrun(monkeypatch, tmp_path):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(RunError, match=r"^rank 0 cannot reach the others: .*MASTER_ADDR.*; start them by torchrun$"):
-        _score(Images(3).loader(), tmp_path)
+def test_a_run_that_was_finished_since_the_command_started_is_taken_as_it_is(tmp_path, monkeypatch, measured):
+    started = time.time()
+    run(Images(6).loader(2), tmp_path)
+    measured.clear()
+    monkeypatch.setenv("XAIEVAL_STARTED", str(started))
+    loaded: list[int] = []
+
+    class Watched(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            loaded.append(index)
+            return super().__getitem__(index)
+
+    for resume in (True, False):
+        assert len(run(Watched(6).loader(2), tmp_path, resume=resume).rows) == 18
+    assert set(loaded) == {0, 1}, "the first batch, for the identity of the run"
+    assert not measured
+    monkeypatch.setenv("XAIEVAL_STARTED", str(time.time() + 1))
+    run(Watched(6).loader(2), tmp_path)
+    assert set(loaded) == set(range(6))
 
 
-# ---- the launcher
-
-
-def _failure(tmp_path: Path, rank: int, code: int, message: str | None, when: int, monkeypatch: Any) -> ProcessFailure:
-    path = tmp_path / f"{rank}.json"
-    if message is not None:
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-        report_failure(message)
-    failure = ProcessFailure(rank, 0, code, str(path))
-    failure.timestamp = when
-    return failure
-
-
-@pytest.mark.parametrize(
-    ("failures", "kind", "message"),
-    [
-        ({1: (1, "no luck", 5), 0: (-15, None, 3)}, RunError, "rank 1 failed: no luck"),
-        ({0: (1, "rank 1 failed: no luck", 5), 1: (-15, None, 6)}, RunError, "rank 1 failed: no luck"),
-        ({0: (1, "later", 6), 1: (1, "sooner", 5)}, RunError, "rank 1 failed: sooner"),
-        ({0: (2, "no layer 'x'", 6), 1: (1, "another rank ended early", 5)}, UsageError, "no layer 'x'"),
-        (
-            {0: (1, "another rank ended early", 5), 1: (-9, None, 6)},
-            RunError,
-            "rank 1 died by signal 9 (SIGKILL); out of memory",
-        ),
-        ({0: (130, None, 5), 1: (-11, None, 6)}, RunError, "rank 1 died by signal 11 (SIGSEGV); rows that other ranks"),
-        ({2: (3, None, 5)}, RunError, "rank 2 failed: it ended with status 3 and said nothing"),
-    ],
-)
-def test_of_several_failures_the_first_cause_is_told(failures, kind, message, tmp_path, monkeypatch):
-    made = {rank: _failure(tmp_path, rank, *what, monkeypatch) for rank, what in failures.items()}
-    found = launcher._failure(ChildFailedError("xaieval", made))
-    assert type(found) is kind
-    assert str(found).startswith(message)
-
-
-def test_an_error_is_described_in_one_line():
-    assert describe(RunError("two\nlines")) == "two lines"
-    assert describe(KeyError("a")) == "KeyError: 'a'"
-
-
-def test_wrong_use_in_the_processes_is_one_error_of_the_command(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with pytest.raises(UsageError, match=r"^Unknown option: .*--nope"):
-        launcher.launch(["score", "--nope", "1"], 2)
-    assert "OMP_NUM_THREADS" not in os.environ
-
-
-def test_threads_are_divided_unless_told(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for processes, threads in ((3, "5"), (20, "1")):
-        with launcher._environment(processes):
-            assert os.environ["OMP_NUM_THREADS"] == threads
-            assert os.environ["XAIEVAL_LAUNCHER"] == str(os.getpid())
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with launcher._environment(3):
-        assert os.environ["OMP_NUM_THREADS"] == "7"
-
-
-# ---- the command
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run the command line in an empty working directory, with what its processes print."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = 0
-        try:
-            main(list(arguments))
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed, errors = capfd.readouterr()
-        # Old releases of torch say there whom they are connected to, several processes at a time.
-        return status, printed, re.sub(r"(?m)^(.*\[Gloo\].*|.*peer ranks.*|\d*)\n", "", errors)
-
-    return run
-
-
-def test_the_command_in_two_processes_writes_and_prints_what_it_does_in_one(bench, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # other numbers of threads sum in another order, unless all is deterministic
-    quick = ("--layers", "fpn[p5]", "--max-images", "5", "--batch-size", "2", "--methods", "gradcam,random", "--deterministic")
-    status, printed, errors = bench("score", "--nproc", "2", *quick, "--out", "two")
-    assert (status, errors) == (0, "")
-    assert bench("score", *quick, "--out", "one") == (0, printed.replace("two", "one"), "")
-    one, two = (Path(name) for name in ("one", "two"))
-    alone, merged = (Scores.load(folder) for folder in (one, two))
-    pd.testing.assert_frame_equal(merged.rows, alone.rows, check_exact=True)
-    pd.testing.assert_frame_equal(merged.summary(), alone.summary(), check_exact=True)
-    pictures = [plt.imread(folder / "maps.png") for folder in (one, two)]
-    np.testing.assert_allclose(pictures[0], pictures[1], atol=2 / 255)
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, two)]
-    assert manifests[1].pop("ranks") == {"world": 2, "images": [2, 3]}
-    for manifest, nproc in zip(manifests, (1, 2), strict=True):
-        assert manifest.pop("options").pop("nproc") == nproc
-    assert manifests[0] == manifests[1]
-    assert manifests[0]["run"]["deterministic"] is True
-    assert not (two / "ranks/0001-of-0002/maps.png").exists()
-
-
-def test_a_killed_process_of_the_command_is_named_and_the_others_keep_their_rows(bench, monkeypatch):
-    Path("killing.py").write_text(f"""
-import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-from tests.evaluation.distributed.test_shared_run import Troubled, image, tiny, _kill
-
-def model():
-    return tiny()
-
-def wait():
-    open("waiting", "w").close()
-    time.sleep(60)
-
-def kill():
-    while not os.path.exists("waiting"):
-        time.sleep(0.1)
-    _kill()
-
-def data():
-    return Troubled(kill) if os.environ["RANK"] == "1" else Troubled(wait, 0, 4)
-""")
-    status, printed, errors = bench(
-        "score", "--nproc", "2", "--model", "killing:model", "--data", "killing:data", "--layers", "0", "--out", "run"
-    )
-    assert (status, printed) == (1, "")
-    assert errors == (
-        "xaieval-bench: rank 1 died by signal 9 (SIGKILL); out of memory, perhaps; rows that other ranks finished are kept in "
-        "'ranks' in the output folder\n"
-    )
-    assert not is_complete(Path("run/ranks/0001-of-0002"))
-    assert list(Scores.load("run/ranks/0000-of-0002").rows["image_id"].unique()) == ["0", "1", "4", "5"]
-
-
-def test_the_processes_of_a_killed_command_end_with_it(tmp_path):
-    (tmp_path / "hanging.py").write_text(f"""
-import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-from tests.evaluation.distributed.test_shared_run import Troubled, image, tiny
-
-def model():
-    return tiny()
-
-def hang():
-    open(f"hangs-{{os.getpid()}}", "w").close()
-    time.sleep(300)
-
-def data():
-    return Troubled(hang, int(os.environ["RANK"]))
-""")
-    words = ["score", "--nproc", "2", "--model", "hanging:model", "--data", "hanging:data", "--layers", "0", "--out", "run"]
-    command = [sys.executable, "-m", "xaieval.cli", *words]
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    assert _soon(lambda: len(list(tmp_path.glob("hangs-*"))) == 2)
-    launcher.kill()
-    launcher.wait()
-    ranks = [int(path.name.partition("-")[2]) for path in tmp_path.glob("hangs-*")]
-    assert _soon(lambda: not any(map(_runs, ranks)), seconds=5)
-
-
-def _soon(happens: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not (happened := happens()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return happened
-
-
-def _runs(process: int) -> bool:
-    """Whether a process that is not a child of this one runs."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # one that nobody has waited for is over, too
-
-
-def test_a_process_of_torchrun_puts_its_rank_before_its_message_and_leaves_word(bench, monkeypatch, tmp_path):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    status, _, errors = bench("score", "--nproc", "0")
-    message = "nproc is at least 1, got 0"
-    assert (status, errors) == (2, f"xaieval-bench: rank 1: {message}\n")
-    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == message
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", LAUNCHED)
-    assert bench("score", "--nproc", "0") == (2, "", "")
+def test_no_finished_run_is_a_run_without_batches():
+    assert not FinishedRun.none().checkpoints
+    assert not issubclass(RunError, UsageError)

@@ -107,7 +107,7 @@ def test_nothing_is_said_of_the_right_normalisation():
 
 def test_the_message_names_both_ways_and_the_remedy():
     [text] = xaieval.check(fpn_scenes(), [normalised("imagenet")]).warnings()
-    for words in ("mean and std of ImageNet", "mean 0.5 and std 0.5", "mean confidence", "--mean and --std"):
+    for words in ("mean and std of ImageNet", "mean 0.5 and std 0.5", "mean confidence", "mean= and std= of Preprocessing"):
         assert words in text
 
 

@@ -452,7 +452,7 @@ def test_an_object_explains_classifiers_alone():
         ),
         (
             lambda: xaieval.explain(nn.Sequential(nn.Conv2d(3, 2, 16), nn.Flatten()), IMAGES, method="captum:GuidedBackprop"),
-            "changes what ReLUs pass back, and the model has none, so that it would be the plain gradient",
+            "changes what ReLUs pass back, and the model has none, so it would be the plain gradient",
         ),
     ],
 )

@@ -196,7 +196,7 @@ def test_objects_that_cannot_be_scored_are_refused():
     transformer = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
     with (
         torchcam.methods.LeGrad(transformer, "encoder.layers.encoder_layer_1") as extractor,
-        pytest.raises(ExplainerError, match="a LeGrad object prevents every pass without gradients"),
+        pytest.raises(ExplainerError, match="a LeGrad object breaks passes without gradients"),
     ):
         resolve_methods(extractor)
 

@@ -544,7 +544,7 @@ def test_a_notebook_shows_the_summary_with_intervals():
     first = scores.summary().iloc[0]
     letters = scores.table().frame[f"{AD}_letters"].iloc[0]
     assert f"<td>{first[AD]:.1f} [{first[f'{AD}_low']:.1f}, {first[f'{AD}_high']:.1f}] {letters}</td>" in html
-    assert "<th>AD % ↓</th>" in html
+    assert ">AD % ↓</th>" in html
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "of 20 images, 95 % intervals" in html
@@ -614,5 +614,5 @@ def test_matched_controls_are_drawn_beside_the_means_of_the_methods():
         f"no map of this run has a matched control of {', '.join(MATCHED)}: constant maps have none, and swapped takes two "
         "images"
     )
-    with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls=\"matched\"\)"):
+    with pytest.raises(MetricError, match=r"^the run has no matched controls; score\(\.\.\., controls='matched'\)"):
         run(2).plot("matched")

@@ -1,46 +1,39 @@
-"""A map over its image as an array."""
+"""The grid of an image's maps: layers side by side, methods below each other."""
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
-import pytest
 import torch
 
-import xaieval
-from xaieval.data import Preprocessing
-from xaieval.errors import DataError, UsageError
+from xaieval.report.figures.maps import grid_figure
+
+PIXELS = torch.rand(3, 6, 8)
 
 
-def test_an_overlay_is_the_weighted_mean_of_image_and_colours():
-    image, found = torch.rand(3, 4, 6), torch.linspace(0, 1, 24).view(4, 6)
-    colours = matplotlib.colormaps["inferno"](found.numpy())[..., :3]
-    expected = 0.7 * image.permute(1, 2, 0).numpy() + 0.3 * colours
-    np.testing.assert_allclose(xaieval.overlay(image, found, 0.3), 255 * expected, atol=0.51)
-    assert (xaieval.overlay(image, found, 0) == np.rint(255 * image.permute(1, 2, 0).numpy())).all()
+def test_each_map_stands_in_the_column_of_its_layer_and_the_row_of_its_method():
+    maps = {(layer, method): torch.rand(6, 8) for layer in ("layer3", "layer4") for method in ("gradcam", "layercam")}
+    maps["input", "edges"] = torch.rand(6, 8)
+    figure = grid_figure(PIXELS, maps, "cat")
+    cells = np.array(figure.axes[:12]).reshape(3, 4)
+    assert [axes.get_title() for axes in cells[0]] == ["image", "layer3", "layer4", "input"]
+    assert [axes.get_ylabel() for axes in cells[:, 1]] == ["gradcam", "layercam", "edges"]
+    assert np.allclose(cells[0, 0].images[0].get_array(), PIXELS.permute(1, 2, 0))
+    found = {
+        (layer, method): cells[row, column].images[-1].get_array()
+        for row, method in enumerate(("gradcam", "layercam", "edges"))
+        for column, layer in ((1, "layer3"), (2, "layer4"), (3, "input"))
+        if cells[row, column].images[0].get_cmap().name == "gray"
+    }
+    assert found.keys() == maps.keys()
+    assert all(np.allclose(found[pair], maps[pair]) for pair in maps)
+    empty = [axes for axes in cells.flat if (axes.images[0].get_array() == 1).all()]
+    assert len(empty) == 6
+    assert not any(axes.spines["left"].get_visible() for axes in empty)
+    assert figure.get_suptitle() == ""
+    assert figure._supxlabel.get_text() == "cat"
 
 
-def test_an_overlay_undoes_the_normalisation_and_shows_the_bands_that_are_asked_for():
-    pixels, found = torch.rand(1, 3, 4, 6), torch.rand(4, 6)
-    prepare = Preprocessing(4, 4)
-    shift, scale = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (prepare.mean, prepare.std))
-    normalised = xaieval.overlay(((pixels - shift) / scale)[0], found, preprocessing=prepare)
-    np.testing.assert_allclose(normalised.astype(int), xaieval.overlay(pixels[0], found).astype(int), atol=1)
-    many = torch.rand(5, 4, 6)
-    assert (xaieval.overlay(many, found, bands=(4, 2, 0)) == xaieval.overlay(many.flip(0), found, bands=(0, 2, 4))).all()
-
-
-@pytest.mark.parametrize(
-    ("image", "found", "alpha", "error", "message"),
-    [
-        (torch.rand(1, 3, 4, 6), torch.rand(1, 4, 6), 0.5, DataError, r"an image \[C, H, W\] and its map \[H, W\]"),
-        (torch.rand(3, 4, 6), torch.rand(4, 5), 0.5, DataError, "one per image and of its size"),
-        (torch.rand(3, 4, 6), 2 + torch.rand(4, 6), 0.5, DataError, r"are in \[0, 1\]"),
-        (torch.rand(3, 4, 6) - 1, torch.rand(4, 6), 0.5, DataError, "to undo the normalisation"),
-        (torch.rand(3, 4, 6), torch.rand(4, 6), 1.5, UsageError, r"alpha is in \[0, 1\], got 1.5"),
-    ],
-    ids=["batch", "size", "map", "image", "alpha"],
-)
-def test_an_overlay_of_what_does_not_fit_says_so(image, found, alpha, error, message):
-    with pytest.raises(error, match=message):
-        xaieval.overlay(image, found, alpha)
+def test_the_maps_of_a_wide_picture_stand_below_it():
+    maps = {("layer4", method): torch.rand(4, 30) for method in ("gradcam", "random")}
+    figure = grid_figure(torch.rand(3, 4, 30), maps)
+    assert [axes.get_ylabel() for axes in figure.axes[:3]] == ["image", "layer4, gradcam", "layer4, random"]

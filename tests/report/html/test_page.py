@@ -23,6 +23,7 @@ from xaieval import CrossScores
 from xaieval.cli import main
 from xaieval.cli.app import app
 from xaieval.cli.remake_maps import remake_maps
+from xaieval.cli.report import _names
 from xaieval.config import protocol as protocols
 from xaieval.config.options import to_settings
 from xaieval.config.protocol import PROTOCOLS, Protocol
@@ -95,14 +96,20 @@ def _page(scores: Scores, **options: Any) -> str:
 
 def _text(page: str) -> str:
     """The visible text of a page, approximately."""
+    page = page.replace("<wbr>", "")
     words = re.sub(r"<(style|script)[^>]*>.*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
     return " ".join(words.split())
 
 
-def _data(page: str) -> list[dict[str, Any]]:
-    found = re.search(r'<script type="application/json" id="rows-data">(.*?)</script>', page, re.DOTALL)
+def _json(page: str) -> dict[str, Any]:
+    """What the scripts of the page read."""
+    found = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.DOTALL)
     assert found
-    return json.loads(found[1])["columns"]
+    return json.loads(found[1])
+
+
+def _data(page: str) -> list[dict[str, Any]]:
+    return _json(page)["rows"]["columns"]
 
 
 # ---- the numbers
@@ -124,19 +131,27 @@ def test_the_first_screen_says_what_was_scored_and_what_came_out():
     scores = _scores(options={"model": "timm:resnet18", "data": "folder:photos"})
     text = _text(_page(scores))
     best = scores.summary().loc[("p5", "gradcam")]
-    assert "Explanation scores of timm:resnet18 on folder:photos 60 images, 2 layers, 1 method." in text
-    assert f"Best average drop (AD %) {best['average_drop']:.1f} [" in text
-    assert "lower is better; significantly better than all others" in text
-    assert "Layers that need attention 1 p4" in text
-    assert "p4, average_drop: " in text
+    confidence = scores.rows.drop_duplicates("image_id")["confidence"].mean()
+    assert "Explanation scores of timm:resnet18 on folder:photos images 60 layers 2 method 1 accuracy 100.0 % 60 of" in text
+    assert f"mean confidence {confidence:.3g}" in text
+    assert "Best layer and method p5 gradcam in AD %; p4 gradcam in IC % Significantly better than all others in" in text
+    interval = f"[{best['average_drop_low']:.1f}, {best['average_drop_high']:.1f}]"
+    assert f"AD % lower is better p5 gradcam {best['average_drop']:.1f} {interval} none IC %" in text
     assert "No reasons to doubt the numbers" in text
+
+
+def test_layers_that_need_attention_are_named_only_when_they_are_asked_for():
+    text = _text(_page(_scores(), attention=True))
+    assert "Layers that need attention: 1 ( p4 , worst first, by gradcam)" in text
+    assert "p4, average_drop: " in text
+    assert "attention" not in _text(_page(_scores())).lower()
 
 
 def test_methods_that_do_not_differ_from_the_best_are_named():
     rows = _rows(60)
     rows.loc[rows["layer"] == "p4", "average_drop"] = rows.loc[rows["layer"] == "p5", "average_drop"].to_numpy()[::-1]
-    assert "not significantly better than p4" in _text(_page(_scores(rows))) or "not significantly better than p5" in _text(
-        _page(_scores(rows))
+    assert re.search(
+        r"AD % lower is better (?:p[45] gradcam )?[\d.]+ \[[^]]+\] p[45] gradcam IC %", _text(_page(_scores(rows)))
     )
 
 
@@ -146,8 +161,8 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     scores = _scores(rows)
     [own] = scores.warnings()
     text = _text(_page(scores))
-    assert "2 reasons to doubt the numbers only 20 images count for a layer and method; with fewer than 50," in text
-    assert own in text
+    found = f"{own[0].upper()}{own[1:]} Only 20 images count for a layer and method; with fewer than 50,"
+    assert f"2 reasons to doubt the numbers {found}" in text
     assert "Rows by status: ok 36, constant_map 4." in text
 
 
@@ -156,14 +171,14 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     rows.loc[rows["method"] == "random", "average_drop"] = 100.0
     rows.loc[rows["method"] == "fake-cam", "average_drop"] = 0.0
     text = _text(_page(_scores(rows, controls=["random", "fake-cam"])))
-    assert "60 images, 2 layers, 1 method and 2 control maps." in text
+    assert "images 60 layers 2 method 1 and 2 control maps" in text
     assert "random (control)" in text
     assert "p5 gradcam 1 of 1" in text
-    assert "increase_in_confidence: a control map has the best value" in text
-    assert "average_drop: a control map has the best value" not in text
-    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0, the best method") == 1
+    assert "IC %: a control map has the best value" in text
+    assert "AD %: a control map has the best value" not in text
+    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0.0, the best method") == 1
     assert "lower is better can be fooled" in text, "the heading of the metric"
-    assert "Best average drop (AD %) 0.0" not in text, "a control is never the best"
+    assert "AD % lower is better can be fooled 0.0" not in text, "a control is never the best"
 
 
 def test_numbers_over_all_images_have_a_table_and_charts_of_their_own():
@@ -228,7 +243,7 @@ def test_any_run_has_a_page(rows):
 def test_a_run_of_failures_alone_has_no_best_and_no_maps():
     rows = _failed(_rows())
     text = _text(_page(_scores(rows), maps=_maps(list(rows["image_id"].unique()[:3]), side=8)))
-    assert "No result No row has a value" in text
+    assert "No result: no row has a value" in text
     assert "No maps are shown: none of the given maps" in text
     assert "100% of the rows failed (nan_map 60)" in text
 
@@ -428,7 +443,7 @@ def test_without_javascript_the_worst_rows_are_there_but_no_controls():
     assert listing.worst == list(worst.index[:20])
     assert listing.by == "AD %"
     page = _page(_scores(rows, controls=["random"]))
-    assert f"<td>{worst['image_id'].iloc[0]}</td>" in page
+    assert f"<td>{worst['image_id'].iloc[0].replace('/', '/<wbr>')}</td>" in page
     assert "The 20 worst rows by AD % (without controls), of 180 in total" in _text(page)
 
 
@@ -447,19 +462,27 @@ def test_rows_that_do_not_fit_are_left_out_by_whole_images_and_the_page_says_so(
 
 
 @pytest.mark.slow
-def test_a_page_of_ten_thousand_images_stays_below_ten_megabytes(monkeypatch):
+def test_a_page_of_ten_thousand_images_and_sixty_four_pairs_stays_below_ten_megabytes():
     rows = _rows(10_000, layers=("layer1", "layer2", "layer3", "layer4"))
-    scores = _scores(rows)
-    # Its tests take half a minute for this number of images, and do not affect the size.
-    monkeypatch.setattr("xaieval.report.html.page.selection_of", lambda *_: [])
-    page = _page(scores, maps=_maps(images_to_show(scores), tuple(rows["layer"].unique())))
-    assert len(page.encode()) < LIMIT / 2
-    assert "data:image/jpeg" in page
-    assert len(_data(page)[0]["values"]) == 40_000
-    many = [rows.assign(method=f"method {number}") for number in range(3)]
-    page = _page(_scores(pd.concat(many, ignore_index=True)))
-    assert 4_500_000 < len(page.encode()) < LIMIT
-    assert re.search(r"this file contains the rows of [\d,]+ of 10,000 images, drawn at random", _text(page))
+    many = pd.concat([rows.assign(method=f"method {number}") for number in range(16)], ignore_index=True)
+    scores = _scores(many)
+    ids, layers = images_to_show(scores), tuple(rows["layer"].unique())
+    noise = _maps(ids, layers)
+    masked = {layer: torch.randint(256, (len(ids), 3, 200, 200), dtype=torch.uint8) for layer in layers}
+    methods = list(many["method"].unique())
+    maps = Maps(ids, noise.pixels, dict.fromkeys(methods, noise.maps["gradcam"]), masked=dict.fromkeys(methods, masked))
+    page = _page(scores, maps=maps)
+    assert 5_000_000 < len(page.encode()) < LIMIT
+    text = _text(page)
+    assert re.search(
+        r"this file contains the rows of [\d,]+ of 10,000 images, those with maps and others drawn at random", text
+    )
+    assert f"of the {len(ids)} images with maps in this view" in text
+    data = _json(page)
+    shown = {image["id"] for image in data["explorer"]["images"]}
+    assert shown
+    assert shown <= set(data["rows"]["columns"][0]["words"]), "the pictures have their numbers"
+    assert all(len(image["maps"]) == len(image["masked"]) == 64 for image in data["explorer"]["images"])
 
 
 # ---- maps
@@ -491,7 +514,7 @@ def test_maps_are_shown_for_the_images_that_the_report_asks_for():
     assert "among the" not in _text(page)
     first = re.search(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert first
-    assert Image.open(BytesIO(base64.b64decode(first[1]))).size == (160, 160)
+    assert Image.open(BytesIO(base64.b64decode(first[1]))).size == (128, 128)
 
 
 def test_of_other_images_the_best_and_worst_of_them_are_shown():
@@ -664,6 +687,9 @@ def test_maps_made_again_are_those_that_were_scored(scored):
         rows = scores.rows[(scores.rows["layer"] == layer) & (scores.rows["method"] == method)].set_index("image_id")
         areas = maps.maps[method][layer].mean(dim=(1, 2)).tolist()
         assert areas == pytest.approx(rows.loc[maps.ids, "mask_area"].tolist(), abs=1e-4)
+        # Mean and standard deviation are 0.5: what is masked becomes grey.
+        masked = 0.5 + (maps.pixels - 0.5) * maps.maps[method][layer].unsqueeze(1)
+        torch.testing.assert_close(maps.masked[method][layer] / 255, masked, atol=0.6 / 255, rtol=0)
 
 
 def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, scored):
@@ -678,6 +704,31 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
 def test_two_folders_are_compared(bench, scored):
     assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
     assert "Of 6 comparisons, 0 are significantly better in" in _text(Path("both.html").read_text())
+
+
+def test_two_folders_have_the_table_of_whose_maps_on_which_model(bench, scored):
+    cross = _cross()
+    fingerprint = Scores.load(scored).manifest["model"]["fingerprint"]
+    cross.manifest["models"] = {"plain": {"fingerprint": fingerprint}, "fal": {"fingerprint": "other"}}
+    cross.save("cross")
+    words = ("--no-maps", "--attention", "--out", "both.html")
+    assert bench("report", str(scored), str(scored), "--cross", "cross", *words).status == 0
+    text = _text(Path("both.html").read_text())
+    assert "Whose maps on which model" in text
+    assert "Layers that need attention" in text
+    cross.manifest["models"] = {"plain": {"fingerprint": "another"}, "fal": {"fingerprint": "other"}}
+    cross.save("cross")
+    result = bench("report", str(scored), "--cross", "cross", "--no-maps")
+    assert result.status == 2
+    assert "'cross' has the cross scores of other models (plain, fal), not those of xaieval.models" in result.err
+    assert "missing" in bench("report", str(scored), "--cross", str(scored), "--no-maps").err
+
+
+def test_two_runs_are_named_by_as_many_folders_as_it_takes(tmp_path):
+    names = [tmp_path / name for name in ("a/run", "b/run", "c")]
+    assert _names(names[0], names[1]) == ("a/run", "b/run")
+    assert _names(names[0], names[2]) == ("run", "c")
+    assert _names(names[0], None) == _names(names[0], names[0]) == ("run", "run")
 
 
 @pytest.mark.parametrize(
@@ -732,7 +783,7 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where they are passed as Scores.to_html(maps=...)" in bench("report", "python").out
+    assert "made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)" in bench("report", "python").out
 
 
 @pytest.mark.parametrize(

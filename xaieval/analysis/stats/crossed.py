@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
 
 from xaieval.analysis.stats.estimates import check_level
 from xaieval.errors import MetricError
@@ -45,7 +45,7 @@ def crossed_interval(table: ArrayLike, level: float = 0.95) -> tuple[float, floa
     check_level(level)
     values = _checked(table)
     error, freedom = _standard_error(values)
-    reach = student.ppf((1 + level) / 2, freedom) * error
+    reach = scipy.stats.t.ppf((1 + level) / 2, freedom) * error
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
@@ -67,7 +67,7 @@ def crossed_p_value(table: ArrayLike) -> float:
     """
     values = _checked(table)
     error, freedom = _standard_error(values)
-    return float(2 * student.sf(abs(values.mean()) / error, freedom))
+    return float(2 * scipy.stats.t.sf(abs(values.mean()) / error, freedom))
 
 
 def _checked(table: ArrayLike) -> Floats:

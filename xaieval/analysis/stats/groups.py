@@ -30,7 +30,7 @@ class Grouping:
             same, however many images it has, so the mean is that of the groups' means.
 
     Raises:
-        MetricError: The names are no vector, one of them is missing (None or NaN), or the weights are unknown.
+        MetricError: The names are not a vector, one of them is missing (None or NaN), or the weights are unknown.
 
     Example:
         >>> places = Grouping(["lake", "lake", "lake", "road"])

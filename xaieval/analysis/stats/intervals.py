@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from xaieval.analysis.stats.estimates import FEW, FEWEST, check_level, estimate, has_interval
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.proportions import difference_of_proportions, proportion_interval, wilson_interval
+from xaieval.config.counts import check_count
 from xaieval.errors import MetricError
 
 __all__ = [
@@ -69,8 +70,8 @@ def bootstrap_interval(
     if groups is not None:
         means = bootstrap_means(sample[:, None], resamples, seed, groups=groups)[:, 0]
     elif count > _MANY:
-        low, high = norm.interval(level, sample.mean(), sample.std() / np.sqrt(count))
-        return float(low), float(high)
+        reach = ndtri((1 + level) / 2) * sample.std() / np.sqrt(count)
+        return float(sample.mean() - reach), float(sample.mean() + reach)
     else:
         means = _resampled_means(sample, resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -78,8 +79,7 @@ def bootstrap_interval(
 
 
 def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise MetricError(f"a bootstrap takes at least 1 sample, such as resamples=1000 (--resamples 1000); got {resamples}")
+    check_count("resamples", resamples, kind=MetricError)
 
 
 def _resampled_means(sample: Floats, resamples: int, seed: int) -> Floats:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+import scipy  # whose `stats` takes long to import, and is loaded when it is used
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, rankdata, wilcoxon
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.permutation import TINY, sign_flip_p_values
@@ -112,7 +112,7 @@ def rank_biserial(differences: ArrayLike) -> float:
     values = _nonzero(differences)
     if not len(values):
         return float("nan")
-    ranks = rankdata(np.abs(values))
+    ranks = scipy.stats.rankdata(np.abs(values))
     return float((np.sign(values) * ranks).sum() / ranks.sum())
 
 
@@ -139,8 +139,8 @@ def _wilcoxon(differences: ArrayLike) -> float:
     if not len(values):
         return 1.0
     if np.ptp(np.abs(values)) == 0:
-        return max(float(binomtest(int((values > 0).sum()), len(values)).pvalue), TINY)
-    return max(float(wilcoxon(values).pvalue), TINY)
+        return max(float(scipy.stats.binomtest(int((values > 0).sum()), len(values)).pvalue), TINY)
+    return max(float(scipy.stats.wilcoxon(values).pvalue), TINY)
 
 
 def _table(differences: ArrayLike) -> Floats:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr
-from scipy.stats import binom, norm
+from scipy.special import bdtrc, ndtr, stdtr
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import MetricError
@@ -20,7 +19,7 @@ EXACT = 13  # differences up to which all sign vectors are enumerated: 8192 of t
 MANY = 10_000  # differences above which the normal approximation is used: its error is below the noise of random signs
 # The smallest c such that P(sum of random signs with weights of norm 1 >= x) <= c * P(Z >= x) for every x and a standard normal
 # Z (Bentkus and Dzindzalieta 2015, theorem 1.1): 3.178.
-RADEMACHER = 1 / (4 * norm.sf(np.sqrt(2)))
+RADEMACHER = 1 / (4 * ndtr(-np.sqrt(2)))
 ROUNDING = 1e-12  # of the sum of absolute differences: sums that differ by less are ties
 TINY = float(np.finfo(float).tiny)
 
@@ -117,11 +116,11 @@ def _weight(values: Floats) -> Floats:
 
 def _mcnemar(values: Floats) -> Floats:
     wins, count = (values > 0).sum(axis=0), (values != 0).sum(axis=0)
-    return np.asarray(binom.sf(wins - 1, count, 0.5), dtype=float)
+    return np.asarray(np.where(wins > 0, bdtrc(wins - 1, count, 0.5), 1.0), dtype=float)
 
 
 def _normal(values: Floats) -> Floats:
-    return np.asarray(norm.sf(values.sum(axis=0) / np.linalg.norm(values, axis=0)), dtype=float)
+    return np.asarray(ndtr(-values.sum(axis=0) / np.linalg.norm(values, axis=0)), dtype=float)
 
 
 def _bound(values: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.errors import MetricError
@@ -58,7 +58,7 @@ def images_needed(differences: ArrayLike, alpha: float = 0.05, power: float = 0.
         return float("nan")
     if mean <= _ROUNDING * root:
         return float("inf")
-    count = ((norm.isf(alpha / 2) * root + norm.isf(1 - power) * spread) / mean) ** 2
+    count = ((-ndtri(alpha / 2) * root + ndtri(power) * spread) / mean) ** 2
     return float(np.ceil(size * np.ceil(max(count - 1e-9, 1 - np.log2(alpha))) - 1e-9))
 
 
@@ -89,10 +89,10 @@ def paired_power(differences: ArrayLike, images: float, alpha: float = 0.05, *, 
     mean, root, spread = _moments(values)
     if np.isnan(mean):
         return float("nan")
-    reach, bar = np.sqrt(images / size) * mean, norm.isf(alpha / 2) * root
+    reach, bar = np.sqrt(images / size) * mean, -ndtri(alpha / 2) * root
     if spread <= _ROUNDING * root:
         return float(reach >= bar) if root > 0 else alpha
-    return float(norm.sf((bar - reach) / spread) + norm.sf((bar + reach) / spread))
+    return float(ndtr((reach - bar) / spread) + ndtr(-(bar + reach) / spread))
 
 
 def _check(**probabilities: float) -> None:

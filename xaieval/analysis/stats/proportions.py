@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
-from scipy.stats import binomtest, norm
+from scipy.special import ndtri, stdtrit
 
 from xaieval.analysis.stats.estimates import (
     FEWEST,
@@ -52,8 +51,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     check_level(level)
     if n == 0:
         return NO_INTERVAL
-    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
+    return _wilson(successes / n, n, level)
 
 
 def proportion_interval(values: Yes, level: float, groups: Grouping | None = None) -> tuple[float, float]:
@@ -61,8 +59,8 @@ def proportion_interval(values: Yes, level: float, groups: Grouping | None = Non
 
     With groups, the number of images is divided by the design effect: the squared standard error (CR2) relative to that of
     independent images, at least 1, raised for the degrees of freedom of that error. A few images with the property, or a few
-    without it, hardly show how alike the images of a group are. So the design effect is averaged with the largest possible one,
-    at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
+    without it, hardly show how similar the images of a group are. So the design effect is averaged with the largest possible
+    one, at which each group counts as one image: the former weighs as much as the rarer kind has images, the latter as one
     image. If all images or none have the property, it is the largest.
 
     Returns:
@@ -128,10 +126,11 @@ def _design_effect(values: Floats, share: float, level: float, groups: Grouping)
 
 def _wilson(share: float, n: float, level: float) -> tuple[float, float]:
     """Wilson's interval for a share of a number of images that need not be whole."""
-    square = float(norm.isf((1 - level) / 2)) ** 2 / n
+    square = float(ndtri((1 - level) / 2)) ** 2 / n
     centre = (share + square / 2) / (1 + square)
     reach = float(np.sqrt(square * (share * (1 - share) + square / 4))) / (1 + square)
-    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+    # Within [0, 1] and around the share, which rounding would miss by a digit where no image or every image has the property.
+    return min(max(centre - reach, 0.0), share), max(min(centre + reach, 1.0), share)
 
 
 def _correlation(first: Yes, second: Yes, groups: Grouping) -> float:

@@ -66,7 +66,7 @@ def imagenet_s(place: Path, listing: Listing) -> ReadTruth:
 def cub(place: Path, listing: Listing) -> ReadTruth:
     """Read CUB-200-2011: the segmentation of each bird if the folder has them, else its box.
 
-    A pixel belongs to the bird if at least three of the five people who outlined it say so.
+    A pixel belongs to the bird if at least three of the five people who outlined it included the pixel.
 
     Args:
         place: The folder `CUB_200_2011`, with `images.txt`, `image_class_labels.txt`, `classes.txt`, `bounding_boxes.txt` and
@@ -139,9 +139,9 @@ def funnybirds(place: Path, listing: Listing) -> ReadTruth:
 
 
 def clevr_xai(place: Path, listing: Listing) -> ReadTruth:
-    """Read the masks of CLEVR-XAI: `17.npy` for the question 17, whose picture is `17.png` or `000017.png`.
+    """Read the masks of CLEVR-XAI: `17.npy` for the question 17, with the picture `17.png` or `000017.png`.
 
-    They count whatever answer is followed. Questions without a mask have no object. Masks have their own size, often 128 x 128,
+    They count for every explained answer. Questions without a mask have no object. Masks have their own size, often 128 x 128,
     whatever the proportions of the picture, and are resized to it.
 
     Args:

@@ -22,7 +22,7 @@ ReadTruth = Callable[[int, Size], Truth]  # the truth of a picture's number, in 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder, and what of their annotations is wanted.
+    """The pictures of a folder, and the annotations that are needed.
 
     Attributes:
         names: Their paths below the folder.
@@ -40,7 +40,7 @@ class Listing:
 
     @property
     def by_name(self) -> Mapping[str, int] | None:
-        """The number of each class that has one, by name; None if it is for the annotations to number them."""
+        """The number of each class that has one, by name; None if the annotations number them."""
         if self.numbers is None and self.classes:
             return {name: number for number, name in enumerate(self.classes)}
         return self.numbers
@@ -78,7 +78,7 @@ class Listing:
             folder: The other folder.
             ending: Of the files, such as ".png".
             what: The content of the files, for messages.
-            flat: The files stand in no sub-folders.
+            flat: The files are not in sub-folders.
             needed: Refuse a picture without a file.
 
         Raises:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
-from xaieval.errors import UsageError, XaievalError
+from xaieval.errors import UsageError
 
-__all__ = ["LAUNCHED", "LAUNCHER", "Rank", "describe", "end_with_launcher", "is_rank", "is_spoken_for", "report_failure"]
+__all__ = [
+    "ERRORS",
+    "LAUNCHER",
+    "STARTED",
+    "Rank",
+    "end_with_launcher",
+    "is_rank",
+    "is_spoken_for",
+    "report_failure",
+    "sigterm_interrupts",
+    "started_at",
+]
 
-# The name of a job that `xaieval-bench score --nproc` starts; the command prints the errors of its ranks.
-LAUNCHED = "xaieval-bench-nproc"
 LAUNCHER = "XAIEVAL_LAUNCHER"  # the environment variable with the number of its process
+STARTED = "XAIEVAL_STARTED"  # that with the time when it started, in seconds since the epoch
+ERRORS = "TORCHELASTIC_ERROR_FILE"  # that with the file for the message of a failure, for torchrun and for the command
 LOOKS = 0.2  # seconds between two looks at it
 
 
@@ -44,20 +58,31 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> Rank:
-        """The rank that torchrun sets by RANK and WORLD_SIZE; a single process without torchrun.
+        """The rank that torchrun, `srun` or `mpirun` tells by variables; a single process without them.
+
+        Slurm sets its variables in every job. They count only in a step of several tasks, which `srun` has started.
 
         Raises:
             UsageError: The two are not whole numbers, or contradict each other.
         """
-        given = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-        if not is_rank():
+        names = _names()
+        if names is None:
             return cls()
+        given = {name: os.environ.get(name, default) for name, default in zip(names, ("0", "1"), strict=False)}
         try:
-            return cls(int(given["RANK"]), int(given["WORLD_SIZE"]))
+            return cls(*map(int, given.values()))
         except ValueError as error:
+            first, second = given
             raise UsageError(
-                f"torchrun sets RANK and WORLD_SIZE to whole numbers, 0 <= RANK < WORLD_SIZE; got {given}"
+                f"torchrun, srun and mpirun set {first} and {second} to whole numbers, 0 <= {first} < {second}; got {given}"
             ) from error
+
+    @staticmethod
+    def local() -> int | None:
+        """The number of this process on its machine; None where nothing has set it."""
+        names = _names()
+        number = None if names is None else os.environ.get(names[2])
+        return None if number is None else int(number)
 
     @property
     def alone(self) -> bool:
@@ -66,18 +91,43 @@ class Rank:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that merges the rows, prints and draws."""
+        """Whether this is the process that prints and draws."""
         return self.rank == 0
 
 
+# Who starts processes, by the variables with the number of a process, that of all of them, and the number on its machine.
+_STARTERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # mpirun
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun
+)
+
+
+def _names() -> tuple[str, str, str] | None:
+    """The variables of whoever started this process."""
+    return next((names for names in _STARTERS if _counts(names)), None)
+
+
+def _counts(names: tuple[str, str, str]) -> bool:
+    rank, world, _ = names
+    if rank == "RANK":
+        return rank in os.environ
+    return rank in os.environ and os.environ.get(world, "1") != "1"
+
+
 def is_rank() -> bool:
-    """Whether torchrun started this process."""
-    return "RANK" in os.environ
+    """Whether this process is one of several that torchrun, srun or mpirun started."""
+    return _names() is not None
 
 
 def is_spoken_for() -> bool:
     """Whether `xaieval-bench score --nproc` started this process; that command then prints its errors."""
-    return os.environ.get("TORCHELASTIC_RUN_ID") == LAUNCHED
+    return LAUNCHER in os.environ
+
+
+def started_at() -> float | None:
+    """When the command that launched this process was started, in seconds since the epoch; None without one."""
+    return float(os.environ[STARTED]) if STARTED in os.environ else None
 
 
 def end_with_launcher() -> None:
@@ -88,7 +138,7 @@ def end_with_launcher() -> None:
     """
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None:
-        Thread(target=_watch, args=(int(launcher),), daemon=True).start()
+        threading.Thread(target=_watch, args=(int(launcher),), daemon=True).start()
 
 
 def _watch(launcher: int) -> None:
@@ -99,22 +149,27 @@ def _watch(launcher: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def describe(error: BaseException) -> str:
-    """An error in one line, with its class unless the message was written for users.
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Make SIGTERM end the program as Ctrl-C does, so that rows are kept; clusters send it before they end a job."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    Example:
-        >>> describe(ZeroDivisionError("division by zero"))
-        'ZeroDivisionError: division by zero'
-        >>> describe(UsageError("seed is at least 0"))
-        'seed is at least 0'
-    """
-    text = " ".join(str(error).split())
-    return text if isinstance(error, XaievalError) else f"{type(error).__name__}: {text}"
+    def interrupt(number: int, _: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt(signal.SIGTERM.name)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def report_failure(message: str) -> None:
     """Write the reason of a failure to the file that torchrun or the starting command reads, if there is one."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    path = os.environ.get(ERRORS)
     if path is not None:
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from xaieval.evaluation.model_check.data import OTHER_CLASSES, find_in_data, fin
 from xaieval.evaluation.model_check.look import Look, look_at
 from xaieval.evaluation.model_check.normalisation import find_wrong_normalisation
 from xaieval.evaluation.model_check.outputs import find_in_outputs, find_several_outputs
+from xaieval.evaluation.model_check.precision import find_in_precision
 from xaieval.evaluation.model_check.repeats import find_in_repeats
 from xaieval.evaluation.model_check.weights import find_random_weights
 from xaieval.evaluation.request import Request
@@ -39,14 +40,17 @@ class ModelCheck:
     Attributes:
         findings: Reasons not to trust the numbers.
         classes: The number of classes of the model; None if its output does not tell.
+        trial: How the precision of the run was chosen; empty if it was named.
     """
 
     findings: list[Finding] = field(default_factory=list)
     classes: int | None = None
+    trial: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The entries of the manifest."""
-        return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings]}
+        trial = {"precision_trial": dict(self.trial)} if self.trial else {}
+        return {"classes": self.classes, "findings": [finding.to_dict() for finding in self.findings], **trial}
 
 
 def check_model(looked: FirstPass, batch: Batch, device: torch.device, limit: BatchLimit, loader: Any = ()) -> ModelCheck:
@@ -62,7 +66,8 @@ def check_model(looked: FirstPass, batch: Batch, device: torch.device, limit: Ba
         loader: Where the batch is from.
     """
     checked = _check_passes(looked, batch, device, limit)
-    checked.findings += find_in_data(batch, loader)
+    checked.findings += find_in_data(batch, loader) + find_in_precision(looked.request)
+    checked.trial = looked.trial
     return checked
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from xaieval.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from xaieval.errors import advice
 from xaieval.evaluation.model_check.look import BatchNormInput, Call, Look, recorded_inputs, trained_batch_norms
 from xaieval.results.findings import Finding
 
@@ -240,8 +241,8 @@ def _wrong_scale(look: Look) -> list[Finding]:
         return []
     text = (
         f"the images seem to have the wrong scale: at the model's first BatchNorm their variance is {ratio:.2g} times that of "
-        "its training images, and no common normalisation explains it; normalise them as in the model's training, by mean= and "
-        "std= of Preprocessing or by --mean and --std"
+        "its training images, and no common normalisation explains it; normalise them as in the model's training, "
+        f"by {advice('mean= and std= of Preprocessing', '--mean and --std')}"
     )
     minimum, maximum = float(look.images.min()), float(look.images.max())
     return [Finding("wrong_normalisation", text, {"variance_ratio": ratio, "minimum": minimum, "maximum": maximum})]
@@ -252,8 +253,8 @@ def _finding(present: str, best: _Trial, reason: str, evidence: Mapping[str, Any
     return Finding(
         "wrong_normalisation",
         f"the images seem to have the wrong normalisation: they come with {present}, but with {best.way.name} {reason} (mean "
-        f"confidence {confidence:.2f} as they come, {gained:.2f} then); normalise them as in the model's training, by mean= "
-        "and std= of Preprocessing or by --mean and --std",
+        f"confidence {confidence:.2f} as they come, {gained:.2f} then); normalise them as in the model's training, "
+        f"by {advice('mean= and std= of Preprocessing', '--mean and --std')}",
         {"present": present, "best": best.way.name, **evidence},
     )
 

@@ -26,8 +26,8 @@ def find_random_weights(model: nn.Module) -> list[Finding]:
     return [
         Finding(
             "random_weights",
-            f"the model has random weights: all {len(layers)} of its normalisation layers are as in a new network (weight 1, "
-            "bias 0), which training changes; load trained weights, since a network that knows nothing has nothing to explain",
+            f"the model has random weights: all {len(layers)} normalisation layers have the values of a new network (weight 1, "
+            "bias 0), which training changes; load trained weights, because an untrained network has nothing to explain",
             {"normalisation_layers": len(layers)},
         )
     ]

@@ -232,8 +232,8 @@ def calling(library: str, name: str, context: Context) -> Iterator[None]:
     with lent(context.model) as in_place, library_errors(library, name):
         if needs_in_place(context.model, in_place, lambda: context.read(context.images[:1])):
             raise ExplainerError(
-                f"method '{name}' runs modules out of place, and this model ignores what its in-place modules return, so that "
-                "its output would change; write x = self.relu(x) in place of self.relu(x), or take a method of xaieval"
+                f"method '{name}' runs in-place modules out of place, but this model ignores what they return, so its output "
+                "would change; write x = self.relu(x) instead of self.relu(x), or use a method of xaieval"
             )
         yield
 

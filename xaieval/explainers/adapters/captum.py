@@ -78,7 +78,7 @@ class Captum(LibraryMethod):
     Raises:
         ExplainerError: There is no such method, reduction or noise, or the method has no segments; when called: captum cannot
             explain this model here.
-        UsageError: `segments` is no segmentation, or needs a package that is missing.
+        UsageError: `segments` is not a segmentation, or needs a missing package.
 
     Reference:
         Kokhlikyan et al., "Captum" (arXiv 2009.07896). The paper of each method: `paper`.
@@ -345,8 +345,8 @@ def _changed(kind: CaptumKind) -> Mapping[Any, type[nn.Module]]:
 def _check_relus(name: str, kind: CaptumKind, context: Context, functions: nn.ModuleList) -> None:
     if kind.changes_relus and not any(isinstance(module, nn.ReLU) for module in (*context.model.modules(), *functions)):
         raise ExplainerError(
-            f"method '{name}' changes what ReLUs pass back, and the model has none, so that it would be the plain gradient; "
-            "take 'captum:Saliency'"
+            f"method '{name}' changes what ReLUs pass back, and the model has none, so it would be the plain gradient; "
+            "use 'captum:Saliency'"
         )
 
 

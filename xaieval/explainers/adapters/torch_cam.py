@@ -168,7 +168,7 @@ class TorchCamObject:
     def __post_init__(self) -> None:
         if type(self.extractor).__name__ == "LeGrad":
             raise ExplainerError(
-                "a LeGrad object prevents every pass without gradients, so that nothing could be scored; remove its hooks, and "
+                "a LeGrad object breaks passes without gradients, so nothing can be scored; remove its hooks, and "
                 "give 'torch-cam:LeGrad' or TorchCam('LeGrad', settings=...) instead"
             )
 

@@ -1,6 +1,6 @@
 """Torchmetrics classes for your own loop: the mean of a metric over images, across batches and processes.
 
-They are loaded when one is asked for, because `score` needs none of them and torchmetrics takes long to import.
+They are loaded on first use, because `score` needs none of them and torchmetrics takes long to import.
 """
 
 from __future__ import annotations

@@ -88,9 +88,9 @@ def classes_figure(
     """
     entry = metric_entry(scores, metric)
     shown = subset(scores)
-    names = _names(shown.rows, classes)
+    names = _names(shown.sample.rows, classes)
     tables = {label: _summary(shown, entry, label, level) for label in names}
-    pairs = pairs_of(shown.rows)
+    pairs = pairs_of(shown.sample.rows)
     chosen = styles(len(pairs), "bars of each class")
     axes = one_axes(size, ax)
     for number, (pair, style) in enumerate(zip(pairs, chosen, strict=True)):
@@ -101,7 +101,7 @@ def classes_figure(
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(axis_label(entry))
     whole = summary_of(shown, level)
-    add_title(axes, [*common_names(pairs), *counts_note(whole), level_note(level), *_unlabelled(shown.rows)], ax)
+    add_title(axes, [*common_names(pairs), *counts_note(whole), level_note(level), *_unlabelled(shown.sample.rows)], ax)
     light_grid(axes, "x")
     if len(pairs) > 1:
         handles = [Patch(facecolor=style.colour, hatch=style.hatch, edgecolor=_edge()) for style in chosen]
@@ -133,7 +133,7 @@ def _names(rows: pd.DataFrame, classes: Sequence[str] | Mapping[int, str] | None
 
 def _summary(scores: RunRecord, entry: dict[str, Any], label: int, level: float) -> pd.DataFrame:
     """The summary of one metric over the images of a class."""
-    rows = scores.rows[(scores.rows["label"] == label).fillna(False).astype(bool)]
+    rows = scores.sample.rows[(scores.sample.rows["label"] == label).fillna(False).astype(bool)]
     return summarise(rows, [entry], level=level, seed=scores.seed, weights=scores.group_weights)
 
 

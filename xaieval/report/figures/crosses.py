@@ -108,7 +108,7 @@ def cross_figure(
 
 def _shown(scores: RunRecord, method: str | None) -> pd.DataFrame:
     """The rows of one method, and those of control maps."""
-    rows = scores.rows
+    rows = scores.sample.rows
     known = [str(name) for name in rows["method"].unique() if name not in scores.controls]
     if method is None and len(known) > 1:
         raise MetricError(f"the figure shows one method; choose one by method=; known: {', '.join(known)}")

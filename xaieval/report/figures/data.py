@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.summary import summarise
+from xaieval.analysis.summary import summarise_run
 from xaieval.errors import MetricError, choose_from
+from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 
@@ -49,9 +50,10 @@ def metric_entry(scores: RunRecord, name: str | None) -> dict[str, Any]:
     known = {metric["name"]: metric for metric in scores.metrics}
     if name is None and known:
         return next(iter(known.values()))
-    if name not in known:
+    chosen = name if name is None else own_name(name, known)
+    if chosen not in known:
         raise MetricError(f"the run has no metric {name!r} to draw; {choose_from(name, known)}")
-    return known[name]
+    return known[chosen]
 
 
 def first_directed(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -72,7 +74,7 @@ def two_metrics(scores: RunRecord, names: Sequence[str]) -> list[dict[str, Any]]
 
 def summary_of(scores: RunRecord, level: float) -> pd.DataFrame:
     """The mean of each metric with its interval, per layer and method, without the tests against controls."""
-    return summarise(scores.rows, scores.metrics, level=level, seed=scores.seed, weights=scores.group_weights)
+    return summarise_run(scores, level)
 
 
 def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequence[str] | None = None) -> RunRecord:
@@ -86,7 +88,7 @@ def subset(scores: RunRecord, layers: Sequence[str] | None = None, methods: Sequ
     Raises:
         MetricError: A layer or method is not in the run, or no row is left.
     """
-    rows = scores.rows
+    rows = scores.sample.rows
     for column, names in (("layer", layers), ("method", methods)):
         if names is not None:
             rows = rows[rows[column].isin(_known(rows, column, names))]

@@ -97,7 +97,7 @@ def _heatmap(scores: RunRecord, request: Request) -> Figure:
 def _curves(scores: RunRecord, request: Request) -> Figure:
     """Curves of all metrics that kept them, or of some, over the fractions in their settings."""
     other = [entry["name"] for entry in scores.metrics if "pooled" in entry.get("settings", {})]  # on an axis of thresholds
-    kept = [str(name).removesuffix("_curve") for name in scores.rows if str(name).endswith("_curve")]
+    kept = [str(name).removesuffix("_curve") for name in scores.sample.rows if str(name).endswith("_curve")]
     kept = [name for name in kept if name not in other]
     names = kept if request.metrics is None else request.metrics
     if not names:
@@ -106,7 +106,7 @@ def _curves(scores: RunRecord, request: Request) -> Figure:
     axes = {_fractions(metric_entry(scores, name)) for name in names}
     if len(axes) > 1:
         raise MetricError(f"the curves of {', '.join(names)} have different axes; draw one at a time with metrics=")
-    return curves_figure(scores.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
+    return curves_figure(scores.sample.rows, names, axes.pop(), weights=scores.group_weights, **request.common())
 
 
 def _fractions(entry: Mapping[str, Any]) -> tuple[float, ...] | None:
@@ -121,11 +121,11 @@ def _ranking(scores: RunRecord, request: Request) -> Figure:
     if request.ax is not None:
         raise UsageError("kind='ranking' needs two axes, but ax= is one; leave ax= out, or use kind='tradeoff'")
     metric = metric_entry(scores, request.one())["name"]
-    own = scores.rows[~scores.rows["method"].isin(scores.controls)]
+    own = scores.sample.rows[~scores.sample.rows["method"].isin(scores.controls)]
     counts = own[["layer", "method"]].nunique()
     over: RankedItems = "layer" if counts["method"] == 1 else "method" if counts["layer"] == 1 else "both"
     ranking = rank(
-        scores.rows,
+        scores.sample.rows,
         scores.metrics,
         metric,
         over,
@@ -152,7 +152,13 @@ def _matched(scores: RunRecord, request: Request) -> Figure:
 def _agreement(scores: RunRecord, request: Request) -> Figure:
     """All metrics that have a direction, or some."""
     found = agreement(
-        scores.rows, scores.metrics, request.metrics, scores.controls, request.level, resamples=1, weights=scores.group_weights
+        scores.sample.rows,
+        scores.metrics,
+        request.metrics,
+        scores.controls,
+        request.level,
+        resamples=1,
+        weights=scores.group_weights,
     )
     return agreement_figure(found, size=request.size, ax=request.ax)
 

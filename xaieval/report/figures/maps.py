@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
-import matplotlib
 import numpy as np
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 
-from xaieval.data.preprocessing import Preprocessing, to_visible
-from xaieval.errors import DataError, UsageError
+from xaieval.data.preprocessing import Preprocessing
+from xaieval.errors import DataError
+from xaieval.report.figures.overlays import COLOURS, check_maps, to_pixels
 from xaieval.report.figures.slices import Slices, check_slices, strips
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
-__all__ = ["COLOURS", "OPAQUE", "maps_figure", "overlay", "show"]
+__all__ = ["OPAQUE", "grid_figure", "maps_figure", "show"]
 
-COLOURS = "inferno"  # perceptually uniform, also for colour-blind readers
 CELL = 1.35  # inches, the width of an image if no size is given
 OPAQUE = 0.65  # opacity of a map over its image
 WIDE, WIDE_CELLS = 2, 4  # how much wider than high a picture is below which its maps stand; its width in those of others
-SLACK = 1e-4  # how far rounding may move pixels and maps out of [0, 1]
 
 
 def show(
@@ -79,60 +76,16 @@ def show(
         >>> [axes.get_title() for axes in figure.axes][:2]
         ['image', 'layer4']
     """
-    pixels = _pixels(images, preprocessing, mean, std, bands)
+    pixels = to_pixels(images, preprocessing, mean, std, bands)
     named = {"map": maps} if isinstance(maps, Tensor) else maps
     if not named:
         raise DataError("there are no maps to show; pass {layer: maps [N, H, W]}, as xaieval.explain returns")
-    fitting: Mapping[str, Tensor] = {name: _map(name, values, images) for name, values in named.items()}
+    fitting: Mapping[str, Tensor] = {name: check_maps(name, values, images) for name, values in named.items()}
     if titles and len(titles) != len(pixels):
         raise DataError(f"{len(titles)} titles for {len(pixels)} images; pass one title per image, or none")
     if images.ndim == 5:
         pixels, fitting = strips(pixels, fitting, check_slices(slices, images.shape[1]))
     return maps_figure(pixels, fitting, titles, subtitle, colours=colours, size=size)
-
-
-def overlay(
-    image: Tensor,
-    map: Tensor,
-    alpha: float = 0.5,
-    *,
-    preprocessing: Preprocessing | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    bands: Sequence[int] | None = None,
-    colours: str = COLOURS,
-) -> NDArray[np.uint8]:
-    """A map in colours over its image, as an array of pixels, such as for `PIL.Image.fromarray` or a logger.
-
-    Args:
-        image: `[C, H, W]`, as `show` takes it.
-        map: `[H, W]` in [0, 1], as `xaieval.explain` returns it.
-        alpha: Opacity of the map, from 0 (the image alone) to 1 (the map alone).
-        preprocessing: See `show`, as for all that follow.
-        mean: See there.
-        std: See there.
-        bands: See there.
-        colours: Name of a matplotlib colour map.
-
-    Returns:
-        `[H, W, 3]`, 0 to 255.
-
-    Raises:
-        DataError: Image and map differ in size, or values are not in [0, 1].
-        UsageError: `alpha` is not in [0, 1].
-
-    Example:
-        >>> import torch
-        >>> overlay(torch.rand(3, 32, 48), torch.rand(32, 48)).shape
-        (32, 48, 3)
-    """
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is in [0, 1], got {alpha}")
-    if image.ndim != 3 or map.ndim != 2:
-        raise DataError(f"an image [C, H, W] and its map [H, W] are expected; got {list(image.shape)} and {list(map.shape)}")
-    pixels = _pixels(image[None], preprocessing, mean, std, bands)[0].permute(1, 2, 0).numpy()
-    coloured = matplotlib.colormaps[colours](_map("the image", map[None], image[None])[0].nan_to_num().numpy())[..., :3]
-    return np.rint(255 * ((1 - alpha) * pixels + alpha * coloured)).astype(np.uint8)
 
 
 def maps_figure(
@@ -179,27 +132,98 @@ def maps_figure(
         picture = pixels[row].permute(1, 2, 0).numpy()
         grid[row, 0].imshow(picture)
         for axes, layer_maps in zip(grid[row, 1:], maps.values(), strict=True):
-            axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
-            shown = axes.imshow(layer_maps[row].numpy(), cmap=colours, vmin=0, vmax=1, alpha=OPAQUE)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
+            shown = _draw_map(axes, picture, layer_maps[row], colours)
     width = (figure.get_figwidth() - 1.1) / columns
     height = width * pixels.shape[2] / pixels.shape[3]
-    if shown is not None:
-        bar = figure.colorbar(shown, ax=grid, fraction=0.04, shrink=0.8)
-        fits = text_inches("explanation map", font_points("small")) < 0.8 * grid.size // columns * height
-        bar.set_label("explanation map" if fits else "map", fontsize="small")
+    _add_scale(figure, grid, shown, grid.size // columns * height)
     if wide:
         _name_stacks(grid, names, titles, height)
     else:
         _name_columns(list(grid[0]), names, width)
         _name_rows(list(grid[:, 0]), titles, height)
+    _end(figure, subtitle, size)
+    return figure
+
+
+def grid_figure(
+    pixels: Float[Tensor, "3 h w"],
+    maps: Mapping[tuple[str, str], Float[Tensor, "h w"]],
+    subtitle: str = "",
+    *,
+    colours: str = COLOURS,
+    size: Size = None,
+) -> Figure:
+    """Draw an image on the left, and its maps over it in grey as a grid: a column per layer, a row per method.
+
+    Of an image that is more than twice as wide as high, such as frames side by side, the maps stand below it instead.
+
+    Args:
+        pixels: An image in [0, 1], `[3, H, W]`.
+        maps: Maps `[H, W]` in [0, 1] by layer and method, as `xaieval.explain` names them. A place without a map stays empty.
+        subtitle: Text below the figure.
+        colours: Name of a matplotlib colour map.
+        size: Width, or width and height, in inches.
+
+    Returns:
+        A new figure that is not shown in a window.
+
+    Raises:
+        UsageError: The size is not positive.
+
+    Example:
+        >>> import torch
+        >>> pairs = [(layer, method) for layer in ("layer3", "layer4") for method in ("gradcam", "layercam")]
+        >>> figure = grid_figure(torch.rand(3, 32, 32), {pair: torch.rand(32, 32) for pair in pairs})
+        >>> [axes.get_title() for axes in figure.axes][:3], figure.axes[1].get_ylabel()
+        (['image', 'layer3', 'layer4'], 'gradcam')
+    """
+    if pixels.shape[2] > WIDE * pixels.shape[1]:
+        stack = {", ".join(pair): one[None] for pair, one in maps.items()}
+        return maps_figure(pixels[None], stack, (), subtitle, colours=colours, size=size)
+    layers, methods = (list(dict.fromkeys(pair[place] for pair in maps)) for place in (0, 1))
+    figure = new_figure(size, CELL * (1 + len(layers)) + 1.1, layout="compressed")
+    grid = figure.subplots(len(methods), 1 + len(layers), squeeze=False)
+    picture: Any = pixels.permute(1, 2, 0).numpy()
+    shown: Any = None
+    for (row, method), (column, layer) in product(enumerate(methods), enumerate(["", *layers])):
+        if (layer, method) in maps:
+            shown = _draw_map(grid[row, column], picture, maps[layer, method], colours)
+        else:
+            is_image = row == column == 0
+            grid[row, column].imshow(picture if is_image else np.ones_like(picture))  # which keeps the cell's shape
+            grid[row, column].spines[:].set_visible(is_image)
+    width = (figure.get_figwidth() - 1.1) / (1 + len(layers))
+    height = width * pixels.shape[1] / pixels.shape[2]
+    _add_scale(figure, grid, shown, len(methods) * height)
+    _name_columns(list(grid[0]), ["image", *layers], width)
+    _name_rows(list(grid[:, 1]), methods, height)
+    _end(figure, subtitle, size)
+    return figure
+
+
+def _draw_map(axes: Axes, picture: Any, one: Tensor, colours: str) -> Any:
+    """Draw a map over its image in grey; returns what a colour bar is of."""
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    return axes.imshow(one.numpy(), cmap=colours, vmin=0, vmax=1, alpha=OPAQUE)
+
+
+def _add_scale(figure: Figure, grid: Any, shown: Any, height: float) -> None:
+    """Draw the colour bar beside all pictures, which stand as high as this, and take the ticks of the pictures away."""
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=grid, fraction=0.04, shrink=0.8)
+        fits = text_inches("explanation map", font_points("small")) < 0.8 * height
+        bar.set_label("explanation map" if fits else "map", fontsize="small")
+
+
+def _end(figure: Figure, subtitle: str, size: Size) -> None:
+    """Fit the height of a figure to what is drawn, unless it is given, and write the text below it."""
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
     if subtitle:
         figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
-    return figure
 
 
 def _name_stacks(grid: Any, names: Sequence[str], titles: Sequence[str], height: float) -> None:
@@ -230,42 +254,3 @@ def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> Non
         text = name if len(lines) <= fitting else "\u2026" + "\n".join(lines[-fitting:])
         side: Any = {"rotation": 0, "ha": "right", "va": "center"} if lying else {}
         axes.set_ylabel(text, fontsize="small", **side)
-
-
-def _pixels(
-    images: Tensor, preprocessing: Preprocessing | None, mean: Any, std: Any, bands: Sequence[int] | None = None
-) -> Tensor:
-    """Images, model inputs or volumes as pixels with three channels in [0, 1] on the CPU."""
-    if images.ndim not in (4, 5):
-        raise DataError(f"images are [N, 3, H, W], [N, C, H, W], or volumes [N, C, D, H, W]; got {list(images.shape)}")
-    flat = images.detach().cpu().float()
-    if preprocessing is not None:
-        mean, std = preprocessing.mean, preprocessing.std
-    if (mean is None) != (std is None):
-        raise DataError("mean= and std= undo a normalisation together; pass both, or preprocessing=")
-    if mean is not None:
-        shift, scale = (
-            torch.as_tensor(numbers, dtype=flat.dtype).reshape(-1, *[1] * (flat.ndim - 2)) for numbers in (mean, std)
-        )
-        flat = flat * scale + shift
-        flat = flat.clamp(0, 1) if images.shape[1] in (1, 3) else flat
-    if images.shape[1] == 3 or (images.shape[1] == 1 and images.ndim == 4):
-        _check_range("images", flat, "pass preprocessing=, or mean= and std=, to undo the normalisation")
-    return to_visible(flat, bands)
-
-
-def _map(name: str, maps: Tensor, images: Tensor) -> Tensor:
-    """Maps of the size of the images on the CPU, with shape and range checked."""
-    expected = [len(images), *images.shape[2:]]
-    if list(maps.shape) != expected:
-        raise DataError(f"maps of {name!r} are {expected}, one per image and of its size; got {list(maps.shape)}")
-    known = maps.detach().cpu().float()
-    _check_range(f"maps of {name!r}", known, "xaieval.explain returns such maps")
-    return known
-
-
-def _check_range(what: str, values: Tensor, mend: str) -> None:
-    """Raise a DataError, which says how to mend it, unless all finite values are in [0, 1]."""
-    known = values[values.isfinite()]
-    if len(known) and not -SLACK <= known.min() <= known.max() <= 1 + SLACK:
-        raise DataError(f"{what} are in [0, 1]; these are in [{known.min():.3g}, {known.max():.3g}]; {mend}")

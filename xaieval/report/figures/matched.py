@@ -69,7 +69,7 @@ def matched_figure(
         ['method, 95 % interval of the excess', 'shifted']
     """
     table = compare_with_matched_controls(
-        scores.rows, scores.metrics, scores.matched_controls, scores.controls, level, scores.seed, scores.group_weights
+        scores.sample.rows, scores.metrics, scores.matched_controls, scores.controls, level, scores.seed, scores.group_weights
     )
     entry = metric_entry(scores, metric or next(iter(table["metric"]), None))
     if table.empty:
@@ -82,7 +82,7 @@ def matched_figure(
         raise MetricError(
             f"{entry['name']} has no matched controls in this run; those of confidences and curves have, such as average_drop"
         )
-    pairs = [pair for pair in pairs_of(scores.rows) if pair in set(zip(table["layer"], table["method"], strict=True))]
+    pairs = [pair for pair in pairs_of(scores.sample.rows) if pair in set(zip(table["layer"], table["method"], strict=True))]
     axes = one_axes(size, ax)
     key = _draw(axes, table, pairs, scores.matched_controls, level)
     names = [plain(name, name_characters(figure_of(axes))) for name in pair_names(pairs)]

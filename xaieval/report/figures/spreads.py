@@ -78,7 +78,7 @@ def spread_figure(
             "or a metric such as average_drop"
         )
     shown = subset(scores)
-    table, values = summary_of(shown, level), _values(shown.rows, entry["name"])
+    table, values = summary_of(shown, level), _values(shown.sample.rows, entry["name"])
     edges = _edges(values, entry["name"])
     axes = one_axes(size, ax)
     hues = dict(zip(table.index.unique("method"), colours() * len(table), strict=False))

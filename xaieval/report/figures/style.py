@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ Size = float | tuple[float, float] | None
 COLUMN, PAGE = 3.5, 7.0  # inches, the width of one column and of two in most journals
 GAP = 1.5  # letters between the columns of a legend
 TALL = 12.0  # inches, the height of a figure before it is fitted
+SCREEN = 100  # pixels per inch of a figure in a notebook
 
 # The colours of Okabe and Ito without yellow, which is hard to see on white, and a dark grey, which colour-blind readers
 # distinguish from the others as well as those from each other (a test computes it). `colours` adds the text colour as black.
@@ -131,7 +133,18 @@ def new_figure(size: Size, width: float = PAGE, layout: str = "constrained") -> 
     inches = (size, TALL) if isinstance(size, int | float) else size or (width, TALL)
     if len(inches) != 2 or not min(inches) > 0:
         raise UsageError(f"size is a positive width, or (width, height), in inches; got {size!r}")
-    return Figure(figsize=inches, layout=layout)  # type: ignore[arg-type]  # a name that matplotlib knows
+    return _Shown(figsize=inches, layout=layout)  # type: ignore[arg-type]  # a name that matplotlib knows
+
+
+class _Shown(Figure):
+    """A figure that notebooks display although pyplot does not know it, with or without `%matplotlib inline`."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Sharp pixels, and the size in which a page shows them. Where matplotlib's own display is set up, that one is used."""
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=2 * SCREEN)
+        width, height = self.get_size_inches()
+        return file.getvalue(), {"width": round(SCREEN * width), "height": round(SCREEN * height)}
 
 
 def one_axes(size: Size, ax: Axes | None, width: float = PAGE) -> Axes:

@@ -14,7 +14,16 @@ from xaieval.report.figures.data import Pair, first_directed, pairs_of, rows_of
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 
-__all__ = ["EACH", "MOST_PAIRS", "ImageChoice", "choose_images", "images_to_show", "methods_to_show", "pairs_to_show"]
+__all__ = [
+    "EACH",
+    "MOST_PAIRS",
+    "ImageChoice",
+    "choose_images",
+    "images_to_show",
+    "methods_to_explore",
+    "methods_to_show",
+    "pairs_to_show",
+]
 
 EACH, MOST_PAIRS = 3, 12  # images of each kind; the largest number of layers and methods
 
@@ -71,16 +80,26 @@ def methods_to_show(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]
         MetricError: A method is not in the run.
     """
     controls = scores.controls
-    known = list(scores.rows["method"].unique())
+    known = list(scores.sample.rows["method"].unique())
     for method in methods:
         if method not in known:
             raise MetricError(f"no method {method!r} in this run; {choose_from(method, known)}")
     return list(methods) or [*(method for method in known if method not in controls), *known][:1]
 
 
+def methods_to_explore(scores: RunRecord, methods: Sequence[str] = ()) -> list[str]:
+    """The methods whose maps can be looked at one by one: the given ones, or all that are no control maps.
+
+    Raises:
+        MetricError: A method is not in the run.
+    """
+    own = [method for method in scores.sample.rows["method"].unique() if method not in scores.controls]
+    return methods_to_show(scores, methods) if methods or not own else own
+
+
 def pairs_to_show(scores: RunRecord, methods: Sequence[str]) -> list[Pair]:
     """All pairs of layer and method with these methods, in the order of the methods."""
-    pairs = [pair for pair in pairs_of(scores.rows) if pair[1] in methods]
+    pairs = [pair for pair in pairs_of(scores.sample.rows) if pair[1] in methods]
     return sorted(pairs, key=lambda pair: methods.index(pair[1]))
 
 
@@ -100,14 +119,14 @@ def choose_images(scores: RunRecord, pairs: Sequence[Pair], among: Collection[st
     metric = first_directed(scores.metrics)
     if metric is None:
         return None
-    rows = scores.rows[scores.rows["status"].isin(VALUED)]
+    rows = scores.sample.rows[scores.sample.rows["status"].isin(VALUED)]
     rows = rows if among is None else rows[rows["image_id"].isin(list(among))]
     ordered = {pair: _best_first(rows_of(rows, pair), metric) for pair in pairs}
     best = {pair: ids[: min(EACH, -(-len(ids) // 2))] for pair, ids in ordered.items()}
     worst = {pair: ids[::-1][: min(EACH, len(ids) // 2)] for pair, ids in ordered.items()}
     extremes = {image for kinds in (best, worst) for ids in kinds.values() for image in ids}
     # All images of the run are shuffled, so that the random images do not depend on `among` if it has them.
-    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.rows["image_id"].unique()))
+    shuffled = np.random.default_rng(scores.seed).permutation(sorted(scores.sample.rows["image_id"].unique()))
     rest = {image for ids in ordered.values() for image in ids} - extremes
     return ImageChoice(metric, best, worst, [str(image) for image in shuffled if image in rest][:EACH])
 

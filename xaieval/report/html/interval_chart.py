@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-__all__ = ["Interval", "Mark", "Panel", "draw_panel"]
+__all__ = ["Interval", "Mark", "Panel", "draw_panel", "round_ticks"]
 
 WIDTH, EDGE = 340, 10  # in SVG units; a phone's screen is about as wide
 TOP, ROW = 6, 35
@@ -95,7 +95,7 @@ def draw_panel(
         (170.0, ['0', '25', '50', '75', '100'])
     """
     drawn = intervals[:most]
-    ticks = _ticks([*([0.0] if with_zero else []), *(value for one in drawn for value in one[2:5])], percent)
+    ticks = round_ticks([*([0.0] if with_zero else []), *(value for one in drawn for value in one[2:5])], percent)
     low, high = ticks[0], ticks[-1]
 
     def place(value: float) -> float | None:
@@ -124,7 +124,7 @@ def _short(name: str, most: int) -> str:
     return name if len(name) <= most else "\N{HORIZONTAL ELLIPSIS}" + name[len(name) - most + 1 :]
 
 
-def _ticks(values: Sequence[Any], percent: bool) -> list[float]:
+def round_ticks(values: Sequence[Any], percent: bool) -> list[float]:
     """Round numbers from one end of the axis to the other."""
     finite = [float(value) for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)

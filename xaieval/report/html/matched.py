@@ -45,7 +45,7 @@ def matched_of(scores: RunRecord, level: float) -> MatchedSection | None:
     if not scores.matched_controls:
         return None
     table = compare_with_matched_controls(
-        scores.rows, scores.metrics, scores.matched_controls, scores.controls, level, scores.seed, scores.group_weights
+        scores.sample.rows, scores.metrics, scores.matched_controls, scores.controls, level, scores.seed, scores.group_weights
     )
     entries = {metric["name"]: metric for metric in scores.metrics}
     lines = [

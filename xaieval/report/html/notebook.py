@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-import pandas as pd
-
 from xaieval.analysis.controls import fooled_metrics
-from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note
 from xaieval.report.result_table import result_table
@@ -30,36 +28,35 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
         One `<div>`, with all names escaped. Warnings are left out for more than 20,000 rows, since they would take long.
 
     Example:
+        >>> import pandas as pd
         >>> from xaieval import Scores
         >>> rows = pd.DataFrame({"image_id": range(3), "layer": "<p2>", "method": "gradcam", "status": "ok"})
         >>> rows = rows.assign(a=[5.0, 9.0, 9.0])
         >>> scores = Scores(rows, {"metrics": [{"name": "a", "label": "A %", "higher_is_better": True, "interval": "mean"}]})
-        >>> "<td>7.7 [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
+        >>> "<strong>7.7</strong> [" in summary_html(scores), "&lt;p2&gt;" in summary_html(scores)
         (True, True)
     """
     shown = result_table(scores, level)
-    heads, *lines = shown.lines()
-    table = pd.DataFrame(lines, columns=heads).to_html(escape=True, index=False, border=0, justify="left")
-    images = scores.rows["image_id"].nunique()
+    images = scores.n_images
     state = "" if scores.complete else ", the run is not complete"
-    predictions = str(predictions_of(scores.rows, scores.manifest.get("classes")))
+    predictions = str(predictions_of(scores.images(IMAGE_COLUMNS), scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
     head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
-    wide = f'<div style="overflow-x: auto; white-space: nowrap">{table}</div>'  # an interval stays in one line
-    return f"<div>{head}{wide}<p>{escape(shown.caption)}</p>{_fooled(scores, level)}{_warnings(scores, level)}</div>"
+    wide = f'<div style="overflow-x: auto; white-space: nowrap">{shown.to_html()}</div>'  # an interval stays in one line
+    return f"<div>{head}{wide}{_fooled(scores, level)}{_warnings(scores, level)}</div>"
 
 
 def _fooled(scores: RunRecord, level: float) -> str:
     """The metrics that can be fooled, a line each."""
     labels = {entry["name"]: label_of(entry) for entry in scores.metrics}
-    told = fooled_metrics(scores.rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
+    told = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return "".join(f"<p>{escape(f'{labels[name]}: {text}')}</p>" for name, text in told.items())
 
 
 def _warnings(scores: RunRecord, level: float) -> str:
     """The warnings as a list."""
-    if len(scores.rows) > FEW:
+    if scores.n_rows > FEW:
         return "<p>Call <code>warnings()</code> for reasons not to trust these numbers.</p>"
     found = find_warnings(scores, level)
     return f"<ul>{''.join(f'<li>{escape(finding.text)}</li>' for finding in found)}</ul>" if found else ""

@@ -5,46 +5,45 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from xaieval.analysis.controls import fooled_metrics
-from xaieval.analysis.predictions import predictions_of
+from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.summary import why_missing
 from xaieval.errors import OutputError
-from xaieval.report.figures.data import Pair, rows_of, summary_of
+from xaieval.report.figures.data import summary_of
 from xaieval.report.html.cross_section import cross_section
-from xaieval.report.html.formatting import format_number
-from xaieval.report.html.image_choice import MOST_PAIRS, ImageChoice, choose_images, methods_to_show, pairs_to_show
+from xaieval.report.html.curve_charts import curve_charts_of
+from xaieval.report.html.explorer import explorer_of
+from xaieval.report.html.galleries import galleries_of
+from xaieval.report.html.image_choice import methods_to_explore, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
+from xaieval.report.html.overview import best_of, doubts_of, how_sure, winners_of
 from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
-from xaieval.report.html.provenance import command_of, facts_of, subject_of
+from xaieval.report.html.provenance import command_of, facts_of, subject_of, without_folders
 from xaieval.report.html.row_table import list_rows
-from xaieval.report.html.sections import (
-    best_of,
-    comparison_of,
-    controls_beaten,
-    doubts_of,
-    lines_of,
-    panels_of,
-    selection_of,
-)
-from xaieval.report.html.thumbnails import Maps, colour_stops, data_url
+from xaieval.report.html.scatter import scatter_of
+from xaieval.report.html.sections import comparison_of, controls_beaten, lines_of, panels_of, selection_of
+from xaieval.report.html.thumbnails import Maps, colour_stops
+from xaieval.report.result_table import result_table
 from xaieval.results.matched import without_excess
-from xaieval.results.metric_display import decimals_of, groups_text, label_of
+from xaieval.results.metric_display import groups_text, label_of
 from xaieval.results.record import RunRecord
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
 
 MOST_UNREADABLE = 10  # the largest number of unreadable images that are listed
-NOT_GIVEN = "no maps were given; pass them to Scores.to_html as maps="
+STYLES = ("page.css", "instruments.css", "print.css")
+SCRIPTS = ("shared.js", "rows.js", "grid.js", "viewer.js", "scatter.js", "export.js")
+NOT_GIVEN = "no maps were kept or given; score with keep_maps=24, or pass them to Scores.to_html as maps="
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class ReportOptions:
     """What a report shows in addition to the run itself.
 
     Attributes:
-        maps: Images with their maps (default: no maps).
+        maps: Images with their maps (default: those that the run kept).
         why_no_maps: The reason to give if there are no maps.
         methods: Methods whose maps and selected layers are shown (default: the first one that is not a control map).
         classes: Names of the labels.
@@ -61,6 +60,8 @@ class ReportOptions:
         cross: The result of `xaieval.cross_score`: which part of a difference between models is that of their maps.
         level: Level of intervals and tests, in (0, 1).
         across_protocols: Compare although the runs were measured under different protocols.
+        attention: Name the layers that need attention, as FAL does.
+        model_classes: Names of the model's classes, if they are not those of the labels.
     """
 
     maps: Maps | None = None
@@ -72,24 +73,8 @@ class ReportOptions:
     cross: RunRecord | None = None
     level: float = 0.95
     across_protocols: bool = False
-
-
-class Picture(NamedTuple):
-    """An image, its map over it, and the text below them."""
-
-    image_id: str
-    image: str
-    overlay: str
-    value: str
-    confidence: str
-
-
-class Gallery(NamedTuple):
-    """The pictures of a layer and method, by kind: best, worst, at random."""
-
-    layer: str
-    method: str
-    kinds: list[tuple[str, list[Picture]]]
+    attention: bool = False
+    model_classes: Sequence[str] = ()
 
 
 def write_report(scores: RunRecord, path: str | Path, options: ReportOptions) -> int:
@@ -130,8 +115,7 @@ def render_report(scores: RunRecord, options: ReportOptions) -> str:
     """
     if not scores.metrics:
         raise OutputError("the manifest lists no metrics, so there is nothing to report; xaieval.score writes them")
-    templates = files("xaieval.report.html") / "templates"
-    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = _joined(STYLES), f"(() => {{\n{_joined(SCRIPTS)}}})();\n"
     return (
         _templates()
         .get_template("page.html")
@@ -148,54 +132,124 @@ def render_report(scores: RunRecord, options: ReportOptions) -> str:
     )
 
 
+def _joined(names: Sequence[str]) -> str:
+    """The package's own files, one after another: a policy that allows one hash allows one script."""
+    templates = files("xaieval.report.html") / "templates"
+    return "".join((templates / name).read_text(encoding="utf-8") for name in names)
+
+
 @cache
 def _templates() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("xaieval.report.html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
+    return environment
+
+
+def breakable(name: Any) -> Markup:
+    """A name as HTML that may be broken after a slash.
+
+    Example:
+        >>> str(breakable("photos/cat & dog.png"))
+        'photos/<wbr>cat &amp; dog.png'
+    """
+    return escape(name).replace("/", Markup("/<wbr>"))
 
 
 def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     """The variables of the template."""
-    rows, manifest, level = scores.rows, scores.manifest, options.level
-    summary = summary_of(scores, level)
-    methods = methods_to_show(scores, options.methods)
+    return {
+        **_subject(scores),
+        **_overview(scores, options),
+        **_maps(scores, options),
+        "directions": {metric["name"]: metric["higher_is_better"] for metric in scores.metrics},
+        "pooled": pooled_of(scores, summary_of(scores, options.level), options.level),
+        "matched": matched_of(scores, options.level),
+        "curves": curve_charts_of(scores),
+        "comparison": options.other
+        and comparison_of(scores, options.other, options.names, options.level, options.across_protocols),
+        "cross": options.cross and cross_section(options.cross, options.level),
+        **_origin(scores, options),
+    }
+
+
+def _subject(scores: RunRecord) -> dict[str, Any]:
+    """What was scored, and what went wrong."""
+    rows, manifest = scores.sample.rows, scores.manifest
     model, data = subject_of(manifest)
-    choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
     unreadable = manifest.get("unreadable", [])
-    fooled = fooled_metrics(rows, scores.metrics, scores.controls, scores.group_weights, level, scores.seed)
     return {
         "model": model,
         "data": data,
-        "images": rows["image_id"].nunique(),
+        "images": scores.n_images,
         "groups": "" if scores.n_groups is None else groups_text(scores.n_groups, scores.group_weights),
         "layers": rows.loc[~rows["method"].isin(scores.controls), "layer"].nunique(),
         "methods": rows["method"].nunique() - len(scores.controls),
         "controls": scores.controls,
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
-        "metrics": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
-        "lines": lines_of(scores, summary),
-        "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, scores.group_weights),
-        "panels": panels_of(scores, summary),
-        "best": best_of(scores, summary, level),
-        "doubts": doubts_of(scores, summary, level),
-        "predictions": str(predictions_of(scores.rows, scores.manifest.get("classes"))),
-        "statuses": {str(name): int(count) for name, count in rows["status"].value_counts().items()},
-        "unreadable": unreadable[:MOST_UNREADABLE],
+        "predictions": predictions_of(scores.images(IMAGE_COLUMNS), manifest.get("classes")),
+        "statuses": scores.statuses,
+        "unreadable": [one | {"reason": without_folders(one["reason"])} for one in unreadable[:MOST_UNREADABLE]],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
-        "beaten": controls_beaten(scores, level),
-        "pooled": pooled_of(scores, summary, level),
-        "matched": matched_of(scores, level),
-        "selection": selection_of(scores, methods, level),
-        "comparison": options.other and comparison_of(scores, options.other, options.names, level, options.across_protocols),
-        "cross": options.cross and cross_section(options.cross, level),
-        **_pictures(scores, options, methods),
-        "listing": list_rows(rows, scores.metrics, scores.controls, options.classes, scores.seed),
+    }
+
+
+def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
+    """What came out: the best, how sure that is, what to doubt, and the table with its charts."""
+    level, weights = options.level, scores.group_weights
+    summary, table = summary_of(scores, level), result_table(scores, level)
+    fooled = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, weights, level, scores.seed)
+    beaten = controls_beaten(scores, level)
+    best = best_of(scores, table, fooled)
+    methods = methods_to_show(scores, options.methods)
+    return {
+        "best": best,
+        "winners": winners_of(best, beaten),
+        "sure": how_sure(best, f"{level:.0%}") if best else "",
+        "doubts": doubts_of(scores, summary, level),
+        "headings": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
+        "lines": lines_of(scores, summary),
+        "why_no_interval": why_missing(summary, [metric["name"] for metric in scores.metrics], level, weights),
+        "panels": panels_of(scores, summary),
+        "scatter": scatter_of(scores, summary),
+        "exports": {"csv": table.to_csv(), "tex": table.to_latex(), "md": table.to_markdown()},
+        "beaten": beaten,
+        "selection": selection_of(scores, methods, level) if options.attention else [],
+    }
+
+
+def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
+    """The pictures, and the rows, which contain those of all pictures."""
+    rows, methods = scores.sample.rows, methods_to_show(scores, options.methods)
+    maps = scores.maps if options.maps is None else options.maps
+    galleries = galleries_of(scores, maps, methods, without_folders(options.why_no_maps))
+    known = set() if maps is None or not galleries.ids else set(maps.number) & set(rows["image_id"])
+    pairs = pairs_to_show(scores, methods_to_explore(scores, options.methods))
+    explorer = explorer_of(maps, [*galleries.ids, *sorted(known)] if known else [], pairs)
+    own = options.classes if len(options.classes) == scores.manifest.get("classes") else ()  # else labels of another space
+    classes = options.model_classes or own
+    listing = list_rows(
+        rows, scores.metrics, scores.controls, options.classes, scores.seed, shown=explorer.ids, model_classes=classes
+    )
+    return {
+        "galleries": galleries,
+        "strips": maps is not None and maps.are_volumes,
+        "explorer": explorer,
+        "listing": replace(listing, all_images=scores.n_images, rows=scores.n_rows),
+    }
+
+
+def _origin(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
+    """The protocol and the origin of the numbers."""
+    manifest = scores.manifest
+    choices = {name.removeprefix("protocol."): value for name, value in manifest.get("run", {}).items() if "protocol." in name}
+    return {
         "protocol": protocol_sentences(choices) if choices else [],
         "preset": preset_of(choices) if choices else None,
         "command": command_of(manifest),
@@ -207,58 +261,6 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 def _heading(metric: Mapping[str, Any], fooled: Mapping[str, str]) -> dict[str, Any]:
     """What the heading of a metric's column says."""
     return {"label": label_of(metric), "higher": metric["higher_is_better"], "fooled": fooled.get(metric["name"], "")}
-
-
-def _pictures(scores: RunRecord, options: ReportOptions, methods: Sequence[str]) -> dict[str, Any]:
-    """The variables of the template that concern maps."""
-    maps, pairs = options.maps, pairs_to_show(scores, methods)
-    variables: dict[str, Any] = {
-        "galleries": [],
-        "strips": maps is not None and maps.are_volumes,
-        "why_no_maps": options.why_no_maps,
-        "chosen_by": "",
-        "among": 0,
-        "pairs_left": 0,
-    }
-    if maps is None:
-        return variables
-    pairs = [pair for pair in pairs if pair[0] in maps.maps.get(pair[1], {})]
-    choice = choose_images(scores, pairs[:MOST_PAIRS])
-    among = 0
-    if choice is not None and not set(choice.ids) <= set(maps.number):
-        choice = choose_images(scores, pairs[:MOST_PAIRS], among=maps.number)
-        among = len(set(maps.number) & set(scores.rows["image_id"]))
-    if choice is None or not choice.ids:
-        return variables | {"why_no_maps": "none of the given maps belongs to an image, layer and method that has a value"}
-    return variables | {
-        "galleries": [_gallery(scores, maps, choice, pair) for pair in pairs[:MOST_PAIRS]],
-        "chosen_by": label_of(choice.metric),
-        "among": among,
-        "pairs_left": max(0, len(pairs) - MOST_PAIRS),
-    }
-
-
-def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
-    """The pictures of a layer and method."""
-    layer, method = pair
-    rows = rows_of(scores.rows, pair).set_index("image_id")
-    kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
-    return Gallery(
-        layer, method, [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]
-    )
-
-
-def _picture(maps: Maps, choice: ImageChoice, rows: Any, pair: Pair, image_id: str) -> Picture:
-    """An image with its map and its scores."""
-    place, row = maps.number[image_id], rows.loc[image_id]
-    columns = [name for name in ("confidence", "masked_confidence") if name in rows and rows[name].notna().any()]
-    return Picture(
-        image_id=image_id,
-        image=data_url(maps.picture(place)),
-        overlay=data_url(maps.map_over(place, *pair)),
-        value=f"{label_of(choice.metric)} {format_number(row[choice.metric['name']], decimals_of(choice.metric))}",
-        confidence=" \N{RIGHTWARDS ARROW} ".join(format_number(row[name], 2) for name in columns),
-    )
 
 
 def _csp_hash(text: str) -> str:

@@ -32,10 +32,10 @@ def pooled_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> PooledS
         summary: Its summary.
         level: Level of the intervals.
     """
-    numbers = pooled_numbers(scores.rows, scores.metrics)
+    numbers = pooled_numbers(scores.sample.rows, scores.metrics)
     if not numbers:
         return None
-    table = pooled(scores.rows, scores.metrics, None, level, seed=scores.seed, weights=scores.group_weights)
+    table = pooled(scores.sample.rows, scores.metrics, None, level, seed=scores.seed, weights=scores.group_weights)
     counts = summary[["n_images", "n_failed"]].join(table)
     headings = [(label_of(number), _images(table[f"{number['name']}_n"])) for number in numbers]
     return PooledSection(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from xaieval.results.rows import GROUP
 
 __all__ = ["Column", "Listing", "list_rows"]
 
-MOST_BYTES = 5_000_000  # the largest size of the rows in a page
+MOST_BYTES = 3_500_000  # the largest size of the rows in a page
+FIRST_GUESS = 200  # images whose size tells how many fit
 MOST_WORST = 20  # the number of rows shown without JavaScript
 WORDS = ("image_id", "layer", "method", GROUP, "status")
 CLASSES = ("label", "predicted", "target")
@@ -32,12 +33,14 @@ class Column:
     """A column of the table.
 
     Attributes:
+        name: The name of the column in the rows.
         label: The heading.
         values: One value per row: a number, None, or an index into `words`.
         words: The texts that the values stand for, None for numbers.
         digits: Decimals of numbers.
     """
 
+    name: str
     label: str
     values: Sequence[Any]
     words: Sequence[str] | None = None
@@ -52,7 +55,7 @@ class Column:
 
     def to_dict(self) -> dict[str, Any]:
         """The column as plain values, for JSON."""
-        return {"label": self.label, "values": self.values, "words": self.words, "digits": self.digits}
+        return {"name": self.name, "label": self.label, "values": self.values, "words": self.words, "digits": self.digits}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Listing:
         columns: The columns of the table.
         worst: Positions of the rows that are shown without JavaScript.
         by: Label of the metric in which these rows are the worst; "" if they are simply the first rows.
-        images: Number of images in the page.
+        images: Number of images whose rows are in the page.
         all_images: Number of images in the run.
         rows: Number of rows in the run.
     """
@@ -88,8 +91,11 @@ def list_rows(
     classes: Sequence[str] = (),
     seed: int = 0,
     most_bytes: int = MOST_BYTES,
+    *,
+    shown: Collection[str] = (),
+    model_classes: Sequence[str] = (),
 ) -> Listing:
-    """The rows as a table; if they do not fit, the rows of images drawn at random.
+    """The rows as a table; if they do not fit, the rows of the images that are shown and of others drawn at random.
 
     Args:
         rows: The rows of a run.
@@ -98,6 +104,8 @@ def list_rows(
         classes: Names of the labels.
         seed: Seed of the random draw.
         most_bytes: The largest size of the rows as JSON.
+        shown: Ids of images whose rows are in the table in any case.
+        model_classes: Names of the model's classes.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": ["a", "b"], "layer": "p5", "method": "gradcam", "average_drop": [1.0, 2.0]})
@@ -106,14 +114,22 @@ def list_rows(
         ['b', 'p5', 'gradcam', '2.0']
     """
     images = pd.Index(rows["image_id"].unique())
-    order = np.random.default_rng(seed).permutation(len(images))
-    kept = rows
-    columns = _columns(kept, metrics, classes)
-    count = len(images)
+    drawn = np.random.default_rng(seed).permutation(len(images))
+    first = images.isin(list(shown))[drawn]
+    order = np.concatenate([drawn[first], drawn[~first]])
+
+    def of(count: int) -> tuple[pd.DataFrame, list[Column]]:
+        kept = rows if count == len(images) else rows[rows["image_id"].isin(images[order[:count]])]
+        return kept, _columns(kept, metrics, classes, model_classes)
+
+    count = min(len(images), FIRST_GUESS)
+    kept, columns = of(count)
+    if count < len(images):
+        count = max(1, min(len(images), int(1.1 * count * most_bytes / _size(columns))))
+        kept, columns = of(count)
     while (size := _size(columns)) > most_bytes and count > 1:
         count = max(1, min(count - 1, int(0.97 * count * most_bytes / size)))
-        kept = rows[rows["image_id"].isin(images[np.sort(order[:count])])]
-        columns = _columns(kept, metrics, classes)
+        kept, columns = of(count)
     metric = first_directed(metrics)
     worst = [] if metric is None else _worst(kept, metric, controls)
     by = label_of(metric) if metric and worst else ""
@@ -125,7 +141,7 @@ def _size(columns: Sequence[Column]) -> int:
     return sum(len(json.dumps(column.to_dict(), separators=(",", ":"))) for column in columns)
 
 
-def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> list[Column]:
+def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str], model_classes: Sequence[str]) -> list[Column]:
     columns = []
     names = {metric["name"]: metric for metric in metrics}
     for name in ("image_id", "layer", "method", GROUP, *CLASSES, *SHARES, *names, "status"):
@@ -133,29 +149,29 @@ def _columns(rows: pd.DataFrame, metrics: Metrics, classes: Sequence[str]) -> li
             continue
         label = label_of(names[name]) if name in names else LABELS.get(name, name)
         if name in WORDS:
-            columns.append(_of_words(label, rows[name]))
+            columns.append(_of_words(name, label, rows[name]))
         elif name in CLASSES:
-            columns.append(_of_classes(label, rows[name], classes if name == "label" else ()))
+            columns.append(_of_classes(name, label, rows[name], classes if name == "label" else model_classes))
         else:
-            columns.append(_of_numbers(label, rows[name], SHARES.get(name) or decimals_of(names[name])))
+            columns.append(_of_numbers(name, label, rows[name], SHARES.get(name) or decimals_of(names[name])))
     return columns
 
 
-def _of_words(label: str, values: pd.Series[Any]) -> Column:
+def _of_words(name: str, label: str, values: pd.Series[Any]) -> Column:
     places, words = pd.factorize(values.astype(object).where(values.notna(), NO_VALUE).astype(str))
-    return Column(label, places.tolist(), [str(word) for word in words])
+    return Column(name, label, places.tolist(), [str(word) for word in words])
 
 
-def _of_classes(label: str, values: pd.Series[Any], classes: Sequence[str]) -> Column:
+def _of_classes(name: str, label: str, values: pd.Series[Any], classes: Sequence[str]) -> Column:
     """A column of classes: by name if all of them have a name, else by number."""
     numbers = [None if pd.isna(value) else int(value) for value in values]
     known = all(number is None or 0 <= number < len(classes) for number in numbers)
-    return Column(label, numbers, [str(name) for name in classes] if classes and known else None)
+    return Column(name, label, numbers, [str(one) for one in classes] if classes and known else None)
 
 
-def _of_numbers(label: str, values: pd.Series[Any], digits: int) -> Column:
+def _of_numbers(name: str, label: str, values: pd.Series[Any], digits: int) -> Column:
     rounded = np.round(values.to_numpy(dtype=float), digits)
-    return Column(label, [float(value) + 0.0 if np.isfinite(value) else None for value in rounded], None, digits)
+    return Column(name, label, [float(value) + 0.0 if np.isfinite(value) else None for value in rounded], None, digits)
 
 
 def _worst(rows: pd.DataFrame, metric: Mapping[str, Any], controls: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The results in a report: the table, the best methods, warnings, selected layers, controls, the comparison of two runs."""
+"""The results in a report: the table, controls, selected layers, the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pandas as pd
 from xaieval.analysis.comparability import protocols_of
 from xaieval.analysis.comparison import compare
 from xaieval.analysis.controls import compare_with_controls, rivals
-from xaieval.analysis.ranking import RankedItems, rank
 from xaieval.analysis.selection import select_layers
-from xaieval.analysis.warnings import find_warnings
 from xaieval.errors import MetricError
 from xaieval.report.figures.data import DIRECTIONS, Pair, pairs_of
 from xaieval.report.html.formatting import format_ends, format_interval, format_number
@@ -21,25 +19,21 @@ from xaieval.report.html.interval_chart import Interval, Panel, draw_panel
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
-from xaieval.results.rows import NO_LAYER
 
 __all__ = [
-    "Best",
     "Cell",
     "Comparison",
     "Line",
     "SelectedLayers",
-    "best_of",
+    "best_pair",
     "comparison_of",
     "controls_beaten",
-    "doubts_of",
     "lines_of",
     "panels_of",
     "selection_of",
+    "title_of",
 ]
 
-FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
-MOST_RANKED = 8  # the largest number of layers and methods that are tested against each other
 MOST_PANELS = 6  # the largest number of metrics with a chart
 ATTENTION = ("increase_in_confidence", "average_drop")  # the metrics that select layers, if the run has them
 
@@ -66,28 +60,6 @@ class Line(NamedTuple):
     failed: int
 
 
-class Best(NamedTuple):
-    """The best layer and method in a metric.
-
-    Attributes:
-        metric: Label of the metric.
-        way: Which direction is better.
-        value: The mean as text.
-        interval: The interval as text.
-        layer: Address of the layer.
-        method: Name of the method.
-        ties: The layers and methods that are not significantly worse; None if that was not tested.
-    """
-
-    metric: str
-    way: str
-    value: str
-    interval: str
-    layer: str
-    method: str
-    ties: list[str] | None
-
-
 class SelectedLayers(NamedTuple):
     """The layers that need attention by a method, worst first, and the reasons: a conclusion, the tests, and their settings."""
 
@@ -109,7 +81,7 @@ class Comparison(NamedTuple):
 def lines_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric] | None = None) -> list[Line]:
     """The rows of the table of results, of the metrics of the run or of others that the summary has."""
     metrics, controls = without_excess(scores.metrics) if metrics is None else metrics, scores.controls
-    best = {metric["name"]: _best_pair(summary, metric, controls) for metric in metrics}
+    best = {metric["name"]: best_pair(summary, metric, controls) for metric in metrics}
     return [
         Line(
             layer=pair[0],
@@ -131,7 +103,7 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric
     rows = list(zip(shown.index, shown.to_dict("records"), strict=True))
     return [
         draw_panel(
-            _title(metric),
+            title_of(metric),
             DIRECTIONS[metric["higher_is_better"]],
             [_interval(layer, method, row, metric, method in scores.controls) for (layer, method), row in rows],
             "%" in label_of(metric),
@@ -140,36 +112,11 @@ def panels_of(scores: RunRecord, summary: pd.DataFrame, metrics: Sequence[Metric
     ]
 
 
-def best_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[Best]:
-    """For each metric that has a direction, the best layer and method, without controls."""
-    controls = scores.controls
-    results = []
-    for metric in scores.metrics:
-        pair = _best_pair(summary, metric, controls)
-        if metric["higher_is_better"] is not None and pair is not None:
-            cell = _cell(summary.loc[[pair]].to_dict("records")[0], metric, True)
-            ties = _ties(scores, metric, pair, level)
-            way = DIRECTIONS[metric["higher_is_better"]]
-            results.append(Best(_title(metric), way, cell.mean, cell.interval, *pair, ties))
-    return results
-
-
-def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
-    """The warnings of the run, and one more if there are few images."""
-    doubts = [finding.text for finding in find_warnings(scores, level)]
-    fewest = int(summary["n_images"].min())
-    few = (
-        f"only {fewest} {'image counts' if fewest == 1 else 'images count'} for a layer and method; with fewer than {FEW}, "
-        "intervals of skewed values contain the true mean too rarely, so score more images"
-    )
-    return [*([few] if fewest < FEW else []), *doubts]
-
-
 def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[str, list[str]]]]:
     """Per layer and method, for each metric that has a direction: how many controls it beats, and which it does not beat."""
-    if not scores.rows["method"].isin(rivals(scores.controls)).any():
+    if not scores.sample.rows["method"].isin(rivals(scores.controls)).any():
         return {}
-    table = compare_with_controls(scores.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
+    table = compare_with_controls(scores.sample.rows, scores.metrics, scores.controls, level, scores.seed, scores.group_weights)
     beaten: dict[Pair, list[tuple[str, list[str]]]] = {}
     groups: Any = table.groupby(["layer", "method", "metric"], sort=False)
     for (layer, method, _), tests in groups:
@@ -180,7 +127,7 @@ def controls_beaten(scores: RunRecord, level: float) -> dict[Pair, list[tuple[st
 
 def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> list[SelectedLayers]:
     """For each method that has several layers, the layers that need attention, and the reasons."""
-    counts = Counter(method for _, method in pairs_of(scores.rows))
+    counts = Counter(method for _, method in pairs_of(scores.sample.rows))
     names = [metric["name"] for metric in scores.metrics if metric["higher_is_better"] is not None]
     by = [name for name in ATTENTION if name in names] or names[:1]
     several = [method for method in methods if counts[method] > 1]
@@ -190,7 +137,9 @@ def selection_of(scores: RunRecord, methods: Sequence[str], level: float) -> lis
 def _selected(scores: RunRecord, method: str, by: Sequence[str], level: float) -> SelectedLayers:
     """The layers that need attention by one method, or the reason why the tests cannot be made."""
     try:
-        selection = select_layers(scores.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights)
+        selection = select_layers(
+            scores.sample.rows, scores.metrics, None, by, method, level, scores.seed, scores.group_weights
+        )
     except MetricError as error:  # no image has rows that count at every layer
         return SelectedLayers(method, [], [str(error)])
     return SelectedLayers(method, list(selection), [line.strip() for line in repr(selection).split("\n")])
@@ -221,7 +170,7 @@ def comparison_of(
     for name, part in table.groupby("metric", sort=False):
         metric = metrics[str(name)]
         intervals = [_difference(row, decimals_of(metric)) for row in part.to_dict("records")]
-        panels.append(draw_panel(_title(metric), f"difference; {DIRECTIONS[metric['higher_is_better']]}", intervals, False))
+        panels.append(draw_panel(title_of(metric), f"difference; {DIRECTIONS[metric['higher_is_better']]}", intervals, False))
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
     better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
     verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
@@ -265,7 +214,7 @@ def _differences(scores: RunRecord, other: RunRecord) -> list[tuple[str, str, st
     return [(name, str(one.get(name)), str(two.get(name))) for name in {**one, **two} if one.get(name) != two.get(name)]
 
 
-def _title(metric: Metric) -> str:
+def title_of(metric: Metric) -> str:
     """The name of a metric with its label, such as "average drop (AD %)"."""
     name = str(metric["name"]).replace("_", " ")
     label = label_of(metric)
@@ -279,7 +228,7 @@ def _cell(row: Mapping[Any, Any], metric: Metric, best: bool) -> Cell:
     return Cell(format_number(row[name], digits), ends, best)
 
 
-def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
+def best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -> Pair | None:
     """The layer and method with the best mean, without controls."""
     higher = metric["higher_is_better"]
     own: Any = summary.loc[[pair[1] not in controls for pair in summary.index], metric["name"]].dropna()
@@ -287,34 +236,3 @@ def _best_pair(summary: pd.DataFrame, metric: Metric, controls: Sequence[str]) -
         return None
     pair: Pair = own.idxmax() if higher else own.idxmin()
     return pair
-
-
-def _ties(scores: RunRecord, metric: Metric, best: Pair, level: float) -> list[str] | None:
-    """The layers and methods that do not differ significantly from the best; None if there are too few or too many to test."""
-    rows = scores.rows[~scores.rows["method"].isin(scores.controls)]
-    pairs = pairs_of(rows)
-    if not 2 <= len(pairs) <= MOST_RANKED:
-        return None
-    layers, methods = (set(names) for names in zip(*pairs, strict=True))
-    over: RankedItems = "layer" if len(methods) == 1 else "method" if len(layers - {NO_LAYER}) <= 1 else "both"
-    try:
-        ranking = rank(
-            rows,
-            scores.metrics,
-            metric["name"],
-            over,
-            level=level,
-            resamples=1,
-            seed=scores.seed,
-            weights=scores.group_weights,
-        )
-    except MetricError:  # no image has rows that count for every item
-        return None
-    letters = {(row["layer"], row["method"]): row["letters"] for row in ranking.table.to_dict("records")}
-    own = set(letters.pop(best, ""))
-    return [_named(pair, over) for pair, other in letters.items() if own & set(other)]
-
-
-def _named(pair: Pair, over: RankedItems) -> str:
-    """The part of a pair that is ranked."""
-    return pair[0] if over == "layer" else pair[1] if over == "method" else ", ".join(pair)

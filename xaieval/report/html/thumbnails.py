@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -17,14 +17,15 @@ from torch.nn.functional import interpolate
 
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError
-from xaieval.report.figures.maps import COLOURS, OPAQUE
+from xaieval.report.figures.maps import OPAQUE
+from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 
-__all__ = ["Maps", "colour_stops", "data_url", "overlay"]
+__all__ = ["Maps", "colour_stops", "data_url", "in_colour", "overlay"]
 
-SIDE = 160  # pixels of the longer side
+SIDE = 128  # pixels of the longer side
 SIDE_OF_SLICE = 112  # of the longest side of a volume
-QUALITY = 80  # of JPEG; noise then takes 16 kB, a photo about 6 kB
+QUALITY = 80  # of JPEG; noise then takes 10 kB, a photo about 4 kB
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Maps:
         maps: For each method the result of `xaieval.explain` on these images: maps `[N, H, W]` in [0, 1] by layer, of volumes
             `[N, D, H, W]`.
         slices: What is shown of volumes, as in `xaieval.show`; the same slices for all maps of a volume.
+        masked: The images masked by each of the maps, in the same order and shape as `pixels`, in [0, 1] or as bytes (default:
+            no masked images are shown).
 
     Raises:
         DataError: Images or maps have the wrong shape.
@@ -53,6 +56,7 @@ class Maps:
     pixels: Tensor
     maps: Mapping[str, Mapping[str, Tensor]]
     slices: Slices | None = None
+    masked: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape, count = tuple(self.pixels.shape), len(self.ids)
@@ -66,6 +70,11 @@ class Maps:
             for layer, maps in layers.items():
                 if tuple(maps.shape) != expected:
                     raise DataError(f"maps of {method} at {layer} are {list(expected)}; got {list(maps.shape)}")
+        for method, layers in self.masked.items():
+            for layer, images in layers.items():
+                if images.shape[:1] + images.shape[2:] != expected or not images.shape[1]:
+                    wanted = [count, shape[1], *shape[2:]]
+                    raise DataError(f"images masked by {method} at {layer} are {wanted}; got {list(images.shape)}")
 
     @property
     def number(self) -> dict[str, int]:
@@ -77,20 +86,38 @@ class Maps:
         """Whether the pictures are slices of volumes."""
         return self.pixels.ndim == 5
 
-    def picture(self, place: int) -> Any:
-        """The thumbnail of an image, `[h, w, 3]` in [0, 1]."""
-        whole = to_visible(self.pixels[place : place + 1].detach().float().cpu())[0]
-        return self._flat(place, whole, 1.0).clamp(0, 1).permute(1, 2, 0).numpy()
+    def picture(self, place: int, side: int = SIDE) -> Any:
+        """The thumbnail of an image, `[h, w, 3]` in [0, 1], its longer side at most `side` pixels."""
+        return self._visible(place, self.pixels[place], side)
 
     def map_over(self, place: int, layer: str, method: str) -> Any:
         """The thumbnail of a map over its image in grey, `[h, w, 3]` in [0, 1]."""
-        one = self.maps[method][layer][place].detach().float().cpu()
-        return overlay(self.picture(place), self._flat(place, one[None], torch.nan)[0].numpy())
+        return overlay(self.picture(place), self._map(place, layer, method, SIDE))
 
-    def _flat(self, place: int, values: Tensor, ground: float) -> Tensor:
+    def map_in_colour(self, place: int, layer: str, method: str, side: int = SIDE) -> Any:
+        """The thumbnail of a map in colour, `[h, w, 3]` in [0, 1]."""
+        return in_colour(np.nan_to_num(self._map(place, layer, method, side)))
+
+    def masked_picture(self, place: int, layer: str, method: str, side: int = SIDE) -> Any:
+        """The thumbnail of the image masked by a map, `[h, w, 3]` in [0, 1]; None if it was not given."""
+        images = self.masked.get(method, {}).get(layer)
+        if images is None:
+            return None
+        one = images[place]
+        return self._visible(place, one if one.is_floating_point() else one / 255, side)
+
+    def _visible(self, place: int, image: Tensor, side: int) -> Any:
+        whole = to_visible(image[None].detach().float().cpu())[0]
+        return self._flat(place, whole, 1.0, side).clamp(0, 1).permute(1, 2, 0).numpy()
+
+    def _map(self, place: int, layer: str, method: str, side: int) -> Any:
+        one = self.maps[method][layer][place].detach().float().cpu()
+        return self._flat(place, one[None], torch.nan, side)[0].numpy()
+
+    def _flat(self, place: int, values: Tensor, ground: float, side: int) -> Tensor:
         """An image or a map of it `[C, H, W]` as a thumbnail; of volumes `[C, D, H, W]` the slices side by side."""
         if not self.are_volumes:
-            return _small(values, SIDE)
+            return _small(values, side)
         slices = check_slices(self.slices, self.pixels.shape[1])
         of_volume = [one[place].detach().float().cpu() for layers in self.maps.values() for one in layers.values()]
         cuts = cuts_through(torch.stack(of_volume or [torch.zeros(self.pixels.shape[2:])]), slices)
@@ -100,15 +127,20 @@ class Maps:
 
 def overlay(picture: Any, one: Any) -> Any:
     """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]; where the map is NaN, the image alone."""
-    colours = mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
+    colours = in_colour(one)
     grey = picture.mean(axis=2, keepdims=True)
     return np.where(np.isnan(one)[..., None], grey, (1 - OPAQUE) * grey + OPAQUE * colours)
 
 
-def data_url(picture: Any) -> str:
+def in_colour(one: Any) -> Any:
+    """A map `[h, w]` in [0, 1] in colour, `[h, w, 3]`."""
+    return mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
+
+
+def data_url(picture: Any, quality: int = QUALITY) -> str:
     """An image `[h, w, 3]` in [0, 1] as the data URL of a JPEG."""
     file = BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "JPEG", quality=QUALITY, optimize=True)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "JPEG", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

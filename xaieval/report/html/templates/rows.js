@@ -1,21 +1,12 @@
-"use strict";
-// Turns the static table into one of all rows, with sorting, filters and pages. Text is set as text, never as HTML.
-(() => {
-  const NOTHING = "\u2013", PAGE = 25, MOST_CHOICES = 200;
-  const columns = JSON.parse(document.getElementById("rows-data").textContent).columns;
+// Turns the static table into one of all rows, with sorting, filters and pages.
+{
+  const PAGE = 25, MOST_CHOICES = 200;
   const table = document.getElementById("rows-table"), body = table.tBodies[0];
   const form = document.getElementById("filters"), pager = document.getElementById("pager");
   const total = columns[0].values.length;
   const collator = new Intl.Collator("en", { numeric: true });
-  const grouped = new Intl.NumberFormat("en");
   let order = Array.from({ length: total }, (_, row) => row);
   let shown = order, first = 0;
-
-  const text = (column, row) => {
-    const value = column.values[row];
-    if (value === null) return NOTHING;
-    return column.words ? column.words[value] : value.toFixed(column.digits);
-  };
 
   // Words are sorted once, and rows are compared by the rank of their word.
   const keys = (column) => {
@@ -26,20 +17,14 @@
     return column.values.map((value) => (value === null ? null : rank[value]));
   };
 
-  const element = (name, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children);
-    return made;
-  };
-
   const status = element("p", { role: "status" });
-  const back = element("button", { type: "button", textContent: "Previous" });
-  const on = element("button", { type: "button", textContent: "Next" });
+  const back = button("Previous", () => { first = Math.max(0, first - PAGE); draw(); });
+  const on = button("Next", () => { first += PAGE; draw(); });
 
   const draw = () => {
     const page = shown.slice(first, first + PAGE);
     body.replaceChildren(...page.map((row) => element("tr", {}, ...columns.map((column) =>
-      element("td", { className: column.words ? "" : "n", textContent: text(column, row) })))));
+      element("td", { className: column.words ? "" : "n" }, ...breakable(textOf(column, row)))))));
     back.disabled = first === 0;
     on.disabled = first + PAGE >= shown.length;
     const of = shown.length === total ? "" : ` (of ${grouped.format(total)})`;
@@ -53,10 +38,9 @@
   const choices = [];
   for (const column of columns.slice(1)) {
     if (!column.words || column.words.length < 2 || column.words.length > MOST_CHOICES) continue;
-    const select = element("select", {}, element("option", { value: "", textContent: "all" }),
-      ...column.words.map((word, place) => element("option", { value: String(place), textContent: word })));
-    form.append(element("label", {}, column.label, select));
-    choices.push([column, select]);
+    const made = choice(column.label, [["", "all"], ...column.words.map((word, place) => [place, word])], () => filter());
+    form.append(made.label);
+    choices.push([column, made.select]);
   }
 
   const filter = () => {
@@ -80,16 +64,12 @@
 
   columns.forEach((column, place) => {
     const head = table.tHead.rows[0].cells[place];
-    const button = element("button", { type: "button", textContent: column.label });
-    button.addEventListener("click", () => sort(head, column));
-    head.replaceChildren(button);
+    head.replaceChildren(button(column.label, () => sort(head, column)));
   });
-  form.addEventListener("input", filter);
+  search.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
-  back.addEventListener("click", () => { first = Math.max(0, first - PAGE); draw(); });
-  on.addEventListener("click", () => { first += PAGE; draw(); });
   pager.append(back, on, status);
   form.hidden = pager.hidden = false;
   document.getElementById("rows-note").textContent = `${grouped.format(total)} rows. Select a heading to sort by its column.`;
   draw();
-})();
+}
