@@ -23,7 +23,7 @@ Confidences = Callable[[Tensor, Tensor], Tensor]
 
 
 def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alone: bool = False) -> list[Finding]:
-    """Run half of the images once more, at most `MOST`, by themselves. If that changes a confidence, run them again in the same way.
+    """Run half of the images, at most `MOST`, once more by themselves. If that changes a confidence, run them again so.
 
     Args:
         model: The model.
