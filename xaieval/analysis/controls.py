@@ -27,6 +27,7 @@ __all__ = [
     "BestMaps",
     "best_maps",
     "compare_with_controls",
+    "controls_ahead",
     "fooled_metrics",
     "metrics_beating_controls",
     "rivals",
@@ -57,10 +58,15 @@ class BestMaps:
     higher_is_better: bool
 
     @property
+    def same_mean(self) -> bool:
+        """Whether both have the same mean, rounding aside."""
+        return math.isclose(self.control_mean, self.mean, rel_tol=1e-9)
+
+    @property
     def control_wins(self) -> bool:
-        """Whether the control map is at least as good as the method."""
+        """Whether the mean of the control map is at least as good as that of the method."""
         ahead = self.control_mean > self.mean if self.higher_is_better else self.control_mean < self.mean
-        return ahead or math.isclose(self.control_mean, self.mean, rel_tol=1e-9)
+        return ahead or self.same_mean
 
 
 def rivals(controls: Sequence[str]) -> list[str]:
@@ -100,6 +106,58 @@ def best_maps(
         if control is not None and best is not None:
             found.append(BestMaps(metric, control, means[control], best, means[best], higher))
     return found
+
+
+def controls_ahead(
+    rows: pd.DataFrame,
+    higher_is_better: Mapping[str, bool],
+    controls: Sequence[str],
+    weights: Weights = "images",
+    seed: int = 0,
+) -> list[tuple[BestMaps, float]]:
+    """The metrics in which no method has a better mean than the best control map, and how surely the control map is better.
+
+    A mean can be ahead by chance. The control map with the best mean is therefore tested against every method as in
+    `compare_with_controls`, the other way round: it is better than all of them only if it is better than each, so the largest
+    p-value counts. It is multiplied by the number of control maps, because this one was chosen by its mean, and
+    corrected by Holm for all metrics. Fake-CAM does not count.
+
+    Args:
+        rows: The rows of a run.
+        higher_is_better: The direction of each metric.
+        controls: Names of the methods that are control maps.
+        weights: "images", or "groups" if every group counts the same in a mean.
+        seed: Seed of the random signs.
+
+    Returns:
+        The best maps of each such metric, and the corrected p-value of the control map.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
+        >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> [(found, p_value)] = controls_ahead(rows, {"average_drop": False}, ["random"])
+        >>> found.control, found.control_mean, round(p_value, 6)
+        (('input', 'random'), 10.0, 0.001953)
+    """
+    others = rivals(controls)
+    found = [one for one in best_maps(rows, higher_is_better, others, controls, weights) if one.control_wins]
+    tables = metric_tables(rows, [one.metric for one in found], ["layer", "method"]) if found else {}
+    p_values = [
+        min(1.0, len(others) * _p_value_of_control(tables[one.metric], one, controls, seed, rows, weights)) for one in found
+    ]
+    # The other metrics are tests, too: their control map is not ahead.
+    corrected = holm([*p_values, *[1.0] * (len(higher_is_better) - len(found))])
+    return list(zip(found, map(float, corrected), strict=False))
+
+
+def _p_value_of_control(
+    values: pd.DataFrame, found: BestMaps, controls: Sequence[str], seed: int, rows: pd.DataFrame, weights: Weights
+) -> float:
+    """One-sided p-value that the best control map is better than every method that has values."""
+    own = values.loc[:, ~values.columns.get_level_values("method").isin(controls)].dropna(axis="columns", how="all")
+    leads = values[[found.control]].to_numpy() - own.to_numpy()
+    groups = grouping_of(rows, values.index, weights)
+    return float(sign_flip_p_values((1 if found.higher_is_better else -1) * leads, seed=seed, groups=groups).max())
 
 
 def fooled_metrics(
