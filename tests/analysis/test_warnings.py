@@ -119,8 +119,8 @@ def test_a_control_that_is_significantly_better_than_every_method_is_said_to_be(
     assert _findings(_rows(pairs, average_drop=drops), [DROP], ["random", "edges", "fake-cam"]) == [
         (
             "control_is_best",
-            "average_drop: the control map edges (0.250) is significantly better than every method, the best of which is gradcam "
-            "at p5 (12.500); so a good average_drop alone proves nothing",
+            "average_drop: the control map edges (0.250) is significantly better than every method, the best of which is "
+            "gradcam at p5 (12.500); so a good average_drop alone proves nothing",
         )
     ]
 
@@ -168,7 +168,8 @@ def test_a_control_that_is_as_good_as_the_best_is_named_and_a_worse_one_is_not()
     values = {"average_drop": {CONTROL: 60.0}, "area": dict.fromkeys(pairs, 1.0)}
     tie = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.1 + 0.2) | {CONTROL: 0.3}, **values)
     assert _found(tie, [DROP, gain, area], ["random"]) == [
-        "gain: no method has a better mean than the control map random (0.300); the best, gradcam at p4 (0.300), has the same mean"
+        "gain: no method has a better mean than the control map random (0.300); the best, gradcam at p4 (0.300), has the same "
+        "mean"
     ]
     worse = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: 0.3}, **values)
     assert _found(worse, [DROP, gain, area], ["random"]) == []

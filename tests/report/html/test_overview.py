@@ -105,8 +105,8 @@ def test_doubts_are_in_the_words_and_digits_of_the_table_and_begin_with_the_chec
     doubts = doubts_of(record, result_table(record).frame, 0.95)
     assert doubts[0] == "The weights are random"
     assert (
-        "AD %: the control map random (0.0) is significantly better than every method, the best of which is a at p5 (20.0); so a "
-        "good AD % alone proves nothing"
+        "AD %: the control map random (0.0) is significantly better than every method, the best of which is a at p5 (20.0); so "
+        "a good AD % alone proves nothing"
     ) in doubts
     assert doubts[-1].startswith("Only 20 images count for a layer and method; with fewer than 50,")
     assert not any("average_drop" in doubt for doubt in doubts)
