@@ -170,7 +170,7 @@ def fooled_metrics(
 ) -> dict[str, str]:
     """The metrics in which no method is significantly better than Fake-CAM, each with a sentence for the user.
 
-    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
+    Fake-CAM is a map of ones except for one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
     tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
     hide that a metric can be fooled.
 
@@ -189,7 +189,7 @@ def fooled_metrics(
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False}
         >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
-        this metric can be fooled: fake-cam, which removes one pixel, has 0.000, the best method (gradcam at p5) 1.500
+        this metric can be fooled: fake-cam, ones except for one pixel, has 0.000, the best method (gradcam at p5) 1.500
     """
     check_level(level)
     fooling, higher_is_better = [name for name in controls if name == FOOLING], directions(metrics)
@@ -205,8 +205,8 @@ def fooled_metrics(
 def _fooled(found: BestMaps, digits: int) -> str:
     values = f"has {found.control_mean:.{digits}f}, the best method ({name_of_pair(found.best)}) {found.mean:.{digits}f}"
     if found.control_wins:
-        return f"this metric can be fooled: {FOOLING}, which removes one pixel, {values}"
-    return f"this metric may be fooled: {FOOLING}, which removes one pixel, {values}, which is not significantly better"
+        return f"this metric can be fooled: {FOOLING}, ones except for one pixel, {values}"
+    return f"this metric may be fooled: {FOOLING}, ones except for one pixel, {values}, which is not significantly better"
 
 
 def compare_with_controls(
