@@ -190,8 +190,8 @@ def test_the_best_of_many_methods_that_is_ahead_by_chance_does_not_hide_that_a_m
     assert best[1] == "gradcam"
     scores = _scores(values, controls=["fake-cam"])
     assert scores.fooled_metrics()[AD] == (
-        f"this metric may be fooled: fake-cam, ones except for one pixel, has {means['input', 'fake-cam']:.1f}, the best method "
-        f"(gradcam at {best[0]}) {means[best]:.1f}, which is not significantly better"
+        f"this metric may be fooled: fake-cam, ones except for one pixel, has {means['input', 'fake-cam']:.1f}, the best "
+        f"method (gradcam at {best[0]}) {means[best]:.1f}, which is not significantly better"
     )
 
 

@@ -170,9 +170,9 @@ def fooled_metrics(
 ) -> dict[str, str]:
     """The metrics in which no method is significantly better than Fake-CAM, each with a sentence for the user.
 
-    Fake-CAM is a map of ones except for one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
-    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
-    hide that a metric can be fooled.
+    Fake-CAM is a map of ones except for one pixel and explains nothing, so a good value of such a metric alone proves nothing.
+    Every method is tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance,
+    which must not hide that a metric can be fooled.
 
     Args:
         rows: The rows of a run.
