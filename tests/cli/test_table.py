@@ -140,6 +140,8 @@ def test_published_tables_are_listed_and_printed(command):
         "measured again: xaieval-bench score --model torchvision:resnet18 --pretrained --data folder:DIR --protocol torch-cam "
         "--layers layer4 --methods gradcam,gradcam++," in out
     )
+    assert "average_gain" not in out
+    assert command("published", "opti-cam")[1].count(" --metrics average_drop,increase_in_confidence,average_gain\n") == 2
     _, out, _ = command("published", "torch-cam/ResNet18")
     assert "resnet18" in out
     assert "mobilenet" not in out

@@ -21,7 +21,6 @@ __all__ = [
     "PUBLISHED",
     "PublishedTable",
     "beside_published",
-    "commands_of",
     "network_rows",
     "printed_text",
     "published_table",
@@ -162,23 +161,6 @@ def network_rows(table: PublishedTable, network: str | None = None, model: str =
             + advice(f"network={names[0]!r}", f"--published '{table.name}/{names[0]}'")
         )
     return rows[rows["network"] == (own["network"].iloc[0] if len(own) else names[0])]
-
-
-def commands_of(table: PublishedTable, rows: pd.DataFrame) -> list[str]:
-    """The commands that measure rows of a table again, one for each network that can be.
-
-    Example:
-        >>> table = published_table("score-cam")
-        >>> commands_of(table, table.rows.tail(3))[0].partition(" --protocol ")[2]
-        'score-cam --layers features.29 --methods gradcam,gradcam++,score-cam --published score-cam'
-    """
-    again = rows.dropna(subset=["model", "rerun"]) if "model" in rows else rows.iloc[:0]
-    return [
-        f"xaieval-bench score --model {model} --pretrained --data folder:DIR --protocol {table.name} "
-        f"--layers {','.join(dict.fromkeys(part['layer'].dropna()))} --methods {','.join(dict.fromkeys(part['rerun']))} "
-        f"--published {table.name}"
-        for model, part in again.groupby("model", sort=False)
-    ]
 
 
 def printed_text(value: float) -> str:

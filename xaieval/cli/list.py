@@ -194,7 +194,7 @@ def _print_published(table: PublishedTable, rows: pd.DataFrame) -> None:
     import pandas as pd
     from rich.table import Table
 
-    from xaieval.analysis.published import commands_of, printed_text
+    from xaieval.analysis.published import printed_text
 
     rows = rows.dropna(axis="columns", how="all")
     shown = Table("network", "method", box=None, header_style="bold")
@@ -212,11 +212,23 @@ def _print_published(table: PublishedTable, rows: pd.DataFrame) -> None:
     print_text(f"{table.source}, {table.where}; copied from {table.read_in}")
     print_text(f"protocol: {table.preset.does}")
     print_table(shown, names=2)
-    for command in commands_of(table, rows):
+    for command in _commands(table, rows):
         print_text(f"measured again: {command}")
     for text in (table.doubts, table.preset.open_choices):
         if text:
             print_text(f"open: {text}")
+
+
+def _commands(table: PublishedTable, rows: pd.DataFrame) -> list[str]:
+    """The commands that measure rows of a table again, one for each network that can be."""
+    again = rows.dropna(subset=["model", "rerun"]) if "model" in rows else rows.iloc[:0]
+    gain = " --metrics average_drop,increase_in_confidence,average_gain" if "average_gain" in rows else ""
+    return [
+        f"xaieval-bench score --model {model} --pretrained --data folder:DIR --protocol {table.name} "
+        f"--layers {','.join(dict.fromkeys(part['layer'].dropna()))} --methods {','.join(dict.fromkeys(part['rerun']))} "
+        f"--published {table.name}{gain}"
+        for model, part in again.groupby("model", sort=False)
+    ]
 
 
 def _preset_document(preset: Preset) -> dict[str, Any]:
