@@ -94,8 +94,8 @@ def _score(
     from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
-    check_published(options.published, as_json)
     methods = load_methods(options)
+    check_published(options.published, options.model, [method.name for method in methods], as_json)
     judge = None if options.judge is None else load_judge(options, model_options, options.judge)
     truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
     inputs = load_inputs(options, model_options, protocol_options, truth=truth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
     from xaieval.report.result_table import ResultTable
 
-__all__ = ["beside", "check_published", "table", "written"]
+__all__ = ["beside", "check_published", "name_and_network", "table", "written"]
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "excel"]
 ENDINGS: dict[str, Format] = {
@@ -94,24 +95,44 @@ def table(
     written(found, form, label, out)
 
 
-def check_published(published: str | None, as_json: bool = False) -> None:
-    """Refuse a published table that there is not, before anything is measured."""
+def check_published(published: str | None, model: str, methods: Sequence[str], as_json: bool = False) -> None:
+    """Refuse a published table that a run cannot be put beside, before anything is measured.
+
+    Args:
+        published: NAME or NAME/NETWORK; None if none is wanted.
+        model: The name of the run's model.
+        methods: The names of its methods.
+        as_json: Whether the run prints a JSON document.
+    """
     if published is None:
         return
 
-    from xaieval.analysis.published import published_table
+    from xaieval.analysis.published import network_rows, published_table
 
-    published_table(published.partition("/")[0])
+    name, network = name_and_network(published)
+    rows = network_rows(published_table(name), network, model)
+    again = list(rows["rerun"].dropna().unique())
+    if not again:
+        raise UsageError(f"no row of {published} can be measured again; `xaieval-bench published {name}` says why")
+    if not set(again) & set(methods):
+        raise UsageError(
+            f"--published {published} has the methods {', '.join(again)}, and the run none of them; add some by --methods"
+        )
     if as_json:
         raise UsageError("--published prints a table beside the results; leave out --json, or take it from 'table' later")
+
+
+def name_and_network(published: str) -> tuple[str, str | None]:
+    """The parts of NAME or NAME/NETWORK."""
+    name, _, network = published.partition("/")
+    return name, network or None
 
 
 def beside(run: Scores, published: str, level: float) -> ResultTable:
     """The table of a run with the numbers of a published one, NAME or NAME/NETWORK."""
     from xaieval.report import published_beside
 
-    name, _, network = published.partition("/")
-    return published_beside(run, name, network or None, level)
+    return published_beside(run, *name_and_network(published), level)
 
 
 def written(found: ResultTable, form: Format, label: str = "", out: Path | None = None) -> None:

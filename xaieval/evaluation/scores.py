@@ -22,6 +22,7 @@ from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.findings import Finding
+from xaieval.results.manifest import measured_text
 from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
@@ -54,7 +55,8 @@ class Scores(RunRecord):
         head = ", ".join(filter(None, [images, str(self.predictions)]))
         table = self.table()
         missing = why_missing(table.frame, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
-        return "\n".join(filter(None, [head, repr(table), missing, self.sample_note]))
+        measured = measured_text(self.manifest)
+        return "\n".join(filter(None, [head, repr(table), missing, self.sample_note, measured]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html

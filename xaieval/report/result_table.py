@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.published import beside_published, published_table
+from xaieval.analysis.published import beside_published, printed_text, published_table
+from xaieval.analysis.published_order import order_notes
 from xaieval.analysis.ranking import rank
 from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.errors import MetricError, OutputError, UsageError, printable
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, latex_table, markdown_text
-from xaieval.results.metric_display import counts_text, decimals_of, label_of, mean_text
+from xaieval.results.metric_display import counts_text, label_of, mean_text
 from xaieval.results.record import RunRecord
 
 __all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "published_beside", "result_table"]
@@ -204,7 +205,8 @@ def published_beside(scores: RunRecord, name: str, network: str | None = None, l
     numbers, notes = beside_published(scores, published_table(name), network)
     printed = numbers.reindex(found.frame.index)
     columns = {f"{metric['name']}_published": printed[metric["name"]] for metric in found.metrics if metric["name"] in printed}
-    return replace(found, frame=found.frame.assign(**columns), notes=notes)
+    order = order_notes(found.frame, numbers, found.metrics)
+    return replace(found, frame=found.frame.assign(**columns), notes=[*notes[:1], *order, *notes[1:]])
 
 
 def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
@@ -219,12 +221,7 @@ def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
 def _published(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """A number as it was printed."""
     value = row[f"{metric['name']}_published"]
-    return "-" if pd.isna(value) else f"{value:.{max(decimals_of(metric), _decimals(value))}f}"
-
-
-def _decimals(value: float) -> int:
-    """Decimals of a number that was printed with few of them."""
-    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return "-" if pd.isna(value) else printed_text(value)
 
 
 def _plain(value: Any) -> Any:

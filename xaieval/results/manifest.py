@@ -24,6 +24,7 @@ __all__ = [
     "describe_data",
     "describe_image",
     "digest",
+    "measured_text",
     "now",
     "tensor_bytes",
     "versions",
@@ -56,6 +57,26 @@ def completed(manifest: Mapping[str, Any]) -> dict[str, Any]:
         (True, ['started', 'ended'])
     """
     return {"complete": True, "dates": {**manifest.get("dates", {}), "ended": now()}}
+
+
+def measured_text(manifest: Mapping[str, Any]) -> str:
+    """When a run was measured, to the minute, and with what; "" if the manifest does not say when.
+
+    Example:
+        >>> dates = {"started": "2026-01-02T23:58:05Z", "ended": "2026-01-03T00:04:59Z"}
+        >>> measured_text({"dates": dates, "versions": {"xaieval": "0.1.0"}})
+        'measured 2026-01-02 23:58 to 2026-01-03 00:04 UTC, xaieval 0.1.0'
+        >>> measured_text({"dates": {"started": "2026-01-02T23:58:05Z", "ended": "2026-01-02T23:58:59Z"}})
+        'measured 2026-01-02 23:58 UTC'
+    """
+    written = [str(text) for text in (manifest.get("dates") or {}).values()]
+    # Minutes, each once, and no day twice.
+    minutes = list(dict.fromkeys(text[:16].replace("T", " ") for text in written))
+    if not minutes:
+        return ""
+    last = [text.removeprefix(minutes[0][:11]) for text in minutes[1:]]
+    version = (manifest.get("versions") or {}).get("xaieval")
+    return f"measured {' to '.join([minutes[0], *last])} UTC{f', xaieval {version}' if version else ''}"
 
 
 def describe_data(rows: pd.DataFrame | RowsInFile, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:

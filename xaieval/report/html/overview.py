@@ -16,7 +16,7 @@ from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, interval_text, label_of
 from xaieval.results.record import RunRecord
 
-__all__ = ["Best", "Winner", "best_of", "doubts_of", "how_sure", "winners_of"]
+__all__ = ["Best", "Winner", "best_of", "doubts_of", "how_sure", "size_note", "winners_of"]
 
 FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
 MOST_NAMED = 4  # pairs in a cell
@@ -140,6 +140,29 @@ def how_sure(best: Sequence[Best], level: str) -> str:
     if not certain:
         return f"Not certain: in no metric significantly better than all others ({level})."
     return f"Significantly better than all others in {certain}{f', but not in {open_}' if open_ else ''} ({level})."
+
+
+def size_note(winners: Sequence[Winner], summary: pd.DataFrame, controls: Sequence[str]) -> str:
+    """What to know of the size of the winner's maps: whether they keep the largest share of the image; "" if they do not.
+
+    Args:
+        winners: The layers and methods that are best in a metric.
+        summary: The summary of the run.
+        controls: Names of the control maps, which do not count.
+
+    Example:
+        >>> pairs = pd.MultiIndex.from_tuples([("p4", "cam"), ("p5", "cam")], names=["layer", "method"])
+        >>> size_note([Winner("p5", "cam", ["AD %"], [])], pd.DataFrame({"mask_area": [0.2, 0.5]}, pairs), [])
+        'The maps of p5 cam are the largest: they keep 50.0 % of the image, the others at most 20.0 %.'
+    """
+    areas = summary.get("mask_area", pd.Series(dtype=float)).dropna()
+    own = areas[[pair[1] not in controls for pair in areas.index]].sort_values(ascending=False)
+    largest = [winner for winner in winners if len(own) > 1 and (winner.layer, winner.method) == own.index[0]]
+    shares = [f"{100 * area:.1f}" for area in own[:2]]
+    if not largest or shares[0] == shares[1]:
+        return ""
+    name = " ".join(own.index[0])
+    return f"The maps of {name} are the largest: they keep {shares[0]} % of the image, the others at most {shares[1]} %."
 
 
 def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:

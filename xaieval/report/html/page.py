@@ -25,7 +25,7 @@ from xaieval.report.html.explorer import explorer_of
 from xaieval.report.html.galleries import galleries_of
 from xaieval.report.html.image_choice import methods_to_explore, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
-from xaieval.report.html.overview import best_of, doubts_of, how_sure, winners_of
+from xaieval.report.html.overview import best_of, doubts_of, how_sure, size_note, winners_of
 from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of, without_folders
@@ -207,11 +207,13 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     fooled = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, weights, level, scores.seed)
     beaten = controls_beaten(scores, level)
     best = best_of(scores, table, fooled)
+    winners = winners_of(best, beaten)
     methods = methods_to_show(scores, options.methods)
     return {
         "best": best,
-        "winners": winners_of(best, beaten),
+        "winners": winners,
         "sure": how_sure(best, f"{level:.0%}") if best else "",
+        "size": size_note(winners, summary, scores.controls),
         "doubts": doubts_of(scores, summary, level),
         "headings": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
         "lines": lines_of(scores, summary),
