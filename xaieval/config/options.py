@@ -44,6 +44,8 @@ __all__ = [
     "token_grid",
 ]
 
+SWITCHES = {"true": "True", "false": "False"}  # as JSON and TOML write them
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -103,6 +105,7 @@ class RunOptions:
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
+        metric_args: Settings of metrics by their names, such as --metric-args.road.fractions 0.2,0.5, .insertion.steps 8.
         target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
             of mosaics, label.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
@@ -141,6 +144,7 @@ class RunOptions:
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     method_args: ArgumentsByName = field(default_factory=dict)
+    metric_args: ArgumentsByName = field(default_factory=dict)
     target: str | None = None
     device: str | None = None
     precision: Literal["float32", "bf16", "fp16", "tf32", "auto"] = "float32"
@@ -177,6 +181,7 @@ class ScoreOptions(RunOptions):
         stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
+        keep_maps: Keep maps of this number of random images in the folder, so that `report` needs neither model nor data.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
         published: Also print the table with the numbers of a paper or tool beside it, such as opti-cam, or opti-cam/ResNet50 to
             name its network; `xaieval-bench published` lists them.
@@ -191,6 +196,7 @@ class ScoreOptions(RunOptions):
     stop: str | None = None
     stop_args: Arguments = field(default_factory=dict)
     judge: str | None = None
+    keep_maps: int = 0
     bands: Integers | None = None
     published: str | None = None
     nproc: int = 1
@@ -365,16 +371,16 @@ def token_grid(given: tuple[float, ...] | None) -> tuple[int, ...] | None:
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
-    """Arguments of a constructor: Python literals such as numbers and booleans as values, all others as text.
+    """Arguments of a constructor: Python literals such as numbers, and true and false, as values; all others as text.
 
     Example:
-        >>> parse_literals({"num_classes": "21", "pad_type": "same"})
-        {'num_classes': 21, 'pad_type': 'same'}
+        >>> parse_literals({"num_classes": "21", "pad_type": "same", "scriptable": "true"})
+        {'num_classes': 21, 'pad_type': 'same', 'scriptable': True}
     """
 
     def parse(text: str) -> Any:
         try:
-            return ast.literal_eval(text)
+            return ast.literal_eval(SWITCHES.get(text, text))
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that Python's manual names
             return text
 
