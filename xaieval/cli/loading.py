@@ -204,7 +204,7 @@ def _of_scans(options: ModelOptions) -> Any:
     """How scans are prepared.
 
     Raises:
-        UsageError: The options are those of pictures, or there is no such setting, or a setting is out of range.
+        UsageError: The options are those of images, or there is no such setting, or a setting is out of range.
     """
     from xaieval.data import ScanPreprocessing
 
@@ -213,7 +213,7 @@ def _of_scans(options: ModelOptions) -> Any:
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
             "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "
-            + (f"--{of_pictures[0].replace('_', '-')} is for pictures" if of_pictures else "it is missing")
+            + (f"--{of_pictures[0].replace('_', '-')} is for images" if of_pictures else "it is missing")
         )
     return ScanPreprocessing(**parse_literals(options.scan_args))
 

@@ -55,15 +55,15 @@ def report(
         out: File for the page. Default: report.html in the run's folder.
         maps: Show maps of images: of those that the run kept, or else of the best, the worst and random ones. --no-maps shows
             none, and loads neither model nor data.
-        methods: Methods whose maps and selected layers are shown. Default: all that are no controls.
-        cross: Folder that 'xaieval-bench cross' wrote for the two runs: adds the table of whose maps on which model.
+        methods: Methods whose maps and selected layers are shown. Default: all but controls.
+        cross: Folder that 'xaieval-bench cross' wrote for the two runs: adds the table of maps by models.
         attention: Name the layers that need attention, as FAL does.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each table of tests.
         device: Device for the maps. Default: that of the run.
         import_code: Allow maps of a model or data that is a package.module:factory, whose code is imported and run.
         across_protocols: Compare runs even if their protocols differ.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the run.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the run.
         as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.
     """

@@ -52,13 +52,13 @@ def score(
 ) -> dict[str, Any] | None:
     """Score layers and methods of a model by Average Drop, Increase in Confidence and other metrics.
 
-    Writes rows.parquet, summary.csv, manifest.json and maps.png; of localisation metrics also pooled.csv, the numbers over all
-    images; with --keep-maps also maps.safetensors. The same command continues an interrupted run.
+    Writes rows.parquet, summary.csv, manifest.json and maps.png; with localisation metrics also pooled.csv (numbers over all
+    images at once), and with --keep-maps maps.safetensors. The same command continues an interrupted run.
 
-    Without options: a small built-in model on 200 generated images, offline.
+    Without options, it scores a small built-in model on 200 generated images and needs no network.
 
     Args:
-        run_file: TOML file with options as keys; options on the command line win.
+        run_file: TOML file with options as keys; options on the command line take precedence.
         as_json: Print one JSON document instead of the tables.
         debug: Show the traceback of an error.
     """

@@ -35,7 +35,7 @@ def search(
     manifest.json. The same command continues an interrupted search.
 
     Args:
-        run_file: TOML file with options as keys; options on the command line win.
+        run_file: TOML file with options as keys; options on the command line take precedence.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """

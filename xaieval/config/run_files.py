@@ -43,14 +43,14 @@ def _check_setting(name: str, value: Any, path: str | Path) -> None:
 
 
 def _words(value: Any, tables: int = 2) -> list[Any]:
-    """What stands in a setting: an item, those of a list, or those of a table, which may hold tables (`[method-args.rise]`)."""
+    """The values in a setting: one, those of a list, or those of a table, which may contain tables (`[method-args.rise]`)."""
     if isinstance(value, dict) and tables:
         return [word for one in value.values() for word in _words(one, tables - 1)]
     return value if isinstance(value, list) else [value]
 
 
 def _with_literals(table: Any) -> Any:
-    """A table of settings whose lists are written as Python writes a tuple, as its values are those of the command line.
+    """A table of settings with its lists as Python literals, which is how the command line reads its values.
 
     Example:
         >>> _with_literals({"road": {"fractions": [0.2, 0.5]}})

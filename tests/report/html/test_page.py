@@ -210,7 +210,7 @@ def test_maps_stand_beside_others_of_their_size():
     scores.manifest["metrics"] = [*scores.metrics, excess_entry(scores.metrics[0], "shifted")]
     text = _text(_page(scores))
     assert "Is it the map, or its size?" in text
-    assert "shifted : the same map, moved to another place; dimmed : the whole picture" in text
+    assert "shifted : the same map, moved to another place; dimmed : the whole image" in text
     assert "AD minus that of shifted maps" in text
     assert "1 of 2 not dimmed" in text
     assert "Is it the map, or its size?" not in _text(_page(_scores()))

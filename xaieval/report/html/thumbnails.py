@@ -132,7 +132,7 @@ class Maps:
 
     @property
     def are_volumes(self) -> bool:
-        """Whether the pictures are slices of volumes."""
+        """Whether the images are volumes, of which slices are shown."""
         return self.pixels.ndim == 5
 
     def picture(self, place: int, side: int = SIDE) -> Any:
