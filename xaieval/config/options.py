@@ -101,15 +101,15 @@ class RunOptions:
         split: Split of hf:NAME, such as test (default: the only one), and of scenes.
         image_column: Column of the images in hf:NAME. Default: the only one of that type.
         label_column: Column of the classes in hf:NAME. Default: the only one of that type.
-        mosaic_args: Settings of mosaics: --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink true.
+        mosaic_args: Settings of mosaics: --mosaic-args.side 3 (cells of a side), .confidence 0.99 of the images, .shrink true.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
         metric_args: Settings of metrics by their names, such as --metric-args.road.fractions 0.2,0.5, .insertion.steps 8.
-        target: Class to explain: predicted, label, each (all that an image shows) or a class index. Default: as in the protocol;
+        target: Class to explain: predicted, label, each (all in the image) or a class index. Default: as in the protocol;
             label for mosaics.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
-        precision: Precision of the passes of masked images; auto takes the fastest that gives the same numbers on the first batch.
+        precision: Precision of the passes of masked images; auto takes the fastest with the same numbers on the first batch.
         compile: Run masked images through torch.compile; worthwhile for many images.
         memory: Limit for the tensors of a batch on a CPU, such as '4 GiB'; larger batches are split.
         fast: Fold BatchNorm into convolutions and choose the faster memory layout; --no-fast runs the model unchanged.
@@ -236,7 +236,7 @@ class CheckOptions:
         image_column: Column of the images in hf:NAME. Default: the only one of that type.
         label_column: Column of the classes in hf:NAME. Default: the only one of that type.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
-        target: Class to explain: predicted, label, each (all that an image shows) or a class index. Default: as in the protocol.
+        target: Class to explain: predicted, label, each (all in the image) or a class index. Default: as in the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
         batch_size: Images per forward pass.
         max_images: Number of images to look at, spread evenly over the classes.
