@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaieval.data.preprocessing import to_visible
-from xaieval.errors import DataError, OutputError
+from xaieval.errors import DataError, OutputError, advice
 from xaieval.report.figures.maps import OPAQUE
 from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
@@ -113,7 +113,8 @@ class Maps:
         """
         path = Path(folder) / MAPS
         if not path.exists():
-            raise OutputError(f"'{folder}' holds no maps: there is no {MAPS}; score with keep_maps=24 to keep some")
+            keeping = advice("score with keep_maps=24", "score with --keep-maps 24")
+            raise OutputError(f"'{folder}' holds no maps: there is no {MAPS}; {keeping} to keep some")
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
@@ -123,7 +124,7 @@ class Maps:
                         found.setdefault(method, {})[layer] = file.get_tensor(f"{part}.{number}")
                 return cls(about["ids"], file.get_tensor("pixels"), parts["maps"], about["slices"], parts["masked"])
         except (SafetensorError, OSError, ValueError, TypeError, KeyError, DataError) as error:
-            raise OutputError(f"'{path}' is damaged: {error}; the same command with --no-resume writes it again") from error
+            raise OutputError(f"'{path}' is damaged: {error}; scoring again into this folder replaces it") from error
 
     @property
     def number(self) -> dict[str, int]:
