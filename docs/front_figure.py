@@ -40,7 +40,7 @@ def main(weights: str, data: Path) -> None:
     maps = xaieval.explain(model, images, LAYERS)
     shown = {f"{layer}\nAD {drops[layer]:.0f} %": maps[layer] for layer in LAYERS}
     figure = xaieval.show(images, shown, titles, preprocessing=prepare, size=7)
-    figure.savefig(Path(__file__).with_name("front.png"), dpi=120, bbox_inches="tight")
+    figure.savefig(Path(__file__).with_name("front.png"), dpi=120)
 
 
 if __name__ == "__main__":

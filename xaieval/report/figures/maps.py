@@ -222,6 +222,7 @@ def _end(figure: Figure, subtitle: str, size: Size) -> None:
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
+        figure.draw_without_rendering()  # the layout of the new height needs one more draw until nothing is cut off
     if subtitle:
         figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
 
