@@ -147,8 +147,8 @@ def test_options_are_the_parameters_of_score_with_dashes():
     parameters = set(inspect.signature(xaieval.score).parameters) - {"inference", "options"}
     parameters |= {field.name for field in dataclasses.fields(xaieval.Inference)}
     options = {field.name for field in dataclasses.fields(ScoreOptions)} | {"protocol"}
-    # A loader and a folder have names of their own: --data and --out; how to run a model is a function; `report` makes maps.
-    assert parameters - {"loader", "output_dir", "forward", "keep_maps"} <= options
+    # A loader and a folder have names of their own: --data and --out; how to run a model is a function.
+    assert parameters - {"loader", "output_dir", "forward"} <= options
 
 
 def test_the_version_is_that_of_the_package(bench):
@@ -534,6 +534,10 @@ WRONG_USE = [
     (["--model", ":make"], "no model ':make'"),
     (["--methods", "rise", "--method-args.rise.maskz", "3"], "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
     (["--method-args.rise.masks", "3"], "there are settings for 'rise', which is none of the methods"),
+    (["--metrics", "road", "--metric-args.road.fraction", "0.5"], "has no setting 'fraction'; did you mean 'fractions'"),
+    (["--metrics", "road", "--metric-args.road.noise", "loud"], "metric 'road': noise is a number; got 'loud'"),
+    (["--metric-args.road.noise", "0"], "there are settings for 'road', which is none of the metrics"),
+    (["--keep-maps=-1"], "keep_maps is a number of images, at least 0; got -1"),
     (["--model-args.colour", "3"], "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     (["--target", "10"], "no class 10; the model has 10 classes, 0 to 9"),
     (["--target=-1"], "no class -1; the model has 10 classes, 0 to 9"),
@@ -584,7 +588,12 @@ def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(bench, argu
         ('model = "nope"', "no model 'nope'"),
         ('masking = "hard"', "masking='hard' is not a choice of a protocol"),
         ('methods = ["rise"]\n[method-args.rise]\nmaskz = 3', "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
-        ('methods = ["rise"]\n[method-args.rise]\nmasks = [3]', "text, a number, true or false, or a list or table of these"),
+        ('methods = ["rise"]\n[method-args.rise]\nmasks = [3]', "method 'rise' cannot take n_masks=(3,)"),
+        ("[method-args.rise.masks]\nmany = 3", "text, a number, true or false, or a list or table of these"),
+        (
+            'metrics = ["road"]\n[metric-args.road]\nfractions = ["few"]',
+            "fractions is numbers separated by commas; got ('few',)",
+        ),
         ("[model-args]\ncolour = 3", "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     ],
 )

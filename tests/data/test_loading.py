@@ -258,12 +258,12 @@ def test_mosaics_by_name_take_the_pictures_that_the_judge_is_sure_of_and_no_more
         (
             "mosaics:mine:make",
             {},
-            "mosaics by name are made of pictures by name, such as 'mosaics:folder:DIR', and 'mine:make' is",
+            "mosaics by name are made of images by name, such as 'mosaics:folder:DIR', and 'mine:make' is",
         ),
         (
             "focus:mosaics:scenes",
             {},
-            "'mosaics:scenes' is mosaics, which are made for scores alone; give the pictures themselves,",
+            "'mosaics:scenes' is mosaics, which are made for scores alone; give the images themselves,",
         ),
     ],
 )

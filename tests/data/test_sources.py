@@ -277,7 +277,7 @@ def test_a_stream_that_breaks_off_says_after_how_many_images_and_what_to_do():
     with pytest.raises(DataError) as caught:
         _read(huggingface(broken(), PREPARE, batch_size=1))
     assert str(caught.value) == (
-        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), a picture that cannot be "
+        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), an image that cannot be "
         "read becomes a failed row instead"
     )
 
@@ -319,7 +319,7 @@ def test_a_data_set_with_a_format_of_its_own_is_refused_word_for_word(in_memory)
     with pytest.raises(DataError) as caught:
         list(huggingface(in_memory.with_format("torch"), PREPARE))
     assert str(caught.value) == (
-        "a Pillow picture is expected, got a Tensor; give the data set without its own transform or format, or, if that "
+        "a Pillow image is expected, got a Tensor; give the data set without its own transform or format, or, if that "
         "prepares images for the model, use a DataLoader of it instead"
     )
 
@@ -399,7 +399,7 @@ def test_a_data_set_with_a_transform_of_its_own_needs_no_adapter(tmp_path):
     images, labels, _, _ = _read(DataLoader(dataset, batch_size=2))
     assert torch.equal(images, _prepared()[:3])
     assert labels == [0, 0, 1]
-    with pytest.raises(DataError, match=r"^a Pillow picture is expected, got a Tensor; "):
+    with pytest.raises(DataError, match=r"^a Pillow image is expected, got a Tensor; "):
         list(pairs(dataset, PREPARE))
 
 
@@ -407,8 +407,8 @@ def test_a_data_set_with_a_transform_of_its_own_needs_no_adapter(tmp_path):
     ("dataset", "message"),
     [
         (iter(()), "a data set of pairs needs a length and indices; a tuple_iterator does not have both"),
-        ([_picture(0)], "an item of the data set is a Image; a pair (picture, label) is expected"),
-        ([(_picture(0), 1, 2)], "an item of the data set is a tuple; a pair (picture, label) is expected"),
+        ([_picture(0)], "an item of the data set is a Image; a pair (image, label) is expected"),
+        ([(_picture(0), 1, 2)], "an item of the data set is a tuple; a pair (image, label) is expected"),
     ],
 )
 def test_what_are_no_pairs_is_refused_word_for_word(dataset, message):

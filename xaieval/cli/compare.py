@@ -50,7 +50,7 @@ def compare(
         level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
         across_protocols: Compare runs even if their protocols differ.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the runs.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the runs.
         out: CSV file for the table.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.

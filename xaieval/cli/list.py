@@ -40,7 +40,7 @@ def layers(
 
     Args:
         model: The model by name.
-        output: Key or index in the model's output, as for score: checked here, it does not change the list.
+        output: Key or index in the model's output, as for score; it is only checked here.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
         as_json: Print one JSON document instead of the table.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
     from xaieval.explainers import Explainer
     from xaieval.inference.forward_passes import Forward
+    from xaieval.metrics import Metric
     from xaieval.models import LoadedModel
     from xaieval.report.figures.slices import Slices
 
@@ -44,6 +45,7 @@ __all__ = [
     "load_inputs",
     "load_judge",
     "load_methods",
+    "load_metrics",
     "load_run",
     "load_trained",
     "mosaic_settings",
@@ -202,7 +204,7 @@ def _of_scans(options: ModelOptions) -> Any:
     """How scans are prepared.
 
     Raises:
-        UsageError: The options are those of pictures, or there is no such setting, or a setting is out of range.
+        UsageError: The options are those of images, or there is no such setting, or a setting is out of range.
     """
     from xaieval.data import ScanPreprocessing
 
@@ -211,7 +213,7 @@ def _of_scans(options: ModelOptions) -> Any:
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
             "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "
-            + (f"--{of_pictures[0].replace('_', '-')} is for pictures" if of_pictures else "it is missing")
+            + (f"--{of_pictures[0].replace('_', '-')} is for images" if of_pictures else "it is missing")
         )
     return ScanPreprocessing(**parse_literals(options.scan_args))
 
@@ -295,6 +297,17 @@ def load_methods(options: RunOptions) -> list[Explainer]:
     from xaieval.explainers import with_settings
 
     return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
+
+
+def load_metrics(options: RunOptions, metrics: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, with the settings that the options give.
+
+    Raises:
+        MetricError: There is no such metric or no such setting, or it cannot take the value.
+    """
+    from xaieval.metrics.settings import with_settings
+
+    return with_settings(metrics, {name: parse_literals(given) for name, given in options.metric_args.items()})
 
 
 def shown_slices(loaded: LoadedModel, images: Tensor) -> Slices | None:

@@ -54,8 +54,8 @@ def table(
 ) -> None:
     """Print the means of a run with intervals, and letters for what cannot be told apart; or one row for each of several runs.
 
-    Several runs are put together over the images that all of them have, each at its best layer and method by a metric; the
-    intervals allow for that choice. What the runs differ in is said first.
+    Several runs are compared on the images that all of them have, each at its best layer and method by a metric; the intervals
+    allow for that choice. Differences between the settings of the runs are listed first.
 
     Args:
         first: Folder of a run.
@@ -63,17 +63,17 @@ def table(
         format: text, markdown, latex (needs the package booktabs), csv (all numbers unrounded), html, or excel (needs --out).
             Default: as the ending of --out says, or text.
         out: File for the table, such as table.tex, table.md, table.csv, table.html or table.xlsx.
-        by: Of several runs, the metric by which the best layer and method are chosen. Default: the first of all runs.
-        layer: Of several runs, their layer, or one for each run in order. Default: the best.
-        method: Of several runs, their method, or one for each run in order. Default: the best.
-        across_protocols: Put runs into one table although their protocols differ.
+        by: For several runs: the metric that chooses the best layer and method. Default: their first metric.
+        layer: For several runs: the layer, or one for each run in order. Default: the best.
+        method: For several runs: the method, or one for each run in order. Default: the best.
+        across_protocols: Show runs in one table even if their protocols differ.
         published: Published table to put beside one run, such as opti-cam, or opti-cam/ResNet50 to name its network too;
             `xaieval-bench published` lists them.
         letters: Test all pairs of layer and method of one run in each metric. Default: up to 32 of them.
         label: Of the LaTeX table, for references.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each column of tests.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the run.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the run.
         debug: Show the traceback of an error.
     """
     form = _format(format, out)

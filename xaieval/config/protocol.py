@@ -169,7 +169,7 @@ class Protocol:
 
 
 def resolve_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol with a name; a `Protocol` is returned unchanged.
+    """Look up a protocol by name; a `Protocol` is returned unchanged.
 
     Raises:
         ProtocolError: No protocol has that name.
@@ -182,7 +182,7 @@ def resolve_protocol(protocol: str | Protocol) -> Protocol:
 
 
 def _plain_integers(target: Any) -> Any:
-    """A target with Python's integers in place of NumPy's and torch's; one class per image as a tuple."""
+    """A target with integers of NumPy and torch converted to Python's; one class per image as a tuple."""
     if hasattr(target, "tolist") and not callable(target):  # an array or a tensor; one of a single number is that number
         values = target.tolist()
         return _plain_integers(values[0] if isinstance(values, list) and len(values) == 1 else values)

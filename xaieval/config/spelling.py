@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-__all__ = ["plain_name"]
+__all__ = ["full_name", "plain_name"]
+
+
+def full_name(given: str, known: Collection[str]) -> str | None:
+    """The name of a setting that may be written with dashes, or without a leading `n_`; None if it is not known.
+
+    Example:
+        >>> full_name("masks", ["n_masks"]), full_name("keep-curve", ["keep_curve"]), full_name("mask", ["n_masks"])
+        ('n_masks', 'keep_curve', None)
+    """
+    name = given.replace("-", "_")
+    return next((full for full in (name, f"n_{name}") if full in known), None)
 
 
 def plain_name(name: str) -> str:

@@ -220,7 +220,7 @@ def _is_volume(value: Any) -> bool:
 
 
 def _channels_last(shape: Sequence[int]) -> bool:
-    """Whether a batch has its channels last: few channels in the last place, and the side of a picture in the second."""
+    """Whether a batch has its channels last: few channels in the last place, and the side of an image in the second."""
     return len(shape) == 4 and 1 <= shape[3] <= MOST_COLOURS and min(shape[1:3]) >= LEAST_SIDE
 
 

@@ -56,7 +56,7 @@ class Data:
 
     Attributes:
         loader: Batches for `xaieval.score`.
-        preview: Batches of a few images for pictures; None if the loader can be read only once.
+        preview: Batches of a few images for figures; None if the loader can be read only once.
         classes: Names of the classes, if known.
         left_out: What else a folder contains: the number of files of each kind.
     """
@@ -116,7 +116,7 @@ def load_data(
         spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "hf:NAME" (see
             `xaieval.data.hub.hub_pictures`), "mosaics:DATA" or "focus:DATA", whose DATA is one of the others; or
             "package.module:factory", a function without arguments that returns a loader. Only the last form imports user code.
-        preprocessing: Turns a picture into the model's input, of "nifti:DIR" a scan. A factory applies its own.
+        preprocessing: Turns an image into the model's input, of "nifti:DIR" a scan. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         preview: Number of images in the preview.
@@ -180,8 +180,8 @@ def load_mosaics(
     """Load mosaics of the images of another data set, by name.
 
     Args:
-        spec: "mosaics:DATA" for the grid pointing game or "focus:DATA" for Focus, where DATA is data of pictures by name.
-        preprocessing: Turns a picture into the model's input.
+        spec: "mosaics:DATA" for the grid pointing game or "focus:DATA" for Focus, where DATA is data of images by name.
+        preprocessing: Turns an image into the model's input.
         max_images: The largest number of single images that they are made of, spread evenly over the classes. Default: all;
             200 for "scenes".
         judge: As in `mosaics`: the model's probabilities.
@@ -196,7 +196,7 @@ def load_mosaics(
     """
     source, _, rest = spec.partition(":")
     if isinstance(preprocessing, ScanPreprocessing):
-        raise DataError(f"mosaics are made of pictures, and not of scans; the data is {spec!r}")
+        raise DataError(f"mosaics are made of images, not of scans; the data is {spec!r}")
     for name, value in choices.items():
         if name not in MOSAIC_ARGS:
             raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
@@ -205,7 +205,7 @@ def load_mosaics(
     pictures = load_pictures(rest, preprocessing, max_images, download=download, classes=classes, **parts or {})
     if pictures is None:
         raise DataError(
-            f"mosaics by name are made of pictures by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
+            f"mosaics by name are made of images by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
             "mosaics(...).loader(...) from it, and give its name alone"
         )
     return mosaics(pictures, layout=LAYOUTS[source], judge=judge, seed=seed, **choices)
@@ -227,11 +227,11 @@ def load_pictures(
     annotations: str | Annotations | None = None,
     classes: ClassOrder | None = None,
 ) -> Pictures | None:
-    """Load a data set of pictures by name; None for a factory, which returns a loader.
+    """Load a data set of images by name; None for a factory, which returns a loader.
 
     Args:
         spec: As in `load_data`.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         split: As in `load_data`.
         image_column: As in `load_data`.
@@ -268,7 +268,7 @@ def load_pictures(
         given = {name: place for name, place in places.items() if place is not None}
         return FOLDERS[source](rest, prepare, classes=classes, **given).spread(max_images)
     if is_mosaics(spec):
-        raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the pictures themselves, {rest!r}")
+        raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the images themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
     raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
 
@@ -292,10 +292,10 @@ def _parts(spec: str, split: str | None, image_column: str | None, label_column:
 
 
 def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes: bool) -> Any:
-    """The preprocessing, if it is not that of scans for pictures; boxes of scans are refused too."""
+    """The preprocessing, if it is not that of scans for images; boxes of scans are refused too."""
     source = spec.partition(":")[0]
     if boxes and source == "nifti":
-        raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
+        raise DataError(f"boxes and annotations are for images, and the data is {spec!r}; give masks")
     if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
         raise DataError(f"{advice('a ScanPreprocessing', '--scan-args')} is for 'nifti:DIR', but the data is {spec!r}")
     return preprocessing

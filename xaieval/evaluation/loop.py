@@ -23,7 +23,7 @@ from xaieval.data.groups import group_source
 from xaieval.errors import CheckError, DataError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.batch_sources import SharedLoader, Source, source_of
-from xaieval.evaluation.distributed.rank import started_at
+from xaieval.evaluation.distributed.rank import Rank, started_at
 from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
@@ -128,7 +128,7 @@ def score(
             `model`, such as one that was trained on masked images (`xaieval.training.fit(masked=True)`). The maps and their
             targets are those of `model`. Default: the model judges its own maps.
         keep_maps: Keep the maps of this number of images, drawn at random, for the report: `scores.to_html(path)` then shows
-            them. They are not written to `output_dir`.
+            them. With `output_dir` they are also written there; of several processes, those of the first one's images.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -257,6 +257,8 @@ def measured_run(
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)
         scores = scores.with_maps(kept.explained(job, manifest.get("controls", ())))
+        if scores.maps is not None and output_dir is not None and Rank.from_environment().is_first:
+            scores.maps.save(output_dir)
         if strict:
             refuse(scores.findings(), scores)
         return scores

@@ -59,7 +59,7 @@ class InMemory:
         return number in self._found
 
     def claim(self, number: int) -> bool:
-        """Nobody else is there."""
+        """There are no other processes."""
         return True
 
     def restore(self, number: int, batch: Batch) -> bool:
@@ -86,7 +86,7 @@ class InMemory:
         return self._found[number][1]
 
     def finished_meanwhile(self) -> bool:
-        """Nobody else is there."""
+        """There are no other processes."""
         return False
 
 

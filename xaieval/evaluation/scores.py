@@ -360,7 +360,7 @@ class Scores(RunRecord):
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
-        A run with metrics that `pooled()` takes gets `pooled.csv`, too.
+        A run with metrics that `pooled()` takes gets `pooled.csv`, too, and one that kept maps `maps.safetensors`.
 
         Args:
             path: The folder; created if it does not exist.
@@ -372,6 +372,8 @@ class Scores(RunRecord):
         """
         pooled = self.pooled(level=level) if pooled_numbers(self.column_names, self.metrics) else None
         self._write(path, self.summary(level) if summary is None else summary, pooled)
+        if self.maps is not None:
+            self.maps.save(path)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
         """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.

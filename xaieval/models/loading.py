@@ -44,7 +44,7 @@ class LoadedModel:
 
     Attributes:
         model: The model.
-        preprocessing: Turns a picture into its input.
+        preprocessing: Turns an image into its input.
         random: Whether its weights are known to be random: a network by name without trained weights.
         tokenizer: Makes tokens of prompts, of a model that compares images with texts; None for all others.
     """

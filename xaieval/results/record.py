@@ -34,7 +34,7 @@ class RunRecord(RunRows):
     Attributes:
         rows: One row per image, layer and method. See `of_file` for rows that are read only when they are asked for.
         manifest: Versions, protocol, seed, metrics, and fingerprints of model and data.
-        maps: Images with their maps (`xaieval.report.Maps`), kept for the report and not written to the folder.
+        maps: Images with their maps (`xaieval.report.Maps`), kept for the report.
 
     Example:
         >>> record = RunRecord(pd.DataFrame({"image_id": ["a"]}), {"seed": 7, "controls": ["random"]})
@@ -133,7 +133,7 @@ class RunRecord(RunRows):
             entry = {"by": group_source(chosen)}
             rows = with_group_column(self.rows, self.rows["image_id"].map(dict(zip(images["image_id"], found, strict=True))))
         manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
-        return type(self)(cast(Any, rows), manifest | count_groups(manifest, rows))
+        return type(self)(cast(Any, rows), manifest | count_groups(manifest, rows), self.maps)
 
     def _write(self, path: str | Path, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.

@@ -188,7 +188,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
-        """Remove what earlier sessions and dead processes have left; nobody else is there."""
+        """Remove what earlier sessions and dead processes have left; no other process is running."""
         parts = self.folder / PARTS
         for path in [path for kind in (f"*{CHECKED}", f"*{CLAIM}", f"*{END}", ".*.part") for path in parts.glob(kind)]:
             path.unlink(missing_ok=True)

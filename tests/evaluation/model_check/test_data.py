@@ -63,4 +63,4 @@ def test_pictures_that_a_folder_leaves_out_are_said_and_other_files_are_not(tmp_
     assert xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings() == []
     (tmp_path / "a" / "3.heic").write_text("")
     [found] = xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings()
-    assert (found.name, dict(found.evidence)) == ("pictures_left_out", {".heic": 1})
+    assert (found.name, dict(found.evidence)) == ("images_left_out", {".heic": 1})

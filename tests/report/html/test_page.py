@@ -210,7 +210,7 @@ def test_maps_stand_beside_others_of_their_size():
     scores.manifest["metrics"] = [*scores.metrics, excess_entry(scores.metrics[0], "shifted")]
     text = _text(_page(scores))
     assert "Is it the map, or its size?" in text
-    assert "shifted : the same map, moved to another place; dimmed : the whole picture" in text
+    assert "shifted : the same map, moved to another place; dimmed : the whole image" in text
     assert "AD minus that of shifted maps" in text
     assert "1 of 2 not dimmed" in text
     assert "Is it the map, or its size?" not in _text(_page(_scores()))
@@ -692,6 +692,23 @@ def test_maps_made_again_are_those_that_were_scored(scored):
         torch.testing.assert_close(maps.masked[method][layer] / 255, masked, atol=0.6 / 255, rtol=0)
 
 
+@pytest.mark.slow
+def test_kept_maps_need_neither_model_nor_data(bench, scored):
+    words = ("--layers", "fpn[p5]", "--max-images", "4", "--no-progress", "--keep-maps", "3", "--out", "run")
+    assert "manifest.json, maps.safetensors, maps.png" in bench("score", *words).out
+    changed = json.loads(Path("run/manifest.json").read_text())
+    changed["options"] |= {"model": "timm:nothing", "data": "folder:gone"}
+    Path("run/manifest.json").write_text(json.dumps(changed))
+    result = bench("report", "run")
+    assert (result.status, result.err) == (0, "")
+    assert "no maps" not in result.out
+    page = Path("run/report.html").read_text()
+    assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(Maps.load("run").ids)
+    assert '"words":["disc"' in page.replace(", ", ",").replace(": ", ":"), "labels by their names"
+    bench("report", "run", "--no-maps")
+    assert "No maps are shown: --no-maps was given." in _text(Path("run/report.html").read_text())
+
+
 def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, scored):
     result = bench("report", str(scored), "--no-maps")
     assert result.status == 0
@@ -783,7 +800,9 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)" in bench("report", "python").out
+    assert (
+        "made from Python, where score(keep_maps=24, output_dir=...) keeps them in the folder" in bench("report", "python").out
+    )
 
 
 @pytest.mark.parametrize(

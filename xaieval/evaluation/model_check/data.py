@@ -1,4 +1,4 @@
-"""What the data says: boxes that belong to larger images, and pictures that a folder's loader leaves out."""
+"""What the data says: boxes that belong to larger images, and images that a folder's loader leaves out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST = 2  # images with objects and a target
 BEYOND = 0.05  # of the image's side, more than rounding and objects at the border explain
 MOST_BEYOND = 0.5  # share of images with boxes
 PICTURES = (".heic", ".heif", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw")
-PLACES = ("image beside the class folders", "link to a folder")  # where pictures are left out
+PLACES = ("image beside the class folders", "link to a folder")  # where images are left out
 
 
 def find_in_data(batch: Batch, loader: Any) -> list[Finding]:
@@ -70,19 +70,17 @@ def _boxes_beyond(batch: Batch) -> list[Finding]:
         return []
     text = (
         f"boxes end beyond {beyond} of the first {len(boxes)} images that have some, up to {float(reach.max()):.2g} times as "
-        f"far as the image of {height} x {width} pixels reaches, as those of the pictures before they were resized do; scale "
+        f"far as the image of {height} x {width} pixels reaches, as those of the images before they were resized do; scale "
         "boxes with their images, as transforms of torchvision do with tv_tensors.BoundingBoxes"
     )
     return [Finding("boxes_beyond_image", text, {"images": len(boxes), "beyond": beyond, "reach": float(reach.max())})]
 
 
 def _left_out(counts: Mapping[str, int]) -> list[Finding]:
-    """Pictures that are not in the data; other files, such as texts, are no reason to doubt numbers."""
+    """Images that are not in the data; other files, such as texts, are no reason to doubt numbers."""
     pictures = {kind: count for kind, count in counts.items() if kind.lower() in PICTURES or kind in PLACES}
     if not pictures:
         return []
     listed = ", ".join(f"{count} {kind}" for kind, count in pictures.items())
-    text = (
-        f"pictures of the folder are left out: {listed}; convert them, or move them into a class folder, to have them counted"
-    )
-    return [Finding("pictures_left_out", text, dict(pictures))]
+    text = f"images of the folder are left out: {listed}; convert them, or move them into a class folder, to have them counted"
+    return [Finding("images_left_out", text, dict(pictures))]

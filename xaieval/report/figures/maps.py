@@ -22,7 +22,7 @@ __all__ = ["OPAQUE", "grid_figure", "maps_figure", "show"]
 
 CELL = 1.35  # inches, the width of an image if no size is given
 OPAQUE = 0.65  # opacity of a map over its image
-WIDE, WIDE_CELLS = 2, 4  # how much wider than high a picture is below which its maps stand; its width in those of others
+WIDE, WIDE_CELLS = 2, 4  # how much wider than high an image is below which its maps stand; its width in those of others
 
 
 def show(
@@ -99,7 +99,7 @@ def maps_figure(
 ) -> Figure:
     """Draw images in the left column and their maps over them in grey in the others, one column per layer, one colour scale.
 
-    Maps of pictures that are more than twice as wide as high, such as frames side by side, stand below them instead.
+    Maps of images that are more than twice as wide as high, such as frames side by side, stand below them instead.
 
     `xaieval.show` accepts more kinds of images, and checks its arguments.
 
@@ -208,7 +208,7 @@ def _draw_map(axes: Axes, picture: Any, one: Tensor, colours: str) -> Any:
 
 
 def _add_scale(figure: Figure, grid: Any, shown: Any, height: float) -> None:
-    """Draw the colour bar beside all pictures, which stand as high as this, and take the ticks of the pictures away."""
+    """Draw the colour bar beside all cells, which stand as high as this, and remove their ticks."""
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
     if shown is not None:
@@ -222,12 +222,13 @@ def _end(figure: Figure, subtitle: str, size: Size) -> None:
     if not isinstance(size, tuple):
         figure.draw_without_rendering()
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
+        figure.draw_without_rendering()  # the layout of the new height needs one more draw until nothing is cut off
     if subtitle:
         figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
 
 
 def _name_stacks(grid: Any, names: Sequence[str], titles: Sequence[str], height: float) -> None:
-    """Write the names beside the pictures, and the title of each stack above it."""
+    """Write the names beside the cells, and the title of each stack above it."""
     for stack, title in zip(grid, titles or [""] * len(grid), strict=True):
         _name_rows(list(stack), names, height)
         if title:

@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """The pictures of a layer and method, by kind: best, worst, at random."""
+    """The thumbnails of a layer and method, by kind: best, worst, at random."""
 
     layer: str
     method: str
@@ -86,7 +86,7 @@ def _in_turn(choice: ImageChoice) -> list[str]:
 
 
 def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
-    """The pictures of a layer and method."""
+    """The thumbnails of a layer and method."""
     rows = rows_of(scores.sample.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     pictures = [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]

@@ -227,7 +227,7 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 
 
 def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
-    """The pictures, and the rows, which contain those of all pictures."""
+    """The maps, and the rows, which contain those of all images that are shown."""
     rows, methods = scores.sample.rows, methods_to_show(scores, options.methods)
     maps = scores.maps if options.maps is None else options.maps
     galleries = galleries_of(scores, maps, methods, without_folders(options.why_no_maps))
