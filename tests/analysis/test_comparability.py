@@ -17,7 +17,7 @@ from xaieval.analysis.comparability import first_difference
 from xaieval.cli import main
 from xaieval.errors import MetricError, OutputError
 from xaieval.evaluation.scores import Scores
-from xaieval.results.manifest import describe_image
+from xaieval.results.tensors import describe_image
 from xaieval.results.validation import check_manifest
 
 AD = "average_drop"

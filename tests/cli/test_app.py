@@ -128,6 +128,34 @@ def test_importing_the_package_imports_neither_torch_nor_pandas_nor_numpy():
     assert result == (0, "set()\n", "")
 
 
+def test_what_reads_finished_runs_imports_no_torch(tmp_path):
+    # Most of the memory and time that a summary of a large run takes would be that of torch.
+    rng = np.random.default_rng(0)
+    metrics = [{"name": "average_drop", "label": "AD %", "higher_is_better": False, "interval": "mean"}]
+    for name in ("one", "other"):
+        rows = pd.DataFrame({"image_id": [*"abcdefgh"] * 2, "layer": ["p4"] * 8 + ["p5"] * 8, "method": "gradcam"})
+        rows = rows.assign(average_drop=rng.uniform(0, 50, 16), confidence=rng.random(16), mask_area=0.5, status="ok")
+        Scores(rows, {"schema": 1, "seed": 0, "metrics": metrics}).save(tmp_path / name)
+    program = """
+import sys
+from xaieval import Scores
+from xaieval.cli import main
+one, other = sys.argv[1:]
+print(len(Scores.load(one).summary()))
+for words in (["table", one], ["table", one, other], ["compare", one, other], ["report", one, "--no-maps"]):
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert not stop.code, words
+print({"torch", "torchvision", "timm"} & set(sys.modules))
+"""
+    result = _python(program, str(tmp_path / "one"), str(tmp_path / "other"))
+    assert result.status == 0, result.err
+    assert result.out.startswith("2\n")
+    assert result.out.endswith("\nset()\n")
+    assert (tmp_path / "one" / "report.html").exists()
+
+
 def test_the_package_runs_as_the_command():
     result = subprocess.run([sys.executable, "-m", "xaieval", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == xaieval.__version__

@@ -22,8 +22,8 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.tables import mean_of
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, advice, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 

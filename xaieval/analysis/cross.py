@@ -16,8 +16,8 @@ from xaieval.analysis.stats.intervals import difference_interval, metric_interva
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values
 from xaieval.analysis.tables import grouping_of, mean_of
 from xaieval.config.groups import Weights
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import DISAGREE, VALUED
 
 __all__ = ["PARTS", "cross_notes", "cross_table", "select_metrics", "split_differences"]

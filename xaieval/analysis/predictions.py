@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import bdtrc
 
 from xaieval.analysis.stats.proportions import wilson_interval
-from xaieval.data.labels import IGNORED
+from xaieval.config.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 

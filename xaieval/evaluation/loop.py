@@ -16,6 +16,7 @@ from xaieval.config.controls import Controls
 from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups, GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
+from xaieval.config.metric_names import own_name
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, split_batch
 from xaieval.data.each_class import EACH, image_of
@@ -53,13 +54,12 @@ from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
-from xaieval.metrics.aliases import own_name
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.files import check_folder
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import describe_image
 from xaieval.results.run_folder import RunFolder
+from xaieval.results.tensors import describe_image
 
 __all__ = ["measured_run", "score"]
 

@@ -37,7 +37,7 @@ from xaieval.metrics import resolve_metrics
 from xaieval.models.blackbox import Function
 from xaieval.models.class_names import class_names
 from xaieval.probe.requested_layers import Layers
-from xaieval.report.figures.overlays import COLOURS
+from xaieval.report.figures.map_colours import COLOURS
 from xaieval.report.figures.slices import Slices
 from xaieval.report.map_files import KINDS, MapFiles, OneMap
 from xaieval.results.files import MANIFEST, PARTS, ROWS, check_folder, write_file, write_json, writing

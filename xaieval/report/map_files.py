@@ -15,8 +15,9 @@ from torch import Tensor
 
 from xaieval.data.decoding import ENDINGS
 from xaieval.errors import UsageError, choose_from
+from xaieval.report.figures.map_colours import COLOURS
 from xaieval.report.figures.maps import grid_figure
-from xaieval.report.figures.overlays import COLOURS, blended, to_pixels
+from xaieval.report.figures.overlays import blended, to_pixels
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 from xaieval.report.figures.style import save_figure
 from xaieval.results.file_names import FileNames

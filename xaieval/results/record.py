@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import pandas as pd
 
 from xaieval.config.groups import GroupsOf, Weights, resolve_groups
-from xaieval.data.groups import check_weights, find_groups, group_source
 from xaieval.errors import DataError, OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY, whole_file, write_file, write_json, writing
@@ -117,6 +116,8 @@ class RunRecord(RunRows):
             >>> run.rows["group"].tolist(), run.manifest["groups"]
             (['lake', 'lake'], {'by': 'lake|road', 'weights': 'images', 'count': 1})
         """
+        from xaieval.data.groups import check_weights, find_groups, group_source  # with torch, which reading a run does without
+
         chosen = resolve_groups(groups)
         known = [name for name in ("image_id", "status", "label") if name in self.column_names]
         images = first_rows([part[part["status"] != UNREADABLE] for part in self.parts(known)], known[1:])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
-from torch import Tensor
 
-from xaieval.data.batches import Failure
-from xaieval.data.labels import Labels
+if TYPE_CHECKING:
+    from xaieval.data.batches import Failure
 
 __all__ = [
     "COUNTED",
@@ -26,7 +25,6 @@ __all__ = [
     "VALUED",
     "Pair",
     "RowsInFile",
-    "class_column",
     "failed_rows",
     "in_pieces",
     "row_table",
@@ -85,7 +83,7 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
         metrics: Names of the metric columns.
     """
     missing = np.full(len(failures), np.nan)
-    unknown = class_column(None, len(failures))
+    unknown = pd.array([pd.NA] * len(failures), dtype="Int64")
     return row_table(
         pairs,
         {
@@ -115,19 +113,6 @@ def with_group_column(rows: pd.DataFrame, group: Sequence[str] | pd.Series[str] 
     if group is not None:
         rows.insert(list(rows.columns).index("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
     return rows
-
-
-def class_column(classes: Labels, count: int = 0) -> ExtensionArray:
-    """Classes `[N]` as integers that may be missing: negative numbers are no class.
-
-    Args:
-        classes: Anything else than one class per image gives missing values.
-        count: The number of images where `classes` has no class for each.
-    """
-    if not isinstance(classes, Tensor) or classes.ndim > 1:
-        return pd.array([pd.NA] * count, dtype="Int64")
-    values = classes.numpy().astype("int64")
-    return pd.arrays.IntegerArray(values, values < 0)
 
 
 def _by_image(values: Any, pairs: int) -> Any:

@@ -39,6 +39,7 @@ from xaieval.results.locks import Lock
 from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
+from xaieval.results.tensors import checkpoint_of
 from xaieval.results.validation import read_manifest
 
 __all__ = ["RunFolder", "other_order"]
@@ -237,7 +238,7 @@ class RunFolder:
             checkpoint = unless_damaged(Checkpoint.read, part)
             if checkpoint is None:
                 return False
-            now = Checkpoint.of(batch)
+            now = checkpoint_of(batch)
             if checkpoint.check == now.check:
                 if not checkpoint.misses_alike(now):
                     self.write(number, now, frame_of(read_part(part)))
@@ -251,10 +252,10 @@ class RunFolder:
 
     def describe(self, batch: Batch) -> Checkpoint:
         """What a batch is, for those that go on with the run."""
-        return Checkpoint.of(batch)
+        return checkpoint_of(batch)
 
     def _restore_finished(self, number: int, batch: Batch) -> bool:
-        known, now = self.finished.checkpoints[number], Checkpoint.of(batch)
+        known, now = self.finished.checkpoints[number], checkpoint_of(batch)
         if known.check != now.check:
             return False  # such as a finished run in other batches, which is measured again
         grouped = batch.group is not None or self.finished.has_groups

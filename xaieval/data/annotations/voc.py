@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
+from xaieval.config.labels import IGNORED
 from xaieval.data.annotations.listing import Listing, ReadTruth, Size, label_picture
-from xaieval.data.labels import IGNORED
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.report.figures.data import Pair
-from xaieval.report.html.thumbnails import Maps, data_url
+from xaieval.report.html.pictures import data_url
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["Explorer", "explorer_of"]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.report.figures.data import Pair, rows_of
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import EACH, MOST_PAIRS, ImageChoice, choose_images, pairs_to_show
-from xaieval.report.html.thumbnails import Maps, data_url
+from xaieval.report.html.pictures import data_url
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["Galleries", "Gallery", "Picture", "galleries_of"]
 

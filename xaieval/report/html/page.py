@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -26,17 +26,20 @@ from xaieval.report.html.galleries import galleries_of
 from xaieval.report.html.image_choice import methods_to_explore, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
 from xaieval.report.html.overview import best_of, doubts_of, how_sure, size_note, winners_of
+from xaieval.report.html.pictures import colour_stops
 from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of, without_folders
 from xaieval.report.html.row_table import list_rows
 from xaieval.report.html.scatter import scatter_of
 from xaieval.report.html.sections import comparison_of, controls_beaten, lines_of, panels_of, selection_of
-from xaieval.report.html.thumbnails import Maps, colour_stops
 from xaieval.report.result_table import result_table
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import groups_text, label_of
 from xaieval.results.record import RunRecord
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
 

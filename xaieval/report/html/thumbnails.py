@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,17 +17,15 @@ from torch.nn.functional import interpolate
 
 from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError, OutputError, advice
-from xaieval.report.figures.maps import OPAQUE
-from xaieval.report.figures.overlays import COLOURS
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
+from xaieval.report.html.pictures import in_colour, overlay
 from xaieval.results.files import write_file, writing
 
-__all__ = ["MAPS", "Maps", "colour_stops", "data_url", "in_colour", "overlay"]
+__all__ = ["MAPS", "Maps"]
 
 MAPS = "maps.safetensors"  # in the folder of a run
 SIDE = 128  # pixels of the longer side
 SIDE_OF_SLICE = 112  # of the longest side of a volume
-QUALITY = 80  # of JPEG; noise then takes 10 kB, a photo about 4 kB
 
 
 @dataclass(frozen=True)
@@ -173,36 +167,6 @@ class Maps:
         cuts = cuts_through(torch.stack(of_volume or [torch.zeros(self.pixels.shape[2:])]), slices)
         share = SIDE_OF_SLICE / max(self.pixels.shape[2:])
         return joined([_small(one, round(share * max(one.shape[1:]))) for one in cut(values, cuts, slices)], ground)
-
-
-def overlay(picture: Any, one: Any) -> Any:
-    """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]; where the map is NaN, the image alone."""
-    colours = in_colour(one)
-    grey = picture.mean(axis=2, keepdims=True)
-    return np.where(np.isnan(one)[..., None], grey, (1 - OPAQUE) * grey + OPAQUE * colours)
-
-
-def in_colour(one: Any) -> Any:
-    """A map `[h, w]` in [0, 1] in colour, `[h, w, 3]`."""
-    return mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
-
-
-def data_url(picture: Any, quality: int = QUALITY) -> str:
-    """An image `[h, w, 3]` in [0, 1] as the data URL of a JPEG."""
-    file = BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def colour_stops(count: int = 9) -> list[tuple[str, str]]:
-    """Positions in percent and colours of the legend's gradient.
-
-    Example:
-        >>> colour_stops(2)
-        [('0', '#000004'), ('100', '#fcffa4')]
-    """
-    places = np.linspace(0, 1, count)
-    return [(f"{100 * place:g}", mpl.colors.to_hex(mpl.colormaps[COLOURS](place))) for place in places]
 
 
 def _small(picture: Tensor, most: int) -> Tensor:
