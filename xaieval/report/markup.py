@@ -25,6 +25,10 @@ ESCAPED = {
         "\u2264": r"$\leq$",
     },
 }
+# A table is set in smaller letters where it would be wider than the text of LaTeX's article of 10 points. In points:
+PAGE, GAP, LETTER = 345, 3, 5.1  # width of the text, half of the space between columns, mean width of a letter
+SIZES = {"": 1.0, r"\small": 0.925, r"\footnotesize": 0.85, r"\scriptsize": 0.8}  # small letters are made wider
+UNPRINTED = re.compile(r"\\[A-Za-z]+|[\\{}$]")  # of a cell
 LABEL = re.compile(r"[\w:.+/-]*", re.ASCII)
 MARKED = re.compile(r"[\\`*|<]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is no mark
 
@@ -55,10 +59,11 @@ def in_markdown(text: str) -> str:
 
 
 def latex_table(lines: Sequence[Sequence[str]], names: int, caption: str, label: str = "", notes: Sequence[str] = ()) -> str:
-    """A table for LaTeX, which needs the package booktabs.
+    """A table for LaTeX, which needs the package booktabs, in letters small enough for the width of a page.
 
     Args:
-        lines: Headings and rows, escaped; all as long as the headings.
+        lines: Headings and rows, escaped; all as long as the headings. A column without a heading belongs to the one before it,
+            stands close to it, and is set as a superscript.
         names: Number of leading columns with names, which are set to the left.
         caption: Text, which is escaped here.
         label: The name for references. Default: none.
@@ -69,22 +74,42 @@ def latex_table(lines: Sequence[Sequence[str]], names: int, caption: str, label:
     """
     if not LABEL.fullmatch(label):
         raise UsageError(f"a label of LaTeX has letters, digits and : . + / - _, such as 'tab:levels'; got {label!r}")
-    heads, *rows = (" & ".join(cells) for cells in lines)
+    heads, *rows = lines
+    raised = [place for place, head in enumerate(heads) if not head]
+    columns = ["@{}l" if place in raised else "l" if place < names else "r" for place in range(len(heads))]
+    over = [rf"\multicolumn{{2}}{{c}}{{{head}}}" if place + 1 in raised else head for place, head in enumerate(heads)]
+    body = [
+        [rf"\textsuperscript{{{cell}}}" if cell and place in raised else cell for place, cell in enumerate(row)] for row in rows
+    ]
+    size = _size(lines, raised)
     return "\n".join(
         [
+            r"% needs \usepackage{booktabs}",
             *(f"% {printable(note)}" for note in notes),
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{in_latex(caption)}}}",
             *([rf"  \label{{{label}}}"] if label else []),
-            rf"  \begin{{tabular}}{{{'l' * names}{'r' * (len(lines[0]) - names)}}}",
-            rf"    \toprule {heads} \\ \midrule",
-            *(rf"    {row} \\" for row in rows),
+            *([rf"  {size}"] if size else []),
+            rf"  \setlength{{\tabcolsep}}{{{GAP}pt}}",
+            rf"  \begin{{tabular}}{{{''.join(columns)}}}",
+            r"    \toprule",
+            rf"    {' & '.join(filter(None, over))} \\",
+            r"    \midrule",
+            *(rf"    {' & '.join(row)} \\" for row in body),
             r"    \bottomrule",
             r"  \end{tabular}",
             r"\end{table}",
         ]
     )
+
+
+def _size(lines: Sequence[Sequence[str]], raised: Sequence[int]) -> str:
+    """The largest size of letters at which a table is as wide as a page at most, or the smallest; "" for that of the text."""
+    widths = [max(len(UNPRINTED.sub("", cell)) for cell in column) for column in zip(*lines, strict=True)]
+    letters = sum(0.7 * width if place in raised else width for place, width in enumerate(widths))
+    gaps = 2 * GAP * (len(widths) - len(raised))
+    return next((size for size, share in SIZES.items() if share * letters * LETTER + gaps <= PAGE), [*SIZES][-1])
 
 
 def markdown_text(lines: Sequence[Sequence[str]], caption: str, notes: Sequence[str] = ()) -> str:

@@ -194,7 +194,7 @@ def _subject(scores: RunRecord) -> dict[str, Any]:
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "predictions": predictions_of(scores.images(IMAGE_COLUMNS), manifest.get("classes")),
-        "statuses": scores.statuses,
+        "statuses": scores.notable_statuses,
         "unreadable": [one | {"reason": without_folders(one["reason"])} for one in unreadable[:MOST_UNREADABLE]],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
     }
