@@ -12,12 +12,11 @@ SYMBOLS = {
     "textasciicircum": "^",
     "textless": "<",
     "textgreater": ">",
-    "textbar": "|",
 }
 OF_MATHS = {"uparrow": "\u2191", "downarrow": "\u2193", "times": "\u00d7", "geq": "\u2265", "leq": "\u2264"}
 SIZES = (r"\small", r"\footnotesize", r"\scriptsize")
 RULES = ("toprule", "midrule", "bottomrule")
-WRONG_GLYPHS = '<>|"'  # of the standard text font
+WRONG_GLYPHS = '<>|"`'  # of the standard text font
 ACTIVE = "#~^_"
 
 
@@ -202,6 +201,10 @@ class _Reader:
             if token[-1].isspace():
                 raise BadLatexError(f"{token!r} swallows a space")
             return SYMBOLS[name]
+        if name == "`":  # the accent of no letter
+            if self.group():
+                raise BadLatexError("an accent on a letter")
+            return name
         if name == "textsuperscript":
             return self.group()
         if name == "textbf":
@@ -218,6 +221,8 @@ class _Reader:
             name = token[1:].rstrip()
             if token == "-":
                 content += "\u2212"
+            elif token == "|":
+                content += token
             elif token.startswith("\\") and name in OF_MATHS:
                 content += OF_MATHS[name]
             else:
@@ -226,7 +231,7 @@ class _Reader:
 
 
 def _shown(text: str) -> str:
-    """The text as it is printed; two hyphens would be a dash."""
-    if "--" in text:
+    """The text as it is printed; two hyphens would be a dash, two commas a quotation mark."""
+    if "--" in text or ",," in text:
         raise BadLatexError("two hyphens are a dash")
     return " ".join(text.replace("''", '"').replace("\0", "").split())

@@ -151,7 +151,7 @@ def _summary_table(
         pair = row["layer"], row["method"]
         cells = []
         for metric in scores.metrics:
-            letters = [] if lettered is None else [str(lettered.frame.at[pair, f"{metric['name']}_letters"])]
+            letters = [] if lettered is None else [str(lettered.frame.loc[pair, f"{metric['name']}_letters"])]
             cells += [_with_interval(row, metric), *letters]
         cells += [f"{100 * row.get('mask_area', float('nan')):.1f}", str(int(row["n_images"])), str(int(row["n_failed"]))]
         cells += [words[row["layer"], row["method"]] for words in beaten.values()]

@@ -15,7 +15,7 @@ UP, DOWN = "\u2191", "\u2193"
 ESCAPED = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": "$|$", '"': "''", "`": r"\`{}"},
     **{
         UP: r"$\uparrow$",
         DOWN: r"$\downarrow$",
@@ -28,6 +28,7 @@ ESCAPED = {
 # A table is set in smaller letters where it would be wider than the text of LaTeX's article of 10 points. In points:
 PAGE, GAP, LETTER = 345, 3, 5.1  # width of the text, half of the space between columns, mean width of a letter
 SIZES = {"": 1.0, r"\small": 0.925, r"\footnotesize": 0.85, r"\scriptsize": 0.8}  # small letters are made wider
+WIDE = "% may be wider than the page: score fewer metrics, or use sidewaystable of the package rotating instead of table"
 UNPRINTED = re.compile(r"\\[A-Za-z]+|[\\{}$]")  # of a cell
 LABEL = re.compile(r"[\w:.+/-]*", re.ASCII)
 MARKED = re.compile(r"[\\`*|<]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is no mark
@@ -44,7 +45,7 @@ def in_latex(text: str) -> str:
         fpn[p\_2] 50 \% {[}0]
     """
     written = "".join(ESCAPED.get(sign, sign) for sign in printable(text))
-    written = re.sub("-(?=-)", "-{}", written)  # no dash of two hyphens
+    written = re.sub("([-,])(?=\\1)", r"\1{}", written)  # no dash of two hyphens, no quotation mark of two commas
     return f"{{{written[0]}}}{written[1:]}" if written[:1] in ("[", "*") else written
 
 
@@ -81,10 +82,12 @@ def latex_table(lines: Sequence[Sequence[str]], names: int, caption: str, label:
     body = [
         [rf"\textsuperscript{{{cell}}}" if cell and place in raised else cell for place, cell in enumerate(row)] for row in rows
     ]
-    size = _size(lines, raised)
+    fitting = [size for size, share in SIZES.items() if _width(lines, raised, share) <= PAGE]
+    size = fitting[0] if fitting else [*SIZES][-1]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
+            *([] if fitting else [WIDE]),
             *(f"% {printable(note)}" for note in notes),
             r"\begin{table}",
             r"  \centering",
@@ -104,12 +107,11 @@ def latex_table(lines: Sequence[Sequence[str]], names: int, caption: str, label:
     )
 
 
-def _size(lines: Sequence[Sequence[str]], raised: Sequence[int]) -> str:
-    """The largest size of letters at which a table is as wide as a page at most, or the smallest; "" for that of the text."""
+def _width(lines: Sequence[Sequence[str]], raised: Sequence[int], share: float) -> float:
+    """About how wide a table is in points, in letters of a share of the size of the text."""
     widths = [max(len(UNPRINTED.sub("", cell)) for cell in column) for column in zip(*lines, strict=True)]
     letters = sum(0.7 * width if place in raised else width for place, width in enumerate(widths))
-    gaps = 2 * GAP * (len(widths) - len(raised))
-    return next((size for size, share in SIZES.items() if share * letters * LETTER + gaps <= PAGE), [*SIZES][-1])
+    return share * letters * LETTER + 2 * GAP * (len(widths) - len(raised))
 
 
 def markdown_text(lines: Sequence[Sequence[str]], caption: str, notes: Sequence[str] = ()) -> str:

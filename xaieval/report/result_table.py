@@ -104,7 +104,7 @@ class ResultTable:
         """The table for LaTeX, which needs the package booktabs, with the best mean of each metric in bold.
 
         Letters are superscripts. The numbers of images and of failed rows are left out if all rows have the same number of
-        images, which the caption says, and none has failed. A table that is wider than the text of a page is set in smaller letters.
+        images, which the caption says, and none has failed. A table that is wider than a page is set in smaller letters.
 
         Args:
             label: The name for references, such as "tab:levels". Default: none.
@@ -182,7 +182,7 @@ class ResultTable:
     @property
     def _same_counts(self) -> bool:
         """Whether all rows have the same number of images, and none has failed."""
-        return self.frame["n_images"].nunique() == 1 and not self.frame["n_failed"].any()
+        return len({*self.frame["n_images"]}) == 1 and not self.frame["n_failed"].any()
 
     def _has_letters(self, metric: Mapping[str, Any]) -> bool:
         return any(self.frame.get(f"{metric['name']}_letters", ()))

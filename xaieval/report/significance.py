@@ -46,23 +46,31 @@ def best_in_words(frame: pd.DataFrame, metric: Mapping[str, Any]) -> str:
     name, higher = metric["name"], metric["higher_is_better"]
     letters: pd.Series[Any] = frame[f"{name}_letters"]
     best = [(str(layer), str(method)) for layer, method in frame.index[frame[f"{name}_best"].to_numpy(dtype=bool)]]
-    if higher is None or len(best) != 1:
+    if higher is None or not best:
         return ""
     row = frame.loc[best].iloc[0]
     mean = mean_text(row[name], row[f"{name}_low"], row[f"{name}_high"], metric)
-    start = f"{label_of(metric)}: {_named(best)} has the {'highest' if higher else 'lowest'} mean, {mean}"
-    ties = ties_of(letters, best[0])
-    if ties is None:
-        return f"{start}; it was not tested against others."
-    others = int((letters != "").sum()) - 1
+    way = "highest" if higher else "lowest"
+    tied = ties_of(letters, best[0])
+    if len(best) > 1:  # the same mean, with intervals that may differ
+        start = f"{label_of(metric)}: {_named(best)} have the {way} mean, {mean.partition(' ')[0]}"
+        it, does, differ = "They", "do", "differ"
+    else:
+        start, it, does, differ = f"{label_of(metric)}: {_named(best)} has the {way} mean, {mean}", "It", "does", "differs"
+    if tied is None:
+        return f"{start}; nothing was tested."
+    ties = [pair for pair in tied if pair not in best]
+    others = int((letters != "").sum()) - len(best)
     rest = others - len(ties)
-    all_others = "the other one" if others == 1 else f"all {others} others"
+    if not others:
+        return f"{start}."
+    one = "the other one" if others == 1 else ""
     if not ties:
-        return f"{start}, and differs significantly from {all_others}."
+        return f"{start}, and {differ} significantly from {one or f'all {others} others'}."
     if not rest:
-        return f"{start}, but does not differ significantly from {all_others.replace('all', 'any of the')}."
+        return f"{start}, but {does} not differ significantly from {one or f'any of the {others} others'}."
     return (
-        f"{start}. It does not differ significantly from {_named(ties)}. It differs significantly from the other "
+        f"{start}. {it} {does} not differ significantly from {_named(ties)}. {it} {differ} significantly from the other "
         f"{'one' if rest == 1 else rest}."
     )
 

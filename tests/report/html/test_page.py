@@ -164,6 +164,9 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     found = f"{own[0].upper()}{own[1:]} Only 20 images count for a layer and method; with fewer than 50,"
     assert f"2 reasons to doubt the numbers {found}" in text
     assert "Rows by status: ok 36, constant_map 4." in text
+    constant = rows.assign(layer="input", method="uniform", status="constant_map")
+    whole = _scores(pd.concat([_rows(20), constant], ignore_index=True), controls=["uniform"])
+    assert "Rows by status" not in _text(_page(whole)), "a control that is meant to be constant"
 
 
 def test_controls_are_told_from_methods_and_those_beaten_are_counted():
