@@ -173,6 +173,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "curves": curve_charts_of(scores),
         "comparison": options.other
         and comparison_of(scores, options.other, options.names, options.level, options.across_protocols),
+        "compared_with": options.other and " on ".join(filter(None, subject_of(options.other.manifest))),
         "cross": options.cross and cross_section(options.cross, options.level),
         **_origin(scores, options),
     }
