@@ -279,10 +279,8 @@ def _labels(known: pd.DataFrame) -> list[Floats]:
 
 def _cause(first: RunRecord, second: RunRecord) -> str:
     """The difference that changes confidences, if the manifests name one; else ""."""
-    found = {
-        "the preprocessing differs": [*_other_preprocessing(first, second, _HERE)],
-        "the arguments of the model differ": [*_other_options(first, second, ("model_args",), _HERE)],
-    }
+    found = {"the preprocessing differs": [*_other_preprocessing(first, second, _HERE)]}
+    found["the arguments of the model differ"] = [*_other_options(first, second, ("model_args",), _HERE)]
     return " and ".join(cause for cause, notes in found.items() if any(not note.startswith(_UNCLEAR) for note in notes))
 
 
