@@ -114,6 +114,24 @@ def test_rounding_is_no_other_image_and_a_larger_difference_is_said(noise, entri
     assert not said or "the images or their preprocessing differ, or the model is not deterministic" in found[1]
 
 
+def test_the_reason_for_other_confidences_is_the_one_that_differs():
+    known, args = {"mean": [0.5]}, {"model_args": {"pad_type": "same"}}
+    one = run(preprocessing=known, options={"data": "scenes"})
+    other = np.random.default_rng(9).random(IMAGES)
+    reasons = {
+        "the arguments of the model differ": {"options": {"data": "scenes"} | args},
+        "the preprocessing differs": {"preprocessing": {"mean": [0.0]}},
+        "the preprocessing differs and the arguments of the model differ": {
+            "preprocessing": {"mean": [0.0]},
+            "options": {"data": "scenes"} | args,
+        },
+    }
+    for reason, entries in reasons.items():
+        found = notes(one, run(confidence=other, **({"preprocessing": known, "options": {"data": "scenes"}} | entries)))
+        [note] = [note for note in found if "the model is the same" in note]
+        assert note.endswith(f" in the other, as {reason}")
+
+
 def test_confidences_of_equal_images_and_of_few_images_raise_no_alarm():
     saturated = np.where(np.arange(IMAGES) % 2, 1.0, 1 - 1e-7)
     assert len(notes(run(confidence=saturated), run(confidence=saturated[::-1]))) == 3

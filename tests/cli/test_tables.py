@@ -353,7 +353,7 @@ def test_the_table_of_a_run_is_printed_in_each_form(run, form, capsys):
     found = xaieval.Scores.load(run[0]).table(0.9)
     main(["table", str(run[0]), "--format", form, "--level", "0.9", "--label", "tab:one"])
     expected = {
-        "text": f"{found}\n\n{found.caption}",
+        "text": f"{found}\n\n{found.caption}\n\n{found.in_words()}",
         "markdown": found.to_markdown(),
         "latex": found.to_latex("tab:one"),
         "csv": found.to_csv().rstrip(),
@@ -372,9 +372,11 @@ def test_more_pairs_than_fit_into_a_line_have_their_letters_in_the_table(capsys)
     scores = xaieval.Scores(rows, {"metrics": [drops], "seed": 0})
     print_summary(scores, scores.summary(), None, 0.95)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    marked = {line.split()[0]: re.search(r"\] (\w+) ", line)[1] for line in lines if re.match(r"p\d ", line)}
+    marked = {line.split()[0]: re.search(r"\] +([a-z]+) ", line)[1] for line in lines if re.match(r"p\d ", line)}
     assert marked == {f"p{layer}": "abcdefghi"[layer] for layer in range(9)}
     assert "items that share a letter in a column cannot be told apart at 95%" in lines
+    assert scores.table().in_words().splitlines() == lines[-2:]
+    assert len({line.index("]") for line in lines if re.match(r"p\d ", line)}) == 1, "numbers line up"
     few = xaieval.Scores(rows[rows["layer"] < "p8"], scores.manifest)
     print_summary(few, few.summary(), None, 0.95)
     assert "letter" not in capsys.readouterr().out

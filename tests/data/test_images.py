@@ -89,6 +89,16 @@ def test_ids_do_not_depend_on_where_the_folder_is_nor_on_the_order_of_writing(fo
     assert list(image_folder("./elsewhere/", SMALL).ids) == expected
 
 
+def test_a_data_set_is_shown_in_one_line():
+    def pictures(labels: list[int | None], classes: list[str], left_out: dict[str, int]) -> Pictures:
+        return Pictures([str(n) for n, _ in enumerate(labels)], labels, classes, lambda n: None, lambda p: p, left_out=left_out)
+
+    assert repr(pictures([0, 1], ["cat", "dog"], {".txt": 2})) == "<2 pictures, 2 classes: cat, dog; left out: 2 .txt>"
+    assert repr(pictures([None], [], {})) == "<1 picture, no classes>"
+    many = repr(pictures([0], [f"c{n}" for n in range(30)], {}))
+    assert many == f"<1 picture, 30 classes: {', '.join(f'c{n}' for n in range(10))}, ...>"
+
+
 def test_every_picture_of_a_folder_can_be_read(folder):
     pictures = image_folder(folder, SMALL)
     batches = list(pictures.loader(batch_size=3))

@@ -55,6 +55,18 @@ def test_data_that_does_not_exist_is_refused_word_for_word(spec, message, tmp_pa
     assert str(error.value).split(" (")[0] == message  # in brackets: the file that was imported
 
 
+def test_folders_that_may_be_meant_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "photos").mkdir(parents=True)
+    (tmp_path / "my" / "photon").write_text("no folder")
+    with pytest.raises(DataError, match=r"^no data 'my/photos'; did you mean 'folder:my/photos'\? data is 'scenes', "):
+        load_data("my/photos", SMALL, batch_size=4)
+    with pytest.raises(DataError, match=r"^no folder 'my/fotos'; did you mean 'my/photos'\? give a folder that has"):
+        load_data("folder:my/fotos", SMALL, batch_size=4)
+    with pytest.raises(DataError, match=r"^no folder 'mine/photos'; give a folder"):  # nothing beside it
+        load_data("folder:mine/photos", SMALL, batch_size=4)
+
+
 @pytest.mark.parametrize("spec", [":make", ".relative:make", "a..b:make"])
 def test_a_factory_without_a_proper_module_is_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -234,8 +234,8 @@ def _check_confidences(first: RunRecord, second: RunRecord, images: pd.DataFrame
     )
     if swapped:
         raise MetricError(f"{found.format(*_HERE)}; both runs have the same confidences in another order, so {_MEND}")
-    if _explained(first, second):
-        return f"{found.format(*names)}, as the preprocessing differs"
+    if cause := _cause(first, second):
+        return f"{found.format(*names)}, as {cause}"
     if len(known) < _ENOUGH or _are_associated(one, other, targets, _labels(known)):
         return f"{found.format(*names)}, so the images or their preprocessing differ, or the model is not deterministic"
     raise MetricError(f"{found.format(*_HERE)}; the ids do not belong to the same images, so {_MEND}")
@@ -274,10 +274,11 @@ def _labels(known: pd.DataFrame) -> list[Floats]:
     return [known[name].to_numpy(dtype=float) for name in ("label", "label_other")]
 
 
-def _explained(first: RunRecord, second: RunRecord) -> bool:
-    """Whether the manifests name a difference that changes confidences."""
-    notes = [*_other_preprocessing(first, second, _HERE), *_other_options(first, second, ("model_args",), _HERE)]
-    return any(not note.startswith(_UNCLEAR) for note in notes)
+def _cause(first: RunRecord, second: RunRecord) -> str:
+    """The difference that changes confidences, if the manifests name one; else ""."""
+    found = {"the preprocessing differs": [*_other_preprocessing(first, second, _HERE)]}
+    found["the arguments of the model differ"] = [*_other_options(first, second, ("model_args",), _HERE)]
+    return " and ".join(cause for cause, notes in found.items() if any(not note.startswith(_UNCLEAR) for note in notes))
 
 
 # ---- what took part, and what differs

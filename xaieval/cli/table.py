@@ -143,7 +143,7 @@ def written(found: ResultTable, form: Format, label: str = "", out: Path | None 
         found.to_excel(out)
     else:
         text = {
-            "text": lambda: f"{found}\n\n{found.caption}",
+            "text": lambda: "\n\n".join(filter(None, [str(found), found.caption, found.in_words()])),
             "markdown": found.to_markdown,
             "latex": lambda: found.to_latex(label),
             "csv": lambda: found.to_csv().rstrip(),

@@ -20,10 +20,10 @@ def full_name(given: str, known: Collection[str]) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """A name in small letters, without what stands between its words.
+    """A name in small letters, without what stands between its words, and with "++" for "PlusPlus" or "pp" at its end.
 
     Example:
-        >>> plain_name("GradCAM"), plain_name("grad-cam"), plain_name("average_drop")
-        ('gradcam', 'gradcam', 'averagedrop')
+        >>> plain_name("GradCAM"), plain_name("grad-cam"), plain_name("average_drop"), plain_name("GradCAMPlusPlus")
+        ('gradcam', 'gradcam', 'averagedrop', 'gradcam++')
     """
-    return re.sub(r"[-_ ]", "", name.lower())
+    return re.sub(r"(plusplus|pp)$", "++", re.sub(r"[-_ ]", "", name.lower()))

@@ -26,12 +26,14 @@ from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
-from xaieval.errors import DataError
+from xaieval.errors import DataError, printable
 
 __all__ = ["Pictures", "describe_left_out", "image_files", "image_folder", "scenes"]
 
+MOST_SHOWN = 10  # classes in the text of a data set
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Pictures(Dataset[dict[str, Any]]):
     """A data set of images that are read one by one.
 
@@ -62,6 +64,14 @@ class Pictures(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """The numbers of pictures, of classes and of what was left out, and the first classes in the order of their labels."""
+        shown = [*map(printable, self.classes[:MOST_SHOWN]), *(["..."] if len(self.classes) > MOST_SHOWN else [])]
+        count = f"{len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}"
+        known = f"{count}: {', '.join(shown)}" if self.classes else "no classes"
+        pictures = f"{len(self)} {'picture' if len(self) == 1 else 'pictures'}"
+        return f"<{'; '.join(filter(None, [f'{pictures}, {known}', describe_left_out(self.left_out)]))}>"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return sample_of(self.ids[index], self.labels[index], lambda: self._prepared(index))

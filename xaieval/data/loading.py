@@ -270,7 +270,8 @@ def load_pictures(
     if is_mosaics(spec):
         raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the images themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
-    raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
+    meant = f"did you mean 'folder:{spec}'? " if Path(spec).is_dir() else ""
+    raise DataError(f"no data {spec!r}; {meant}data is {forms} or 'package.module:factory'")
 
 
 def _parts(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> dict[str, Any]:

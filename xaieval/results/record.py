@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from xaieval.results.part_of_run import PartOfRun, check_not_whole
 from xaieval.results.row_check import check_row_file
 from xaieval.results.row_file import RowFile, RowWriter
 from xaieval.results.row_pieces import MOST_ROWS, first_rows
-from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
+from xaieval.results.rows import CONSTANT_MAP, GROUP, KEYS, UNREADABLE, with_group_column
 from xaieval.results.run_rows import RowsOrFile, RunRows
 from xaieval.results.validation import check_rows, read_manifest
 
@@ -59,6 +60,14 @@ class RunRecord(RunRows):
     def controls(self) -> list[str]:
         """The methods that are control maps; empty for a run without controls."""
         return list(self.manifest.get("controls", []))
+
+    @property
+    def notable_statuses(self) -> dict[str, int]:
+        """`statuses` without the constant maps of controls such as `uniform`, which are meant to be constant."""
+        counts: Counter[str] = Counter()
+        for (_, method), known in self.count_statuses().items():
+            counts.update({one: n for one, n in known.items() if one != CONSTANT_MAP or method not in self.controls})
+        return dict(counts.most_common())
 
     @property
     def matched_controls(self) -> list[str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xaieval.data.batches import Failure
 
 __all__ = [
+    "CONSTANT_MAP",
     "COUNTED",
     "CROSS_KEYS",
     "DISAGREE",
@@ -31,7 +32,8 @@ __all__ = [
     "with_group_column",
 ]
 
-COUNTED = ("ok", "constant_map")  # statuses of the rows that count: all of their metrics can have values
+CONSTANT_MAP = "constant_map"
+COUNTED = ("ok", CONSTANT_MAP)  # statuses of the rows that count: all of their metrics can have values
 NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that do not divide by the confidence have values
 VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
 UNREADABLE = "unreadable"  # nothing is known of the image but its id, and perhaps its label

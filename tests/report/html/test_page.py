@@ -164,6 +164,9 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     found = f"{own[0].upper()}{own[1:]} Only 20 images count for a layer and method; with fewer than 50,"
     assert f"2 reasons to doubt the numbers {found}" in text
     assert "Rows by status: ok 36, constant_map 4." in text
+    constant = rows.assign(layer="input", method="uniform", status="constant_map")
+    whole = _scores(pd.concat([_rows(20), constant], ignore_index=True), controls=["uniform"])
+    assert "Rows by status" not in _text(_page(whole)), "a control that is meant to be constant"
 
 
 def test_controls_are_told_from_methods_and_those_beaten_are_counted():
@@ -264,7 +267,9 @@ def test_two_runs_stand_side_by_side_as_compare_says():
     row = scores.compare(other).loc[("p4", "gradcam", "average_drop")]
     shown = f"{row['mean']:.1f} {row['other_mean']:.1f} {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
     assert f"p4 gradcam AD % {shown} {row['p_holm']:.2g} 60 first" in text
-    assert "Of 4 comparisons, 2 are significantly better in first and 0 are significantly better in second" in text
+    verdict = "Of 4 comparisons, 2 are significantly better in first and 0 are significantly better in second"
+    assert text.count(verdict) == 2, "at the top, and in its section"
+    assert f"Compared with second ( a model ): {verdict}" in text.replace("(a model)", "( a model )")
     assert "Settings that differ setting first second model a b" in text
 
 
@@ -720,7 +725,7 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
 
 def test_two_folders_are_compared(bench, scored):
     assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
-    assert "Of 6 comparisons, 0 are significantly better in" in _text(Path("both.html").read_text())
+    assert "None of the 6 comparisons is significant." in _text(Path("both.html").read_text())
 
 
 def test_two_folders_have_the_table_of_whose_maps_on_which_model(bench, scored):

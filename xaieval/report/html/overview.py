@@ -12,6 +12,7 @@ from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import DIRECTIONS, Pair
 from xaieval.report.html.sections import best_pair, title_of
 from xaieval.report.result_table import ResultTable
+from xaieval.report.significance import MOST_NAMED, ties_of
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, interval_text, label_of
 from xaieval.results.record import RunRecord
@@ -19,7 +20,6 @@ from xaieval.results.record import RunRecord
 __all__ = ["Best", "Winner", "best_of", "doubts_of", "how_sure", "size_note", "winners_of"]
 
 FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
-MOST_NAMED = 4  # pairs in a cell
 
 Beaten = Mapping[Pair, Sequence[tuple[str, Sequence[str]]]]  # what `controls_beaten` returns
 
@@ -94,7 +94,7 @@ def best_of(scores: RunRecord, table: ResultTable, fooled: Mapping[str, str]) ->
                 f"{row[name]:{form}}",
                 interval,
                 *pair,
-                _ties(frame[f"{name}_letters"], pair),
+                ties_of(frame[f"{name}_letters"], pair),
                 fooled.get(name, ""),
             )
         )
@@ -174,14 +174,6 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
         "intervals of skewed values contain the true mean too rarely, so score more images"
     )
     return [*doubts, *([few] if fewest < FEW else []), *filter(None, [scores.sample_note])]
-
-
-def _ties(letters: pd.Series[Any], best: Pair) -> list[Pair] | None:
-    """The layers and methods that share a letter with the best; None if nothing was tested."""
-    tested: dict[Any, set[str]] = {pair: set(own) for pair, own in letters.items() if own}
-    if best not in tested:
-        return None
-    return [(str(pair[0]), str(pair[1])) for pair, own in tested.items() if pair != best and own & tested[best]]
 
 
 def _in_words(text: str, metrics: Sequence[Mapping[str, Any]]) -> str:

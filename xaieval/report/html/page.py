@@ -176,6 +176,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "curves": curve_charts_of(scores),
         "comparison": options.other
         and comparison_of(scores, options.other, options.names, options.level, options.across_protocols),
+        "compared_with": options.other and " on ".join(filter(None, subject_of(options.other.manifest))),
         "cross": options.cross and cross_section(options.cross, options.level),
         **_origin(scores, options),
     }
@@ -197,7 +198,7 @@ def _subject(scores: RunRecord) -> dict[str, Any]:
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "predictions": predictions_of(scores.images(IMAGE_COLUMNS), manifest.get("classes")),
-        "statuses": scores.statuses,
+        "statuses": scores.notable_statuses,
         "unreadable": [one | {"reason": without_folders(one["reason"])} for one in unreadable[:MOST_UNREADABLE]],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
     }
