@@ -208,7 +208,9 @@ def _of_scans(options: ModelOptions) -> Any:
     """
     from xaieval.data import ScanPreprocessing
 
-    of_pictures = [name for name in ("image_size", "mean", "std", "interpolation", "nodata") if getattr(options, name) is not None]
+    of_pictures = [
+        name for name in ("image_size", "mean", "std", "interpolation", "nodata") if getattr(options, name) is not None
+    ]
     check_names("scan-args", options.scan_args, [one.name for one in fields(ScanPreprocessing)])
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
@@ -363,8 +365,8 @@ def check_arrays(options: ModelOptions, preprocessing: Preprocessing, data: Data
     if (height, width) != sides:
         as_they_are = f"{height}" if height == width else f"{height},{width}"
         raise UsageError(
-            f"the tiles have {height} x {width} pixels ('{pictures.ids[0]}'), and the model's images {sides[0]} x {sides[1]} by "
-            f"default; give --image-size {as_they_are} to score the tiles as they are, or the size that the model was trained "
+            f"the tiles have {height} x {width} pixels ('{pictures.ids[0]}'), and the model's images {sides[0]} x {sides[1]} "
+            f"by default; give --image-size {as_they_are} to score the tiles as they are, or the size that the model was trained "
             "on, to which they are resized"
         )
 

@@ -138,8 +138,8 @@ class Protocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _plain_integers(self.target))
         object.__setattr__(self, "against", _against(self.against, self.gradient))
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(getattr(self, name)))
+        object.__setattr__(self, "mean", _numbers(self.mean))
+        object.__setattr__(self, "std", _numbers(self.std))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
         if not callable(self.fill):

@@ -345,7 +345,9 @@ def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     name, _, function = spec.rpartition(":")
     is_file = name.endswith(".py")
     if not is_file and not all(part.isidentifier() for part in name.split(".")):
-        raise error(f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' or 'file.py:factory' is expected")
+        raise error(
+            f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' or 'file.py:factory' is expected"
+        )
     if is_file and not Path(name).is_file():
         raise error(f"no {what} {spec!r}: there is no file '{name}' in the working directory")
     _search_also(Path(name).resolve().parent if is_file else Path.cwd())

@@ -33,7 +33,11 @@ def find_in_data(batch: Batch, loader: Any) -> list[Finding]:
         loader: Whose `dataset.left_out` counts files by kind, if it has one.
     """
     left_out = getattr(getattr(loader, "dataset", None), "left_out", None)
-    return [*_boxes_beyond(batch), *_without_data(batch.images), *(_left_out(left_out) if isinstance(left_out, Mapping) else [])]
+    return [
+        *_boxes_beyond(batch),
+        *_without_data(batch.images),
+        *(_left_out(left_out) if isinstance(left_out, Mapping) else []),
+    ]
 
 
 def find_other_classes(batch: Batch, followed: Sequence[int]) -> list[Finding]:
