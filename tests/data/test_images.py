@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -542,3 +543,21 @@ def test_places_without_images_are_refused(tmp_path, monkeypatch, places, messag
     with pytest.raises(DataError) as caught:
         image_files(places, Preprocessing(8, 8))
     assert str(caught.value).startswith(message)
+
+
+def test_pixels_without_data_become_the_mean_before_the_image_is_resized():
+    tile = torch.full((2, 8, 8), 30.0)
+    tile[:, :, :3] = -9999
+    tile[0, 5, 5] = torch.nan
+    prepare = Preprocessing((4, 4), (4, 4), mean=(10.0, 20.0), std=(10.0, 10.0), nodata=-9999)
+    by_hand = torch.where((tile == -9999) | tile.isnan(), torch.tensor([10.0, 20.0])[:, None, None], tile)
+    wanted = replace(prepare, nodata=None)(by_hand)
+    assert torch.equal(prepare(tile), wanted)
+    assert wanted[:, :, 0].abs().max() < 0.3  # a mixture with -9999 would be far off
+    assert not prepare(tile).isnan().any()
+
+
+def test_bands_are_not_cropped():
+    bands = Preprocessing(224, 256).with_channels(13).with_size(64)
+    tile = torch.rand(13, 64, 64)
+    assert torch.equal(bands(tile), tile)

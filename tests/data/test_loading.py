@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 import xaieval
 from xaieval.data import Preprocessing, image_folder, load_data, load_mosaics, load_pictures, mosaics, scenes
 from xaieval.data.batches import read_batches
+from xaieval.data.loading import import_factory
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
@@ -333,3 +334,36 @@ def test_the_names_of_folders_can_be_given_in_the_order_of_the_model(tmp_path):
         with pytest.raises(DataError) as caught:
             image_folder(root, SMALL, classes=wrong)
         assert message.split("; did")[0] in str(caught.value)
+
+
+def test_a_function_in_a_file_is_found_by_its_path_and_its_file_runs_once(tmp_path, monkeypatch):
+    (tmp_path / "own code").mkdir()
+    file = tmp_path / "own code" / "json.py"  # the name of a module of Python's
+    file.write_text("import neighbour\nmade = []\ndef make():\n    made.append(neighbour.NUMBER)\n    return made\n")
+    (tmp_path / "own code" / "neighbour.py").write_text("NUMBER = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+    try:
+        make = import_factory("own code/json.py:make", DataError, "data")
+        assert make() == [7]
+        assert import_factory(f"{file}:make", DataError, "data") is make
+        assert sys.modules["json"].__file__ != str(file)
+    finally:
+        for name in {*sys.modules} - before:
+            del sys.modules[name]
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^no data 'own.py:make': there is no file 'own.py' in the working directory$"):
+        import_factory("own.py:make", DataError, "data")
+
+
+def test_a_file_that_fails_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "fails_at_first.py"
+    file.write_text("raise ValueError('first')\n")
+    with pytest.raises(ValueError, match="first"):
+        import_factory(f"{file}:make", DataError, "data")
+    assert "fails_at_first" not in sys.modules

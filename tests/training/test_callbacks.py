@@ -120,6 +120,9 @@ def test_values_are_logged_to_tensorboard(tmp_path):
     assert set(events.Tags()["scalars"]) >= NAMES
     drops = events.Scalars("average_drop/net.4/gradcam")
     assert len(drops) == 2
+    rows = callback.history.query("layer == 'net.4'")
+    assert rows["epoch"].tolist() == [1, 3]
+    assert rows["average_drop"].tolist() == pytest.approx([one.value for one in drops], rel=1e-5)
     assert drops[-1].value == pytest.approx(callback.scores.summary().loc[("net.4", "gradcam"), "average_drop"], rel=1e-5)
 
 

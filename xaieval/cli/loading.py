@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inputs",
+    "check_arrays",
     "check_names",
     "check_normalisation",
     "chosen_target",
@@ -128,7 +129,7 @@ def load_inputs(
         )
     )
     if known_data:
-        check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
+        check_arrays(model_options, loaded.preprocessing, data)
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
 
@@ -176,6 +177,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.scan_args:
         return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing
+    if len(options.mean or ()) > 1:
+        preprocessing = preprocessing.with_channels(len(options.mean or ()))
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))
     normal = {"mean": options.mean, "std": options.std}
@@ -184,8 +187,7 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
         for name, numbers in normal.items()
         if numbers is not None
     }
-    if options.interpolation is not None:
-        changes["interpolation"] = options.interpolation
+    changes |= {name: given for name in ("interpolation", "nodata") if (given := getattr(options, name)) is not None}
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
@@ -208,7 +210,9 @@ def _of_scans(options: ModelOptions) -> Any:
     """
     from xaieval.data import ScanPreprocessing
 
-    of_pictures = [name for name in ("image_size", "mean", "std", "interpolation") if getattr(options, name) is not None]
+    of_pictures = [
+        name for name in ("image_size", "mean", "std", "interpolation", "nodata") if getattr(options, name) is not None
+    ]
     check_names("scan-args", options.scan_args, [one.name for one in fields(ScanPreprocessing)])
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
@@ -350,6 +354,33 @@ def check_normalisation(options: ModelOptions, preprocessing: Preprocessing, ids
             f"the model takes images of {preprocessing.channels} channels{' from arrays' if arrays else ''}, whose "
             "normalisation is not known; give --mean and "
             f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
+        )
+
+
+def check_arrays(options: ModelOptions, preprocessing: Preprocessing, data: Data) -> None:
+    """Refuse arrays of files whose unit is not known, and bands that would be resized without being asked for.
+
+    Raises:
+        UsageError: The options do not say how arrays are normalised; or their size is not that of the model's images, and the
+            options do not name a size.
+    """
+    pictures = getattr(data.loader, "dataset", None)
+    check_normalisation(options, preprocessing, getattr(pictures, "ids", ()))
+    if options.image_size is not None or getattr(preprocessing, "channels", 3) in (1, 3) or not hasattr(pictures, "read"):
+        return
+    from xaieval.data.decoding import UNREADABLE
+
+    try:
+        height, width = pictures.read(0).shape[1:]
+    except UNREADABLE:  # which its row says
+        return
+    sides = preprocessing.input_shape[1:]
+    if (height, width) != sides:
+        as_they_are = f"{height}" if height == width else f"{height},{width}"
+        raise UsageError(
+            f"the tiles have {height} x {width} pixels ('{pictures.ids[0]}'), and the model's images {sides[0]} x {sides[1]} "
+            f"by default; give --image-size {as_they_are} to score the tiles as they are, or the size that the model was trained "
+            "on, to which they are resized"
         )
 
 

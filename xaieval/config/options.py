@@ -64,6 +64,7 @@ class ModelOptions:
             images keep their own shape, the shorter side.
         mean: Mean for input normalisation, one number per channel. Default: that of the model.
         std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
+        nodata: For folder:DIR of arrays, the value of pixels without data, such as -9999; they, and NaN, become the mean.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
         scan_args: For nifti:DIR, --scan-args.intensity zscore (or zscore-nonzero, file, or a window such as -1000,400), .size
             96,96,64 in voxels, .spacing 1.5 in mm.
@@ -80,6 +81,7 @@ class ModelOptions:
     image_size: Side | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
+    nodata: float | None = None
     interpolation: str | None = None
     scan_args: Arguments = field(default_factory=dict)
     forward: Annotated[str | None, Parameter(help=FORWARD_HELP)] = None

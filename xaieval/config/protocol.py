@@ -138,6 +138,8 @@ class Protocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _plain_integers(self.target))
         object.__setattr__(self, "against", _against(self.against, self.gradient))
+        object.__setattr__(self, "mean", _numbers(self.mean))
+        object.__setattr__(self, "std", _numbers(self.std))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
         if not callable(self.fill):
@@ -189,6 +191,11 @@ def _plain_integers(target: Any) -> Any:
     if isinstance(target, list | tuple | range):
         return tuple(_plain_integers(one) for one in target)
     return target
+
+
+def _numbers(given: Any) -> tuple[float, ...] | None:
+    """The numbers of a list, an array or a tensor, so that a manifest can record them."""
+    return None if given is None else tuple(map(float, given))
 
 
 def _against(against: Any, gradient: Gradient) -> str | tuple[int, ...] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from xaieval.config.counts import check_count
@@ -333,24 +336,53 @@ def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     Installed modules come before those in the working directory, so a file there never replaces a library.
 
     Args:
-        spec: The name of the function.
+        spec: The name of the function, "package.module:function", or "path/to/file.py:function".
         error: The class of the error if it does not exist.
         what: What the function makes, for the error message: "data" or "model".
 
     Raises:
         UsageError: The module or the function does not exist. The class of the error is `error`.
     """
-    name, _, function = spec.partition(":")
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise error(f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' is expected")
-    folder = str(Path.cwd())
-    if not {folder, ""} & {*sys.path}:
-        sys.path.append(folder)
+    name, _, function = spec.rpartition(":")
+    is_file = name.endswith(".py")
+    if not is_file and not all(part.isidentifier() for part in name.split(".")):
+        raise error(
+            f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' or 'file.py:factory' is expected"
+        )
+    if is_file and not Path(name).is_file():
+        raise error(f"no {what} {spec!r}: there is no file '{name}' in the working directory")
+    _search_also(Path(name).resolve().parent if is_file else Path.cwd())
     try:
-        module = importlib.import_module(name)
+        module = _module_of_file(Path(name).resolve()) if is_file else importlib.import_module(name)
     except ModuleNotFoundError as missing:
         raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
     if not hasattr(module, function):
         origin = getattr(module, "__file__", None) or "built into Python"
         raise error(f"no {what} {spec!r}: module {name!r} has no {function!r} ({origin})")
     return getattr(module, function)
+
+
+def _search_also(folder: Path) -> None:
+    """Find modules in a folder too, after all others."""
+    if not {str(folder), *([""] if folder == Path.cwd() else [])} & {*sys.path}:
+        sys.path.append(str(folder))
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module of a file, run once for a model and data of the same file; it never takes the place of another module."""
+    loaded = next((one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(path)), None)
+    if loaded is not None:
+        return loaded
+    name = re.sub(r"\W", "_", path.stem)
+    other = importlib.util.find_spec(name)
+    name = name if other is None or other.origin == str(path) else f"{name}_from_file"
+    plan = importlib.util.spec_from_file_location(name, path)
+    if plan is None or plan.loader is None:
+        raise ModuleNotFoundError(f"'{path.name}' is no Python file", name=path.stem)
+    sys.modules[name] = module = importlib.util.module_from_spec(plan)
+    try:
+        plan.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -81,6 +81,8 @@ class Preprocessing:
         whole: Resize the shorter side to `resize` and do not crop, so that images differ in size; a loader then makes batches
             of one image. `image_size` is that of a square image.
         fill: Brightness of the border in [0, 1], in all channels. Default: the mean colour.
+        nodata: In arrays of bands, the value of pixels without data, such as -9999. They become the mean of their band, as do
+            NaN and infinite values, before the image is resized.
 
     Raises:
         DataError: The choices contradict each other.
@@ -96,6 +98,7 @@ class Preprocessing:
     corner: bool = False
     whole: Whole | None = None
     fill: float | None = None
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -154,6 +157,8 @@ class Preprocessing:
     def with_channels(self, channels: int) -> Preprocessing:
         """Change the number of channels, if it differs: grey gets the average mean and std, other bands none (0 and 1).
 
+        Images of other bands are not cropped: a border around the object is the custom of photos.
+
         Example:
             >>> Preprocessing().with_channels(13).channels
             13
@@ -163,7 +168,8 @@ class Preprocessing:
         if channels == 1:
             mean, std = (sum(numbers) / len(numbers) for numbers in (self.mean, self.std))
             return replace(self, mean=(mean,), std=(std,))
-        return replace(self, mean=(0.0,) * channels, std=(1.0,) * channels)
+        size = self.resize if self.whole else self.image_size
+        return replace(self, resize=size, mean=(0.0,) * channels, std=(1.0,) * channels)
 
     def __call__(self, picture: Image.Image | Float[Tensor, "c height width"]) -> Float[Tensor, "c h w"]:
         """Convert an RGB image to a normalised tensor.
@@ -177,7 +183,9 @@ class Preprocessing:
         """
         if isinstance(picture, Tensor) and len(picture) != self.channels:
             raise ValueError(f"it has {len(picture)} bands, and the model takes {self.channels}")
-        if isinstance(picture, Image.Image) and self.channels == 1:
+        if isinstance(picture, Tensor):
+            picture = self._with_data_everywhere(picture)
+        elif self.channels == 1:
             picture = picture.convert("L")
         size = size_of(picture)
         self._check_shape(size)
@@ -193,6 +201,13 @@ class Preprocessing:
         )
         tensor: Tensor = steps(picture)
         return tensor
+
+    def _with_data_everywhere(self, bands: Tensor) -> Tensor:
+        """Bands whose values without data are the mean of their band; resizing would mix them with their neighbours."""
+        if self.nodata is None:
+            return bands
+        missing = (bands == self.nodata) | ~bands.isfinite()
+        return torch.where(missing, bands.new_tensor(self.mean)[:, None, None], bands)
 
     def mask(self, mask: Image.Image) -> Bool[Tensor, "h w"]:
         """Apply the same resizing and cropping to a mask: True where the object covers at least half of the pixel.

@@ -22,7 +22,7 @@ from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import subject_of
 from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, latex_table, markdown_text
 from xaieval.report.significance import best_in_words
-from xaieval.results.metric_display import counts_text, decimals_of, label_of, mean_text
+from xaieval.results.metric_display import counts_text, label_of, mean_text
 from xaieval.results.record import RunRecord
 
 __all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "published_beside", "result_table"]
