@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app
+from xaieval.cli.bands import check_bands
 from xaieval.cli.json_output import findings_document
-from xaieval.cli.loading import check_arrays, class_order, load_forward, load_trained, names_code
+from xaieval.cli.loading import class_order, load_forward, load_trained, names_code
 from xaieval.cli.tables import print_findings, print_text
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, model_settings, parts_of_data
@@ -49,7 +50,7 @@ def check(
         **parts_of_data(options),
     )
     if not names_code("data", options.data):
-        check_arrays(model_options, prepared, data)
+        check_bands(model_options, prepared, data)
     checked = look(
         loaded.model,
         data.loader,

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xaieval.cli.bands import check_bands, check_normalisation
 from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
 from xaieval.config.options import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xaieval.config.protocol import Protocol
-    from xaieval.data import Data, Preprocessing
+    from xaieval.data import Data
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
     from xaieval.explainers import Explainer
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Inputs",
-    "check_arrays",
     "check_names",
-    "check_normalisation",
     "chosen_target",
     "class_order",
     "load",
@@ -129,7 +128,7 @@ def load_inputs(
         )
     )
     if known_data:
-        check_arrays(model_options, loaded.preprocessing, data)
+        check_bands(model_options, loaded.preprocessing, data)
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
 
@@ -339,49 +338,6 @@ def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Score
 def _size(sides: int | tuple[int, ...]) -> Side:
     """One side, or height and width, from the command line or from a manifest."""
     return sides if isinstance(sides, int) else (sides[0], sides[-1])
-
-
-def check_normalisation(options: ModelOptions, preprocessing: Preprocessing, ids: Sequence[str] = ()) -> None:
-    """Refuse to read bands from files without being told their mean and standard deviation.
-
-    Raises:
-        UsageError: The images have other channels than grey or RGB, or are arrays, whose unit is not known, and the options do
-            not say how they are normalised.
-    """
-    arrays = any(name.lower().endswith(".npy") for name in ids)
-    if (preprocessing.channels not in (1, 3) or arrays) and (options.mean is None or options.std is None):
-        raise UsageError(
-            f"the model takes images of {preprocessing.channels} channels{' from arrays' if arrays else ''}, whose "
-            "normalisation is not known; give --mean and "
-            f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
-        )
-
-
-def check_arrays(options: ModelOptions, preprocessing: Preprocessing, data: Data) -> None:
-    """Refuse arrays of files whose unit is not known, and bands that would be resized without being asked for.
-
-    Raises:
-        UsageError: The options do not say how arrays are normalised; or their size is not that of the model's images, and the
-            options do not name a size.
-    """
-    pictures = getattr(data.loader, "dataset", None)
-    check_normalisation(options, preprocessing, getattr(pictures, "ids", ()))
-    if options.image_size is not None or getattr(preprocessing, "channels", 3) in (1, 3) or not hasattr(pictures, "read"):
-        return
-    from xaieval.data.decoding import UNREADABLE
-
-    try:
-        height, width = pictures.read(0).shape[1:]
-    except UNREADABLE:  # which its row says
-        return
-    sides = preprocessing.input_shape[1:]
-    if (height, width) != sides:
-        as_they_are = f"{height}" if height == width else f"{height},{width}"
-        raise UsageError(
-            f"the tiles have {height} x {width} pixels ('{pictures.ids[0]}'), and the model's images {sides[0]} x {sides[1]} "
-            f"by default; give --image-size {as_they_are} to score the tiles as they are, or the size that the model was trained "
-            "on, to which they are resized"
-        )
 
 
 def names_code(option: str, value: str) -> bool:

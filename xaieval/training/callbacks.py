@@ -142,8 +142,9 @@ class ScoreLayers(lightning.Callback):
         means: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
-                means = self._score(pl_module, kept if self.loader is None else self.loader)
-                self.history = extended(self.history, self.scores, trainer.current_epoch, trainer.global_step)
+                scores = self._score(pl_module, kept if self.loader is None else self.loader)
+                means = logged_means(scores)
+                self.history = extended(self.history, scores, trainer.current_epoch, trainer.global_step)
                 if self.drawing.images:
                     self._log_pictures(trainer, pl_module, kept if self.loader is None else self.loader)
         means = trainer.strategy.broadcast(means)
@@ -155,7 +156,7 @@ class ScoreLayers(lightning.Callback):
             return False
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every == 0
 
-    def _score(self, module: lightning.LightningModule, loader: Iterable[Any]) -> dict[str, float]:
+    def _score(self, module: lightning.LightningModule, loader: Iterable[Any]) -> Scores:
         self.scores = score(
             self._network(module),
             loader,
@@ -166,7 +167,7 @@ class ScoreLayers(lightning.Callback):
             progress=False,
             **self.choices,
         )
-        return logged_means(self.scores)
+        return self.scores
 
     def _log_pictures(self, trainer: lightning.Trainer, module: lightning.LightningModule, loader: Iterable[Any]) -> None:
         batches = list(read_batches(loader, max_images=self.drawing.images))

@@ -48,14 +48,15 @@ def find_in_outputs(look: Look, kind: Confidence, single: Single | None = None) 
 def _not_finite(broken: int, images: Tensor) -> Finding:
     inputs = int((~images.flatten(1).isfinite().all(dim=1)).sum())
     reason = (
-        f"{inputs} of these images contain NaN or infinite values themselves, as where pixels have no data; replace them before "
-        "the model sees them, for example by the mean of their channel (0 after normalisation)"
+        f"{inputs} of these images contain NaN or infinite values themselves, as where pixels have no data; replace them "
+        "before the model sees them, for example by the mean of their channel (0 after normalisation)"
         if inputs
         else "look for images out of range, a division by zero in the model, or float16 that overflows"
     )
     return Finding(
         "nan_outputs",
-        f"the model's output is NaN or infinite on {broken} of the first {len(images)} images, which will have no values; {reason}",
+        f"the model's output is NaN or infinite on {broken} of the first {len(images)} images, which will have no values; "
+        f"{reason}",
         {"broken": broken, "images": len(images), "broken_images": inputs},
     )
 
