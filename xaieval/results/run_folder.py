@@ -35,7 +35,7 @@ from xaieval.results.files import (
     write_json,
     writing,
 )
-from xaieval.results.locks import Lock
+from xaieval.results.locks import Lock, turn_in
 from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
@@ -107,19 +107,8 @@ class RunFolder:
     @contextmanager
     def _door(self) -> Iterator[None]:
         """Where one process at a time comes or leaves."""
-        parts = self.folder / PARTS
-        while True:
-            parts.mkdir(parents=True, exist_ok=True)
-            lock = Lock(parts / DOOR)
-            try:
-                lock.__enter__()
-            except FileNotFoundError:  # the last one that left has removed the folder
-                continue
-            break
-        try:
+        with turn_in(self.folder / PARTS, DOOR):
             yield
-        finally:
-            lock.free()
 
     @contextmanager
     def _entered(self) -> Iterator[bool]:
