@@ -120,13 +120,15 @@ def _score(
     )
     if not Rank.from_environment().is_first:
         return None
+    stored = json.dumps(scores.manifest)
     scores.manifest["options"] = settings
     if data.left_out:
         scores.manifest["data"]["left_out"] = dict(data.left_out)
     scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
-    scores.save(folder, options.level, summary)
+    if json.dumps(scores.manifest) != stored:  # otherwise a finished run, repeated unchanged
+        scores.save(folder, options.level, summary)
     tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
     files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:

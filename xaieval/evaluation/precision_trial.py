@@ -93,9 +93,9 @@ def settled_precision(
 ) -> Iterator[FirstPass]:
     """Choose the precision of a run that leaves it open; any other run is given as it is.
 
-    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest. If this process has made a trial, other
-    processes of the folder wait until the context ends: inside it, the run is to be begun, whose manifest tells them the choice.
-    If this process dies before that, the next one makes a trial.
+    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest. If this process makes a trial, other
+    processes of the folder wait until the context ends. The run is to be begun inside it, so that its manifest tells them the
+    choice. If this process dies before that, the next one makes a trial.
 
     Args:
         looked: What is known of the run.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ from xaieval.results.locks import Lock, turn_in
 from xaieval.results.part_ends import END, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
+from xaieval.results.rows import GROUP
 from xaieval.results.validation import read_manifest
 
 __all__ = ["RunFolder", "other_order"]
@@ -246,12 +247,14 @@ class RunFolder:
         known, now = self.finished.checkpoints[number], Checkpoint.of(batch)
         if known.check != now.check:
             return False  # such as a finished run in other batches, which is measured again
-        grouped = batch.group is not None or self.finished.has_groups
-        if grouped or not known.misses_alike(now):
+        misses_alike = known.misses_alike(now)
+        if batch.group is not None or self.finished.has_groups or not misses_alike:
             rows = self.finished.rows(number)
             if rows is None:
                 return False
-            self.write(number, now, in_groups(rows, batch))
+            grouped = in_groups(rows, batch)
+            if not misses_alike or [*grouped.get(GROUP, ())] != [*rows.get(GROUP, ())]:
+                self.write(number, now, grouped)
         return True
 
     def _may_differ(self, number: int, known: Checkpoint, batch: Batch) -> bool:
@@ -321,6 +324,10 @@ class RunFolder:
     def finished_meanwhile(self) -> bool:
         """Whether another process has finished the run since this one came."""
         return state_of(self.folder / MANIFEST) != self.seen and is_complete(self.folder)
+
+    def is_unchanged(self, numbers: Sequence[int]) -> bool:
+        """Whether the folder holds a finished run of these batches, and none of them has been measured or changed since."""
+        return bool(numbers) and list(self.finished.checkpoints) == list(numbers) and not part_paths(self.folder)
 
     @contextmanager
     def merging(self) -> Iterator[bool]:

@@ -269,6 +269,37 @@ def test_a_finished_run_is_looked_through_by_all_and_measured_by_none(tmp_path, 
         pd.testing.assert_frame_equal(scores.rows, run(Images(21, {3}).loader(2)).rows)
 
 
+def state_of_files(folder: Path) -> dict[str, Any]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("case", ["loader", "groups", "stream", "stop", "deterministic"])
+def test_a_finished_run_that_is_repeated_stays_as_it_is(case, tmp_path, monkeypatch, measured):
+    make, options = CASES[case]
+    run(make(), tmp_path, **options)
+    before = state_of_files(tmp_path)
+    assert set(before) == {"rows.parquet", "summary.csv", "manifest.json"}
+    for module in (manifest, fingerprint):
+        monkeypatch.setattr(module, "now", lambda: "2027-01-02T03:04:05Z")
+    measured.clear()
+    stored = Scores.load(tmp_path)
+    for scores in [run(make(), tmp_path, **options), *(shared(make, tmp_path, 2, **options) if case == "loader" else ())]:
+        pd.testing.assert_frame_equal(scores.rows, stored.rows, check_exact=True)
+        assert scores.manifest == stored.manifest
+    assert not measured
+    assert state_of_files(tmp_path) == before
+
+
+def test_a_finished_run_is_written_again_if_asked_for_or_if_images_came(tmp_path, measured):
+    run(Images(6).loader(), tmp_path)
+    for count, options in ((6, {"resume": False}), (9, {})):
+        before = state_of_files(tmp_path)
+        measured.clear()
+        run(Images(count).loader(), tmp_path, **options)
+        assert len(measured) == (2 if count == 6 else 1)
+        assert all(now[:2] != before[name][:2] for name, now in state_of_files(tmp_path).items())
+
+
 def test_images_that_have_changed_are_refused_by_whoever_comes_to_them(tmp_path):
     batches = list(Images(16).loader(2))
     with pytest.raises(Broken):
@@ -529,19 +560,20 @@ def processes(folder: Path, seeds: Iterable[int | None], workers: int = 0) -> li
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_those_that_live_do_what_dead_ones_have_left(workers, tmp_path):
-    seeds = [random.randrange(10**6) for _ in range(4 if workers else 8)]
+    seeds = random.Random(workers).sample(range(10**6), 4 if workers else 8)
     ended = processes(tmp_path / "run", [None, *seeds], workers)
-    assert ended[0] == 0
-    assert -signal.SIGKILL in ended
+    assert ended[0] == 0, seeds
+    assert -signal.SIGKILL in ended, seeds
     pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
     run(Images(23, {4}).loader(2), tmp_path / "run")  # the last one tidies up
     assert files(tmp_path / "run") == {"rows.parquet", "summary.csv", "manifest.json"}, seeds
 
 
 def test_when_all_die_the_next_ones_go_on(tmp_path, measured):
-    for _ in range(3):
-        processes(tmp_path / "run", [random.randrange(10**6) for _ in range(2)])
-    assert processes(tmp_path / "run", [None]) == [0]
+    seeds = random.Random(3).sample(range(10**6), 6)
+    for two in zip(seeds[::2], seeds[1::2], strict=True):
+        processes(tmp_path / "run", two)
+    assert processes(tmp_path / "run", [None]) == [0], seeds
     pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
 
 
