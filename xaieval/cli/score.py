@@ -127,8 +127,7 @@ def _score(
     scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
-    if json.dumps(scores.manifest) != stored:  # otherwise a finished run, repeated unchanged
-        scores.save(folder, options.level, summary)
+    _save_changed(scores, stored, folder, options.level, summary)
     tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
     files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
@@ -142,6 +141,12 @@ def _score(
     if as_json:
         return score_document(scores, summary, rankings_by_metric(scores, options.level), options.level, files, folder)
     return None
+
+
+def _save_changed(scores: Any, stored: str, folder: Path, level: float, summary: Any) -> None:
+    """Save a run, unless its manifest is the stored one: that of a finished run which was repeated unchanged."""
+    if json.dumps(scores.manifest) != stored:
+        scores.save(folder, level, summary)
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:

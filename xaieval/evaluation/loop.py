@@ -59,6 +59,7 @@ from xaieval.probe.requested_layers import Layers
 from xaieval.results.files import check_folder
 from xaieval.results.findings import Finding
 from xaieval.results.manifest import describe_image
+from xaieval.results.part_ends import owned
 from xaieval.results.run_folder import RunFolder
 
 __all__ = ["measured_run", "score"]
@@ -255,6 +256,8 @@ def measured_run(
         if output_dir is not None:
             store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
         begins.close()
+        if own_part is not None and output_dir is not None:
+            stack.enter_context(owned(Path(output_dir), own_part.rank, own_part.world))
         state = _run_state(request, job, source, store, stopping, donors, kept, bar)
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)

@@ -93,8 +93,8 @@ def settled_precision(
 ) -> Iterator[FirstPass]:
     """Choose the precision of a run that leaves it open; any other run is given as it is.
 
-    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest. If this process makes a trial, other
-    processes of the folder wait until the context ends. The run is to be begun inside it, so that its manifest tells them the
+    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest. If this process makes a trial, the
+    others of the folder wait until the context ends. The run is to be begun inside it, so that its manifest tells them the
     choice. If this process dies before that, the next one makes a trial.
 
     Args:

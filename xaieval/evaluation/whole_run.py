@@ -23,7 +23,7 @@ from xaieval.evaluation.scores import Scores
 from xaieval.results.checkpoints import Checkpoint
 from xaieval.results.files import PARTS, ROWS, writing
 from xaieval.results.manifest import completed, count_groups, describe_data
-from xaieval.results.part_ends import finished_state, read_ends, say_end
+from xaieval.results.part_ends import finished_state, gone, read_ends, say_end
 from xaieval.results.row_file import RowFile, merge_parts
 from xaieval.results.row_pieces import MOST_ROWS
 from xaieval.results.row_tables import frame_of
@@ -32,6 +32,7 @@ from xaieval.results.run_folder import RunFolder, other_order
 
 __all__ = ["wait_without_images", "whole_run"]
 
+PATIENCE = 10.0  # seconds in which a process that has ended may come back
 TRIES = 10  # to read files that may be replaced meanwhile
 
 
@@ -48,7 +49,7 @@ def whole_run(
 
     Raises:
         DataError: Processes have read different images, or an image twice.
-        RunError: The files cannot be written, or as `RunState.work` raises it.
+        RunError: The files cannot be written; a process is gone whose images no other has; or as `RunState.work` raises it.
         TargetError: As `check_labelled` raises it.
     """
     store = state.store
@@ -62,7 +63,8 @@ def whole_run(
         with store.merging() as first:
             if not first:
                 return _loaded(store.folder)
-            if (scores := _unchanged(store, state, ends)) is not None:
+            # Processes without images wait for the files of a run in parts to be replaced: see `wait_without_images`.
+            if not ends and (scores := _unchanged(store, state)) is not None:
                 return scores
             try:
                 return _merged(store, state, found, manifest, ends)
@@ -178,12 +180,11 @@ def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Tabl
     return rows
 
 
-def _unchanged(store: RunFolder, state: RunState, ends: Sequence[Mapping[str, Any]]) -> Scores | None:
+def _unchanged(store: RunFolder, state: RunState) -> Scores | None:
     """A finished run whose batches all are as they were, and whose files then stay as they are; None for any other."""
-    numbers = _numbers(ends) if ends else state.numbers
-    if not store.is_unchanged(numbers):
+    if not store.is_unchanged(state.numbers):
         return None
-    for number in numbers:
+    for number in state.numbers:
         _check_passed(store, state, number, store.finished.checkpoints[number])
     with suppress(OutputError):  # a file that is damaged is made anew
         return Scores.load(store.folder)
@@ -225,11 +226,38 @@ def _merged(
 # ---- parts of the data that only one process has
 
 
+@dataclass
+class _Others:
+    """Processes that are waited for, because nobody else has their images."""
+
+    folder: Path
+    world: int
+    gone_since: float | None = None
+
+    def check(self) -> None:
+        """End the wait if one of them is gone, and has not come back for some seconds.
+
+        Raises:
+            RunError: It is.
+        """
+        missing = gone(self.folder, self.world)
+        now = time.monotonic()
+        self.gone_since = (self.gone_since or now) if missing else None
+        if self.gone_since is not None and now - self.gone_since >= PATIENCE:
+            ranks = ", ".join(map(str, missing))
+            raise RunError(
+                f"rank {ranks} of {self.world} processes has ended before all of the images were measured that only it has; "
+                f"what was measured is kept, and the same command in {self.world} processes goes on"
+            )
+
+
 def _ends(store: RunFolder, state: RunState, rank: Rank, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What all processes have said at the ends of their parts."""
     with writing(store.folder, RunError):
         say_end(store.folder, rank.rank, rank.world, {"batches": len(state.numbers), "first_image": manifest["first_image"]})
+    others = _Others(store.folder, rank.world)
     while (ends := read_ends(store.folder, rank.world)) is None and not store.finished_meanwhile():
+        others.check()
         time.sleep(LOOKS)
     return ends or []
 
@@ -242,9 +270,9 @@ def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], e
     """The scores of a run in which no image of this process's part could be read.
 
     Raises:
-        RunError: The error, if that is so in every process.
+        RunError: The error, if that is so in every process; or another process is gone.
     """
-    before = finished_state(folder)
+    before, others = finished_state(folder), _Others(folder, rank.world)
     entry = {"batches": 0, "failed": failures}
     while finished_state(folder) in (before, None):
         with writing(folder, RunError):
@@ -253,6 +281,7 @@ def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], e
         ends = read_ends(folder, rank.world)
         if ends is not None and not any(end["batches"] for end in ends):
             raise error
+        others.check()
         time.sleep(LOOKS)
     return _loaded(folder)
 

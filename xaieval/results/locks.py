@@ -11,7 +11,7 @@ from typing import Self
 
 from xaieval.errors import OutputError
 
-__all__ = ["Lock", "turn_in"]
+__all__ = ["Lock", "is_held", "turn_in"]
 
 LOOKS = 0.02  # seconds between two tries of a process that waits
 
@@ -78,6 +78,15 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.free()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a file; what a dead one has left is removed."""
+    lock = Lock(path)
+    if not lock.take():
+        return True
+    lock.free()
+    return False
 
 
 def turn_in(folder: Path, name: str) -> Lock:

@@ -35,8 +35,8 @@ from xaieval.results.files import (
     write_json,
     writing,
 )
-from xaieval.results.locks import Lock, turn_in
-from xaieval.results.part_ends import END, state_of
+from xaieval.results.locks import Lock, is_held, turn_in
+from xaieval.results.part_ends import CAME, END, OWNER, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
 from xaieval.results.rows import GROUP
@@ -47,6 +47,7 @@ __all__ = ["RunFolder", "other_order"]
 SESSION = "session.json"
 DOOR, MERGING = ".door", ".merging"
 PRESENT, CLAIM, CHECKED = ".present", ".claim", ".checked"  # endings of names
+_OF_SESSIONS = tuple(f"*{ending}" for ending in (CHECKED, CLAIM, END, CAME, OWNER))
 
 log = logging.getLogger("xaieval")
 
@@ -124,7 +125,7 @@ class RunFolder:
 
     def _others(self) -> bool:
         """Whether other processes are present; removes what dead ones have left."""
-        held = [_is_held(path) for path in (self.folder / PARTS).glob(f"*{PRESENT}")]
+        held = [is_held(path) for path in (self.folder / PARTS).glob(f"*{PRESENT}")]
         return any(held)
 
     def _join(self, resume: bool, order: str) -> None:
@@ -174,17 +175,20 @@ class RunFolder:
         with suppress(OSError):  # files that are left do no harm
             for name in (SESSION, MANIFEST):
                 (parts / name).unlink(missing_ok=True)
-            for path in [*part_paths(self.folder).values(), *parts.glob(f"*{CHECKED}"), *parts.glob(f"*{END}")]:
+            for path in [
+                *part_paths(self.folder).values(),
+                *(path for kind in (CHECKED, END, CAME) for path in parts.glob(f"*{kind}")),
+            ]:
                 path.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Remove what earlier sessions and dead processes have left; nobody else is there."""
         parts = self.folder / PARTS
-        for path in [path for kind in (f"*{CHECKED}", f"*{CLAIM}", f"*{END}", ".*.part") for path in parts.glob(kind)]:
+        for path in [path for kind in (*_OF_SESSIONS, ".*.part") for path in parts.glob(kind)]:
             path.unlink(missing_ok=True)
         for name in (ROWS, SUMMARY, POOLED, MANIFEST):  # a process that has left may be writing one of them
             for path in self.folder.glob(f".{name}.*.part"):
-                _is_held(path)
+                is_held(path)
 
     # ---- batches
 
@@ -339,15 +343,6 @@ class RunFolder:
         """Remove the parts of the run, which is finished now."""
         with suppress(OSError), self._door():
             self._remove()
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a file; what a dead one has left is removed."""
-    lock = Lock(path)
-    if not lock.take():
-        return True
-    lock.free()
-    return False
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from tests import ROOT
 from xaieval.config.groups import Groups
 from xaieval.data.samples import collate
 from xaieval.errors import DataError, OutputError, RunError, UsageError
-from xaieval.evaluation import distributed, fingerprint, loop
+from xaieval.evaluation import distributed, fingerprint, loop, whole_run
 from xaieval.evaluation.batch_sources import SharedLoader
 from xaieval.evaluation.distributed import shared_run
 from xaieval.evaluation.distributed.rank import Rank
@@ -471,6 +471,66 @@ def test_streams_that_split_themselves_are_kept_whole(tmp_path, measured):
     assert not measured
     for error in split(tmp_path, (3, 4)):
         assert "holds another run: its already split is 3, this run's is 2" in str(error)
+
+
+def own(rank: int, batches: Iterable[Any], folder: Path) -> Callable[[], Scores]:
+    return lambda: run(SharedLoader(batches, Rank(rank, 2), already_split=True), folder)
+
+
+def parts_of_two() -> list[list[Tensor]]:
+    return [
+        [torch.stack([image(first + 2 * number), image(first + 2 * number + 1)]) for number in range(3)] for first in (0, 10)
+    ]
+
+
+def gone_after(batches: list[Any], count: int, folder: Path) -> Iterator[Any]:
+    yield from batches[:count]
+    end = time.monotonic() + 20
+    while len(list(folder.glob("parts/*.came"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    raise Broken
+
+
+@pytest.mark.parametrize("own_images", [True, False], ids=["with images", "without images"])
+def test_who_waits_for_images_of_a_process_that_is_gone_says_so_and_the_run_goes_on(
+    own_images, tmp_path, measured, monkeypatch
+):
+    monkeypatch.setattr(whole_run, "PATIENCE", 1.0)
+    mine, others = parts_of_two()
+    error, broken = together(own(0, mine, tmp_path), own(1, gone_after(others, 2, tmp_path), tmp_path))
+    assert isinstance(broken, Broken)
+    assert isinstance(error, RunError)
+    assert str(error).startswith("rank 1 of 2 processes has ended before all of the images were measured that only it has; ")
+    assert str(error).endswith("the same command in 2 processes goes on")
+    measured.clear()
+    for scores in together(own(0, mine, tmp_path), own(1, others, tmp_path)):
+        ids = [*(f"r0-{index}" for index in range(2 * len(mine))), *(f"r1-{index}" for index in range(6))]
+        assert list(scores.rows["image_id"].unique()) == ids
+    assert "r0-0" not in measured
+    assert files(tmp_path) == {"rows.parquet", "summary.csv", "manifest.json"}
+
+
+def test_a_process_that_comes_back_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_run, "PATIENCE", 20.0)
+    mine, others = parts_of_two()
+
+    def twice() -> Scores:
+        with pytest.raises(Broken):
+            own(1, gone_after(others, 2, tmp_path), tmp_path)()
+        return own(1, others, tmp_path)()
+
+    for scores in together(own(0, mine, tmp_path), twice):
+        assert scores.rows["image_id"].nunique() == 12
+
+
+def test_parts_that_are_swapped_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_run, "PATIENCE", 0.5)
+    one, other = parts_of_two()
+    together(own(0, gone_after(one, 2, tmp_path), tmp_path), own(1, gone_after(other, 2, tmp_path), tmp_path))
+    found = together(own(0, other, tmp_path), own(1, one, tmp_path))
+    assert all(isinstance(error, OutputError) and "its images, labels or groups are others" in str(error) for error in found)
+    for scores in together(own(0, one, tmp_path), own(1, other, tmp_path)):
+        assert scores.rows["image_id"].nunique() == 12
 
 
 def test_an_image_in_two_parts_is_refused(tmp_path):
