@@ -50,9 +50,10 @@ class _Images(NamedTuple):
 
 def kept_maps(scores: Scores, folder: Path) -> RemadeMaps | None:
     """The maps that a run keeps in its folder, which need neither its model nor its data; None if it keeps none."""
-    from xaieval.report.html.thumbnails import MAPS, Maps
+    from xaieval.report.html.thumbnails import Maps
+    from xaieval.results.files import KEPT_MAPS
 
-    if not (folder / MAPS).exists():
+    if not (folder / KEPT_MAPS).exists():
         return None
     names = scores.manifest.get("class_names") or {}
     return RemadeMaps(maps=Maps.load(folder), classes=names.get("labels", ()), model_classes=names.get("model", ()))

@@ -91,8 +91,7 @@ def _score(
     from xaieval.config.groups import Groups
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
-    from xaieval.report.html.thumbnails import MAPS
-    from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
+    from xaieval.results.files import KEPT_MAPS, MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
     methods, metrics = load_methods(options), load_metrics(options, options.metrics)
@@ -122,13 +121,14 @@ def _score(
     )
     if not Rank.from_environment().is_first:
         return None
+    stored = json.dumps(scores.manifest)
     scores.manifest["options"] = settings
     _describe(scores, loaded, data, options, model_options)
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
-    scores.save(folder, options.level, summary)
+    _save_changed(scores, stored, folder, options.level, summary)
     tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
-    kept = [] if scores.maps is None else [MAPS]
+    kept = [] if scores.maps is None else [KEPT_MAPS]
     files = [ROWS, *tables, MANIFEST, *kept, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
@@ -154,6 +154,12 @@ def _describe(scores: Scores, loaded: LoadedModel, data: Data, options: ScoreOpt
         names = class_names(loaded.model, options.model, model_options.pretrained and model_options.weights is None)
         scores.manifest["class_names"] = {"labels": list(data.classes or ()), "model": names}
     scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
+
+
+def _save_changed(scores: Any, stored: str, folder: Path, level: float, summary: Any) -> None:
+    """Save a run, unless its manifest is the stored one: that of a finished run which was repeated unchanged."""
+    if json.dumps(scores.manifest) != stored:
+        scores.save(folder, level, summary)
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:

@@ -37,7 +37,7 @@ from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.precision_trial import settle_precision
+from xaieval.evaluation.precision_trial import settled_precision
 from xaieval.evaluation.progress import Progressing, progress_bar
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
@@ -58,6 +58,7 @@ from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.files import check_folder
 from xaieval.results.findings import Finding
+from xaieval.results.part_ends import owned
 from xaieval.results.run_folder import RunFolder
 from xaieval.results.tensors import describe_image
 
@@ -231,7 +232,8 @@ def measured_run(
         grouping = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
-        looked = settle_precision(looked, first, device, limit, output_dir, judge is not None)
+        begins = stack.enter_context(ExitStack())  # until the run has a precision, which the folder then tells other processes
+        looked = begins.enter_context(settled_precision(looked, first, device, limit, output_dir, judge is not None))
         request, probed = looked.request, looked.layers
         # The first images of the run, so that rows do not depend on batches.
         donors = first_images(source.first_images(DONORS), DONORS) if "swapped" in request.matched else ()
@@ -253,6 +255,9 @@ def measured_run(
         store: InMemory | RunFolder = InMemory()
         if output_dir is not None:
             store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
+        begins.close()
+        if own_part is not None and output_dir is not None:
+            stack.enter_context(owned(Path(output_dir), own_part.rank, own_part.world))
         state = _run_state(request, job, source, store, stopping, donors, kept, bar)
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)

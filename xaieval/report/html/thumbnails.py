@@ -19,11 +19,10 @@ from xaieval.data.preprocessing import to_visible
 from xaieval.errors import DataError, OutputError, advice
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 from xaieval.report.html.pictures import in_colour, overlay
-from xaieval.results.files import write_file, writing
+from xaieval.results.files import KEPT_MAPS, write_file, writing
 
-__all__ = ["MAPS", "Maps"]
+__all__ = ["Maps"]
 
-MAPS = "maps.safetensors"  # in the folder of a run
 SIDE = 128  # pixels of the longer side
 SIDE_OF_SLICE = 112  # of the longest side of a volume
 
@@ -96,7 +95,7 @@ class Maps:
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"about": about})
         with writing(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            write_file(Path(folder) / MAPS, lambda file: file.write(content))
+            write_file(Path(folder) / KEPT_MAPS, lambda file: file.write(content))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -105,10 +104,10 @@ class Maps:
         Raises:
             OutputError: There are none, or their file is damaged.
         """
-        path = Path(folder) / MAPS
+        path = Path(folder) / KEPT_MAPS
         if not path.exists():
             keeping = advice("score with keep_maps=24", "score with --keep-maps 24")
-            raise OutputError(f"'{folder}' holds no maps: there is no {MAPS}; {keeping} to keep some")
+            raise OutputError(f"'{folder}' holds no maps: there is no {KEPT_MAPS}; {keeping} to keep some")
         try:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
