@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -252,21 +252,35 @@ def measured_run(
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
         stopping = None if rule is None else _started(rule, source.images or 0, job, manifest)
-        store: InMemory | RunFolder = InMemory()
-        if output_dir is not None:
-            store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
+        store = stack.enter_context(_store(output_dir, manifest, resume, source, own_part))
         begins.close()
-        if own_part is not None and output_dir is not None:
-            stack.enter_context(owned(Path(output_dir), own_part.rank, own_part.world))
         state = _run_state(request, job, source, store, stopping, donors, kept, bar)
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)
         scores = scores.with_maps(kept.explained(job, manifest.get("controls", ())))
-        if scores.maps is not None and output_dir is not None and Rank.from_environment().is_first:
-            scores.maps.save(output_dir)
+        _save_maps(scores, output_dir)
         if strict:
             refuse(scores.findings(), scores)
         return scores
+
+
+@contextmanager
+def _store(
+    folder: str | Path | None, manifest: Mapping[str, Any], resume: bool, source: Source, own_part: Rank | None
+) -> Iterator[InMemory | RunFolder]:
+    """Where the batches of a run go: into memory, or into a folder in which this process takes part."""
+    if folder is None:
+        yield InMemory()
+        return
+    with RunFolder.joined(folder, manifest, resume, source.order, started_at()) as store:
+        with nullcontext() if own_part is None else owned(Path(folder), own_part.rank, own_part.world):
+            yield store
+
+
+def _save_maps(scores: Scores, folder: str | Path | None) -> None:
+    """Write the maps that a run keeps into its folder; of several processes, the first one does."""
+    if scores.maps is not None and folder is not None and Rank.from_environment().is_first:
+        scores.maps.save(folder)
 
 
 def _run_state(

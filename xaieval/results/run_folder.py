@@ -40,8 +40,8 @@ from xaieval.results.locks import Lock, is_held, turn_in
 from xaieval.results.part_ends import CAME, END, OWNER, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
-from xaieval.results.tensors import checkpoint_of
 from xaieval.results.rows import GROUP
+from xaieval.results.tensors import checkpoint_of
 from xaieval.results.validation import read_manifest
 
 __all__ = ["RunFolder", "other_order"]
