@@ -272,9 +272,9 @@ def _store(
     if folder is None:
         yield InMemory()
         return
-    with RunFolder.joined(folder, manifest, resume, source.order, started_at()) as store:
-        with nullcontext() if own_part is None else owned(Path(folder), own_part.rank, own_part.world):
-            yield store
+    owning = nullcontext() if own_part is None else owned(Path(folder), own_part.rank, own_part.world)
+    with RunFolder.joined(folder, manifest, resume, source.order, started_at()) as store, owning:
+        yield store
 
 
 def _save_maps(scores: Scores, folder: str | Path | None) -> None:
