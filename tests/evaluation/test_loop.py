@@ -1042,7 +1042,7 @@ def test_score_gives_the_model_back_unchanged(raises_at):
     else:
         with pytest.raises(RuntimeError, match="the model broke"):
             score(model, loader, "body")
-        assert model.calls == raises_at + (raises_at == 1)  # which runs again without hooks, to see whether it takes the images
+        assert model.calls == raises_at + (raises_at == 1)  # again without hooks: does it take the images?
     assert _state(model) == before
 
 
