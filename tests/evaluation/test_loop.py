@@ -939,8 +939,8 @@ FORM = "images are a floating-point tensor [N, C, H, W], normalised as the model
         ([(dial(0.5), [0], ["id"])], "a batch is a tuple of 3; images, (images, labels) or a mapping is expected"),
         (
             [{"img": dial(0.5), "label": [0]}],
-            "a batch has the keys img, label; one of image, images, pixel_values is expected: rename the key in the data set, or "
-            "let the loader's collate function return (images, labels)",
+            "a batch has the keys img, label; one of image, images, pixel_values is expected: rename the key in the data set, "
+            "or let the loader's collate function return (images, labels)",
         ),
         ([{"image": dial(0.5, 0.5), "id": ["a"]}], "a batch has 2 images but 1 ids; one id per image is expected"),
         (
