@@ -8,9 +8,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from xaieval import metrics as catalogue
+from xaieval.config.metric_names import own_name
 from xaieval.config.spelling import full_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.metrics.metric import Metric
 
 __all__ = ["setting_names", "with_settings"]
