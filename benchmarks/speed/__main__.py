@@ -79,18 +79,18 @@ DEFAULT = Options()
 
 
 @app.command
-def peers(settings: str | None = None, *, compiling: bool = True, options: Options = DEFAULT) -> None:
+def peers(settings: str | None = None, *, prepare: bool = True, compiling: bool = True, options: Options = DEFAULT) -> None:
     """Speed compared with pytorch-grad-cam, torch-cam and captum, after a check that all give the same numbers.
 
     Args:
         settings: Layers x methods, such as 4x1,8x4. Default: the main settings and the cheap ones.
+        prepare: Compare the numbers and try batch sizes first; otherwise the sizes that an earlier run has found are taken.
         compiling: Measure `compile=True`, too.
         options: See `Options`.
     """
     for network in options.networks():
-        compare.compare(
-            network, compare.plan_of(network.name, settings, options.rounds, options.scale), options.scale, options.out
-        )
+        plans = compare.plan_of(network.name, settings, options.rounds, options.scale)
+        compare.compare(network, plans, options.scale, options.out, prepare=prepare)
         if compiling:
             compiled.compiling(network, options.scale, options.out)
     options.record("peers", settings=settings)

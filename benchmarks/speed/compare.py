@@ -77,11 +77,21 @@ def plan_of(name: str, settings: str | None, rounds: int | None, scale: Scale) -
     return [Plan(setting, rounds or (5 if setting in first else 3), FASTER[name] * scale.more) for setting in chosen]
 
 
-def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) -> None:
-    """Check the numbers, find each peer's best batch size, and time the settings; writes the CSV files."""
-    checked = agreement(network, 2 if scale.quick else 4)
-    replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
-    best = _best_sizes(network, scale, out)
+def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path, *, prepare: bool = True) -> None:
+    """Check the numbers, find each peer's best batch size, and time the settings; writes the CSV files.
+
+    Args:
+        network: The network.
+        plans: The settings.
+        scale: The size of the measurements.
+        out: Where the files are.
+        prepare: False skips the first two, and takes the batch sizes that an earlier run has written there.
+    """
+    if prepare:
+        checked = agreement(network, 2 if scale.quick else 4)
+        replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
+        _try_sizes(network, scale, out)
+    best = _best_sizes(network, out)
     for plan in plans:
         rows = _time(network, plan, best, scale)
         replace_rows(out / "rounds.csv", rows, CONFIGURATION)
@@ -95,18 +105,24 @@ def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) ->
 # ---- batch sizes
 
 
-def _best_sizes(network: Network, scale: Scale, out: Path) -> dict[str, int]:
-    """By peer, the batch size with the most images per second, at the deepest layer by the first method."""
+def _try_sizes(network: Network, scale: Scale, out: Path) -> None:
+    """Images per second of each peer by batch size, at the deepest layer by the first method."""
     rows = []
     for peer in PEERS:
         if peer.serves(network, METHODS[:1]):
             rows += [_trial(network, peer, size, scale) for size in scale.sizes]
     if not rows:
-        return {}
+        return
     frame = pd.DataFrame(rows)
     frame["best"] = frame.groupby("tool")["images_per_second"].transform("max") == frame["images_per_second"]
     replace_rows(out / "batch_trials.csv", frame, ("model",))
-    return {row.tool: row.batch_size for row in frame[frame["best"]].itertuples()}
+
+
+def _best_sizes(network: Network, out: Path) -> dict[str, int]:
+    """By peer, the batch size with the most images per second."""
+    frame = read(out / "batch_trials.csv")
+    chosen = frame[(frame["model"] == network.name) & frame["best"]] if len(frame) else frame
+    return {row.tool: row.batch_size for row in chosen.itertuples()}
 
 
 def _trial(network: Network, peer: Peer, size: int, scale: Scale) -> dict[str, Any]:
