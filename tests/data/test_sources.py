@@ -103,6 +103,7 @@ def test_half_precision_stays():
     assert check_images(IMAGES.astype(np.float16)).dtype == torch.float16
 
 
+FLOATS = "; make them floats and normalise each channel, as in (images - mean) / std, in the unit of mean and std"
 WANTED = "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got "
 MOVE = "; move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"
 SCALE = "; scale and normalise the bytes, as in (images / 255 - mean) / std"
@@ -116,7 +117,7 @@ SIZES = "; bring them to one size in the loader's collate function (resize or pa
         (torch.zeros(2, 32, 24, 3), f"{WANTED}float32 [2, 32, 24, 3]{MOVE}"),
         (np.zeros((2, 32, 24, 3), np.uint8), f"{WANTED}uint8 [2, 32, 24, 3]{MOVE}{SCALE}"),
         (np.zeros((2, 3, 32, 24), np.uint8), f"{WANTED}uint8 [2, 3, 32, 24]{SCALE}"),
-        (np.zeros((2, 3, 32, 24), np.int64), f"{WANTED}int64 [2, 3, 32, 24]"),
+        (np.zeros((2, 3, 32, 24), np.int64), f"{WANTED}int64 [2, 3, 32, 24]{FLOATS}"),
         ([], f"{WANTED}list"),
         (
             [torch.zeros(3, 32, 24), torch.zeros(3, 32, 24), torch.zeros(3, 20, 24)],

@@ -199,11 +199,11 @@ def test_modes_flags_and_gradients_are_restored():
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3]), (5, [4]), (6, [])])
 def test_it_scores_every_few_epochs_and_not_in_the_sanity_check(every, epochs, monkeypatch):
-    callback, seen = ScoreLayers("net.4", every=every, max_images=4), []
+    callback, seen, score_them = ScoreLayers("net.4", every=every, max_images=4), [], ScoreLayers._score
 
-    def note(self: ScoreLayers, module: lightning.LightningModule, loader: Any) -> dict[str, float]:
+    def note(self: ScoreLayers, module: lightning.LightningModule, loader: Any) -> xaieval.Scores:
         seen.append((module.trainer.current_epoch, [len(batch["ids"]) for batch in loader]))
-        return {}
+        return score_them(self, module, loader)
 
     monkeypatch.setattr(ScoreLayers, "_score", note)
     _train([callback], epochs=5)

@@ -176,7 +176,7 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.scan_args:
         return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing
-    if len(options.mean or ()) > 1:
+    if len(options.mean or ()) == len(options.std or ()) > 1:
         preprocessing = preprocessing.with_channels(len(options.mean or ()))
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))

@@ -64,7 +64,7 @@ def whole_run(
             if not first:
                 return _loaded(store.folder)
             # Processes without images wait for the files of a run in parts to be replaced: see `wait_without_images`.
-            if not ends and (scores := _unchanged(store, state)) is not None:
+            if not ends and (scores := _unchanged(store, state, manifest)) is not None:
                 return scores
             try:
                 return _merged(store, state, found, manifest, ends)
@@ -180,15 +180,21 @@ def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Tabl
     return rows
 
 
-def _unchanged(store: RunFolder, state: RunState) -> Scores | None:
-    """A finished run whose batches all are as they were, and whose files then stay as they are; None for any other."""
+def _unchanged(store: RunFolder, state: RunState, manifest: Mapping[str, Any]) -> Scores | None:
+    """A finished run whose batches and groups are as they were, and whose files then stay as they are; None for any other."""
     if not store.is_unchanged(state.numbers):
         return None
     for number in state.numbers:
         _check_passed(store, state, number, store.finished.checkpoints[number])
     with suppress(OutputError):  # a file that is damaged is made anew
-        return Scores.load(store.folder)
+        scores = Scores.load(store.folder)
+        return scores if _grouping(scores.manifest) == _grouping(manifest) else None
     return None
+
+
+def _grouping(manifest: Mapping[str, Any]) -> list[Any]:
+    """What gives the images of a run their groups, and what its means count."""
+    return [manifest.get("groups", {}).get(key) for key in ("by", "weights")]
 
 
 def _check_passed(store: RunFolder, state: RunState, number: int, made_of: Checkpoint) -> None:
