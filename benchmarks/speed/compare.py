@@ -21,9 +21,8 @@ __all__ = ["Plan", "Setting", "compare", "parse_settings", "plan_of", "summarise
 OURS = "xaieval"
 Run = Callable[..., object]
 FASTER = {"resnet50": 1, "mobilenetv2": 2, "vit_small": 1}
-CONFIGURATION = ("model", "layers", "methods")
+CONFIGURATION = ("model", "layers", "methods", "processor")  # rows of several machines stand side by side
 CONTESTANT = ("tool", "variant", "batch_size")
-ALIKE = ("n_images", "processor")  # in all rounds
 
 
 @dataclass(frozen=True)
@@ -244,11 +243,11 @@ def _of_configuration(rows: pd.DataFrame) -> pd.DataFrame:
     for contestant, rate in rates.items():
         known = {
             **dict(zip(CONTESTANT, contestant, strict=True)),
-            **first.loc[contestant, [*CONFIGURATION, "n_images", "processor"]],
+            **first.loc[contestant, [*CONFIGURATION, "n_images"]],
         }
         table.append(
             {
-                **{name: known[name] for name in (*CONFIGURATION, *CONTESTANT, "n_images", "processor")},
+                **{name: known[name] for name in (*CONFIGURATION, *CONTESTANT, "n_images")},
                 "rounds": int(rate.count()),
                 **spread(rate.dropna(), "images_per_second"),
                 "relative_to_first": float((rate / rates.iloc[:, 0]).median()),
