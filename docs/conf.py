@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 
 import xaieval
 
-sys.path.insert(0, str(Path(__file__).parent))  # for gallery_pictures, which the gallery imports by name
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_figures, which the gallery imports by name
 
 project = "xaieval"
 author = copyright = "The xaieval developers"
@@ -28,7 +28,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-# gallery.md shows the pictures of the examples to readers of the repository; here the executed examples take its place.
+# gallery.md shows the figures of the examples to readers of the repository; here the executed examples take its place.
 exclude_patterns = ["gallery.md", "auto_examples/**/*.py", "auto_examples/**/*.ipynb"]
 
 html_theme = "furo"
@@ -56,9 +56,9 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"\.py",  # all of them are executed
-    "within_subsection_order": "gallery_pictures.order",
-    "reset_argv": "gallery_pictures.arguments",
-    "image_scrapers": ("gallery_pictures.pictures",),
+    "within_subsection_order": "gallery_figures.order",
+    "reset_argv": "gallery_figures.arguments",
+    "image_scrapers": ("gallery_figures.figures",),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

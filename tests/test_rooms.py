@@ -266,6 +266,21 @@ def test_completion_lists_what_there_is_without_loading_it():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_names_of_the_report_are_loaded_late_and_none_is_that_of_a_module_beside_them():
+    program = """
+import sys
+from xaieval import report
+assert report.models_table
+assert not {"torch", "matplotlib"} & set(sys.modules)
+import xaieval.report.html, xaieval.report.table_of_models
+assert callable(report.models_table)
+assert report.show
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    modules = {name.removeprefix("xaieval.report.") for name in NAMES if name.startswith("xaieval.report.")}
+    assert not modules & {*importlib.import_module("xaieval.report").__all__}  # importing such a module would hide the name
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"^module 'xaieval' has no attribute 'nonsense'$"):
         _ = xaieval.nonsense

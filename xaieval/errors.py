@@ -116,7 +116,7 @@ class WeightsError(UsageError):
 
 
 def advice(python: str, command: str) -> str:
-    """What a message recommends: Python to who calls from Python, and a command or an option on the command line.
+    """What a message recommends: Python code in Python, a command or an option on the command line.
 
     Args:
         python: Code, such as "xaieval.list_layers(model, images)" or "mean=".

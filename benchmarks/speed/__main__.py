@@ -41,6 +41,7 @@ class Options:
         weights: Weights of MobileNetV2 (safetensors). Default: random weights.
         rounds: Number of runs of each contestant. Default: depends on command and setting.
         seed: Seed of random weights.
+        device: Device of models and images, such as cuda: for `peers`, `limit`, and the parts axes and maps of `growth`.
     """
 
     quick: bool = False
@@ -50,11 +51,14 @@ class Options:
     weights: Path | None = None
     rounds: int | None = None
     seed: int = 0
+    device: str = "cpu"
 
     @property
     def scale(self) -> Scale:
-        """Size and number of the images."""
-        return Scale(side=64, pool=16, quick=True) if self.quick else Scale()
+        """Size and number of the images, and their device."""
+        if self.quick:
+            return Scale(side=64, pool=16, quick=True, device=self.device)
+        return Scale(pool=64 if self.device == "cpu" else 256, device=self.device)
 
     def names(self, default: Sequence[str] = NETWORKS) -> Sequence[str]:
         """Names of the networks."""
@@ -75,16 +79,20 @@ DEFAULT = Options()
 
 
 @app.command
-def peers(settings: str | None = None, *, options: Options = DEFAULT) -> None:
+def peers(settings: str | None = None, *, prepare: bool = True, compiling: bool = True, options: Options = DEFAULT) -> None:
     """Speed compared with pytorch-grad-cam, torch-cam and captum, after a check that all give the same numbers.
 
     Args:
         settings: Layers x methods, such as 4x1,8x4. Default: the main settings and the cheap ones.
+        prepare: Compare the numbers and try batch sizes first; otherwise the sizes that an earlier run has found are taken.
+        compiling: Measure `compile=True`, too.
         options: See `Options`.
     """
     for network in options.networks():
-        compare.compare(network, compare.plan_of(network.name, settings, options.rounds), options.scale, options.out)
-        compiled.compiling(network, options.scale, options.out)
+        plans = compare.plan_of(network.name, settings, options.rounds, options.scale)
+        compare.compare(network, plans, options.scale, options.out, prepare=prepare)
+        if compiling:
+            compiled.compiling(network, options.scale, options.out)
     options.record("peers", settings=settings)
     figures.draw(options.out)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from networks import METHODS, Batches, Network, Scale
 from peer_loops import PEERS, Peer, available_variants, ours
-from record import read, replace_rows
+from record import processor, read, replace_rows
 from same_numbers import agreement, without_counterpart
 from timing import alternate, spread, stopwatch
 
@@ -19,9 +20,8 @@ __all__ = ["Plan", "Setting", "compare", "parse_settings", "plan_of", "summarise
 
 OURS = "xaieval"
 Run = Callable[..., object]
-SIZES = (1, 8, 32)
 FASTER = {"resnet50": 1, "mobilenetv2": 2, "vit_small": 1}
-CONFIGURATION = ("model", "layers", "methods")
+CONFIGURATION = ("model", "layers", "methods", "processor")  # rows of several machines stand side by side
 CONTESTANT = ("tool", "variant", "batch_size")
 
 
@@ -45,7 +45,7 @@ class Plan:
     Attributes:
         setting: Number of layers and methods.
         rounds: Number of runs of each contestant.
-        faster: Factor for the number of images, for networks that are faster than ResNet-50.
+        faster: Factor for the number of images, for networks and devices that are faster than ResNet-50 on a CPU.
     """
 
     setting: Setting
@@ -68,19 +68,29 @@ def parse_settings(text: str) -> list[Setting]:
     return [Setting(*(int(number) for number in part.split("x"))) for part in text.split(",")]
 
 
-def plan_of(name: str, settings: str | None, rounds: int | None) -> list[Plan]:
+def plan_of(name: str, settings: str | None, rounds: int | None, scale: Scale) -> list[Plan]:
     """Plans of a network: five rounds of its main settings, three of others. Default: main settings and 1x1."""
     headline = {"resnet50": "4x1,8x4"}.get(name, "4x1")
     chosen = parse_settings(settings or f"1x1,{headline}")
     first = parse_settings(headline)
-    return [Plan(setting, rounds or (5 if setting in first else 3), FASTER[name]) for setting in chosen]
+    return [Plan(setting, rounds or (5 if setting in first else 3), FASTER[name] * scale.more) for setting in chosen]
 
 
-def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) -> None:
-    """Check the numbers, find each peer's best batch size, and time the settings; writes the CSV files."""
-    checked = agreement(network, 2 if scale.quick else 4)
-    replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
-    best = _best_sizes(network, scale, out)
+def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path, *, prepare: bool = True) -> None:
+    """Check the numbers, find each peer's best batch size, and time the settings; writes the CSV files.
+
+    Args:
+        network: The network.
+        plans: The settings.
+        scale: The size of the measurements.
+        out: Where the files are.
+        prepare: False skips the first two, and takes the batch sizes that an earlier run has written there.
+    """
+    if prepare:
+        checked = agreement(network, 2 if scale.quick else 4)
+        replace_rows(out / "agreement.csv", [*checked, *without_counterpart(network)], ("model",))
+        _try_sizes(network, scale, out)
+    best = _best_sizes(network, out)
     for plan in plans:
         rows = _time(network, plan, best, scale)
         replace_rows(out / "rounds.csv", rows, CONFIGURATION)
@@ -94,26 +104,28 @@ def compare(network: Network, plans: Sequence[Plan], scale: Scale, out: Path) ->
 # ---- batch sizes
 
 
-def _sizes(scale: Scale) -> Sequence[int]:
-    return (1, 4) if scale.quick else SIZES
-
-
-def _best_sizes(network: Network, scale: Scale, out: Path) -> dict[str, int]:
-    """By peer, the batch size with the most images per second, at the deepest layer by the first method."""
+def _try_sizes(network: Network, scale: Scale, out: Path) -> None:
+    """Images per second of each peer by batch size, at the deepest layer by the first method."""
     rows = []
     for peer in PEERS:
         if peer.serves(network, METHODS[:1]):
-            rows += [_trial(network, peer, size) for size in _sizes(scale)]
+            rows += [_trial(network, peer, size, scale) for size in scale.sizes]
     if not rows:
-        return {}
+        return
     frame = pd.DataFrame(rows)
     frame["best"] = frame.groupby("tool")["images_per_second"].transform("max") == frame["images_per_second"]
     replace_rows(out / "batch_trials.csv", frame, ("model",))
-    return {row.tool: row.batch_size for row in frame[frame["best"]].itertuples()}
 
 
-def _trial(network: Network, peer: Peer, size: int) -> dict[str, Any]:
-    count = min(max(2 * size, 8), 32)
+def _best_sizes(network: Network, out: Path) -> dict[str, int]:
+    """By peer, the batch size with the most images per second."""
+    frame = read(out / "batch_trials.csv")
+    chosen = frame[(frame["model"] == network.name) & frame["best"]] if len(frame) else frame
+    return {row.tool: row.batch_size for row in chosen.itertuples()}
+
+
+def _trial(network: Network, peer: Peer, size: int, scale: Scale) -> dict[str, Any]:
+    count = min(max(2 * size, 8), scale.sizes[-1])
     work = _work(peer.run, network, network.batches(count, size), Setting(1, 1))
     _work(peer.run, network, network.batches(size, size), Setting(1, 1))()  # the first call of a shape is slower
     seconds = min(stopwatch(work) for _ in range(2))
@@ -154,6 +166,7 @@ def _time(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> l
             "methods": plan.setting.methods,
             "tool": entry.tool,
             "variant": entry.variant,
+            "processor": torch.cuda.get_device_name() if scale.device != "cpu" else processor(),
             "batch_size": entry.size,
             "n_images": entry.images,
             "round": number,
@@ -170,7 +183,7 @@ def _ours(network: Network, plan: Plan, scale: Scale) -> list[Entry]:
     With many maps per image, small batches of images already fill batches of masked images, so one batch size represents all.
     The variants have one batch size, too.
     """
-    sizes = _sizes(scale) if plan.setting.maps < 16 or scale.quick else (8,)
+    sizes = scale.sizes if plan.setting.maps < 16 or scale.quick else (8,)
     images = 4 if scale.quick else plan.our_images
     return [
         _entry(OURS, variant, size, min(max(images, size), len(network.images)), network, plan, ours, **given)
@@ -187,6 +200,7 @@ def _peers(network: Network, plan: Plan, best: dict[str, int], scale: Scale) -> 
         if peer.serves(network, METHODS[: plan.setting.methods]):
             size = best[peer.name]
             count = 4 if scale.quick else max(plan.images, size) if plan.setting.maps <= 4 else plan.images
+            count = min(count, len(network.images))
             entries.append(_entry(peer.name, "", min(size, count), count, network, plan, peer.run))
     return entries
 
@@ -209,7 +223,7 @@ def _warm(network: Network, entry: Entry, setting: Setting) -> None:
 
 
 def summarise(rows: pd.DataFrame | list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per contestant: its rate, and how much faster xaieval is at its best eager batch size.
+    """One row per contestant: its rate, and how much faster xaieval is at its best eager batch size, and with bf16.
 
     The ratios are medians over rounds, so that a temporary slowdown of the machine affects both sides of a ratio.
     """
@@ -223,10 +237,14 @@ def _of_configuration(rows: pd.DataFrame) -> pd.DataFrame:
     rates = rows.pivot_table("rate", "round", list(CONTESTANT), sort=False)
     mine = rates.loc[:, (OURS, "eager")]
     reference = mine[mine.median().idxmax()]
+    reduced = rates.get((OURS, "bf16"))  # of one batch size; None where the processor has no instructions for it
     first = rows.groupby(list(CONTESTANT), sort=False).first()
     table = []
     for contestant, rate in rates.items():
-        known = {**dict(zip(CONTESTANT, contestant, strict=True)), **first.loc[contestant, [*CONFIGURATION, "n_images"]]}
+        known = {
+            **dict(zip(CONTESTANT, contestant, strict=True)),
+            **first.loc[contestant, [*CONFIGURATION, "n_images"]],
+        }
         table.append(
             {
                 **{name: known[name] for name in (*CONFIGURATION, *CONTESTANT, "n_images")},
@@ -234,6 +252,7 @@ def _of_configuration(rows: pd.DataFrame) -> pd.DataFrame:
                 **spread(rate.dropna(), "images_per_second"),
                 "relative_to_first": float((rate / rates.iloc[:, 0]).median()),
                 **spread((reference / rate).dropna(), "ours_is_faster"),
+                **({} if reduced is None else spread((reduced.iloc[:, 0] / rate).dropna(), "bf16_is_faster")),
             }
         )
     return pd.DataFrame(table)

@@ -1,4 +1,4 @@
-"""Other engines for the masked passes: OpenVINO and ONNX Runtime beside the best of torch, in turn in one process.
+"""Other engines for the masked passes beside the best of torch: OpenVINO, ONNX Runtime, and linear layers by oneDNN.
 
     python benchmarks/speed/engines.py --only resnet50
 
@@ -76,11 +76,34 @@ def busy(run: Run, images: Tensor) -> float:
 def others(model: nn.Module, images: Tensor) -> Iterator[tuple[str, Run]]:
     """The unmodified model, and the engines that are installed."""
     yield "torch, model unchanged", torch.inference_mode()(deepcopy(model))
+    yield "torch, linear layers by oneDNN", torch.inference_mode()(with_packed_layers(deepcopy(model)))
     with suppress(ImportError):
         yield "OpenVINO", openvino_run(model, images, "f32")
         yield "OpenVINO, bf16", openvino_run(model, images, "bf16")
     with suppress(ImportError):
         yield "ONNX Runtime", onnx_run(model, images)
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights oneDNN has laid out for it once, by the operators that torch.compile uses."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values `[..., C]` to `[..., D]`."""
+        return torch.ops.mkldnn._linear_pointwise(values, self.weight, self.bias, "none", [], "")
+
+
+def with_packed_layers(model: nn.Module) -> nn.Module:
+    """The model with `PackedLinear` in place of its linear layers."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, PackedLinear(child))
+    return model
 
 
 def openvino_run(model: nn.Module, images: Tensor, precision: str) -> Run:

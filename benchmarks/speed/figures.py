@@ -27,18 +27,19 @@ def draw(out: Path) -> None:
 
 
 def _peers(rows: pd.DataFrame) -> Figure:
-    """How many times faster xaieval is than each tool: a panel per model, a line of dots per setting."""
+    """How many times faster xaieval is than each tool: a panel per model and processor, a line of dots per setting."""
     rows = rows[rows["tool"] != OURS]
-    models = [name for name in NAMES if name in set(rows["model"])]
+    rows = rows.assign(panel=list(zip(rows["model"], rows["processor"], strict=True)))
+    models = sorted(set(rows["panel"]), key=lambda panel: (list(NAMES).index(panel[0]), panel[1]))
     tools = list(rows["tool"].unique())
-    heights = [_settings(rows[rows["model"] == model]) for model in models]
+    heights = [_settings(rows[rows["panel"] == panel]) for panel in models]
     figure = Figure(figsize=(7.5, 1.2 + sum(0.55 * len(height) + 0.55 for height in heights)), layout="constrained")
     panels = figure.subplots(
         len(models), 1, sharex=True, squeeze=False, height_ratios=[len(height) + 0.5 for height in heights]
     )[:, 0]
-    for axes, model, settings in zip(panels, models, heights, strict=True):
-        _dots(axes, rows[rows["model"] == model], settings, tools)
-        axes.set_title(NAMES[model], fontsize="medium", loc="left")
+    for axes, panel, settings in zip(panels, models, heights, strict=True):
+        _dots(axes, rows[rows["panel"] == panel], settings, tools)
+        axes.set_title(f"{NAMES[panel[0]]} ({panel[1]})", fontsize="medium", loc="left")
     panels[-1].set_xlabel(
         "how many times as fast xaieval is, each at its best batch size (median and range of rounds)", fontsize="small"
     )

@@ -116,8 +116,8 @@ def measure_point(point: Point, scale: Scale) -> dict[str, float]:
     network = build(point.model, replace(scale, pool=max(scale.pool, point.images)), None, None, seed=0)
     with torch.inference_mode():
         network.model(network.images[: point.batch_size])
-    before = _resident()
-    with _peak() as peak:
+    before = _resident(scale.device)
+    with _peak(scale.device) as peak:
         start = time.perf_counter()
         ours(network, network.batches(point.images, point.batch_size), _layers(network, point), METHODS[: point.methods])
         seconds = time.perf_counter() - start
@@ -130,19 +130,26 @@ def _layers(network: Network, point: Point) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _peak() -> Iterator[list[int]]:
-    """A list that receives the peak resident memory inside the block, in bytes.
+def _peak(device: str) -> Iterator[list[int]]:
+    """A list that receives the peak memory inside the block, in bytes: resident memory, or what is allocated on a GPU.
 
-    The kernel's high-water mark is reset first where possible, because building the model has a peak, too.
+    The high-water mark is reset first where possible, because building the model has a peak, too.
     """
+    peak: list[int] = []
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device))
+        return
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    peak: list[int] = []
     yield peak
     peak.append(_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def _resident() -> int:
+def _resident(device: str) -> int:
+    if device != "cpu":
+        return torch.cuda.memory_allocated(device)
     return _status("VmRSS") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

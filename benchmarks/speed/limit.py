@@ -50,7 +50,7 @@ def efficiency(
     size = 2 if scale.quick else SIZE
     for setting in only:
         images = SETTINGS[setting]
-        batches = network.batches(4 if scale.quick else images, size) * FASTER[network.name]
+        batches = network.batches(4 if scale.quick else images, size) * FASTER[network.name] * scale.more
         rows = _measure(network, batches, setting, rounds)
         replace_rows(out / "limit.csv", rows, KEYS)
         print(*(f"{row['model']} {setting} {row['baseline']}: {row['efficiency']:.3f}" for row in rows), sep="\n", flush=True)

@@ -43,17 +43,29 @@ GREY = ("resnet18", "vit_tiny")  # of images with one channel, for the compariso
 
 @dataclass(frozen=True)
 class Scale:
-    """Size of the measurements.
+    """Size of the measurements, and the device they run on.
 
     Attributes:
         side: Side of the images in pixels.
         pool: Number of different images.
         quick: Tiny settings that test the scripts; their numbers mean nothing.
+        device: Device of the model and the images.
     """
 
     side: int = 224
     pool: int = 64
     quick: bool = False
+    device: str = "cpu"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Images in a batch, from which each library takes those with which it is fastest."""
+        return (1, 4) if self.quick else (1, 8, 32) if self.device == "cpu" else (8, 32, 128)
+
+    @property
+    def more(self) -> int:
+        """How many times as many images a measurement has as on a CPU."""
+        return 1 if self.quick or self.device == "cpu" else 8
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def build(name: str, scale: Scale, images: Path | None, weights: Path | None, se
     with torch.no_grad():
         targets = torch.cat([model(part).argmax(dim=1) for part in pictures.split(8)])
     reshape = partial(_grid, side=scale.side // 16) if name.startswith("vit") else None
-    return Network(name, model, pictures, targets, reshape, origin)
+    return Network(name, model.to(scale.device), pictures.to(scale.device), targets.to(scale.device), reshape, origin)
 
 
 def _model(name: str, side: int) -> nn.Module:

@@ -130,7 +130,7 @@ def grad_cam(measure: Measured, network: Network, batches: Batches, layers: Laye
 def _by_its_metrics(network: Network, cam: Any, images: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Its metric classes as documented; each runs the original and the masked images."""
     maps = cam(images, [ClassifierOutputTarget(target) for target in targets.tolist()])
-    before = _confidence(cam.outputs.detach(), targets).numpy()  # the drop is absolute and has to be divided
+    before = _confidence(cam.outputs.detach(), targets).cpu().numpy()  # the drop is absolute and has to be divided
     wanted = [ClassifierOutputSoftmaxTarget(target) for target in targets.tolist()]
     drop = DropInConfidence()(images, maps, wanted, network.model)
     return drop / before, IncreaseInConfidence()(images, maps, wanted, network.model) > 0
@@ -142,7 +142,7 @@ def _by_hand(network: Network, cam: Any, images: Tensor, targets: Tensor) -> tup
     The logits of the original images are reused from the CAM. That leaves one of four forward passes.
     """
     maps = cam(images, [ClassifierOutputTarget(target) for target in targets.tolist()])
-    before = _confidence(cam.outputs.detach(), targets).numpy()
+    before = _confidence(cam.outputs.detach(), targets).cpu().numpy()
     wanted = [ClassifierOutputSoftmaxTarget(target) for target in targets.tolist()]
     after = CamMultImageConfidenceChange()(images, maps, wanted, network.model, return_diff=False)
     return np.maximum(before - after, 0) / before, after > before
@@ -235,7 +235,7 @@ def _upsampled(maps: Tensor, images: Tensor) -> Tensor:
 
 def _masked(network: Network, images: Tensor, targets: Tensor, maps: Tensor, before: Tensor) -> tuple[np.ndarray, np.ndarray]:
     after = _quick_confidence(network, images * maps, targets)
-    return ((before - after).clamp(min=0) / before).numpy(), (after > before).numpy()
+    return ((before - after).clamp(min=0) / before).cpu().numpy(), (after > before).cpu().numpy()
 
 
 def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Found:

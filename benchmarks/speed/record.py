@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-__all__ = ["read", "replace_rows", "write_manifest"]
+__all__ = ["processor", "read", "replace_rows", "write_manifest"]
 
 PACKAGES = (
     "xaieval",
@@ -67,6 +67,12 @@ def write_manifest(out: Path, command: str, options: Mapping[str, Any]) -> None:
     same = (entry["command"], entry["options"])
     entries = [old for old in entries if (old["command"], old["options"]) != same] + [entry]
     path.write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def processor() -> str:
+    """The processor and the number of threads, for rows that may come from several machines."""
+    count = torch.get_num_threads()
+    return f"{_cpu()}, {count} thread{'s' * (count > 1)}"
 
 
 def _circumstances() -> dict[str, Any]:

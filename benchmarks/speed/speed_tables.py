@@ -80,6 +80,8 @@ def _peers(rows: pd.DataFrame) -> pd.DataFrame:
             "rounds": rows["rounds"],
             "images/s": rows["images_per_second"].map("{:.2f}".format),
             "xaieval is faster by": _range(rows, "ours_is_faster", ".2f"),
+            "with bf16": _range(rows, "bf16_is_faster", ".2f"),
+            "processor": rows["processor"],
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def _first_result(folder: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  # no outside input
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # an installed package has its byte code
+    done = subprocess.run(command, capture_output=True, text=True, env=env)  # noqa: S603  # no outside input
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")

@@ -17,7 +17,7 @@ from xaieval.analysis.comparability import first_difference
 from xaieval.cli import main
 from xaieval.errors import MetricError, OutputError
 from xaieval.evaluation.scores import Scores
-from xaieval.results.manifest import describe_image
+from xaieval.results.tensors import describe_image
 from xaieval.results.validation import check_manifest
 
 AD = "average_drop"
@@ -65,7 +65,7 @@ def test_one_contradicting_label_is_enough():
 
 @pytest.mark.parametrize("known", [[pd.NA] * IMAGES, [pd.NA, *(np.arange(1, IMAGES) % 4)]])
 def test_labels_that_only_one_run_knows_contradict_nothing(known):
-    assert len(notes(run(), run(labels=known))) == 2
+    assert len(notes(run(), run(labels=known))) == 3
     assert len(Scores(run().rows.drop(columns="label"), run().manifest).compare(run())) == 1
 
 
@@ -114,9 +114,27 @@ def test_rounding_is_no_other_image_and_a_larger_difference_is_said(noise, entri
     assert not said or "the images or their preprocessing differ, or the model is not deterministic" in found[1]
 
 
+def test_the_reason_for_other_confidences_is_the_one_that_differs():
+    known, args = {"mean": [0.5]}, {"model_args": {"pad_type": "same"}}
+    one = run(preprocessing=known, options={"data": "scenes"})
+    other = np.random.default_rng(9).random(IMAGES)
+    reasons = {
+        "the arguments of the model differ": {"options": {"data": "scenes"} | args},
+        "the preprocessing differs": {"preprocessing": {"mean": [0.0]}},
+        "the preprocessing differs and the arguments of the model differ": {
+            "preprocessing": {"mean": [0.0]},
+            "options": {"data": "scenes"} | args,
+        },
+    }
+    for reason, entries in reasons.items():
+        found = notes(one, run(confidence=other, **({"preprocessing": known, "options": {"data": "scenes"}} | entries)))
+        [note] = [note for note in found if "the model is the same" in note]
+        assert note.endswith(f" in the other, as {reason}")
+
+
 def test_confidences_of_equal_images_and_of_few_images_raise_no_alarm():
     saturated = np.where(np.arange(IMAGES) % 2, 1.0, 1 - 1e-7)
-    assert len(notes(run(confidence=saturated), run(confidence=saturated[::-1]))) == 2
+    assert len(notes(run(confidence=saturated), run(confidence=saturated[::-1]))) == 3
     one, other = (Scores(each.rows[:4], each.manifest) for each in (run(), run(confidence=np.linspace(1, 0, IMAGES))))
     assert any("differs on 4 of 4" in note for note in notes(one, other)), "too few to say what is the reason"
 
@@ -203,10 +221,10 @@ IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
 )
 def test_the_first_image_shows_another_preprocessing(image, said):
     one, other = (run(first_image=describe_image("0", each)) for each in (IMAGE, image))
-    found = notes(one, other)[1:-1]
+    found = notes(one, other)[1:-2]
     assert len(found) == bool(said)
     assert all(note.startswith(said) for note in found)
-    assert notes(one, run(first_image=describe_image("1", image)))[1:-1] == [], "another id, as in random order"
+    assert notes(one, run(first_image=describe_image("1", image)))[1:-2] == [], "another id, as in random order"
 
 
 def test_the_description_of_an_image_is_as_worked_by_hand():
@@ -327,6 +345,26 @@ def test_the_command_line_notes_another_preprocessing_in_text_and_json(tmp_path,
     page = (tmp_path / "a" / "report.html").read_text()
     assert "6 images, 1 layer and 1 method took part; left out: nothing." in page
     assert "the preprocessing differs: mean is [0.5, 0.5, 0.5] in a and [0.0, 0.0, 0.0] in b" in page
+
+
+def test_the_same_model_on_the_same_images_is_said_where_the_predictions_show_it():
+    said = "the model is the same, and so is all that it predicts of the 40 original images, but for rounding"
+    near = run().rows["confidence"] + 1e-4
+    assert said in notes(run(), run(confidence=near))
+    far = near.where(near.index != 3, near + 0.002)
+    for other in (run(fingerprint="b"), run(confidence=far), run(confidence=near.where(near.index != 3))):
+        assert not any("the model is the same" in note for note in notes(run(), other))
+    classes = run()
+    classes.rows.loc[5, "target"] = 2
+    assert not any("the model is the same" in note for note in notes(run(), classes))
+    part = run()
+    part = Scores(part.rows[:30], part.manifest)
+    assert said.replace("40", "30") in notes(run(), part)
+
+
+def test_another_seed_is_said():
+    one, other = (run(run={"seed": seed}) for seed in (0, 1))
+    assert "the settings differ: seed is 0 in this run and 1 in the other" in notes(one, other)
 
 
 def test_the_findings_of_a_run_are_named():

@@ -228,7 +228,7 @@ def test_the_command_answers_wrong_use_in_one_line(tmp_path, capsys):
     _other_run().save(tmp_path / "b")
     folders = [str(tmp_path / name) for name in "ab"]
     for arguments, message in [
-        (folders, "the runs have different protocols: protocol.fill is 'zero' in this run"),
+        (folders, "the runs have different protocols: protocol.fill is 'zero' in the first run"),
         ([folders[0], str(tmp_path / "none")], "holds no run"),
         ([*folders, "--across-protocols", "--out", str(tmp_path / "no" / "file.csv")], "cannot write '"),
     ]:

@@ -10,6 +10,7 @@ import pytest
 
 from xaieval import Scores
 from xaieval.analysis.published import PUBLISHED, beside_published, published_table
+from xaieval.analysis.published_order import order_notes
 from xaieval.config.protocol import PROTOCOLS
 from xaieval.errors import MetricError
 from xaieval.explainers import resolve_methods
@@ -85,16 +86,81 @@ def test_another_protocol_and_another_network_are_said():
     assert "the protocol of the run is not known" in plain
 
 
-def test_another_network_is_matched_by_its_only_layer_and_no_other():
+def test_another_network_is_matched_at_its_layers_and_the_same_at_its_own_alone():
     one = run([("blocks.6", "gradcam")], "score-cam", model="timm:vgg")
-    numbers, _ = beside_published(one, published_table("score-cam"))
+    numbers, notes = beside_published(one, published_table("score-cam"))
     assert numbers["average_drop"].to_dict() == {("blocks.6", "gradcam"): 47.8}
-    two = run([("blocks.5", "gradcam"), ("blocks.6", "gradcam")], "score-cam", model="timm:vgg")
-    with pytest.raises(MetricError, match=r"no row of score-cam: for VGG-16 it needs rise, gradcam at features\.29, "):
-        beside_published(two, published_table("score-cam"))
+    assert "the layers: the table is measured again at features.29; here blocks.6" in notes
+    two = run([("blocks.5", "gradcam"), ("blocks.6", "gradcam"), ("input", "rise")], "score-cam", model="timm:vgg")
+    numbers, notes = beside_published(two, published_table("score-cam"))
+    drops = {("blocks.5", "gradcam"): 47.8, ("blocks.6", "gradcam"): 47.8, ("input", "rise"): 47.0}
+    assert numbers["average_drop"].to_dict() == drops
+    assert (
+        "the layers: the table is measured again at features.29; here blocks.5, blocks.6, so a printed number stands beside "
+        "each of them" in notes
+    )
     same = run([("features.28", "gradcam")], "score-cam", model="torchvision:vgg16")
-    with pytest.raises(MetricError, match=r"no row of score-cam"):
+    with pytest.raises(MetricError, match=r"no row of score-cam: for VGG-16 it needs rise, gradcam at features\.29, "):
         beside_published(same, published_table("score-cam"))
+    exact = run([("features.29", "gradcam"), ("features.28", "gradcam")], "score-cam", model="torchvision:vgg16")
+    numbers, notes = beside_published(exact, published_table("score-cam"))
+    assert list(numbers.index) == [("features.29", "gradcam")]
+    assert not any(note.startswith("the layers") for note in notes)
+
+
+def test_folders_of_the_machine_are_not_in_the_notes():
+    scores = run([("a", "gradcam")], "score-cam", model="timm:vgg", data="folder:/home/me/val", weights="/home/me/w.pth")
+    notes = beside_published(scores, published_table("score-cam"))[1]
+    assert "the images: ImageNet val (2,000) in print, folder:val (12) here" in notes
+    assert "the weights: w.pth here; that they are those of the source is not known" in notes
+
+
+def _frame(drops: list[float], letters: list[str]) -> pd.DataFrame:
+    pairs = [("p5", "gradcam"), ("p5", "gradcam++"), ("input", "rise"), ("p4", "gradcam")]
+    index = pd.MultiIndex.from_tuples(pairs[: len(drops)], names=["layer", "method"])
+    return pd.DataFrame({"average_drop": drops, "average_drop_letters": letters}, index)
+
+
+@pytest.mark.parametrize(
+    ("drops", "letters", "expected"),  # in print: gradcam 40, gradcam++ 30
+    [
+        ([50.0, 20.0], ["b", "a"], ["AD %: the methods are in the order of print"]),
+        (
+            [50.0, 20.0],
+            ["a", "a"],
+            ["AD %: the methods are in the order of print, but not all of the differences are significant"],
+        ),
+        ([50.0, 20.0], ["", ""], ["AD %: the methods are in the order of print, which was not tested"]),
+        (
+            [20.0, 50.0],
+            ["a", "b"],
+            ["AD %: at p5, gradcam++ is better than gradcam in print (30.0, 40.0), but worse here (50.0, 20.0; significantly)"],
+        ),
+        (
+            [20.0, 21.0],
+            ["ab", "b"],
+            [
+                "AD %: at p5, gradcam++ is better than gradcam in print (30.0, 40.0), but worse here (21.0, 20.0; "
+                "not significantly)"
+            ],
+        ),
+        ([np.nan, 21.0], ["", "a"], []),
+    ],
+)
+def test_methods_in_another_order_than_in_print_are_named_with_what_the_test_says(drops, letters, expected):
+    frame = _frame(drops, letters)
+    printed = pd.DataFrame({"average_drop": [40.0, 30.0]}, frame.index)
+    assert order_notes(frame, printed, METRICS) == expected
+    assert order_notes(frame, printed.iloc[:0], METRICS) == [], "nothing is in print"
+
+
+def test_methods_are_compared_at_their_layer_and_those_without_one_with_all():
+    frame = _frame([10.0, 20.0, 30.0, 40.0], ["a", "b", "c", "d"])
+    printed = pd.DataFrame({"average_drop": [40.0, 30.0, 35.0, 40.0]}, frame.index)
+    assert order_notes(frame, printed, METRICS) == [
+        "AD %: at p5, gradcam++ is better than gradcam in print (30.0, 40.0), but worse here (20.0, 10.0; significantly)",
+        "AD %: at p5, rise is better than gradcam in print (35.0, 40.0), but worse here (30.0, 10.0; significantly)",
+    ]
 
 
 def test_a_method_without_a_layer_is_matched_where_it_stands():
@@ -118,9 +184,11 @@ def test_the_table_has_a_column_more_for_each_metric_in_print():
 
 
 def test_wrong_names_are_refused():
-    with pytest.raises(MetricError, match=r"no published table 'opticam'; did you mean 'opti-cam'"):
-        published_table("opticam")
+    with pytest.raises(MetricError, match=r"no published table 'optikam'; did you mean 'opti-cam'"):
+        published_table("optikam")
     scores = run([("layer4", "gradcam")], model="timm:resnet50")
+    assert published_table("Grad-CAM++").name == "grad-cam++"
+    assert len(beside_published(run([("layer4", "gradcam")]), published_table("Opti CAM"), "resnet-50")[0]) == 1
     with pytest.raises(MetricError, match=r"no network 'ResNet' in opti-cam; did you mean 'ResNet50'"):
         beside_published(scores, published_table("opti-cam"), "ResNet")
     with pytest.raises(MetricError, match=r"opti-cam has the networks ResNet50, VGG16, and the run's model is timm"):

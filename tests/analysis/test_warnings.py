@@ -108,13 +108,58 @@ def test_what_is_said_of_several_is_said_once_with_a_few_names():
 # ---- a control is the best
 
 
-def test_a_control_with_the_best_value_is_named():
+def _findings(rows: pd.DataFrame, metrics: list[dict[str, Any]], controls: list[str]) -> list[tuple[str, str]]:
+    manifest = {"metrics": metrics, "seed": 0, "controls": controls}
+    return [(finding.name, finding.text) for finding in find_warnings(RunRecord(rows, manifest))]
+
+
+def test_a_control_that_is_significantly_better_than_every_method_is_said_to_be():
     pairs = [*PAIRS, CONTROL, ("input", "edges"), ("input", "fake-cam")]
     drops = {PAIRS[1]: 12.5, CONTROL: 80.0, ("input", "edges"): 0.25, ("input", "fake-cam"): 0.0}
-    assert _found(_rows(pairs, average_drop=drops), controls=["random", "edges", "fake-cam"]) == [
-        "average_drop: a control map has the best value, 0.250 of edges; the best method is gradcam at p5 with 12.500, so a "
-        "good average_drop alone proves nothing"
+    assert _findings(_rows(pairs, average_drop=drops), [DROP], ["random", "edges", "fake-cam"]) == [
+        (
+            "control_is_best",
+            "average_drop: the control map edges (0.250) is significantly better than every method, the best of which is "
+            "gradcam at p5 (12.500); so a good average_drop alone proves nothing",
+        )
     ]
+
+
+def test_a_control_that_is_ahead_by_chance_is_said_in_other_words():
+    # The control is 2 better on average, with a standard error of about 5.
+    spread = np.tile([-50.0, 50.0], 50)
+    drops = dict.fromkeys(PAIRS, 50.0) | {CONTROL: 48.0 + spread}
+    (found,) = _findings(_rows([*PAIRS, CONTROL], average_drop=drops), [DROP], ["random"])
+    assert found == (
+        "control_may_be_best",
+        "average_drop: no method has a better mean than the control map random (48.000); the best, gradcam at p4 (50.000), has "
+        "a worse one, and the difference may be chance",
+    )
+
+
+def test_a_control_has_to_be_better_than_every_method_and_not_only_than_most():
+    # Surely better than two methods, and ahead of the third by chance.
+    drops = {PAIRS[0]: 60.0, PAIRS[1]: 60.0, PAIRS[2]: 51.0 + np.tile([-50.0, 50.0], 50), CONTROL: 50.0}
+    assert _findings(_rows([*PAIRS, CONTROL], average_drop=drops), [DROP], ["random"])[0][0] == "control_may_be_best"
+
+
+def test_the_test_of_a_control_allows_for_the_number_of_controls_and_of_metrics():
+    # Binary, and 5 of 5 images in favour: p = 1/32 = 0.03 for one control and one metric, 0.06 for two of either.
+    one, other = _metric("one", True), _metric("other", True)
+    hits = {CONTROL: [100.0] * 5 + [0.0] * 95}
+    rows = _rows([*PAIRS, CONTROL, ("input", "edges")], one=dict.fromkeys(PAIRS, 0.0) | {("input", "edges"): 0.0} | hits)
+    rows["other"] = np.where(rows["layer"] == "input", 0.0, 1.0)
+    without = rows[rows["method"] != "edges"]
+    assert [name for name, _ in _findings(without, [one], ["random"])] == ["control_is_best"]
+    assert [name for name, _ in _findings(without, [one, other], ["random"])] == ["control_may_be_best"]
+    assert [name for name, _ in _findings(rows, [one], ["random", "edges"])] == ["control_may_be_best"]
+
+
+def test_a_control_counts_by_groups_where_the_run_has_them():
+    rows = _rows([*PAIRS, CONTROL], average_drop={CONTROL: 40.0 + np.tile([-5.0, 5.0], 50)})
+    assert _findings(rows, [DROP], ["random"])[0][0] == "control_is_best"
+    few = rows.assign(group=rows["image_id"].str[-1].isin(["0", "1", "2"]).map({True: "a", False: "b"}))
+    assert "control_may_be_best" in [name for name, _ in _findings(few, [DROP], ["random"])], "two groups prove nothing"
 
 
 def test_a_control_that_is_as_good_as_the_best_is_named_and_a_worse_one_is_not():
@@ -122,10 +167,10 @@ def test_a_control_that_is_as_good_as_the_best_is_named_and_a_worse_one_is_not()
     pairs = [*PAIRS, CONTROL]
     values = {"average_drop": {CONTROL: 60.0}, "area": dict.fromkeys(pairs, 1.0)}
     tie = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.1 + 0.2) | {CONTROL: 0.3}, **values)
-    (sentence,) = _found(tie, [DROP, gain, area], ["random"])
-    assert sentence.startswith(
-        "gain: a control map has the best value, 0.300 of random; the best method is gradcam at p4 with 0.300"
-    )
+    assert _found(tie, [DROP, gain, area], ["random"]) == [
+        "gain: no method has a better mean than the control map random (0.300); the best, gradcam at p4 (0.300), has the same "
+        "mean"
+    ]
     worse = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: 0.3}, **values)
     assert _found(worse, [DROP, gain, area], ["random"]) == []
     missing = _rows(pairs, gain=dict.fromkeys(PAIRS, 0.31) | {CONTROL: float("nan")}, **values)

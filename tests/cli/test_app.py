@@ -128,6 +128,34 @@ def test_importing_the_package_imports_neither_torch_nor_pandas_nor_numpy():
     assert result == (0, "set()\n", "")
 
 
+def test_what_reads_finished_runs_imports_no_torch(tmp_path):
+    # Most of the memory and time that a summary of a large run takes would be that of torch.
+    rng = np.random.default_rng(0)
+    metrics = [{"name": "average_drop", "label": "AD %", "higher_is_better": False, "interval": "mean"}]
+    for name in ("one", "other"):
+        rows = pd.DataFrame({"image_id": [*"abcdefgh"] * 2, "layer": ["p4"] * 8 + ["p5"] * 8, "method": "gradcam"})
+        rows = rows.assign(average_drop=rng.uniform(0, 50, 16), confidence=rng.random(16), mask_area=0.5, status="ok")
+        Scores(rows, {"schema": 1, "seed": 0, "metrics": metrics}).save(tmp_path / name)
+    program = """
+import sys
+from xaieval import Scores
+from xaieval.cli import main
+one, other = sys.argv[1:]
+print(len(Scores.load(one).summary()))
+for words in (["table", one], ["table", one, other], ["compare", one, other], ["report", one, "--no-maps"]):
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert not stop.code, words
+print({"torch", "torchvision", "timm"} & set(sys.modules))
+"""
+    result = _python(program, str(tmp_path / "one"), str(tmp_path / "other"))
+    assert result.status == 0, result.err
+    assert result.out.startswith("2\n")
+    assert result.out.endswith("\nset()\n")
+    assert (tmp_path / "one" / "report.html").exists()
+
+
 def test_the_package_runs_as_the_command():
     result = subprocess.run([sys.executable, "-m", "xaieval", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == xaieval.__version__
@@ -147,8 +175,8 @@ def test_options_are_the_parameters_of_score_with_dashes():
     parameters = set(inspect.signature(xaieval.score).parameters) - {"inference", "options"}
     parameters |= {field.name for field in dataclasses.fields(xaieval.Inference)}
     options = {field.name for field in dataclasses.fields(ScoreOptions)} | {"protocol"}
-    # A loader and a folder have names of their own: --data and --out; how to run a model is a function; `report` makes maps.
-    assert parameters - {"loader", "output_dir", "forward", "keep_maps"} <= options
+    # A loader and a folder have names of their own: --data and --out; how to run a model is a function.
+    assert parameters - {"loader", "output_dir", "forward"} <= options
 
 
 def test_the_version_is_that_of_the_package(bench):
@@ -534,6 +562,10 @@ WRONG_USE = [
     (["--model", ":make"], "no model ':make'"),
     (["--methods", "rise", "--method-args.rise.maskz", "3"], "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
     (["--method-args.rise.masks", "3"], "there are settings for 'rise', which is none of the methods"),
+    (["--metrics", "road", "--metric-args.road.fraction", "0.5"], "has no setting 'fraction'; did you mean 'fractions'"),
+    (["--metrics", "road", "--metric-args.road.noise", "loud"], "metric 'road': noise is a number; got 'loud'"),
+    (["--metric-args.road.noise", "0"], "there are settings for 'road', which is none of the metrics"),
+    (["--keep-maps=-1"], "keep_maps is a number of images, at least 0; got -1"),
     (["--model-args.colour", "3"], "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     (["--target", "10"], "no class 10; the model has 10 classes, 0 to 9"),
     (["--target=-1"], "no class -1; the model has 10 classes, 0 to 9"),
@@ -584,7 +616,12 @@ def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(bench, argu
         ('model = "nope"', "no model 'nope'"),
         ('masking = "hard"', "masking='hard' is not a choice of a protocol"),
         ('methods = ["rise"]\n[method-args.rise]\nmaskz = 3', "method 'rise' has no setting 'maskz'; did you mean 'n_masks'"),
-        ('methods = ["rise"]\n[method-args.rise]\nmasks = [3]', "text, a number, true or false, or a list or table of these"),
+        ('methods = ["rise"]\n[method-args.rise]\nmasks = [3]', "method 'rise' cannot take n_masks=(3,)"),
+        ("[method-args.rise.masks]\nmany = 3", "text, a number, true or false, or a list or table of these"),
+        (
+            'metrics = ["road"]\n[metric-args.road]\nfractions = ["few"]',
+            "fractions is numbers separated by commas; got ('few',)",
+        ),
         ("[model-args]\ncolour = 3", "xaieval:fpn-scenes cannot be built with {'colour': 3}"),
     ],
 )

@@ -133,3 +133,39 @@ def test_an_experiment_needs_classes(bench):
     Image.new("RGB", (40, 40)).save("photos/1.png")
     status, _, err = bench("fal", "--data", "folder:photos", "--backbone", "test_resnet", "--out", "run")
     assert (status, err) == (2, "xaieval-bench: the experiment trains classifiers, and 'folder:photos' has no class folders\n")
+
+
+def test_tiles_of_another_size_are_resized_only_if_it_is_asked_for(bench):
+    Path("own.py").write_text(
+        "import timm\ndef make():\n    return timm.create_model('test_resnet', in_chans=13, num_classes=2)\n"
+    )
+    _model(13)  # which writes the weights
+    Path("photos").mkdir()
+    values = np.random.default_rng(0).random((13, 40, 40), dtype=np.float32)
+    values[:, :, :8] = -9999
+    np.save("photos/1.npy", values)
+    options = [
+        "--model",
+        "own.py:make",
+        "--weights",
+        "weights.safetensors",
+        "--data",
+        "folder:photos",
+        "--mean",
+        "0",
+        "--std",
+        "1",
+    ]
+    for refused in (_score(bench, *options), bench("check", *options)):
+        assert (refused[0], refused[2]) == (
+            2,
+            "xaieval-bench: the tiles have 40 x 40 pixels ('1.npy'), and the model's images 224 x 224 by default; give "
+            "--image-size 40 to score the tiles as they are, or the size that the model was trained on, to which they are "
+            "resized\n",
+        )
+    status, out, _ = _score(bench, *options, "--image-size", "40")
+    assert (status, "--nodata [pixels_without_data]" in out) == (0, True)
+    filled = [*options, "--image-size", "40", "--nodata", "-9999"]
+    assert _score(bench, *filled)[0] == 2  # another run than the one in the folder
+    status, out, _ = bench("check", *filled)
+    assert (status, "pixels_without_data" in out) == (0, False)

@@ -72,7 +72,7 @@ def test_several_runs_are_rows_by_the_names_of_their_models(command, folder):
         ["torchvision:vgg16_bn (c)", "layer4", "gradcam"],
     ]
     runs = {name: Scores.load(folder / name) for name in "abc"}
-    assert [row[3:] for row in found.rows] == [row[3:] for row in models_table(runs).lines()]
+    assert [row[3:] for row in found.rows] == [row[3:] for row in models_table(runs).lines(counts=False)]
 
 
 def test_a_layer_for_each_run_and_a_metric_are_taken(command):
@@ -82,7 +82,7 @@ def test_a_layer_for_each_run_and_a_metric_are_taken(command):
     assert table["n_pairs"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(("name", "start"), [("t.tex", r"\begin{table}"), ("t.md", "| layer |"), ("t.html", "<table>")])
+@pytest.mark.parametrize(("name", "start"), [("t.tex", "% needs"), ("t.md", "| layer |"), ("t.html", "<table>")])
 def test_the_ending_of_a_file_is_its_form(command, folder, name, start):
     assert command("table", "a", "--out", name)[:2] == (0, f"written to {name}\n")
     assert (folder / name).read_text().startswith(start)
@@ -100,18 +100,51 @@ def test_printed_numbers_stand_beside_a_run(command):
     _, out, _ = command("table", "a", "--published", "opti-cam")
     assert "note: published: Zhang et al." in out
     assert re.search(r"^layer4 +gradcam +\S+ \[.*\] a +36\.4 ", out, re.MULTILINE)
-    status, _, err = command("table", "a", "--published", "opti-cam/VGG16")
-    assert status == 2, "two layers, and none of the name that the other network has"
-    assert "the run has no row of opti-cam: for VGG16 it needs gradcam at features.42" in err
+    status, out, _ = command("table", "a", "--published", "Opti-CAM/vgg16")
+    assert status == 0
+    assert re.search(r"note: the layers: the table is measured again at features\.42; here \S+, \S+, so a printed number", out)
+
+
+NO_RUN = [
+    (
+        ["--published", "grad-cam++"],
+        "grad-cam++ has the networks VGG-16 (Caffe), VGG-16 fine-tuned, and the run's model is xaieval:",
+    ),
+    (["--published", "score-cam/VGG-19"], "no network 'VGG-19' in score-cam"),
+    (["--published", "grad-cam++/VGG-16 fine-tuned"], "no row of grad-cam++/VGG-16 fine-tuned can be measured again"),
+    (
+        ["--published", "score-cam", "--methods", "layercam"],
+        "has the methods rise, gradcam, gradcam++, score-cam, and the run none",
+    ),
+    (["--published", "score-cam", "--json"], "leave out --json, or take it from 'table' later"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), NO_RUN, ids=[" ".join(words) for words, _ in NO_RUN])
+def test_a_table_that_a_run_cannot_be_put_beside_is_refused_before_it_is_measured(command, folder, words, message):
+    status, _, err = command("score", "--out", "new", *words)
+    assert status == 2
+    assert message in err
+    assert not (folder / "new").exists()
 
 
 def test_published_tables_are_listed_and_printed(command):
     _, out, _ = command("published")
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+    assert [line.split()[0] for line in out.splitlines()[1:-1]] == [
         *("grad-cam++", "score-cam", "opti-cam-normalised", "opti-cam", "torch-cam")
     ]
     _, out, _ = command("published", "torch-cam")
     assert re.search(r"resnet18 +LayerCAM +17\.12 +28\.19 .*torchvision:resnet18 layer4 layercam", out)
+    assert "protocol: min-max with 1e-8 added to the range, then upsampled;" in out
+    assert (
+        "measured again: xaieval-bench score --model torchvision:resnet18 --pretrained --data folder:DIR --protocol torch-cam "
+        "--layers layer4 --methods gradcam,gradcam++," in out
+    )
+    assert "average_gain" not in out
+    assert command("published", "opti-cam")[1].count(" --metrics average_drop,increase_in_confidence,average_gain\n") == 2
+    _, out, _ = command("published", "torch-cam/ResNet18")
+    assert "resnet18" in out
+    assert "mobilenet" not in out
     [document] = json.loads(command("published", "score-cam", "--json")[1])["published"]
     assert document["rows"][-1]["average_drop"] == 31.5
 
@@ -125,7 +158,7 @@ WRONG = [
     (["a", "--out", "t.doc"], "a table is written to a file that ends in .txt, .md, .tex, .csv, .html, .xlsx; got 't.doc'"),
     (["a", "--out", "none/t.md"], "cannot write 'none/t.md': No such file or directory; choose another file"),
     (["a", "--label", "a#b", "--format", "latex"], "a label of LaTeX has letters"),
-    (["a", "--published", "opticam"], "no published table 'opticam'; did you mean 'opti-cam'"),
+    (["a", "--published", "optikam"], "no published table 'optikam'; did you mean 'opti-cam'"),
     (["none"], "'none' holds no run"),
 ]
 

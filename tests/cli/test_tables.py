@@ -32,6 +32,7 @@ COMMAND = [sys.executable, "-m", "xaieval.cli"]
 COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-8]|4[0-8]|9[0-7])[\d;]*m")
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 QUICK = ("score", "--max-images", "4", "--batch-size", "2", "--layers", "fpn[p4],fpn[p5]", "--out")
+FEW = ("--max-images", "2", "--layers", "fpn[p5]", "--no-progress")
 FIELDS = re.compile(r"^\| `([\w\[\].]+)` \|", re.MULTILINE)
 
 
@@ -308,7 +309,9 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
         "agreement": ("agreement", str(ROOT / "benchmarks/ucmerced_mobilenetv2")),
         "report": ("report", folder, "--no-maps", "--out", str(tmp_path / "report.html")),
         "check": ("check", "--mean", "0,0,0", "--std", "1,1,1", "--max-images", "16"),
-        **{command: (command,) for command in ("layers", "methods", "metrics", "protocols")},
+        "explain": ("explain", *FEW, "--figure", "png", "--out", str(tmp_path / "maps")),
+        "search": ("search", *FEW, "--by", "average_drop", "--methods", "fast", "--out", str(tmp_path / "search")),
+        **{command: (command,) for command in ("layers", "methods", "metrics", "protocols", "published")},
     }
     found = {command: _paths(_document(*arguments)) for command, arguments in commands.items()}
     odd = ("--controls", "matched", "--mean", "0,0,0", "--std", "1,1,1")  # a run with matched controls and a finding
@@ -317,7 +320,8 @@ def test_the_page_lists_the_fields_of_every_document(run, tmp_path):
     for command in ("score", "check"):  # the evidence has other numbers for each finding
         found[command] = {re.sub(r"(evidence)\..*", r"\1", path) for path in found[command]}
     found["protocols"] = {re.sub(r"(choices)\..*", r"\1.NAME", path) for path in found["protocols"]}
-    assert listed.keys() == {*found, "fal", "cross", "explain"}, "these have tests of their own"
+    found["explain"] = {re.sub(r"^files\..*", "files.KIND", path) for path in found["explain"]}
+    assert listed.keys() == {*found, "fal", "cross"}, "these have tests of their own"
     for command, paths in found.items():
         assert {path.removesuffix("[]") for path in paths} == listed[command], command
 
@@ -326,6 +330,8 @@ def test_every_command_that_shows_a_table_has_a_document(capsys):
     # The experiment takes long: its document is looked at beside its other tests.
     for command in (
         "score",
+        "explain",
+        "search",
         "check",
         "fal",
         "compare",
@@ -335,6 +341,7 @@ def test_every_command_that_shows_a_table_has_a_document(capsys):
         "methods",
         "metrics",
         "protocols",
+        "published",
         "report",
     ):
         main([command, "--help"])
@@ -346,7 +353,7 @@ def test_the_table_of_a_run_is_printed_in_each_form(run, form, capsys):
     found = xaieval.Scores.load(run[0]).table(0.9)
     main(["table", str(run[0]), "--format", form, "--level", "0.9", "--label", "tab:one"])
     expected = {
-        "text": f"{found}\n\n{found.caption}",
+        "text": f"{found}\n\n{found.caption}\n\n{found.in_words()}",
         "markdown": found.to_markdown(),
         "latex": found.to_latex("tab:one"),
         "csv": found.to_csv().rstrip(),
@@ -365,9 +372,11 @@ def test_more_pairs_than_fit_into_a_line_have_their_letters_in_the_table(capsys)
     scores = xaieval.Scores(rows, {"metrics": [drops], "seed": 0})
     print_summary(scores, scores.summary(), None, 0.95)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    marked = {line.split()[0]: re.search(r"\] (\w+) ", line)[1] for line in lines if re.match(r"p\d ", line)}
+    marked = {line.split()[0]: re.search(r"\] +([a-z]+) ", line)[1] for line in lines if re.match(r"p\d ", line)}
     assert marked == {f"p{layer}": "abcdefghi"[layer] for layer in range(9)}
     assert "items that share a letter in a column cannot be told apart at 95%" in lines
+    assert scores.table().in_words().splitlines() == lines[-2:]
+    assert len({line.index("]") for line in lines if re.match(r"p\d ", line)}) == 1, "numbers line up"
     few = xaieval.Scores(rows[rows["layer"] < "p8"], scores.manifest)
     print_summary(few, few.summary(), None, 0.95)
     assert "letter" not in capsys.readouterr().out

@@ -112,7 +112,8 @@ def test_images_without_ids_are_numbered_through():
         (
             {"picture": IMAGES, "label": LABELS},
             DataError,
-            "a batch has the keys picture, label; one of image, images, pixel_values is expected",
+            "a batch has the keys picture, label; one of image, images, pixel_values is expected: rename the key in the data "
+            "set, or let the loader's collate function return (images, labels)",
         ),
         ((IMAGES, LABELS, LABELS), DataError, "a batch is a tuple of 3; images, (images, labels) or a mapping is expected"),
         ([], DataError, "a batch is a list of 0; images, (images, labels) or a mapping is expected"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def test_ids_do_not_depend_on_where_the_folder_is_nor_on_the_order_of_writing(fo
     monkeypatch.chdir(tmp_path)
     assert list(image_folder("data", SMALL).ids) == expected
     assert list(image_folder("./elsewhere/", SMALL).ids) == expected
+
+
+def test_a_data_set_is_shown_in_one_line():
+    def pictures(labels: list[int | None], classes: list[str], left_out: dict[str, int]) -> Pictures:
+        return Pictures([str(n) for n, _ in enumerate(labels)], labels, classes, lambda n: None, lambda p: p, left_out=left_out)
+
+    assert repr(pictures([0, 1], ["cat", "dog"], {".txt": 2})) == "<2 pictures, 2 classes: cat, dog; left out: 2 .txt>"
+    assert repr(pictures([None], [], {})) == "<1 picture, no classes>"
+    many = repr(pictures([0], [f"c{n}" for n in range(30)], {}))
+    assert many == f"<1 picture, 30 classes: {', '.join(f'c{n}' for n in range(10))}, ...>"
 
 
 def test_every_picture_of_a_folder_can_be_read(folder):
@@ -532,3 +543,21 @@ def test_places_without_images_are_refused(tmp_path, monkeypatch, places, messag
     with pytest.raises(DataError) as caught:
         image_files(places, Preprocessing(8, 8))
     assert str(caught.value).startswith(message)
+
+
+def test_pixels_without_data_become_the_mean_before_the_image_is_resized():
+    tile = torch.full((2, 8, 8), 30.0)
+    tile[:, :, :3] = -9999
+    tile[0, 5, 5] = torch.nan
+    prepare = Preprocessing((4, 4), (4, 4), mean=(10.0, 20.0), std=(10.0, 10.0), nodata=-9999)
+    by_hand = torch.where((tile == -9999) | tile.isnan(), torch.tensor([10.0, 20.0])[:, None, None], tile)
+    wanted = replace(prepare, nodata=None)(by_hand)
+    assert torch.equal(prepare(tile), wanted)
+    assert wanted[:, :, 0].abs().max() < 0.3  # a mixture with -9999 would be far off
+    assert not prepare(tile).isnan().any()
+
+
+def test_bands_are_not_cropped():
+    bands = Preprocessing(224, 256).with_channels(13).with_size(64)
+    tile = torch.rand(13, 64, 64)
+    assert torch.equal(bands(tile), tile)

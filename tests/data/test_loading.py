@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 import xaieval
 from xaieval.data import Preprocessing, image_folder, load_data, load_mosaics, load_pictures, mosaics, scenes
 from xaieval.data.batches import read_batches
+from xaieval.data.loading import import_factory
 from xaieval.data.scenes import CLASSES
 from xaieval.errors import DataError
 
@@ -53,6 +54,18 @@ def test_data_that_does_not_exist_is_refused_word_for_word(spec, message, tmp_pa
     with pytest.raises(DataError) as error:
         load_data(spec, SMALL, batch_size=4)
     assert str(error.value).split(" (")[0] == message  # in brackets: the file that was imported
+
+
+def test_folders_that_may_be_meant_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "photos").mkdir(parents=True)
+    (tmp_path / "my" / "photon").write_text("no folder")
+    with pytest.raises(DataError, match=r"^no data 'my/photos'; did you mean 'folder:my/photos'\? data is 'scenes', "):
+        load_data("my/photos", SMALL, batch_size=4)
+    with pytest.raises(DataError, match=r"^no folder 'my/fotos'; did you mean 'my/photos'\? give a folder that has"):
+        load_data("folder:my/fotos", SMALL, batch_size=4)
+    with pytest.raises(DataError, match=r"^no folder 'mine/photos'; give a folder"):  # nothing beside it
+        load_data("folder:mine/photos", SMALL, batch_size=4)
 
 
 @pytest.mark.parametrize("spec", [":make", ".relative:make", "a..b:make"])
@@ -258,12 +271,12 @@ def test_mosaics_by_name_take_the_pictures_that_the_judge_is_sure_of_and_no_more
         (
             "mosaics:mine:make",
             {},
-            "mosaics by name are made of pictures by name, such as 'mosaics:folder:DIR', and 'mine:make' is",
+            "mosaics by name are made of images by name, such as 'mosaics:folder:DIR', and 'mine:make' is",
         ),
         (
             "focus:mosaics:scenes",
             {},
-            "'mosaics:scenes' is mosaics, which are made for scores alone; give the pictures themselves,",
+            "'mosaics:scenes' is mosaics, which are made for scores alone; give the images themselves,",
         ),
     ],
 )
@@ -321,3 +334,36 @@ def test_the_names_of_folders_can_be_given_in_the_order_of_the_model(tmp_path):
         with pytest.raises(DataError) as caught:
             image_folder(root, SMALL, classes=wrong)
         assert message.split("; did")[0] in str(caught.value)
+
+
+def test_a_function_in_a_file_is_found_by_its_path_and_its_file_runs_once(tmp_path, monkeypatch):
+    (tmp_path / "own code").mkdir()
+    file = tmp_path / "own code" / "json.py"  # the name of a module of Python's
+    file.write_text("import neighbour\nmade = []\ndef make():\n    made.append(neighbour.NUMBER)\n    return made\n")
+    (tmp_path / "own code" / "neighbour.py").write_text("NUMBER = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+    try:
+        make = import_factory("own code/json.py:make", DataError, "data")
+        assert make() == [7]
+        assert import_factory(f"{file}:make", DataError, "data") is make
+        assert sys.modules["json"].__file__ != str(file)
+    finally:
+        for name in {*sys.modules} - before:
+            del sys.modules[name]
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^no data 'own.py:make': there is no file 'own.py' in the working directory$"):
+        import_factory("own.py:make", DataError, "data")
+
+
+def test_a_file_that_fails_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "fails_at_first.py"
+    file.write_text("raise ValueError('first')\n")
+    with pytest.raises(ValueError, match="first"):
+        import_factory(f"{file}:make", DataError, "data")
+    assert "fails_at_first" not in sys.modules

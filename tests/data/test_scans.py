@@ -182,9 +182,9 @@ def test_scans_and_pictures_are_not_mixed_up(tmp_path):
         load_data(f"nifti:{tmp_path}", Preprocessing(8, 8), 1)
     with pytest.raises(DataError, match=r"a ScanPreprocessing is for 'nifti:DIR', but the data is 'scenes'"):
         load_data("scenes", AS_IN_FILE, 1)
-    with pytest.raises(DataError, match=r"mosaics are made of pictures, and not of scans; the data is 'mosaics:nifti:x'"):
+    with pytest.raises(DataError, match=r"mosaics are made of images, not of scans; the data is 'mosaics:nifti:x'"):
         load_data("mosaics:nifti:x", AS_IN_FILE, 1)
-    with pytest.raises(DataError, match="boxes and annotations are of pictures"):
+    with pytest.raises(DataError, match="boxes and annotations are for images"):
         load_data(f"nifti:{tmp_path}", AS_IN_FILE, 1, boxes="boxes.json")
 
 
@@ -219,7 +219,7 @@ def test_the_command_line_scores_a_folder_of_scans_and_reports_on_it(tmp_path, m
     assert 'class="kinds strips"' in (tmp_path / "run" / "report.html").read_text()
     capsys.readouterr()
     for wrong, message in (
-        (["--scan-args.intensity", "zscore", "--mean", "0"], "--mean is for pictures"),
+        (["--scan-args.intensity", "zscore", "--mean", "0"], "--mean is for images"),
         (["--scan-args.size", "8"], "scans are prepared as --scan-args.intensity says, .*; it is missing"),
         (["--scan-args.windows", "8"], "no --scan-args.windows; "),
     ):

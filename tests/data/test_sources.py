@@ -103,6 +103,7 @@ def test_half_precision_stays():
     assert check_images(IMAGES.astype(np.float16)).dtype == torch.float16
 
 
+FLOATS = "; make them floats and normalise each channel, as in (images - mean) / std, in the unit of mean and std"
 WANTED = "images are a floating-point tensor [N, C, H, W], normalised as the model expects; got "
 MOVE = "; move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"
 SCALE = "; scale and normalise the bytes, as in (images / 255 - mean) / std"
@@ -116,7 +117,7 @@ SIZES = "; bring them to one size in the loader's collate function (resize or pa
         (torch.zeros(2, 32, 24, 3), f"{WANTED}float32 [2, 32, 24, 3]{MOVE}"),
         (np.zeros((2, 32, 24, 3), np.uint8), f"{WANTED}uint8 [2, 32, 24, 3]{MOVE}{SCALE}"),
         (np.zeros((2, 3, 32, 24), np.uint8), f"{WANTED}uint8 [2, 3, 32, 24]{SCALE}"),
-        (np.zeros((2, 3, 32, 24), np.int64), f"{WANTED}int64 [2, 3, 32, 24]"),
+        (np.zeros((2, 3, 32, 24), np.int64), f"{WANTED}int64 [2, 3, 32, 24]{FLOATS}"),
         ([], f"{WANTED}list"),
         (
             [torch.zeros(3, 32, 24), torch.zeros(3, 32, 24), torch.zeros(3, 20, 24)],
@@ -277,7 +278,7 @@ def test_a_stream_that_breaks_off_says_after_how_many_images_and_what_to_do():
     with pytest.raises(DataError) as caught:
         _read(huggingface(broken(), PREPARE, batch_size=1))
     assert str(caught.value) == (
-        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), a picture that cannot be "
+        "the stream failed after 1 images: OSError: the wire was cut; with dataset.decode(False), an image that cannot be "
         "read becomes a failed row instead"
     )
 
@@ -319,7 +320,7 @@ def test_a_data_set_with_a_format_of_its_own_is_refused_word_for_word(in_memory)
     with pytest.raises(DataError) as caught:
         list(huggingface(in_memory.with_format("torch"), PREPARE))
     assert str(caught.value) == (
-        "a Pillow picture is expected, got a Tensor; give the data set without its own transform or format, or, if that "
+        "a Pillow image is expected, got a Tensor; give the data set without its own transform or format, or, if that "
         "prepares images for the model, use a DataLoader of it instead"
     )
 
@@ -399,7 +400,7 @@ def test_a_data_set_with_a_transform_of_its_own_needs_no_adapter(tmp_path):
     images, labels, _, _ = _read(DataLoader(dataset, batch_size=2))
     assert torch.equal(images, _prepared()[:3])
     assert labels == [0, 0, 1]
-    with pytest.raises(DataError, match=r"^a Pillow picture is expected, got a Tensor; "):
+    with pytest.raises(DataError, match=r"^a Pillow image is expected, got a Tensor; "):
         list(pairs(dataset, PREPARE))
 
 
@@ -407,8 +408,8 @@ def test_a_data_set_with_a_transform_of_its_own_needs_no_adapter(tmp_path):
     ("dataset", "message"),
     [
         (iter(()), "a data set of pairs needs a length and indices; a tuple_iterator does not have both"),
-        ([_picture(0)], "an item of the data set is a Image; a pair (picture, label) is expected"),
-        ([(_picture(0), 1, 2)], "an item of the data set is a tuple; a pair (picture, label) is expected"),
+        ([_picture(0)], "an item of the data set is a Image; a pair (image, label) is expected"),
+        ([(_picture(0), 1, 2)], "an item of the data set is a tuple; a pair (image, label) is expected"),
     ],
 )
 def test_what_are_no_pairs_is_refused_word_for_word(dataset, message):

@@ -351,7 +351,7 @@ def test_a_broken_or_foreign_mask_makes_its_picture_unreadable(tmp_path):
     (batch,) = read_batches(image_folder(images, PREPARE, masks=masks).loader(8))
     assert batch.ids == ["cat/1.jpg"]
     assert [failure[0] for failure in batch.failed] == ["cat/2.png", "dog/1.png"]
-    assert batch.failed[1][2] == "ValueError: its mask has (40, 60) pixels, the picture (60, 40)"
+    assert batch.failed[1][2] == "ValueError: its mask has (40, 60) pixels, the image (60, 40)"
 
 
 def test_a_transform_that_moves_things_leaves_ground_truth_out(tmp_path):
@@ -459,13 +459,13 @@ def test_boxes_are_scaled_to_a_picture_of_the_same_proportions(tmp_path):
     [
         (
             {"images": _listed(NAMES, width=60, height=60)},
-            "'{}' says that 'cat/1.jpg' has 60 x 60 pixels, but the picture has 60 x 40; give boxes of this picture, with its "
+            "'{}' says that 'cat/1.jpg' has 60 x 60 pixels, but the image has 60 x 40; give boxes of this image, with its "
             "width and height",
         ),
         (
             {"images": _listed(NAMES, width=40, height=60)},
-            "'{}' says that 'cat/1.jpg' has 40 x 60 pixels, but the picture has 60 x 40; the sides are swapped, as if the "
-            "boxes were drawn before its EXIF data turned the picture; give boxes of this picture, with its width and height",
+            "'{}' says that 'cat/1.jpg' has 40 x 60 pixels, but the image has 60 x 40; the sides are swapped, as if the "
+            "boxes were drawn before its EXIF data turned the image; give boxes of this image, with its width and height",
         ),
         (
             {"annotations": [{"image_id": 7, "bbox": [0.1, 0.2, 0.5, 0.5]}]},
@@ -473,7 +473,7 @@ def test_boxes_are_scaled_to_a_picture_of_the_same_proportions(tmp_path):
         ),
         (
             {"annotations": [{"image_id": 7, "bbox": [40, 20, 55, 38]}]},
-            "1 of 1 boxes of '{}' end beyond their picture; a bbox in COCO format is (x, y, width, height) in pixels, not two "
+            "1 of 1 boxes of '{}' end beyond their image; a bbox in COCO format is (x, y, width, height) in pixels, not two "
             "corners",
         ),
         (

@@ -14,7 +14,7 @@ from tests.mutants import mutation_tests
 from xaieval.data.batches import read_batch, split_batch
 from xaieval.data.truth_by_class import Truth, masks_of, truth_of
 from xaieval.errors import DataError
-from xaieval.results import checkpoints
+from xaieval.results import tensors
 
 SIZE = (6, 8)
 IMAGES = torch.zeros(2, 3, *SIZE)
@@ -132,13 +132,9 @@ def test_another_truth_is_another_batch_for_a_run_that_resumes():
         read_batch({"image": IMAGES, "truth": truth}, 0)
         for truth in (FULL, [FULL[0], FULL[1] | {"labels": torch.tensor([CAT])}], [dict(one) for one in FULL])
     )
-    assert checkpoints.check_of(one) == checkpoints.check_of(same) != checkpoints.check_of(other)
+    assert tensors.check_of(one) == tensors.check_of(same) != tensors.check_of(other)
     dense = [read_batch({"image": IMAGES, "truth": [Truth(CLASSES[0], MASKS[0])] * 2}, 0) for _ in range(2)]
-    assert (
-        checkpoints.check_of(dense[0])
-        == checkpoints.check_of(dense[1])
-        != checkpoints.check_of(read_batch({"image": IMAGES}, 0))
-    )
+    assert tensors.check_of(dense[0]) == tensors.check_of(dense[1]) != tensors.check_of(read_batch({"image": IMAGES}, 0))
 
 
 # ---- what is counted, and which object

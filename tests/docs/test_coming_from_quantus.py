@@ -12,7 +12,7 @@ from torch import nn
 
 import xaieval.metrics
 from tests import ROOT
-from xaieval.metrics.aliases import QUANTUS
+from xaieval.config.metric_names import QUANTUS
 
 quantus = pytest.importorskip("quantus", reason="Quantus is compared with where it is installed")
 

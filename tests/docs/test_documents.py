@@ -194,7 +194,7 @@ def test_the_table_of_perturbation_is_the_benchmark_result():
 
 
 def test_the_tables_of_concepts_are_what_its_script_measured():
-    numbers = pd.read_csv(ROOT / "docs/concepts/numbers.csv").set_index("picture")
+    numbers = pd.read_csv(ROOT / "docs/concepts/numbers.csv").set_index("figure")
     page = (ROOT / "docs/concepts.md").read_text().splitlines()
     wanted = [
         [
@@ -220,9 +220,9 @@ def test_the_tables_of_concepts_are_what_its_script_measured():
 
 
 @pytest.mark.slow
-def test_the_pictures_of_concepts_are_made_by_their_script(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path), "2"])
-    runpy.run_path(str(ROOT / "docs/pictures.py"), run_name="__main__")
+def test_the_figures_of_concepts_are_made_by_their_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["figures.py", str(tmp_path), "2"])
+    runpy.run_path(str(ROOT / "docs/figures.py"), run_name="__main__")
     committed = {path.name for path in (ROOT / "docs/concepts").iterdir()}
     assert {path.name for path in tmp_path.iterdir()} == committed
     assert "average_drop" in capsys.readouterr().out

@@ -363,6 +363,7 @@ OWN_IMPORTS = {  # the first is what `module:factory` comes to; the others impor
     "xaieval/__init__.py",
     "xaieval/explainers/adapters/pytorch_grad_cam.py",
     "xaieval/metrics/__init__.py",
+    "xaieval/report/__init__.py",
     "benchmarks/peers.py",
 }
 

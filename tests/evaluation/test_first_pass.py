@@ -249,3 +249,56 @@ def test_outputs_that_are_no_logits_are_refused_with_the_way_to_say_it(last, cam
 
     with pytest.raises(ModelError, match=rf"no logits \[N, K\]: got .*{came}.*output="):
         run(Last(outputs=6))
+
+
+class AtOneSize(nn.Module):
+    """A network of colour images of 12 x 12 pixels: its linear head takes all cells of the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(400, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+WRONG = {
+    "size": ((2, 3, 16, 16), "mat1 and mat2 shapes cannot be multiplied"),
+    "channels": ((4, 13, 12, 12), "to have 3 channels, but got 13 channels instead"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda data: run(AtOneSize(), [data]),
+        lambda data: run(AtOneSize(), [data], layers="auto"),
+        lambda data: run(AtOneSize(), [data], methods="occlusion"),
+        lambda data: xaieval.explain(AtOneSize(), data, "body"),
+        lambda data: xaieval.check(AtOneSize(), [data]),
+        lambda data: xaieval.sanity_check(AtOneSize(), [data], "body", progress=False),
+        lambda data: xaieval.list_layers(AtOneSize(), data),
+    ],
+    ids=["score", "auto", "without layers", "explain", "check", "sanity check", "list_layers"],
+)
+def test_images_of_another_size_or_other_channels_are_one_error(call, wrong):
+    shape, own = WRONG[wrong]
+    with pytest.raises(ModelError) as caught:
+        call(torch.rand(shape))
+    assert f"the model fails on images of the shape {list(shape)} (RuntimeError: " in str(caught.value)
+    assert own in str(caught.value)
+    assert "Preprocessing(image_size=" in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert own in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("methods", ["gradcam", "occlusion"])
+def test_full_memory_stays_an_error_of_memory(methods):
+    class Greedy(AtOneSize):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(xaieval.errors.RunError, match="a single image does not fit in memory"):
+        run(Greedy(), [torch.rand(2, 3, 12, 12)], methods=methods)

@@ -10,8 +10,9 @@ from torch import nn
 
 import xaieval
 from xaieval.config.protocol import Protocol
-from xaieval.errors import UsageError
+from xaieval.errors import OutputError, UsageError
 from xaieval.evaluation.scores import Scores
+from xaieval.report import Maps
 
 COUNT, SIDE = 12, 16
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -84,7 +85,16 @@ def test_the_report_shows_them_without_further_code(model, pixels, tmp_path):
     assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(scores.maps.ids)
     again = _score(model, pixels, [*range(COUNT)], 5, keep_maps=6, output_dir=tmp_path / "run")
     assert again.maps.ids == scores.maps.ids, "also of a run that is only read"
-    assert Scores.load(tmp_path / "run").maps is None
+    loaded = Maps.load(tmp_path / "run")
+    assert (loaded.ids, loaded.slices) == (scores.maps.ids, None)
+    torch.testing.assert_close(loaded.pixels, scores.maps.pixels, atol=0, rtol=0)
+    for method, layers in scores.maps.maps.items():
+        for layer, maps in layers.items():
+            torch.testing.assert_close(loaded.maps[method][layer].float(), maps, atol=5e-4, rtol=0)
+            assert loaded.masked[method][layer].equal(scores.maps.masked[method][layer])
+    Scores.load(tmp_path / "run").to_html(tmp_path / "again.html", loaded)
+    assert set(re.findall(r'alt="Image ([^"]+)"', (tmp_path / "again.html").read_text())) == set(loaded.ids)
+    assert Scores.load(tmp_path / "run").with_maps(loaded).with_groups(r"\d").maps is loaded, "other groups keep them"
     _score(model, pixels, [*range(COUNT)], 5).to_html(tmp_path / "page.html")
     assert "score with keep_maps=24" in (tmp_path / "page.html").read_text()
 
@@ -101,3 +111,16 @@ def test_images_of_another_size_and_unlabelled_ones_do_not_stop_a_run(model, pix
 def test_a_negative_number_is_an_error(model, pixels):
     with pytest.raises(UsageError, match=r"^keep_maps is a number of images, at least 0; got -1$"):
         _score(model, pixels, [0], 1, keep_maps=-1)
+
+
+def test_a_folder_without_maps_and_a_damaged_file_are_one_line_each(tmp_path):
+    with pytest.raises(OutputError, match=r"holds no maps: there is no maps.safetensors; score with keep_maps=24"):
+        Maps.load(tmp_path)
+    maps = Maps(["a"], torch.rand(1, 3, 4, 4), {"gradcam": {"3": torch.rand(1, 4, 4)}})
+    maps.save(tmp_path / "new")
+    path = tmp_path / "new" / "maps.safetensors"
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole.replace(b'\\"a\\"', b'\\"a\\",1')[: len(whole)], whole.replace(b"about", b"aboot")):
+        path.write_bytes(damaged)
+        with pytest.raises(OutputError, match=r"maps.safetensors' is damaged: "):
+            Maps.load(tmp_path / "new")

@@ -315,6 +315,14 @@ def test_every_comparison_answers_or_says_why_not(name):
             assert repr(ask())
 
 
+def test_a_run_in_print_says_when_it_was_measured():
+    dates = {"started": "2026-01-02T03:04:05Z", "ended": "2026-01-02T05:06:07Z"}
+    scores = Scores(table([1.0]).rows, {"metrics": LIST, "dates": dates, "versions": {"xaieval": "0.1.0"}})
+    assert repr(scores).endswith("\nmeasured 2026-01-02 03:04 to 05:06 UTC, xaieval 0.1.0")
+    assert "measured 2026-01-02 03:04 to 05:06 UTC, xaieval 0.1.0</p>" in scores._repr_html_()
+    assert "measured" not in repr(table([1.0]))
+
+
 def test_a_run_without_rows_has_a_summary_without_rows():
     nothing = Scores(table([1.0]).rows.iloc[:0], {"metrics": LIST})
     assert nothing.summary().empty

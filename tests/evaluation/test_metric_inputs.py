@@ -286,6 +286,7 @@ def test_metrics_are_in_the_manifest_with_their_settings():
         "label": "Own",
         "needs": ["maps"],
         "settings": {"radius": 3},
+        "bounds": [0.0, 100.0],
     }
     assert manifest["run"]["metric settings"] == {"own": {"radius": 3}}
     assert "metric settings" not in score("average_drop").manifest["run"]

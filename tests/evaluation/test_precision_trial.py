@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -290,3 +295,85 @@ def test_explaining_makes_no_trial(clock):
 def test_where_no_trial_is_possible(clock, options, message):
     with pytest.raises(UsageError, match=message):
         run(**options)
+
+
+# Several processes that begin at once.
+
+
+def two_at_once(folder, loaders):
+    """The scores of two calls at the same time. Threads stand for processes: they have no locks in common either."""
+
+    def one(loader):
+        return score(Network(), loader, ["features"], precision="auto", output_dir=folder, progress=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, loaders))
+
+
+def test_of_processes_that_begin_at_once_one_makes_the_trial_and_its_choice_holds(monkeypatch, tmp_path):
+    choices, both = iter(["bf16", "float32"]), threading.Barrier(2)
+
+    def trial(*_):
+        chosen = next(choices)
+        time.sleep(0.3)  # long enough for the other one to come
+        return precision_trial._choice(chosen, {}, f"{chosen}, by the test")
+
+    def loader():
+        both.wait()
+        return images()
+
+    monkeypatch.setattr(precision_trial, "_trial", trial)
+    one, other = two_at_once(tmp_path, [Once(loader), Once(loader)])
+    assert one.manifest["run"]["precision"] == other.manifest["run"]["precision"] == "bf16"
+    assert next(choices) == "float32", "the other one has made no trial"
+    same_rows(one, other)
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "rows.parquet", "summary.csv"}
+
+
+class Once:
+    """A loader of one batch, which is made when it is asked for."""
+
+    def __init__(self, make):
+        self.make, self.made = make, None
+
+    def __iter__(self):
+        self.made = self.make() if self.made is None else self.made
+        yield self.made
+
+
+def hang(folder, trying):
+    def trial(*_):
+        trying.set()
+        time.sleep(60)
+
+    precision_trial._trial = trial
+    run(output_dir=folder)
+
+
+def test_a_process_that_dies_in_the_trial_holds_nobody_up(monkeypatch, tmp_path):
+    forked = multiprocessing.get_context("fork")
+    trying = forked.Event()
+    first = forked.Process(target=hang, args=(tmp_path, trying))
+    first.start()
+    assert trying.wait(30)
+    tries = []
+
+    def trial(*_):
+        tries.append(first.is_alive())
+        return precision_trial._choice("bf16", {}, "bf16, by the test")
+
+    monkeypatch.setattr(precision_trial, "_trial", trial)
+    killed = threading.Timer(0.3, first.kill)
+    killed.start()
+    scores = run(output_dir=tmp_path)
+    first.join()
+    assert first.exitcode == -signal.SIGKILL
+    assert tries == [False]
+    assert scores.manifest["run"]["precision"] == "bf16"
+
+
+def test_a_trial_that_ends_in_an_error_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision_trial, "_trial", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -37,7 +37,8 @@ def test_the_page_has_the_table_that_the_command_prints(capsys):
 
 
 def test_our_methods_are_known_in_the_spellings_of_papers_and_libraries():
-    for spelling, name in (("GradCAM", "gradcam"), ("Grad-CAM++", "gradcam++"), ("score_cam", "score-cam"), ("RISE", "rise")):
+    plus = [("GradCAMPlusPlus", "gradcam++"), ("gradcam_pp", "gradcam++"), ("Grad-CAM++", "gradcam++")]
+    for spelling, name in (*plus, ("GradCAM", "gradcam"), ("score_cam", "score-cam"), ("RISE", "rise")):
         assert resolve_methods(spelling) == [METHODS[name]]
     assert all(resolve_methods(spelling) == [METHODS[name]] for name in METHODS for spelling in (name, name.upper()))
     with pytest.raises(ExplainerError, match="each name once"):

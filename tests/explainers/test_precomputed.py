@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "c.npy").write_bytes(b"nothing")
     for name, message in (
         ("a", "mode RGB; a map is grey"),
-        ("b", "cannot be read as a picture"),
+        ("b", "cannot be read as an image"),
         ("c", "cannot be read as an array"),
     ):
         with pytest.raises(DataError, match=message):

@@ -129,10 +129,11 @@ def test_plain_models_and_wrappers_are_called_as_they_are():
         assert called(model, None) is model
 
 
-def test_an_error_of_the_model_itself_is_raised_as_it_is():
+def test_an_error_of_the_model_itself_is_named_beside_what_it_was_given():
     class Wrong(Network):
         def forward(self, images: Tensor) -> Tensor:
             raise RuntimeError("no such table")
 
-    with pytest.raises(RuntimeError, match="no such table"):
+    with pytest.raises(ModelError, match=r"fails on images of the shape \[.*\] \(RuntimeError: no such table\)") as caught:
         numbers(Wrong(), methods="occlusion")
+    assert str(caught.value.__cause__) == "no such table"

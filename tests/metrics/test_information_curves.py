@@ -208,7 +208,7 @@ def test_volumes_and_other_channels_are_refused():
             "protocol": Protocol(),
             "draw": drawn,
         }
-        with pytest.raises(MetricError, match=r"the information of pictures is measured, images \[N, 1 or 3, H, W\]; got"):
+        with pytest.raises(MetricError, match=r"the information of grey or RGB images is measured, \[N, 1 or 3, H, W\]; got"):
             sic().judge(known)
 
 

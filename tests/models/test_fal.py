@@ -204,7 +204,7 @@ def test_fal_from_an_fpn_has_its_dtype_and_mode(training):
     assert fal(some_images().double()).dtype == torch.float64
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.gpu
 def test_fal_from_an_fpn_is_on_its_device():
     assert {p.device.type for p in FAL.from_fpn(small_fpn().cuda(), ["p2"]).parameters()} == {"cuda"}
 

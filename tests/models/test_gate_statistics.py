@@ -228,6 +228,6 @@ def test_images_get_the_dtype_of_the_model(dtype):
     assert all(np.isfinite(value) and value >= 0 for level in found.values.values() for value in level.values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+@pytest.mark.gpu
 def test_images_are_brought_to_the_model_s_device():
     assert gate_statistics(small_fal().cuda(), [some_images(3)]).n_images == 3

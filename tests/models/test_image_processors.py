@@ -48,5 +48,5 @@ def test_pictures_of_any_shape_are_prepared_as_by_the_processor(make, size):
     ids=["patches", "padding with a mask", "no resizing"],
 )
 def test_processors_that_do_something_else_are_refused(processor):
-    with pytest.raises(ModelError, match=r"ImageProcessor prepares pictures in a way that is not known here .*config"):
+    with pytest.raises(ModelError, match=r"ImageProcessor prepares images in a way that is not known here .*config"):
         preprocessing_of(processor())

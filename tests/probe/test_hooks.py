@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 import xaieval
-from xaieval.errors import AddressError, DataError
+from xaieval.errors import AddressError, DataError, ModelError
 from xaieval.inference.borrowing import borrow
 from xaieval.probe.hooks import list_layers, locate, probe, run
 
@@ -462,7 +462,7 @@ def test_the_model_is_given_back_if_listing_its_layers_raises():
     model = _small()
     model.body.append(Fails(0))
     before = _state(_mixed(model))
-    with pytest.raises(RuntimeError, match="broken model"):
+    with pytest.raises(ModelError, match="RuntimeError: broken model"):
         list_layers(model, torch.rand(2, 3, 8, 8))
     assert _state(model) == before
 

@@ -12,11 +12,11 @@ SYMBOLS = {
     "textasciicircum": "^",
     "textless": "<",
     "textgreater": ">",
-    "textbar": "|",
 }
 OF_MATHS = {"uparrow": "\u2191", "downarrow": "\u2193", "times": "\u00d7", "geq": "\u2265", "leq": "\u2264"}
+SIZES = (r"\small", r"\footnotesize", r"\scriptsize")
 RULES = ("toprule", "midrule", "bottomrule")
-WRONG_GLYPHS = '<>|"'  # of the standard text font
+WRONG_GLYPHS = '<>|"`'  # of the standard text font
 ACTIVE = "#~^_"
 
 
@@ -26,11 +26,12 @@ class BadLatexError(AssertionError):
 
 @dataclass
 class Table:
-    """What is printed: caption, label, columns, and rows of cells as plain text."""
+    """What is printed: caption, label, columns, size of the letters, and rows of cells as plain text."""
 
     caption: str = ""
     label: str = ""
     columns: str = ""
+    size: str = ""
     rows: list[list[str]] = field(default_factory=list)
     bold: list[str] = field(default_factory=list)
 
@@ -94,8 +95,15 @@ class _Reader:
         if self.peek().rstrip() == r"\label":
             self.word()
             self.found.label = self.raw()
+            self.blanks()
+        if self.peek().rstrip() in SIZES:
+            self.found.size = self.word()
+            self.blanks()
+        self.take(r"\setlength")
+        if not re.fullmatch(r"\{\\tabcolsep\}\{\dpt\}", "".join(self.tokens.pop(0) for _ in range(8))):
+            raise BadLatexError("a width of the gaps between columns expected")
         self.begin("tabular")
-        self.found.columns = self.raw()
+        self.found.columns = self.columns()
         self.body()
         self.blanks()
         if (self.word(), self.raw()) != ("end", "table"):
@@ -104,6 +112,17 @@ class _Reader:
         if self.tokens:
             raise BadLatexError(f"{''.join(self.tokens)!r} is left over")
         return self.found
+
+    def columns(self) -> str:
+        """The columns of a tabular: l, r, and "." for one that is set to the left without a gap."""
+        self.take("{")
+        content = ""
+        while not (content.count("{") == content.count("}") and self.peek() == "}"):
+            content += self.take()
+        self.take("}")
+        if not re.fullmatch(r"(l|r|@\{\}l)+", content):
+            raise BadLatexError(f"{content!r} are no columns")
+        return content.replace("@{}l", ".")
 
     def body(self) -> None:
         """Rows, between rules, up to the end of the tabular."""
@@ -133,6 +152,14 @@ class _Reader:
             token = self.peek()
             if token == "&":
                 self.take()
+                cells.append("")
+            elif token.rstrip() == r"\multicolumn":
+                if cells[-1].strip("\n "):
+                    raise BadLatexError(r"\multicolumn does not begin its cell")
+                self.take()
+                if (self.raw(), self.raw(), self.found.columns[len(cells) : len(cells) + 1]) != ("2", "c", "."):
+                    raise BadLatexError("a heading spans other columns than a mean and its letters")
+                cells[-1] += self.group()
                 cells.append("")
             elif token == r"\\":
                 self.take()
@@ -174,6 +201,12 @@ class _Reader:
             if token[-1].isspace():
                 raise BadLatexError(f"{token!r} swallows a space")
             return SYMBOLS[name]
+        if name == "`":  # the accent of no letter
+            if self.group():
+                raise BadLatexError("an accent on a letter")
+            return name
+        if name == "textsuperscript":
+            return self.group()
         if name == "textbf":
             content = self.group()
             self.found.bold.append(content)
@@ -188,6 +221,8 @@ class _Reader:
             name = token[1:].rstrip()
             if token == "-":
                 content += "\u2212"
+            elif token == "|":
+                content += token
             elif token.startswith("\\") and name in OF_MATHS:
                 content += OF_MATHS[name]
             else:
@@ -196,7 +231,7 @@ class _Reader:
 
 
 def _shown(text: str) -> str:
-    """The text as it is printed; two hyphens would be a dash."""
-    if "--" in text:
+    """The text as it is printed; two hyphens would be a dash, two commas a quotation mark."""
+    if "--" in text or ",," in text:
         raise BadLatexError("two hyphens are a dash")
     return " ".join(text.replace("''", '"').replace("\0", "").split())

@@ -39,7 +39,7 @@ def run(layers: list[str], images: int = 40, controls: bool = False, **entries: 
     if controls:
         parts.append(parts[0].assign(layer="input", method="random", average_drop=-1.0))
     rows = pd.concat(parts, ignore_index=True).assign(status="ok")
-    return Scores(rows, {"metrics": METRICS, "seed": 0, "controls": ["random"] * controls, **entries})
+    return Scores(rows, {"metrics": METRICS, "seed": 0, "controls": ["random"] * controls} | entries)
 
 
 def test_letters_are_those_of_the_ranking_and_controls_have_none():
@@ -102,7 +102,7 @@ def test_a_mean_of_nothing_is_no_value():
 # Names as modules, classes and users give them; each has to be printed as it is.
 NASTY = [
     *("fpn[p_2]", "layer4_1", "a & b", "100%", r"x\y", "~^{}#$", "<1>|", "[0]", "* every", "a--b---c", 'the "p"', "café"),
-    r"\input{x}",
+    *(r"\input{x}", "!`?`", "a,,b"),
 ]
 
 
@@ -111,16 +111,56 @@ def test_latex_is_a_table_that_compiles_and_prints_every_name_as_it_is():
     odd = {"name": "x_y", "label": "X_y & 50 %", "higher_is_better": True, "interval": "mean"}
     table = Scores(scores.rows.assign(x_y=-scores.rows["insertion"]), {**scores.manifest, "metrics": [odd, *METRICS]}).table()
     found = read_latex(table.to_latex("tab:levels_1"))
-    assert found.columns == "ll" + "r" * (4 + 3)
+    assert found.columns == "ll" + "r." * 3 + "r" + "r"  # a metric without a direction has no letters
     assert found.label == "tab:levels_1"
     assert found.caption == table.caption
-    assert found.rows[0][:4] == ["layer", "method", "X_y & 50 % \u2191", "AD % \u2193"]
+    assert found.rows[0][:6] == ["layer", "method", "X_y & 50 % \u2191", "", "AD % \u2193", ""]
     assert [row[0] for row in found.rows[1:]] == [*NASTY, "input"]
-    text = table.lines()
+    text = table.lines(apart=True, counts=False)
     assert [[cell.replace("\u2212", "-") for cell in row] for row in found.rows] == text
     assert "\u2212" in found.rows[1][2], "a negative number has a minus sign"
     best = [row[f"{name}_best"] for _, row in table.frame.iterrows() for name in ("x_y", "average_drop", "insertion")]
     assert len(found.bold) == sum(best) >= 3
+
+
+# Letters of the layers' names, beside about 36 others and 24 points of gaps; a page has 345 points, a letter 5.1.
+WIDTHS = {20: "", 30: r"\small", 36: r"\footnotesize", 42: r"\scriptsize", 60: r"\scriptsize"}
+
+
+@pytest.mark.parametrize("letters", WIDTHS)
+def test_a_wide_table_has_smaller_letters_and_says_so_if_that_is_not_enough(letters):
+    text = run([f"{n}{'x' * (letters - 1)}" for n in range(3)], metrics=METRICS[:1]).table().to_latex()
+    assert read_latex(text).size == WIDTHS[letters].removeprefix("\\")
+    assert text.startswith("% needs \\usepackage{booktabs}\n")
+    assert ("wider than the page" in text) is (letters == 60)
+
+
+def test_columns_of_counts_are_left_out_of_latex_only_where_they_say_nothing():
+    scores = run(["p2", "p3"])
+    assert read_latex(scores.table().to_latex()).rows[0][-1] == "mask area %"
+    rows = scores.rows.copy()
+    rows.loc[0, ["status", "average_drop"]] = ["nan_map", np.nan]
+    found = read_latex(Scores(rows, scores.manifest).table().to_latex())
+    assert [row[-2:] for row in found.rows] == [["n", "failed"], ["39", "1"], ["40", "0"]]
+
+
+def test_numbers_line_up_in_text_whatever_letters_follow():
+    lines = str(run(["p2", "p3", "p3b"], controls=True).table()).splitlines()
+    assert len({line.index("]") for line in lines[1:]}) == 1
+
+
+def test_words_are_those_of_each_metric_with_a_direction():
+    sentences = run(["p2", "p3"], controls=True).table().in_words().splitlines()
+    assert [sentence.partition(":")[0] for sentence in sentences] == ["AD %", "insertion", "Significance"]
+    assert sentences[0].endswith("and differs significantly from the other one.")
+    assert sentences[2].endswith("corrected by Holm, family-wise error rate 5 %.")
+    assert run(["p2"]).table().in_words().splitlines()[0].endswith("nothing was tested.")
+
+
+def test_the_caption_names_model_and_data():
+    options = {"model": "timm:resnet18", "data": "folder:/home/me/photos"}
+    assert " (n = 40) of timm:resnet18 on folder:photos. Bold" in run(["p2"], options=options).table().caption
+    assert " (n = 40) of ResNet. " in run(["p2"], model={"class": "ResNet"}).table().caption
 
 
 WHOLE = run(["p2", "[p3]", "a--b"]).table().to_latex("tab:x")
@@ -130,7 +170,10 @@ BROKEN = {
     "an open environment": (r"  \end{tabular}" + "\n", ""),
     "a percent sign": (r"\%", "%"),
     "an argument of a row": ("{[}p3]", "[p3]"),
-    "a row too long": (r"\\ \midrule", r"& \\ \midrule"),
+    "a row too long": ("\\\\\n    \\midrule", "& \\\\\n    \\midrule"),
+    "a heading over too few columns": ("{2}{c}", "{1}{c}"),
+    "a column that is none": ("r@{}l", "r@{}x"),
+    "a gap without a unit": ("pt}", "}"),
     "a row without its end": (r"\\" + "\n", "\n"),
     "an arrow": (r"$\downarrow$", "\u2193"),
     "an open formula": (r"\downarrow$", r"\downarrow"),
@@ -210,7 +253,10 @@ def test_the_caption_names_images_groups_protocol_and_controls():
     run_entries = {"protocol.masking": "top", "protocol.keep_percent": 50.0, "protocol.target": "label"}
     scores = run(["p2", "p3"], controls=True, run=run_entries)
     caption = scores.table().caption
-    assert caption.startswith("Means with 95 % intervals (n = 40). Protocol score-cam, target label. Items that share")
+    assert caption.startswith(
+        "Means with 95 % intervals (n = 40). Protocol score-cam, target label. Bold: the best mean of a column. "
+        "Means in a column that share a letter do not differ significantly (paired tests"
+    )
     assert "Control maps, which ignore the model: random. No interval: a mean takes at least" in caption
     other = run(["p2", "p3"], run=run_entries | {"protocol.keep_percent": 15.0}).table(0.9).caption
     assert "90 % intervals" in other

@@ -69,6 +69,8 @@ MANIFESTS = [
     (json.dumps({"metrics": [METRIC | {"name": 3}]}), "a metric's name is text that can be printed, got 3"),
     (json.dumps({"metrics": [METRIC | {"label": "\x1b[2J"}]}), r"a metric's label is text that can be printed, got '\x1b[2J'"),
     (json.dumps({"metrics": [METRIC | {"interval": "median"}]}), "a metric's interval is mean or wilson, got 'median'"),
+    (json.dumps({"metrics": [METRIC | {"bounds": [0]}]}), "a metric's bounds is two numbers, got [0]"),
+    (json.dumps({"metrics": [METRIC | {"bounds": [0, "1"]}]}), "a metric's bounds is two numbers, got [0, '1']"),
     (
         json.dumps({"metrics": [METRIC | {"higher_is_better": 1}]}),
         "a metric's higher_is_better is true, false or null, got 1",

@@ -120,6 +120,9 @@ def test_values_are_logged_to_tensorboard(tmp_path):
     assert set(events.Tags()["scalars"]) >= NAMES
     drops = events.Scalars("average_drop/net.4/gradcam")
     assert len(drops) == 2
+    rows = callback.history.query("layer == 'net.4'")
+    assert rows["epoch"].tolist() == [1, 3]
+    assert rows["average_drop"].tolist() == pytest.approx([one.value for one in drops], rel=1e-5)
     assert drops[-1].value == pytest.approx(callback.scores.summary().loc[("net.4", "gradcam"), "average_drop"], rel=1e-5)
 
 
@@ -196,11 +199,11 @@ def test_modes_flags_and_gradients_are_restored():
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2, 3, 4]), (2, [1, 3]), (5, [4]), (6, [])])
 def test_it_scores_every_few_epochs_and_not_in_the_sanity_check(every, epochs, monkeypatch):
-    callback, seen = ScoreLayers("net.4", every=every, max_images=4), []
+    callback, seen, score_them = ScoreLayers("net.4", every=every, max_images=4), [], ScoreLayers._score
 
-    def note(self: ScoreLayers, module: lightning.LightningModule, loader: Any) -> dict[str, float]:
+    def note(self: ScoreLayers, module: lightning.LightningModule, loader: Any) -> xaieval.Scores:
         seen.append((module.trainer.current_epoch, [len(batch["ids"]) for batch in loader]))
-        return {}
+        return score_them(self, module, loader)
 
     monkeypatch.setattr(ScoreLayers, "_score", note)
     _train([callback], epochs=5)

@@ -24,6 +24,7 @@ __all__ = [
     "notes_on",
     "protocols_of",
     "same_definition",
+    "same_measurement",
     "setting_differences",
     "state_of",
 ]
@@ -44,13 +45,9 @@ OTHER_MODEL = (
     "models also differ in how they bear masking, so the better numbers need not come from the better maps; "
     "xaieval.cross_score measures both parts (docs/compare_models.md)"
 )
-_SETTINGS = (
-    "task",
-    "forward",
-    "method settings",
-    "judge",
-    "precision",
-)  # of a run, beside its protocol, that change what is measured
+# of a run, beside its protocol, that change what is measured; the seed that of random methods and control maps
+_SETTINGS = ("task", "forward", "method settings", "judge", "precision", "seed")
+_MOST = 6  # choices of protocols in a note
 _OPTIONS = ("model_args", "data")  # of the command line, that its manifest names in no other way
 _DEFINITION = ("higher_is_better", "interval", "settings", "control")  # of a metric; labels may differ
 
@@ -73,7 +70,7 @@ def check_same_images(first: RunRecord, second: RunRecord, names: Names) -> list
     """
     images = _images_of_both(first.sample.rows, second.sample.rows)
     renumbered = _check_labels(images)
-    note = _check_confidences(first, second, images, names) if _same_measurement(first, second) else ""
+    note = _check_confidences(first, second, images, names) if same_measurement(first, second) else ""
     if first.manifest is not second.manifest and any(run.manifest.get("ids_by_chance") for run in (first, second)):
         raise MetricError(
             f"images have no ids that last: they are named by their position in an order that the loader shuffles, so {_MEND}"
@@ -143,13 +140,13 @@ def check_protocols(first: RunRecord, second: RunRecord, names: Names = _HERE) -
     """Raise an error if two runs were measured under different protocols.
 
     Raises:
-        ProtocolError: With the first difference.
+        ProtocolError: With the differences.
     """
     one, other = protocols_of(first, second)
     if one != other:
         raise ProtocolError(
-            f"the runs have different protocols: {first_difference(one, other, names)}; numbers of different protocols are not "
-            "comparable, so use the same protocol in both, or compare them anyway by "
+            f"the runs have different protocols: {first_difference(one, other, names, _MOST)}; numbers of different protocols "
+            "are not comparable, so use the same protocol in both, or compare them anyway by "
             + advice("across_protocols=True", "--across-protocols")
         )
 
@@ -208,7 +205,7 @@ def _are_renumbered(known: pd.DataFrame) -> bool:
     return one_to_one and len(known) - len(pairs) >= _ENOUGH
 
 
-def _same_measurement(first: RunRecord, second: RunRecord) -> bool:
+def same_measurement(first: RunRecord, second: RunRecord) -> bool:
     """Whether the confidence of an image has to be the same in both runs: same weights, and confidence read the same way."""
     prints = [(run.manifest.get("model") or {}).get("fingerprint") for run in (first, second)]
     runs = [run.manifest.get("run", {}) for run in (first, second)]
@@ -237,8 +234,8 @@ def _check_confidences(first: RunRecord, second: RunRecord, images: pd.DataFrame
     )
     if swapped:
         raise MetricError(f"{found.format(*_HERE)}; both runs have the same confidences in another order, so {_MEND}")
-    if _explained(first, second):
-        return f"{found.format(*names)}, as the preprocessing differs"
+    if cause := _cause(first, second):
+        return f"{found.format(*names)}, as {cause}"
     if len(known) < _ENOUGH or _are_associated(one, other, targets, _labels(known)):
         return f"{found.format(*names)}, so the images or their preprocessing differ, or the model is not deterministic"
     raise MetricError(f"{found.format(*_HERE)}; the ids do not belong to the same images, so {_MEND}")
@@ -277,10 +274,11 @@ def _labels(known: pd.DataFrame) -> list[Floats]:
     return [known[name].to_numpy(dtype=float) for name in ("label", "label_other")]
 
 
-def _explained(first: RunRecord, second: RunRecord) -> bool:
-    """Whether the manifests name a difference that changes confidences."""
-    notes = [*_other_preprocessing(first, second, _HERE), *_other_options(first, second, ("model_args",), _HERE)]
-    return any(not note.startswith(_UNCLEAR) for note in notes)
+def _cause(first: RunRecord, second: RunRecord) -> str:
+    """The difference that changes confidences, if the manifests name one; else ""."""
+    found = {"the preprocessing differs": [*_other_preprocessing(first, second, _HERE)]}
+    found["the arguments of the model differ"] = [*_other_options(first, second, ("model_args",), _HERE)]
+    return " and ".join(cause for cause, notes in found.items() if any(not note.startswith(_UNCLEAR) for note in notes))
 
 
 # ---- what took part, and what differs
@@ -319,15 +317,15 @@ def _other_protocol(first: RunRecord, second: RunRecord, names: Names) -> Iterat
     one, other = protocols_of(first, second)
     if one != other:
         yield (
-            f"the protocols differ: {first_difference(one, other, names)}; numbers of different protocols are not comparable, "
-            "so no run is called better"
+            f"the protocols differ: {first_difference(one, other, names, _MOST)}; numbers of different protocols are not "
+            "comparable, so no run is called better"
         )
 
 
 def _other_settings(first: RunRecord, second: RunRecord, names: Names) -> Iterator[str]:
     one, other = ({key: run.manifest.get("run", {}).get(key) for key in _SETTINGS} for run in (first, second))
     if one != other:
-        yield f"the settings differ: {first_difference(one, other, names)}"
+        yield f"the settings differ: {first_difference(one, other, names, _SHOWN)}"
 
 
 def _other_preprocessing(first: RunRecord, second: RunRecord, names: Names) -> list[str]:

@@ -15,20 +15,22 @@ from xaieval.analysis.comparability import (
     first_difference,
     notes_on,
     protocols_of,
+    same_measurement,
 )
 from xaieval.analysis.groups_of_both import GroupsOfBoth, groups_of_both
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import check_level, difference_interval, why_no_interval
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values, rank_biserial
 from xaieval.analysis.tables import mean_of
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, advice, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import VALUED
 
 __all__ = ["compare"]
 
 _KEYS = ["image_id", "layer", "method"]
+_ROUNDING = 1e-3  # confidences of one image by one model differ by less, whatever the device and the batch
 
 
 def compare(
@@ -87,7 +89,7 @@ def compare(
     check_test(test)
     metrics = _metrics(first, second, names)
     if not across_protocols:
-        check_protocols(first, second)
+        check_protocols(first, second, runs)
     both = _paired(first.sample.rows, second.sample.rows, list(metrics))
     doubts = check_same_images(first, second, runs)
     items = list(dict.fromkeys(zip(both["layer"], both["method"], strict=True)))
@@ -110,8 +112,24 @@ def compare(
         _better(row, metrics[row["metric"]], 1 - level) if one == other else "" for row in table.to_dict("records")
     ]
     table = table.set_index(["layer", "method", "metric"])
-    table.attrs["notes"] = [*notes_on(first, second, both, runs), *together.notes, *doubts, *_few(table, level)]
+    same = [] if doubts else _same_predictions(first, second)
+    table.attrs["notes"] = [*notes_on(first, second, both, runs), *together.notes, *doubts, *same, *_few(table, level)]
     return table
+
+
+def _same_predictions(first: RunRecord, second: RunRecord) -> list[str]:
+    """That two runs had the same model and saw the same images, if their confidences show it."""
+    columns = ["image_id", "target", "confidence"]
+    tables = [run.sample.rows for run in (first, second)]
+    if not same_measurement(first, second) or not all(set(columns) <= set(rows.columns) for rows in tables):
+        return []
+    one, other = (rows.drop_duplicates("image_id")[columns].dropna() for rows in tables)
+    known = one.merge(other, on=["image_id", "target"], suffixes=("", "_other"))
+    apart = (known["confidence"] - known["confidence_other"]).abs().max()
+    images = len(set(tables[0]["image_id"]) & set(tables[1]["image_id"]))
+    if len(known) < images or not apart <= _ROUNDING:
+        return []
+    return [f"the model is the same, and so is all that it predicts of the {images} original images, but for rounding"]
 
 
 def _few(table: pd.DataFrame, level: float) -> list[str]:

@@ -27,6 +27,7 @@ __all__ = [
     "BestMaps",
     "best_maps",
     "compare_with_controls",
+    "controls_ahead",
     "fooled_metrics",
     "metrics_beating_controls",
     "rivals",
@@ -57,10 +58,15 @@ class BestMaps:
     higher_is_better: bool
 
     @property
+    def same_mean(self) -> bool:
+        """Whether both have the same mean, rounding aside."""
+        return math.isclose(self.control_mean, self.mean, rel_tol=1e-9)
+
+    @property
     def control_wins(self) -> bool:
-        """Whether the control map is at least as good as the method."""
+        """Whether the mean of the control map is at least as good as that of the method."""
         ahead = self.control_mean > self.mean if self.higher_is_better else self.control_mean < self.mean
-        return ahead or math.isclose(self.control_mean, self.mean, rel_tol=1e-9)
+        return ahead or self.same_mean
 
 
 def rivals(controls: Sequence[str]) -> list[str]:
@@ -102,6 +108,58 @@ def best_maps(
     return found
 
 
+def controls_ahead(
+    rows: pd.DataFrame,
+    higher_is_better: Mapping[str, bool],
+    controls: Sequence[str],
+    weights: Weights = "images",
+    seed: int = 0,
+) -> list[tuple[BestMaps, float]]:
+    """The metrics in which no method has a better mean than the best control map, and how surely the control map is better.
+
+    A mean can be ahead by chance. The control map with the best mean is therefore tested against every method as in
+    `compare_with_controls`, the other way round: it is better than all of them only if it is better than each, so the largest
+    p-value counts. It is multiplied by the number of control maps, because this one was chosen by its mean, and
+    corrected by Holm for all metrics. Fake-CAM does not count.
+
+    Args:
+        rows: The rows of a run.
+        higher_is_better: The direction of each metric.
+        controls: Names of the methods that are control maps.
+        weights: "images", or "groups" if every group counts the same in a mean.
+        seed: Seed of the random signs.
+
+    Returns:
+        The best maps of each such metric, and the corrected p-value of the control map.
+
+    Example:
+        >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p5"] * 9 + ["input"] * 9, "status": "ok"})
+        >>> rows = rows.assign(method=["gradcam"] * 9 + ["random"] * 9, average_drop=[90.0] * 9 + [10.0] * 9)
+        >>> [(found, p_value)] = controls_ahead(rows, {"average_drop": False}, ["random"])
+        >>> found.control, found.control_mean, round(p_value, 6)
+        (('input', 'random'), 10.0, 0.001953)
+    """
+    others = rivals(controls)
+    found = [one for one in best_maps(rows, higher_is_better, others, controls, weights) if one.control_wins]
+    tables = metric_tables(rows, [one.metric for one in found], ["layer", "method"]) if found else {}
+    p_values = [
+        min(1.0, len(others) * _p_value_of_control(tables[one.metric], one, controls, seed, rows, weights)) for one in found
+    ]
+    # The other metrics are tests, too: their control map is not ahead.
+    corrected = holm([*p_values, *[1.0] * (len(higher_is_better) - len(found))])
+    return list(zip(found, map(float, corrected), strict=False))
+
+
+def _p_value_of_control(
+    values: pd.DataFrame, found: BestMaps, controls: Sequence[str], seed: int, rows: pd.DataFrame, weights: Weights
+) -> float:
+    """One-sided p-value that the best control map is better than every method that has values."""
+    own = values.loc[:, ~values.columns.get_level_values("method").isin(controls)].dropna(axis="columns", how="all")
+    leads = values[[found.control]].to_numpy() - own.to_numpy()
+    groups = grouping_of(rows, values.index, weights)
+    return float(sign_flip_p_values((1 if found.higher_is_better else -1) * leads, seed=seed, groups=groups).max())
+
+
 def fooled_metrics(
     rows: pd.DataFrame,
     metrics: Sequence[Mapping[str, Any]],
@@ -112,9 +170,9 @@ def fooled_metrics(
 ) -> dict[str, str]:
     """The metrics in which no method is significantly better than Fake-CAM, each with a sentence for the user.
 
-    Fake-CAM removes one pixel and explains nothing, so a good value of such a metric alone proves nothing. Every method is
-    tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance, which must not
-    hide that a metric can be fooled.
+    Fake-CAM is a map of ones except for one pixel and explains nothing, so a good value of such a metric alone proves nothing.
+    Every method is tested in every metric as in `compare_with_controls`: the best of many methods is easily ahead by chance,
+    which must not hide that a metric can be fooled.
 
     Args:
         rows: The rows of a run.
@@ -131,7 +189,7 @@ def fooled_metrics(
         >>> rows = pd.DataFrame({"image_id": 0, "layer": ["p5", "input"], "method": ["gradcam", "fake-cam"], "status": "ok"})
         >>> drop = {"name": "average_drop", "higher_is_better": False}
         >>> print(fooled_metrics(rows.assign(average_drop=[1.5, 0.0]), [drop], ["fake-cam"])["average_drop"])
-        this metric can be fooled: fake-cam, which removes one pixel, has 0.000, the best method (gradcam at p5) 1.500
+        this metric can be fooled: fake-cam, ones except for one pixel, has 0.000, the best method (gradcam at p5) 1.500
     """
     check_level(level)
     fooling, higher_is_better = [name for name in controls if name == FOOLING], directions(metrics)
@@ -147,8 +205,8 @@ def fooled_metrics(
 def _fooled(found: BestMaps, digits: int) -> str:
     values = f"has {found.control_mean:.{digits}f}, the best method ({name_of_pair(found.best)}) {found.mean:.{digits}f}"
     if found.control_wins:
-        return f"this metric can be fooled: {FOOLING}, which removes one pixel, {values}"
-    return f"this metric may be fooled: {FOOLING}, which removes one pixel, {values}, which is not significantly better"
+        return f"this metric can be fooled: {FOOLING}, ones except for one pixel, {values}"
+    return f"this metric may be fooled: {FOOLING}, ones except for one pixel, {values}, which is not significantly better"
 
 
 def compare_with_controls(

@@ -16,8 +16,8 @@ from xaieval.analysis.stats.intervals import difference_interval, metric_interva
 from xaieval.analysis.stats.paired import PairedTest, check_test, holm, paired_p_values
 from xaieval.analysis.tables import grouping_of, mean_of
 from xaieval.config.groups import Weights
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import DISAGREE, VALUED
 
 __all__ = ["PARTS", "cross_notes", "cross_table", "select_metrics", "split_differences"]
@@ -95,7 +95,8 @@ def cross_table(
     for cell in _cells(rows, select_metrics(metrics, names), weights):
         for masks_of, model in cell.items:
             values = cell.of(masks_of, model)
-            low, high = metric_interval(values, cell.entry["interval"], level, groups=cell.groups)
+            kind, bounds = cell.entry["interval"], cell.entry.get("bounds")
+            low, high = metric_interval(values, kind, level, groups=cell.groups, bounds=bounds)
             record = dict(zip(_CELL, (*cell.name, masks_of, model), strict=True))
             records.append(record | {"mean": mean_of(values, cell.groups), "low": low, "high": high, "n_images": len(values)})
     return pd.DataFrame(records, columns=[*_CELL, "mean", "low", "high", "n_images"]).set_index(_CELL)

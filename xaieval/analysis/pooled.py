@@ -14,9 +14,8 @@ from xaieval.analysis.stats.groups import Grouping
 from xaieval.analysis.stats.intervals import bootstrap_means, check_level
 from xaieval.analysis.tables import column_means, grouping_of
 from xaieval.config.groups import Weights
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics import max_box_accuracy, pooled_average_precision, pooled_mean_iou
-from xaieval.metrics.aliases import own_name
 from xaieval.results.rows import VALUED
 
 __all__ = ["POOLED", "pooled", "pooled_numbers", "why_no_pooled_interval"]
@@ -45,12 +44,31 @@ def _box_label(settings: Mapping[str, Any]) -> str:
     return known.get((settings["components"], tuple(settings["iou"])), "max. box accuracy %")
 
 
+# The metrics take long to import, with torch, and are loaded when a number is computed.
+
+
+def _max_box_accuracy(curves: Floats, mean: Mean, settings: Mapping[str, Any]) -> Any:
+    from xaieval.metrics import max_box_accuracy
+
+    return max_box_accuracy(curves, settings["iou"], mean)
+
+
+def _average_precision(curves: Floats, mean: Mean, settings: Mapping[str, Any]) -> Any:
+    from xaieval.metrics import pooled_average_precision
+
+    return pooled_average_precision(mean(curves))
+
+
+def _mean_iou(curves: Floats, mean: Mean, settings: Mapping[str, Any]) -> Any:
+    from xaieval.metrics import pooled_mean_iou
+
+    return pooled_mean_iou(mean(curves))
+
+
 POOLED: dict[str, Pooled] = {
-    "max_box_accuracy": Pooled(lambda curves, mean, settings: max_box_accuracy(curves, settings["iou"], mean), _box_label),
-    "pixel_average_precision": Pooled(
-        lambda curves, mean, settings: pooled_average_precision(mean(curves)), lambda settings: "PxAP %"
-    ),
-    "mean_iou": Pooled(lambda curves, mean, settings: pooled_mean_iou(mean(curves)), lambda settings: "mIoU %"),
+    "max_box_accuracy": Pooled(_max_box_accuracy, _box_label),
+    "pixel_average_precision": Pooled(_average_precision, lambda settings: "PxAP %"),
+    "mean_iou": Pooled(_mean_iou, lambda settings: "mIoU %"),
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import bdtrc
 
 from xaieval.analysis.stats.proportions import wilson_interval
-from xaieval.data.labels import IGNORED
+from xaieval.config.labels import IGNORED
 from xaieval.results.findings import Finding
 from xaieval.results.record import RunRecord
 
@@ -24,7 +24,10 @@ MOST_OTHERS = 0.9  # share of predictions that are classes above all labels
 IMAGE_COLUMNS = ("label", "predicted", "confidence")  # the same in all rows of an image
 OF_PARTS = ("detection", "segmentation")  # tasks
 PROBABILITIES = ("softmax", "sigmoid")
-ADVICE = "check that label k is class k of the model and that it was trained for them; target='predicted' needs no labels"
+ADVICE = (
+    "check that label k is class k of the model and that it was trained for them; the predicted class, which is explained by "
+    "default, needs no labels"
+)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,25 @@ import pandas as pd
 
 from xaieval.analysis.comparability import first_difference
 from xaieval.config.presets import PRESETS, Preset
+from xaieval.config.spelling import plain_name
 from xaieval.errors import MetricError, advice, choose_from
+from xaieval.results.paths import last_name
 from xaieval.results.record import RunRecord
+from xaieval.results.rows import NO_LAYER
 
-__all__ = ["PUBLISHED", "PublishedTable", "beside_published", "published_table"]
+__all__ = [
+    "PUBLISHED",
+    "PublishedTable",
+    "beside_published",
+    "network_rows",
+    "printed_text",
+    "published_table",
+]
 
 FOLDER = Path(__file__).parent / "published_tables"
 METRICS = ("average_drop", "average_gain", "increase_in_confidence")  # in print, and of a run
 _OF_THE_DATA = ("mean", "std")  # choices of a protocol that follow the model
+_MOST = 6  # choices in which protocols differ that are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +120,57 @@ PUBLISHED = (
 
 
 def published_table(name: str) -> PublishedTable:
-    """A table by its name.
+    """A table by its name, in any spelling, such as "Grad-CAM++".
 
     Raises:
         MetricError: There is none of that name.
     """
-    found = {table.name: table for table in PUBLISHED}
-    if name not in found:
-        raise MetricError(f"no published table {name!r}; {choose_from(name, found)}")
-    return found[name]
+    found = {plain_name(table.name): table for table in PUBLISHED}
+    if plain_name(name) not in found:
+        raise MetricError(f"no published table {name!r}; {choose_from(name, [table.name for table in PUBLISHED])}")
+    return found[plain_name(name)]
+
+
+def network_rows(table: PublishedTable, network: str | None = None, model: str = "") -> pd.DataFrame:
+    """The rows of one network of a table.
+
+    Args:
+        table: The table.
+        network: The network as printed, in any spelling. Default: the one that is measured again by the model; or the only one.
+        model: The name of a model, such as "torchvision:vgg16"; "" if it is not known.
+
+    Raises:
+        MetricError: The network is unknown or has to be named.
+
+    Example:
+        >>> network_rows(published_table("score-cam"), "vgg16")["method"].tolist()
+        ['Mask', 'RISE', 'Grad-CAM', 'Grad-CAM++', 'Score-CAM']
+    """
+    rows = table.rows
+    names = list(rows["network"].unique())
+    if network is not None:
+        spelled = {plain_name(name): name for name in names}
+        if plain_name(network) not in spelled:
+            raise MetricError(f"no network {network!r} in {table.name}; {choose_from(network, names)}")
+        return rows[rows["network"] == spelled[plain_name(network)]]
+    own = rows[rows["model"] == model]
+    if own.empty and len(names) > 1:
+        raise MetricError(
+            f"{table.name} has the networks {', '.join(names)}, and the run's model is {model or 'not known by name'}; say "
+            "which of them it is to be beside, such as "
+            + advice(f"network={names[0]!r}", f"--published '{table.name}/{names[0]}'")
+        )
+    return rows[rows["network"] == (own["network"].iloc[0] if len(own) else names[0])]
+
+
+def printed_text(value: float) -> str:
+    """A number of a published table, with its decimals, at least one.
+
+    Example:
+        >>> printed_text(47.0), printed_text(36.84)
+        ('47.0', '36.84')
+    """
+    return f"{value:.{max(1, len(f'{value:.6f}'.rstrip('0').partition('.')[2]))}f}"
 
 
 def beside_published(run: RunRecord, table: PublishedTable, network: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -126,18 +179,19 @@ def beside_published(run: RunRecord, table: PublishedTable, network: str | None 
     Args:
         run: The run.
         table: The table.
-        network: The network of the table, as printed. Default: the one that is measured again by the run's model; or the only
-            one.
+        network: The network of the table; see `network_rows`.
 
     Returns:
         Numbers in percent, with the index `(layer, method)` and the metrics as columns, for the pairs of the run that have a
-        row in the table; and sentences: in what protocol, images, model and weights differ, what is open in the source, and
-        which rows the run lacks.
+        row in the table (of another network than that of the run, those of the same method, whatever their layer); and
+        sentences: in what protocol, images, model, layers and weights differ, what is open in the source, and which rows the
+        run lacks.
 
     Raises:
         MetricError: The network is unknown or has to be named, or the run has none of its methods.
     """
-    rows, model = _of_network(table, run, network)
+    model = str((run.manifest.get("options") or {}).get("model", ""))
+    rows = network_rows(table, network, model)
     pairs = run.sample.rows[["layer", "method"]].drop_duplicates()
     found: dict[tuple[str, str], list[float]] = {}
     lacking, alone = [], []
@@ -155,38 +209,26 @@ def beside_published(run: RunRecord, table: PublishedTable, network: str | None 
         )
     index = pd.MultiIndex.from_tuples(list(found), names=["layer", "method"])
     numbers = pd.DataFrame(list(found.values()), index=index, columns=list(METRICS)).astype(float)
-    return numbers.dropna(axis="columns", how="all"), list(_notes(run, table, rows, model, lacking, alone))
-
-
-def _of_network(table: PublishedTable, run: RunRecord, network: str | None) -> tuple[pd.DataFrame, str]:
-    """The rows of a network, and the name of the run's model, "" if it is not known."""
-    rows = table.rows
-    model = str((run.manifest.get("options") or {}).get("model", ""))
-    names = list(rows["network"].unique())
-    if network is not None and network not in names:
-        raise MetricError(f"no network {network!r} in {table.name}; {choose_from(network, names)}")
-    own = rows[rows["model"] == model]
-    if network is None and own.empty and len(names) > 1:
-        raise MetricError(
-            f"{table.name} has the networks {', '.join(names)}, and the run's model is {model or 'not known by name'}; say "
-            "which of them it is to be beside, such as "
-            + advice(f"network={names[0]!r}", f"--published '{table.name}/{names[0]}'")
-        )
-    chosen = network if network is not None else own["network"].iloc[0] if len(own) else names[0]
-    return rows[rows["network"] == chosen], model
+    return numbers.dropna(axis="columns", how="all"), list(_notes(run, table, rows, model, list(found), lacking, alone))
 
 
 def _places(pairs: pd.DataFrame, row: Mapping[Any, Any], model: str) -> list[tuple[str, str]]:
     """The pairs of a run that a row belongs to: those of its method, at its layer if the network is the same."""
     same = pairs[pairs["method"] == row["rerun"]]
     exact = same if pd.isna(row["layer"]) else same[same["layer"] == row["layer"]]
-    if exact.empty and model != row["model"] and len(same) == 1:
-        exact = same  # another network has other names of layers
+    if exact.empty and model != row["model"]:
+        exact = same  # another network has other layers
     return [(str(layer), str(method)) for layer, method in exact.itertuples(index=False)]
 
 
 def _notes(
-    run: RunRecord, table: PublishedTable, rows: pd.DataFrame, model: str, lacking: Sequence[str], alone: Sequence[str]
+    run: RunRecord,
+    table: PublishedTable,
+    rows: pd.DataFrame,
+    model: str,
+    places: Sequence[tuple[str, str]],
+    lacking: Sequence[str],
+    alone: Sequence[str],
 ) -> Iterator[str]:
     """What still differs between print and run."""
     first, options = rows.iloc[0], run.manifest.get("options") or {}
@@ -200,15 +242,18 @@ def _notes(
     if not chosen:
         yield "the protocol of the run is not known"
     elif printed != chosen:
-        told = first_difference(printed, chosen, ("print", "this run"), most=3)
+        told = first_difference(printed, chosen, ("print", "this run"), most=_MOST)
         yield f"the protocols differ: {told}; numbers of different protocols are not comparable"
     many = "" if pd.isna(first["images"]) else f" ({int(first['images']):,})"
-    here = f"{options.get('data', 'those of the loader')} ({run.n_images:,})"
+    here = f"{last_name(options.get('data', 'those of the loader'))} ({run.n_images:,})"
     yield f"the images: {first['data']}{many} in print, {here} here"
     again = rows["model"].dropna()
     if again.empty or model != again.iloc[0]:
         yield f"the networks differ: {first['network']} in print, {model or 'a model from Python'} here"
-    weights = options.get("weights") or ("those of the library" if options.get("pretrained") else "not known by name")
+    yield from _layers(rows, places)
+    weights = last_name(options.get("weights")) or (
+        "those of the library" if options.get("pretrained") else "not known by name"
+    )
     yield f"the weights: {weights} here; that they are those of the source is not known"
     for text in (table.doubts, table.preset.open_choices):
         if text:
@@ -217,3 +262,12 @@ def _notes(
         yield f"the run lacks: {', '.join(lacking)}"
     if alone:
         yield f"in print, and not measured again: {', '.join(alone)}"
+
+
+def _layers(rows: pd.DataFrame, places: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Which layers stand beside the table, if they are not those at which it is measured again."""
+    again = dict.fromkeys(rows["layer"].dropna())
+    here = dict.fromkeys(layer for layer, _ in places if layer != NO_LAYER)
+    if again and not here.keys() <= again.keys():
+        several = ", so a printed number stands beside each of them" if len(here) > len(again) else ""
+        yield f"the layers: the table is measured again at {', '.join(again)}; here {', '.join(here)}{several}"

@@ -199,7 +199,7 @@ def rank(
     pairs = _pairs(values, entry["interval"], level, test, seed, groups)
     ranks = _ranks(np.round(resampled if higher else -resampled, _DIGITS), seed)
     names = item_rows.drop_duplicates(column).set_index(column, drop=False)[["layer", "method"]]
-    table = _table(values, names, entry["interval"], pairs, ranks, level, groups)
+    table = _table(values, names, entry, pairs, ranks, level, groups)
     shares = (ranks[:, :, None] == np.arange(1, len(table) + 1)).mean(axis=0)
     by_rank = pd.DataFrame(shares, index=table.index, columns=range(1, len(table) + 1))
     unranked = {pair[1]: mean for pair, mean in pair_means(all_rows[of_controls], name, weights).items()}
@@ -300,7 +300,7 @@ def _ranks(goodness: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
 def _table(
     values: pd.DataFrame,
     names: pd.DataFrame,
-    kind: str,
+    entry: Mapping[str, Any],
     pairs: pd.DataFrame,
     ranks: NDArray[np.int64],
     level: float,
@@ -308,7 +308,8 @@ def _table(
 ) -> pd.DataFrame:
     """`Ranking.table`; `names` has the layer and the method of each item."""
     items = list(values.columns)
-    ends = [metric_interval(values[item].to_numpy(), kind, level, groups=groups) for item in items]
+    kind, bounds = entry["interval"], entry.get("bounds")
+    ends = [metric_interval(values[item].to_numpy(), kind, level, groups=groups, bounds=bounds) for item in items]
     within = np.quantile(ranks, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf").astype(int)
     if (len(values) if groups is None else groups.count) < _FEWEST:
         within[:] = [[1], [len(items)]]

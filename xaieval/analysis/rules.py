@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError
-from xaieval.metrics.aliases import own_name
 
 __all__ = ["DEFAULT_RULES", "RULES", "Rule", "rule_of"]
 

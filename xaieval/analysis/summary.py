@@ -109,7 +109,9 @@ def _intervals(
     """By metric, the function that gives the interval of its values."""
     check_count("resamples", resamples, optional=True, kind=MetricError)
     return {
-        metric["name"]: partial(metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed)
+        metric["name"]: partial(
+            metric_interval, kind=metric["interval"], level=level, resamples=resamples, seed=seed, bounds=metric.get("bounds")
+        )
         for metric in metrics
     }
 

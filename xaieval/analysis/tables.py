@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from xaieval.analysis.stats.groups import Grouping
 from xaieval.config.groups import Weights
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.metric_display import counts_text
 from xaieval.results.rows import GROUP, NO_LAYER, VALUED, Pair
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xaieval.analysis.controls import BestMaps, best_maps, rivals
+from xaieval.analysis.controls import BestMaps, controls_ahead
 from xaieval.analysis.grouping import find_in_groups
 from xaieval.analysis.precision import find_in_precision
 from xaieval.analysis.predictions import find_in_predictions
@@ -44,8 +44,10 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
     - `images_in_groups`, `groups_of_one`, `one_group`: see `xaieval.analysis.grouping.find_in_groups`.
     - `rounding_decides`: in a run of fewer digits than float32, the maps of a method keep nearly the whole image.
     - `metric_without_values`: a metric has no value on any image.
-    - `control_is_best`: in a metric no method is better than the best control map. Fake-CAM does not count: which metrics it
-      fools is said by `xaieval.analysis.controls.fooled_metrics`.
+    - `control_is_best`, `control_may_be_best`: in a metric no method has a better mean than the best control map. The first if
+      the control map is significantly better than every method (see `xaieval.analysis.controls.controls_ahead`), the second if
+      it may be ahead by chance. Fake-CAM does not count: which metrics it fools is said by
+      `xaieval.analysis.controls.fooled_metrics`.
     - `metric_follows_size`: see `xaieval.analysis.size.find_metrics_of_size`.
     - `metrics_disagree`: by Average Drop a method is significantly better than the mean of the other methods, by insertion or
       coherency significantly worse. Both are sign-flip tests paired by image, of whole groups if the run has
@@ -53,7 +55,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
 
     Args:
         record: A run.
-        level: 1 minus the probability of even one false disagreement, in (0, 1).
+        level: 1 minus the probability of even one false disagreement, and of even one false `control_is_best`, in (0, 1).
 
     Raises:
         MetricError: The level is not in (0, 1).
@@ -80,7 +82,7 @@ def find_warnings(record: RunRecord, level: float = 0.95) -> list[Finding]:
         *_constant_maps(statuses, record.controls),
         *_failed_rows(statuses),
         *_without_values(record),
-        *_best_controls(record, higher_is_better),
+        *_best_controls(record, higher_is_better, 1 - level),
         *find_metrics_of_size(record),
         *_disagreements(record, higher_is_better, 1 - level),
     ]
@@ -148,20 +150,28 @@ def _why_no_values(metric: Mapping[str, Any]) -> str:
     )
 
 
-def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool]) -> list[Finding]:
-    """One finding for each metric in which no method is better than the best control; Fake-CAM is none."""
-    controls, digits = record.controls, {metric["name"]: decimals_of(metric) for metric in record.metrics}
-    found = best_maps(record.sample.rows, higher_is_better, rivals(controls), controls, record.group_weights)
-    return [_best_control(one, digits[one.metric]) for one in found if one.control_wins]
+def _best_controls(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:
+    """One finding for each metric in which no method has a better mean than the best control."""
+    digits = {metric["name"]: decimals_of(metric) for metric in record.metrics}
+    ahead = controls_ahead(record.sample.rows, higher_is_better, record.controls, record.group_weights, record.seed)
+    return [_best_control(found, digits[found.metric], p_value, p_value < alpha) for found, p_value in ahead]
 
 
-def _best_control(found: BestMaps, digits: int) -> Finding:
-    control, best = (f"{mean:.{digits}f}" for mean in (found.control_mean, found.mean))
-    text = (
-        f"{found.metric}: a control map has the best value, {control} of {name_of_pair(found.control)}; the best method is "
-        f"{name_of_pair(found.best)} with {best}, so a good {found.metric} alone proves nothing"
+def _best_control(found: BestMaps, digits: int, p_value: float, surely: bool) -> Finding:
+    control, best = (
+        f"{name_of_pair(pair)} ({mean:.{digits}f})"
+        for pair, mean in ((found.control, found.control_mean), (found.best, found.mean))
     )
-    return Finding("control_is_best", text, {"metric": found.metric, "control": found.control_mean, "method": found.mean})
+    evidence = {"metric": found.metric, "control": found.control_mean, "method": found.mean, "p_value": p_value}
+    if surely:
+        text = (
+            f"the control map {control} is significantly better than every method, the best of which is {best}; so a good "
+            f"{found.metric} alone proves nothing"
+        )
+        return Finding("control_is_best", f"{found.metric}: {text}", evidence)
+    apart = "has the same mean" if found.same_mean else "has a worse one, and the difference may be chance"
+    text = f"no method has a better mean than the control map {control}; the best, {best}, {apart}"
+    return Finding("control_may_be_best", f"{found.metric}: {text}", evidence)
 
 
 def _disagreements(record: RunRecord, higher_is_better: Mapping[str, bool], alpha: float) -> list[Finding]:

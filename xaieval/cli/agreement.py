@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["agreement"]
 
-TABLE = ".csv"  # the suffix of a table; others are those of pictures
+TABLE = ".csv"  # the suffix of a table; others are those of figures
 
 
 @app.command
@@ -40,7 +40,7 @@ def agreement(
         metrics: Metrics to correlate. Default: all for which higher or lower is better.
         level: Confidence level of the intervals.
         resamples: Number of bootstrap samples of the images.
-        out: File for the table (.csv), or for a picture of the matrix (.png, .pdf, .svg).
+        out: File for the table (.csv), or for a figure of the matrix (.png, .pdf, .svg).
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """

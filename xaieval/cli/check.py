@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app
+from xaieval.cli.bands import check_bands
 from xaieval.cli.json_output import findings_document
-from xaieval.cli.loading import class_order, load_forward, load_trained
+from xaieval.cli.loading import class_order, load_forward, load_trained, names_code
 from xaieval.cli.tables import print_findings, print_text
 from xaieval.config.option_types import Json, Switch
 from xaieval.config.options import CheckOptions, ModelOptions, ProtocolOptions, model_settings, parts_of_data
@@ -48,6 +49,8 @@ def check(
         classes=class_order(options.classes),
         **parts_of_data(options),
     )
+    if not names_code("data", options.data):
+        check_bands(model_options, prepared, data)
     checked = look(
         loaded.model,
         data.loader,

@@ -50,7 +50,7 @@ def compare(
         level: Confidence level of the intervals, and 1 minus the family-wise error rate of the tests.
         across_protocols: Compare runs even if their protocols differ.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the runs.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the runs.
         out: CSV file for the table.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
@@ -82,31 +82,33 @@ def _print(table: pd.DataFrame, run: Scores, level: float) -> None:
     """Print what took part and in what the runs differ, the differences of the numbers, and how they were tested."""
     from rich.table import Table
 
-    from xaieval.results.metric_display import label_of
+    from xaieval.results.metric_display import decimals_of, label_of
 
-    labels = {metric["name"]: label_of(metric) for metric in run.manifest["metrics"]}
+    metrics = {metric["name"]: metric for metric in run.manifest["metrics"]}
     shown = Table("layer", "method", "metric", box=None, header_style="bold")
     for heading in ("first", "second", f"difference [{level:.0%} interval]", "p", "effect", "n"):
         shown.add_column(heading, justify="right")
     shown.add_column("better")
     for row in table.reset_index().to_dict("records"):
-        shown.add_row(row["layer"], row["method"], labels[row["metric"]], *_cells(row))
+        metric = metrics[row["metric"]]
+        shown.add_row(row["layer"], row["method"], label_of(metric), *_cells(row, decimals_of(metric) + 1))
     for note in table.attrs["notes"]:
         print_text(f"note: {note}")
     print_table(shown, names=2)
     print_text(
-        f"difference: first minus second, paired by image; p: corrected by Holm for {len(table)} tests; effect: rank-biserial, "
-        "in [-1, 1]"
+        "difference: first minus second, paired by image; its interval is for that row alone; p: two-sided, corrected by Holm "
+        f"for {len(table)} tests; effect: rank-biserial, in [-1, 1], whose sign can differ from that of the mean"
     )
 
 
-def _cells(row: dict[Any, Any]) -> list[str]:
+def _cells(row: dict[Any, Any], digits: int) -> list[str]:
     from xaieval.results.metric_display import interval_text
 
+    form = f"z.{digits}f"  # z: no minus before a 0
     return [
-        f"{row['mean']:.4g}",
-        f"{row['other_mean']:.4g}",
-        f"{row['difference']:+.3g} {interval_text(row['low'], row['high'], '+.3g')}",
+        f"{row['mean']:{form}}",
+        f"{row['other_mean']:{form}}",
+        f"{row['difference']:+{form}} {interval_text(row['low'], row['high'], f'+{form}')}",
         f"{row['p_holm']:.2g}",
         "-" if math.isnan(row["effect_size"]) else f"{row['effect_size']:+.2f}",  # of no differences
         str(row["n_images"]),

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import chosen_target, class_order, load_for, load_forward, load_methods, mosaic_settings
+from xaieval.cli.loading import chosen_target, class_order, load_for, load_forward, load_methods, load_metrics, mosaic_settings
 from xaieval.cli.remake_maps import check_imports, options_of
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.groups import Groups
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from xaieval.evaluation.cross_result import CrossScores
     from xaieval.evaluation.scores import Scores
+    from xaieval.metrics import Metric
     from xaieval.models import LoadedModel
 
 __all__ = ["cross"]
@@ -154,7 +155,7 @@ def _cross(
         data.loader,
         layers={name: run.manifest["run"]["layers"] for name, run in runs.items()},
         methods=load_methods(options),
-        metrics=metrics or options.metrics,
+        metrics=_metrics(options, metrics),
         protocol=protocol,
         controls=controls,
         groups=Groups(options.groups, options.group_weights),
@@ -166,6 +167,15 @@ def _cross(
         forward=forward,
         **model_settings(options),
     )
+
+
+def _metrics(options: ScoreOptions, names: Words | None) -> list[Metric]:
+    """The metrics of these names; those of the first run have its settings, and are the default."""
+    from xaieval.metrics import resolve_metrics
+
+    of_the_run = load_metrics(options, options.metrics)
+    with_settings = {metric.name: metric for metric in of_the_run}
+    return [with_settings.get(metric.name, metric) for metric in resolve_metrics(names or of_the_run)]
 
 
 def _check_run(name: str, run: Scores, import_code: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command `explain`: maps of images as pictures and arrays."""
+"""The command `explain`: maps as image files and arrays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explain(
     as_json: Json = False,
     debug: Switch = False,
 ) -> dict[str, Any] | None:
-    """Write the maps of images as pictures and arrays: no labels and no scores are needed.
+    """Write maps as image files and arrays: no labels and no scores are needed.
 
     Writes a folder for each image with LAYER--METHOD--overlay.png, --map.npy (float32, in [0, 1]) and --masked.png; and
     maps.csv with classes, confidences and the paths of the files.

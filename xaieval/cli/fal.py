@@ -36,10 +36,10 @@ def fal(
 
     Writes report.md, tables, figures, and the rows that they are made from. Needs the extra [fal].
 
-    Without options: the whole experiment with small networks on generated images, offline, in about five minutes.
+    Without options, it runs the whole experiment with small networks on generated images, without network, in five minutes.
 
     Args:
-        run_file: TOML file with options as keys; options on the command line win.
+        run_file: TOML file with options as keys; options on the command line take precedence.
         remake: Only make the tables and report.md in --out again, from its rows; of the options only level and class count.
         as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from xaieval.cli.app import MODEL_OPTIONS, app
 from xaieval.cli.json_output import records
 from xaieval.cli.loading import load, load_forward
+from xaieval.cli.table import name_and_network
 from xaieval.cli.tables import print_table, print_text
 from xaieval.config.option_types import MODEL_HELP, Json, Numbers, Switch
 from xaieval.config.options import ModelOptions, token_grid
@@ -16,6 +17,8 @@ from xaieval.config.presets import PRESETS, Preset, changes
 from xaieval.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xaieval.analysis.published import PublishedTable
 
 __all__ = ["layers", "methods", "metrics", "protocols", "published"]
@@ -37,7 +40,7 @@ def layers(
 
     Args:
         model: The model by name.
-        output: Key or index in the model's output, as for score: checked here, it does not change the list.
+        output: Key or index in the model's output, as for score; it is only checked here.
         grid: Height and width of the token grid, such as 14,14. Default: inferred.
         prefix_tokens: Number of tokens before the grid. Default: inferred.
         as_json: Print one JSON document instead of the table.
@@ -159,7 +162,7 @@ def published(name: str | None = None, /, *, as_json: Json = False, debug: Switc
     `xaieval-bench table RUN --published NAME` and `score --published NAME` show the printed numbers beside measured ones.
 
     Args:
-        name: The table to print.
+        name: The table to print, such as opti-cam, or opti-cam/ResNet50 for one of its networks.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
@@ -167,28 +170,33 @@ def published(name: str | None = None, /, *, as_json: Json = False, debug: Switc
 
     from rich.table import Table
 
-    from xaieval.analysis.published import PUBLISHED, published_table
+    from xaieval.analysis.published import PUBLISHED, network_rows, published_table
 
-    tables = PUBLISHED if name is None else (published_table(name),)
+    named, network = (None, None) if name is None else name_and_network(name)
+    tables = PUBLISHED if named is None else (published_table(named),)
+    rows_of = {one.name: one.rows if network is None else network_rows(one, network) for one in tables}
     if as_json:
-        return {"published": [asdict(one) | {"rows": records(one.rows)} for one in tables]}
-    if name is not None:
-        _print_published(tables[0])
+        return {"published": [asdict(one) | {"rows": records(rows_of[one.name])} for one in tables]}
+    if named is not None:
+        _print_published(tables[0], rows_of[tables[0].name])
         return None
     shown = Table("name (and protocol)", "source", "table", "data", "networks", box=None, header_style="bold")
     for one in tables:
         columns = (", ".join(map(str, one.rows[column].unique())) for column in ("data", "network"))
         shown.add_row(one.name, one.source, one.where, *columns)
     print_table(shown)
+    print_text("`xaieval-bench published NAME` prints one, and the command that measures it again.")
     return None
 
 
-def _print_published(table: PublishedTable) -> None:
-    """Print the rows of a published table, and what to know about them."""
+def _print_published(table: PublishedTable, rows: pd.DataFrame) -> None:
+    """Print rows of a published table, and what to know about them."""
     import pandas as pd
     from rich.table import Table
 
-    rows = table.rows.dropna(axis="columns", how="all")
+    from xaieval.analysis.published import printed_text
+
+    rows = rows.dropna(axis="columns", how="all")
     shown = Table("network", "method", box=None, header_style="bold")
     metrics = {"average_drop": "AD %", "average_gain": "AG %", "increase_in_confidence": "IC %", "win_percentage": "win %"}
     metrics = {metric: label for metric, label in metrics.items() if metric in rows}
@@ -197,15 +205,30 @@ def _print_published(table: PublishedTable) -> None:
     for heading in ("data", "images", "measured again by"):
         shown.add_column(heading)
     for row in rows.to_dict("records"):
-        cells = ["-" if pd.isna(row[metric]) else f"{row[metric]:g}" for metric in metrics]
+        cells = ["-" if pd.isna(row[metric]) else printed_text(row[metric]) for metric in metrics]
         again = [str(row[part]) for part in ("model", "layer", "rerun") if not pd.isna(row.get(part))]
         images = "-" if pd.isna(row.get("images")) else f"{int(row['images']):,}"
         shown.add_row(row["network"], row["method"], *cells, row["data"], images, " ".join(again) or "-")
     print_text(f"{table.source}, {table.where}; copied from {table.read_in}")
+    print_text(f"protocol: {table.preset.does}")
     print_table(shown, names=2)
+    for command in _commands(table, rows):
+        print_text(f"measured again: {command}")
     for text in (table.doubts, table.preset.open_choices):
         if text:
             print_text(f"open: {text}")
+
+
+def _commands(table: PublishedTable, rows: pd.DataFrame) -> list[str]:
+    """The commands that measure rows of a table again, one for each network that can be."""
+    again = rows.dropna(subset=["model", "rerun"]) if "model" in rows else rows.iloc[:0]
+    gain = " --metrics average_drop,increase_in_confidence,average_gain" if "average_gain" in rows else ""
+    return [
+        f"xaieval-bench score --model {model} --pretrained --data folder:DIR --protocol {table.name} "
+        f"--layers {','.join(dict.fromkeys(part['layer'].dropna()))} --methods {','.join(dict.fromkeys(part['rerun']))} "
+        f"--published {table.name}{gain}"
+        for model, part in again.groupby("model", sort=False)
+    ]
 
 
 def _preset_document(preset: Preset) -> dict[str, Any]:

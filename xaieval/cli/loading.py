@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xaieval.cli.bands import check_bands, check_normalisation
 from xaieval.cli.prompts import with_prompts
 from xaieval.config.groups import Groups, Weights
 from xaieval.config.options import (
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xaieval.config.protocol import Protocol
-    from xaieval.data import Data, Preprocessing
+    from xaieval.data import Data
     from xaieval.data.preprocessing import Side
     from xaieval.evaluation.scores import Scores
     from xaieval.explainers import Explainer
     from xaieval.inference.forward_passes import Forward
+    from xaieval.metrics import Metric
     from xaieval.models import LoadedModel
     from xaieval.report.figures.slices import Slices
 
 __all__ = [
     "Inputs",
     "check_names",
-    "check_normalisation",
     "chosen_target",
     "class_order",
     "load",
@@ -44,6 +45,7 @@ __all__ = [
     "load_inputs",
     "load_judge",
     "load_methods",
+    "load_metrics",
     "load_run",
     "load_trained",
     "mosaic_settings",
@@ -126,7 +128,7 @@ def load_inputs(
         )
     )
     if known_data:
-        check_normalisation(model_options, loaded.preprocessing, getattr(getattr(data.loader, "dataset", None), "ids", ()))
+        check_bands(model_options, loaded.preprocessing, data)
     settings = {name: getattr(options, name) for name in SAME_NAME} | model_settings(options) | {"forward": forward}
     return Inputs(loaded, forward, protocol, data, settings)
 
@@ -174,6 +176,8 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
     if options.scan_args:
         return replace(loaded, preprocessing=_of_scans(options))
     preprocessing = loaded.preprocessing
+    if len(options.mean or ()) == len(options.std or ()) > 1:
+        preprocessing = preprocessing.with_channels(len(options.mean or ()))
     if options.image_size is not None:
         preprocessing = preprocessing.with_size(_size(options.image_size))
     normal = {"mean": options.mean, "std": options.std}
@@ -182,8 +186,7 @@ def load(spec: str, options: ModelOptions, seed: int = 0) -> LoadedModel:
         for name, numbers in normal.items()
         if numbers is not None
     }
-    if options.interpolation is not None:
-        changes["interpolation"] = options.interpolation
+    changes |= {name: given for name in ("interpolation", "nodata") if (given := getattr(options, name)) is not None}
     return replace(loaded, preprocessing=replace(preprocessing, **changes))
 
 
@@ -202,16 +205,18 @@ def _of_scans(options: ModelOptions) -> Any:
     """How scans are prepared.
 
     Raises:
-        UsageError: The options are those of pictures, or there is no such setting, or a setting is out of range.
+        UsageError: The options are those of images, or there is no such setting, or a setting is out of range.
     """
     from xaieval.data import ScanPreprocessing
 
-    of_pictures = [name for name in ("image_size", "mean", "std", "interpolation") if getattr(options, name) is not None]
+    of_pictures = [
+        name for name in ("image_size", "mean", "std", "interpolation", "nodata") if getattr(options, name) is not None
+    ]
     check_names("scan-args", options.scan_args, [one.name for one in fields(ScanPreprocessing)])
     if of_pictures or "intensity" not in options.scan_args:
         raise UsageError(
             "scans are prepared as --scan-args.intensity says, with .size and .spacing if they are given; "
-            + (f"--{of_pictures[0].replace('_', '-')} is for pictures" if of_pictures else "it is missing")
+            + (f"--{of_pictures[0].replace('_', '-')} is for images" if of_pictures else "it is missing")
         )
     return ScanPreprocessing(**parse_literals(options.scan_args))
 
@@ -297,6 +302,17 @@ def load_methods(options: RunOptions) -> list[Explainer]:
     return with_settings(options.methods, {name: parse_literals(given) for name, given in options.method_args.items()})
 
 
+def load_metrics(options: RunOptions, metrics: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, with the settings that the options give.
+
+    Raises:
+        MetricError: There is no such metric or no such setting, or it cannot take the value.
+    """
+    from xaieval.metrics.settings import with_settings
+
+    return with_settings(metrics, {name: parse_literals(given) for name, given in options.metric_args.items()})
+
+
 def shown_slices(loaded: LoadedModel, images: Tensor) -> Slices | None:
     """What figures show of volumes; None for images."""
     from xaieval.report.figures.slices import check_slices
@@ -322,22 +338,6 @@ def load_run(folder: Path, groups: str | None, weights: Weights | None) -> Score
 def _size(sides: int | tuple[int, ...]) -> Side:
     """One side, or height and width, from the command line or from a manifest."""
     return sides if isinstance(sides, int) else (sides[0], sides[-1])
-
-
-def check_normalisation(options: ModelOptions, preprocessing: Preprocessing, ids: Sequence[str] = ()) -> None:
-    """Refuse to read bands from files without being told their mean and standard deviation.
-
-    Raises:
-        UsageError: The images have other channels than grey or RGB, or are arrays, whose unit is not known, and the options do
-            not say how they are normalised.
-    """
-    arrays = any(name.lower().endswith(".npy") for name in ids)
-    if (preprocessing.channels not in (1, 3) or arrays) and (options.mean is None or options.std is None):
-        raise UsageError(
-            f"the model takes images of {preprocessing.channels} channels{' from arrays' if arrays else ''}, whose "
-            "normalisation is not known; give --mean and "
-            f"--std with {preprocessing.channels} numbers each, or with one number for all channels (--mean 0 --std 1 for none)"
-        )
 
 
 def names_code(option: str, value: str) -> bool:

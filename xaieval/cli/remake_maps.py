@@ -1,9 +1,10 @@
-"""Maps for the report of a run, computed again with the model and data that its manifest names."""
+"""Maps for the report of a run: those in its folder, or computed again with the model and data that its manifest names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.cli.loading import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from xaieval.models import LoadedModel
     from xaieval.report import Maps
 
-__all__ = ["RemadeMaps", "check_imports", "options_of", "remake_maps"]
+__all__ = ["RemadeMaps", "check_imports", "kept_maps", "options_of", "remake_maps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,17 @@ class _Images(NamedTuple):
     images: Tensor
     labels: Tensor | None
     classes: Sequence[str]
+
+
+def kept_maps(scores: Scores, folder: Path) -> RemadeMaps | None:
+    """The maps that a run keeps in its folder, which need neither its model nor its data; None if it keeps none."""
+    from xaieval.report.html.thumbnails import Maps
+    from xaieval.results.files import KEPT_MAPS
+
+    if not (folder / KEPT_MAPS).exists():
+        return None
+    names = scores.manifest.get("class_names") or {}
+    return RemadeMaps(maps=Maps.load(folder), classes=names.get("labels", ()), model_classes=names.get("model", ()))
 
 
 def remake_maps(scores: Scores, methods: Sequence[str], device: str | None, import_code: bool) -> RemadeMaps:
@@ -76,7 +88,7 @@ def _remake(scores: Scores, wanted: Sequence[str], methods: Sequence[str], devic
 
     recorded = scores.manifest.get("options")
     if not recorded:
-        raise RunError("the run was made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)")
+        raise RunError("the run was made from Python, where score(keep_maps=24, output_dir=...) keeps them in the folder")
     options, model_options = options_of(recorded, ScoreOptions), options_of(recorded, ModelOptions)
     if not import_code:
         check_imports(model=options.model, data=options.data, forward=model_options.forward)

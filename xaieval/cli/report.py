@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import app
 from xaieval.cli.loading import load_run
-from xaieval.cli.remake_maps import RemadeMaps, remake_maps
+from xaieval.cli.remake_maps import RemadeMaps, kept_maps, remake_maps
 from xaieval.cli.tables import print_text
 from xaieval.config.groups import Weights
 from xaieval.config.option_types import GroupsOption, Json, Switch, Words
@@ -47,22 +47,23 @@ def report(
 ) -> dict[str, Any] | None:
     """Write a run as one HTML file: results, warnings, maps, rows and protocol. With a second run, compare the two.
 
-    Maps are computed again with the model and data that the run's manifest names.
+    Maps are those that 'score --keep-maps' kept, or else computed again with the model and data that the run's manifest names.
 
     Args:
         folder: Folder of a run.
         other: Folder of another run on the same images, to compare with.
         out: File for the page. Default: report.html in the run's folder.
-        maps: Show maps of the best, the worst and random images; --no-maps loads neither model nor data.
-        methods: Methods whose maps and selected layers are shown. Default: all that are no controls.
-        cross: Folder that 'xaieval-bench cross' wrote for the two runs: adds the table of whose maps on which model.
+        maps: Show maps of images: of those that the run kept, or else of the best, the worst and random ones. --no-maps shows
+            none, and loads neither model nor data.
+        methods: Methods whose maps and selected layers are shown. Default: all but controls.
+        cross: Folder that 'xaieval-bench cross' wrote for the two runs: adds the table of maps by models.
         attention: Name the layers that need attention, as FAL does.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each table of tests.
         device: Device for the maps. Default: that of the run.
         import_code: Allow maps of a model or data that is a package.module:factory, whose code is imported and run.
         across_protocols: Compare runs even if their protocols differ.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the run.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the run.
         as_json: Print one JSON document instead of text.
         debug: Show the traceback of an error.
     """
@@ -75,7 +76,7 @@ def report(
     swapped = None if cross is None else _load_cross(cross, [scores, *([compared] if compared else [])])
     remade = RemadeMaps(reason="--no-maps was given")
     if maps:
-        remade = remake_maps(scores, methods, device, import_code)
+        remade = kept_maps(scores, folder) or remake_maps(scores, methods, device, import_code)
     page = out or folder / PAGE
     wanted = ReportOptions(
         maps=remade.maps,

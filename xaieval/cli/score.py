@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, command_line, note
 from xaieval.cli.json_output import score_document
-from xaieval.cli.loading import check_names, load_inputs, load_judge, load_methods, shown_slices
+from xaieval.cli.loading import check_names, load_inputs, load_judge, load_methods, load_metrics, shown_slices
 from xaieval.cli.table import beside, check_published
 from xaieval.cli.tables import print_rankings, print_summary, print_text, rankings_by_metric, summary_if_interrupted
 from xaieval.config.option_types import Json, Switch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from xaieval.config.protocol import Protocol
     from xaieval.data import Data
     from xaieval.evaluation.early_stopping import Stop
+    from xaieval.evaluation.scores import Scores
     from xaieval.inference.forward_passes import Forward
     from xaieval.models import LoadedModel
 
@@ -33,7 +34,8 @@ __all__ = ["default_folder", "score"]
 
 RUNS = Path("xaieval-runs")
 FIGURE = "maps.png"
-IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands", "published")  # settings that change no row
+# Settings that change no row.
+IDLE = ("group_weights", "progress", "level", "nproc", "workers", "resume", "bands", "keep_maps", "published")
 PREVIEW, MOST_COLUMNS = 5, 8  # images and layers in the figure
 
 
@@ -50,13 +52,13 @@ def score(
 ) -> dict[str, Any] | None:
     """Score layers and methods of a model by Average Drop, Increase in Confidence and other metrics.
 
-    Writes rows.parquet, summary.csv, manifest.json and maps.png; of localisation metrics also pooled.csv, the numbers over all
-    images. The same command continues an interrupted run.
+    Writes rows.parquet, summary.csv, manifest.json and maps.png; with localisation metrics also pooled.csv (numbers over all
+    images at once), and with --keep-maps maps.safetensors. The same command continues an interrupted run.
 
-    Without options: a small built-in model on 200 generated images, offline.
+    Without options, it scores a small built-in model on 200 generated images and needs no network.
 
     Args:
-        run_file: TOML file with options as keys; options on the command line win.
+        run_file: TOML file with options as keys; options on the command line take precedence.
         as_json: Print one JSON document instead of the tables.
         debug: Show the traceback of an error.
     """
@@ -87,17 +89,15 @@ def _score(
     from xaieval.analysis.pooled import pooled_numbers
     from xaieval.analysis.stats.intervals import check_level
     from xaieval.config.groups import Groups
-    from xaieval.config.protocol import plain
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.distributed import score as run
-    from xaieval.metrics import resolve_metrics
-    from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY
+    from xaieval.results.files import KEPT_MAPS, MANIFEST, POOLED, ROWS, SUMMARY
 
     check_level(options.level)
-    check_published(options.published, as_json)
-    methods = load_methods(options)
+    methods, metrics = load_methods(options), load_metrics(options, options.metrics)
+    check_published(options.published, options.model, [method.name for method in methods], as_json)
     judge = None if options.judge is None else load_judge(options, model_options, options.judge)
-    truth = any("masks" in metric.needs for metric in resolve_metrics(options.metrics))
+    truth = any("masks" in metric.needs for metric in metrics)
     inputs = load_inputs(options, model_options, protocol_options, truth=truth)
     loaded, forward, protocol, data, settings_of_run = inputs
     if data.left_out and Rank.from_environment().is_first:
@@ -107,7 +107,7 @@ def _score(
         data.loader,
         layers=options.layers,
         methods=methods,
-        metrics=options.metrics,
+        metrics=metrics,
         protocol=protocol,
         controls=options.controls,
         groups=Groups(options.groups, options.group_weights),
@@ -116,19 +116,20 @@ def _score(
         output_dir=folder,
         already_split=options.already_split,
         judge=judge,
+        keep_maps=options.keep_maps,
         **settings_of_run,
     )
     if not Rank.from_environment().is_first:
         return None
+    stored = json.dumps(scores.manifest)
     scores.manifest["options"] = settings
-    if data.left_out:
-        scores.manifest["data"]["left_out"] = dict(data.left_out)
-    scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
+    _describe(scores, loaded, data, options, model_options)
     tests = scores.controls_table(options.level) if scores.controls else None
     summary = scores.summary(options.level, tests=tests)
-    scores.save(folder, options.level, summary)
+    _save_changed(scores, stored, folder, options.level, summary)
     tables = [SUMMARY, *([POOLED] if pooled_numbers(scores.column_names, scores.metrics) else [])]
-    files = [ROWS, *tables, MANIFEST, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
+    kept = [] if scores.maps is None else [KEPT_MAPS]
+    files = [ROWS, *tables, MANIFEST, *kept, *_maps_if_possible(folder, loaded, forward, data, options, protocol)]
     if not as_json:
         print_summary(scores, summary, tests, options.level)
         print_text(f"written to {folder}: {', '.join(files)}")
@@ -140,6 +141,25 @@ def _score(
     if as_json:
         return score_document(scores, summary, rankings_by_metric(scores, options.level), options.level, files, folder)
     return None
+
+
+def _describe(scores: Scores, loaded: LoadedModel, data: Data, options: ScoreOptions, model_options: ModelOptions) -> None:
+    """Add to the manifest what only the command line knows of the model and the images."""
+    from xaieval.config.protocol import plain
+    from xaieval.models.class_names import class_names
+
+    if data.left_out:
+        scores.manifest["data"]["left_out"] = dict(data.left_out)
+    if scores.maps is not None:  # their report loads neither model nor data
+        names = class_names(loaded.model, options.model, model_options.pretrained and model_options.weights is None)
+        scores.manifest["class_names"] = {"labels": list(data.classes or ()), "model": names}
+    scores.manifest["preprocessing"] = {name: plain(value) for name, value in asdict(loaded.preprocessing).items()}
+
+
+def _save_changed(scores: Any, stored: str, folder: Path, level: float, summary: Any) -> None:
+    """Save a run, unless its manifest is the stored one: that of a finished run which was repeated unchanged."""
+    if json.dumps(scores.manifest) != stored:
+        scores.save(folder, level, summary)
 
 
 def _stop_rule(options: ScoreOptions) -> Stop | None:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from xaieval.cli.app import MODEL_OPTIONS, NO_PREFIX, PROTOCOL_OPTIONS, app, note
 from xaieval.cli.json_output import records
-from xaieval.cli.loading import load_inputs, load_methods
+from xaieval.cli.loading import load_inputs, load_methods, load_metrics
 from xaieval.cli.score import default_folder
 from xaieval.cli.tables import print_search, print_text
 from xaieval.config.option_types import Json, Switch
@@ -35,7 +35,7 @@ def search(
     manifest.json. The same command continues an interrupted search.
 
     Args:
-        run_file: TOML file with options as keys; options on the command line win.
+        run_file: TOML file with options as keys; options on the command line take precedence.
         as_json: Print one JSON document instead of the table.
         debug: Show the traceback of an error.
     """
@@ -43,7 +43,6 @@ def search(
     from xaieval.data.images import describe_left_out
     from xaieval.evaluation.search import SETS
     from xaieval.evaluation.search import search as run
-    from xaieval.metrics import resolve_metrics
 
     options, model_options = options or SearchOptions(), model_options or ModelOptions()
     protocol_options = protocol_options or ProtocolOptions()
@@ -52,7 +51,8 @@ def search(
     folder = Path(options.out) if options.out else default_folder(settings, "search")
     [first, *others] = options.methods
     methods: Any = first if first in SETS and not others else load_methods(options)
-    truth = any("masks" in metric.needs for metric in resolve_metrics([options.by]))
+    [by] = load_metrics(options, [options.by])
+    truth = "masks" in by.needs
     inputs = load_inputs(options, model_options, protocol_options, truth=truth)
     if inputs.data.left_out:
         note(f"{options.data}: {describe_left_out(inputs.data.left_out)}")
@@ -61,7 +61,7 @@ def search(
         inputs.data.loader,
         options.layers,
         methods,
-        options.by,
+        by,
         protocol=inputs.protocol,
         error=options.error,
         output_dir=folder,

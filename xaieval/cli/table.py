@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from xaieval.evaluation.scores import Scores
     from xaieval.report.result_table import ResultTable
 
-__all__ = ["beside", "check_published", "table", "written"]
+__all__ = ["beside", "check_published", "name_and_network", "table", "written"]
 
 Format = Literal["text", "markdown", "latex", "csv", "html", "excel"]
 ENDINGS: dict[str, Format] = {
@@ -53,8 +54,8 @@ def table(
 ) -> None:
     """Print the means of a run with intervals, and letters for what cannot be told apart; or one row for each of several runs.
 
-    Several runs are put together over the images that all of them have, each at its best layer and method by a metric; the
-    intervals allow for that choice. What the runs differ in is said first.
+    Several runs are compared on the images that all of them have, each at its best layer and method by a metric; the intervals
+    allow for that choice. Differences between the settings of the runs are listed first.
 
     Args:
         first: Folder of a run.
@@ -62,17 +63,17 @@ def table(
         format: text, markdown, latex (needs the package booktabs), csv (all numbers unrounded), html, or excel (needs --out).
             Default: as the ending of --out says, or text.
         out: File for the table, such as table.tex, table.md, table.csv, table.html or table.xlsx.
-        by: Of several runs, the metric by which the best layer and method are chosen. Default: the first of all runs.
-        layer: Of several runs, their layer, or one for each run in order. Default: the best.
-        method: Of several runs, their method, or one for each run in order. Default: the best.
-        across_protocols: Put runs into one table although their protocols differ.
+        by: For several runs: the metric that chooses the best layer and method. Default: their first metric.
+        layer: For several runs: the layer, or one for each run in order. Default: the best.
+        method: For several runs: the method, or one for each run in order. Default: the best.
+        across_protocols: Show runs in one table even if their protocols differ.
         published: Published table to put beside one run, such as opti-cam, or opti-cam/ResNet50 to name its network too;
             `xaieval-bench published` lists them.
         letters: Test all pairs of layer and method of one run in each metric. Default: up to 32 of them.
         label: Of the LaTeX table, for references.
         level: Confidence level of the intervals, and 1 minus the family-wise error rate in each column of tests.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups. Default: that of the run.
+        group_weights: What has equal weight in a mean: images or groups. Default: that of the run.
         debug: Show the traceback of an error.
     """
     form = _format(format, out)
@@ -94,24 +95,44 @@ def table(
     written(found, form, label, out)
 
 
-def check_published(published: str | None, as_json: bool = False) -> None:
-    """Refuse a published table that there is not, before anything is measured."""
+def check_published(published: str | None, model: str, methods: Sequence[str], as_json: bool = False) -> None:
+    """Refuse a published table that a run cannot be put beside, before anything is measured.
+
+    Args:
+        published: NAME or NAME/NETWORK; None if none is wanted.
+        model: The name of the run's model.
+        methods: The names of its methods.
+        as_json: Whether the run prints a JSON document.
+    """
     if published is None:
         return
 
-    from xaieval.analysis.published import published_table
+    from xaieval.analysis.published import network_rows, published_table
 
-    published_table(published.partition("/")[0])
+    name, network = name_and_network(published)
+    rows = network_rows(published_table(name), network, model)
+    again = list(rows["rerun"].dropna().unique())
+    if not again:
+        raise UsageError(f"no row of {published} can be measured again; `xaieval-bench published {name}` says why")
+    if not set(again) & set(methods):
+        raise UsageError(
+            f"--published {published} has the methods {', '.join(again)}, and the run none of them; add some by --methods"
+        )
     if as_json:
         raise UsageError("--published prints a table beside the results; leave out --json, or take it from 'table' later")
+
+
+def name_and_network(published: str) -> tuple[str, str | None]:
+    """The parts of NAME or NAME/NETWORK."""
+    name, _, network = published.partition("/")
+    return name, network or None
 
 
 def beside(run: Scores, published: str, level: float) -> ResultTable:
     """The table of a run with the numbers of a published one, NAME or NAME/NETWORK."""
     from xaieval.report import published_beside
 
-    name, _, network = published.partition("/")
-    return published_beside(run, name, network or None, level)
+    return published_beside(run, *name_and_network(published), level)
 
 
 def written(found: ResultTable, form: Format, label: str = "", out: Path | None = None) -> None:
@@ -122,7 +143,7 @@ def written(found: ResultTable, form: Format, label: str = "", out: Path | None 
         found.to_excel(out)
     else:
         text = {
-            "text": lambda: f"{found}\n\n{found.caption}",
+            "text": lambda: "\n\n".join(filter(None, [str(found), found.caption, found.in_words()])),
             "markdown": found.to_markdown,
             "latex": lambda: found.to_latex(label),
             "csv": lambda: found.to_csv().rstrip(),

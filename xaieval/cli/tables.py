@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xaieval.analysis.ranking import RankedItems, Ranking
     from xaieval.evaluation.scores import Scores
     from xaieval.evaluation.search import SearchResult
+    from xaieval.report.result_table import ResultTable
     from xaieval.results.findings import Finding
 
 __all__ = [
@@ -67,10 +68,11 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     from xaieval.results.metric_display import groups_text
 
     print_findings(scores, scores.findings(level))
-    letters = _letters(scores, level)
-    print_table(_summary_table(scores, summary, tests, level, letters), names=2)
-    if letters:
+    lettered = _lettered(scores, level)
+    print_table(_summary_table(scores, summary, tests, level, lettered), names=2)
+    if lettered is not None:
         print_text(f"items that share a letter in a column cannot be told apart at {level:.0%}")
+        print_text(lettered.in_words())
     print_missing_intervals([metric["name"] for metric in scores.manifest["metrics"]], summary, level)
     print_pooled(scores, level)
     if scores.n_groups is not None:
@@ -78,7 +80,7 @@ def print_summary(scores: Scores, summary: pd.DataFrame, tests: pd.DataFrame | N
     labels = {metric["name"]: metric["label"] for metric in scores.manifest["metrics"]}
     for name, text in scores.fooled_metrics(level).items():
         print_text(f"{labels[name]}: {text}")
-    counts = scores.statuses
+    counts = scores.notable_statuses
     if set(counts) != {"ok"}:
         print_text("rows by status: " + ", ".join(f"{status} {count}" for status, count in counts.items()))
     if scores.sample_note:
@@ -114,13 +116,12 @@ def print_search(found: SearchResult, level: float) -> None:
     print_text(f"{found.reason}; {100 * found.spent:.1f} % of the full grid was measured")
 
 
-def _letters(scores: Scores, level: float) -> Mapping[Any, Mapping[Any, str]]:
-    """By metric, layer and method, the letters of a run whose ranking does not fit into a line; empty for any other."""
+def _lettered(scores: Scores, level: float) -> ResultTable | None:
+    """The table with letters of a run whose ranking does not fit into a line; None for any other."""
     if len(_ranked_pairs(scores)) <= MOST_RANKED:
-        return {}
-    frame = scores.table(level).frame
-    found = {metric["name"]: frame[f"{metric['name']}_letters"].to_dict() for metric in scores.metrics}
-    return found if any(any(letters.values()) for letters in found.values()) else {}
+        return None
+    found = scores.table(level)
+    return found if found.tests else None
 
 
 def _summary_table(
@@ -128,15 +129,17 @@ def _summary_table(
     summary: pd.DataFrame,
     tests: pd.DataFrame | None,
     level: float,
-    letters: Mapping[Any, Mapping[Any, str]],
+    lettered: ResultTable | None,
 ) -> Table:
-    """The table of results."""
+    """The table of results, with the letters of another one."""
     from rich.table import Table
 
     table = Table("layer", "method", box=None, header_style="bold")
     for metric in scores.manifest["metrics"]:
         arrow = {True: "higher is better", False: "lower is better", None: ""}[metric["higher_is_better"]]
         table.add_column(f"{metric['label']} [{level:.0%} interval]\n{arrow}", justify="right")
+        if lettered is not None:
+            table.add_column("")  # of its own, so that the numbers line up
     for heading in ("mask\narea %", "n", "failed"):
         table.add_column(heading, justify="right")
     beaten = {} if tests is None else {"controls beaten\nbeyond chance": _beaten(scores, summary, tests)}
@@ -146,10 +149,10 @@ def _summary_table(
         table.add_column(heading)
     for row in summary.reset_index().to_dict("records"):
         pair = row["layer"], row["method"]
-        cells = [
-            f"{_with_interval(row, metric)} {letters.get(metric['name'], {}).get(pair, '')}".rstrip()
-            for metric in scores.manifest["metrics"]
-        ]
+        cells = []
+        for metric in scores.metrics:
+            letters = [] if lettered is None else [str(lettered.frame.loc[pair, f"{metric['name']}_letters"])]
+            cells += [_with_interval(row, metric), *letters]
         cells += [f"{100 * row.get('mask_area', float('nan')):.1f}", str(int(row["n_images"])), str(int(row["n_failed"]))]
         cells += [words[row["layer"], row["method"]] for words in beaten.values()]
         table.add_row(row["layer"], row["method"], *cells)

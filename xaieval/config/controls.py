@@ -1,4 +1,4 @@
-"""The controls of a run: maps that know no model, and matched controls, which have the size of each map. Without torch."""
+"""Names of the controls of a run: maps that ignore the model, and matched controls of each map. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ControlNames:
     """The names of the controls of a run, by kind.
 
     Attributes:
-        maps: Control maps, which are scored as methods are.
-        matched: Matched controls of each map; excess metrics are differences to the first one.
+        maps: Control maps, which are scored like methods.
+        matched: Matched controls of each map; excess metrics subtract the first one.
     """
 
     maps: Sequence[str] = ()
@@ -30,14 +30,14 @@ class ControlNames:
 
 
 def resolve_controls(controls: Controls) -> ControlNames:
-    """The controls that `controls=` asks for.
+    """Convert the argument `controls=` to names, by kind.
 
     Args:
         controls: False for none, True for the five control maps, "matched" for the four matched controls; or names of both
             kinds.
 
     Raises:
-        ExplainerError: A name is unknown or comes twice, or it is none of these.
+        ExplainerError: A name is unknown or given twice, or the argument is of another type.
 
     Example:
         >>> resolve_controls("matched").matched

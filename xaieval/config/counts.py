@@ -1,4 +1,4 @@
-"""Numbers of things, which are whole: `max_images=10.0` and `batch_size="8"` are refused in one line."""
+"""Checks of counts: `max_images=10.0` and `batch_size="8"` raise an error of one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["check_count"]
 
 
 def check_count(name: str, value: object, least: int = 1, optional: bool = False, kind: type[UsageError] = UsageError) -> None:
-    """Refuse what is no whole number, or too small a one.
+    """Raise an error unless a count is a whole number and large enough.
 
     Args:
         name: Of the argument.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from xaieval.config.option_types import *  # noqa: F403  # cyclopts looks up the types of inherited options here
-from xaieval.config.option_types import Arguments, Integers, Switch, Words
+from xaieval.config.option_types import Arguments, ArgumentsByName, Integers, Switch, Words
 from xaieval.config.options import RunOptions
 
 __all__ = ["ExplainOptions"]
@@ -41,6 +41,7 @@ class ExplainOptions(RunOptions):
     overwrite: Switch = False
     max_images: int | None = None
     mosaic_args: Annotated[Arguments, _NONE] = field(default_factory=dict)
+    metric_args: Annotated[ArgumentsByName, _NONE] = field(default_factory=dict)
     level: Annotated[float, _NONE] = 0.95
     strict: Annotated[bool, _NONE] = False
     resume: Annotated[bool, _NONE] = True

@@ -138,7 +138,7 @@ class FalOptions:
                 raise ConfigError(f"{name.replace('_', '-')} is at least 1, got {value}")
 
     def complete(self, design: str, by: str) -> CompleteOptions:
-        """These options, with the defaults of their data where none are given.
+        """The options, with the defaults that depend on the data filled in.
 
         Args:
             design: The default of the design.
@@ -168,7 +168,7 @@ class FalOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompleteOptions(FalOptions):
-    """Options in which those whose default depends on the data have a value; see `FalOptions.complete`."""
+    """Options with the defaults that depend on the data filled in; see `FalOptions.complete`."""
 
     arms: tuple[str, ...]
     batch_size: int

@@ -57,7 +57,7 @@ GroupsOf = Groups | str | os.PathLike[str] | Mapping[str, Any] | None  # an argu
 
 
 def resolve_groups(groups: GroupsOf) -> Groups:
-    """The `Groups` that an argument `groups=` means: itself, or with the defaults what it says of `by`.
+    """Convert the argument `groups=` to `Groups`; any other type is taken as its `by`.
 
     Raises:
         ConfigError: It is none of these.

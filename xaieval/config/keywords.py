@@ -15,7 +15,7 @@ Options = TypeVar("Options", bound=Any)
 
 
 def with_keywords(function: Callable[..., Any], options: Options, keywords: Mapping[str, Any]) -> Options:
-    """The options of a call: an object, and keyword arguments that win over its fields.
+    """The options of a call: an object, and keyword arguments that override its fields.
 
     Args:
         function: The function that is called, for messages.

@@ -32,20 +32,20 @@ __all__ = [
 # Here and not in the docstrings of the options, since help keeps the line breaks of a docstring.
 MODEL_HELP = (
     "A model such as timm:NAME, torchvision:NAME, hf:NAME, openclip:NAME, ultralytics:NAME, onnx:FILE (or FILE.onnx) or "
-    "xaieval:NAME; or package.module:factory, the only form that imports your code and runs it."
+    "xaieval:NAME; or file.py:factory or package.module:factory, the only form that imports your code and runs it."
 )
 DATA_HELP = (
     "scenes or scenes:CUE (built in), folder:DIR (one sub-folder per class), nifti:DIR (scans, the same way), ucmerced:DIR, "
-    "hf:NAME (by Hugging Face's datasets: a name of the Hub, a folder or a Parquet file); mosaics:DATA or focus:DATA, put "
-    "together from these; or package.module:factory, the only form that imports your code and runs it."
+    "hf:NAME (by Hugging Face's datasets: a name of the Hub, a folder or a Parquet file); mosaics:DATA or focus:DATA, "
+    "composed of these; or file.py:factory or package.module:factory, the only form that imports your code and runs it."
 )
 FORWARD_HELP = (
-    "A function package.module:function of the model and the images, which runs a model that takes more than images. It "
+    "A function package.module:function of the model and the images, for models that take more than images. It "
     "imports your code and runs it; a run file must not name it."
 )
 GROUPS_HELP = (
     "Images that belong together, so that intervals and tests count groups: class (the label), a CSV file with the columns id "
-    "and group, or a regular expression whose first bracketed part in the id is the group."
+    "and group, or a regular expression on the id, whose first part in brackets is the group."
 )
 NOT_IN_FILES = "A run file must not name a factory; the command line may."
 

@@ -44,6 +44,8 @@ __all__ = [
     "token_grid",
 ]
 
+SWITCHES = {"true": "True", "false": "False"}  # as JSON and TOML write them
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -58,10 +60,11 @@ class ModelOptions:
         num_classes: Number of classes that --weights was trained on. Default: that of the model.
         head: Weights file of a linear head (weight and bias) for the features of timm:NAME or hf:NAME, such as DINOv2's.
         model_args: Arguments of the model's constructor, such as --model-args.pad_type same; for hf:NAME, of its config.
-        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. Where
-            images keep the shape of their pictures, the shorter side.
+        image_size: Side of the square input in pixels, or height and width, such as 96,128. Default: that of the model. If
+            images keep their own shape, the shorter side.
         mean: Mean for input normalisation, one number per channel. Default: that of the model.
         std: Standard deviation for input normalisation, one number per channel. Default: that of the model.
+        nodata: For folder:DIR of arrays, the value of pixels without data, such as -9999; they, and NaN, become the mean.
         interpolation: Resizing of images: bilinear, bicubic or nearest. Default: that of the model.
         scan_args: For nifti:DIR, --scan-args.intensity zscore (or zscore-nonzero, file, or a window such as -1000,400), .size
             96,96,64 in voxels, .spacing 1.5 in mm.
@@ -78,6 +81,7 @@ class ModelOptions:
     image_size: Side | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
+    nodata: float | None = None
     interpolation: str | None = None
     scan_args: Arguments = field(default_factory=dict)
     forward: Annotated[str | None, Parameter(help=FORWARD_HELP)] = None
@@ -90,30 +94,31 @@ class RunOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if it is not in the cache.
         masks: Folder with object masks for folder:DIR: one PNG per image, under the same path; for nifti:DIR NIfTI files.
         boxes: COCO JSON file with object boxes of any class for folder:DIR.
         annotations: Objects with their classes for folder:DIR, such as coco:instances.json; also voc, voc-masks, imagenet-s,
             cub, funnybirds, clevr-xai and pascal-part with their folders.
-        classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        classes: Order of the folders of folder:DIR: name (alphabetical), number (their names are numbers), or a list: cat,dog.
         split: Split of hf:NAME, such as test (default: the only one), and of scenes.
-        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
-        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
-        mosaic_args: For mosaics, --mosaic-args.side 3 (cells along a side), .confidence 0.99 of the images, .shrink True.
+        image_column: Column of the images in hf:NAME. Default: the only one of that type.
+        label_column: Column of the classes in hf:NAME. Default: the only one of that type.
+        mosaic_args: Settings of mosaics: --mosaic-args.side 3 (cells of a side), .confidence 0.99 of the images, .shrink true.
         layers: Layer addresses or patterns, such as 'fpn[*]' or layer3,layer4; auto takes the stages of the model.
         methods: Explanation methods; `xaieval-bench methods` lists them.
         method_args: Settings of methods by their names, such as --method-args.rise.masks 500, .captum:Lime.segments slic-50.
-        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol;
-            of mosaics, label.
+        metric_args: Settings of metrics by their names, such as --metric-args.road.fractions 0.2,0.5, .insertion.steps 8.
+        target: Class to explain: predicted, label, each (all in the image) or a class index. Default: as in the protocol;
+            label for mosaics.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
-        precision: Precision of the passes of masked images; auto tries on the first batch what is faster with the same numbers.
+        precision: Precision of the passes of masked images; auto takes the fastest with the same numbers on the first batch.
         compile: Run masked images through torch.compile; worthwhile for many images.
         memory: Limit for the tensors of a batch on a CPU, such as '4 GiB'; larger batches are split.
         fast: Fold BatchNorm into convolutions and choose the faster memory layout; --no-fast runs the model unchanged.
         deterministic: Same bits for every batch size, order and number of processes; slower, one image at a time.
         batch_size: Images per forward pass.
         workers: Processes that load images.
-        max_images: Maximum number of images, spread evenly over the classes. Default: all; 200 scenes.
+        max_images: Maximum number of images, spread evenly over the classes. Default: all, but 200 of scenes.
         seed: Seed of random explainers and of the bootstrap.
         level: Confidence level of the intervals.
         strict: Fail where there is a reason not to trust the numbers, such as random weights or the wrong normalisation.
@@ -141,6 +146,7 @@ class RunOptions:
     layers: Words = ("auto",)
     methods: Words = ("gradcam",)
     method_args: ArgumentsByName = field(default_factory=dict)
+    metric_args: ArgumentsByName = field(default_factory=dict)
     target: str | None = None
     device: str | None = None
     precision: Literal["float32", "bf16", "fp16", "tf32", "auto"] = "float32"
@@ -171,12 +177,13 @@ class ScoreOptions(RunOptions):
     Attributes:
         metrics: Metrics; `xaieval-bench metrics` lists them.
         controls: Also score control maps, and report which methods beat them; --controls matched compares each map with others
-            of its size instead: shifted, swapped, dimmed and blurred. Or names of controls of both kinds.
+            of its size instead: shifted, swapped, dimmed and blurred. Or a list of controls of either kind.
         groups: See `GROUPS_HELP`.
-        group_weights: What counts the same in a mean, images or groups.
+        group_weights: What has equal weight in a mean: images or groups.
         stop: Stop early once a result is certain: ranking (order of the layers), best or worst (which layer it is).
         stop_args: Settings of --stop, such as --stop-args.k 2, .by average_drop, .error 0.05, .min_images 50, .max_images 500.
         judge: Weights file of a second network of the same kind, which is shown the masked images; see docs/curves.md.
+        keep_maps: Keep maps of this number of random images in the folder, so that `report` needs neither model nor data.
         bands: Channels shown as red, green and blue in figures, from 0, such as 3,2,1. Default: the first three.
         published: Also print the table with the numbers of a paper or tool beside it, such as opti-cam, or opti-cam/ResNet50 to
             name its network; `xaieval-bench published` lists them.
@@ -191,6 +198,7 @@ class ScoreOptions(RunOptions):
     stop: str | None = None
     stop_args: Arguments = field(default_factory=dict)
     judge: str | None = None
+    keep_maps: int = 0
     bands: Integers | None = None
     published: str | None = None
     nproc: int = 1
@@ -224,13 +232,13 @@ class CheckOptions:
     Attributes:
         model: The model by name, see `MODEL_HELP`.
         data: The images by name, see `DATA_HELP`.
-        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if the cache of datasets lacks it.
-        classes: Class of each folder of folder:DIR: name (its place by name), number, or the folders in order, such as cat,dog.
+        download: Download UC Merced (317 MB) if its folder does not exist, or hf:NAME if it is not in the cache.
+        classes: Order of the folders of folder:DIR: name (alphabetical), number (their names are numbers), or a list: cat,dog.
         split: Split of hf:NAME, such as test (default: the only one), and of scenes.
-        image_column: Column of the pictures in hf:NAME. Default: the only one of images.
-        label_column: Column of the classes in hf:NAME. Default: the only one of class labels.
+        image_column: Column of the images in hf:NAME. Default: the only one of that type.
+        label_column: Column of the classes in hf:NAME. Default: the only one of that type.
         layers: Layers whose maps are looked at too, such as 'fpn[*]' or auto. Default: none.
-        target: Class to explain: predicted, label, each (all that are shown) or a class index. Default: that of the protocol.
+        target: Class to explain: predicted, label, each (all in the image) or a class index. Default: as in the protocol.
         device: cpu, cuda, cuda:1, ... Default: the device of the model, which is the CPU.
         batch_size: Images per forward pass.
         max_images: Number of images to look at, spread evenly over the classes.
@@ -280,7 +288,7 @@ def model_settings(options: RunOptions | CheckOptions) -> dict[str, Any]:
 
 
 def parts_of_data(options: RunOptions | CheckOptions) -> dict[str, Any]:
-    """The split and the columns of data, as keyword arguments of `load_data`, those that are given."""
+    """The split and the columns of data as keyword arguments of `load_data`, if they are given."""
     given = {name: getattr(options, name) for name in ("split", "image_column", "label_column")}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -292,13 +300,13 @@ class ProtocolOptions:
     Attributes:
         protocol: Name of a protocol; `xaieval-bench protocols` lists them.
         confidence: Score of the target class: softmax, sigmoid or identity (the raw logit).
-        gradient: Score that gradients are taken of: logit or confidence.
-        against: Classes that the score of the class is compared with: similar, similar-5, or class indices such as 7 or 7,8.
-        against_weight: How much these classes count.
+        gradient: Score whose gradient is computed: logit or confidence.
+        against: Classes to compare the target with: similar, similar-5, or class indices such as 7 or 7,8.
+        against_weight: Weight of these classes.
         normalisation: Scaling of maps to [0, 1]: minmax, max, percentile or none.
         normalise_at: Normalise at the size of the image (after upsampling) or of the layer (before).
         absolute: Take the absolute value of maps before normalisation.
-        masking: From map to mask: soft, top, top_binary, threshold or otsu.
+        masking: How a map becomes a mask: soft, top, top_binary, threshold or otsu.
         keep_percent: Share of pixels that top and top_binary keep, in percent.
         threshold: Threshold of the masking of that name, in [0, 1].
         inverse: Mask with the inverted map.
@@ -310,8 +318,8 @@ class ProtocolOptions:
         constant_map: Treatment of constant maps: zeros, leave_out or error.
         invalid: Treatment of NaN and of confidences that are not positive: status or error.
         denominator: What a drop is divided by: confidence or none.
-        drops: Images that Average Drop is the mean of: all or dropping (only those whose confidence fell).
-        ties: What an equal confidence counts as: no_increase or increase.
+        drops: Images over which Average Drop is averaged: all or dropping (only those whose confidence fell).
+        ties: How an equal confidence counts: no_increase or increase.
         epsilon: Number added to the denominator of a drop.
         map_epsilon: Number added to the range that a map is divided by.
     """
@@ -365,16 +373,16 @@ def token_grid(given: tuple[float, ...] | None) -> tuple[int, ...] | None:
 
 
 def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
-    """Arguments of a constructor: Python literals such as numbers and booleans as values, all others as text.
+    """Arguments of a constructor: Python literals such as numbers, and true and false, as values; all others as text.
 
     Example:
-        >>> parse_literals({"num_classes": "21", "pad_type": "same"})
-        {'num_classes': 21, 'pad_type': 'same'}
+        >>> parse_literals({"num_classes": "21", "pad_type": "same", "scriptable": "true"})
+        {'num_classes': 21, 'pad_type': 'same', 'scriptable': True}
     """
 
     def parse(text: str) -> Any:
         try:
-            return ast.literal_eval(text)
+            return ast.literal_eval(SWITCHES.get(text, text))
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that Python's manual names
             return text
 
@@ -382,5 +390,5 @@ def parse_literals(arguments: dict[str, str]) -> dict[str, Any]:
 
 
 def to_settings(options: Any) -> dict[str, Any]:
-    """The options by name, as a manifest records them; options that are None are left out."""
+    """The options by name, as a manifest records them, without those that are None."""
     return {name: value for name, value in dataclasses.asdict(options).items() if value is not None}

@@ -138,6 +138,8 @@ class Protocol:
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", _plain_integers(self.target))
         object.__setattr__(self, "against", _against(self.against, self.gradient))
+        object.__setattr__(self, "mean", _numbers(self.mean))
+        object.__setattr__(self, "std", _numbers(self.std))
         for name, options in _CHOICES.items():
             _check_choice(name, getattr(self, name), options)
         if not callable(self.fill):
@@ -169,7 +171,7 @@ class Protocol:
 
 
 def resolve_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol with a name; a `Protocol` is returned unchanged.
+    """Look up a protocol by name; a `Protocol` is returned unchanged.
 
     Raises:
         ProtocolError: No protocol has that name.
@@ -182,13 +184,18 @@ def resolve_protocol(protocol: str | Protocol) -> Protocol:
 
 
 def _plain_integers(target: Any) -> Any:
-    """A target with Python's integers in place of NumPy's and torch's; one class per image as a tuple."""
+    """A target with integers of NumPy and torch converted to Python's; one class per image as a tuple."""
     if hasattr(target, "tolist") and not callable(target):  # an array or a tensor; one of a single number is that number
         values = target.tolist()
         return _plain_integers(values[0] if isinstance(values, list) and len(values) == 1 else values)
     if isinstance(target, list | tuple | range):
         return tuple(_plain_integers(one) for one in target)
     return target
+
+
+def _numbers(given: Any) -> tuple[float, ...] | None:
+    """The numbers of a list, an array or a tensor, so that a manifest can record them."""
+    return None if given is None else tuple(map(float, given))
 
 
 def _against(against: Any, gradient: Gradient) -> str | tuple[int, ...] | None:

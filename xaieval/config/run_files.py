@@ -25,6 +25,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is not TOML: {error}") from error
     for name, value in settings.items():
         _check_setting(name, value, path)
+    settings = {name: _with_literals(value) if isinstance(value, dict) else value for name, value in settings.items()}
     # "no-progress = true" means what --no-progress means on the command line.
     return {
         **{name: value for name, value in settings.items() if not _is_negative(name, value)},
@@ -41,11 +42,23 @@ def _check_setting(name: str, value: Any, path: str | Path) -> None:
         )
 
 
-def _words(value: Any) -> list[Any]:
-    """What stands in a setting: an item, those of a list, or those of a table, which may hold tables (`[method-args.rise]`)."""
-    if isinstance(value, dict):
-        return [word for one in value.values() for word in (one.values() if isinstance(one, dict) else [one])]
+def _words(value: Any, tables: int = 2) -> list[Any]:
+    """The values in a setting: one, those of a list, or those of a table, which may contain tables (`[method-args.rise]`)."""
+    if isinstance(value, dict) and tables:
+        return [word for one in value.values() for word in _words(one, tables - 1)]
     return value if isinstance(value, list) else [value]
+
+
+def _with_literals(table: Any) -> Any:
+    """A table of settings with its lists as Python literals, which is how the command line reads its values.
+
+    Example:
+        >>> _with_literals({"road": {"fractions": [0.2, 0.5]}})
+        {'road': {'fractions': '(0.2, 0.5)'}}
+    """
+    if isinstance(table, dict):
+        return {name: _with_literals(one) for name, one in table.items()}
+    return str(tuple(table)) if isinstance(table, list) else table
 
 
 def _is_negative(name: str, value: Any) -> bool:

@@ -220,7 +220,7 @@ def _is_volume(value: Any) -> bool:
 
 
 def _channels_last(shape: Sequence[int]) -> bool:
-    """Whether a batch has its channels last: few channels in the last place, and the side of a picture in the second."""
+    """Whether a batch has its channels last: few channels in the last place, and the side of an image in the second."""
     return len(shape) == 4 and 1 <= shape[3] <= MOST_COLOURS and min(shape[1:3]) >= LEAST_SIDE
 
 
@@ -232,6 +232,8 @@ def _advice(images: Tensor, channels_last: bool) -> str:
     steps = ["move the channels to the second place, as in images.transpose(0, 3, 1, 2) of an array"] if channels_last else []
     if images.dtype == torch.uint8:
         steps.append("scale and normalise the bytes, as in (images / 255 - mean) / std")
+    elif not images.is_floating_point():
+        steps.append("make them floats and normalise each channel, as in (images - mean) / std, in the unit of mean and std")
     return "".join(f"; {step}" for step in steps)
 
 
@@ -298,7 +300,10 @@ def _named(item: Any) -> Mapping[Any, Any]:
     """Return a batch of any form as a mapping."""
     if isinstance(item, Mapping):
         if not any(key in item for key in IMAGE_KEYS) and not item.get("failed"):
-            raise DataError(f"a batch has the keys {', '.join(map(str, item))}; one of {', '.join(IMAGE_KEYS)} is expected")
+            raise DataError(
+                f"a batch has the keys {', '.join(map(str, item))}; one of {', '.join(IMAGE_KEYS)} is expected: rename the key "
+                "in the data set, or let the loader's collate function return (images, labels)"
+            )
         return item
     if not isinstance(item, tuple | list) or (len(item) and all(_is_image(one) for one in item)):
         return {"images": item}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,7 +62,7 @@ def read_class_folder(root: str | Path, endings: Sequence[str], classes: ClassOr
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"no folder '{root}'; give a folder that has one sub-folder of images for each class")
+        raise DataError(f"no folder '{root}'; {_near(root)}give a folder that has one sub-folder of images for each class")
     files, left_out = _image_files(root, endings)
     names, paths = [name for name, _ in files], [path for _, path in files]
     folders = sorted({name.split("/")[0] for name in names if "/" in name})
@@ -75,6 +77,16 @@ def read_class_folder(root: str | Path, endings: Sequence[str], classes: ClassOr
     numbers = {name: number for number, name in enumerate(ordered)}
     labels = [numbers[name.split("/")[0]] if folders else None for name in names]
     return ClassFolder(root, names, paths, labels, ordered, left_out)
+
+
+def _near(missing: Path) -> str:
+    """Folders with a similar name beside one that there is not."""
+    with suppress(OSError):
+        beside = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+        near = difflib.get_close_matches(missing.name, beside)
+        if near:
+            return f"did you mean {' or '.join(repr(str(missing.parent / name)) for name in near)}? "
+    return ""
 
 
 def _ordered(folders: Sequence[str], classes: ClassOrder | None, root: Path) -> list[str]:

@@ -17,7 +17,7 @@ from xaieval.errors import DataError
 __all__ = ["coco_boxes", "corners_of", "entries_of", "id_of", "pictures_of", "scaled"]
 
 FARTHEST = 1e9  # pixels; larger coordinates are errors
-BEYOND = 1.1  # a box that ends beyond this share of the picture does not fit in it
+BEYOND = 1.1  # a box that ends beyond this share of the image does not fit in it
 
 Size = tuple[int, int]  # width and height
 
@@ -25,21 +25,21 @@ Size = tuple[int, int]  # width and height
 def coco_boxes(
     file: str | Path, names: Sequence[str], size_of: Callable[[int], Size | None] = lambda number: None
 ) -> list[Tensor]:
-    """Read the boxes `[k, 4]` of each picture, `(x1, y1, x2, y2)` in the picture's pixels, from a COCO file.
+    """Read the boxes `[k, 4]` of each image, `(x1, y1, x2, y2)` in the image's pixels, from a COCO file.
 
-    Boxes of all categories are read, except crowds; segmentations are not read. A picture that the file lists without
-    annotations has no objects. Where the file gives a picture another `width` and `height` in the same proportions, its boxes
+    Boxes of all categories are read, except crowds; segmentations are not read. An image that the file lists without
+    annotations has no objects. Where the file gives an image another `width` and `height` in the same proportions, its boxes
     are scaled.
 
     Args:
         file: JSON with `images` (`id`, `file_name`) and `annotations` (`image_id`, `bbox` as `(x, y, width, height)`).
-        names: The paths of the pictures below their folder. A `file_name` is such a path, the end of it, or a longer path with
-            such an end, if that leaves only one picture.
-        size_of: Width and height of the upright picture of a number; None if unknown.
+        names: The paths of the images below their folder. A `file_name` is such a path, the end of it, or a longer path with
+            such an end, if that leaves only one image.
+        size_of: Width and height of the upright image of a number; None if unknown.
 
     Raises:
-        DataError: The file cannot be read, or its boxes do not fit the pictures: it does not list all pictures, sizes
-            contradict the pictures, or boxes are not in pixels.
+        DataError: The file cannot be read, or its boxes do not fit the images: it does not list all images, sizes
+            contradict the images, or boxes are not in pixels.
     """
     entries, annotated = _content(file)
     pictures = pictures_of(entries, names, file)
@@ -115,10 +115,10 @@ def corners_of(box: Sequence[float]) -> list[float]:
 
 
 def pictures_of(entries: dict[str, tuple[str, Size | None]], names: Sequence[str], file: str | Path) -> dict[str, int]:
-    """The number of the picture of each image of the file that has one.
+    """The number of our image for each image of the file that is one of ours.
 
     Raises:
-        DataError: A picture is not listed.
+        DataError: An image is not listed.
     """
     numbers = _numbers({name for name, _ in entries.values()}, names)
     if not numbers:
@@ -135,7 +135,7 @@ def pictures_of(entries: dict[str, tuple[str, Size | None]], names: Sequence[str
 
 
 def _numbers(file_names: set[str], names: Sequence[str]) -> dict[str, int]:
-    """The number of the picture that each file name means: its path, an end of only its path, or a longer path."""
+    """The number of the image that each file name means: its path, an end of only its path, or a longer path."""
     count = Counter(end for name in names for end in _ends(name))
     by_path = {name: number for number, name in enumerate(names)}
     by_end = {end: number for name, number in by_path.items() for end in _ends(name) if count[end] == 1} | by_path
@@ -154,27 +154,27 @@ def _ends(path: str) -> list[str]:
 
 
 def scaled(boxes: Tensor, frame: Size, size: Size, name: str, file: str | Path) -> Tensor:
-    """Boxes in pixels of a picture of this size, from those of an image of another size.
+    """Boxes in pixels of an image of this size, from those of an image of another size.
 
     Raises:
         DataError: The proportions differ.
     """
     turned = frame == size[::-1]
     if turned or not same_proportions(frame, size):
-        reason = "; the sides are swapped, as if the boxes were drawn before its EXIF data turned the picture" if turned else ""
+        reason = "; the sides are swapped, as if the boxes were drawn before its EXIF data turned the image" if turned else ""
         raise DataError(
-            f"'{file}' says that {name!r} has {frame[0]} x {frame[1]} pixels, but the picture has {size[0]} x {size[1]}"
-            f"{reason}; give boxes of this picture, with its width and height"
+            f"'{file}' says that {name!r} has {frame[0]} x {frame[1]} pixels, but the image has {size[0]} x {size[1]}"
+            f"{reason}; give boxes of this image, with its width and height"
         )
     return boxes * boxes.new_tensor([size[0] / frame[0], size[1] / frame[1]] * 2)
 
 
 def _check_inside(boxes: Sequence[Tensor], sizes: dict[int, Size | None], file: str | Path) -> None:
-    """Refuse boxes most of which end beyond their picture, as corners do that are read as sizes."""
+    """Refuse boxes most of which end beyond their image, as corners do that are read as sizes."""
     ends = [one[:, 2:] / one.new_tensor(size) for number, one in enumerate(boxes) if (size := sizes.get(number)) is not None]
     beyond = torch.cat([(one > BEYOND).any(dim=1) for one in ends]) if ends else torch.zeros(1)
     if beyond.float().mean() > 0.5:
         raise DataError(
-            f"{int(beyond.sum())} of {len(beyond)} boxes of '{file}' end beyond their picture; a bbox in COCO format is (x, y, "
+            f"{int(beyond.sum())} of {len(beyond)} boxes of '{file}' end beyond their image; a bbox in COCO format is (x, y, "
             "width, height) in pixels, not two corners"
         )

@@ -1,4 +1,4 @@
-"""Decode picture files safely: they can be damaged, of other formats, or malicious. No other module decodes pictures."""
+"""Decode image files safely: they can be damaged, of other formats, or malicious. No other module decodes images."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ PLAIN_TEXT = (b"P1", b"P2", b"P3")  # text PPM, which Python reads number by num
 JPEG, SCAN = b"\xff\xd8", b"\xff\xda"  # the first bytes of a JPEG, and of each of its scans
 MOST_SCANS = 100  # cameras write up to ten; each scan covers all pixels, and can be as short as 14 bytes
 
-# Errors of pictures that cannot be read; the last three come from decoders of damaged files.
+# Errors of images that cannot be read; the last three come from decoders of damaged files.
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error, OverflowError)
 
 
 def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Read a picture, rotated as its EXIF data says. For an animation, read the first frame.
+    """Read an image, rotated as its EXIF data says. For an animation, read the first frame.
 
     Args:
         source: A path, or the content of a file.
-        convert: Converts the picture while its file is open, such as `to_rgb`.
+        convert: Converts the image while its file is open, such as `to_rgb`.
 
     Raises:
         OSError: The file does not exist or cannot be decoded.
-        ValueError: The file is not a regular file, is too large, or `convert` refuses the picture.
+        ValueError: The file is not a regular file, is too large, or `convert` refuses the image.
 
     Example:
         >>> read_picture(b"P6 2 1 255 abcdef", to_rgb).size
@@ -77,7 +77,7 @@ def read_picture(source: Path | bytes, convert: Callable[[Image.Image], Image.Im
 def open_picture(file: IO[bytes] | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """`PIL.Image.open` as Pillow has it.
 
-    When ultralytics is imported, it replaces this function by one that installs a package for pictures that Pillow does not
+    When ultralytics is imported, it replaces this function by one that installs a package for images that Pillow does not
     know, or fails without it.
     """
     own = getattr(sys.modules.get("ultralytics.utils.patches"), "_image_open", Image.open)
@@ -86,22 +86,22 @@ def open_picture(file: IO[bytes] | Path, formats: tuple[str, ...] | None = None)
 
 
 def reason_of(error: Exception) -> Exception | None:
-    """Why a picture cannot be read, from the error of a data set; None if it is another error.
+    """Why an image cannot be read, from the error of a data set; None if it is another error.
 
-    An import that fails while an unreadable picture is looked at is that of ultralytics; see `open_picture`.
+    An import that fails while an unreadable image is looked at is that of ultralytics; see `open_picture`.
     """
     first = error.__context__ if isinstance(error, ImportError) else error
     return first if isinstance(first, UNREADABLE) else None
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of a picture, upright as its EXIF data says, from the head of the file; None if it cannot be read."""
+    """Width and height of an image, upright as its EXIF data says, from the head of the file; None if it cannot be read."""
     try:
         with _open_file(path) as file:
             picture = open_picture(file, FORMATS)
             turned = picture.getexif().get(ExifTags.Base.Orientation) in TURNED
             return picture.size[::-1] if turned else picture.size
-    except Exception:  # the reason is in the row of the picture, which cannot be read either
+    except Exception:  # the reason is in the row of the image, which cannot be read either
         return None
 
 
@@ -109,7 +109,7 @@ def read_bands(path: Path, channels: int) -> Tensor:
     """Read an image of several bands, float32 `[C, H, W]`: bytes are scaled to [0, 1], all other numbers are unchanged.
 
     Args:
-        path: A `.npy` file with an array `[C, H, W]` or `[H, W, C]`, `[H, W]` for one band, or a picture with that many bands.
+        path: A `.npy` file with an array `[C, H, W]` or `[H, W, C]`, `[H, W]` for one band, or an image with that many bands.
             TIFF files with more than four need the package `tifffile`.
         channels: Number of bands.
 
@@ -189,10 +189,10 @@ def _check_pace(file: IO[bytes]) -> None:
 
 
 def check_pixels(picture: Image.Image) -> None:
-    """Refuse pictures that would take too much memory, by the size in their header.
+    """Refuse images that would take too much memory, by the size in their header.
 
     Raises:
-        ValueError: The picture has more than `MOST_PIXELS` pixels.
+        ValueError: The image has more than `MOST_PIXELS` pixels.
     """
     width, height = picture.size
     if width * height > MOST_PIXELS:
@@ -200,7 +200,7 @@ def check_pixels(picture: Image.Image) -> None:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any Pillow picture to RGB with 8 bits per colour. Transparency is dropped, 16 bits are scaled to 8.
+    """Convert any Pillow image to RGB with 8 bits per colour. Transparency is dropped, 16 bits are scaled to 8.
 
     Raises:
         ValueError: The value of white is unknown.
@@ -215,7 +215,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale a grey picture with more than 8 bits, whose values Pillow itself would clip at 255."""
+    """Scale a grey image with more than 8 bits, whose values Pillow itself would clip at 255."""
     values, white = np.asarray(picture), _white(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > white:

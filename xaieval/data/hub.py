@@ -25,18 +25,18 @@ def hub_pictures(
     label_column: str | None = None,
     download: bool = False,
 ) -> Pictures:
-    """Load pictures by the package `datasets` (extra `[datasets]`), which runs no code of a data set.
+    """Load images by the package `datasets` (extra `[datasets]`), which runs no code of a data set.
 
-    The columns are found by their types: the pictures are the column of images, the class is the column of class labels, or a
+    The columns are found by their types: the images are the column of images, the class is the column of class labels, or a
     column of integers named "label". Ids are those of the column `id`, or the split with the position.
 
     Args:
         place: A name of the Hub, such as "cifar10"; a folder that `save_to_disk` wrote; a folder that `load_dataset` takes,
             with images in a sub-folder for each class or Parquet files; or a Parquet file. `datasets` keeps a copy of what it
             reads in its cache, apart from the folders of `save_to_disk`.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         split: Such as "test". Default: the only one.
-        image_column: The column of pictures. Default: the only one of images.
+        image_column: The column of images. Default: the only one of images.
         label_column: The column of classes. Default: the only one that can be.
         download: Whether a data set of the Hub may be downloaded, if the cache does not have it.
 
@@ -110,7 +110,7 @@ def _named_labels(features: Mapping[str, Any]) -> list[str]:
 
 
 def _labels(dataset: Any, column: str | None) -> list[int | None]:
-    """The class of each picture; None without a column, and for -1, which `datasets` writes where it is not known."""
+    """The class of each image; None without a column, and for -1, which `datasets` writes where it is not known."""
     if column is None:
         return [None] * len(dataset)
     values = dataset[column]

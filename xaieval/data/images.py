@@ -1,4 +1,4 @@
-"""Data sets of pictures with stable ids: image folders, UC Merced, and generated scenes."""
+"""Data sets of images with stable ids: image folders, UC Merced, and generated scenes."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ from xaieval.data.samples import collate, sample_of
 from xaieval.data.scenes import Split, Version, check_version, classes_of, make_scene
 from xaieval.data.truth import mask_files
 from xaieval.data.truth_by_class import Truth
-from xaieval.errors import DataError
+from xaieval.errors import DataError, printable
 
 __all__ = ["Pictures", "describe_left_out", "image_files", "image_folder", "scenes"]
 
+MOST_SHOWN = 10  # classes in the text of a data set
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Pictures(Dataset[dict[str, Any]]):
-    """A data set of pictures that are read one by one.
+    """A data set of images that are read one by one.
 
     Attributes:
-        ids: A stable name for each picture.
-        labels: The class index of each picture; None for pictures without classes.
+        ids: A stable name for each image.
+        labels: The class index of each image; None for images without classes.
         classes: Names of the classes.
-        read: Reads the RGB picture of a number; for models of several bands, a tensor `[C, H, W]`, of scans `[C, D, H, W]`.
-        preprocessing: Turns a picture into the model's input: a `Preprocessing` or `ScanPreprocessing`, or a transform with
+        read: Reads the RGB image of a number; for models of several bands, a tensor `[C, H, W]`, of scans `[C, D, H, W]`.
+        preprocessing: Turns an image into the model's input: a `Preprocessing` or `ScanPreprocessing`, or a transform with
             augmentation. With a transform, masks and boxes are left out, because it does not say where it moves them.
-        mask: Reads the object mask of a number, of the picture's size, white on black, of scans a tensor; None if masks are
+        mask: Reads the object mask of a number, of the image's size, white on black, of scans a tensor; None if masks are
             unknown.
-        boxes: Boxes around the objects of each picture, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
+        boxes: Boxes around the objects of each image, `[k, 4]`, `(x1, y1, x2, y2)` in its pixels; None if unknown.
         left_out: What else a folder contains: the number of files of each kind.
-        truth: Reads the objects of a number with their classes, in the picture's pixels, from its width and height; None if
+        truth: Reads the objects of a number with their classes, in the image's pixels, from its width and height; None if
             they are unknown.
     """
 
@@ -63,6 +65,14 @@ class Pictures(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """The numbers of pictures, of classes and of what was left out, and the first classes in the order of their labels."""
+        shown = [*map(printable, self.classes[:MOST_SHOWN]), *(["..."] if len(self.classes) > MOST_SHOWN else [])]
+        count = f"{len(self.classes)} {'class' if len(self.classes) == 1 else 'classes'}"
+        known = f"{count}: {', '.join(shown)}" if self.classes else "no classes"
+        pictures = f"{len(self)} {'picture' if len(self) == 1 else 'pictures'}"
+        return f"<{'; '.join(filter(None, [f'{pictures}, {known}', describe_left_out(self.left_out)]))}>"
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return sample_of(self.ids[index], self.labels[index], lambda: self._prepared(index))
 
@@ -72,8 +82,8 @@ class Pictures(Dataset[dict[str, Any]]):
         prepared: dict[str, Any] = {"image": self.preprocessing(picture)}
         if self.mask is not None and hasattr(self.preprocessing, "mask"):
             mask = self.mask(index)
-            if _sides(mask) != _sides(picture):  # counts as an unreadable picture, so that it does not end a run
-                raise ValueError(f"its mask has {_sides(mask)} pixels, the picture {_sides(picture)}")
+            if _sides(mask) != _sides(picture):  # counts as an unreadable image, so that it does not end a run
+                raise ValueError(f"its mask has {_sides(mask)} pixels, the image {_sides(picture)}")
             prepared["mask"] = self.preprocessing.mask(mask)
         if not isinstance(self.preprocessing, Preprocessing):
             return prepared
@@ -85,7 +95,7 @@ class Pictures(Dataset[dict[str, Any]]):
         return prepared
 
     def spread(self, most: int | None) -> Pictures:
-        """Select at most `most` pictures: spread evenly over the classes, evenly spaced within each class, in the same order.
+        """Select at most `most` images: spread evenly over the classes, evenly spaced within each class, in the same order.
 
         Example:
             >>> pictures = scenes(Preprocessing(128, 128), size=40)
@@ -108,7 +118,7 @@ class Pictures(Dataset[dict[str, Any]]):
         )
 
     def subset(self, numbers: Sequence[int]) -> Pictures:
-        """Select the pictures of these numbers, in this order.
+        """Select the images of these numbers, in this order.
 
         Example:
             >>> scenes(Preprocessing(128, 128), size=40).subset([7, 3]).ids
@@ -126,18 +136,18 @@ class Pictures(Dataset[dict[str, Any]]):
         )
 
     def kept_in_memory(self) -> Pictures:
-        """Read each picture only once and keep it in memory, for pictures that are slow to create."""
+        """Read each image only once and keep it in memory, for images that are slow to create."""
         return replace(self, read=cache(self.read), mask=None if self.mask is None else cache(self.mask))
 
     def loader(self, batch_size: int, workers: int = 0, pin_memory: bool = False) -> DataLoader[dict[str, Any]]:
         """Return a loader for `xaieval.score`.
 
         Its batches are mappings with `image`, `label`, `id`, `mask`, `boxes` and `truth` if they are known, and `failed` for
-        pictures that could not be read.
+        images that could not be read.
 
         Args:
-            batch_size: Pictures in a batch; always one if whole pictures make images of several sizes.
-            workers: Number of processes that load pictures; 0 loads in this process.
+            batch_size: Images in a batch; always one if whole images make images of several sizes.
+            workers: Number of processes that load images; 0 loads in this process.
             pin_memory: Put batches into pinned memory, for faster transfer to a GPU.
         """
         check_count("batch_size", batch_size, kind=DataError)
@@ -160,15 +170,15 @@ def image_folder(
     Classes and files are in alphabetical order, and the ids are paths below the folder. All files with an image extension are
     listed, in any case; those that cannot be read become rows with the status "unreadable". Other files, hidden ones, and
     images next to class folders are counted in `left_out`. A class folder can be a symbolic link; deeper links to folders are
-    not followed, because they can form cycles. Pictures are rotated as their EXIF data says. Masks and boxes are resized and
+    not followed, because they can form cycles. Images are rotated as their EXIF data says. Masks and boxes are resized and
     cropped like the images.
 
-    For a model of other than one or three channels, the files are `.npy` arrays and pictures with that many bands; see
+    For a model of other than one or three channels, the files are `.npy` arrays and images with that many bands; see
     `xaieval.data.decoding.read_bands`. For one or three channels they can also be `.npy` arrays alone.
 
     Args:
         root: The folder.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         masks: A folder with the mask of each image, a PNG file with the same path (`masks/cat/1.png` for `cat/1.jpg`) and size;
             non-zero pixels belong to the object. If a mask cannot be read, its image counts as unreadable.
         boxes: A JSON file in COCO format that lists all images; its `file_name` entries are paths below `root`, or unique file
@@ -201,14 +211,14 @@ def image_folder(
 
 
 def _sides(picture: Image.Image | Tensor) -> tuple[int, ...]:
-    """Width and height of a picture or of a tensor of bands; of a scan all sides, the last one first."""
+    """Width and height of an image or of a tensor of bands; of a scan all sides, the last one first."""
     return picture.size if isinstance(picture, Image.Image) else tuple(picture.shape[:0:-1])
 
 
 def _endings(preprocessing: Any, names: Iterable[str]) -> Sequence[str]:
     """Endings of the names of the files that count as images: arrays count for models of bands, and where they are alone.
 
-    Beside pictures of one or three channels they would be something else than images.
+    Beside images of one or three channels they would be something else than images.
     """
     known = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
     alone = ".npy" in known and not known.intersection(ENDINGS)
@@ -216,7 +226,7 @@ def _endings(preprocessing: Any, names: Iterable[str]) -> Sequence[str]:
 
 
 def _reader(paths: Sequence[Path], preprocessing: Any, endings: Sequence[str]) -> Callable[[int], Image.Image | Tensor]:
-    """A function that reads the picture of a number, or its bands if arrays count."""
+    """A function that reads the image of a number, or its bands if arrays count."""
     channels = getattr(preprocessing, "channels", 3)
     return lambda index: read_bands(paths[index], channels) if ".npy" in endings else read_picture(paths[index], to_rgb)
 
@@ -226,10 +236,10 @@ def image_files(places: str | Path | Sequence[str | Path], preprocessing: Prepro
 
     Args:
         places: A file, a folder, a pattern such as `photos/*.jpg` or `photos/**/*.png`, or several of them.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
 
     Returns:
-        The pictures, named by their paths below the folder that all have in common; of folders the images alone, in the order
+        The images, named by their paths below the folder that all have in common; of folders the images alone, in the order
         of their names.
 
     Raises:
@@ -280,7 +290,7 @@ def _files_at(place: str, preprocessing: Any) -> list[Path]:
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """What a folder contains besides its pictures, in words; empty if nothing.
+    """What a folder contains besides its images, in words; empty if nothing.
 
     Example:
         >>> describe_left_out({".txt": 2, "hidden": 1})
@@ -302,7 +312,7 @@ def scenes(
     """Generate images of one object each, classified by shape, or of two, classified by a cue; see `xaieval.data.scenes`.
 
     Args:
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         size: Number of images.
         split: "train", "validation" or "test".
         seed: The seed of the whole data set.
@@ -325,7 +335,7 @@ def scenes(
     check_count("size", size, kind=DataError)
     classes = classes_of(cue)
     check_version(version, cue)
-    draw = lru_cache(maxsize=1)(make_scene)  # the picture and the mask of a scene are read one after the other
+    draw = lru_cache(maxsize=1)(make_scene)  # the image and the mask of a scene are read one after the other
 
     def read(index: int) -> Image.Image:
         return Image.fromarray(draw(index, split, seed, cue).version(version))

@@ -14,9 +14,8 @@ from torchvision.tv_tensors import Mask
 
 from xaieval.errors import TargetError
 
-__all__ = ["IGNORED", "Labels", "OtherLabels", "boxes_in_labels", "has_label_maps", "one_class_each", "read_labels"]
+__all__ = ["Labels", "OtherLabels", "boxes_in_labels", "has_label_maps", "one_class_each", "read_labels"]
 
-IGNORED = 255  # the label of pixels and images without a class in many data sets; others use negative numbers
 LARGEST = 2**53  # whole numbers above it are not exact in float64
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from xaieval.config.counts import check_count
@@ -56,7 +59,7 @@ class Data:
 
     Attributes:
         loader: Batches for `xaieval.score`.
-        preview: Batches of a few images for pictures; None if the loader can be read only once.
+        preview: Batches of a few images for figures; None if the loader can be read only once.
         classes: Names of the classes, if known.
         left_out: What else a folder contains: the number of files of each kind.
     """
@@ -116,7 +119,7 @@ def load_data(
         spec: "scenes", "scenes:CUE" (see `xaieval.data.cues`), "folder:DIR", "nifti:DIR", "ucmerced:DIR", "hf:NAME" (see
             `xaieval.data.hub.hub_pictures`), "mosaics:DATA" or "focus:DATA", whose DATA is one of the others; or
             "package.module:factory", a function without arguments that returns a loader. Only the last form imports user code.
-        preprocessing: Turns a picture into the model's input, of "nifti:DIR" a scan. A factory applies its own.
+        preprocessing: Turns an image into the model's input, of "nifti:DIR" a scan. A factory applies its own.
         batch_size: Images in a batch.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         preview: Number of images in the preview.
@@ -180,8 +183,8 @@ def load_mosaics(
     """Load mosaics of the images of another data set, by name.
 
     Args:
-        spec: "mosaics:DATA" for the grid pointing game or "focus:DATA" for Focus, where DATA is data of pictures by name.
-        preprocessing: Turns a picture into the model's input.
+        spec: "mosaics:DATA" for the grid pointing game or "focus:DATA" for Focus, where DATA is data of images by name.
+        preprocessing: Turns an image into the model's input.
         max_images: The largest number of single images that they are made of, spread evenly over the classes. Default: all;
             200 for "scenes".
         judge: As in `mosaics`: the model's probabilities.
@@ -196,7 +199,7 @@ def load_mosaics(
     """
     source, _, rest = spec.partition(":")
     if isinstance(preprocessing, ScanPreprocessing):
-        raise DataError(f"mosaics are made of pictures, and not of scans; the data is {spec!r}")
+        raise DataError(f"mosaics are made of images, not of scans; the data is {spec!r}")
     for name, value in choices.items():
         if name not in MOSAIC_ARGS:
             raise DataError(f"mosaics have no {name!r}; {choose_from(name, MOSAIC_ARGS)}")
@@ -205,7 +208,7 @@ def load_mosaics(
     pictures = load_pictures(rest, preprocessing, max_images, download=download, classes=classes, **parts or {})
     if pictures is None:
         raise DataError(
-            f"mosaics by name are made of pictures by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
+            f"mosaics by name are made of images by name, such as '{source}:folder:DIR', and {rest!r} is a function; return "
             "mosaics(...).loader(...) from it, and give its name alone"
         )
     return mosaics(pictures, layout=LAYOUTS[source], judge=judge, seed=seed, **choices)
@@ -227,11 +230,11 @@ def load_pictures(
     annotations: str | Annotations | None = None,
     classes: ClassOrder | None = None,
 ) -> Pictures | None:
-    """Load a data set of pictures by name; None for a factory, which returns a loader.
+    """Load a data set of images by name; None for a factory, which returns a loader.
 
     Args:
         spec: As in `load_data`.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         max_images: The largest number of images, spread evenly over the classes. Default: all; 200 for "scenes".
         split: As in `load_data`.
         image_column: As in `load_data`.
@@ -268,9 +271,10 @@ def load_pictures(
         given = {name: place for name, place in places.items() if place is not None}
         return FOLDERS[source](rest, prepare, classes=classes, **given).spread(max_images)
     if is_mosaics(spec):
-        raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the pictures themselves, {rest!r}")
+        raise DataError(f"{spec!r} is mosaics, which are made for scores alone; give the images themselves, {rest!r}")
     forms = ", ".join(f"'{form}'" for form in DATA_SOURCES.values())
-    raise DataError(f"no data {spec!r}; data is {forms} or 'package.module:factory'")
+    meant = f"did you mean 'folder:{spec}'? " if Path(spec).is_dir() else ""
+    raise DataError(f"no data {spec!r}; {meant}data is {forms} or 'package.module:factory'")
 
 
 def _parts(spec: str, split: str | None, image_column: str | None, label_column: str | None) -> dict[str, Any]:
@@ -292,10 +296,10 @@ def _parts(spec: str, split: str | None, image_column: str | None, label_column:
 
 
 def _fitting(spec: str, preprocessing: Preprocessing | ScanPreprocessing, boxes: bool) -> Any:
-    """The preprocessing, if it is not that of scans for pictures; boxes of scans are refused too."""
+    """The preprocessing, if it is not that of scans for images; boxes of scans are refused too."""
     source = spec.partition(":")[0]
     if boxes and source == "nifti":
-        raise DataError(f"boxes and annotations are of pictures, and the data is {spec!r}; give masks")
+        raise DataError(f"boxes and annotations are for images, and the data is {spec!r}; give masks")
     if isinstance(preprocessing, ScanPreprocessing) and source != "nifti":
         raise DataError(f"{advice('a ScanPreprocessing', '--scan-args')} is for 'nifti:DIR', but the data is {spec!r}")
     return preprocessing
@@ -332,24 +336,53 @@ def import_factory(spec: str, error: type[UsageError], what: str) -> Any:
     Installed modules come before those in the working directory, so a file there never replaces a library.
 
     Args:
-        spec: The name of the function.
+        spec: The name of the function, "package.module:function", or "path/to/file.py:function".
         error: The class of the error if it does not exist.
         what: What the function makes, for the error message: "data" or "model".
 
     Raises:
         UsageError: The module or the function does not exist. The class of the error is `error`.
     """
-    name, _, function = spec.partition(":")
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise error(f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' is expected")
-    folder = str(Path.cwd())
-    if not {folder, ""} & {*sys.path}:
-        sys.path.append(folder)
+    name, _, function = spec.rpartition(":")
+    is_file = name.endswith(".py")
+    if not is_file and not all(part.isidentifier() for part in name.split(".")):
+        raise error(
+            f"no {what} {spec!r}: {name!r} is not a module name; 'package.module:factory' or 'file.py:factory' is expected"
+        )
+    if is_file and not Path(name).is_file():
+        raise error(f"no {what} {spec!r}: there is no file '{name}' in the working directory")
+    _search_also(Path(name).resolve().parent if is_file else Path.cwd())
     try:
-        module = importlib.import_module(name)
+        module = _module_of_file(Path(name).resolve()) if is_file else importlib.import_module(name)
     except ModuleNotFoundError as missing:
         raise error(f"no {what} {spec!r}: there is no module {missing.name!r}") from missing
     if not hasattr(module, function):
         origin = getattr(module, "__file__", None) or "built into Python"
         raise error(f"no {what} {spec!r}: module {name!r} has no {function!r} ({origin})")
     return getattr(module, function)
+
+
+def _search_also(folder: Path) -> None:
+    """Find modules in a folder too, after all others."""
+    if not {str(folder), *([""] if folder == Path.cwd() else [])} & {*sys.path}:
+        sys.path.append(str(folder))
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module of a file, run once for a model and data of the same file; it never takes the place of another module."""
+    loaded = next((one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(path)), None)
+    if loaded is not None:
+        return loaded
+    name = re.sub(r"\W", "_", path.stem)
+    other = importlib.util.find_spec(name)
+    name = name if other is None or other.origin == str(path) else f"{name}_from_file"
+    plan = importlib.util.spec_from_file_location(name, path)
+    if plan is None or plan.loader is None:
+        raise ModuleNotFoundError(f"'{path.name}' is no Python file", name=path.stem)
+    sys.modules[name] = module = importlib.util.module_from_spec(plan)
+    try:
+        plan.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

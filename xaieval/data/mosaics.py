@@ -281,7 +281,7 @@ def _single(images: Any, number: int) -> Batch:
 
 def _image(images: Any, cell: Cell) -> Tensor:
     batch = _single(images, cell.number)
-    if not len(batch):  # counts as an unreadable picture
+    if not len(batch):  # counts as an unreadable image
         raise ValueError(f"its cell '{cell.id}' cannot be read: {batch.failed[0][2]}")
     return batch.images[0]
 

@@ -1,4 +1,4 @@
-"""Turn a picture into the tensor that a model expects, and back for display."""
+"""Turn an image into the tensor that a model expects, and back for display."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Side = int | tuple[int, int]  # pixels of a square's side, or height and width
 
 @dataclass(frozen=True)
 class Whole:
-    """The size of images of whole pictures, as detectors take them.
+    """The size of images that are not cropped, as detectors take them.
 
     Attributes:
         longest: The longest that the longer side may become; the shorter one is then shorter than it should be.
@@ -69,18 +69,20 @@ class Preprocessing:
 
     Attributes:
         image_size: Side of the square crop, in pixels; or its height and width.
-        resize: Shorter side before the crop, in pixels. With a height and a width, the picture is resized until it covers both.
+        resize: Shorter side before the crop, in pixels. With a height and a width, the image is resized until it covers both.
         mean: Mean of each channel, in [0, 1]. One number is for models of grey images, and other numbers than 1 or 3 for
             models of images with that many bands.
         std: Standard deviation of each channel.
         interpolation: "bilinear", "bicubic" or "nearest", antialiased.
         squash: Resize both sides to `resize`, ignoring the aspect ratio.
-        border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the picture is
+        border: Resize the longer side to `resize` and fill the rest with the mean colour, so that no part of the image is
             lost (timm's `crop_mode="border"`).
-        corner: With `border`, put the picture into the upper left corner, and cut off fractions of a pixel.
+        corner: With `border`, put the image into the upper left corner, and cut off fractions of a pixel.
         whole: Resize the shorter side to `resize` and do not crop, so that images differ in size; a loader then makes batches
-            of one image. `image_size` is that of a square picture.
+            of one image. `image_size` is that of a square image.
         fill: Brightness of the border in [0, 1], in all channels. Default: the mean colour.
+        nodata: In arrays of bands, the value of pixels without data, such as -9999. They become the mean of their band, as do
+            NaN and infinite values, before the image is resized.
 
     Raises:
         DataError: The choices contradict each other.
@@ -96,6 +98,7 @@ class Preprocessing:
     corner: bool = False
     whole: Whole | None = None
     fill: float | None = None
+    nodata: float | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in (known := [mode.value for mode in InterpolationMode]):
@@ -130,9 +133,9 @@ class Preprocessing:
         return (self.channels, *_sides(self.image_size))
 
     def with_size(self, image_size: Side) -> Preprocessing:
-        """Change the size of the crop, and keep the share of the picture that it shows.
+        """Change the size of the crop, and keep the share of the image that it shows.
 
-        For whole pictures, the number is the new shorter side; a height and a width apply to all pictures, whatever their
+        For whole images, the number is the new shorter side; a height and a width apply to all images, whatever their
         shape.
 
         Example:
@@ -154,6 +157,8 @@ class Preprocessing:
     def with_channels(self, channels: int) -> Preprocessing:
         """Change the number of channels, if it differs: grey gets the average mean and std, other bands none (0 and 1).
 
+        Images of other bands are not cropped: a border around the object is the custom of photos.
+
         Example:
             >>> Preprocessing().with_channels(13).channels
             13
@@ -163,21 +168,24 @@ class Preprocessing:
         if channels == 1:
             mean, std = (sum(numbers) / len(numbers) for numbers in (self.mean, self.std))
             return replace(self, mean=(mean,), std=(std,))
-        return replace(self, mean=(0.0,) * channels, std=(1.0,) * channels)
+        size = self.resize if self.whole else self.image_size
+        return replace(self, resize=size, mean=(0.0,) * channels, std=(1.0,) * channels)
 
     def __call__(self, picture: Image.Image | Float[Tensor, "c height width"]) -> Float[Tensor, "c h w"]:
-        """Convert an RGB picture to a normalised tensor.
+        """Convert an RGB image to a normalised tensor.
 
         Args:
-            picture: A picture; for models of several bands, a tensor of them, in the units of `mean`.
+            picture: An image; for models of several bands, a tensor of them, in the units of `mean`.
 
         Raises:
-            ValueError: The picture is so long and thin that it would have too many pixels after resizing, or has another number
+            ValueError: The image is so long and thin that it would have too many pixels after resizing, or has another number
                 of bands.
         """
         if isinstance(picture, Tensor) and len(picture) != self.channels:
             raise ValueError(f"it has {len(picture)} bands, and the model takes {self.channels}")
-        if isinstance(picture, Image.Image) and self.channels == 1:
+        if isinstance(picture, Tensor):
+            picture = self._with_data_everywhere(picture)
+        elif self.channels == 1:
             picture = picture.convert("L")
         size = size_of(picture)
         self._check_shape(size)
@@ -194,14 +202,21 @@ class Preprocessing:
         tensor: Tensor = steps(picture)
         return tensor
 
+    def _with_data_everywhere(self, bands: Tensor) -> Tensor:
+        """Bands whose values without data are the mean of their band; resizing would mix them with their neighbours."""
+        if self.nodata is None:
+            return bands
+        missing = (bands == self.nodata) | ~bands.isfinite()
+        return torch.where(missing, bands.new_tensor(self.mean)[:, None, None], bands)
+
     def mask(self, mask: Image.Image) -> Bool[Tensor, "h w"]:
         """Apply the same resizing and cropping to a mask: True where the object covers at least half of the pixel.
 
         Args:
-            mask: A mask of the picture's size, white on black, mode "L".
+            mask: A mask of the image's size, white on black, mode "L".
 
         Raises:
-            ValueError: As for a picture.
+            ValueError: As for an image.
         """
         self._check_shape(mask.size)
         steps = v2.Compose([*self._placing(mask.size, InterpolationMode.BILINEAR), v2.PILToTensor()])
@@ -212,8 +227,8 @@ class Preprocessing:
         """Apply the same resizing and cropping to boxes. Boxes are clipped to the crop; those outside it are dropped.
 
         Args:
-            boxes: `(x1, y1, x2, y2)` in pixels of the picture.
-            size: Width and height of the picture.
+            boxes: `(x1, y1, x2, y2)` in pixels of the image.
+            size: Width and height of the image.
         """
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size[1], size[0]))
         placed = v2.Compose(self._placing(size, InterpolationMode.BILINEAR))(boxes).as_subclass(Tensor)
@@ -222,11 +237,11 @@ class Preprocessing:
         return placed[(placed[:, :2] < placed[:, 2:]).all(dim=1)]
 
     def truth(self, truth: Truth, size: tuple[int, int]) -> Truth:
-        """Apply the same resizing and cropping to the objects of a picture; those outside the crop are dropped.
+        """Apply the same resizing and cropping to the objects of an image; those outside the crop are dropped.
 
         Args:
-            truth: In pixels of the picture.
-            size: Width and height of the picture.
+            truth: In pixels of the image.
+            size: Width and height of the image.
         """
         whole = truth.by_object()
         masks = None if whole.masks is None else [self.mask(_white(one)) for one in whole.masks]
@@ -242,14 +257,14 @@ class Preprocessing:
         )
 
     def _check_shape(self, size: tuple[int, int]) -> None:
-        """Refuse very long, thin pictures: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
+        """Refuse very long, thin images: one of 1 x 60,000 pixels would become 256 x 15,360,000."""
         bounded = self.squash or self.border or (self.whole is not None and self.whole.longest is not None)
         pixels = 0 if bounded else max(size) / min(size) * max(_sides(self.resize)) ** 2
         if pixels > MOST_PIXELS:
             raise ValueError("it is {} x {} pixels, too long and thin to be resized; crop it".format(*size))
 
     def _placing(self, size: tuple[int, int], interpolation: InterpolationMode, fill: Any = 0) -> list[v2.Transform]:
-        """The geometric steps for a picture of this width and height: resize, fill the border, crop."""
+        """The geometric steps for an image of this width and height: resize, fill the border, crop."""
         resized = self._resized(*size)
         steps: list[v2.Transform] = [v2.Resize(resized, interpolation, antialias=True)]
         if self.whole:
@@ -334,12 +349,12 @@ def to_visible(
 
 
 def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
-    """Width and height of a picture, or of a tensor of bands."""
+    """Width and height of an image, or of a tensor of bands."""
     return picture.size if isinstance(picture, Image.Image) else (picture.shape[2], picture.shape[1])
 
 
 def _white(mask: Tensor) -> Image.Image:
-    """A mask `[H, W]` as a picture, white on black."""
+    """A mask `[H, W]` as an image, white on black."""
     return Image.fromarray(mask.numpy().astype(np.uint8) * 255)
 
 

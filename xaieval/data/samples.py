@@ -19,7 +19,7 @@ def sample_of(image_id: str, label: int | None, prepare: Callable[[], dict[str, 
     sample = {"id": image_id, "label": label}
     try:
         return sample | prepare()
-    except UsageError:  # would occur for every picture
+    except UsageError:  # would occur for every image
         raise
     except Exception as error:
         reason = reason_of(error)

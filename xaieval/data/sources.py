@@ -142,8 +142,8 @@ class Stream:
                 record = next(records, None)
             except UNREADABLE as error:
                 raise DataError(
-                    f"the stream failed after {number} images: {type(error).__name__}: {error}; with dataset.decode(False), a "
-                    "picture that cannot be read becomes a failed row instead"
+                    f"the stream failed after {number} images: {type(error).__name__}: {error}; with dataset.decode(False), an "
+                    "image that cannot be read becomes a failed row instead"
                 ) from error
             if record is None:
                 return
@@ -167,15 +167,15 @@ def huggingface(
 
     Args:
         dataset: One split, whose records are mappings.
-        preprocessing: Turns an RGB picture into the model's input.
-        image: The column of pictures, decoded or not.
+        preprocessing: Turns an RGB image into the model's input.
+        image: The column of images, decoded or not.
         label: The column of classes; None for data without labels.
         id: The column of ids. If it does not exist, images are named by their position.
         batch_size: Images in a batch.
         workers: Number of processes that load images; a stream is read in this process.
 
     Raises:
-        DataError: The data set is a dictionary of splits, or has no such column, or its pictures are not pictures; while
+        DataError: The data set is a dictionary of splits, or has no such column, or its values are not images; while
             reading, the stream fails.
         TargetError: While reading, a label is not an integer.
 
@@ -212,14 +212,14 @@ def huggingface(
 
 
 def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers: int = 0) -> DataLoader[Sample]:
-    """Make a loader from a data set of `(picture, label)` pairs, such as torchvision's data sets without a transform.
+    """Make a loader from a data set of `(image, label)` pairs, such as torchvision's data sets without a transform.
 
     Images are named by their position. If the data set's own transform prepares the images for the model, use a `DataLoader` of
     it directly.
 
     Args:
         dataset: A data set with a length and indices.
-        preprocessing: Turns an RGB picture into the model's input.
+        preprocessing: Turns an RGB image into the model's input.
         batch_size: Images in a batch.
         workers: Number of processes that load images.
 
@@ -242,7 +242,7 @@ def pairs(dataset: Any, preprocessing: Prepare, *, batch_size: int = 32, workers
         def prepare() -> Sample:
             item = dataset[number]
             if not isinstance(item, tuple | list) or len(item) != 2:
-                raise DataError(f"an item of the data set is a {type(item).__name__}; a pair (picture, label) is expected")
+                raise DataError(f"an item of the data set is a {type(item).__name__}; a pair (image, label) is expected")
             return {"image": preprocessing(to_picture(item[0])), "label": _to_label(item[1])}
 
         return sample_of(str(number), None if known is None else _to_label(known[number]), prepare)
@@ -258,14 +258,14 @@ def _check_column(name: str | None, columns: Iterable[str], what: str, otherwise
 
 
 def to_picture(value: Any) -> Image.Image:
-    """Convert a decoded picture, or a mapping with the bytes or path of a file as `datasets` stores it, to an upright RGB."""
+    """Convert a decoded image, or a mapping with the bytes or path of a file as `datasets` stores it, to an upright RGB."""
     if isinstance(value, Image.Image):
         check_pixels(value)
         return to_rgb(ImageOps.exif_transpose(value))
     if isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
         return read_picture(value.get("bytes") or Path(value["path"]), to_rgb)
     raise DataError(
-        f"a Pillow picture is expected, got a {type(value).__name__}; give the data set without its own transform or format, "
+        f"a Pillow image is expected, got a {type(value).__name__}; give the data set without its own transform or format, "
         "or, if that prepares images for the model, use a DataLoader of it instead"
     )
 

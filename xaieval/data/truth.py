@@ -208,11 +208,11 @@ def silhouette(mask: Image.Image) -> Image.Image:
 
 
 def mask_files(folder: str | Path, names: Sequence[str]) -> Callable[[int], Image.Image]:
-    """Return a function that reads the mask of a picture's number: a PNG file with the same name in another folder.
+    """Return a function that reads the mask of an image's number: a PNG file with the same name in another folder.
 
     Args:
-        folder: The folder of the masks, with the same sub-folders as the pictures.
-        names: The paths of the pictures below their folder.
+        folder: The folder of the masks, with the same sub-folders as the images.
+        names: The paths of the images below their folder.
 
     Raises:
         DataError: The folder or a mask is missing.

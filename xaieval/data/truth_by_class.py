@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import box_iou
 from torchvision.tv_tensors import TVTensor
 
-from xaieval.data.labels import IGNORED
+from xaieval.config.labels import IGNORED
 from xaieval.data.truth import boxes_around, inside_boxes, read_boxes
 from xaieval.errors import DataError
 

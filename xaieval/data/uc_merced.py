@@ -25,7 +25,7 @@ def ucmerced(root: str | Path, preprocessing: Preprocessing, download: bool = Fa
 
     Args:
         root: The unpacked archive (`UCMerced_LandUse`, which contains `Images/`) or its `Images` folder.
-        preprocessing: Turns a picture into the model's input.
+        preprocessing: Turns an image into the model's input.
         download: Download the archive (317 MB) into the folder if the images are missing.
 
     Raises:

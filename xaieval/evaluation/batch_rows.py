@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.extensions import ExtensionArray
 from torch import Tensor
 
+from xaieval.config.labels import IGNORED
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch
-from xaieval.data.labels import IGNORED, Labels, OtherLabels, one_class_each
+from xaieval.data.labels import Labels, OtherLabels, one_class_each
 from xaieval.errors import RunError, TargetError
 from xaieval.evaluation.maps import BatchPass
 from xaieval.evaluation.measure import MaskedConfidences
 from xaieval.metrics import Metric
 from xaieval.results.matched import control_column, excess_column
-from xaieval.results.rows import EXCLUDED, VALUED, Pair, class_column, row_table
+from xaieval.results.rows import EXCLUDED, VALUED, Pair, row_table
 
-__all__ = ["Measured", "check_labelled", "joined", "measured_rows"]
+__all__ = ["Measured", "check_labelled", "class_column", "joined", "measured_rows"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,19 @@ def measured_rows(measured: Measured, pairs: Sequence[Pair], metrics: Sequence[M
             "status": status,
         },
     )
+
+
+def class_column(classes: Labels, count: int = 0) -> ExtensionArray:
+    """Classes `[N]` as integers that may be missing: negative numbers are no class.
+
+    Args:
+        classes: Anything else than one class per image gives missing values.
+        count: The number of images where `classes` has no class for each.
+    """
+    if not isinstance(classes, Tensor) or classes.ndim > 1:
+        return pd.array([pd.NA] * count, dtype="Int64")
+    values = classes.numpy().astype("int64")
+    return pd.arrays.IntegerArray(values, values < 0)
 
 
 def check_labelled(

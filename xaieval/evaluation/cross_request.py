@@ -41,7 +41,7 @@ def check_requests(
     seed: int,
     controls: Controls,
 ) -> dict[str, Request]:
-    """The request for each model, by name; control maps, which know no model, are made with the first one.
+    """The request for each model, by name; control maps, which ignore the model, are made with the first one.
 
     Raises:
         UsageError: One of its kinds, for arguments that cannot work.

@@ -40,8 +40,9 @@ from xaieval.metrics import Metric
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import completed, count_groups, describe_data, describe_image
+from xaieval.results.manifest import completed, count_groups, describe_data
 from xaieval.results.rows import DISAGREE, GROUP, UNREADABLE, Pair, failed_rows
+from xaieval.results.tensors import describe_image
 
 __all__ = ["cross_score"]
 

@@ -14,7 +14,7 @@ from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, read_batches
 from xaieval.data.each_class import EACH
 from xaieval.errors import TargetError
-from xaieval.evaluation.batch_rows import check_labelled
+from xaieval.evaluation.batch_rows import check_labelled, class_column
 from xaieval.evaluation.first_pass import first_pass
 from xaieval.evaluation.job import Job, borrowed, in_parts, started
 from xaieval.evaluation.maps import finished_maps, raw_maps, run_batch
@@ -24,7 +24,6 @@ from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
-from xaieval.results.rows import class_column
 
 __all__ = ["explain"]
 

@@ -21,8 +21,9 @@ from xaieval.models.features import FewShot, LinearHead
 from xaieval.models.prompted_masks import PromptedMask
 from xaieval.models.zeroshot import ZeroShot
 from xaieval.probe.hooks import ProbeLayer
-from xaieval.results.manifest import SCHEMA, digest, now, tensor_bytes, versions
+from xaieval.results.manifest import SCHEMA, digest, now, versions
 from xaieval.results.matched import excess_entry
+from xaieval.results.tensors import tensor_bytes
 
 __all__ = ["fingerprint", "new_manifest", "run_identity"]
 

@@ -16,6 +16,7 @@ from xaieval.evaluation.clip_axes import check_clip_axes
 from xaieval.evaluation.job import find_layers
 from xaieval.evaluation.request import Request
 from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory, out_of_memory_is_run_error
+from xaieval.inference.model_failures import REFUSALS, failed_on, failures_are_model_errors
 from xaieval.inference.one_output import has_one_output
 from xaieval.inference.targets import find
 from xaieval.inference.tasks import Classification, Segmentation
@@ -74,14 +75,14 @@ def first_pass(request: Request, batch: Batch, device: torch.device, limit: Batc
     Raises:
         AddressError: An address names no tensor, several, or one without a map.
         DataError: Frames come before channels.
-        ModelError: The model needs a certain number of images, or gives another number of outputs.
+        ModelError: The model fails on the images, needs a certain number of them, or gives another number of outputs.
         ProtocolError: The task says that the one output is a number, and the confidence is its softmax.
         RunError: A single image does not fit in memory.
     """
     task, kind = request.task, request.protocol.confidence
     check_clip_axes(request.model, request.call, to_device(batch.images[:1], device))
     if not isinstance(task, Classification | Segmentation):
-        return FirstPass(request, find_layers(request, batch, device, limit))
+        return FirstPass(request, _found_layers(request, batch, device, limit))
     if task.single == "value" and kind == "softmax":
         raise ProtocolError(
             "the softmax of one number is 1, so it is no confidence; give protocol=Protocol(confidence='identity') or 'sigmoid'"
@@ -116,16 +117,20 @@ def _watched(request: Request) -> tuple[Request, list[_Seen]]:
 
 
 def _found_layers(request: Request, batch: Batch, device: torch.device, limit: BatchLimit) -> Sequence[ProbeLayer]:
-    """The layers, or an error that tells models of a certain number of images from models that fail."""
+    """The layers, or an error that tells models of a certain number of images from those that fail on any number."""
     try:
         return find_layers(request, batch, device, limit)
     except XaievalError:
         raise
     except Exception as error:  # a model can raise anything
         images = to_device(batch.images, device)
-        if len(batch) > 2 and not is_out_of_memory(error) and _runs(request, images) and not _runs(request, images[:2]):
+        if is_out_of_memory(error) or _runs(request, images[:2]):
+            raise
+        if len(batch) > 2 and _runs(request, images):
             reason = f"{type(error).__name__}: {error}"
             raise ModelError(f"the model runs on {len(batch)} images and fails on fewer ({reason}); {FOLDED}") from error
+        if isinstance(error, REFUSALS):
+            raise failed_on(images, error) from error
         raise
 
 
@@ -142,7 +147,7 @@ def _run(request: Request, batch: Batch, device: torch.device) -> None:
     if len(images) > 2 and _runs(request, images[:2]):
         return
     # Not in inference mode: tensors that a model keeps from its first pass could not take part in gradients later.
-    with out_of_memory_is_run_error(), torch.no_grad():
+    with failures_are_model_errors(images), out_of_memory_is_run_error(), torch.no_grad():
         request.inference.limit(len(images)).parts(len(images), lambda part: request.call(images[part]))
 
 

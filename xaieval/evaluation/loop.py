@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from xaieval.config.controls import Controls
 from xaieval.config.counts import check_count
 from xaieval.config.groups import Groups, GroupsOf, resolve_groups
 from xaieval.config.keywords import with_keywords
+from xaieval.config.metric_names import own_name
 from xaieval.config.protocol import Protocol
 from xaieval.data.batches import Batch, split_batch
 from xaieval.data.each_class import EACH, image_of
@@ -23,7 +24,7 @@ from xaieval.data.groups import group_source
 from xaieval.errors import CheckError, DataError, RunError, TargetError
 from xaieval.evaluation.batch_rows import Measured, joined
 from xaieval.evaluation.batch_sources import SharedLoader, Source, source_of
-from xaieval.evaluation.distributed.rank import started_at
+from xaieval.evaluation.distributed.rank import Rank, started_at
 from xaieval.evaluation.drawn_values import bounds_of
 from xaieval.evaluation.early_stopping import Stop, Stopping, check_stop_of_groups, resolve_stop
 from xaieval.evaluation.fingerprint import new_manifest, run_identity
@@ -36,7 +37,7 @@ from xaieval.evaluation.maps import raw_maps, run_batch
 from xaieval.evaluation.matched import DONORS, Donors, MatchedControls, make_donors
 from xaieval.evaluation.measure import judge_maps, masked_confidences
 from xaieval.evaluation.model_check import check_model
-from xaieval.evaluation.precision_trial import settle_precision
+from xaieval.evaluation.precision_trial import settled_precision
 from xaieval.evaluation.progress import Progressing, progress_bar
 from xaieval.evaluation.race import Race, Racing
 from xaieval.evaluation.request import (
@@ -53,13 +54,13 @@ from xaieval.explainers import Method
 from xaieval.inference.options import Inference, InferenceOptions
 from xaieval.inference.targets import Target
 from xaieval.metrics import Metric, resolve_metrics
-from xaieval.metrics.aliases import own_name
 from xaieval.models.blackbox import Function
 from xaieval.probe.requested_layers import Layers
 from xaieval.results.files import check_folder
 from xaieval.results.findings import Finding
-from xaieval.results.manifest import describe_image
+from xaieval.results.part_ends import owned
 from xaieval.results.run_folder import RunFolder
+from xaieval.results.tensors import describe_image
 
 __all__ = ["measured_run", "score"]
 
@@ -128,7 +129,7 @@ def score(
             `model`, such as one that was trained on masked images (`xaieval.training.fit(masked=True)`). The maps and their
             targets are those of `model`. Default: the model judges its own maps.
         keep_maps: Keep the maps of this number of images, drawn at random, for the report: `scores.to_html(path)` then shows
-            them. They are not written to `output_dir`.
+            them. With `output_dir` they are also written there; of several processes, those of the first one's images.
         inference: How the model is run: device, task, batch size, precision and more; see `Inference`.
         **options: Fields of `Inference` as keywords, such as `device="cuda"` or `task="detection"`.
 
@@ -231,7 +232,8 @@ def measured_run(
         grouping = None if first.group is None else group_source(chosen)
         limit = how.limit(getattr(loader, "batch_size", None) or len(first))  # a last batch may be smaller
         looked = first_pass(request, first, device, limit)
-        looked = settle_precision(looked, first, device, limit, output_dir, judge is not None)
+        begins = stack.enter_context(ExitStack())  # until the run has a precision, which the folder then tells other processes
+        looked = begins.enter_context(settled_precision(looked, first, device, limit, output_dir, judge is not None))
         request, probed = looked.request, looked.layers
         # The first images of the run, so that rows do not depend on batches.
         donors = first_images(source.first_images(DONORS), DONORS) if "swapped" in request.matched else ()
@@ -250,16 +252,35 @@ def measured_run(
         job = stack.enter_context(started(request, first, device, probed, limit, fast=True))
         job = replace(job, judge=stack.enter_context(judge_started(request, judge, first, limit)), progress=bar.within)
         stopping = None if rule is None else _started(rule, source.images or 0, job, manifest)
-        store: InMemory | RunFolder = InMemory()
-        if output_dir is not None:
-            store = stack.enter_context(RunFolder.joined(output_dir, manifest, resume, source.order, started_at()))
+        store = stack.enter_context(_store(output_dir, manifest, resume, source, own_part))
+        begins.close()
         state = _run_state(request, job, source, store, stopping, donors, kept, bar)
         stack.enter_context(state.under_way())
         scores = whole_run(state, manifest, request.protocol, own_part)
         scores = scores.with_maps(kept.explained(job, manifest.get("controls", ())))
+        _save_maps(scores, output_dir)
         if strict:
             refuse(scores.findings(), scores)
         return scores
+
+
+@contextmanager
+def _store(
+    folder: str | Path | None, manifest: Mapping[str, Any], resume: bool, source: Source, own_part: Rank | None
+) -> Iterator[InMemory | RunFolder]:
+    """Where the batches of a run go: into memory, or into a folder in which this process takes part."""
+    if folder is None:
+        yield InMemory()
+        return
+    owning = nullcontext() if own_part is None else owned(Path(folder), own_part.rank, own_part.world)
+    with RunFolder.joined(folder, manifest, resume, source.order, started_at()) as store, owning:
+        yield store
+
+
+def _save_maps(scores: Scores, folder: str | Path | None) -> None:
+    """Write the maps that a run keeps into its folder; of several processes, the first one does."""
+    if scores.maps is not None and folder is not None and Rank.from_environment().is_first:
+        scores.maps.save(folder)
 
 
 def _run_state(

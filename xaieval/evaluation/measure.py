@@ -174,7 +174,7 @@ def _judge_controls(
 ) -> dict[str, Tensor]:
     """By control column the values `[N]` of metrics that need more than confidences; NaN where there is no such control.
 
-    There is no column of `dimmed`: a picture that is dimmed everywhere has no order of pixels.
+    There is no column of `dimmed`: an image that is dimmed everywhere has no order of pixels.
     """
     metrics, number = [metric for metric in together if job.matched and metric.has_matched_controls], inputs.number
     values: dict[str, Tensor] = {}

@@ -1,6 +1,7 @@
 """`precision="auto"`: a trial on the first batch of a run finds out which precision its masked passes take.
 
 The choice is part of the run. A run that resumes takes the choice of its folder, so that all its rows come from one arithmetic.
+Of several processes that begin a run at once, one makes the trial while the others wait until its choice is in the folder.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +31,11 @@ from xaieval.inference.batch_limit import BatchLimit, is_out_of_memory
 from xaieval.inference.precision import AUTO, FLOAT32, PRECISIONS, candidates
 from xaieval.masking import filling, mask, occlude
 from xaieval.metrics.drop_and_increase import drop, increase
-from xaieval.results.files import MANIFEST, PARTS
+from xaieval.results.files import MANIFEST, PARTS, writing
+from xaieval.results.locks import Lock, turn_in
 from xaieval.results.validation import read_manifest
 
-__all__ = ["FASTER", "MOVED", "Tried", "settle_precision"]
+__all__ = ["FASTER", "MOVED", "Tried", "settled_precision"]
 
 T = TypeVar("T")
 
@@ -41,6 +43,7 @@ FASTER = 1.2  # how many times as fast as float32 a precision has to be
 # The largest difference from float32 in the trial: of AD and of IC, in points, and of the confidences, as a share of their
 # mean. A single image may differ by some points, so that few images cannot show less than this.
 MOVED = {"average_drop": 2.0, "increase_in_confidence": 5.0, "confidence": 0.05}
+TRYING = ".trial"  # the file that the process of a folder holds that makes the trial
 IMAGES, MAPS = 16, 3  # of the trial: ten passes of at most 16 images for each precision that is tried
 
 log = logging.getLogger("xaieval")
@@ -79,17 +82,20 @@ class Tried:
         )
 
 
-def settle_precision(
+@contextmanager
+def settled_precision(
     looked: FirstPass,
     first: Batch,
     device: torch.device,
     limit: BatchLimit,
     folder: str | Path | None = None,
     judged: bool = False,
-) -> FirstPass:
-    """Choose the precision of a run that leaves it open; any other run is returned as it is.
+) -> Iterator[FirstPass]:
+    """Choose the precision of a run that leaves it open; any other run is given as it is.
 
-    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest.
+    What was measured and chosen is logged, and stays in `FirstPass.trial` for the manifest. If this process makes a trial, the
+    others of the folder wait until the context ends. The run is to be begun inside it, so that its manifest tells them the
+    choice. If this process dies before that, the next one makes a trial.
 
     Args:
         looked: What is known of the run.
@@ -100,20 +106,45 @@ def settle_precision(
         judged: Whether another model judges the masked images.
 
     Raises:
+        OutputError: The folder cannot be written.
         UsageError: Another model judges, of which the trial would say nothing.
         RunError: A single image does not fit in memory.
     """
     request = looked.request
     if request.inference.precision != AUTO:
-        return looked
+        yield looked
+        return
     if judged:
         raise UsageError(
             "precision='auto' tries the model that is explained, and judge= is another one; name a precision: float32 or bf16"
         )
-    trial = _recorded(folder) or _trial(looked, first, device, limit)
-    log.warning("precision: %s", trial["reason"])
-    settled = replace(request, inference=replace(request.inference, precision=trial["chosen"]))
-    return replace(looked, request=settled, trial=trial)
+    with ExitStack() as stack:
+        trial = _recorded(folder)
+        if trial is None and folder is not None:
+            turn = stack.enter_context(_turn(Path(folder)))
+            trial = _recorded(folder)  # that of the process before this one
+            if trial is not None:
+                turn.free()
+        if trial is None:
+            trial = _trial(looked, first, device, limit)
+        log.warning("precision: %s", trial["reason"])
+        settled = replace(request, inference=replace(request.inference, precision=trial["chosen"]))
+        yield replace(looked, request=settled, trial=trial)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[Lock]:
+    """Wait for the processes that make a trial for a folder or begin its run; leaves no folders behind that are empty."""
+    parts = folder / PARTS
+    with writing(folder):
+        turn = turn_in(parts, TRYING)
+    try:
+        yield turn
+    finally:
+        turn.free()
+        with suppress(OSError):  # other processes are there, or the run
+            parts.rmdir()
+            folder.rmdir()
 
 
 def _recorded(folder: str | Path | None) -> dict[str, Any] | None:

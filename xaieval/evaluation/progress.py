@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 __all__ = ["Counter", "Progressing", "in_notebook", "progress_bar"]
 
 EVERY = 60.0  # seconds between two lines of a log; a run that is shorter writes none
-REFRESH = 0.5  # seconds between two pictures of a bar in a notebook
+REFRESH = 0.5  # seconds between two updates of a bar in a notebook
 WINDOW = 6  # reports whose rate is given: that of the last minutes, since images of a checkpoint are read at once
 
 

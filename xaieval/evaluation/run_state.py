@@ -17,8 +17,9 @@ from xaieval.evaluation.batch_sources import Source
 from xaieval.evaluation.early_stopping import Stopping
 from xaieval.evaluation.job import Job
 from xaieval.evaluation.race import Racing
-from xaieval.results.checkpoints import Checkpoint, check_of
+from xaieval.results.checkpoints import Checkpoint
 from xaieval.results.rows import Pair, failed_rows, with_group_column
+from xaieval.results.tensors import check_of
 
 __all__ = ["InMemory", "RunState", "Store", "dead_workers_are_run_errors"]
 
@@ -59,7 +60,7 @@ class InMemory:
         return number in self._found
 
     def claim(self, number: int) -> bool:
-        """Nobody else is there."""
+        """There are no other processes."""
         return True
 
     def restore(self, number: int, batch: Batch) -> bool:
@@ -86,7 +87,7 @@ class InMemory:
         return self._found[number][1]
 
     def finished_meanwhile(self) -> bool:
-        """Nobody else is there."""
+        """There are no other processes."""
         return False
 
 

@@ -37,7 +37,7 @@ from xaieval.metrics import resolve_metrics
 from xaieval.models.blackbox import Function
 from xaieval.models.class_names import class_names
 from xaieval.probe.requested_layers import Layers
-from xaieval.report.figures.overlays import COLOURS
+from xaieval.report.figures.map_colours import COLOURS
 from xaieval.report.figures.slices import Slices
 from xaieval.report.map_files import KINDS, MapFiles, OneMap
 from xaieval.results.files import MANIFEST, PARTS, ROWS, check_folder, write_file, write_json, writing
@@ -78,7 +78,7 @@ def save_maps(
     inference: Inference | None = None,
     **options: Unpack[InferenceOptions],
 ) -> pd.DataFrame:
-    """Explain images, and write the maps into a folder as pictures and arrays, with a table of what they explain.
+    """Explain images, and write the maps into a folder as image files and arrays, with a table of what they explain.
 
     Each image has a folder of its own, `IMAGE/LAYER--METHOD--KIND`, such as `cat--1/layer4--gradcam--overlay.png`; letters that
     file systems do not take become `_`. Beside them are `maps.csv`, the table that is returned, and `manifest.json` with the
@@ -98,7 +98,7 @@ def save_maps(
             is normalised, in no fixed range (NPY, float32); "image", the image alone as the model gets it, `IMAGE/image.png`.
         figure: "pdf", "svg" or "png": also a figure of each image with its maps, a column per layer and a row per method.
         alpha: Opacity of the map in an overlay, from 0 to 1.
-        preprocessing: The preprocessing of the images, whose normalisation is undone for pictures. Without it, and without
+        preprocessing: The preprocessing of the images, whose normalisation is undone for image files. Without it, and without
             `mean` and `std`, images of one or three channels have to be in [0, 1].
         mean: Mean of the normalisation per channel, instead of `preprocessing`.
         std: Standard deviation of the normalisation per channel.

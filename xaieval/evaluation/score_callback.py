@@ -27,7 +27,7 @@ from xaieval.probe.requested_layers import Layers
 from xaieval.report.figures.overlays import blended, check_maps, to_pixels
 from xaieval.report.figures.slices import check_slices, strips
 
-__all__ = ["Drawing", "LogPicture", "ScoreCallback", "logged_means", "map_pictures"]
+__all__ = ["Drawing", "LogPicture", "ScoreCallback", "extended", "logged_means", "map_pictures"]
 
 Log = Callable[[str, float, int], Any]
 LogPicture = Callable[[str, NDArray[np.uint8], int], Any]
@@ -165,10 +165,7 @@ class ScoreCallback:
         self._batches = self._batches or list(read_batches(self.loader, max_images=self.max_images))
         batches = [batch.copied().to_mapping() for batch in self._batches]
         self.scores = score(network, batches, self.layers, self.methods, self.metrics, **self.choices)
-        rows = self.scores.summary().reset_index()
-        rows.insert(0, "epoch", epoch)
-        rows.insert(1, "step", step)
-        self.history = pd.concat([self.history, rows], ignore_index=True) if len(self.history) else rows
+        self.history = extended(self.history, self.scores, epoch, step)
         if self.log is not None:
             for name, value in logged_means(self.scores).items():
                 self.log(name, value, step)
@@ -211,6 +208,14 @@ class ScoreCallback:
         is_other = dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
         if not again and not is_other:  # after the last epoch the event comes once more, for the best weights
             self(trainer.ema.ema if trainer.ema else trainer.model, trainer.epoch)
+
+
+def extended(history: pd.DataFrame, scores: Scores, epoch: int, step: int) -> pd.DataFrame:
+    """A history with the rows of another scoring: epoch, step, layer, method, and the columns of `Scores.summary`."""
+    rows = scores.summary().reset_index()
+    rows.insert(0, "epoch", epoch)
+    rows.insert(1, "step", step)
+    return pd.concat([history, rows], ignore_index=True) if len(history) else rows
 
 
 def logged_means(scores: Scores) -> dict[str, float]:

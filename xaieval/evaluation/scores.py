@@ -22,6 +22,7 @@ from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.analysis.warnings import find_warnings
 from xaieval.analysis.wins import win_percentages
 from xaieval.results.findings import Finding
+from xaieval.results.manifest import measured_text
 from xaieval.results.metric_display import groups_text
 from xaieval.results.record import RunRecord
 
@@ -54,7 +55,8 @@ class Scores(RunRecord):
         head = ", ".join(filter(None, [images, str(self.predictions)]))
         table = self.table()
         missing = why_missing(table.frame, [entry["name"] for entry in self.metrics], 0.95, self.group_weights)
-        return "\n".join(filter(None, [head, repr(table), missing, self.sample_note]))
+        measured = measured_text(self.manifest)
+        return "\n".join(filter(None, [head, repr(table), missing, self.sample_note, measured]))
 
     def _repr_html_(self) -> str:
         from xaieval.report import summary_html
@@ -358,7 +360,7 @@ class Scores(RunRecord):
     def save(self, path: str | Path, level: float = 0.95, summary: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.
 
-        A run with metrics that `pooled()` takes gets `pooled.csv`, too.
+        A run with metrics that `pooled()` takes gets `pooled.csv`, too, and one that kept maps `maps.safetensors`.
 
         Args:
             path: The folder; created if it does not exist.
@@ -370,6 +372,8 @@ class Scores(RunRecord):
         """
         pooled = self.pooled(level=level) if pooled_numbers(self.column_names, self.metrics) else None
         self._write(path, self.summary(level) if summary is None else summary, pooled)
+        if self.maps is not None:
+            self.maps.save(path)
 
     def to_html(self, path: str | Path, maps: Maps | None = None, **options: Any) -> None:
         """Write a report of the run as one self-contained HTML file; docs/report.md explains how to read it.

@@ -17,8 +17,9 @@ from xaieval.evaluation.maps import BatchPass
 from xaieval.explainers import Context, Explainer
 from xaieval.inference.tasks import Followed
 from xaieval.metrics.metric import Metric
-from xaieval.results.manifest import digest, tensor_bytes
+from xaieval.results.manifest import digest
 from xaieval.results.rows import Pair
+from xaieval.results.tensors import tensor_bytes
 
 __all__ = ["Shared"]
 

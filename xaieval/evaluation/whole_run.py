@@ -23,7 +23,7 @@ from xaieval.evaluation.scores import Scores
 from xaieval.results.checkpoints import Checkpoint
 from xaieval.results.files import PARTS, ROWS, writing
 from xaieval.results.manifest import completed, count_groups, describe_data
-from xaieval.results.part_ends import finished_state, read_ends, say_end
+from xaieval.results.part_ends import finished_state, gone, read_ends, say_end
 from xaieval.results.row_file import RowFile, merge_parts
 from xaieval.results.row_pieces import MOST_ROWS
 from xaieval.results.row_tables import frame_of
@@ -32,6 +32,7 @@ from xaieval.results.run_folder import RunFolder, other_order
 
 __all__ = ["wait_without_images", "whole_run"]
 
+PATIENCE = 10.0  # seconds in which a process that has ended may come back
 TRIES = 10  # to read files that may be replaced meanwhile
 
 
@@ -48,7 +49,7 @@ def whole_run(
 
     Raises:
         DataError: Processes have read different images, or an image twice.
-        RunError: The files cannot be written, or as `RunState.work` raises it.
+        RunError: The files cannot be written; a process is gone whose images no other has; or as `RunState.work` raises it.
         TargetError: As `check_labelled` raises it.
     """
     store = state.store
@@ -62,6 +63,9 @@ def whole_run(
         with store.merging() as first:
             if not first:
                 return _loaded(store.folder)
+            # Processes without images wait for the files of a run in parts to be replaced: see `wait_without_images`.
+            if not ends and (scores := _unchanged(store, state, manifest)) is not None:
+                return scores
             try:
                 return _merged(store, state, found, manifest, ends)
             except _DamagedError:
@@ -153,8 +157,8 @@ def _pieces(state: RunState, numbers: Sequence[int], found: _Found, unread: Sequ
     for place, number in enumerate(numbers):
         rows = _rows_of(state, place, number)
         made_of = state.store.checkpoint(number)
-        if isinstance(state.store, RunFolder) and state.passed.get(number, made_of.check) != made_of.check:
-            raise other_order(state.store.folder)
+        if isinstance(state.store, RunFolder):
+            _check_passed(state.store, state, number, made_of)
         found.add(made_of, rows, number)
         if len(rows):
             yield rows
@@ -174,6 +178,29 @@ def _rows_of(state: RunState, place: int, number: int) -> pd.DataFrame | pa.Tabl
         state.measure_again(number)
         raise _DamagedError
     return rows
+
+
+def _unchanged(store: RunFolder, state: RunState, manifest: Mapping[str, Any]) -> Scores | None:
+    """A finished run whose batches and groups are as they were, and whose files then stay as they are; None for any other."""
+    if not store.is_unchanged(state.numbers):
+        return None
+    for number in state.numbers:
+        _check_passed(store, state, number, store.finished.checkpoints[number])
+    with suppress(OutputError):  # a file that is damaged is made anew
+        scores = Scores.load(store.folder)
+        return scores if _grouping(scores.manifest) == _grouping(manifest) else None
+    return None
+
+
+def _grouping(manifest: Mapping[str, Any]) -> list[Any]:
+    """What gives the images of a run their groups, and what its means count."""
+    return [manifest.get("groups", {}).get(key) for key in ("by", "weights")]
+
+
+def _check_passed(store: RunFolder, state: RunState, number: int, made_of: Checkpoint) -> None:
+    """Refuse a batch that another process has measured from other images than this one has read."""
+    if state.passed.get(number, made_of.check) != made_of.check:
+        raise other_order(store.folder)
 
 
 def _merged(
@@ -205,11 +232,38 @@ def _merged(
 # ---- parts of the data that only one process has
 
 
+@dataclass
+class _Others:
+    """Processes that are waited for, because nobody else has their images."""
+
+    folder: Path
+    world: int
+    gone_since: float | None = None
+
+    def check(self) -> None:
+        """End the wait if one of them is gone, and has not come back for some seconds.
+
+        Raises:
+            RunError: It is.
+        """
+        missing = gone(self.folder, self.world)
+        now = time.monotonic()
+        self.gone_since = (self.gone_since or now) if missing else None
+        if self.gone_since is not None and now - self.gone_since >= PATIENCE:
+            ranks = ", ".join(map(str, missing))
+            raise RunError(
+                f"rank {ranks} of {self.world} processes has ended before all of the images were measured that only it has; "
+                f"what was measured is kept, and the same command in {self.world} processes goes on"
+            )
+
+
 def _ends(store: RunFolder, state: RunState, rank: Rank, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What all processes have said at the ends of their parts."""
     with writing(store.folder, RunError):
         say_end(store.folder, rank.rank, rank.world, {"batches": len(state.numbers), "first_image": manifest["first_image"]})
+    others = _Others(store.folder, rank.world)
     while (ends := read_ends(store.folder, rank.world)) is None and not store.finished_meanwhile():
+        others.check()
         time.sleep(LOOKS)
     return ends or []
 
@@ -222,9 +276,9 @@ def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], e
     """The scores of a run in which no image of this process's part could be read.
 
     Raises:
-        RunError: The error, if that is so in every process.
+        RunError: The error, if that is so in every process; or another process is gone.
     """
-    before = finished_state(folder)
+    before, others = finished_state(folder), _Others(folder, rank.world)
     entry = {"batches": 0, "failed": failures}
     while finished_state(folder) in (before, None):
         with writing(folder, RunError):
@@ -233,6 +287,7 @@ def wait_without_images(folder: Path, rank: Rank, failures: Sequence[Failure], e
         ends = read_ends(folder, rank.world)
         if ends is not None and not any(end["batches"] for end in ends):
             raise error
+        others.check()
         time.sleep(LOOKS)
     return _loaded(folder)
 

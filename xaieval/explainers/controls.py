@@ -38,8 +38,12 @@ def random(context: Context) -> Tensor:
 
 
 def uniform(context: Context) -> Tensor:
-    """Ones everywhere: a constant map, which normalisation turns into zeros, so the whole image is masked."""
-    return torch.ones_like(context.images[:, 0])
+    """Zeros everywhere: a constant map, which masks the whole image whatever the normalisation.
+
+    Ones would do the same under min-max, but a map that is divided by its maximum, or not normalised, would keep them, and with
+    them the whole image: that is what `fake_cam` is for.
+    """
+    return torch.zeros_like(context.images[:, 0])
 
 
 def center(context: Context) -> Tensor:
@@ -63,7 +67,7 @@ def edges(context: Context) -> Tensor:
 def fake_cam(context: Context) -> Tensor:
     """Ones everywhere except the first (upper left) pixel, which is 0.
 
-    Unlike `uniform`, it is not changed by min-max normalisation, so the masked image differs from the image in one pixel:
+    Unlike a map of ones, it is not changed by min-max normalisation, so the masked image differs from the image in one pixel:
     Average Drop is nearly 0 although the map points at nothing.
 
     Reference:

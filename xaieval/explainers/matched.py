@@ -16,7 +16,7 @@ __all__ = ["blurred", "choose_donors", "dimmed", "distances", "shifted", "varies
 
 NEAREST = 0.25  # share of a side: a shifted map moves at least that far along one axis
 LEVELS = 4096  # of the places that give an order
-LOW_PASS = 1 / 16  # standard deviation of the low-pass of a picture, as a share of its shortest side
+LOW_PASS = 1 / 16  # standard deviation of the low-pass of an image, as a share of its shortest side
 
 
 def varies(maps: Float[Tensor, " n *space"]) -> Bool[Tensor, " n"]:
@@ -111,10 +111,10 @@ def choose_donors(
 
 
 def dimmed(masks: Float[Tensor, " n *space"]) -> Float[Tensor, " n *space"]:
-    """The mean of each mask at every pixel, which dims the whole picture."""
+    """The mean of each mask at every pixel, which dims the whole image."""
     return masks.mean(dim=tuple(range(1, masks.ndim)), keepdim=True).expand_as(masks)
 
 
 def blurred(images: Float[Tensor, "n c *space"]) -> Float[Tensor, " n *space"]:
-    """The low-pass of each picture's brightness, the mean over its channels: model-free places for `with_values_of`."""
+    """The low-pass of each image's brightness, the mean over its channels: model-free places for `with_values_of`."""
     return gaussian_blur(images.mean(dim=1, keepdim=True), LOW_PASS)[:, 0]

@@ -143,9 +143,9 @@ def _picture(path: Path) -> np.ndarray:
         with open_picture(path) as picture:
             mode, values = picture.mode, np.asarray(picture)
     except UNREADABLE as error:
-        raise DataError(f"'{path}' cannot be read as a picture: {error}") from error
+        raise DataError(f"'{path}' cannot be read as an image: {error}") from error
     if mode not in WHITE:
-        raise DataError(f"'{path}' is a picture of mode {mode}; a map is grey, of 8 or 16 bits")
+        raise DataError(f"'{path}' is an image of mode {mode}; a map is grey, of 8 or 16 bits")
     return values.astype(np.float32) / WHITE[mode]
 
 

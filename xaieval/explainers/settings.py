@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from xaieval.config.spelling import full_name
 from xaieval.errors import ExplainerError, choose_from
 from xaieval.explainers.adapters.base import LibraryMethod
 from xaieval.explainers.base import COMMON_FIELDS, Explainer
@@ -95,8 +96,7 @@ def _name(explainer: Explainer, given: str, known: Sequence[str]) -> str:
     Raises:
         ExplainerError: The method has none of that name.
     """
-    name = given.replace("-", "_")
-    for full in (name, f"n_{name}"):
-        if full in known:
-            return full
-    raise ExplainerError(f"method '{explainer.name}' has no setting {given!r}; {choose_from(name, known)}")
+    name = full_name(given, known)
+    if name is None:
+        raise ExplainerError(f"method '{explainer.name}' has no setting {given!r}; {choose_from(given, known)}")
+    return name

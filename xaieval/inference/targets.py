@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from xaieval.data.labels import IGNORED, Labels, OtherLabels, one_class_each
+from xaieval.config.labels import IGNORED
+from xaieval.data.labels import Labels, OtherLabels, one_class_each
 from xaieval.errors import ModelError, TargetError
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Blurred images: of all pixels, and of the kept ones alone."""
+"""Blurred images, from all pixels or only from those that are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARE = 0.1  # standard deviation of the fills, as a share of the shortest side
 
 
 def blur_of_kept(images: Float[Tensor, "n c *space"], masks: Float[Tensor, " n *space"]) -> Float[Tensor, "n c *space"]:
-    """A blur into which each pixel goes as far as it is kept, so that nothing of what is removed shines through.
+    """A blur that weights each pixel by how much of it is kept, so that removed pixels do not show through.
 
     The blur of `image * mask`, divided by the blur of the mask (a normalised convolution). Where no kept pixel is within the
     reach of the kernel, a quarter of the shortest side, it is the mean colour of what is kept; if nothing is kept, that of the

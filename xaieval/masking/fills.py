@@ -1,4 +1,4 @@
-"""What replaces masked pixels: a value, something made of the image, or something made of what the mask leaves of it.
+"""What replaces masked pixels: a value, a function of the image, or a function of the pixels that the mask keeps.
 
 A fill is a name or a function. It gives the b of `x * m + b * (1 - m)`, where x is the image and m the mask, the share of each
 pixel that is kept.
@@ -30,7 +30,7 @@ KEPT = 0.5  # a fill that tells known pixels from missing ones takes a pixel for
 
 
 def _inpainted(inpaint: Callable[[Tensor, Tensor], Tensor], images: Tensor, masks: Tensor) -> Tensor:
-    """The images with what is missing of them inpainted; an image of which all is missing becomes its mean colour."""
+    """The images with missing pixels inpainted; an image without known pixels becomes its mean colour."""
     missing = masks < KEPT
     empty = missing.flatten(1).all(dim=1)
     if not empty.any():
@@ -79,7 +79,7 @@ def filling(images: Float[Tensor, "n c *space"], protocol: Protocol) -> Filling:
 
 
 def _sees_masks(fill: Callable[..., Any]) -> bool:
-    """Whether a function is one of images and masks: it has two arguments without a default.
+    """Whether a function takes images and masks: it has two arguments without a default.
 
     A function whose arguments are unknown, as those of many that are written in C, takes the images.
     """

@@ -1,4 +1,4 @@
-"""Missing pixels from the known ones of the same picture: OpenCV's inpainting, the nearest pixel, and more.
+"""Fill missing pixels from the known ones of the same image: OpenCV's inpainting, the nearest pixel, and more.
 
 Each function takes images `[N, C, H, W]` and which of their pixels are missing, bool `[N, H, W]`, and returns the images with
 these pixels filled in. Known pixels stay as they are, and the values of missing ones are not looked at (but for the corners in
@@ -37,7 +37,7 @@ def telea(images: Images, missing: Missing) -> Images:
     """Telea's inpainting by the fast marching method: means of the known neighbourhood, from the border inwards.
 
     Each channel is scaled by the range of its known pixels, so that normalised input serves as well as raw pixels, and computed
-    in float32. OpenCV rounds what it makes of 8-bit pictures at each pixel, which adds up to a few percent of the range.
+    in float32. OpenCV rounds what it makes of 8-bit images at each pixel, which adds up to a few percent of the range.
 
     Raises:
         ProtocolError: They are not images, but volumes.
@@ -78,7 +78,7 @@ def border(images: Images, missing: Missing) -> Images:
 def delaunay(images: Images, missing: Missing) -> Images:
     """Missing pixels by linear interpolation between the known ones, on their Delaunay triangulation.
 
-    The four corners of the picture count as known, so that all pixels lie between known ones.
+    The four corners of the image count as known, so that all pixels lie between known ones.
 
     Raises:
         ProtocolError: They are not images, but volumes.

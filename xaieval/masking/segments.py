@@ -22,7 +22,7 @@ SLIC = re.compile(r"slic(-[1-9][0-9]*)?")
 
 
 def check_segments(segments: object) -> None:
-    """Refuse what is no segmentation.
+    """Raise an error if a value does not name a segmentation.
 
     Raises:
         UsageError: It is neither None, a side of at least 1 pixel, "slic" with or without a number, nor a function.
@@ -95,7 +95,7 @@ def slic_segments(
         from skimage.segmentation import slic
     except ImportError as error:
         raise UsageError("segments='slic' needs scikit-image: pip install 'xaieval[segments]'") from error
-    finite = images.isfinite().flatten(1).all(dim=1)  # a picture with NaN or inf has no colours to tell apart
+    finite = images.isfinite().flatten(1).all(dim=1)  # an image with NaN or inf has no colours to tell apart
     pictures = torch.where(finite.view(-1, *[1] * (images.ndim - 1)), images, 0).detach().double().movedim(1, -1).cpu().numpy()
     settings = {"n_segments": n_segments, "compactness": compactness, "sigma": sigma, "start_label": 0}
     made = [slic(one, **settings, channel_axis=-1) for one in pictures]

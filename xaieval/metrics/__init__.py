@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
 from xaieval.metrics.adcc import *
-from xaieval.metrics.aliases import own_name
 from xaieval.metrics.arcc import *
 from xaieval.metrics.axioms import *
 from xaieval.metrics.box_accuracy import *
@@ -142,7 +142,7 @@ def __getattr__(name: str) -> Any:
 def resolve_metrics(metrics: Any) -> list[Metric]:
     """Return the metrics of one or more names and objects.
 
-    Names can be in any spelling, such as "AverageDrop", or those of `xaieval.metrics.aliases`, such as "AD". A `Metric` is
+    Names can be in any spelling, such as "AverageDrop", or those of `xaieval.config.metric_names`, such as "AD". A `Metric` is
     returned unchanged, and a metric of Quantus is adapted.
 
     Raises:

@@ -26,7 +26,7 @@ __all__ = ["aic", "compressed_size", "sic"]
 XRAI = "Kapishnikov et al. 2019, arXiv 1906.02825"
 SHARES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.13, 0.21, 0.34, 0.5, 0.75)
 POINTS = 101  # of a curve that is kept
-COLOURS = {1: "L", 3: "RGB"}  # modes of pictures by the number of channels
+COLOURS = {1: "L", 3: "RGB"}  # modes of images by the number of channels
 
 Array = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class InformationCurve:
     def __call__(self, maps: Tensor, images: Tensor, ask: Any, protocol: Protocol, draw: Any) -> Any:
         """Return values `[N]`, and with `keep_curve` the curves `[N, 101]` over equal steps of information."""
         if images.ndim != 4 or images.shape[1] not in COLOURS:
-            raise MetricError(f"the information of pictures is measured, images [N, 1 or 3, H, W]; got {list(images.shape)}")
+            raise MetricError(f"the information of grey or RGB images is measured, [N, 1 or 3, H, W]; got {list(images.shape)}")
         sizes: list[list[int]] = []
         scores = ask(self._blocks(order_of(maps, None), images, protocol, draw, sizes))
         table = scores.view(len(sizes), len(images)).T.double().cpu().numpy()
@@ -114,7 +114,7 @@ def sic(
 ) -> Metric:
     """Softmax information curve (SIC): area under the confidence over the information shown, 0 to 1, higher is better.
 
-    The most relevant pixels and a few random ones are shown, and the rest is interpolated. The information of such a picture is
+    The most relevant pixels and a few random ones are shown, and the rest is interpolated. The information of such an image is
     its size after lossless compression. Both axes are scaled so that random pixels alone are 0 and the image is 1. NaN where
     the image's confidence is below `minimum`, or where the random pixels alone have no lower confidence or size than the image.
 

@@ -241,5 +241,6 @@ class Metric:
             "interval": self.interval,
             "label": self.label or self.name,
             "needs": list(self.needs),
+            **({} if self.bounds is None else {"bounds": list(self.bounds)}),
             **({"settings": dict(self.settings)} if self.settings else {}),
         }

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xaieval.config.metric_names import PREFIX, QUANTUS
 from xaieval.errors import MetricError
-from xaieval.metrics.aliases import PREFIX, QUANTUS
 from xaieval.metrics.metric import Lent, Metric
 
 __all__ = ["from_quantus", "is_of_quantus"]

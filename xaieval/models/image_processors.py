@@ -18,7 +18,7 @@ __all__ = ["preprocessing_of", "square"]
 
 SQUASHED = 384  # from this size on, image processors with a crop_pct resize both sides and do not crop
 PATCH = 16  # whose multiples YOLOS takes, which no attribute of its processor says
-PROBES = ((64, 64), (96, 64), (40, 104))  # width and height of pictures that show whether both prepare them alike
+PROBES = ((64, 64), (96, 64), (40, 104))  # width and height of images that show whether both prepare them alike
 SHAPING = ("size", "do_resize", "do_center_crop", "do_pad", "pad_size", "do_split_image", "size_divisor")
 ALIKE = 0.02  # mean difference of two ways of interpolation, as a share of the range of values
 
@@ -26,15 +26,15 @@ ALIKE = 0.02  # mean difference of two ways of interpolation, as a share of the 
 def preprocessing_of(processor: Any) -> Preprocessing:
     """Preprocessing that equals a transformers image processor.
 
-    Processors of detectors keep the shape of a picture and pad the images of a batch to one size, with a mask of the pixels
+    Processors of detectors keep the shape of an image and pad the images of a batch to one size, with a mask of the pixels
     that are no padding. Here each image is a batch of its own instead, without padding: see `Preprocessing.whole`.
 
     Args:
         processor: An image processor with attributes such as `size`, `resample` and `image_mean`. If it can be called, it is
-            tried on three pictures.
+            tried on three images.
 
     Raises:
-        ModelError: The processor prepares pictures in a way that is not known here.
+        ModelError: The processor prepares images in a way that is not known here.
 
     Example:
         >>> from types import SimpleNamespace
@@ -45,14 +45,14 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     """
     values = _values(processor)
     known = [Preprocessing(**geometry, **values) for geometry in _geometries(processor)]
-    if not callable(processor) or len(values["mean"]) != 3:  # pictures of several bands cannot be made up
+    if not callable(processor) or len(values["mean"]) != 3:  # images of several bands cannot be made up
         return known[0]
     for preprocessing in known:
         if all(_equal(preprocessing, processor, size) for size in PROBES):
             return preprocessing
     settings = ", ".join(f"{name}={_plain(value)}" for name in SHAPING if (value := getattr(processor, name, None)) is not None)
     raise ModelError(
-        f"the {type(processor).__name__} prepares pictures in a way that is not known here ({settings}); change "
+        f"the {type(processor).__name__} prepares images in a way that is not known here ({settings}); change "
         "preprocessor_config.json, for instance to a size with height and width, without do_pad and do_split_image"
     )
 
@@ -110,7 +110,7 @@ def _given(processor: Any, name: str, default: Any) -> Any:
 
 
 def _equal(preprocessing: Preprocessing, processor: Any, size: tuple[int, int]) -> bool:
-    """Whether both make the same image of a picture of this width and height, up to the interpolation."""
+    """Whether both prepare an image of this width and height in the same way, up to the interpolation."""
     width, height = size
     levels = [np.linspace(0, 255, side) for side in (height, width)]
     colours = np.broadcast_arrays(levels[0][:, None], levels[1][None], 255 - levels[0][:, None])

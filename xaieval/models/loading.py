@@ -44,7 +44,7 @@ class LoadedModel:
 
     Attributes:
         model: The model.
-        preprocessing: Turns a picture into its input.
+        preprocessing: Turns an image into its input.
         random: Whether its weights are known to be random: a network by name without trained weights.
         tokenizer: Makes tokens of prompts, of a model that compares images with texts; None for all others.
     """
@@ -316,7 +316,14 @@ def _factory(spec: str, pretrained: bool, arguments: dict[str, Any], _: object) 
     model = import_factory(spec, ModelError, "model")(**arguments)
     if not callable(model) or isinstance(model, type):
         raise ModelError(f"{spec} gave a {type(model).__name__}; a function that returns a torch.nn.Module is expected")
-    return LoadedModel(as_module(model), Preprocessing())
+    module = as_module(model)
+    return LoadedModel(module, Preprocessing().with_channels(_first_channels(module)))
+
+
+def _first_channels(model: nn.Module) -> int:
+    """The number of channels that a network of the user's takes: 3 if a convolution takes them, else those of the first one."""
+    taken = [one.in_channels for one in model.modules() if isinstance(one, nn.Conv2d | nn.Conv3d)]
+    return 3 if 3 in taken or not taken else taken[0]
 
 
 def _build(create: Callable[[bool], nn.Module], spec: str, pretrained: bool) -> nn.Module:

@@ -27,7 +27,7 @@ class PromptedMask(nn.Module):
     Args:
         model: A SamModel or Sam2Model of transformers, or a module that takes `input_points` and `input_labels` and returns
             `pred_masks` as they do. It is not copied.
-        points: `(x, y)` in pixels of the model's input, one or more: `[P, 2]`. Of a picture that was resized, its points are
+        points: `(x, y)` in pixels of the model's input, one or more: `[P, 2]`. Of an image that was resized, its points are
             resized too.
         labels: 1 for a point on the object and 0 for one beside it, `[P]`. Default: all 1.
         mask: Which of the three masks that SAM offers for an ambiguous prompt, 0 to 2. Default: its single mask.

@@ -170,7 +170,7 @@ def _preprocessing(task: str, size: int | None, channels: int) -> Preprocessing:
 def others_kept() -> Iterator[None]:
     """Import ultralytics without what it changes in other libraries.
 
-    It puts a function of its own in the place of `PIL.Image.open`, which installs a package for a picture that Pillow does not
+    It puts a function of its own in the place of `PIL.Image.open`, which installs a package for an image that Pillow does not
     know, and sets print options of NumPy and the number of threads of processes to come.
     """
     opened, printed, threads = Image.open, np.get_printoptions(), os.environ.get(THREADS)

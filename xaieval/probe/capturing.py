@@ -115,7 +115,7 @@ class CapturingHook:
 
 
 def _captured_in_place(tensor: Tensor) -> Captured:
-    """Capture a tensor that a module has changed in place, and that the model may go on with whatever the module returns.
+    """Capture a tensor that a module changed in place; the model may use it further, whatever the module returns.
 
     The tensor itself has to stay. If it is in no graph yet, zeros are added to it, whose gradient is that of the tensor.
     """

@@ -1,4 +1,4 @@
-"""Which cells or tokens of a layer's output are places of the image: a test in a few passes, where shapes leave it open.
+"""Which cells or tokens of a layer's output are places of the image: a test by a few passes, for shapes that do not tell.
 
 100 tokens can be a grid of 10 x 10 or 100 object queries, and a class token can stand before the grid, behind it or in its
 middle. So a small patch of the image is altered, at eight positions in turn. Places follow: where the patch is, their values
@@ -131,7 +131,7 @@ def _changes(
     positions: Sequence[Sequence[int]],
     forward: Callable[[Tensor], Any] | None,
 ) -> Changes:
-    """How much the cells of layers change for each position; nothing if the model takes no other number of images."""
+    """How much the cells of layers change for each position; nothing if the model refuses other batch sizes."""
     altered = [_altered(images[:1], position) for position in positions]
     for size in (1 + len(altered), 2, len(images), 1):  # some models take only as many images as they are used with
         try:

@@ -15,6 +15,7 @@ from xaieval.data.batches import check_images
 from xaieval.errors import AddressError, ModelError, TargetError
 from xaieval.inference.borrowing import borrow, check_open
 from xaieval.inference.forward_passes import Forward, called
+from xaieval.inference.model_failures import failures_are_model_errors
 from xaieval.inference.options import LayerLayout
 from xaieval.inference.plain_passes import network_of
 from xaieval.probe.addresses import Layer, Trace, expand, layout_of, parse, table, trace
@@ -368,7 +369,8 @@ def list_layers(
     with borrow(model) as device:
         check_open(model)
         images, call = to_device(images, device), called(model, forward)
-        traced = trace(model, images, call)
+        with failures_are_model_errors(images):
+            traced = trace(model, images, call)
         where: Any = {"grid": grid, "prefix_tokens": prefix_tokens}
         return table(settled(traced, model, images, traced.layers, forward=call, **where), **where)
 

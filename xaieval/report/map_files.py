@@ -1,4 +1,4 @@
-"""Maps as files: pictures of a map over its image, arrays, masked images, and a figure for each image."""
+"""Maps as files: overlays, arrays, masked images, and a figure for each image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from xaieval.data.decoding import ENDINGS
 from xaieval.errors import UsageError, choose_from
+from xaieval.report.figures.map_colours import COLOURS
 from xaieval.report.figures.maps import grid_figure
-from xaieval.report.figures.overlays import COLOURS, blended, to_pixels
+from xaieval.report.figures.overlays import blended, to_pixels
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
 from xaieval.report.figures.style import save_figure
 from xaieval.results.file_names import FileNames
@@ -50,7 +51,7 @@ class OneMap(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """An image in the colours of pictures, as the model gets it, and what lays the slices of a volume side by side."""
+    """An image in colours, as the model gets it, and what lays the slices of a volume side by side."""
 
     pixels: Tensor
     image: Tensor
@@ -62,7 +63,7 @@ class _Drawn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MapFiles:
-    """Which files are written for each map, and how its pictures are drawn.
+    """Which files are written for each map, and how overlays are drawn.
 
     Attributes:
         kinds: Of `KINDS`.
@@ -119,7 +120,7 @@ class MapFiles:
         }
 
     def pixels(self, images: Tensor, like: Tensor | None = None) -> Tensor:
-        """Images as the model gets them in the colours of pictures, `[N, 3, H, W]` in [0, 1]; see `to_pixels`."""
+        """Images as the model gets them in colours, `[N, 3, H, W]` in [0, 1]; see `to_pixels`."""
         return to_pixels(images, self.preprocessing, self.mean, self.std, self.bands, like)
 
     def write(
@@ -194,7 +195,7 @@ class MapFiles:
 
 
 def _save(content: Any, path: Path) -> None:
-    """Write a map as an array, or pixels as a picture."""
+    """Write a map as an array, or pixels as an image."""
     if isinstance(content, Tensor):
         np.save(path, content.float().cpu().numpy())
     else:
@@ -202,7 +203,7 @@ def _save(content: Any, path: Path) -> None:
 
 
 def _without_ending(image_id: str) -> str:
-    """The id without the ending of a picture's file.
+    """The id without the ending of an image's file.
 
     Example:
         >>> _without_ending("cat/1.JPG"), _without_ending("scan.nii.gz"), _without_ending("v1.5")

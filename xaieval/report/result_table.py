@@ -13,13 +13,16 @@ from typing import Any
 
 import pandas as pd
 
-from xaieval.analysis.published import beside_published, published_table
+from xaieval.analysis.published import beside_published, printed_text, published_table
+from xaieval.analysis.published_order import order_notes
 from xaieval.analysis.ranking import rank
 from xaieval.analysis.summary import summarise_run, why_missing
 from xaieval.errors import MetricError, OutputError, UsageError, printable
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
+from xaieval.report.html.provenance import subject_of
 from xaieval.report.markup import DOWN, UP, html_table, in_latex, in_markdown, latex_table, markdown_text
-from xaieval.results.metric_display import counts_text, decimals_of, label_of, mean_text
+from xaieval.report.significance import best_in_words
+from xaieval.results.metric_display import counts_text, label_of, mean_text
 from xaieval.results.record import RunRecord
 
 __all__ = ["MOST_TESTED", "ResultTable", "protocol_of", "published_beside", "result_table"]
@@ -41,6 +44,7 @@ class ResultTable:
         metrics: The entries of the metrics in the manifest.
         caption: What was measured, on what, and how it was tested.
         notes: What to know before the numbers are compared with others, such as in what runs differ.
+        tests: How the letters were found; "" if nothing was tested.
 
     Example:
         >>> rows = pd.DataFrame({"image_id": [*range(9)] * 2, "layer": ["p_2"] * 9 + ["p_5"] * 9, "method": "gradcam"})
@@ -51,17 +55,18 @@ class ResultTable:
         layer  method                AD % ↓  mask area %  n  failed
         p_2    gradcam  85.0 [80.4, 89.6] b         25.0  9       0
         p_5    gradcam  15.0 [10.4, 19.6] a         25.0  9       0
-        >>> print(table.to_latex().splitlines()[6].strip())
-        p\_5 & gradcam & \textbf{15.0} [10.4, 19.6] a & 25.0 & 9 & 0 \\
+        >>> print(table.to_latex().splitlines()[10].strip())
+        p\_5 & gradcam & \textbf{15.0} [10.4, 19.6] & \textsuperscript{a} & 25.0 \\
     """
 
     frame: pd.DataFrame
     metrics: Sequence[Mapping[str, Any]]
     caption: str
     notes: Sequence[str] = ()
+    tests: str = ""
 
     def __repr__(self) -> str:
-        lines = self.lines()
+        lines = _behind(self.lines(apart=True))
         names, widths = len(self.names), [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [
             "  ".join(f"{cell:{'<' if place < names else '>'}{widths[place]}}" for place, cell in enumerate(line)).rstrip()
@@ -77,6 +82,17 @@ class ResultTable:
         """The columns that name a row: `layer` and `method`, for several runs after `model`."""
         return [str(name) for name in self.frame.index.names]
 
+    def in_words(self) -> str:
+        """For each metric with a direction, which layer and method is the best and how significant that is, in sentences.
+
+        "" for several runs, which are not tested against each other, and for a single pair of layer and method.
+        """
+        if self.names != ["layer", "method"]:
+            return ""
+        sentences = [*filter(None, (best_in_words(self.frame, metric) for metric in self.metrics))]
+        how = f"Significance: {self.tests}." if self.tests else ""
+        return "\n".join([*sentences, *([how] if sentences and how else [])])
+
     def to_markdown(self) -> str:
         """The table in Markdown, with the best mean of each metric in bold, and the caption below."""
         return markdown_text(self.lines("**{}**", in_markdown), self.caption, self.notes)
@@ -88,6 +104,9 @@ class ResultTable:
     def to_latex(self, label: str = "") -> str:
         """The table for LaTeX, which needs the package booktabs, with the best mean of each metric in bold.
 
+        Letters are superscripts. The numbers of images and of failed rows are left out if all rows have the same number of
+        images, which the caption says, and none has failed. A table that is wider than a page is set in smaller letters.
+
         Args:
             label: The name for references, such as "tab:levels". Default: none.
 
@@ -97,7 +116,7 @@ class ResultTable:
         names = len(self.names)
         lines = [
             [*line[:names], *(_MINUS.sub("$-$", cell) for cell in line[names:])]
-            for line in self.lines(r"\textbf{{{}}}", in_latex)
+            for line in self.lines(r"\textbf{{{}}}", in_latex, apart=True, counts=not self._same_counts)
         ]
         return latex_table(lines, names, self.caption, label, self.notes)
 
@@ -130,28 +149,44 @@ class ResultTable:
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error.strerror or error}; choose another file") from error
 
-    def lines(self, bold: str = "{}", escaped: Callable[[str], str] = str) -> list[list[str]]:
+    def lines(
+        self, bold: str = "{}", escaped: Callable[[str], str] = str, apart: bool = False, counts: bool = True
+    ) -> list[list[str]]:
         """The headings and the cells of each row, as text.
 
         Args:
             bold: How the best means are written, such as "**{}**".
             escaped: What is done to names and headings.
+            apart: Put the letters of a metric into a column of their own, with the heading "", so that numbers line up.
+            counts: With the numbers of images and of failed rows.
         """
         area = ["mask area %"] if "mask_area" in self.frame else []
-        heads = [head for metric in self.metrics for head in self._heads(metric)]
-        lines = [[escaped(head) for head in (*self.names, *heads, *area, "n", "failed")]]
+        heads = [head for metric in self.metrics for head in self._heads(metric, apart)]
+        lines = [[escaped(head) for head in (*self.names, *heads, *area, *(["n", "failed"] if counts else []))]]
         for row in self.frame.reset_index().to_dict("records"):
             cells = [escaped(str(row[name])) for name in self.names]
             for metric in self.metrics:
-                cells += [_cell(row, metric, bold), *([_published(row, metric)] if self._has_published(metric) else [])]
+                numbers, letters = _mean(row, metric, bold), row.get(f"{metric['name']}_letters", "")
+                own = [numbers, letters] if apart and self._has_letters(metric) else [f"{numbers} {letters}".rstrip()]
+                cells += [*own, *([_published(row, metric)] if self._has_published(metric) else [])]
             cells += [f"{100 * row['mask_area']:.1f}" for _ in area]
-            lines.append([*cells, str(int(row["n_images"])), str(int(row["n_failed"]))])
+            lines.append([*cells, *([str(int(row[name])) for name in ("n_images", "n_failed")] if counts else [])])
         return lines
 
-    def _heads(self, metric: Mapping[str, Any]) -> list[str]:
+    def _heads(self, metric: Mapping[str, Any], apart: bool) -> list[str]:
         """The headings of a metric."""
         arrow = {True: f" {UP}", False: f" {DOWN}", None: ""}[metric["higher_is_better"]]
-        return [label_of(metric) + arrow, *([f"{label_of(metric)} published"] if self._has_published(metric) else [])]
+        letters = [""] if apart and self._has_letters(metric) else []
+        printed = [f"{label_of(metric)} published"] if self._has_published(metric) else []
+        return [label_of(metric) + arrow, *letters, *printed]
+
+    @property
+    def _same_counts(self) -> bool:
+        """Whether all rows have the same number of images, and none has failed."""
+        return len({*self.frame["n_images"]}) == 1 and not self.frame["n_failed"].any()
+
+    def _has_letters(self, metric: Mapping[str, Any]) -> bool:
+        return any(self.frame.get(f"{metric['name']}_letters", ()))
 
     def _has_published(self, metric: Mapping[str, Any]) -> bool:
         return f"{metric['name']}_published" in self.frame
@@ -182,7 +217,9 @@ def result_table(scores: RunRecord, level: float = 0.95, letters: bool | None = 
         frame[f"{name}_best"] = _best(frame[name], tested, metric["higher_is_better"])
     order = [metric["name"] + end for metric in scores.metrics for end in ("", "_low", "_high", "_letters", "_best")]
     rest = [name for name in ("mask_area", "n_images", "n_groups", "n_failed") if name in frame]
-    return ResultTable(frame[[*order, *rest]], scores.metrics, _caption(scores, summary, level, asked))
+    lettered = any((frame[f"{metric['name']}_letters"] != "").any() for metric in scores.metrics)
+    tests = f"paired tests of all pairs, corrected by Holm, family-wise error rate {100 * (1 - level):g} %" if lettered else ""
+    return ResultTable(frame[[*order, *rest]], scores.metrics, _caption(scores, summary, level, tests), tests=tests)
 
 
 def published_beside(scores: RunRecord, name: str, network: str | None = None, level: float = 0.95) -> ResultTable:
@@ -204,27 +241,36 @@ def published_beside(scores: RunRecord, name: str, network: str | None = None, l
     numbers, notes = beside_published(scores, published_table(name), network)
     printed = numbers.reindex(found.frame.index)
     columns = {f"{metric['name']}_published": printed[metric["name"]] for metric in found.metrics if metric["name"] in printed}
-    return replace(found, frame=found.frame.assign(**columns), notes=notes)
+    order = order_notes(found.frame, numbers, found.metrics)
+    return replace(found, frame=found.frame.assign(**columns), notes=[*notes[:1], *order, *notes[1:]])
 
 
-def _cell(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
-    """A mean, its interval and its letters."""
+def _mean(row: Mapping[Any, Any], metric: Mapping[str, Any], bold: str) -> str:
+    """A mean and its interval."""
     name = metric["name"]
     if pd.isna(row[name]):
         return "no value"
     mean, _, interval = mean_text(row[name], row[f"{name}_low"], row[f"{name}_high"], metric).partition(" ")
-    return " ".join(filter(None, [bold.format(mean) if row[f"{name}_best"] else mean, interval, row.get(f"{name}_letters")]))
+    return f"{bold.format(mean) if row[f'{name}_best'] else mean} {interval}"
+
+
+def _behind(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lines with the cells of each column without a heading put behind those of the column before it, all as wide."""
+    merged: list[list[str]] = []
+    for column in zip(*lines, strict=True):
+        if column[0]:
+            merged.append([*column])
+        else:
+            width = max(map(len, column))
+            numbers = [f"{cell} {letters:{width}}" for cell, letters in zip(merged[-1][1:], column[1:], strict=True)]
+            merged[-1][1:] = numbers
+    return [[*line] for line in zip(*merged, strict=True)]
 
 
 def _published(row: Mapping[Any, Any], metric: Mapping[str, Any]) -> str:
     """A number as it was printed."""
     value = row[f"{metric['name']}_published"]
-    return "-" if pd.isna(value) else f"{value:.{max(decimals_of(metric), _decimals(value))}f}"
-
-
-def _decimals(value: float) -> int:
-    """Decimals of a number that was printed with few of them."""
-    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return "-" if pd.isna(value) else printed_text(value)
 
 
 def _plain(value: Any) -> Any:
@@ -262,23 +308,29 @@ def _best(means: pd.Series[float], tested: Sequence[Any], higher_is_better: bool
     return means.index.isin(tested) & means.apply(lambda mean: math.isclose(mean, best))
 
 
-def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tested: bool) -> str:
+def _caption(scores: RunRecord, summary: pd.DataFrame, level: float, tests: str) -> str:
     """What was measured, on what, and how it was tested."""
     images = int(summary["n_images"].max()) if len(summary) else 0
     share = f"{100 * level:g} %"
-    sentences = [
-        f"Means with {share} intervals ({counts_text(images, scores.n_groups, scores.group_weights)}).",
-        protocol_of(scores),
-    ]
+    counts = counts_text(images, scores.n_groups, scores.group_weights)
+    sentences = [f"Means with {share} intervals ({counts}){_subject(scores)}.", protocol_of(scores)]
     names = [metric["name"] for metric in scores.metrics]
-    if tested and any(metric["higher_is_better"] is not None for metric in scores.metrics):
-        tests = f"paired tests of all pairs, corrected by Holm, {share}"
-        sentences.append(f"Items that share a letter in a column cannot be told apart ({tests}).")
+    if any(metric["higher_is_better"] is not None for metric in scores.metrics):
+        sentences.append("Bold: the best mean of a column.")
+    if tests:
+        sentences.append(f"Means in a column that share a letter do not differ significantly ({tests}).")
     if scores.controls:
         sentences.append(f"Control maps, which ignore the model: {', '.join(scores.controls)}.")
     why = why_missing(summary, names, level, scores.group_weights)
     sentences += [f"{text[0].upper()}{text[1:]}." for text in (why, scores.sample_note) if text]
     return " ".join(filter(None, sentences))
+
+
+def _subject(scores: RunRecord) -> str:
+    """The model and the data, as far as they are known."""
+    model, data = subject_of(scores.manifest)
+    known = (f"of {model}" if model != "a model" else "", f"on {data}" if data else "")
+    return "".join(f" {words}" for words in known if words)
 
 
 def protocol_of(scores: RunRecord) -> str:

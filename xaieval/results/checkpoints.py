@@ -6,34 +6,31 @@ run has all rows in one file, and its manifest describes the batches; it goes on
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from xaieval.data.batches import Batch, Failure
-from xaieval.data.labels import OtherLabels
-from xaieval.data.truth_by_class import tensors_of
 from xaieval.errors import OutputError
 from xaieval.results.files import MANIFEST, PARTS, ROWS, is_complete
-from xaieval.results.manifest import describe_data, tensor_bytes
+from xaieval.results.manifest import describe_data
 from xaieval.results.part_files import SUFFIX, read_description, read_part
 from xaieval.results.row_file import RowFile
 from xaieval.results.row_tables import frame_of
 from xaieval.results.rows import GROUP, UNREADABLE, failed_rows, with_group_column
 from xaieval.results.validation import check_made_of, check_rows, read_manifest
 
-__all__ = ["Checkpoint", "FinishedRun", "check_of", "in_groups", "part_path", "part_paths", "read_unfinished", "unless_damaged"]
+if TYPE_CHECKING:
+    from xaieval.data.batches import Batch, Failure
+
+__all__ = ["Checkpoint", "FinishedRun", "in_groups", "part_path", "part_paths", "read_unfinished", "unless_damaged"]
 
 T = TypeVar("T")
 
@@ -45,7 +42,7 @@ class Checkpoint:
     """A batch that was measured.
 
     Attributes:
-        check: The checksum of its content; see `check_of`.
+        check: The checksum of its content; see `xaieval.results.tensors.check_of`.
         ids: The ids of its images; None if only the checksum is known, as in a finished run.
         failed: Images of this batch that could not be read.
     """
@@ -53,11 +50,6 @@ class Checkpoint:
     check: str
     ids: Sequence[str] | None = None
     failed: Sequence[Failure] = ()
-
-    @classmethod
-    def of(cls, batch: Batch) -> Checkpoint:
-        """The checkpoint of a batch that is measured."""
-        return cls(check_of(batch), batch.ids, batch.failed)
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -93,17 +85,6 @@ class Checkpoint:
     def to_dict(self) -> dict[str, Any]:
         """Return the checkpoint as plain values, for the file."""
         return {"check": self.check, "ids": list(self.ids or ()), "failed": [list(failure) for failure in self.failed]}
-
-
-def check_of(batch: Batch) -> str:
-    """The checksum of a batch: the number of its images, and a CRC-32 of images, ids, labels, ground truth and groups."""
-    truth = [batch.masks, *(batch.boxes or []), *(tensor for one in batch.truth or [] for tensor in tensors_of(one))]
-    labels = batch.labels.given if isinstance(batch.labels, OtherLabels) else batch.labels
-    tensors = [tensor for tensor in (batch.images, labels, *truth) if isinstance(tensor, Tensor)]
-    check = zlib.crc32(json.dumps(batch.ids if batch.group is None else [batch.ids, batch.group]).encode())
-    for tensor in tensors:
-        check = zlib.crc32(tensor_bytes(tensor), check)
-    return f"{len(batch)}:{check:08x}"
 
 
 def part_path(folder: Path, number: int) -> Path:

@@ -15,6 +15,7 @@ from xaieval.results.locks import Lock
 from xaieval.results.validation import read_manifest, shortened
 
 __all__ = [
+    "KEPT_MAPS",
     "MANIFEST",
     "PARTS",
     "POOLED",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 ROWS, SUMMARY, MANIFEST = "rows.parquet", "summary.csv", "manifest.json"
+KEPT_MAPS = "maps.safetensors"  # of runs that keep maps for the report
 POOLED = "pooled.csv"  # of runs that have numbers over all images at once
 PARTS = "parts"  # subfolder with the batches measured so far, until the run is finished
 _MENDS = {"groups": "; Scores.load(folder).with_groups(...) gives a finished run other groups without measuring it again"}

@@ -11,7 +11,7 @@ from typing import Self
 
 from xaieval.errors import OutputError
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "is_held", "turn_in"]
 
 LOOKS = 0.02  # seconds between two tries of a process that waits
 
@@ -78,6 +78,33 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.free()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a file; what a dead one has left is removed."""
+    lock = Lock(path)
+    if not lock.take():
+        return True
+    lock.free()
+    return False
+
+
+def turn_in(folder: Path, name: str) -> Lock:
+    """Wait for a lock in a folder that processes make when they come and remove when they leave; it is held then.
+
+    Args:
+        folder: The folder, created if needed.
+        name: Of the lock's file.
+
+    Raises:
+        OutputError: The file system has no locks.
+        OSError: The folder or the file cannot be written.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / name)
+        with suppress(FileNotFoundError):  # the last one that left has removed the folder
+            return lock.__enter__()
 
 
 _held: set[int] = set()

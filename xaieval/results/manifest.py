@@ -7,25 +7,24 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from xaieval.config.version import package_version
-from xaieval.data.batches import Failure
 from xaieval.results.rows import GROUP, RowsInFile, in_pieces
+
+if TYPE_CHECKING:
+    from xaieval.data.batches import Failure
 
 __all__ = [
     "SCHEMA",
     "completed",
     "count_groups",
     "describe_data",
-    "describe_image",
     "digest",
+    "measured_text",
     "now",
-    "tensor_bytes",
     "versions",
 ]
 
@@ -58,6 +57,26 @@ def completed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"complete": True, "dates": {**manifest.get("dates", {}), "ended": now()}}
 
 
+def measured_text(manifest: Mapping[str, Any]) -> str:
+    """When a run was measured, to the minute, and with what; "" if the manifest does not say when.
+
+    Example:
+        >>> dates = {"started": "2026-01-02T23:58:05Z", "ended": "2026-01-03T00:04:59Z"}
+        >>> measured_text({"dates": dates, "versions": {"xaieval": "0.1.0"}})
+        'measured 2026-01-02 23:58 to 2026-01-03 00:04 UTC, xaieval 0.1.0'
+        >>> measured_text({"dates": {"started": "2026-01-02T23:58:05Z", "ended": "2026-01-02T23:58:59Z"}})
+        'measured 2026-01-02 23:58 UTC'
+    """
+    written = [str(text) for text in (manifest.get("dates") or {}).values()]
+    # Minutes, each once, and no day twice.
+    minutes = list(dict.fromkeys(text[:16].replace("T", " ") for text in written))
+    if not minutes:
+        return ""
+    last = [text.removeprefix(minutes[0][:11]) for text in minutes[1:]]
+    version = (manifest.get("versions") or {}).get("xaieval")
+    return f"measured {' to '.join([minutes[0], *last])} UTC{f', xaieval {version}' if version else ''}"
+
+
 def describe_data(rows: pd.DataFrame | RowsInFile, failures: Sequence[Failure], batches: Sequence[str]) -> dict[str, Any]:
     """The manifest's entries on the images, made when all are measured.
 
@@ -82,40 +101,9 @@ def count_groups(manifest: Mapping[str, Any], rows: pd.DataFrame | RowsInFile) -
     return {"groups": {**manifest["groups"], "count": len(names)}}
 
 
-def describe_image(image_id: str, image: Tensor) -> dict[str, Any]:
-    """What is seen of an image's preprocessing: its shape, and the values of its channels, in their unit.
-
-    Args:
-        image_id: The id of the image.
-        image: `[C, H, W]` or `[C, D, H, W]`, as the model gets it.
-
-    Example:
-        >>> described = describe_image("0", torch.tensor([[[0.0, 1.0]], [[-1.0, 1.0]]]))
-        >>> described["shape"], described["minimum"], described["mean"]
-        ([2, 1, 2], [0.0, -1.0], [0.5, 0.0])
-    """
-    with torch.no_grad():
-        channels = image.cpu().double().flatten(1)
-        statistics = {
-            "minimum": channels.amin(1),
-            "maximum": channels.amax(1),
-            "mean": channels.mean(1),
-            "std": channels.std(1, correction=0),
-        }
-    described = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in statistics.items()}
-    return {"id": image_id, "shape": list(image.shape), **described}
-
-
 def digest(content: Iterable[bytes]) -> str:
     """The first 16 hexadecimal digits of the SHA-256."""
     sha256 = hashlib.sha256()
     for part in content:
         sha256.update(part)
     return sha256.hexdigest()[:16]
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """A tensor's values as bytes, on any device and of any dtype."""
-    with torch.no_grad():
-        flat = tensor.clone().cpu().contiguous().reshape(-1)  # tensors made in inference mode cannot always be detached
-    return flat.view(torch.uint8).numpy().tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import pandas as pd
 
 from xaieval.config.groups import GroupsOf, Weights, resolve_groups
-from xaieval.data.groups import check_weights, find_groups, group_source
 from xaieval.errors import DataError, OutputError
 from xaieval.results.checkpoints import read_unfinished
 from xaieval.results.files import MANIFEST, POOLED, ROWS, SUMMARY, whole_file, write_file, write_json, writing
@@ -20,7 +20,7 @@ from xaieval.results.part_of_run import PartOfRun, check_not_whole
 from xaieval.results.row_check import check_row_file
 from xaieval.results.row_file import RowFile, RowWriter
 from xaieval.results.row_pieces import MOST_ROWS, first_rows
-from xaieval.results.rows import GROUP, KEYS, UNREADABLE, with_group_column
+from xaieval.results.rows import CONSTANT_MAP, GROUP, KEYS, UNREADABLE, with_group_column
 from xaieval.results.run_rows import RowsOrFile, RunRows
 from xaieval.results.validation import check_rows, read_manifest
 
@@ -34,7 +34,7 @@ class RunRecord(RunRows):
     Attributes:
         rows: One row per image, layer and method. See `of_file` for rows that are read only when they are asked for.
         manifest: Versions, protocol, seed, metrics, and fingerprints of model and data.
-        maps: Images with their maps (`xaieval.report.Maps`), kept for the report and not written to the folder.
+        maps: Images with their maps (`xaieval.report.Maps`), kept for the report.
 
     Example:
         >>> record = RunRecord(pd.DataFrame({"image_id": ["a"]}), {"seed": 7, "controls": ["random"]})
@@ -60,6 +60,14 @@ class RunRecord(RunRows):
     def controls(self) -> list[str]:
         """The methods that are control maps; empty for a run without controls."""
         return list(self.manifest.get("controls", []))
+
+    @property
+    def notable_statuses(self) -> dict[str, int]:
+        """`statuses` without the constant maps of controls such as `uniform`, which are meant to be constant."""
+        counts: Counter[str] = Counter()
+        for (_, method), known in self.count_statuses().items():
+            counts.update({one: n for one, n in known.items() if one != CONSTANT_MAP or method not in self.controls})
+        return dict(counts.most_common())
 
     @property
     def matched_controls(self) -> list[str]:
@@ -117,6 +125,8 @@ class RunRecord(RunRows):
             >>> run.rows["group"].tolist(), run.manifest["groups"]
             (['lake', 'lake'], {'by': 'lake|road', 'weights': 'images', 'count': 1})
         """
+        from xaieval.data.groups import check_weights, find_groups, group_source  # with torch, which reading a run does without
+
         chosen = resolve_groups(groups)
         known = [name for name in ("image_id", "status", "label") if name in self.column_names]
         images = first_rows([part[part["status"] != UNREADABLE] for part in self.parts(known)], known[1:])
@@ -133,7 +143,7 @@ class RunRecord(RunRows):
             entry = {"by": group_source(chosen)}
             rows = with_group_column(self.rows, self.rows["image_id"].map(dict(zip(images["image_id"], found, strict=True))))
         manifest = self.manifest | {"groups": {**entry, "weights": chosen.weights}}
-        return type(self)(cast(Any, rows), manifest | count_groups(manifest, rows))
+        return type(self)(cast(Any, rows), manifest | count_groups(manifest, rows), self.maps)
 
     def _write(self, path: str | Path, summary: pd.DataFrame, pooled: pd.DataFrame | None = None) -> None:
         """Write `rows.parquet`, `summary.csv` and `manifest.json` into a folder. Each file is replaced as a whole.

@@ -17,13 +17,13 @@ __all__ = ["MOST_ROWS", "SAMPLE_ROWS", "first_rows", "rows_by_pair", "sampled_ro
 
 MOST_ROWS = 5_000_000  # of a run that is held in memory as a whole: some GB with all copies that tests make
 SAMPLE_ROWS = 2_000_000  # of a larger run, on which tests are made
-PIECE_BYTES = 118_000_000  # of the values that are held at a time
+PIECE_BYTES = 420_000_000  # of the values that are held at a time
 
 
 def rows_by_pair(file: RowFile, columns: Sequence[str]) -> Iterator[tuple[Pair, pd.DataFrame]]:
     """The rows of each pair of layer and method, in the order in which the pairs first occur.
 
-    The file is read once for as many pairs as fit into 118 MB, so that fewer columns take fewer passes.
+    The file is read once for as many pairs as fit into 420 MB, so that fewer columns take fewer passes.
 
     Args:
         file: The rows of a run.

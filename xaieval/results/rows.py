@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 from pandas.api.extensions import ExtensionArray
-from torch import Tensor
 
-from xaieval.data.batches import Failure
-from xaieval.data.labels import Labels
+if TYPE_CHECKING:
+    from xaieval.data.batches import Failure
 
 __all__ = [
+    "CONSTANT_MAP",
     "COUNTED",
     "CROSS_KEYS",
     "DISAGREE",
@@ -26,14 +26,14 @@ __all__ = [
     "VALUED",
     "Pair",
     "RowsInFile",
-    "class_column",
     "failed_rows",
     "in_pieces",
     "row_table",
     "with_group_column",
 ]
 
-COUNTED = ("ok", "constant_map")  # statuses of the rows that count: all of their metrics can have values
+CONSTANT_MAP = "constant_map"
+COUNTED = ("ok", CONSTANT_MAP)  # statuses of the rows that count: all of their metrics can have values
 NOT_POSITIVE = ("zero_confidence", "negative_confidence")  # only metrics that do not divide by the confidence have values
 VALUED = (*COUNTED, *NOT_POSITIVE)  # statuses of the rows whose values take part in the means
 UNREADABLE = "unreadable"  # nothing is known of the image but its id, and perhaps its label
@@ -85,7 +85,7 @@ def failed_rows(failures: Sequence[Failure], pairs: Sequence[Pair], metrics: Seq
         metrics: Names of the metric columns.
     """
     missing = np.full(len(failures), np.nan)
-    unknown = class_column(None, len(failures))
+    unknown = pd.array([pd.NA] * len(failures), dtype="Int64")
     return row_table(
         pairs,
         {
@@ -115,19 +115,6 @@ def with_group_column(rows: pd.DataFrame, group: Sequence[str] | pd.Series[str] 
     if group is not None:
         rows.insert(list(rows.columns).index("method") + 1, GROUP, pd.Series(list(group), index=rows.index))
     return rows
-
-
-def class_column(classes: Labels, count: int = 0) -> ExtensionArray:
-    """Classes `[N]` as integers that may be missing: negative numbers are no class.
-
-    Args:
-        classes: Anything else than one class per image gives missing values.
-        count: The number of images where `classes` has no class for each.
-    """
-    if not isinstance(classes, Tensor) or classes.ndim > 1:
-        return pd.array([pd.NA] * count, dtype="Int64")
-    values = classes.numpy().astype("int64")
-    return pd.arrays.IntegerArray(values, values < 0)
 
 
 def _by_image(values: Any, pairs: int) -> Any:

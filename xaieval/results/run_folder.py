@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from xaieval.data.batches import Batch
 from xaieval.errors import DataError, OutputError, RunError, advice
 from xaieval.results.checkpoints import Checkpoint, FinishedRun, in_groups, part_path, part_paths, unless_damaged
 from xaieval.results.files import (
+    KEPT_MAPS,
     MANIFEST,
     PARTS,
     POOLED,
@@ -35,10 +36,12 @@ from xaieval.results.files import (
     write_json,
     writing,
 )
-from xaieval.results.locks import Lock
-from xaieval.results.part_ends import END, state_of
+from xaieval.results.locks import Lock, is_held, turn_in
+from xaieval.results.part_ends import CAME, END, OWNER, state_of
 from xaieval.results.part_files import read_part, write_part
 from xaieval.results.row_tables import frame_of, table_of
+from xaieval.results.rows import GROUP
+from xaieval.results.tensors import checkpoint_of
 from xaieval.results.validation import read_manifest
 
 __all__ = ["RunFolder", "other_order"]
@@ -46,6 +49,7 @@ __all__ = ["RunFolder", "other_order"]
 SESSION = "session.json"
 DOOR, MERGING = ".door", ".merging"
 PRESENT, CLAIM, CHECKED = ".present", ".claim", ".checked"  # endings of names
+_OF_SESSIONS = tuple(f"*{ending}" for ending in (CHECKED, CLAIM, END, CAME, OWNER))
 
 log = logging.getLogger("xaieval")
 
@@ -107,19 +111,8 @@ class RunFolder:
     @contextmanager
     def _door(self) -> Iterator[None]:
         """Where one process at a time comes or leaves."""
-        parts = self.folder / PARTS
-        while True:
-            parts.mkdir(parents=True, exist_ok=True)
-            lock = Lock(parts / DOOR)
-            try:
-                lock.__enter__()
-            except FileNotFoundError:  # the last one that left has removed the folder
-                continue
-            break
-        try:
+        with turn_in(self.folder / PARTS, DOOR):
             yield
-        finally:
-            lock.free()
 
     @contextmanager
     def _entered(self) -> Iterator[bool]:
@@ -134,7 +127,7 @@ class RunFolder:
 
     def _others(self) -> bool:
         """Whether other processes are present; removes what dead ones have left."""
-        held = [_is_held(path) for path in (self.folder / PARTS).glob(f"*{PRESENT}")]
+        held = [is_held(path) for path in (self.folder / PARTS).glob(f"*{PRESENT}")]
         return any(held)
 
     def _join(self, resume: bool, order: str) -> None:
@@ -184,17 +177,20 @@ class RunFolder:
         with suppress(OSError):  # files that are left do no harm
             for name in (SESSION, MANIFEST):
                 (parts / name).unlink(missing_ok=True)
-            for path in [*part_paths(self.folder).values(), *parts.glob(f"*{CHECKED}"), *parts.glob(f"*{END}")]:
+            for path in [
+                *part_paths(self.folder).values(),
+                *(path for kind in (CHECKED, END, CAME) for path in parts.glob(f"*{kind}")),
+            ]:
                 path.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
-        """Remove what earlier sessions and dead processes have left; nobody else is there."""
+        """Remove what earlier sessions and dead processes have left; no other process is running."""
         parts = self.folder / PARTS
-        for path in [path for kind in (f"*{CHECKED}", f"*{CLAIM}", f"*{END}", ".*.part") for path in parts.glob(kind)]:
+        for path in [path for kind in (*_OF_SESSIONS, ".*.part") for path in parts.glob(kind)]:
             path.unlink(missing_ok=True)
-        for name in (ROWS, SUMMARY, POOLED, MANIFEST):  # a process that has left may be writing one of them
+        for name in (ROWS, SUMMARY, POOLED, KEPT_MAPS, MANIFEST):  # a process that has left may be writing one of them
             for path in self.folder.glob(f".{name}.*.part"):
-                _is_held(path)
+                is_held(path)
 
     # ---- batches
 
@@ -237,7 +233,7 @@ class RunFolder:
             checkpoint = unless_damaged(Checkpoint.read, part)
             if checkpoint is None:
                 return False
-            now = Checkpoint.of(batch)
+            now = checkpoint_of(batch)
             if checkpoint.check == now.check:
                 if not checkpoint.misses_alike(now):
                     self.write(number, now, frame_of(read_part(part)))
@@ -251,18 +247,20 @@ class RunFolder:
 
     def describe(self, batch: Batch) -> Checkpoint:
         """What a batch is, for those that go on with the run."""
-        return Checkpoint.of(batch)
+        return checkpoint_of(batch)
 
     def _restore_finished(self, number: int, batch: Batch) -> bool:
-        known, now = self.finished.checkpoints[number], Checkpoint.of(batch)
+        known, now = self.finished.checkpoints[number], checkpoint_of(batch)
         if known.check != now.check:
             return False  # such as a finished run in other batches, which is measured again
-        grouped = batch.group is not None or self.finished.has_groups
-        if grouped or not known.misses_alike(now):
+        misses_alike = known.misses_alike(now)
+        if batch.group is not None or self.finished.has_groups or not misses_alike:
             rows = self.finished.rows(number)
             if rows is None:
                 return False
-            self.write(number, now, in_groups(rows, batch))
+            grouped = in_groups(rows, batch)
+            if not misses_alike or [*grouped.get(GROUP, ())] != [*rows.get(GROUP, ())]:
+                self.write(number, now, grouped)
         return True
 
     def _may_differ(self, number: int, known: Checkpoint, batch: Batch) -> bool:
@@ -333,6 +331,10 @@ class RunFolder:
         """Whether another process has finished the run since this one came."""
         return state_of(self.folder / MANIFEST) != self.seen and is_complete(self.folder)
 
+    def is_unchanged(self, numbers: Sequence[int]) -> bool:
+        """Whether the folder holds a finished run of these batches, and none of them has been measured or changed since."""
+        return bool(numbers) and list(self.finished.checkpoints) == list(numbers) and not part_paths(self.folder)
+
     @contextmanager
     def merging(self) -> Iterator[bool]:
         """Wait until no other process merges; gives whether it is for this one to do it."""
@@ -343,15 +345,6 @@ class RunFolder:
         """Remove the parts of the run, which is finished now."""
         with suppress(OSError), self._door():
             self._remove()
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a file; what a dead one has left is removed."""
-    lock = Lock(path)
-    if not lock.take():
-        return True
-    lock.free()
-    return False
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -196,6 +196,9 @@ def _check_metric(metric: Any, source: str | Path) -> None:
             raise _no_manifest(source, f"a metric's {key}", "text that can be printed", text)
     if metric["interval"] not in ("mean", "wilson"):
         raise _no_manifest(source, "a metric's interval", "mean or wilson", metric["interval"])
+    bounds = metric.get("bounds", [0, 1])
+    if not (isinstance(bounds, list) and [isinstance(each, int | float) for each in bounds] == [True, True]):
+        raise _no_manifest(source, "a metric's bounds", "two numbers", bounds)
     if not isinstance(metric["higher_is_better"], bool | None):
         raise _no_manifest(source, "a metric's higher_is_better", "true, false or null", metric["higher_is_better"])
 

@@ -115,7 +115,7 @@ def check_state_kept(subject: Subject) -> None:
 
 
 def check_state_after_error(subject: Subject) -> None:
-    """The model is not changed either if it raises while the explainer runs it."""
+    """The model is not changed if it raises an error while the explainer runs it."""
     _expect_same_model(subject, "after it raised at once", subject.model.register_forward_pre_hook)
     _expect_same_model(subject, "after it raised in the end", subject.model.register_forward_hook)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 from torch import nn
 
 from xaieval.config.counts import check_count
 from xaieval.data.batches import Batch, read_batch, read_batches
 from xaieval.errors import UsageError
 from xaieval.evaluation.loop import score
-from xaieval.evaluation.score_callback import Drawing, LogPicture, logged_means, map_pictures
+from xaieval.evaluation.score_callback import Drawing, LogPicture, extended, logged_means, map_pictures
 from xaieval.evaluation.scores import Scores
 from xaieval.explainers import Method, resolve_methods
 from xaieval.metrics import Metric, resolve_metrics
@@ -57,6 +58,7 @@ class ScoreLayers(lightning.Callback):
 
     Attributes:
         scores: Rows of the last scoring, in the process that scored; None before the first.
+        history: A row for each scoring, layer and method, as of `xaieval.ScoreCallback`, in the process that scored.
 
     Raises:
         UsageError: `every` or `max_images` is below 1, or a method or metric is unknown; at the start of training, if the
@@ -97,6 +99,7 @@ class ScoreLayers(lightning.Callback):
         self.drawing = Drawing(images=pictures, preprocessing=preprocessing, mean=mean, std=std, bands=bands)
         self.choices = choices
         self.scores: Scores | None = None
+        self.history = pd.DataFrame()
         self._kept: list[Batch] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
@@ -139,7 +142,9 @@ class ScoreLayers(lightning.Callback):
         means: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
-                means = self._score(pl_module, kept if self.loader is None else self.loader)
+                scores = self._score(pl_module, kept if self.loader is None else self.loader)
+                means = logged_means(scores)
+                self.history = extended(self.history, scores, trainer.current_epoch, trainer.global_step)
                 if self.drawing.images:
                     self._log_pictures(trainer, pl_module, kept if self.loader is None else self.loader)
         means = trainer.strategy.broadcast(means)
@@ -151,7 +156,7 @@ class ScoreLayers(lightning.Callback):
             return False
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every == 0
 
-    def _score(self, module: lightning.LightningModule, loader: Iterable[Any]) -> dict[str, float]:
+    def _score(self, module: lightning.LightningModule, loader: Iterable[Any]) -> Scores:
         self.scores = score(
             self._network(module),
             loader,
@@ -162,7 +167,7 @@ class ScoreLayers(lightning.Callback):
             progress=False,
             **self.choices,
         )
-        return logged_means(self.scores)
+        return self.scores
 
     def _log_pictures(self, trainer: lightning.Trainer, module: lightning.LightningModule, loader: Iterable[Any]) -> None:
         batches = list(read_batches(loader, max_images=self.drawing.images))

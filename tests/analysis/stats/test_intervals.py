@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from xaieval.analysis.stats.intervals import (
     wilson_interval,
 )
 from xaieval.analysis.stats.proportions import difference_of_proportions
+from xaieval.analysis.summary import summarise
 from xaieval.errors import MetricError
 
 PROPERTY = settings(deadline=None, max_examples=100)
@@ -460,3 +462,30 @@ def test_a_bootstrap_without_samples_is_refused(bootstrap):
     with pytest.raises(MetricError) as caught:
         bootstrap()
     assert str(caught.value) == "resamples is at least 1, got 0"
+
+
+@PROPERTY
+@given(st.lists(st.sampled_from([0.0, 3.0, 40.0, 100.0]), min_size=4, max_size=12))
+def test_intervals_of_metrics_with_bounds_do_not_leave_them(values):
+    low, high = mean_interval(values)
+    given_bounds = metric_interval(values, bounds=(0, 100))
+    if np.isnan(low):
+        assert np.isnan(given_bounds).all()
+    else:
+        assert given_bounds == (max(low, 0), min(high, 100))
+        assert given_bounds[0] <= np.mean(values) <= given_bounds[1]
+        assert metric_interval(values, bounds=(0, 99)) == ((low, high) if max(values) == 100 else (max(low, 0), min(high, 99)))
+
+
+def test_summaries_cut_intervals_at_the_bounds_of_the_metric():
+    values = [0.0, 40.0, 10.0, 2.0]
+    entry = {"name": "average_drop", "interval": "mean", "higher_is_better": False}
+    rows = pd.DataFrame(
+        {"image_id": list("abcd"), "layer": "1", "method": "gradcam", "status": "ok", "average_drop": values, "mask_area": 0.3}
+    )
+    low, high = mean_interval(values)
+    assert low < 0
+    assert high > 100
+    ends = ["average_drop_low", "average_drop_high"]
+    assert summarise(rows, [entry])[ends].iloc[0].tolist() == [low, high]
+    assert summarise(rows, [entry | {"bounds": [0.0, 100.0]}])[ends].iloc[0].tolist() == [0, 100]

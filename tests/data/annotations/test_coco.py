@@ -147,7 +147,7 @@ def test_objects_are_scaled_to_a_picture_of_the_same_proportions(tmp_path):
     assert np.array_equal(masks, [area(0, 0, 4, 8), area(2, 2, 6, 6)])
     assert batch.truth[0].boxes.tolist() == [[0, 0, 4, 8]]
     photos, file = coco(tmp_path, False, images=[one | {"width": 16} for one in doubled], annotations=annotations)
-    with pytest.raises(DataError, match=r"says that '1\.png' has 16 x 16 pixels, but the picture has 12 x 8"):
+    with pytest.raises(DataError, match=r"says that '1\.png' has 16 x 16 pixels, but the image has 12 x 8"):
         found(photos, f"coco:{file}", CAT, CAT)
 
 

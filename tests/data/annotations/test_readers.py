@@ -259,7 +259,7 @@ def nothing(root: Path) -> None:
         (
             missing,
             "voc:{}",
-            "'{}/Annotations' lacks an XML file for 1 of 2 pictures; the first, '2.png', needs '{}/Annotations/2.xml'",
+            "'{}/Annotations' lacks an XML file for 1 of 2 images; the first, '2.png', needs '{}/Annotations/2.xml'",
         ),
         (foreign, "voc:{}", "has the class 'frog', which is not one of Pascal VOC; give Annotations(..., classes="),
         (
@@ -268,8 +268,8 @@ def nothing(root: Path) -> None:
             "no folder '{}/JPEGImages/SegmentationClass'; give the folder that has a PNG file",
         ),
         (nothing, "clevr-xai:{}/nowhere", "no folder '{}/nowhere'; give a folder of CLEVR-XAI's ground truth"),
-        (nothing, "cub:{}", "cannot read pictures from '{}/images.txt': FileNotFoundError"),
-        (nothing, "funnybirds:{}/SegmentationClass", "stand in class folders"),
+        (nothing, "cub:{}", "cannot read images from '{}/images.txt': FileNotFoundError"),
+        (nothing, "funnybirds:{}/SegmentationClass", "are in class folders"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(tmp_path, spoil: Callable[[Path], None], annotations, message):
@@ -299,7 +299,7 @@ def test_a_broken_annotation_makes_its_picture_unreadable(tmp_path):
     (tmp_path / "Annotations" / "1.xml").write_text("<annotation><object>")
     batch = batch_of(images, f"voc-masks:{tmp_path}")
     assert [(name, reason) for name, _, reason in batch.failed] == [
-        ("2.png", "ValueError: its labels have (4, 4) pixels, the picture (12, 8)")
+        ("2.png", "ValueError: its labels have (4, 4) pixels, the image (12, 8)")
     ]
     batch = batch_of(images, f"voc:{tmp_path}")
     assert [name for name, _, _ in batch.failed] == ["1.png"]

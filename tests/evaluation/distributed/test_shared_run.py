@@ -28,7 +28,7 @@ from tests import ROOT
 from xaieval.config.groups import Groups
 from xaieval.data.samples import collate
 from xaieval.errors import DataError, OutputError, RunError, UsageError
-from xaieval.evaluation import distributed, fingerprint, loop
+from xaieval.evaluation import distributed, fingerprint, loop, whole_run
 from xaieval.evaluation.batch_sources import SharedLoader
 from xaieval.evaluation.distributed import shared_run
 from xaieval.evaluation.distributed.rank import Rank
@@ -269,6 +269,37 @@ def test_a_finished_run_is_looked_through_by_all_and_measured_by_none(tmp_path, 
         pd.testing.assert_frame_equal(scores.rows, run(Images(21, {3}).loader(2)).rows)
 
 
+def state_of_files(folder: Path) -> dict[str, Any]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("case", ["loader", "groups", "stream", "stop", "deterministic"])
+def test_a_finished_run_that_is_repeated_stays_as_it_is(case, tmp_path, monkeypatch, measured):
+    make, options = CASES[case]
+    run(make(), tmp_path, **options)
+    before = state_of_files(tmp_path)
+    assert set(before) == {"rows.parquet", "summary.csv", "manifest.json"}
+    for module in (manifest, fingerprint):
+        monkeypatch.setattr(module, "now", lambda: "2027-01-02T03:04:05Z")
+    measured.clear()
+    stored = Scores.load(tmp_path)
+    for scores in [run(make(), tmp_path, **options), *(shared(make, tmp_path, 2, **options) if case == "loader" else ())]:
+        pd.testing.assert_frame_equal(scores.rows, stored.rows, check_exact=True)
+        assert scores.manifest == stored.manifest
+    assert not measured
+    assert state_of_files(tmp_path) == before
+
+
+def test_a_finished_run_is_written_again_if_asked_for_or_if_images_came(tmp_path, measured):
+    run(Images(6).loader(), tmp_path)
+    for count, options in ((6, {"resume": False}), (9, {})):
+        before = state_of_files(tmp_path)
+        measured.clear()
+        run(Images(count).loader(), tmp_path, **options)
+        assert len(measured) == (2 if count == 6 else 1)
+        assert all(now[:2] != before[name][:2] for name, now in state_of_files(tmp_path).items())
+
+
 def test_images_that_have_changed_are_refused_by_whoever_comes_to_them(tmp_path):
     batches = list(Images(16).loader(2))
     with pytest.raises(Broken):
@@ -442,6 +473,66 @@ def test_streams_that_split_themselves_are_kept_whole(tmp_path, measured):
         assert "holds another run: its already split is 3, this run's is 2" in str(error)
 
 
+def own(rank: int, batches: Iterable[Any], folder: Path) -> Callable[[], Scores]:
+    return lambda: run(SharedLoader(batches, Rank(rank, 2), already_split=True), folder)
+
+
+def parts_of_two() -> list[list[Tensor]]:
+    return [
+        [torch.stack([image(first + 2 * number), image(first + 2 * number + 1)]) for number in range(3)] for first in (0, 10)
+    ]
+
+
+def gone_after(batches: list[Any], count: int, folder: Path) -> Iterator[Any]:
+    yield from batches[:count]
+    end = time.monotonic() + 20
+    while len(list(folder.glob("parts/*.came"))) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    raise Broken
+
+
+@pytest.mark.parametrize("own_images", [True, False], ids=["with images", "without images"])
+def test_who_waits_for_images_of_a_process_that_is_gone_says_so_and_the_run_goes_on(
+    own_images, tmp_path, measured, monkeypatch
+):
+    monkeypatch.setattr(whole_run, "PATIENCE", 1.0)
+    mine, others = parts_of_two()
+    error, broken = together(own(0, mine, tmp_path), own(1, gone_after(others, 2, tmp_path), tmp_path))
+    assert isinstance(broken, Broken)
+    assert isinstance(error, RunError)
+    assert str(error).startswith("rank 1 of 2 processes has ended before all of the images were measured that only it has; ")
+    assert str(error).endswith("the same command in 2 processes goes on")
+    measured.clear()
+    for scores in together(own(0, mine, tmp_path), own(1, others, tmp_path)):
+        ids = [*(f"r0-{index}" for index in range(2 * len(mine))), *(f"r1-{index}" for index in range(6))]
+        assert list(scores.rows["image_id"].unique()) == ids
+    assert "r0-0" not in measured
+    assert files(tmp_path) == {"rows.parquet", "summary.csv", "manifest.json"}
+
+
+def test_a_process_that_comes_back_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_run, "PATIENCE", 20.0)
+    mine, others = parts_of_two()
+
+    def twice() -> Scores:
+        with pytest.raises(Broken):
+            own(1, gone_after(others, 2, tmp_path), tmp_path)()
+        return own(1, others, tmp_path)()
+
+    for scores in together(own(0, mine, tmp_path), twice):
+        assert scores.rows["image_id"].nunique() == 12
+
+
+def test_parts_that_are_swapped_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_run, "PATIENCE", 0.5)
+    one, other = parts_of_two()
+    together(own(0, gone_after(one, 2, tmp_path), tmp_path), own(1, gone_after(other, 2, tmp_path), tmp_path))
+    found = together(own(0, other, tmp_path), own(1, one, tmp_path))
+    assert all(isinstance(error, OutputError) and "its images, labels or groups are others" in str(error) for error in found)
+    for scores in together(own(0, one, tmp_path), own(1, other, tmp_path)):
+        assert scores.rows["image_id"].nunique() == 12
+
+
 def test_an_image_in_two_parts_is_refused(tmp_path):
     works = [
         lambda rank=rank: run(SharedLoader(Images(3).loader(), Rank(rank, 2), already_split=True), tmp_path)
@@ -529,19 +620,20 @@ def processes(folder: Path, seeds: Iterable[int | None], workers: int = 0) -> li
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_those_that_live_do_what_dead_ones_have_left(workers, tmp_path):
-    seeds = [random.randrange(10**6) for _ in range(4 if workers else 8)]
+    seeds = random.Random(workers).sample(range(10**6), 4 if workers else 8)
     ended = processes(tmp_path / "run", [None, *seeds], workers)
-    assert ended[0] == 0
-    assert -signal.SIGKILL in ended
+    assert ended[0] == 0, seeds
+    assert -signal.SIGKILL in ended, seeds
     pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
     run(Images(23, {4}).loader(2), tmp_path / "run")  # the last one tidies up
     assert files(tmp_path / "run") == {"rows.parquet", "summary.csv", "manifest.json"}, seeds
 
 
 def test_when_all_die_the_next_ones_go_on(tmp_path, measured):
-    for _ in range(3):
-        processes(tmp_path / "run", [random.randrange(10**6) for _ in range(2)])
-    assert processes(tmp_path / "run", [None]) == [0]
+    seeds = random.Random(3).sample(range(10**6), 6)
+    for two in zip(seeds[::2], seeds[1::2], strict=True):
+        processes(tmp_path / "run", two)
+    assert processes(tmp_path / "run", [None]) == [0], seeds
     pd.testing.assert_frame_equal(Scores.load(tmp_path / "run").rows, run(Images(23, {4}).loader(2)).rows, check_exact=True)
 
 

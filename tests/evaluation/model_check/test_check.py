@@ -195,6 +195,15 @@ def test_a_model_that_gives_nan():
 
     found = {f.name: f.evidence for f in xaieval.check(Nan(), [images()]).findings()}
     assert 0 < found["nan_outputs"]["broken"] < found["nan_outputs"]["images"] == 4
+    assert found["nan_outputs"]["broken_images"] == 0
+
+
+def test_images_that_contain_nan_are_the_reason_for_outputs_that_do():
+    given = images()
+    given[1, 0, 2, 2] = torch.nan
+    (found,) = (one for one in xaieval.check(Linear(), [given]).findings() if one.name == "nan_outputs")
+    assert (found.evidence["broken"], found.evidence["broken_images"]) == (1, 1)
+    assert "1 of these images contain NaN or infinite values themselves" in found.text
 
 
 def test_outputs_that_are_nearly_uniform():

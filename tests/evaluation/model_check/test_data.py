@@ -63,4 +63,31 @@ def test_pictures_that_a_folder_leaves_out_are_said_and_other_files_are_not(tmp_
     assert xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings() == []
     (tmp_path / "a" / "3.heic").write_text("")
     [found] = xaieval.check(model, image_folder(tmp_path, Preprocessing(16, 16)).loader(2)).findings()
-    assert (found.name, dict(found.evidence)) == ("pictures_left_out", {".heic": 1})
+    assert (found.name, dict(found.evidence)) == ("images_left_out", {".heic": 1})
+
+
+TILES = torch.rand(4, 13, 16, 16, generator=torch.Generator().manual_seed(0)) * 6 - 3  # normalised
+
+
+def without_data(images: torch.Tensor) -> list[dict[str, float]]:
+    return [dict(one.evidence) for one in find_in_data(read_batch(images, 0), []) if one.name == "pixels_without_data"]
+
+
+def test_pixels_without_data_are_found_in_any_unit():
+    tiles = TILES.clone()
+    tiles[1, :, :, :4] = tiles[3, :, 0, :2] = -15.2
+    assert without_data(tiles) == [{"images": 4, "with_such_pixels": 2, "value": pytest.approx(-15.2)}]
+    raw = (TILES + 3) * 1500
+    raw[0, :, 5:9] = -9999
+    assert without_data(raw) == [{"images": 4, "with_such_pixels": 1, "value": -9999}]
+
+
+@pytest.mark.parametrize(
+    ("value", "channels"),
+    [(-3.1, slice(None)), (-15.2, slice(0, 12)), (0.0, slice(None))],  # a black border, one band with data, the mean
+)
+def test_pixels_that_may_have_data(value, channels):
+    tiles = TILES.clone()
+    tiles[:, channels, :, :4] = value
+    assert without_data(tiles) == []
+    assert without_data(torch.full((2, 3, 8, 8), -9.0)) == []  # nothing to compare with

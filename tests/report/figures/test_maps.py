@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from xaieval.report.figures.maps import grid_figure
+from xaieval.report.figures.maps import grid_figure, maps_figure
 
 PIXELS = torch.rand(3, 6, 8)
 
@@ -37,3 +37,12 @@ def test_the_maps_of_a_wide_picture_stand_below_it():
     maps = {("layer4", method): torch.rand(4, 30) for method in ("gradcam", "random")}
     figure = grid_figure(torch.rand(3, 4, 30), maps)
     assert [axes.get_ylabel() for axes in figure.axes[:3]] == ["image", "layer4, gradcam", "layer4, random"]
+
+
+def test_nothing_of_a_single_row_is_cut_off_when_it_is_saved():
+    maps = {f"blocks.{number}\nAD": torch.rand(1, 64, 64) for number in range(3)}
+    figure = maps_figure(torch.rand(1, 3, 64, 64), maps, ["airliner 0.95"], size=7)
+    figure.draw_without_rendering()  # as savefig does
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height

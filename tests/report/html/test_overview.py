@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from xaieval.report.html.overview import Best, best_of, doubts_of, how_sure, winners_of
+from xaieval.report.html.overview import Best, best_of, doubts_of, how_sure, size_note, winners_of
 from xaieval.report.html.sections import controls_beaten
 from xaieval.report.result_table import result_table
 from xaieval.results.record import RunRecord
@@ -82,6 +82,21 @@ def test_nothing_is_called_certain_that_was_not_tested():
     assert tied.more_ties == 2
 
 
+def test_the_largest_maps_are_said_to_be_where_they_win():
+    drops = dict(zip(PAIRS, (60.0, 20.0, 30.0, 0.0), strict=True))
+    record = _record(drops, dict.fromkeys(PAIRS, 0.0))
+    areas = dict(zip(PAIRS, (0.2, 0.4567, 0.3, 0.9), strict=True))
+    record.rows["mask_area"] = [areas[pair] for pair in zip(record.rows["layer"], record.rows["method"], strict=True)]
+    winners = winners_of(_best(record)[:1], {})
+    frame = result_table(record).frame
+    said = "The maps of p5 a are the largest: they keep 45.7 % of the image, the others at most 30.0 %."
+    assert size_note(winners, frame, ["random"]) == said, "a control does not count"
+    assert size_note(winners, frame, []) == "", "random is larger"
+    assert size_note(winners, frame.drop(index=[("p4", "a"), ("p5", "b")]), ["random"]) == "", "there is no other"
+    assert size_note([], frame, ["random"]) == ""
+    assert size_note(winners, frame.assign(mask_area=0.5), ["random"]) == "", "all are as large"
+
+
 def test_doubts_are_in_the_words_and_digits_of_the_table_and_begin_with_the_check():
     drops = dict(zip(PAIRS, (60.0, 20.0, 30.0, 0.04), strict=True))
     record = _record(drops, dict.fromkeys(PAIRS, 0.0), count=20)
@@ -90,8 +105,8 @@ def test_doubts_are_in_the_words_and_digits_of_the_table_and_begin_with_the_chec
     doubts = doubts_of(record, result_table(record).frame, 0.95)
     assert doubts[0] == "The weights are random"
     assert (
-        "AD %: a control map has the best value, 0.0 of random; the best method is a at p5 with 20.0, so a good AD % alone "
-        "proves nothing"
+        "AD %: the control map random (0.0) is significantly better than every method, the best of which is a at p5 (20.0); so "
+        "a good AD % alone proves nothing"
     ) in doubts
     assert doubts[-1].startswith("Only 20 images count for a layer and method; with fewer than 50,")
     assert not any("average_drop" in doubt for doubt in doubts)

@@ -164,6 +164,9 @@ def test_reasons_for_doubt_are_those_of_the_run_and_too_few_images():
     found = f"{own[0].upper()}{own[1:]} Only 20 images count for a layer and method; with fewer than 50,"
     assert f"2 reasons to doubt the numbers {found}" in text
     assert "Rows by status: ok 36, constant_map 4." in text
+    constant = rows.assign(layer="input", method="uniform", status="constant_map")
+    whole = _scores(pd.concat([_rows(20), constant], ignore_index=True), controls=["uniform"])
+    assert "Rows by status" not in _text(_page(whole)), "a control that is meant to be constant"
 
 
 def test_controls_are_told_from_methods_and_those_beaten_are_counted():
@@ -174,9 +177,9 @@ def test_controls_are_told_from_methods_and_those_beaten_are_counted():
     assert "images 60 layers 2 method 1 and 2 control maps" in text
     assert "random (control)" in text
     assert "p5 gradcam 1 of 1" in text
-    assert "IC %: a control map has the best value" in text
-    assert "AD %: a control map has the best value" not in text
-    assert text.count("this metric can be fooled: fake-cam, which removes one pixel, has 0.0, the best method") == 1
+    assert "IC %: no method has a better mean than the control map random" in text
+    assert "AD %: no method has a better mean" not in text
+    assert text.count("this metric can be fooled: fake-cam, ones except for one pixel, has 0.0, the best method") == 1
     assert "lower is better can be fooled" in text, "the heading of the metric"
     assert "AD % lower is better can be fooled 0.0" not in text, "a control is never the best"
 
@@ -210,7 +213,7 @@ def test_maps_stand_beside_others_of_their_size():
     scores.manifest["metrics"] = [*scores.metrics, excess_entry(scores.metrics[0], "shifted")]
     text = _text(_page(scores))
     assert "Is it the map, or its size?" in text
-    assert "shifted : the same map, moved to another place; dimmed : the whole picture" in text
+    assert "shifted : the same map, moved to another place; dimmed : the whole image" in text
     assert "AD minus that of shifted maps" in text
     assert "1 of 2 not dimmed" in text
     assert "Is it the map, or its size?" not in _text(_page(_scores()))
@@ -264,7 +267,9 @@ def test_two_runs_stand_side_by_side_as_compare_says():
     row = scores.compare(other).loc[("p4", "gradcam", "average_drop")]
     shown = f"{row['mean']:.1f} {row['other_mean']:.1f} {row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
     assert f"p4 gradcam AD % {shown} {row['p_holm']:.2g} 60 first" in text
-    assert "Of 4 comparisons, 2 are significantly better in first and 0 are significantly better in second" in text
+    verdict = "Of 4 comparisons, 2 are significantly better in first and 0 are significantly better in second"
+    assert text.count(verdict) == 2, "at the top, and in its section"
+    assert f"Compared with second ( a model ): {verdict}" in text.replace("(a model)", "( a model )")
     assert "Settings that differ setting first second model a b" in text
 
 
@@ -692,6 +697,23 @@ def test_maps_made_again_are_those_that_were_scored(scored):
         torch.testing.assert_close(maps.masked[method][layer] / 255, masked, atol=0.6 / 255, rtol=0)
 
 
+@pytest.mark.slow
+def test_kept_maps_need_neither_model_nor_data(bench, scored):
+    words = ("--layers", "fpn[p5]", "--max-images", "4", "--no-progress", "--keep-maps", "3", "--out", "run")
+    assert "manifest.json, maps.safetensors, maps.png" in bench("score", *words).out
+    changed = json.loads(Path("run/manifest.json").read_text())
+    changed["options"] |= {"model": "timm:nothing", "data": "folder:gone"}
+    Path("run/manifest.json").write_text(json.dumps(changed))
+    result = bench("report", "run")
+    assert (result.status, result.err) == (0, "")
+    assert "no maps" not in result.out
+    page = Path("run/report.html").read_text()
+    assert set(re.findall(r'alt="Image ([^"]+)"', page)) == set(Maps.load("run").ids)
+    assert '"words":["disc"' in page.replace(", ", ",").replace(": ", ":"), "labels by their names"
+    bench("report", "run", "--no-maps")
+    assert "No maps are shown: --no-maps was given." in _text(Path("run/report.html").read_text())
+
+
 def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, scored):
     result = bench("report", str(scored), "--no-maps")
     assert result.status == 0
@@ -703,7 +725,7 @@ def test_the_page_lies_in_the_folder_of_the_run_and_can_do_without_maps(bench, s
 
 def test_two_folders_are_compared(bench, scored):
     assert bench("report", str(scored), str(scored), "--no-maps", "--out", "both.html").status == 0
-    assert "Of 6 comparisons, 0 are significantly better in" in _text(Path("both.html").read_text())
+    assert "None of the 6 comparisons is significant." in _text(Path("both.html").read_text())
 
 
 def test_two_folders_have_the_table_of_whose_maps_on_which_model(bench, scored):
@@ -783,7 +805,9 @@ def test_other_images_than_those_of_the_run_make_no_maps(bench, scored):
 
 def test_a_run_from_python_has_only_the_maps_that_are_given(bench):
     _scores().save("python")
-    assert "made from Python, where score(keep_maps=24) keeps them for scores.to_html(path)" in bench("report", "python").out
+    assert (
+        "made from Python, where score(keep_maps=24, output_dir=...) keeps them in the folder" in bench("report", "python").out
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -210,6 +211,7 @@ def metric_interval(
     seed: int = 0,
     *,
     groups: Grouping | None = None,
+    bounds: Sequence[float] | None = None,
 ) -> tuple[float, float]:
     """The interval of a metric's mean, in its unit.
 
@@ -220,6 +222,8 @@ def metric_interval(
         resamples: Number of bootstrap samples: percentile bootstrap instead of `mean_interval`.
         seed: Seed of the resampling.
         groups: Which images belong together. Default: all are independent.
+        bounds: Smallest and largest value that an image can have. The interval does not leave them, since no mean does, unless
+            a value does.
 
     Returns:
         Lower and upper end; NaN for too few values, see `mean_interval`. A proportion has an interval from one value on, or
@@ -231,6 +235,10 @@ def metric_interval(
     Example:
         >>> [round(end, 1) for end in metric_interval([0, 0, 100, 0], "wilson")]
         [4.6, 69.9]
+        >>> [round(end, 1) for end in metric_interval([0.0, 40.0, 10.0, 2.0])]
+        [-17.2, 137.2]
+        >>> [round(end, 1) for end in metric_interval([0.0, 40.0, 10.0, 2.0], bounds=(0, 100))]
+        [0.0, 100.0]
     """
     sample = np.asarray(values, dtype=float)
     if kind == "wilson":
@@ -238,9 +246,12 @@ def metric_interval(
         return 100 * low, 100 * high
     if kind != "mean":
         raise MetricError(f"no interval {kind!r}; known: mean, wilson")
-    if resamples is None:
-        return mean_interval(sample, level, groups=groups)
-    return bootstrap_interval(sample, level, resamples, seed, groups=groups)
+    if resamples is not None:
+        return bootstrap_interval(sample, level, resamples, seed, groups=groups)
+    low, high = mean_interval(sample, level, groups=groups)
+    if bounds is None or np.isnan(low) or sample.min() < bounds[0] or sample.max() > bounds[1]:
+        return low, high
+    return max(low, float(bounds[0])), min(high, float(bounds[1]))
 
 
 def difference_interval(

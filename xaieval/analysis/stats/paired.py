@@ -112,7 +112,7 @@ def rank_biserial(differences: ArrayLike) -> float:
     values = _nonzero(differences)
     if not len(values):
         return float("nan")
-    ranks = scipy.stats.rankdata(np.abs(values))
+    ranks = _ranks(np.abs(values))
     return float((np.sign(values) * ranks).sum() / ranks.sum())
 
 
@@ -149,6 +149,12 @@ def _table(differences: ArrayLike) -> Floats:
     if table.ndim != 2:
         raise MetricError(f"differences are [N, T], one column per test; got shape {table.shape}")
     return table
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1; equal values have the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def _nonzero(differences: ArrayLike) -> Floats:

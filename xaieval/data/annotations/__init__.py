@@ -1,4 +1,4 @@
-"""Annotations of published data sets: which objects a picture shows, of which classes, and where."""
+"""Annotations of published data sets: which objects an image shows, of which classes, and where."""
 
 from __future__ import annotations
 

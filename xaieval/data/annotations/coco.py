@@ -32,10 +32,10 @@ def coco(place: Path, listing: Listing) -> ReadTruth:
     Args:
         place: A JSON file with `images` (`id`, `file_name`), `annotations` (`image_id`, `category_id`, `bbox`, and perhaps
             `segmentation` and `iscrowd`) and `categories` (`id`, `name`).
-        listing: The pictures, all of which the file lists.
+        listing: The images, all of which the file lists.
 
     Raises:
-        DataError: The file cannot be read, does not list all pictures, or none of its categories has a number.
+        DataError: The file cannot be read, does not list all images, or none of its categories has a number.
     """
     try:
         content = json.loads(place.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def pixels_of(segmentation: Any, size: Size) -> Any:
     Args:
         segmentation: Polygons, each `[x1, y1, x2, y2, ...]`; or run lengths, a mapping with "size" `(H, W)` and "counts", a
             list or COCO's compressed text.
-        size: Width and height of the picture.
+        size: Width and height of the image.
 
     Raises:
         ValueError: The run lengths are those of another size.
@@ -146,7 +146,7 @@ def _pixels(one: Mapping[str, Any], size: Size) -> Any:
 
 
 def _scaled(truth: Truth, frame: Size, size: Size, name: str, file: Path) -> Truth:
-    """The truth of a picture of another size but the same proportions.
+    """The truth of an image of another size but the same proportions.
 
     Raises:
         DataError: The proportions differ.

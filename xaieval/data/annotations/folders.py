@@ -1,4 +1,4 @@
-"""Objects from data sets that have one file for each picture: ImageNet-S, CUB-200, FunnyBirds and CLEVR-XAI."""
+"""Objects from data sets that have one file for each image: ImageNet-S, CUB-200, FunnyBirds and CLEVR-XAI."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ PARTS_OF_BIRDS = {  # by their colours in FunnyBirds
 
 
 def imagenet_s(place: Path, listing: Listing) -> ReadTruth:
-    """Read segmentations of ImageNet-S, a PNG file at the path of each picture with the category R + 256 G of each pixel.
+    """Read segmentations of ImageNet-S, a PNG file at the path of each image with the category R + 256 G of each pixel.
 
     Pixels of 1000 are ignored, those of 0 are of other categories. The i-th category is the i-th folder.
 
     Args:
         place: The folder `validation-segmentation` or `train-semi-segmentation`, with the folders of all categories.
-        listing: The pictures.
+        listing: The images.
 
     Raises:
-        DataError: A picture has no file, or no category has a number.
+        DataError: An image has no file, or no category has a number.
 
     Reference:
         Gao et al., "Large-scale Unsupervised Semantic Segmentation", TPAMI 2022 (arXiv 2106.03149).
@@ -71,19 +71,19 @@ def cub(place: Path, listing: Listing) -> ReadTruth:
     Args:
         place: The folder `CUB_200_2011`, with `images.txt`, `image_class_labels.txt`, `classes.txt`, `bounding_boxes.txt` and
             perhaps `segmentations`.
-        listing: The pictures, in `images`. In a folder without classes, classes are numbered from 0.
+        listing: The images, in `images`. In a folder without classes, classes are numbered from 0.
 
     Raises:
-        DataError: A file is missing, or a picture is not listed.
+        DataError: A file is missing, or an image is not listed.
 
     Reference:
         Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011.
     """
-    ids = {name: number for number, name in read_lines(place / "images.txt", "pictures")}
+    ids = {name: number for number, name in read_lines(place / "images.txt", "images")}
     by_end = {name.rpartition("/")[2]: number for name, number in ids.items()}
     found = [ids.get(name, by_end.get(name.rpartition("/")[2], "")) for name in listing.names]
     if "" in found:
-        raise DataError(f"'{place / 'images.txt'}' does not list the picture {listing.names[found.index('')]!r}")
+        raise DataError(f"'{place / 'images.txt'}' does not list the image {listing.names[found.index('')]!r}")
     classes = dict(read_lines(place / "image_class_labels.txt", "classes"))
     boxes = {number: [*map(float, sides)] for number, *sides in read_lines(place / "bounding_boxes.txt", "boxes")}
     named = {int(key) - 1: name for key, name in read_lines(place / "classes.txt", "the names of classes")}
@@ -114,10 +114,10 @@ def funnybirds(place: Path, listing: Listing) -> ReadTruth:
 
     Args:
         place: The folder `test_part_map` or `train_part_map`.
-        listing: The pictures, in class folders. With parts, only these: "eye", "beak", "foot", "wing", "tail".
+        listing: The images, in class folders. With parts, only these: "eye", "beak", "foot", "wing", "tail".
 
     Raises:
-        DataError: A picture has no map or no class, or there is no such part.
+        DataError: An image has no map or no class, or there is no such part.
 
     Reference:
         Hesse et al., "FunnyBirds", ICCV 2023 (arXiv 2308.06248).
@@ -127,7 +127,7 @@ def funnybirds(place: Path, listing: Listing) -> ReadTruth:
     colours = [colour for colour, part in PARTS_OF_BIRDS.items() if part in parts]
     classes = listing.labels
     if not classes or None in classes:
-        raise DataError("the pictures of FunnyBirds stand in class folders; give its folder 'test' or 'train'")
+        raise DataError("the images of FunnyBirds are in class folders; give its folder 'test' or 'train'")
 
     def read(number: int, size: Size) -> Truth:
         values = label_picture(files[number])
@@ -139,17 +139,17 @@ def funnybirds(place: Path, listing: Listing) -> ReadTruth:
 
 
 def clevr_xai(place: Path, listing: Listing) -> ReadTruth:
-    """Read the masks of CLEVR-XAI: `17.npy` for the question 17, with the picture `17.png` or `000017.png`.
+    """Read the masks of CLEVR-XAI: `17.npy` for the question 17, with the image `17.png` or `000017.png`.
 
     They count for every explained answer. Questions without a mask have no object. Masks have their own size, often 128 x 128,
-    whatever the proportions of the picture, and are resized to it.
+    whatever the proportions of the image, and are resized to it.
 
     Args:
         place: The folder of one kind of ground truth, with a bool array `[H, W]` for each question.
-        listing: One picture for each question, named by the number of the question.
+        listing: One image for each question, named by the number of the question.
 
     Raises:
-        DataError: The folder is missing, or a picture is not named by a number.
+        DataError: The folder is missing, or an image is not named by a number.
 
     Reference:
         Arras et al., "CLEVR-XAI", Information Fusion 81, 2022 (arXiv 2003.07258).
@@ -157,7 +157,7 @@ def clevr_xai(place: Path, listing: Listing) -> ReadTruth:
     stems = [Path(name).stem for name in listing.names]
     odd = next((stem for stem in stems if not stem.isdecimal()), None)
     if odd is not None:
-        raise DataError(f"a picture of CLEVR-XAI is named by the number of its question, got {odd!r}")
+        raise DataError(f"an image of CLEVR-XAI is named by the number of its question, got {odd!r}")
     if not place.is_dir():
         raise DataError(f"no folder '{place}'; give a folder of CLEVR-XAI's ground truth, with a .npy file for each question")
 
@@ -176,4 +176,4 @@ def clevr_xai(place: Path, listing: Listing) -> ReadTruth:
 
 def _check_size(values: Any, size: Size) -> None:
     if values.shape[:2] != size[::-1]:
-        raise ValueError(f"its labels have {values.shape[:2][::-1]} pixels, the picture {size}")
+        raise ValueError(f"its labels have {values.shape[:2][::-1]} pixels, the image {size}")

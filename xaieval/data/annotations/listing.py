@@ -1,4 +1,4 @@
-"""The pictures that annotations belong to, and the numbers of their classes."""
+"""The images that annotations belong to, and the numbers of their classes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from xaieval.errors import DataError, choose_from
 
 __all__ = ["Listing", "ReadTruth", "Reader", "Size", "label_picture", "read_lines"]
 
-Size = tuple[int, int]  # width and height of the upright picture
-ReadTruth = Callable[[int, Size], Truth]  # the truth of a picture's number, in its pixels
+Size = tuple[int, int]  # width and height of the upright image
+ReadTruth = Callable[[int, Size], Truth]  # the truth of an image's number, in its pixels
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a folder, and the annotations that are needed.
+    """The images of a folder, and the annotations that are needed.
 
     Attributes:
         names: Their paths below the folder.
         classes: The names of the class folders, in the order of their numbers; empty in a folder without classes.
-        labels: The class of each picture; None without classes.
+        labels: The class of each image; None without classes.
         numbers: The model's number of each class by its name in the annotations; None to find them.
         parts: The names of the parts that count, for annotations of parts; all where it is empty.
     """
@@ -66,20 +66,20 @@ class Listing:
             what = "class folder" if self.numbers is None else "key of classes="
             raise DataError(
                 f"none of the classes of {source} ({_some(known.values())}) is a {what} ({_some(by_name)}); give "
-                "Annotations(..., classes={name: number}), or pictures in a folder without classes, whose numbers are those of "
+                "Annotations(..., classes={name: number}), or images in a folder without classes, whose numbers are those of "
                 "the annotations"
             )
         return found
 
     def files(self, folder: Path, ending: str, what: str, *, flat: bool = False, needed: bool = True) -> list[Path]:
-        """The file of each picture in another folder, at the path of the picture.
+        """The file of each image in another folder, at the path of the image.
 
         Args:
             folder: The other folder.
             ending: Of the files, such as ".png".
             what: The content of the files, for messages.
             flat: The files are not in sub-folders.
-            needed: Refuse a picture without a file.
+            needed: Refuse an image without a file.
 
         Raises:
             DataError: The folder or a file is missing.
@@ -92,8 +92,8 @@ class Listing:
         if needed and missing:
             name, file = missing[0]
             raise DataError(
-                f"'{folder}' lacks {what} for {len(missing)} of {len(self.names)} pictures; the first, {name!r}, needs "
-                f"'{file}'; move pictures without it to another folder"
+                f"'{folder}' lacks {what} for {len(missing)} of {len(self.names)} images; the first, {name!r}, needs "
+                f"'{file}'; move images without it to another folder"
             )
         return found
 
@@ -113,7 +113,7 @@ Reader = Callable[[Path, Listing], ReadTruth]
 
 
 def label_picture(path: Path) -> Any:
-    """The numbers in a picture of labels: those of its palette, `[H, W]`, or of its colours, `[H, W, 3]`."""
+    """The numbers in an image of labels: those of its palette, `[H, W]`, or of its colours, `[H, W, 3]`."""
 
     def unchanged(picture: Image.Image) -> Image.Image:
         return picture.convert("RGB") if picture.mode in ("RGBA", "RGBX") else picture.copy()

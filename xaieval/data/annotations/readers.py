@@ -30,7 +30,7 @@ OF_PARTS = ("funnybirds", "pascal-part")
 
 @dataclass(frozen=True)
 class Annotations:
-    """Where the objects of a folder of pictures are, and of which classes.
+    """Where the objects of a folder of images are, and of which classes.
 
     Args:
         kind: The layout, a key of `READERS`: "coco", "voc" (boxes in XML), "voc-masks" (PNG files), "imagenet-s", "cub",
@@ -77,16 +77,16 @@ class Annotations:
 def read_annotations(
     given: str | Annotations, names: Sequence[str], classes: Sequence[str] = (), labels: Sequence[int | None] = ()
 ) -> ReadTruth:
-    """Return a function that reads the truth of a picture, from its number and its width and height.
+    """Return a function that reads the truth of an image, from its number and its width and height.
 
     Args:
         given: The annotations, or a text such as "coco:FILE".
-        names: The paths of the pictures below their folder.
+        names: The paths of the images below their folder.
         classes: The names of the class folders; empty in a folder without classes.
-        labels: The class of each picture.
+        labels: The class of each image.
 
     Raises:
-        DataError: The annotations cannot be read, do not fit the pictures, or have other classes.
+        DataError: The annotations cannot be read, do not fit the images, or have other classes.
     """
     found = Annotations.of(given)
     return READERS[found.kind](Path(found.place), Listing(names, classes, labels, found.classes, found.parts))

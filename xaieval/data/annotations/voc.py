@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
+from xaieval.config.labels import IGNORED
 from xaieval.data.annotations.listing import Listing, ReadTruth, Size, label_picture
-from xaieval.data.labels import IGNORED
 from xaieval.data.truth_by_class import Truth
 from xaieval.errors import DataError
 
@@ -49,10 +49,10 @@ def voc_boxes(place: Path, listing: Listing) -> ReadTruth:
 
     Args:
         place: The folder of one year, such as `VOCdevkit/VOC2012`, or its folder `Annotations`.
-        listing: The pictures. In a folder without classes, classes are numbered from 1 as VOC numbers them.
+        listing: The images. In a folder without classes, classes are numbered from 1 as VOC numbers them.
 
     Raises:
-        DataError: A picture has no file; while reading, a class is not one of VOC's and has no number.
+        DataError: An image has no file; while reading, a class is not one of VOC's and has no number.
     """
     files = listing.files(_inner(place, "Annotations"), ".xml", "an XML file", flat=True)
     numbers = listing.by_name  # other data sets in this format have classes of any name
@@ -76,10 +76,10 @@ def voc_masks(place: Path, listing: Listing) -> ReadTruth:
 
     Args:
         place: The folder of one year, such as `VOCdevkit/VOC2012`. Without `SegmentationObject`, each class is one object.
-        listing: The pictures. In a folder without classes, classes are numbered from 1 as VOC numbers them.
+        listing: The images. In a folder without classes, classes are numbered from 1 as VOC numbers them.
 
     Raises:
-        DataError: A picture has no file.
+        DataError: An image has no file.
     """
     of_class = listing.files(place / "SegmentationClass", ".png", "a PNG file", flat=True)
     apart = place / "SegmentationObject"
@@ -102,11 +102,11 @@ def pascal_part(place: Path, listing: Listing) -> ReadTruth:
 
     Args:
         place: The folder `Annotations_Part`.
-        listing: The pictures. With parts, such as ("head", "torso"), only these pixels of an object count, and objects without
+        listing: The images. With parts, such as ("head", "torso"), only these pixels of an object count, and objects without
             any of them are left out; without, the whole object.
 
     Raises:
-        DataError: A picture has no file.
+        DataError: An image has no file.
 
     Reference:
         Chen et al., "Detect What You Can", CVPR 2014 (arXiv 1406.2031).
@@ -162,7 +162,7 @@ def _values(objects: Any) -> Any:
 
 def _check_size(values: Any, size: Size) -> None:
     if values.shape != size[::-1]:
-        raise ValueError(f"its labels have {values.shape[:2][::-1]} pixels, the picture {size}")
+        raise ValueError(f"its labels have {values.shape[:2][::-1]} pixels, the image {size}")
 
 
 def _truth(classes: Sequence[int], masks: Sequence[Any], ignored: Any = None) -> Truth:

@@ -1,4 +1,4 @@
-"""What the data says: boxes that belong to larger images, and pictures that a folder's loader leaves out."""
+"""What the data says: boxes of larger images, pixels without data, and images that a folder's loader leaves out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from xaieval.data.batches import Batch
 from xaieval.data.truth_by_class import ANY_CLASS, truth_of
+from xaieval.errors import advice
 from xaieval.results.findings import Finding
 
 __all__ = ["OTHER_CLASSES", "find_in_data", "find_other_classes"]
@@ -17,19 +19,25 @@ OTHER_CLASSES = "truth_of_other_classes"
 LEAST = 2  # images with objects and a target
 BEYOND = 0.05  # of the image's side, more than rounding and objects at the border explain
 MOST_BEYOND = 0.5  # share of images with boxes
+FAR_BELOW = -4.0  # of normalised images; black is about -2
+MANY = 0.005  # share of an image's pixels
 PICTURES = (".heic", ".heif", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw")
-PLACES = ("image beside the class folders", "link to a folder")  # where pictures are left out
+PLACES = ("image beside the class folders", "link to a folder")  # where images are left out
 
 
 def find_in_data(batch: Batch, loader: Any) -> list[Finding]:
-    """Check the boxes of the first batch, and what the loader's data set has left out.
+    """Check the boxes and pixels of the first batch, and what the loader's data set has left out.
 
     Args:
         batch: The first batch that has a readable image.
         loader: Whose `dataset.left_out` counts files by kind, if it has one.
     """
     left_out = getattr(getattr(loader, "dataset", None), "left_out", None)
-    return [*_boxes_beyond(batch), *(_left_out(left_out) if isinstance(left_out, Mapping) else [])]
+    return [
+        *_boxes_beyond(batch),
+        *_without_data(batch.images),
+        *(_left_out(left_out) if isinstance(left_out, Mapping) else []),
+    ]
 
 
 def find_other_classes(batch: Batch, followed: Sequence[int]) -> list[Finding]:
@@ -70,19 +78,37 @@ def _boxes_beyond(batch: Batch) -> list[Finding]:
         return []
     text = (
         f"boxes end beyond {beyond} of the first {len(boxes)} images that have some, up to {float(reach.max()):.2g} times as "
-        f"far as the image of {height} x {width} pixels reaches, as those of the pictures before they were resized do; scale "
+        f"far as the image of {height} x {width} pixels reaches, as those of the images before they were resized do; scale "
         "boxes with their images, as transforms of torchvision do with tv_tensors.BoundingBoxes"
     )
     return [Finding("boxes_beyond_image", text, {"images": len(boxes), "beyond": beyond, "reach": float(reach.max())})]
 
 
+def _without_data(images: Tensor) -> list[Finding]:
+    """Whether pixels have one and the same value far below all others in every channel, such as -9999 after normalisation."""
+    flat = images.detach().flatten(2).float()
+    lowest = flat.amin(dim=2, keepdim=True)
+    missing = (flat == lowest).all(dim=1, keepdim=True)
+    others = flat.masked_fill(missing, torch.inf).amin(dim=2), flat.masked_fill(missing, -torch.inf).amax(dim=2)
+    far = (lowest[:, :, 0] < FAR_BELOW) & (others[0] - lowest[:, :, 0] > others[1] - others[0])
+    share = missing.float().mean(dim=(1, 2))
+    found = far.all(dim=1) & (share > MANY) & (share < 1)
+    if not found.any():
+        return []
+    count, most, value = int(found.sum()), float(share[found].max()), float(lowest[found][0, 0])
+    text = (
+        f"{count} of the first {len(images)} images have pixels, up to {100 * most:.2g} %, with one value far below all others "
+        f"in every channel ({value:.4g} in the first), as pixels without data have; give them the mean of their channel before "
+        f"the model sees them (0 after normalisation), for arrays in files by {advice('Preprocessing(nodata=...)', '--nodata')}"
+    )
+    return [Finding("pixels_without_data", text, {"images": len(images), "with_such_pixels": count, "value": value})]
+
+
 def _left_out(counts: Mapping[str, int]) -> list[Finding]:
-    """Pictures that are not in the data; other files, such as texts, are no reason to doubt numbers."""
+    """Images that are not in the data; other files, such as texts, are no reason to doubt numbers."""
     pictures = {kind: count for kind, count in counts.items() if kind.lower() in PICTURES or kind in PLACES}
     if not pictures:
         return []
     listed = ", ".join(f"{count} {kind}" for kind, count in pictures.items())
-    text = (
-        f"pictures of the folder are left out: {listed}; convert them, or move them into a class folder, to have them counted"
-    )
-    return [Finding("pictures_left_out", text, dict(pictures))]
+    text = f"images of the folder are left out: {listed}; convert them, or move them into a class folder, to have them counted"
+    return [Finding("images_left_out", text, dict(pictures))]

@@ -34,7 +34,7 @@ def find_in_outputs(look: Look, kind: Confidence, single: Single | None = None) 
     outputs = look.read.detach().float()
     broken = int((~outputs.flatten(1).isfinite().all(dim=1)).sum())
     if broken:
-        return [_not_finite(broken, len(outputs))]
+        return [_not_finite(broken, look.images)]
     if kind not in ("softmax", "sigmoid"):
         return []
     if single == "binary":
@@ -45,12 +45,19 @@ def find_in_outputs(look: Look, kind: Confidence, single: Single | None = None) 
     return _uniform(outputs) if kind == "softmax" else []
 
 
-def _not_finite(broken: int, images: int) -> Finding:
+def _not_finite(broken: int, images: Tensor) -> Finding:
+    inputs = int((~images.flatten(1).isfinite().all(dim=1)).sum())
+    reason = (
+        f"{inputs} of these images contain NaN or infinite values themselves, as where pixels have no data; replace them "
+        "before the model sees them, for example by the mean of their channel (0 after normalisation)"
+        if inputs
+        else "look for images out of range, a division by zero in the model, or float16 that overflows"
+    )
     return Finding(
         "nan_outputs",
-        f"the model's output is NaN or infinite on {broken} of the first {images} images, which will have no values; look for "
-        "images out of range, a division by zero in the model, or float16 that overflows",
-        {"broken": broken, "images": images},
+        f"the model's output is NaN or infinite on {broken} of the first {len(images)} images, which will have no values; "
+        f"{reason}",
+        {"broken": broken, "images": len(images), "broken_images": inputs},
     )
 
 

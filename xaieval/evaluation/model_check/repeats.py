@@ -17,11 +17,13 @@ CHANGED = {torch.float16: 0.05, torch.bfloat16: 0.05}  # largest relative change
 BY_ROUNDING, ON_CPU = 0.01, 0.003  # in float32; GPUs may use TF32
 REPEATED = 0.01  # share of that change which the same images in the same batch can have
 
+MOST = 4  # images that run again: what couples or changes images does so with all of them
+
 Confidences = Callable[[Tensor, Tensor], Tensor]
 
 
 def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alone: bool = False) -> list[Finding]:
-    """Run half of the images once more, by themselves. If that changes a confidence, run them again in the same way.
+    """Run half of the images, at most `MOST`, once more by themselves. If that changes a confidence, run them again so.
 
     Args:
         model: The model.
@@ -33,8 +35,8 @@ def find_in_repeats(model: nn.Module, look: Look, confidences: Confidences, alon
     images, numbers = look.images, torch.arange(len(look.images), device=look.images.device)
     tolerance = CHANGED.get(images.dtype, ON_CPU if images.device.type == "cpu" else BY_ROUNDING)
     before = random_states()
-    # The second half, in reverse: no image stays the first or the last of its batch, unless there are two.
-    halves = numbers.flip(0).split(len(images) - len(images) // 2)
+    # From the second half, in reverse: no image stays the first or the last of its batch, unless there are two.
+    halves = numbers.flip(0).split(min(len(images) - len(images) // 2, MOST))
     parts = halves[:1] if len(images) > 2 else halves
     if len(images) > 1 or alone:
         other = torch.cat([confidences(images[part], part) for part in parts])

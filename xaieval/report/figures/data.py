@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from xaieval.analysis.summary import summarise_run
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.results.record import RunRecord
 from xaieval.results.rows import NO_LAYER
 

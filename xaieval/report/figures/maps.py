@@ -14,15 +14,15 @@ from torch import Tensor
 
 from xaieval.data.preprocessing import Preprocessing
 from xaieval.errors import DataError
-from xaieval.report.figures.overlays import COLOURS, check_maps, to_pixels
+from xaieval.report.figures.map_colours import COLOURS, OPAQUE
+from xaieval.report.figures.overlays import check_maps, to_pixels
 from xaieval.report.figures.slices import Slices, check_slices, strips
 from xaieval.report.figures.style import Size, font_points, new_figure, plain, text_inches
 
-__all__ = ["OPAQUE", "grid_figure", "maps_figure", "show"]
+__all__ = ["grid_figure", "maps_figure", "show"]
 
 CELL = 1.35  # inches, the width of an image if no size is given
-OPAQUE = 0.65  # opacity of a map over its image
-WIDE, WIDE_CELLS = 2, 4  # how much wider than high a picture is below which its maps stand; its width in those of others
+WIDE, WIDE_CELLS = 2, 4  # how much wider than high an image is below which its maps stand; its width in those of others
 
 
 def show(
@@ -99,7 +99,7 @@ def maps_figure(
 ) -> Figure:
     """Draw images in the left column and their maps over them in grey in the others, one column per layer, one colour scale.
 
-    Maps of pictures that are more than twice as wide as high, such as frames side by side, stand below them instead.
+    Maps of images that are more than twice as wide as high, such as frames side by side, stand below them instead.
 
     `xaieval.show` accepts more kinds of images, and checks its arguments.
 
@@ -208,9 +208,11 @@ def _draw_map(axes: Axes, picture: Any, one: Tensor, colours: str) -> Any:
 
 
 def _add_scale(figure: Figure, grid: Any, shown: Any, height: float) -> None:
-    """Draw the colour bar beside all pictures, which stand as high as this, and take the ticks of the pictures away."""
+    """Draw the colour bar beside all cells, which stand as high as this, and remove their ticks."""
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
+        axes.xaxis.set_visible(False)  # so that the layout does not measure it
+        axes.yaxis.set_visible(False)
     if shown is not None:
         bar = figure.colorbar(shown, ax=grid, fraction=0.04, shrink=0.8)
         fits = text_inches("explanation map", font_points("small")) < 0.8 * height
@@ -220,14 +222,16 @@ def _add_scale(figure: Figure, grid: Any, shown: Any, height: float) -> None:
 def _end(figure: Figure, subtitle: str, size: Size) -> None:
     """Fit the height of a figure to what is drawn, unless it is given, and write the text below it."""
     if not isinstance(size, tuple):
-        figure.draw_without_rendering()
+        layout: Any = figure.get_layout_engine()
+        layout.execute(figure)
         figure.set_figheight(figure.get_tightbbox().height + (0.35 if subtitle else 0.1))
+        layout.execute(figure)  # once more at the new height, until nothing is cut off
     if subtitle:
         figure.supxlabel(plain(subtitle, int(12 * figure.get_figwidth())), fontsize="small")
 
 
 def _name_stacks(grid: Any, names: Sequence[str], titles: Sequence[str], height: float) -> None:
-    """Write the names beside the pictures, and the title of each stack above it."""
+    """Write the names beside the cells, and the title of each stack above it."""
     for stack, title in zip(grid, titles or [""] * len(grid), strict=True):
         _name_rows(list(stack), names, height)
         if title:
@@ -254,3 +258,4 @@ def _name_rows(left: Sequence[Axes], names: Sequence[str], height: float) -> Non
         text = name if len(lines) <= fitting else "\u2026" + "\n".join(lines[-fitting:])
         side: Any = {"rotation": 0, "ha": "right", "va": "center"} if lying else {}
         axes.set_ylabel(text, fontsize="small", **side)
+        axes.yaxis.set_visible(True)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from xaieval.data.preprocessing import Preprocessing, to_visible
 from xaieval.errors import DataError, UsageError
+from xaieval.report.figures.map_colours import COLOURS
 
-__all__ = ["COLOURS", "blended", "check_maps", "overlay", "to_pixels"]
+__all__ = ["blended", "check_maps", "overlay", "to_pixels"]
 
-COLOURS = "inferno"  # perceptually uniform, also for colour-blind readers
 SLACK = 1e-4  # how far rounding may move pixels and maps out of [0, 1]
 
 

@@ -1,4 +1,4 @@
-"""Slices of volumes and frames of videos, side by side as one picture."""
+"""Slices of volumes and frames of videos, side by side as one image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FRAMES", "Cut", "Slices", "check_slices", "cut", "cuts_through", "jo
 Slices = Literal["frames", "planes", "anatomy"]
 Cut = tuple[int, int]  # an axis of `[D, H, W]`, and a place along it
 
-FRAMES = 6  # most frames of a video in a picture
+FRAMES = 6  # most frames of a video in a figure
 GAP = 0.03  # between slices, as a share of their height
 
 
@@ -87,9 +87,9 @@ def joined(slices: Sequence[Tensor], ground: float) -> Float[Tensor, "c h w"]:
 def strips(
     volumes: Float[Tensor, "n c d h w"], maps: Mapping[str, Float[Tensor, "n d h w"]], slices: Slices
 ) -> tuple[Float[Tensor, "n c y x"], dict[str, Float[Tensor, "n y x"]]]:
-    """Volumes and their maps as pictures of their slices, the same ones of a volume and of all its maps.
+    """Volumes and their maps as images of their slices, the same ones of a volume and of all its maps.
 
-    Between the slices pictures are white, and maps NaN.
+    Between the slices images are white, and maps NaN.
     """
     pictures: list[Tensor] = []
     flat: dict[str, list[Tensor]] = {name: [] for name in maps}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.report.figures.data import Pair
-from xaieval.report.html.thumbnails import Maps, data_url
+from xaieval.report.html.pictures import data_url
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["Explorer", "explorer_of"]
 
 SIDE, SIDE_OF_MAP, SIDE_OF_MASKED = 224, 112, 168  # pixels of the longer side; maps of a layer are smooth
 QUALITY = 75  # of JPEG
-MOST_BYTES = 3_500_000  # the largest size of all pictures
+MOST_BYTES = 3_500_000  # the largest size of all thumbnails
 
 
 class Explorer(NamedTuple):
@@ -21,7 +24,7 @@ class Explorer(NamedTuple):
     Attributes:
         ids: Ids of the images in the page.
         pairs: Layers and methods.
-        data: The same with the pictures as data URLs, for the script of the page.
+        data: The same with the thumbnails as data URLs, for the script of the page.
         all_images: Number of images that there are maps of.
     """
 
@@ -32,13 +35,13 @@ class Explorer(NamedTuple):
 
 
 def explorer_of(maps: Maps | None, ids: Iterable[str], pairs: Sequence[Pair], most_bytes: int = MOST_BYTES) -> Explorer:
-    """The pictures of as many images as fit into a page, at least one.
+    """The thumbnails of as many images as fit into a page, at least one.
 
     Args:
         maps: The images with their maps.
         ids: Ids of the images to show, most important first; those without maps are left out.
         pairs: Layers and methods to show; those without maps are left out.
-        most_bytes: The largest size of all pictures.
+        most_bytes: The largest size of all images.
     """
     if maps is None:
         return Explorer([], [], {"pairs": [], "images": []}, 0)

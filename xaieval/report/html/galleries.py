@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaieval.report.figures.data import Pair, rows_of
 from xaieval.report.html.formatting import format_number
 from xaieval.report.html.image_choice import EACH, MOST_PAIRS, ImageChoice, choose_images, pairs_to_show
-from xaieval.report.html.thumbnails import Maps, data_url
+from xaieval.report.html.pictures import data_url
 from xaieval.results.metric_display import decimals_of, label_of
 from xaieval.results.record import RunRecord
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["Galleries", "Gallery", "Picture", "galleries_of"]
 
@@ -29,7 +32,7 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """The pictures of a layer and method, by kind: best, worst, at random."""
+    """The thumbnails of a layer and method, by kind: best, worst, at random."""
 
     layer: str
     method: str
@@ -86,7 +89,7 @@ def _in_turn(choice: ImageChoice) -> list[str]:
 
 
 def _gallery(scores: RunRecord, maps: Maps, choice: ImageChoice, pair: Pair) -> Gallery:
-    """The pictures of a layer and method."""
+    """The thumbnails of a layer and method."""
     rows = rows_of(scores.sample.rows, pair).set_index("image_id")
     kinds = (("Best", choice.best[pair]), ("Worst", choice.worst[pair]), ("At random", choice.others))
     pictures = [(kind, [_picture(maps, choice, rows, pair, one) for one in ids]) for kind, ids in kinds if ids]

@@ -9,6 +9,7 @@ from xaieval.analysis.predictions import IMAGE_COLUMNS, predictions_of
 from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import level_note
 from xaieval.report.result_table import result_table
+from xaieval.results.manifest import measured_text
 from xaieval.results.metric_display import groups_text, label_of
 from xaieval.results.record import RunRecord
 
@@ -42,7 +43,9 @@ def summary_html(scores: RunRecord, level: float = 0.95) -> str:
     predictions = str(predictions_of(scores.images(IMAGE_COLUMNS), scores.manifest.get("classes")))
     told = f", {escape(predictions)}" if predictions else ""
     groups = "" if scores.n_groups is None else f" in {groups_text(scores.n_groups, scores.group_weights)}"
-    head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}</p>"
+    measured = measured_text(scores.manifest)
+    when = f", {escape(measured)}" if measured else ""
+    head = f"<p><strong>Scores</strong> of {images:,} images{groups}{told}, {level_note(level)}{state}{when}</p>"
     wide = f'<div style="overflow-x: auto; white-space: nowrap">{shown.to_html()}</div>'  # an interval stays in one line
     return f"<div>{head}{wide}{_fooled(scores, level)}{_warnings(scores, level)}</div>"
 

@@ -12,14 +12,14 @@ from xaieval.analysis.warnings import find_warnings
 from xaieval.report.figures.data import DIRECTIONS, Pair
 from xaieval.report.html.sections import best_pair, title_of
 from xaieval.report.result_table import ResultTable
+from xaieval.report.significance import MOST_NAMED, ties_of
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import decimals_of, interval_text, label_of
 from xaieval.results.record import RunRecord
 
-__all__ = ["Best", "Winner", "best_of", "doubts_of", "how_sure", "winners_of"]
+__all__ = ["Best", "Winner", "best_of", "doubts_of", "how_sure", "size_note", "winners_of"]
 
 FEW = 50  # images; with fewer, intervals of skewed values contain the mean too rarely (benchmarks/coverage)
-MOST_NAMED = 4  # pairs in a cell
 
 Beaten = Mapping[Pair, Sequence[tuple[str, Sequence[str]]]]  # what `controls_beaten` returns
 
@@ -94,7 +94,7 @@ def best_of(scores: RunRecord, table: ResultTable, fooled: Mapping[str, str]) ->
                 f"{row[name]:{form}}",
                 interval,
                 *pair,
-                _ties(frame[f"{name}_letters"], pair),
+                ties_of(frame[f"{name}_letters"], pair),
                 fooled.get(name, ""),
             )
         )
@@ -142,6 +142,29 @@ def how_sure(best: Sequence[Best], level: str) -> str:
     return f"Significantly better than all others in {certain}{f', but not in {open_}' if open_ else ''} ({level})."
 
 
+def size_note(winners: Sequence[Winner], summary: pd.DataFrame, controls: Sequence[str]) -> str:
+    """What to know of the size of the winner's maps: whether they keep the largest share of the image; "" if they do not.
+
+    Args:
+        winners: The layers and methods that are best in a metric.
+        summary: The summary of the run.
+        controls: Names of the control maps, which do not count.
+
+    Example:
+        >>> pairs = pd.MultiIndex.from_tuples([("p4", "cam"), ("p5", "cam")], names=["layer", "method"])
+        >>> size_note([Winner("p5", "cam", ["AD %"], [])], pd.DataFrame({"mask_area": [0.2, 0.5]}, pairs), [])
+        'The maps of p5 cam are the largest: they keep 50.0 % of the image, the others at most 20.0 %.'
+    """
+    areas = summary.get("mask_area", pd.Series(dtype=float)).dropna()
+    own = areas[[pair[1] not in controls for pair in areas.index]].sort_values(ascending=False)
+    largest = [winner for winner in winners if len(own) > 1 and (winner.layer, winner.method) == own.index[0]]
+    shares = [f"{100 * area:.1f}" for area in own[:2]]
+    if not largest or shares[0] == shares[1]:
+        return ""
+    name = " ".join(own.index[0])
+    return f"The maps of {name} are the largest: they keep {shares[0]} % of the image, the others at most {shares[1]} %."
+
+
 def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[str]:
     """The warnings of the run, with the words of its metrics, and one more if there are few images."""
     doubts = [_in_words(finding.text, scores.metrics) for finding in find_warnings(scores, level)]
@@ -151,14 +174,6 @@ def doubts_of(scores: RunRecord, summary: pd.DataFrame, level: float) -> list[st
         "intervals of skewed values contain the true mean too rarely, so score more images"
     )
     return [*doubts, *([few] if fewest < FEW else []), *filter(None, [scores.sample_note])]
-
-
-def _ties(letters: pd.Series[Any], best: Pair) -> list[Pair] | None:
-    """The layers and methods that share a letter with the best; None if nothing was tested."""
-    tested: dict[Any, set[str]] = {pair: set(own) for pair, own in letters.items() if own}
-    if best not in tested:
-        return None
-    return [(str(pair[0]), str(pair[1])) for pair, own in tested.items() if pair != best and own & tested[best]]
 
 
 def _in_words(text: str, metrics: Sequence[Mapping[str, Any]]) -> str:

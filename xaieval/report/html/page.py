@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -25,18 +25,21 @@ from xaieval.report.html.explorer import explorer_of
 from xaieval.report.html.galleries import galleries_of
 from xaieval.report.html.image_choice import methods_to_explore, methods_to_show, pairs_to_show
 from xaieval.report.html.matched import matched_of
-from xaieval.report.html.overview import best_of, doubts_of, how_sure, winners_of
+from xaieval.report.html.overview import best_of, doubts_of, how_sure, size_note, winners_of
+from xaieval.report.html.pictures import colour_stops
 from xaieval.report.html.pooled import pooled_of
 from xaieval.report.html.protocol_text import preset_of, protocol_sentences
 from xaieval.report.html.provenance import command_of, facts_of, subject_of, without_folders
 from xaieval.report.html.row_table import list_rows
 from xaieval.report.html.scatter import scatter_of
 from xaieval.report.html.sections import comparison_of, controls_beaten, lines_of, panels_of, selection_of
-from xaieval.report.html.thumbnails import Maps, colour_stops
 from xaieval.report.result_table import result_table
 from xaieval.results.matched import without_excess
 from xaieval.results.metric_display import groups_text, label_of
 from xaieval.results.record import RunRecord
+
+if TYPE_CHECKING:
+    from xaieval.report.html.thumbnails import Maps
 
 __all__ = ["ReportOptions", "render_report", "write_report"]
 
@@ -173,6 +176,7 @@ def _contents(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
         "curves": curve_charts_of(scores),
         "comparison": options.other
         and comparison_of(scores, options.other, options.names, options.level, options.across_protocols),
+        "compared_with": options.other and " on ".join(filter(None, subject_of(options.other.manifest))),
         "cross": options.cross and cross_section(options.cross, options.level),
         **_origin(scores, options),
     }
@@ -194,7 +198,7 @@ def _subject(scores: RunRecord) -> dict[str, Any]:
         "complete": scores.complete,
         "stop": (manifest.get("stop") or {}).get("reason", ""),
         "predictions": predictions_of(scores.images(IMAGE_COLUMNS), manifest.get("classes")),
-        "statuses": scores.statuses,
+        "statuses": scores.notable_statuses,
         "unreadable": [one | {"reason": without_folders(one["reason"])} for one in unreadable[:MOST_UNREADABLE]],
         "more_unreadable": max(0, len(unreadable) - MOST_UNREADABLE),
     }
@@ -207,11 +211,13 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
     fooled = fooled_metrics(scores.sample.rows, scores.metrics, scores.controls, weights, level, scores.seed)
     beaten = controls_beaten(scores, level)
     best = best_of(scores, table, fooled)
+    winners = winners_of(best, beaten)
     methods = methods_to_show(scores, options.methods)
     return {
         "best": best,
-        "winners": winners_of(best, beaten),
+        "winners": winners,
         "sure": how_sure(best, f"{level:.0%}") if best else "",
+        "size": size_note(winners, summary, scores.controls),
         "doubts": doubts_of(scores, summary, level),
         "headings": [_heading(metric, fooled) for metric in without_excess(scores.metrics)],
         "lines": lines_of(scores, summary),
@@ -225,7 +231,7 @@ def _overview(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
 
 
 def _maps(scores: RunRecord, options: ReportOptions) -> dict[str, Any]:
-    """The pictures, and the rows, which contain those of all pictures."""
+    """The maps, and the rows, which contain those of all images that are shown."""
     rows, methods = scores.sample.rows, methods_to_show(scores, options.methods)
     maps = scores.maps if options.maps is None else options.maps
     galleries = galleries_of(scores, maps, methods, without_folders(options.why_no_maps))

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from xaieval.config.options import ModelOptions, ProtocolOptions, ScoreOptions
+from xaieval.results.paths import last_name
 
 __all__ = ["command_of", "facts_of", "subject_of", "without_folders"]
 
@@ -17,7 +18,6 @@ Manifest = Mapping[str, Any]
 # The folders of an absolute path, which stands at the beginning, after a space, in quotes, or after "source:".
 FOLDERS = re.compile(r"(?:(?<=^)|(?<=[\s'\"(=,:]))(?:[A-Za-z]:(?=[\\/])|~)?[\\/](?:[^\s\\/'\":,]+[\\/])+(?=[^\s\\/'\":,])")
 PLACES = ("model", "data", "weights", "masks", "boxes", "annotations", "judge", "head", "prompts", "out")  # options with paths
-ARGUMENT = re.compile(r"^([\w-]{2,}:)?((?:[A-Za-z]:[\\/]|[\\/~]).*[\\/])([^\\/]+)[\\/]*$")  # source, folders, name
 
 
 def command_of(manifest: Manifest) -> str:
@@ -38,7 +38,7 @@ def command_of(manifest: Manifest) -> str:
     words = ["xaieval-bench", "score"]
     for name, value in options.items():
         if _plain(value) != _plain(default.get(name)):
-            words += _option(name.replace("_", "-"), _last_name(value) if name in PLACES else value)
+            words += _option(name.replace("_", "-"), last_name(value) if name in PLACES else value)
     return shlex.join(words)
 
 
@@ -71,7 +71,7 @@ def subject_of(manifest: Manifest) -> tuple[str, str]:
     """
     options = manifest.get("options") or {}
     model = options.get("model") or (manifest.get("model") or {}).get("class") or "a model"
-    return _last_name(str(model)), _last_name(str(options.get("data") or ""))
+    return last_name(str(model)), last_name(str(options.get("data") or ""))
 
 
 def without_folders(text: str) -> str:
@@ -132,14 +132,6 @@ def _passes(speed: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _last_name(value: Any) -> Any:
-    """An absolute path as its last name, with its source; everything else unchanged."""
-    if isinstance(value, list | tuple):
-        return [_last_name(one) for one in value]
-    found = ARGUMENT.match(value) if isinstance(value, str) else None
-    return value if found is None else f"{found[1] or ''}{found[3]}"
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -174,6 +174,8 @@ def comparison_of(
     wins = {name: int((table["better"] == which).sum()) for which, name in better.items()}
     better_in = " and ".join(f"{count} are significantly better in {name}" for name, count in wins.items())
     verdict = f"Of {len(table)} comparisons, {better_in}; the others are not significant."
+    if not any(wins.values()):
+        verdict = f"None of the {len(table)} comparisons is significant."
     one, two = protocols_of(scores, other)
     if one != two:
         verdict = "The two protocols differ, so no run is called better."

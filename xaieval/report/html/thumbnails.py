@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaieval.data.preprocessing import to_visible
-from xaieval.errors import DataError
-from xaieval.report.figures.maps import OPAQUE
-from xaieval.report.figures.overlays import COLOURS
+from xaieval.errors import DataError, OutputError, advice
 from xaieval.report.figures.slices import Slices, check_slices, cut, cuts_through, joined
+from xaieval.report.html.pictures import in_colour, overlay
+from xaieval.results.files import KEPT_MAPS, write_file, writing
 
-__all__ = ["Maps", "colour_stops", "data_url", "in_colour", "overlay"]
+__all__ = ["Maps"]
 
 SIDE = 128  # pixels of the longer side
 SIDE_OF_SLICE = 112  # of the longest side of a volume
-QUALITY = 80  # of JPEG; noise then takes 10 kB, a photo about 4 kB
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,50 @@ class Maps:
                     wanted = [count, shape[1], *shape[2:]]
                     raise DataError(f"images masked by {method} at {layer} are {wanted}; got {list(images.shape)}")
 
+    def save(self, folder: str | Path) -> None:
+        """Write `maps.safetensors` into the folder of a run, from which `report` then shows the maps; they are rounded to half.
+
+        Args:
+            folder: The folder; created if it does not exist.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        parts = {"maps": self.maps, "masked": self.masked}
+        pairs = {part: [[method, layer] for method in given for layer in given[method]] for part, given in parts.items()}
+        tensors = {"pixels": self.pixels} | {
+            f"{part}.{number}": parts[part][method][layer] if part == "masked" else parts[part][method][layer].half()
+            for part, given in pairs.items()
+            for number, (method, layer) in enumerate(given)
+        }
+        about = json.dumps({"ids": list(self.ids), "slices": self.slices, **pairs})
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"about": about})
+        with writing(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_file(Path(folder) / KEPT_MAPS, lambda file: file.write(content))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The maps that a run keeps in its folder; `scores.to_html(path, Maps.load(folder))` shows them.
+
+        Raises:
+            OutputError: There are none, or their file is damaged.
+        """
+        path = Path(folder) / KEPT_MAPS
+        if not path.exists():
+            keeping = advice("score with keep_maps=24", "score with --keep-maps 24")
+            raise OutputError(f"'{folder}' holds no maps: there is no {KEPT_MAPS}; {keeping} to keep some")
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                parts: dict[str, dict[str, dict[str, Tensor]]] = {"maps": {}, "masked": {}}
+                for part, found in parts.items():
+                    for number, (method, layer) in enumerate(about[part]):
+                        found.setdefault(method, {})[layer] = file.get_tensor(f"{part}.{number}")
+                return cls(about["ids"], file.get_tensor("pixels"), parts["maps"], about["slices"], parts["masked"])
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, DataError) as error:
+            raise OutputError(f"'{path}' is damaged: {error}; scoring again into this folder replaces it") from error
+
     @property
     def number(self) -> dict[str, int]:
         """The position of each image by its id."""
@@ -83,7 +126,7 @@ class Maps:
 
     @property
     def are_volumes(self) -> bool:
-        """Whether the pictures are slices of volumes."""
+        """Whether the images are volumes, of which slices are shown."""
         return self.pixels.ndim == 5
 
     def picture(self, place: int, side: int = SIDE) -> Any:
@@ -123,36 +166,6 @@ class Maps:
         cuts = cuts_through(torch.stack(of_volume or [torch.zeros(self.pixels.shape[2:])]), slices)
         share = SIDE_OF_SLICE / max(self.pixels.shape[2:])
         return joined([_small(one, round(share * max(one.shape[1:]))) for one in cut(values, cuts, slices)], ground)
-
-
-def overlay(picture: Any, one: Any) -> Any:
-    """A map `[h, w]` in colour over an image `[h, w, 3]` in grey, all in [0, 1]; where the map is NaN, the image alone."""
-    colours = in_colour(one)
-    grey = picture.mean(axis=2, keepdims=True)
-    return np.where(np.isnan(one)[..., None], grey, (1 - OPAQUE) * grey + OPAQUE * colours)
-
-
-def in_colour(one: Any) -> Any:
-    """A map `[h, w]` in [0, 1] in colour, `[h, w, 3]`."""
-    return mpl.colormaps[COLOURS](np.clip(one, 0, 1))[..., :3]
-
-
-def data_url(picture: Any, quality: int = QUALITY) -> str:
-    """An image `[h, w, 3]` in [0, 1] as the data URL of a JPEG."""
-    file = BytesIO()
-    Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "JPEG", quality=quality, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def colour_stops(count: int = 9) -> list[tuple[str, str]]:
-    """Positions in percent and colours of the legend's gradient.
-
-    Example:
-        >>> colour_stops(2)
-        [('0', '#000004'), ('100', '#fcffa4')]
-    """
-    places = np.linspace(0, 1, count)
-    return [(f"{100 * place:g}", mpl.colors.to_hex(mpl.colormaps[COLOURS](place))) for place in places]
 
 
 def _small(picture: Tensor, most: int) -> Tensor:

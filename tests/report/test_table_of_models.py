@@ -162,8 +162,8 @@ def test_metrics_that_not_all_runs_have_alike_are_left_out(both):
 def test_text_and_latex_have_a_column_more_for_the_model(both):
     table = models_table(both)
     found = read_latex(table.to_latex("tab:models"))
-    assert found.columns == "lll" + "r" * 6
-    assert found.rows == table.lines()
+    assert found.columns == "lll" + "r" * 4
+    assert found.rows == table.lines(counts=False)
     assert found.rows[0][:3] == ["model", "layer", "method"]
     assert len(found.bold) == 2
     assert table.to_csv().splitlines()[0].startswith("model,layer,method,average_drop,average_drop_low,")

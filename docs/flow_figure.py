@@ -1,6 +1,6 @@
-"""The picture of docs/design.md: how the data flows through the rooms of the package.
+"""The figure of docs/design.md: how the data flows through the rooms of the package.
 
-    python docs/flow_picture.py [FILE]
+    python docs/flow_figure.py [FILE]
 
 writes one PNG file. Default: docs/design/flow.png.
 """

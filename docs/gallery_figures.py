@@ -1,4 +1,4 @@
-"""Settings of the gallery: the order of the examples, the folder that each writes to, and the pictures taken from it."""
+"""Settings of the gallery: the order of the examples, the folder that each writes to, and the figures taken from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from sphinx_gallery.scrapers import figure_rst
 
-__all__ = ["ORDER", "arguments", "order", "pictures"]
+__all__ = ["ORDER", "arguments", "figures", "order"]
 
 # From first steps to special topics; examples that are not listed follow by name.
 ORDER = (
@@ -47,13 +47,13 @@ def arguments(gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list
     return [str(folder)]
 
 
-def pictures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
-    """Move the pictures that a block wrote into the gallery."""
+def figures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+    """Move the figures that a block wrote into the gallery."""
     shown = []
-    for picture, path in zip(
+    for figure, path in zip(
         sorted(_folder(block_vars["target_file"]).glob("*.png")), block_vars["image_path_iterator"], strict=False
     ):
-        shutil.move(picture, path)
+        shutil.move(figure, path)
         shown.append(path)
     return figure_rst(shown, gallery_conf["src_dir"])
 

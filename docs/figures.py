@@ -1,6 +1,6 @@
-"""The pictures and numbers of concepts.md, from runs of the built-in model on generated scenes.
+"""The figures and numbers of concepts.md, from runs of the built-in model on generated scenes.
 
-    python docs/pictures.py [FOLDER] [IMAGES]
+    python docs/figures.py [FOLDER] [IMAGES]
 
 writes four PNG files and numbers.csv into the folder (default: docs/concepts), from 200 images by default. Takes about three
 minutes on one core.
@@ -70,7 +70,7 @@ def main(folder: Path, images: int) -> None:
     for draw in (two_numbers, map_size, fooled, choices):
         figure, tables[draw.__name__] = draw(images)
         figure.savefig(folder / f"{draw.__name__}.png", dpi=95)
-    numbers = pd.concat(tables, names=["picture", "what"])
+    numbers = pd.concat(tables, names=["figure", "what"])
     print(numbers.round(2).to_string())
     numbers.round(4).to_csv(folder / "numbers.csv")
 
@@ -106,8 +106,8 @@ def _draw_example(line: Iterable[Axes], layer: str, row: pd.Series) -> None:
         f"masked by the map, O = {o:.2f}\ndrop {100 * max(0, y - o) / y:.0f} %, increase: {ic}",
     )
     shown = (image, saliency, image * saliency)
-    for axes, picture, title in zip(line, shown, titles, strict=True):
-        _show(axes, picture, title)
+    for axes, image, title in zip(line, shown, titles, strict=True):
+        _show(axes, image, title)
 
 
 def map_size(images: int) -> tuple[Figure, pd.DataFrame]:
@@ -178,12 +178,12 @@ def _example(image_id: str, layer: str, method: str, target: int) -> tuple[Tenso
     return image, next(iter(maps.values()))[0]
 
 
-def _show(axes: Axes, picture: Tensor, title: str) -> None:
+def _show(axes: Axes, image: Tensor, title: str) -> None:
     """An image, or a map."""
-    if picture.ndim == 3:
-        axes.imshow(PREPARE.to_pixels(picture[None])[0].permute(1, 2, 0).clamp(0, 1).numpy())
+    if image.ndim == 3:
+        axes.imshow(PREPARE.to_pixels(image[None])[0].permute(1, 2, 0).clamp(0, 1).numpy())
     else:
-        axes.imshow(picture.numpy(), cmap="inferno", vmin=0, vmax=1)
+        axes.imshow(image.numpy(), cmap="inferno", vmin=0, vmax=1)
     axes.set_title(title, fontsize="small")
     axes.set(xticks=[], yticks=[])
 

@@ -8,10 +8,10 @@ import pytest
 import quantus
 
 from xaieval import Scores
+from xaieval.config.metric_names import ABBREVIATIONS, QUANTUS, own_name
 from xaieval.config.spelling import plain_name
 from xaieval.errors import MetricError
 from xaieval.metrics import METRICS, OF_SETS, resolve_metrics
-from xaieval.metrics.aliases import ABBREVIATIONS, QUANTUS, own_name
 
 
 @pytest.mark.parametrize(("alias", "name"), [("AD", "average_drop"), ("ic", "increase_in_confidence"), ("ROAD", "road")])

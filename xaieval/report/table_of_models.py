@@ -12,8 +12,8 @@ from xaieval.analysis.comparability import protocols_of
 from xaieval.analysis.in_common import InCommon, in_common
 from xaieval.analysis.stats.intervals import check_level
 from xaieval.analysis.summary import summarise, why_missing
+from xaieval.config.metric_names import own_name
 from xaieval.errors import MetricError, choose_from
-from xaieval.metrics.aliases import own_name
 from xaieval.report.result_table import ResultTable, protocol_of
 from xaieval.results.metric_display import counts_text, label_of
 from xaieval.results.record import RunRecord
