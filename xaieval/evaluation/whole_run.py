@@ -234,7 +234,7 @@ def _merged(
 
 @dataclass
 class _Others:
-    """Processes that are waited for, because nobody else has their images."""
+    """Processes that are waited for, because no other process has their images."""
 
     folder: Path
     world: int
