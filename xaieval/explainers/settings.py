@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from xaieval.config.spelling import full_name
-from xaieval.errors import ExplainerError, choose_from
+from xaieval.config.setting_names import check_owners, full_setting
+from xaieval.errors import ExplainerError
 from xaieval.explainers.adapters.base import LibraryMethod
 from xaieval.explainers.base import COMMON_FIELDS, Explainer
 from xaieval.explainers.resolve import Method, resolve_methods
@@ -41,9 +41,7 @@ def with_settings(methods: Method | Sequence[Method], settings: Mapping[str, Map
     """
     explainers = resolve_methods(methods)
     names = [explainer.name for explainer in explainers]
-    for name in settings:
-        if name not in names:
-            raise ExplainerError(f"there are settings for {name!r}, which is none of the methods; {choose_from(name, names)}")
+    check_owners(settings, names, "methods", ExplainerError)
     return [_set(explainer, settings.get(explainer.name, {})) for explainer in explainers]
 
 
@@ -78,7 +76,8 @@ def _set(explainer: Explainer, settings: Mapping[str, Any]) -> Explainer:
     own, known = _own(explainer), setting_names(explainer)
     if not known:
         raise ExplainerError(f"method '{explainer.name}' has no settings, got {', '.join(settings)}")
-    named = {_name(explainer, name, known): value for name, value in settings.items()}
+    owner = f"method '{explainer.name}'"
+    named = {full_setting(name, known, owner, ExplainerError): value for name, value in settings.items()}
     changes: Any = {name: value for name, value in named.items() if name in own}
     for_library = {name: value for name, value in named.items() if name not in own}
     if for_library:
@@ -87,16 +86,4 @@ def _set(explainer: Explainer, settings: Mapping[str, Any]) -> Explainer:
         return replace(explainer, **changes)  # type: ignore[type-var]  # one with settings is a dataclass
     except TypeError as error:
         given = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        raise ExplainerError(f"method '{explainer.name}' cannot take {given}: {error}") from error
-
-
-def _name(explainer: Explainer, given: str, known: Sequence[str]) -> str:
-    """The full name of a setting.
-
-    Raises:
-        ExplainerError: The method has none of that name.
-    """
-    name = full_name(given, known)
-    if name is None:
-        raise ExplainerError(f"method '{explainer.name}' has no setting {given!r}; {choose_from(given, known)}")
-    return name
+        raise ExplainerError(f"{owner} cannot take {given}: {error}") from error

@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from xaieval import metrics as catalogue
 from xaieval.config.metric_names import own_name
-from xaieval.config.spelling import full_name
-from xaieval.errors import MetricError, choose_from
+from xaieval.config.setting_names import check_owners, full_setting
+from xaieval.errors import MetricError
 from xaieval.metrics.metric import Metric
 
 __all__ = ["setting_names", "with_settings"]
@@ -39,9 +39,7 @@ def with_settings(metrics: Any, settings: Mapping[str, Mapping[str, Any]]) -> li
     resolved = catalogue.resolve_metrics(metrics)
     names = [metric.name for metric in resolved]
     own = {own_name(name, names): given for name, given in settings.items()}
-    for name in own:
-        if name not in names:
-            raise MetricError(f"there are settings for {name!r}, which is none of the metrics; {choose_from(name, names)}")
+    check_owners(own, names, "metrics", MetricError)
     return [_set(metric, own.get(metric.name, {})) for metric in resolved]
 
 
@@ -71,9 +69,7 @@ def _set(metric: Metric, settings: Mapping[str, Any]) -> Metric:
     kinds = get_type_hints(maker)
     changes: dict[str, Any] = {}
     for given, value in settings.items():
-        name = full_name(given, known)
-        if name is None:
-            raise MetricError(f"metric '{metric.name}' has no setting {given!r}; {choose_from(given, known)}")
+        name = full_setting(given, known, f"metric '{metric.name}'", MetricError)
         fitting = [one for one in (value, [value]) if _fits(one, kinds[name])]
         if not fitting:
             raise MetricError(f"metric '{metric.name}': {name} is {' or '.join(_words(kinds[name]))}; got {value!r}")
